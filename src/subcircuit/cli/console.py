@@ -1,0 +1,38 @@
+"""Where words go: results to standard output, progress and errors to standard error."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def results() -> Console:
+    """Standard output."""
+    return Console(highlight=False)
+
+
+def messages() -> Console:
+    """Standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Text that may come from anywhere: no markup is read from it, control and direction characters are inert."""
+    lines = text.splitlines() or [""]
+    return Text("\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines), style)
+
+
+def print_rows(rows: Iterable[tuple[str, ...]], console: Console) -> None:
+    """A table without frames: names bold, whatever follows plain."""
+    table = Table.grid(padding=(0, 2))
+    for name, *cells in rows:
+        table.add_row(plain(name, "bold"), *(plain(cell) for cell in cells))
+    console.print(table)
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """One JSON object on one line of standard output."""
+    results().out(json.dumps(content, ensure_ascii=True, allow_nan=False), highlight=False)

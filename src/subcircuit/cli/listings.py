@@ -1,0 +1,38 @@
+"""``subcircuit models``, ``tasks``, ``metrics``, ``methods``: what there is to choose from."""
+
+from subcircuit.cli.console import plain, print_rows, results
+
+
+def models() -> None:
+    """List the models with a name of their own, where they come from here, and the architectures that can be loaded."""
+    from subcircuit.model import architectures
+    from subcircuit.model import models as listed
+
+    console = results()
+    print_rows([(entry.model.name, entry.model.about, entry.source) for entry in listed()], console)
+    console.print()
+    console.print(plain(f"Any Hugging Face id, directory or .gguf file of: {', '.join(architectures())}"))
+
+
+def tasks() -> None:
+    """List the built-in tasks."""
+    from subcircuit.tasks import tasks as listed
+
+    console = results()
+    print_rows([(entry.name, entry.description) for entry in listed()], console)
+    console.print()
+    console.print(plain("Or a .jsonl file, one object a line: clean, corrupt, answers, wrong_answers."))
+
+
+def metrics() -> None:
+    """List the metrics."""
+    from subcircuit.tasks import METRICS
+
+    print_rows([(entry.name, entry.direction + " is better", entry.description) for entry in METRICS.values()], results())
+
+
+def methods() -> None:
+    """List the search methods."""
+    from subcircuit.search import METHODS
+
+    print_rows([(name, (config.__doc__ or "").strip().splitlines()[0]) for name, config in METHODS.items()], results())

@@ -1,0 +1,83 @@
+"""The command line: commands, and how their failures look.
+
+Exit codes: 0 done; 2 a mistake that the user can mend (one paragraph on standard error); 130 stopped by Ctrl-C.
+Each command imports what it needs when it runs: ``--help`` does not wait for torch.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from subcircuit import __version__
+from subcircuit.cli import discover, listings, show
+from subcircuit.errors import SubcircuitError
+
+app = typer.Typer(
+    name="subcircuit",
+    help="Find the sub-circuit of a language model that carries out a behaviour.",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("discover")(discover.discover)
+app.command("show")(show.show)
+app.command("models")(listings.models)
+app.command("tasks")(listings.tasks)
+app.command("metrics")(listings.metrics)
+app.command("methods")(listings.methods)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"subcircuit {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find the sub-circuit of a language model that carries out a behaviour."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run() -> None:
+    """Entry point of the ``subcircuit`` command."""
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader of our output left; there is nobody to tell, and the interpreter's own flush would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 1
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; mistakes become one paragraph on standard error."""
+    try:
+        code = app(args=list(arguments), prog_name="subcircuit", standalone_mode=False)
+    except SubcircuitError as error:
+        return _complain(str(error))
+    except TyperException as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "subcircuit")
+        return _complain(f"{error.format_message().rstrip('.')}. See {command} --help.")
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        print("stopped; nothing was written", file=sys.stderr)  # noqa: T201
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str) -> int:
+    from subcircuit.cli.console import messages, plain
+
+    messages().print(plain(f"error: {message}"), soft_wrap=True)
+    return 2

@@ -1,0 +1,128 @@
+"""How a search is watched: a bar on a terminal, a line every few seconds elsewhere."""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from subcircuit.cli.console import plain
+
+if TYPE_CHECKING:
+    from subcircuit.search import Step
+
+SECONDS_BETWEEN_LINES = 5.0
+_SHORTEST_WINDOW = 10.0
+
+
+class Watch(Protocol):
+    """Somewhere to report to."""
+
+    def say(self, message: str) -> None:
+        """Announce what takes a while."""
+        ...
+
+    def step(self, step: "Step") -> None:
+        """Show how far a search is; fits ``discover``'s ``on_step``."""
+        ...
+
+
+@contextmanager
+def watch(console: Console) -> Iterator[Watch]:
+    """A watch for as long as something runs: a bar if the console is a terminal, else lines."""
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[state]}", markup=False),
+    )
+    with Progress(*columns, console=console, expand=True) as progress:
+        yield Bar(progress)
+
+
+class Bar:
+    """A progress bar that appears with the first step."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._pace, self._task = progress, Pace(), None
+
+    def say(self, message: str) -> None:
+        """Print above the bar."""
+        self._progress.console.print(plain(message))
+
+    def step(self, step: "Step") -> None:
+        """Move the bar."""
+        self._pace.note(step)
+        if self._task is None:
+            self._task = self._progress.add_task("", total=step.edges, state="")
+        self._progress.update(
+            self._task, completed=step.decided, description=f"{step.reader:<10}", state=state_of(step, self._pace.left())
+        )
+
+
+class Lines:
+    """Plain lines, for logs."""
+
+    def __init__(self, console: Console, every: float = SECONDS_BETWEEN_LINES) -> None:
+        self._console, self._every, self._pace, self._last = console, every, Pace(), 0.0
+
+    def say(self, message: str) -> None:
+        """Print one line."""
+        self._console.print(plain(message), soft_wrap=True)
+
+    def step(self, step: "Step") -> None:
+        """Print a line if the last one is long enough ago."""
+        self._pace.note(step)
+        if step.seconds - self._last >= self._every or step.decided == step.edges:
+            self._last = step.seconds
+            self.say(f"{step.reader}: {state_of(step, self._pace.left())}")
+
+
+def state_of(step: "Step", left: float | None) -> str:
+    """``45,210/123,211 edges · 87 kept · 310 trials/s · 1:05 left``."""
+    words = [f"{step.decided:,}/{step.edges:,} edges", f"{step.kept:,} kept"]
+    if step.seconds > 0:
+        words.append(f"{step.trials / step.seconds:,.0f} trials/s")
+    if left is not None:
+        words.append(f"{clock(left)} left")
+    return " · ".join(words)
+
+
+def clock(seconds: float) -> str:
+    """``0:42``, ``12:05``, ``3:02:10``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Pace:
+    """How fast edges are being decided.
+
+    Near the logits almost every edge is tried and trials are cheap; further down trials cost more and whole readers
+    go untested. So the latest half of the time speaks for what is left, not the average since the start.
+    """
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, int]] = deque()
+        self._edges = 0
+
+    def note(self, step: "Step") -> None:
+        """Take a step into account."""
+        self._edges = step.edges
+        self._points.append((step.seconds, step.decided))
+        start = min(step.seconds / 2, step.seconds - _SHORTEST_WINDOW)
+        while len(self._points) > 2 and self._points[1][0] <= start:
+            self._points.popleft()
+
+    def left(self) -> float | None:
+        """Seconds to go; None while there is nothing to judge by."""
+        if len(self._points) < 2:
+            return None
+        (then, before), (now, decided) = self._points[0], self._points[-1]
+        if now - then < 1.0 or decided <= before:
+            return 0.0 if decided == self._edges else None
+        return (self._edges - decided) * (now - then) / (decided - before)

@@ -1,0 +1,199 @@
+"""A circuit: the edges of a graph that are kept; every other edge is cut."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.errors import GraphError
+from subcircuit.graph.graph import Graph
+from subcircuit.graph.nodes import Edge, Embed, HeadInput, Logits, Reader, Writer
+from subcircuit.graph.record import Record
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """A subset of a graph's edges, with what is known of them.
+
+    Circuits are values: equal when graph, kept edges, scores and record are. Operations return new ones and never
+    touch their arguments.
+
+    Args:
+        graph: the graph whose edges these are.
+        kept: True for kept edges; False everywhere else.
+        scores: a number per edge (an effect, an attribution), NaN where there is none; or None.
+        record: how the circuit was found; None for circuits made by hand.
+    """
+
+    graph: Graph
+    kept: Bool[Tensor, "writer reader"]
+    scores: Float[Tensor, "writer reader"] | None = None
+    record: Record | None = None
+
+    def __post_init__(self) -> None:
+        expected, given = tuple(self.graph.edges.shape), tuple(self.kept.shape)
+        if given != expected:
+            raise GraphError(f"a mask of shape {given} does not fit a graph of {expected} writers and readers")
+        if bool((self.kept & ~self.graph.edges).any()):
+            raise GraphError("the mask keeps an edge that does not exist: a writer that is computed after the reader")
+        if self.scores is not None and tuple(self.scores.shape) != expected:
+            raise GraphError(f"scores of shape {tuple(self.scores.shape)} do not fit a graph of {expected} writers and readers")
+
+    @staticmethod
+    def full(graph: Graph) -> "Circuit":
+        """Every edge kept: the model itself."""
+        return Circuit(graph, graph.edges.clone())
+
+    @staticmethod
+    def empty(graph: Graph) -> "Circuit":
+        """Every edge cut."""
+        return Circuit(graph, torch.zeros_like(graph.edges))
+
+    @staticmethod
+    def of_edges(graph: Graph, edges: Iterable[str | Edge]) -> "Circuit":
+        """The circuit of these edges.
+
+        Raises:
+            GraphError, UnknownNameError: an edge is malformed or not in the graph.
+        """
+        kept = torch.zeros_like(graph.edges)
+        for edge in edges:
+            kept[graph.find(edge)] = True
+        return Circuit(graph, kept)
+
+    @property
+    def n_edges(self) -> int:
+        """How many edges are kept."""
+        return int(self.kept.sum())
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """The kept edges, by reader and then writer in order of computation."""
+        writers, readers = self.graph.writers, self.graph.readers
+        return tuple(Edge(writers[w], readers[r]) for r, w in self.kept.T.nonzero().tolist())
+
+    @property
+    def names(self) -> list[str]:
+        """The kept edges' names, sorted."""
+        return sorted(str(edge) for edge in self.edges)
+
+    @property
+    def nodes(self) -> tuple[Writer | Logits, ...]:
+        """The nodes that a kept edge touches, in order of computation."""
+        touched = set(self.kept.any(1).nonzero().flatten().tolist())
+        for reader in self.kept.any(0).nonzero().flatten().tolist():
+            touched.update(owners(self.graph, self.graph.readers[reader]))
+        nodes: tuple[Writer | Logits, ...] = tuple(self.graph.writers[w] for w in sorted(touched))
+        return (*nodes, Logits()) if bool(self.kept[:, -1].any()) else nodes
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Circuit) or self.graph != other.graph or self.record != other.record:
+            return False
+        if (self.scores is None) != (other.scores is None) or not torch.equal(self.kept, other.kept):
+            return False
+        return self.scores is None or other.scores is None or _same_numbers(self.scores, other.scores)
+
+    def __hash__(self) -> int:
+        return hash((self.graph, tuple(self.kept.flatten().nonzero().flatten().tolist())))
+
+    def __repr__(self) -> str:
+        return f"Circuit({self.n_edges} of {self.graph.n_edges} edges, {len(self.nodes)} nodes, scope {self.graph.scope.level})"
+
+    def select(self, edges: Iterable[str | Edge]) -> "Circuit":
+        """Only those of the kept edges that are in ``edges``; all of ``edges`` must exist in the graph."""
+        return replace(self, kept=self.kept & Circuit.of_edges(self.graph, edges).kept)
+
+    def prune(self) -> "Circuit":
+        """Without the edges that lie on no path from an embedding to the logits."""
+        return replace(self, kept=self.kept & self._from_embedding() & self.to_logits())
+
+    def to_logits(self) -> Bool[Tensor, "writer reader"]:
+        """Kept edges from which a kept path leads to the logits."""
+        graph, kept = self.graph, torch.zeros_like(self.kept)
+        live = torch.zeros(len(graph.writers), dtype=torch.bool)
+        for index in reversed(range(len(graph.readers))):
+            reader = graph.readers[index]
+            if isinstance(reader, Logits) or bool(live[list(graph.writers_of(reader))].any()):
+                kept[:, index] = self.kept[:, index]
+                live |= self.kept[:, index]
+        return kept
+
+    def _from_embedding(self) -> Bool[Tensor, "writer reader"]:
+        graph, kept = self.graph, torch.zeros_like(self.kept)
+        live = torch.tensor([isinstance(w, Embed) for w in graph.writers])
+        for index, reader in enumerate(graph.readers):
+            kept[:, index] = self.kept[:, index] & live
+            if bool(kept[:, index].any()):
+                live[list(graph.writers_of(reader))] = True
+        return kept
+
+    def union(self, other: "Circuit") -> "Circuit":
+        """Edges kept in either; scores and record are dropped, as they speak of one search."""
+        return Circuit(self.graph, self.kept | self._same_graph(other).kept)
+
+    def difference(self, other: "Circuit") -> "Circuit":
+        """Edges kept here and not in ``other``."""
+        return Circuit(self.graph, self.kept & ~self._same_graph(other).kept)
+
+    def compare(self, other: "Circuit") -> "Comparison":
+        """Which edges the two share.
+
+        Raises:
+            GraphError: the circuits are of different graphs.
+        """
+        shared = self.kept & self._same_graph(other).kept
+        return Comparison(Circuit(self.graph, shared), self.difference(other), other.difference(self))
+
+    def _same_graph(self, other: "Circuit") -> "Circuit":
+        if self.graph != other.graph:
+            raise GraphError(f"circuits of different graphs cannot be combined: {self.graph} and {other.graph}")
+        return other
+
+    def save(self, path: str | Path) -> None:
+        """Write ``circuit.json`` (and ``scores.safetensors``) into a directory, or one ``*.circuit.json`` without scores."""
+        from subcircuit.graph.file import save_circuit
+
+        save_circuit(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> "Circuit":
+        """Read what ``save`` wrote.
+
+        Raises:
+            CircuitFileError: not a circuit, damaged, or of a newer format.
+        """
+        from subcircuit.graph.file import load_circuit
+
+        return load_circuit(Path(path))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two circuits of one graph side by side."""
+
+    shared: Circuit
+    only_left: Circuit
+    only_right: Circuit
+
+    @property
+    def jaccard(self) -> float:
+        """Shared edges over all edges kept in either; 1 for two empty circuits."""
+        both = self.shared.n_edges
+        either = both + self.only_left.n_edges + self.only_right.n_edges
+        return both / either if either else 1.0
+
+
+def owners(graph: Graph, reader: Reader) -> tuple[int, ...]:
+    """The writers that a reader is an input of, without those that it reaches only through a shared norm."""
+    if isinstance(reader, HeadInput) and graph.shape.coupled_heads:
+        return replace(graph, shape=replace(graph.shape, coupled_heads=False)).writers_of(reader)
+    return graph.writers_of(reader)
+
+
+def _same_numbers(a: Float[Tensor, "writer reader"], b: Float[Tensor, "writer reader"]) -> bool:
+    """Equality in which NaN equals NaN."""
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -1,0 +1,136 @@
+"""Circuits on disk: ``circuit.json`` with sorted edge names, and ``scores.safetensors`` beside it."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from subcircuit.errors import CircuitFileError, SubcircuitError
+from subcircuit.graph.circuit import Circuit
+from subcircuit.graph.graph import Graph, GraphShape
+from subcircuit.graph.record import Record
+from subcircuit.graph.scope import Scope
+
+FORMAT: Final = 1
+# beyond any real model; a file from elsewhere must not make us build a matrix that fills the memory
+LARGEST_FILE = 1 << 28
+MOST_WRITERS = 20_000
+CIRCUIT_FILE = "circuit.json"
+SCORES_FILE = "scores.safetensors"
+
+
+class CircuitFile(BaseModel):
+    """The content of ``circuit.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1]
+    graph: GraphShape
+    scope: Scope
+    edges: list[str]
+    scores: bool
+    record: Record | None
+
+
+def save_circuit(circuit: Circuit, path: Path) -> None:
+    """Write a circuit into the directory ``path``, or into one file without scores if it is named ``*.circuit.json``.
+
+    Files appear whole or not at all: they are written beside their place and renamed.
+    """
+    single = path.name.endswith(".circuit.json")
+    with_scores = circuit.scores is not None and not single
+    content = CircuitFile(
+        format=FORMAT,
+        graph=circuit.graph.shape,
+        scope=circuit.graph.scope,
+        edges=circuit.names,
+        scores=with_scores,
+        record=circuit.record,
+    )
+    directory = path.parent if single else path
+    directory.mkdir(parents=True, exist_ok=True)
+    if circuit.scores is not None and with_scores:
+        names = {
+            "writers": json.dumps([str(w) for w in circuit.graph.writers]),
+            "readers": json.dumps([str(r) for r in circuit.graph.readers]),
+        }
+        scores = circuit.scores.to(torch.float32).cpu().contiguous()
+        _write_whole(directory / SCORES_FILE, lambda temporary: save_file({"scores": scores}, temporary, metadata=names))
+    text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    _write_whole(path if single else path / CIRCUIT_FILE, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def load_circuit(path: Path) -> Circuit:
+    """Read a circuit from a directory or from one ``circuit.json`` file.
+
+    Raises:
+        CircuitFileError: missing, damaged, of a newer format, or naming edges that its graph does not have.
+    """
+    file = path / CIRCUIT_FILE if path.is_dir() else path
+    content = _parse(file)
+    graph = _graph(file, content)
+    try:
+        circuit = Circuit.of_edges(graph, content.edges)
+    except SubcircuitError as error:
+        raise CircuitFileError(f"{file}: {error}") from error
+    scores = _load_scores(file.parent / SCORES_FILE, graph) if content.scores else None
+    return Circuit(graph, circuit.kept, scores, content.record)
+
+
+def _graph(file: Path, content: CircuitFile) -> Graph:
+    shape = content.graph
+    sizes = (shape.n_layers, shape.n_heads, shape.n_kv_heads)
+    if min(sizes) < 1 or shape.n_heads % shape.n_kv_heads or shape.n_layers * (shape.n_heads + 1) > MOST_WRITERS:
+        raise CircuitFileError(f"{file}: no model has {sizes[0]} layers of {sizes[1]} heads with {sizes[2]} key/value heads")
+    if content.scope.split_embeddings and not shape.learned_positions:
+        raise CircuitFileError(f"{file}: token and position embeddings are split, but the model has no learned positions")
+    return Graph(shape, content.scope)
+
+
+def _parse(file: Path) -> CircuitFile:
+    try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise CircuitFileError(f"{file}: larger than any circuit")
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CircuitFileError(f"{file}: there is no circuit here; a circuit directory holds {CIRCUIT_FILE}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CircuitFileError(f"{file}: cannot be read as JSON: {error}") from None
+    version = content.get("format") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise CircuitFileError(f"{file}: format {version} is newer than this version reads ({FORMAT}): upgrade subcircuit")
+    try:
+        return CircuitFile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CircuitFileError(f"{file}: not a circuit of format {FORMAT}: {where}: {first['msg']}") from None
+
+
+def _load_scores(file: Path, graph: Graph) -> torch.Tensor:
+    try:
+        scores = load_file(file)["scores"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise CircuitFileError(f"{file}: the scores that {CIRCUIT_FILE} announces cannot be read: {error}") from None
+    if scores.dtype != torch.float32:
+        raise CircuitFileError(f"{file}: scores of dtype {str(scores.dtype).removeprefix('torch.')}, expected float32")
+    if scores.shape != graph.edges.shape:
+        raise CircuitFileError(f"{file}: scores of shape {tuple(scores.shape)}, the graph's edges are {tuple(graph.edges.shape)}")
+    return scores
+
+
+def _write_whole(path: Path, write: Any) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,152 @@
+"""Nodes and edges of the computational graph, and the one grammar of their names.
+
+    embed  token_embed  pos_embed     what the embedding writes
+    a5.h3  a5  m5                     writers: a head, a whole attention block, an MLP
+    a5.h3<q>  a5.h3<k>  a5.h3<v>      readers: a head's query, key and value inputs
+    a5.h3  a5  m5  logits             readers: a head, a block, an MLP, the unembedding
+    a1.h0->a5.h3<k>                   an edge: writer -> reader
+
+``str(node)`` prints a name and ``parse_writer``, ``parse_reader``, ``parse_edge`` read it back.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from subcircuit.errors import GraphError
+
+HeadPart: TypeAlias = Literal["q", "k", "v"]
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """What the embedding writes: all of it, or its token or position part where the scope splits them."""
+
+    part: Literal["token", "pos"] | None = None
+
+    def __str__(self) -> str:
+        return "embed" if self.part is None else f"{self.part}_embed"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What one attention head writes."""
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"a{self.layer}.h{self.head}"
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """A whole attention block, as writer or as reader."""
+
+    layer: int
+
+    def __str__(self) -> str:
+        return f"a{self.layer}"
+
+
+@dataclass(frozen=True, slots=True)
+class MLP:
+    """An MLP, as writer or as reader."""
+
+    layer: int
+
+    def __str__(self) -> str:
+        return f"m{self.layer}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadInput:
+    """What one head reads: its query, key or value input, or (``part`` None) one input for all three."""
+
+    layer: int
+    head: int
+    part: HeadPart | None = None
+
+    def __str__(self) -> str:
+        return f"a{self.layer}.h{self.head}" + ("" if self.part is None else f"<{self.part}>")
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """What the final norm and the unembedding read."""
+
+    def __str__(self) -> str:
+        return "logits"
+
+
+Writer: TypeAlias = Embed | Head | Attention | MLP
+Reader: TypeAlias = HeadInput | Attention | MLP | Logits
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A writer's contribution to a reader's input."""
+
+    writer: Writer
+    reader: Reader
+
+    def __str__(self) -> str:
+        return f"{self.writer}->{self.reader}"
+
+
+_NUMBER = r"(0|[1-9][0-9]{0,5})"
+_BLOCK = re.compile(rf"(a|m){_NUMBER}")
+_HEAD = re.compile(rf"a{_NUMBER}\.h{_NUMBER}(?:<([qkv])>)?")
+_PARTS: dict[str | None, HeadPart | None] = {None: None, "q": "q", "k": "k", "v": "v"}
+_EMBEDS: dict[str, Embed] = {str(e): e for e in (Embed(), Embed("token"), Embed("pos"))}
+
+
+def parse_writer(name: str) -> Writer:
+    """The writer of this name.
+
+    Raises:
+        GraphError: not a writer's name.
+    """
+    if name in _EMBEDS:
+        return _EMBEDS[name]
+    match _parse_component(name):
+        case HeadInput(layer, head, None):
+            return Head(layer, head)
+        case Attention() | MLP() as block:
+            return block
+    raise GraphError(f"{name!r} is not a writer: expected embed, token_embed, pos_embed, a<layer>, a<layer>.h<head> or m<layer>")
+
+
+def parse_reader(name: str) -> Reader:
+    """The reader of this name.
+
+    Raises:
+        GraphError: not a reader's name.
+    """
+    reader = Logits() if name == "logits" else _parse_component(name)
+    if reader is None:
+        expected = "a<layer>, a<layer>.h<head>, a<layer>.h<head><q|k|v>, m<layer> or logits"
+        raise GraphError(f"{name!r} is not a reader: expected {expected}")
+    return reader
+
+
+def parse_edge(name: str) -> Edge:
+    """The edge of this name.
+
+    Raises:
+        GraphError: not ``writer->reader``.
+    """
+    writer, arrow, reader = name.partition("->")
+    if not arrow:
+        raise GraphError(f"{name!r} is not an edge: expected writer->reader, for example a1.h0->a5.h3<k>")
+    return Edge(parse_writer(writer), parse_reader(reader))
+
+
+def _parse_component(name: str) -> HeadInput | Attention | MLP | None:
+    if match := _HEAD.fullmatch(name):
+        layer, head, part = match.groups()
+        return HeadInput(int(layer), int(head), _PARTS[part])
+    if match := _BLOCK.fullmatch(name):
+        kind, layer = match.groups()
+        return Attention(int(layer)) if kind == "a" else MLP(int(layer))
+    return None

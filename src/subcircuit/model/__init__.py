@@ -1,0 +1,40 @@
+"""A decoder-only transformer as one value, the pure functions that run it, and how to load one."""
+
+from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm, Rotary, TransformerConfig
+from subcircuit.model.load import BuiltIn, ModelListing, architectures, load_model, models, read_model
+from subcircuit.model.tokens import Tokens
+from subcircuit.model.transformer import Transformer
+from subcircuit.model.weights import (
+    AttentionWeights,
+    LayerWeights,
+    MLPWeights,
+    NormWeights,
+    Weights,
+    check_weights,
+    named_tensors,
+)
+
+__all__ = [
+    "Activation",
+    "AttentionWeights",
+    "BuiltIn",
+    "LayerNorm",
+    "LayerWeights",
+    "MLPWeights",
+    "ModelListing",
+    "NoNorm",
+    "Norm",
+    "NormWeights",
+    "RMSNorm",
+    "Rotary",
+    "Tokens",
+    "Transformer",
+    "TransformerConfig",
+    "Weights",
+    "architectures",
+    "check_weights",
+    "load_model",
+    "models",
+    "named_tensors",
+    "read_model",
+]

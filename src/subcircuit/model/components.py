@@ -1,0 +1,182 @@
+"""The parts of a decoder as pure functions; every forward pass in the package is made of these."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm, Rotary, TransformerConfig
+from subcircuit.model.weights import AttentionWeights, MLPWeights, NormWeights, Weights
+
+
+def rms_norm(x: Float[Tensor, "*rows d_in"], gain: Float[Tensor, " d_in"] | None, eps: float) -> Float[Tensor, "*rows d_in"]:
+    """Root-mean-square norm (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+    if x.dtype in (torch.float32, torch.float64):
+        return F.rms_norm(x, (x.shape[-1],), gain, eps)
+    # float32 inside: in bfloat16 the mean of squares loses the small reader inputs that a search compares
+    return F.rms_norm(x.float(), (x.shape[-1],), None if gain is None else gain.float(), eps).to(x.dtype)
+
+
+def layer_norm(x: Float[Tensor, "*rows d_model"], weights: NormWeights, eps: float) -> Float[Tensor, "*rows d_model"]:
+    """Layer norm (Ba et al. 2016, arXiv 1607.06450)."""
+    return F.layer_norm(x, (x.shape[-1],), weights.gain, weights.bias, eps)
+
+
+def normalize(x: Float[Tensor, "*rows d_model"], norm: Norm, weights: NormWeights) -> Float[Tensor, "*rows d_model"]:
+    """The model's norm, whichever it is."""
+    match norm:
+        case LayerNorm(eps):
+            return layer_norm(x, weights, eps)
+        case RMSNorm(eps):
+            return rms_norm(x, weights.gain, eps)
+        case NoNorm():
+            return x
+
+
+def rotate(
+    x: Float[Tensor, "*rows pos d_head"], positions: Int[Tensor, "*pos"], rotary: Rotary | None
+) -> Float[Tensor, "*rows pos d_head"]:
+    """Turn queries or keys by their positions; dimensions past the rotated ones pass unchanged.
+
+    Args:
+        x: vectors; the last axes match ``positions`` and the head's width.
+        positions: token positions, of any shape that broadcasts against ``x`` without its last axis.
+        rotary: None leaves ``x`` as it is.
+    """
+    if rotary is None:
+        return x
+    wide = x.dtype if x.dtype == torch.float64 else torch.float32
+    frequencies = torch.tensor(rotary.inverse_frequencies, dtype=wide, device=x.device)
+    angles = positions[..., None].to(wide) * frequencies
+    cos, sin = (angles.cos() * rotary.scaling).to(x.dtype), (angles.sin() * rotary.scaling).to(x.dtype)
+    half = len(rotary.inverse_frequencies)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def soft_cap(x: Float[Tensor, "*rows"], cap: float | None) -> Float[Tensor, "*rows"]:
+    """Smoothly limit to (-cap, cap): cap · tanh(x / cap)."""
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
+def embed(config: TransformerConfig, weights: Weights, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    """Token embeddings, plus learned positions where the model has them."""
+    return embed_tokens(config, weights, tokens) + embed_positions(weights, tokens)
+
+
+def embed_tokens(
+    config: TransformerConfig, weights: Weights, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """The token part of the embedding."""
+    embedded = weights.W_E[tokens]
+    # the factor is rounded to the model's dtype first, as Gemma's own code does
+    return embedded if config.embed_scale == 1.0 else embedded * torch.tensor(config.embed_scale, dtype=embedded.dtype)
+
+
+def embed_positions(weights: Weights, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    """The position part of the embedding; zeros for models without learned positions."""
+    if weights.W_pos is None:
+        return weights.W_E.new_zeros(*tokens.shape, weights.W_E.shape[1])
+    return weights.W_pos[: tokens.shape[1]].expand(*tokens.shape, -1)
+
+
+def finish_heads(
+    x: Float[Tensor, "*rows pos d_head"],
+    bias: Float[Tensor, "... d_head"] | None,
+    gain: Float[Tensor, " d_head"] | None,
+    positions: Int[Tensor, "*pos"],
+    rotary: Rotary | None,
+    eps: float,
+) -> Float[Tensor, "*rows pos d_head"]:
+    """What follows a query or key projection: bias, the per-head norm where there is one, rotary positions.
+
+    Args:
+        x: projections.
+        bias: broadcastable to ``x`` (heads' biases with the axes between already unsqueezed).
+        gain: of the per-head norm, or None where the model has none.
+    """
+    x = x if bias is None else x + bias
+    x = x if gain is None else rms_norm(x, gain, eps)
+    return rotate(x, positions, rotary)
+
+
+def attention_mask(
+    queries: Int[Tensor, "*query"], keys: Int[Tensor, "*key"], config: TransformerConfig, layer: int
+) -> Bool[Tensor, "*query key"]:
+    """Which keys a query at each position may see: no later ones, and only the latest within the layer's window."""
+    distance = queries[..., None] - keys
+    window = config.windows[layer]
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
+
+
+def attention_pattern(
+    scores: Float[Tensor, "*rows query key"], mask: Bool[Tensor, "*query key"], config: TransformerConfig
+) -> Float[Tensor, "*rows query key"]:
+    """Softmax of scaled, soft-capped, masked query-key products."""
+    scores = soft_cap(scores * config.attention_scale, config.attention_softcap)
+    return scores.masked_fill(~mask, float("-inf")).softmax(-1)
+
+
+def activate(x: Float[Tensor, "*rows"], activation: Activation) -> Float[Tensor, "*rows"]:
+    """The MLP's nonlinearity."""
+    match activation:
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+        case "relu":
+            return F.relu(x)
+        case "silu":
+            return F.silu(x)
+
+
+def neurons(config: TransformerConfig, weights: MLPWeights, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_mlp"]:
+    """The MLP's hidden activations on normalised inputs: what each neuron multiplies its output row with."""
+    if weights.W_gate is None:
+        return activate(F.linear(x, weights.W_in, weights.b_in), config.activation)
+    return activate(F.linear(x, weights.W_gate, weights.b_gate), config.activation) * F.linear(x, weights.W_in, weights.b_in)
+
+
+def mlp(config: TransformerConfig, weights: MLPWeights, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+    """The MLP on normalised inputs, before any post-norm."""
+    written = neurons(config, weights, x) @ weights.W_out
+    return written if weights.b_out is None else written + weights.b_out
+
+
+def unembed(
+    config: TransformerConfig, weights: Weights, x: Float[Tensor, "*rows d_model"], columns: Int[Tensor, " column"] | None = None
+) -> Float[Tensor, "*rows vocab"]:
+    """Logits of the last residual stream, all of them or only the tokens in ``columns``."""
+    x = normalize(x, config.norm, weights.final_norm)
+    W_U = weights.W_U if columns is None else weights.W_U[columns]
+    b_U = weights.b_U if columns is None or weights.b_U is None else weights.b_U[columns]
+    return soft_cap(F.linear(x, W_U, b_U), config.logit_softcap)
+
+
+def norm_eps(norm: Norm) -> float:
+    """The epsilon of a norm, 0 where there is none."""
+    return 0.0 if isinstance(norm, NoNorm) else norm.eps
+
+
+def kv_of_heads(config: TransformerConfig, device: torch.device) -> Int[Tensor, " head"]:
+    """The key/value head that each query head uses."""
+    return torch.arange(config.n_heads, device=device) // config.heads_per_kv
+
+
+def head_weights(weights: AttentionWeights, config: TransformerConfig) -> AttentionWeights:
+    """``weights`` with keys and values repeated for every query head, as separate inputs per query head need them."""
+    if config.heads_per_kv == 1:
+        return weights
+    kv = kv_of_heads(config, weights.W_K.device)
+    return AttentionWeights(
+        weights.W_Q,
+        weights.W_K[kv],
+        weights.W_V[kv],
+        weights.W_O,
+        weights.b_Q,
+        None if weights.b_K is None else weights.b_K[kv],
+        None if weights.b_V is None else weights.b_V[kv],
+        weights.b_O,
+        weights.q_norm,
+        weights.k_norm,
+    )

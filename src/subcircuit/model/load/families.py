@@ -1,0 +1,59 @@
+"""Checkpoint families: from a transformers config and its tensors to ours."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from subcircuit.errors import UnsupportedModelError
+from subcircuit.model.config import TransformerConfig
+from subcircuit.model.load.features import refuse
+from subcircuit.model.load.gemma import read_gemma
+from subcircuit.model.load.gpt2 import read_gpt2
+from subcircuit.model.load.gpt_neox import read_gpt_neox
+from subcircuit.model.load.llama import read_llama
+from subcircuit.model.weights import Weights, check_weights
+
+ReadFamily: TypeAlias = Callable[[PreTrainedConfig, Mapping[str, Tensor]], tuple[TransformerConfig, Weights]]
+
+FAMILIES: dict[str, ReadFamily] = {
+    "gemma2": read_gemma,
+    "gemma3_text": read_gemma,
+    "gpt2": read_gpt2,
+    "gpt_neox": read_gpt_neox,
+    "llama": read_llama,
+    "mistral": read_llama,
+    "qwen2": read_llama,
+    "qwen3": read_llama,
+}
+
+
+def architectures() -> tuple[str, ...]:
+    """The supported values of ``model_type`` in a checkpoint's config."""
+    return tuple(FAMILIES)
+
+
+def check_architecture(model_type: object) -> None:
+    """Refuse a ``model_type`` that no family reads.
+
+    Raises:
+        UnsupportedModelError: lists the supported ones.
+    """
+    if model_type not in tuple(FAMILIES):  # a tuple, for a config may hold anything here, also what has no hash
+        raise UnsupportedModelError(f"architecture {model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
+
+
+def read_model(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple[TransformerConfig, Weights]:
+    """Our config and weights from a checkpoint's, in the dtype the checkpoint has.
+
+    Raises:
+        UnsupportedModelError: the architecture, or something its config asks for, is not implemented.
+        ModelError: tensors are missing, left over or of the wrong shape.
+    """
+    check_architecture(config.model_type)
+    if getattr(config, "quantization_config", None) is not None:
+        raise refuse(config, "quantization_config", config.quantization_config, "(quantised weights) is not implemented")
+    ours, weights = FAMILIES[config.model_type](config, tensors)
+    check_weights(ours, weights)
+    return ours, weights

@@ -1,0 +1,99 @@
+"""GGUF files, read by transformers and converted once to a safetensors checkpoint in the cache.
+
+Reading dequantises every tensor and takes seconds per hundred megabytes; the converted checkpoint, in float32, is
+mapped in no time. It is kept under the digest of the GGUF file.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from gguf import GGUFReader
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from subcircuit.errors import ModelError, UnsupportedModelError
+from subcircuit.model.load.cache import cache_directory, digest_of_files, make_directory
+from subcircuit.model.load.directory import WEIGHTS
+from subcircuit.model.load.families import check_architecture
+from subcircuit.model.load.quiet import quiet, reading
+
+_MAGIC = b"GGUF"
+
+
+def converted(parts: Sequence[Path], report: Callable[[str], None] | None = None) -> tuple[Path, str]:
+    """The directory of the converted checkpoint, made where it is not in the cache yet, and the GGUF file's sha256.
+
+    Args:
+        parts: the file, or the pieces that make it up when put one after another.
+        report: told when a conversion starts.
+
+    Raises:
+        ModelError: the file is not GGUF or damaged, or the cache cannot be written.
+        UnsupportedModelError: its architecture is not supported.
+    """
+    try:
+        with parts[0].open("rb") as stream:
+            if stream.read(len(_MAGIC)) != _MAGIC:
+                raise ModelError(f"{parts[0]} is not a GGUF file")
+        digest = digest_of_files(parts)
+    except OSError as error:
+        raise ModelError(f"{parts[0]} cannot be read: {error.strerror}") from None
+    target = directory_of(digest)
+    if target.is_dir():
+        return target, digest
+    if report is not None:
+        report(f"converting {parts[0].name} once; the result is kept in {target.parent}")
+    return make_directory(target, lambda folder: _convert(parts, folder)), digest
+
+
+def directory_of(digest: str) -> Path:
+    """Where the conversion of the GGUF file with this sha256 is kept."""
+    return cache_directory() / "gguf" / digest[:32]
+
+
+def _convert(parts: Sequence[Path], folder: Path) -> None:
+    if len(parts) == 1:
+        _read_and_save(parts[0], folder)
+        return
+    whole = folder / "joined.gguf"
+    with whole.open("wb") as stream:
+        for part in parts:
+            with part.open("rb") as piece:
+                shutil.copyfileobj(piece, stream)
+    _read_and_save(whole, folder)
+    whole.unlink()
+
+
+def _read_and_save(file: Path, folder: Path) -> None:
+    source: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
+    with reading(f"{file.name} cannot be read as GGUF"):
+        _refuse_scaled_rotary(GGUFReader(file))
+        check_architecture(AutoConfig.from_pretrained(**source).model_type)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+    model, info = loaded
+    if info["missing_keys"]:
+        # transformers fills them with random numbers
+        raise ModelError(f"{file.name} lacks {', '.join(sorted(info['missing_keys'])[:6])}")
+    config = model.config
+    del config.quantization_config  # the tensors are plain float32 now
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    with quiet():
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _refuse_scaled_rotary(reader: GGUFReader) -> None:
+    """Refuse what transformers drops without a word when it reads a GGUF file."""
+    tensors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
+    fields = [name for name in reader.fields if name.endswith(".rope.scaling.type") and reader.fields[name].contents() != "none"]
+    if dropped := tensors + fields:
+        raise UnsupportedModelError(
+            f"a GGUF file with scaled rotary frequencies ({', '.join(dropped)}) is not supported: load the original checkpoint"
+        )

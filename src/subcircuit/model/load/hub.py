@@ -1,0 +1,63 @@
+"""Checkpoints on the Hugging Face hub: the files that are needed and no others, at a pinned commit."""
+
+import os
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from subcircuit.errors import ModelError
+from subcircuit.model.load.directory import read_config, weight_files
+from subcircuit.model.load.quiet import quiet
+
+_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+
+
+class NotOnHubError(ModelError):
+    """No such model on the hub, or no way to find out; the message is a clause that says which."""
+
+
+def download(hub_id: str, revision: str | None) -> tuple[Path, str]:
+    """The directory of a checkpoint, downloaded where it is not in the hub's own cache, and its commit.
+
+    Args:
+        hub_id: such as ``"openai-community/gpt2"``.
+        revision: a branch, tag or commit; None is the default branch.
+
+    Raises:
+        NotOnHubError: it does not exist, or the hub cannot be reached and it is not in the cache.
+        ModelError: access is refused, or the revision does not exist.
+        UnsupportedModelError: of an architecture that is not supported; found before its weights are downloaded.
+    """
+    folder = _snapshot(hub_id, revision, _SMALL_FILES)
+    read_config(folder)
+    # by its commit from here on, so that a push between the two downloads cannot mix versions
+    folder = _snapshot(hub_id, folder.name, [*_SMALL_FILES, *weight_files(folder)])
+    return folder, folder.name
+
+
+def _snapshot(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
+    try:
+        with quiet():
+            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except HFValidationError:
+        raise NotOnHubError("it is neither a file or directory here nor the form of a hub id (owner/name)") from None
+    except GatedRepoError:
+        raise ModelError(f"{hub_id} is gated: accept its terms on huggingface.co and log in with `hf auth login`") from None
+    except RevisionNotFoundError:
+        raise ModelError(f"{hub_id} has no revision {revision!r} on the Hugging Face hub") from None
+    except RepositoryNotFoundError:
+        raise NotOnHubError("the Hugging Face hub has no such model, or it is private and you are not logged in") from None
+    except Exception:  # offline, no route, a server's error: the hub's HTTP library and its errors change between versions
+        at = "" if revision is None else f" at revision {revision}"
+        raise NotOnHubError(f"{_unreachable()}, and it{at} is not in the hub's local cache") from None
+
+
+def _unreachable() -> str:
+    offline = next((name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(name)), None)
+    return f"{offline} is set" if offline else "the Hugging Face hub cannot be reached"

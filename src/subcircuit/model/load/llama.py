@@ -1,0 +1,95 @@
+"""The Llama family: Llama, SmolLM2, Mistral, Qwen2 and Qwen3.
+
+RMS norms, rotary positions, gated MLPs, grouped-query attention. Members differ in biases, windows and per-head norms.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from subcircuit.model.config import RMSNorm, TransformerConfig
+from subcircuit.model.load.features import activation, rotary, windows
+from subcircuit.model.load.state import State, by_head, output_by_head, transposed, unembedding
+from subcircuit.model.weights import AttentionWeights, LayerWeights, MLPWeights, NormWeights, Weights
+
+
+def read_llama(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple[TransformerConfig, Weights]:
+    """A language model of the Llama family.
+
+    Raises:
+        UnsupportedModelError: a config field asks for what is not implemented.
+        ModelError: a tensor is missing, or some are left over.
+    """
+    ours = _config(config)
+    state = State(tensors, "model.", r"rotary_emb\.inv_freq$")
+    W_E = state["embed_tokens.weight"]
+    weights = Weights(
+        W_E=W_E,
+        layers=tuple(_layer(state, f"layers.{layer}.", ours, config) for layer in range(ours.n_layers)),
+        final_norm=NormWeights(state["norm.weight"]),
+        W_U=unembedding(state, W_E, config.tie_word_embeddings, ("lm_head.weight",)),
+    )
+    state.finish()
+    return ours, weights
+
+
+def _config(config: PreTrainedConfig) -> TransformerConfig:
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return TransformerConfig(
+        architecture=config.model_type,
+        n_layers=config.num_hidden_layers,
+        n_heads=config.num_attention_heads,
+        n_kv_heads=config.num_key_value_heads,
+        d_model=config.hidden_size,
+        d_head=d_head,
+        d_mlp=config.intermediate_size,
+        vocab=config.vocab_size,
+        context=config.max_position_embeddings,
+        norm=RMSNorm(config.rms_norm_eps),
+        activation=activation(config, "hidden_act"),
+        gated=True,
+        learned_positions=False,
+        rotary=(rotary(config),) * config.num_hidden_layers,
+        windows=windows(config),
+        attention_scale=d_head**-0.5,
+        qk_norms=config.model_type == "qwen3",
+    )
+
+
+def _layer(state: State, at: str, c: TransformerConfig, config: PreTrainedConfig) -> LayerWeights:
+    return LayerWeights(
+        attention=_attention(state, at + "self_attn.", c, config),
+        attention_norm=NormWeights(state[at + "input_layernorm.weight"]),
+        mlp=_mlp(state, at + "mlp.", getattr(config, "mlp_bias", False)),
+        mlp_norm=NormWeights(state[at + "post_attention_layernorm.weight"]),
+    )
+
+
+def _attention(state: State, at: str, c: TransformerConfig, config: PreTrainedConfig) -> AttentionWeights:
+    # Qwen2 always has biases on queries, keys and values and never on the output; the others have all four or none
+    output_biased = getattr(config, "attention_bias", False)
+    biased = output_biased or config.model_type == "qwen2"
+    return AttentionWeights(
+        W_Q=by_head(state[at + "q_proj.weight"], c.n_heads),
+        W_K=by_head(state[at + "k_proj.weight"], c.n_kv_heads),
+        W_V=by_head(state[at + "v_proj.weight"], c.n_kv_heads),
+        W_O=output_by_head(state[at + "o_proj.weight"], c.n_heads),
+        b_Q=by_head(state[at + "q_proj.bias"], c.n_heads) if biased else None,
+        b_K=by_head(state[at + "k_proj.bias"], c.n_kv_heads) if biased else None,
+        b_V=by_head(state[at + "v_proj.bias"], c.n_kv_heads) if biased else None,
+        b_O=state[at + "o_proj.bias"] if output_biased else None,
+        q_norm=state[at + "q_norm.weight"] if c.qk_norms else None,
+        k_norm=state[at + "k_norm.weight"] if c.qk_norms else None,
+    )
+
+
+def _mlp(state: State, at: str, biased: bool) -> MLPWeights:
+    return MLPWeights(
+        W_in=state[at + "up_proj.weight"],
+        W_gate=state[at + "gate_proj.weight"],
+        W_out=transposed(state[at + "down_proj.weight"]),
+        b_in=state[at + "up_proj.bias"] if biased else None,
+        b_gate=state[at + "gate_proj.bias"] if biased else None,
+        b_out=state[at + "down_proj.bias"] if biased else None,
+    )

@@ -1,0 +1,45 @@
+"""Around calls into transformers: silence, for it prints progress bars and warnings, and one kind of error."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+
+from transformers.utils import logging
+
+from subcircuit.errors import ModelError
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Neither log messages below errors nor progress bars inside; what was set before is set again after."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        # the GGUF reader's bar heeds no setting
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Quiet; whatever malformed files make transformers raise inside becomes a ``ModelError``: "``what``: first line of it"."""
+    try:
+        with quiet():
+            yield
+    except ModelError:
+        raise
+    except BaseException as error:
+        # a panic in the Rust code of tokenizers or safetensors is no Exception
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise ModelError(f"{what}: {first_line(error)}") from None
+        raise
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type where there is no message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

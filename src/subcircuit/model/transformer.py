@@ -1,0 +1,107 @@
+"""A model: config, weights and tokenizer, with the plain forward pass."""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from subcircuit.model.components import (
+    attention_mask,
+    attention_pattern,
+    embed,
+    finish_heads,
+    mlp,
+    norm_eps,
+    normalize,
+    unembed,
+)
+from subcircuit.model.config import TransformerConfig
+from subcircuit.model.tokens import Tokens
+from subcircuit.model.weights import Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Transformer:
+    """A decoder-only transformer: data, run by pure functions.
+
+    Args:
+        config: shape and switches.
+        weights: tensors; their device and dtype are the model's.
+        tokenizer: None for models that are fed token ids only.
+        name: how the model was asked for.
+        revision: commit of the checkpoint where it came from a hub, else a digest of its files.
+    """
+
+    config: TransformerConfig
+    weights: Weights
+    tokenizer: PreTrainedTokenizerBase | None = None
+    name: str = "model"
+    revision: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights.W_E.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype, in which everything is computed."""
+        return self.weights.W_E.dtype
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Transformer":
+        """The same model elsewhere or in another dtype."""
+        return replace(self, weights=self.weights.to(device, dtype))
+
+    def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos vocab"]:
+        """Logits at every position; meaningless past a prompt's end."""
+        stream = embed(self.config, self.weights, tokens.ids)
+        for layer in range(self.config.n_layers):
+            stream = block(self, layer, stream)
+        return unembed(self.config, self.weights, stream)
+
+
+def block(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    """One layer: attention and MLP, after each other or side by side."""
+    attended = stream + attention(model, layer, stream)
+    if model.config.d_mlp == 0:
+        return attended
+    return attended + feed_forward(model, layer, stream if model.config.parallel else attended)
+
+
+def attention(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    """What one layer's attention adds to the stream, all heads together."""
+    config, weights = model.config, model.weights.layers[layer]
+    w, rotary, eps = weights.attention, config.rotary[layer], norm_eps(config.norm)
+    positions = torch.arange(stream.shape[1], device=stream.device)
+    x = normalize(stream, config.norm, weights.attention_norm)
+    q = finish_heads(_split_heads(x, w.W_Q), _over_pos(w.b_Q), w.q_norm, positions, rotary, eps)
+    k = finish_heads(_split_heads(x, w.W_K), _over_pos(w.b_K), w.k_norm, positions, rotary, eps)
+    v = _split_heads(x, w.W_V)
+    v = v if w.b_V is None else v + w.b_V[:, None]
+    k, v = (t.repeat_interleave(config.heads_per_kv, dim=1) for t in (k, v))
+    pattern = attention_pattern(q @ k.transpose(-1, -2), attention_mask(positions, positions, config, layer), config)
+    merged = (pattern @ v).transpose(1, 2).flatten(2)
+    written = merged @ w.W_O.flatten(0, 1)
+    written = written if w.b_O is None else written + w.b_O
+    return written if weights.attention_post_norm is None else normalize(written, config.norm, weights.attention_post_norm)
+
+
+def feed_forward(model: Transformer, layer: int, stream: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+    """What one layer's MLP adds to the stream."""
+    config, weights = model.config, model.weights.layers[layer]
+    assert weights.mlp is not None and weights.mlp_norm is not None
+    written = mlp(config, weights.mlp, normalize(stream, config.norm, weights.mlp_norm))
+    return written if weights.mlp_post_norm is None else normalize(written, config.norm, weights.mlp_post_norm)
+
+
+def _split_heads(
+    x: Float[Tensor, "batch pos d_model"], W: Float[Tensor, "head d_head d_model"]
+) -> Float[Tensor, "batch head pos d_head"]:
+    return F.linear(x, W.flatten(0, 1)).unflatten(-1, W.shape[:2]).transpose(1, 2)
+
+
+def _over_pos(bias: Float[Tensor, "head d_head"] | None) -> Float[Tensor, "head 1 d_head"] | None:
+    return None if bias is None else bias[:, None]

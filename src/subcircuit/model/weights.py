@@ -1,0 +1,149 @@
+"""A decoder's tensors, frozen and checked against its config.
+
+Projections are stored with the head axis first and the residual stream last, so that row ``W_Q[h, i]`` is what one
+query dimension reads and row ``W_O[h, i]`` or ``W_out[i]`` is what one head dimension or neuron writes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.errors import ModelError
+from subcircuit.model.config import TransformerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class NormWeights:
+    """Gain and bias of a norm; either may be absent."""
+
+    gain: Float[Tensor, " d_model"] | None = None
+    bias: Float[Tensor, " d_model"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWeights:
+    """One layer's attention. ``b_O`` belongs to no head: it goes with the layer's output."""
+
+    W_Q: Float[Tensor, "head d_head d_model"]
+    W_K: Float[Tensor, "kv_head d_head d_model"]
+    W_V: Float[Tensor, "kv_head d_head d_model"]
+    W_O: Float[Tensor, "head d_head d_model"]
+    b_Q: Float[Tensor, "head d_head"] | None = None
+    b_K: Float[Tensor, "kv_head d_head"] | None = None
+    b_V: Float[Tensor, "kv_head d_head"] | None = None
+    b_O: Float[Tensor, " d_model"] | None = None
+    q_norm: Float[Tensor, " d_head"] | None = None
+    k_norm: Float[Tensor, " d_head"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MLPWeights:
+    """One layer's MLP: neuron i reads ``W_in[i]`` (times its gate ``W_gate[i]``) and writes ``W_out[i]``."""
+
+    W_in: Float[Tensor, "d_mlp d_model"]
+    W_out: Float[Tensor, "d_mlp d_model"]
+    W_gate: Float[Tensor, "d_mlp d_model"] | None = None
+    b_in: Float[Tensor, " d_mlp"] | None = None
+    b_gate: Float[Tensor, " d_mlp"] | None = None
+    b_out: Float[Tensor, " d_model"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One block: norms that read the stream, the two sublayers, and norms on what they write (sandwich norms)."""
+
+    attention: AttentionWeights
+    attention_norm: NormWeights
+    mlp: MLPWeights | None = None
+    mlp_norm: NormWeights | None = None
+    attention_post_norm: NormWeights | None = None
+    mlp_post_norm: NormWeights | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The whole decoder. With tied embeddings ``W_U`` is ``W_E`` itself."""
+
+    W_E: Float[Tensor, "vocab d_model"]
+    layers: tuple[LayerWeights, ...]
+    final_norm: NormWeights
+    W_U: Float[Tensor, "vocab d_model"]
+    W_pos: Float[Tensor, "context d_model"] | None = None
+    b_U: Float[Tensor, " vocab"] | None = None
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Weights":
+        """The same weights elsewhere or in another dtype; tensors that are shared stay shared."""
+        moved: dict[int, Tensor] = {}
+
+        def move(tensor: Tensor) -> Tensor:
+            if id(tensor) not in moved:
+                moved[id(tensor)] = tensor.to(device=device, dtype=dtype)
+            return moved[id(tensor)]
+
+        return _map_tensors(self, move)
+
+
+def _map_tensors(value: Any, function: Any) -> Any:
+    """``value`` with ``function`` applied to every tensor in its nested dataclasses and tuples."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple):
+        return tuple(_map_tensors(item, function) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _map_tensors(getattr(value, f.name), function) for f in fields(value)})
+    return value
+
+
+def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested dataclasses and tuples, with a dotted name such as ``layers.3.attention.W_Q``."""
+    if isinstance(value, Tensor):
+        yield prefix, value
+    elif isinstance(value, tuple):
+        for index, item in enumerate(value):
+            yield from named_tensors(item, f"{prefix}.{index}")
+    elif is_dataclass(value) and not isinstance(value, type):
+        for f in fields(value):
+            yield from named_tensors(getattr(value, f.name), f"{prefix}.{f.name}".lstrip("."))
+
+
+def check_weights(config: TransformerConfig, weights: Weights) -> None:
+    """Compare every tensor's shape with the config.
+
+    Raises:
+        ModelError: names the first tensor whose shape is not the one the config asks for.
+    """
+    c = config
+    by_name: dict[str, tuple[int, ...]] = {
+        "W_E": (c.vocab, c.d_model),
+        "W_U": (c.vocab, c.d_model),
+        "W_pos": (c.context, c.d_model),
+        "b_U": (c.vocab,),
+        "W_Q": (c.n_heads, c.d_head, c.d_model),
+        "W_K": (c.n_kv_heads, c.d_head, c.d_model),
+        "W_V": (c.n_kv_heads, c.d_head, c.d_model),
+        "W_O": (c.n_heads, c.d_head, c.d_model),
+        "b_Q": (c.n_heads, c.d_head),
+        "b_K": (c.n_kv_heads, c.d_head),
+        "b_V": (c.n_kv_heads, c.d_head),
+        "b_O": (c.d_model,),
+        "q_norm": (c.d_head,),
+        "k_norm": (c.d_head,),
+        "W_in": (c.d_mlp, c.d_model),
+        "W_gate": (c.d_mlp, c.d_model),
+        "W_out": (c.d_mlp, c.d_model),
+        "b_in": (c.d_mlp,),
+        "b_gate": (c.d_mlp,),
+        "b_out": (c.d_model,),
+        "gain": (c.d_model,),
+        "bias": (c.d_model,),
+    }
+    if len(weights.layers) != c.n_layers:
+        raise ModelError(f"the config says {c.n_layers} layers, the weights hold {len(weights.layers)}")
+    for name, tensor in named_tensors(weights):
+        expected = by_name[name.rsplit(".", 1)[-1]]
+        if tuple(tensor.shape) != expected:
+            raise ModelError(f"weight {name} has shape {tuple(tensor.shape)}, the config asks for {expected}")

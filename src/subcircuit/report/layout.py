@@ -1,0 +1,126 @@
+"""Where a picture's nodes stand: layers from bottom to top, heads in columns, MLPs in a column of their own on the right.
+
+The grid is that of the whole model, so pictures of one model can be laid side by side. Rows and columns in which the
+circuit has no node are narrower: a circuit of ten edges in thirty layers still fits a page. Units are inches.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+from subcircuit.graph import MLP, Attention, Circuit, Embed, Graph, Head, Logits
+
+Node: TypeAlias = Embed | Head | Attention | MLP | Logits
+Point: TypeAlias = tuple[float, float]
+
+BOX_WIDTH, BOX_HEIGHT = 0.5, 0.185
+_COLUMN, _EMPTY_COLUMN = 0.84, 0.3
+_ROW, _CLOSE_ROW, _EMPTY_ROW, _TALL = 0.45, 0.3, 0.07, 15.0
+_LEFT, _BAR_GAP, _BAR_STEP, _LEAST_GRID = 0.95, 0.55, 0.32, 3.4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Places of all nodes of a graph, those outside the circuit included.
+
+    Args:
+        circuit: what is drawn.
+        labelled: the circuit's nodes; rows and columns without one are narrow.
+    """
+
+    circuit: Circuit
+
+    @property
+    def graph(self) -> Graph:
+        """The graph whose nodes these are."""
+        return self.circuit.graph
+
+    @cached_property
+    def labelled(self) -> frozenset[Node]:
+        """The circuit's nodes; embeddings and logits stand as bars and are always shown."""
+        return frozenset(node for node in self.circuit.nodes if not isinstance(node, (Embed, Logits)))
+
+    @cached_property
+    def rows(self) -> dict[tuple[int, str], float]:
+        """Height of each layer's row of heads (``"a"``) and row of its MLP (``"m"``)."""
+        kinds = ("a", "m") if self.graph.shape.mlps else ("a",)
+        used = {
+            (node.layer, "m" if isinstance(node, MLP) else "a") for node in self.labelled if not isinstance(node, (Embed, Logits))
+        }
+        row_height = max(_CLOSE_ROW, min(_ROW, _TALL / max(1, len(used))))
+        heights, y = {}, _BAR_GAP
+        for row in ((layer, kind) for layer in range(self.graph.shape.n_layers) for kind in kinds):
+            step = row_height if row in used else _EMPTY_ROW
+            heights[row] = y + step / 2
+            y += step
+        return heights
+
+    @cached_property
+    def columns(self) -> dict[int, float]:
+        """Horizontal place of each column of heads; one column where attention blocks are not resolved."""
+        count = 1 if self.graph.scope.level == "block" else self.graph.shape.n_heads
+        used = {_column(node) for node in self.labelled}
+        widths = [_COLUMN if column in used else _EMPTY_COLUMN for column in range(count)]
+        slack = max(0.0, _LEAST_GRID - sum(widths)) / count
+        places, x = {}, _LEFT
+        for column, width in enumerate(widths):
+            places[column] = x + (width + slack) / 2
+            x += width + slack
+        return places
+
+    @property
+    def mlp_column(self) -> float:
+        """Horizontal place of the MLPs."""
+        return self.columns[len(self.columns) - 1] + (1.15 if self.graph.shape.mlps else 0.2)
+
+    @property
+    def top(self) -> float:
+        """Height of the bar of logits."""
+        return max(self.rows.values()) + _BAR_GAP + _ROW / 4
+
+    @property
+    def bottom(self) -> float:
+        """Height of the lowest bar; the first is at 0, that of positions below it."""
+        return min(self.place(writer)[1] for writer in self.graph.writers if isinstance(writer, Embed))
+
+    def place(self, node: Node) -> Point:
+        """The middle of a node."""
+        match node:
+            case Embed(part):
+                return sum(self.bar) / 2, -_BAR_STEP if part == "pos" else 0.0
+            case Logits():
+                return sum(self.bar) / 2, self.top
+            case MLP(layer):
+                return self.mlp_column, self.rows[layer, "m"]
+            case Attention(layer) | Head(layer):
+                return self.columns[_column(node)], self.rows[layer, "a"]
+
+    @property
+    def bar(self) -> Point:
+        """Left and right end of the bars of embedding and logits."""
+        return min(self.columns.values()) - _COLUMN / 2, self.mlp_column + BOX_WIDTH / 2
+
+    @property
+    def unlabelled(self) -> list[Point]:
+        """Places of the nodes that are not in the circuit."""
+        return [self.place(w) for w in self.graph.writers if not isinstance(w, Embed) and w not in self.labelled]
+
+    @property
+    def layers(self) -> list[tuple[int, float]]:
+        """Layers that have a node in the circuit, with the height of their lower row."""
+        rows: dict[int, float] = {}
+        for node in self.labelled:
+            y = self.place(node)[1]
+            layer = node.layer  # pyright: ignore[reportAttributeAccessIssue]
+            rows[layer] = min(y, rows.get(layer, y))
+        return sorted(rows.items())
+
+
+def _column(node: Node) -> int:
+    match node:
+        case Head(_, head):
+            return head
+        case Attention():
+            return 0
+        case _:
+            return -1

@@ -1,0 +1,203 @@
+"""A circuit as one figure: layers bottom to top, kept edges coloured by what reads them, width and strength by effect."""
+
+import math
+from pathlib import Path as FilePath
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.path import Path
+
+from subcircuit.graph import MLP, Circuit, Embed, HeadInput, Logits, Reader, Writer
+from subcircuit.graph.circuit import owners
+from subcircuit.report.inert import inert
+from subcircuit.report.layout import BOX_HEIGHT, BOX_WIDTH, Layout, Node
+from subcircuit.report.routes import BAR_HEIGHT, arc_reach, route
+from subcircuit.report.summary import Summary
+
+# Okabe & Ito's palette: told apart by colour-blind readers
+COLOURS = {
+    "query": "#0072B2",
+    "key": "#E69F00",
+    "value": "#009E73",
+    "attention": "#0072B2",
+    "MLP": "#CC79A7",
+    "logits": "#D55E00",
+}
+_KINDS = {"q": "query", "k": "key", "v": "value", None: "attention"}
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "subcircuit",
+    "text.parse_math": False,
+    "text.usetex": False,
+    "axes.unicode_minus": False,
+    "path.simplify": False,
+}
+_INK, _FAINT = "#222222", "#c9c9c9"
+
+
+def draw_circuit(circuit: Circuit, *, most: int = 2000) -> Figure:
+    """The picture of a circuit.
+
+    Args:
+        circuit: its scores, if it has any, set the widths of the edges.
+        most: draw only this many edges, the strongest; the caption says so when there are more.
+
+    Returns:
+        A matplotlib figure of its own, not known to pyplot.
+    """
+    with mpl.rc_context(_STYLE):
+        layout = Layout(circuit)
+        edges = _strongest(circuit, most)
+        figure, axes = _canvas(layout, edges)
+        axes.scatter(
+            [x for x, _ in layout.unlabelled], [y for _, y in layout.unlabelled], s=3, color=_FAINT, linewidths=0, zorder=1
+        )
+        _draw_edges(axes, layout, edges)
+        _draw_nodes(axes, layout)
+        _draw_words(figure, axes, circuit, len(edges))
+        return figure
+
+
+def save_picture(circuit: Circuit, directory: str | FilePath) -> tuple[FilePath, FilePath]:
+    """Write ``circuit.svg`` and ``circuit.png`` into a directory that exists; equal circuits make equal files."""
+    svg, png = FilePath(directory) / "circuit.svg", FilePath(directory) / "circuit.png"
+    figure = draw_circuit(circuit)
+    with mpl.rc_context(_STYLE):
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    return svg, png
+
+
+def _strongest(circuit: Circuit, most: int) -> list[tuple[Writer, Reader, float]]:
+    """Kept edges with their strength in 0–1, weak ones first so that strong ones are drawn over them."""
+    graph, edges = circuit.graph, []
+    scores = None if circuit.scores is None else circuit.scores.abs().nan_to_num(nan=0.0, posinf=0.0)
+    largest = 0.0 if scores is None or not circuit.n_edges else float(scores[circuit.kept].max())
+    for edge in circuit.edges:
+        effect = 0.0 if scores is None else float(scores[graph.writer_index[edge.writer], graph.reader_index[edge.reader]])
+        edges.append((edge.writer, edge.reader, math.sqrt(effect / largest) if largest > 0 else 0.35))
+    return sorted(edges, key=lambda edge: edge[2])[-most:] if edges else []
+
+
+def _canvas(layout: Layout, edges: list[tuple[Writer, Reader, float]]) -> tuple[Figure, Axes]:
+    """A figure just large enough, whose one axes measures in inches."""
+    arcs = [arc_reach(layout, w, n) for w, n in ((w, _nodes_of(layout, r)[0]) for w, r, _ in edges) if _on_the_right(w, n)]
+    right = layout.mlp_column + BOX_WIDTH / 2 + max(arcs, default=0.0) + 0.2
+    bottom, top = layout.bottom - 0.62, layout.top + 0.75
+    width = max(right, 5.6)
+    figure = Figure(figsize=(width, top - bottom), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=((right - width) / 2, (right + width) / 2), ylim=(bottom, top))
+    axes.axis("off")
+    return figure, axes
+
+
+def _on_the_right(writer: Writer, node: Node) -> bool:
+    return isinstance(writer, (Embed, MLP)) and isinstance(node, (MLP, Logits))
+
+
+def _nodes_of(layout: Layout, reader: Reader) -> list[Node]:
+    """The nodes at which an edge into this reader ends: several where heads share keys and values."""
+    graph = layout.graph
+    return [Logits()] if isinstance(reader, Logits) else [graph.writers[index] for index in owners(graph, reader)]
+
+
+def _kind(reader: Reader) -> str:
+    match reader:
+        case HeadInput(part=part):
+            return _KINDS[part]
+        case MLP():
+            return "MLP"
+        case Logits():
+            return "logits"
+        case _:
+            return "attention"
+
+
+def _draw_edges(axes: Axes, layout: Layout, edges: list[tuple[Writer, Reader, float]]) -> None:
+    curves: list[Path] = []
+    widths: list[float] = []
+    colours: list[tuple[float, float, float, float]] = []
+    for writer, reader, strength in edges:
+        for node in _nodes_of(layout, reader):
+            curves.append(route(layout, writer, reader, node))
+            widths.append(0.6 + 2.6 * strength)
+            colours.append(to_rgba(COLOURS[_kind(reader)], 0.4 + 0.55 * strength))
+    axes.add_collection(
+        PathCollection(curves, facecolors="none", edgecolors=colours, linewidths=widths, capstyle="round", zorder=2),
+        autolim=False,
+    )
+
+
+def _draw_nodes(axes: Axes, layout: Layout) -> None:
+    for node in sorted(layout.labelled, key=lambda n: (layout.place(n)[1], layout.place(n)[0])):
+        _box(axes, str(node), layout.place(node), BOX_WIDTH, BOX_HEIGHT)
+    left, right = layout.bar
+    ends: list[Node] = [Logits(), *(w for w in layout.graph.writers if isinstance(w, Embed))]
+    for node in ends:
+        _box(axes, str(node), layout.place(node), right - left, BAR_HEIGHT)
+    for layer, y in layout.layers:
+        axes.text(left - 0.12, y, f"layer {layer}", color="#777777", fontsize=6, ha="right", va="center")
+
+
+def _box(axes: Axes, label: str, middle: tuple[float, float], width: float, height: float) -> None:
+    x, y = middle
+    style = f"round,pad=0,rounding_size={height * 0.35}"
+    axes.add_patch(
+        FancyBboxPatch(
+            (x - width / 2, y - height / 2),
+            width,
+            height,
+            boxstyle=style,
+            facecolor="white",
+            edgecolor=_INK,
+            linewidth=0.6,
+            zorder=4,
+        )
+    )
+    axes.text(x, y - 0.005, label, ha="center", va="center_baseline", fontsize=6.5, color=_INK, zorder=5)
+
+
+def _draw_words(figure: Figure, axes: Axes, circuit: Circuit, drawn: int) -> None:
+    summary = Summary.of(circuit)
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    middle = (left + right) / 2
+    axes.text(middle, top - 0.16, inert(summary.title), ha="center", va="center", fontsize=8.5, color=_INK)
+    caption = summary.caption
+    if drawn < circuit.n_edges:
+        caption = f"the {drawn:,} strongest of {circuit.n_edges:,} edges are drawn · {caption}".removesuffix(" · ")
+    axes.text(middle, bottom + 0.14, inert(caption), ha="center", va="center", fontsize=6, color="#555555")
+    _draw_legend(axes, circuit, middle, top - 0.42)
+
+
+def _draw_legend(axes: Axes, circuit: Circuit, middle: float, y: float) -> None:
+    """One line under the title: each colour's name, in its colour."""
+    kinds = [kind for kind in COLOURS if kind in {_kind(reader) for reader in circuit.graph.readers}]
+    words = ["edges into", *kinds] + (["width: effect"] if circuit.scores is not None else [])
+    step = 0.78
+    x = middle - step * (len(words) - 1) / 2
+    for index, word in enumerate(words):
+        colour = COLOURS.get(word, "#555555")
+        if word in COLOURS:
+            axes.plot(
+                [x + index * step - 0.33, x + index * step - 0.13], [y, y], color=colour, linewidth=2.2, solid_capstyle="round"
+            )
+        axes.text(
+            x + index * step - (0.08 if word in COLOURS else 0.3),
+            y - 0.005,
+            word,
+            ha="left",
+            va="center_baseline",
+            fontsize=6.5,
+            color=colour,
+        )

@@ -1,0 +1,231 @@
+"""What there is to say of a circuit in numbers, read from the record that the search left with it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from subcircuit.graph import Circuit, Record
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The numbers of a circuit and of the search that found it; None for what is not known.
+
+    Args:
+        edges_total, edges_kept, nodes_total, nodes_kept: of the graph and of the circuit; ``logits`` counts as a node.
+        scope: level, kv and split_embeddings.
+        model, revision, dtype, task, examples, seed, ablation, metric, method, parameters: as recorded.
+        metric_model, metric_circuit, metric_corrupted: the metric for the whole model, the circuit, and every edge cut.
+        kl: mean KL(model ‖ circuit) in nats.
+        logit_difference_model, logit_difference_circuit: mean correct minus mean wrong logit.
+        trials, borderline, seconds, forward_seconds: what the search cost.
+    """
+
+    edges_total: int
+    edges_kept: int
+    nodes_total: int
+    nodes_kept: int
+    scope: Mapping[str, Any]
+    model: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    task: str | None = None
+    examples: int | None = None
+    seed: int | None = None
+    ablation: str | None = None
+    metric: str | None = None
+    method: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    metric_model: float | None = None
+    metric_circuit: float | None = None
+    metric_corrupted: float | None = None
+    kl: float | None = None
+    logit_difference_model: float | None = None
+    logit_difference_circuit: float | None = None
+    trials: int | None = None
+    borderline: int | None = None
+    seconds: float | None = None
+    forward_seconds: float | None = None
+
+    @staticmethod
+    def of(circuit: Circuit) -> "Summary":
+        """The summary of a circuit, with or without a record."""
+        sizes: dict[str, Any] = {
+            "edges_total": circuit.graph.n_edges,
+            "edges_kept": circuit.n_edges,
+            "nodes_total": len(circuit.graph.writers) + 1,
+            "nodes_kept": len(circuit.nodes),
+            "scope": asdict(circuit.graph.scope),
+        }
+        return Summary(**sizes, **({} if circuit.record is None else _recorded(circuit.record)))
+
+    @property
+    def forward_equivalents(self) -> float | None:
+        """Cost of the search in units of one plain forward pass over the same prompts."""
+        return _ratio(self.seconds, self.forward_seconds)
+
+    @property
+    def logit_difference_kept(self) -> float | None:
+        """The share of the model's logit difference that the circuit keeps."""
+        return _ratio(self.logit_difference_circuit, self.logit_difference_model)
+
+    @property
+    def threshold(self) -> float | None:
+        """The method's threshold, if it has one."""
+        return (self.parameters or {}).get("threshold")
+
+    @property
+    def share(self) -> str:
+        """``240 of 123,211 edges (0.19 %)``."""
+        percent = 100 * self.edges_kept / self.edges_total if self.edges_total else 0.0
+        return f"{self.edges_kept:,} of {self.edges_total:,} edges ({percent:.2g} %)"
+
+    @property
+    def title(self) -> str:
+        """One line: task, model, edges, value of the metric."""
+        return _join(
+            self.task,
+            None if self.model is None else _last_part(self.model),
+            f"{self.edges_kept:,} of {self.edges_total:,} edges",
+            None if self.metric_circuit is None else f"{self.metric} {self.metric_circuit:.3g}".replace("_", " "),
+        )
+
+    @property
+    def caption(self) -> str:
+        """One line of what else is known: faithfulness, settings, cost."""
+        kl_in_title = self.metric == "kl_divergence" and self.metric_circuit is not None
+        return _join(
+            None if self.kl is None or kl_in_title else f"KL {self.kl:.3g}",
+            self._logit_difference,
+            None if self.method is None else self.method + ("" if self.threshold is None else f", threshold {self.threshold:g}"),
+            None if self.ablation is None else f"{self.ablation} ablation",
+            _pairs(self.examples),
+        )
+
+    @property
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """The summary table: a name and a value each, rows of unknown value left out."""
+        method = (
+            None if self.method is None else self.method + "".join(_setting(k, v) for k, v in (self.parameters or {}).items())
+        )
+        cost = (
+            None
+            if self.forward_equivalents is None
+            else f"{self.seconds:,.1f} = {self.forward_equivalents:,.0f} plain forward passes"
+        )
+        rows = (
+            ("model", _join(self.model, self.dtype)),
+            (
+                "task",
+                _join(self.task, _pairs(self.examples), f"seed {self.seed}") if self.task else "",
+            ),
+            ("method", _join(method, None if self.ablation is None else f"{self.ablation} ablation")),
+            ("scope", ", ".join(str(v) for v in (self.scope["level"], self._kv, self._embeddings) if v)),
+            ("edges kept", self.share),
+            ("nodes kept", f"{self.nodes_kept:,} of {self.nodes_total:,}"),
+            ("metric", self._metric),
+            ("KL(model ‖ circuit)", "" if self.kl is None else f"{self.kl:.4g} nats"),
+            ("logit difference", (self._logit_difference or "").removeprefix("logit difference ")),
+            ("trials", "" if self.trials is None else f"{self.trials:,}"),
+            ("borderline decisions", "" if self.borderline is None else f"{self.borderline:,}, decided in float64"),
+            ("seconds", cost or ("" if self.seconds is None else f"{self.seconds:,.1f}")),
+        )
+        return tuple((name, value) for name, value in rows if value)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as values that JSON can hold: what is not a finite number is null."""
+        derived = {name: getattr(self, name) for name in ("forward_equivalents", "logit_difference_kept", "threshold")}
+        return {name: _finite(value) for name, value in {**asdict(self), **derived}.items()}
+
+    @property
+    def _kv(self) -> str | None:
+        return "keys and values grouped" if self.scope["kv"] == "grouped" and self.scope["level"] == "qkv" else None
+
+    @property
+    def _embeddings(self) -> str | None:
+        return "token and position embeddings apart" if self.scope["split_embeddings"] else None
+
+    @property
+    def _metric(self) -> str:
+        if self.metric is None or self.metric_circuit is None:
+            return ""
+        ends = (("model", self.metric_model), ("every edge cut", self.metric_corrupted))
+        return (
+            f"{self.metric} {self.metric_circuit:.4g} ("
+            + ", ".join(f"{name} {value:.4g}" for name, value in ends if value is not None)
+            + ")"
+        )
+
+    @property
+    def _logit_difference(self) -> str | None:
+        if self.logit_difference_circuit is None or self.logit_difference_model is None:
+            return None
+        kept = "" if self.logit_difference_kept is None else f" ({100 * self.logit_difference_kept:.0f} % kept)"
+        return f"logit difference {self.logit_difference_circuit:.3g} of {self.logit_difference_model:.3g}{kept}"
+
+
+_RESULTS = {
+    "metric_model": "metric_model",
+    "metric_circuit": "metric_circuit",
+    "metric_corrupted": "metric_corrupted",
+    "kl_circuit": "kl",
+    "logit_difference_model": "logit_difference_model",
+    "logit_difference_circuit": "logit_difference_circuit",
+    "trials": "trials",
+    "borderline": "borderline",
+    "seconds": "seconds",
+    "forward_seconds": "forward_seconds",
+}
+
+
+def _recorded(record: Record) -> dict[str, Any]:
+    """A record's entries under the summary's names; results that are no numbers are left out."""
+    known = {to: record.results.get(name) for name, to in _RESULTS.items()}
+    return {
+        "model": record.model.name,
+        "revision": record.model.revision,
+        "dtype": record.model.dtype,
+        "task": record.task.name,
+        "examples": record.task.parameters.get("examples"),
+        "seed": record.seed,
+        "ablation": record.ablation,
+        "metric": record.metric,
+        "method": record.method.name,
+        "parameters": record.method.parameters,
+        **{to: value for to, value in known.items() if isinstance(value, int | float)},
+    }
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _setting(name: str, value: Any) -> str:
+    """``, threshold 0.02``, ``, whole input``, ``, no whole input``; nothing for a setting that is left open."""
+    words = name.replace("_", " ")
+    match value:
+        case None:
+            return ""
+        case bool():
+            return f", {words}" if value else f", no {words}"
+        case float():
+            return f", {words} {value:g}"
+        case _:
+            return f", {words} {value}"
+
+
+def _pairs(count: int | None) -> str | None:
+    return None if count is None else f"{count} {'pair' if count == 1 else 'pairs'} of prompts"
+
+
+def _last_part(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def _join(*parts: str | None) -> str:
+    return " · ".join(part for part in parts if part)

@@ -1,0 +1,119 @@
+"""Everything the exact engine needs of the clean and the ablated run, at the rows that can change.
+
+One clean run is kept as the streams that readers find, the keys and values of every layer, and per writer the
+difference that cutting one of its edges adds to a reader's input. Memory: writers × rows × d_model.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from subcircuit.graph import Graph
+from subcircuit.model.components import attention_mask
+from subcircuit.model.tokens import Tokens
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.rows import Reach, Rows
+from subcircuit.run.values import embedding_values, layer_runs
+
+
+@dataclass(frozen=True, eq=False)
+class CleanRun:
+    """A clean run beside its ablation.
+
+    Args:
+        order: writers in the order in which edges are cut, backwards: the last is cut first.
+        differences: clean − ablated value of every writer.
+        prefixes: the sum of the first 0, 1, 2, … differences in ``order``. An input with some of the latest edges cut
+            is summed from what is left rather than subtracted from the whole: where all is cut under Zero it is zero.
+        streams: what readers find at each unit (attention and MLP of each layer, logits) with all edges kept.
+        ablated_streams: what they find with all edges cut.
+        k, v: clean keys and values per layer, repeated for every query head, at all positions.
+    """
+
+    model: Transformer
+    graph: Graph
+    rows: Rows
+    order: tuple[int, ...]
+    differences: Float[Tensor, "writer row d_model"]
+    prefixes: Float[Tensor, "prefix row d_model"]
+    streams: tuple[Float[Tensor, "row d_model"], ...]
+    ablated_streams: tuple[Float[Tensor, "row d_model"], ...]
+    k: tuple[Float[Tensor, "head batch pos d_head"], ...]
+    v: tuple[Float[Tensor, "head batch pos d_head"], ...]
+
+    def model_stream(self) -> Float[Tensor, "answer d_model"]:
+        """The last residual stream at the answers with all edges kept."""
+        return self.rows.take(self.streams[-1], "changed", "answers")[self.rows.answer_row]
+
+    def ablated_stream(self) -> Float[Tensor, "answer d_model"]:
+        """The last residual stream at the answers with all edges cut."""
+        return self.rows.take(self.ablated_streams[-1], "changed", "answers")[self.rows.answer_row]
+
+    def mask(self, layer: int, reach: Reach) -> Bool[Tensor, "batch slot key"]:
+        """Which keys each query of this reach sees."""
+        places = self.rows[reach]
+        keys = torch.arange(self.rows.n_pos, device=places.pos.device)
+        return attention_mask(places.pos[places.grid], keys, self.model.config, layer)
+
+
+def clean_run(
+    model: Transformer,
+    graph: Graph,
+    clean: Tokens,
+    ablated: Float[Tensor, "writer batch pos d_model"],
+    first_change: list[int],
+    answer_example: Int[Tensor, " answer"],
+    answer_pos: Int[Tensor, " answer"],
+    order: tuple[int, ...] | None = None,
+) -> CleanRun:
+    """Run the model on the clean prompts and keep what the engine needs.
+
+    Args:
+        ablated: what cut edges carry, see ``ablated_values``.
+        first_change: per example, the first position at which clean and ablated values may differ.
+        answer_example, answer_pos: where the metric reads logits.
+        order: writers as they are cut, backwards; by default the order of computation.
+    """
+    rows = Rows.of(first_change, answer_example.tolist(), answer_pos.tolist(), model.device)
+    tokens = Tokens(clean.ids[:, : rows.n_pos], clean.lengths.clamp(max=rows.n_pos))
+
+    def at_rows(x: Float[Tensor, "*writer batch pos d_model"]) -> Float[Tensor, "*writer row d_model"]:
+        return x[..., : rows.n_pos, :].flatten(-3, -2)[..., rows.changed.flat, :]
+
+    embedding = embedding_values(model, graph, tokens)
+    differences = -at_rows(ablated)
+    writers = iter(range(len(differences)))
+
+    def join(values: Float[Tensor, "writer batch pos d_model"]) -> Float[Tensor, "row d_model"]:
+        mine = [next(writers) for _ in values]
+        carried = -differences[mine].sum(0)
+        differences[mine] += at_rows(values)
+        return carried
+
+    carried = join(embedding)
+    streams, ablated_streams, keys, values = [at_rows(embedding.sum(0))], [carried], [], []
+    for layer, run in enumerate(layer_runs(model, graph, tokens)):
+        keys.append(run.k)
+        values.append(run.v)
+        b_O = model.weights.layers[layer].attention.b_O
+        attended = carried + join(run.writes)
+        attended = attended if b_O is None else attended + b_O
+        if run.mlp is not None:
+            streams.append(at_rows(run.before_mlp))
+            ablated_streams.append(carried if model.config.parallel else attended)
+            attended = attended + join(run.mlp[None])
+        carried = attended
+        streams.append(at_rows(run.after))
+        ablated_streams.append(carried)
+    order = tuple(range(len(differences))) if order is None else order
+    prefixes = _prefix_sums(differences, order)
+    return CleanRun(model, graph, rows, order, differences, prefixes, tuple(streams), tuple(ablated_streams), tuple(keys), tuple(values))
+
+
+def _prefix_sums(differences: Float[Tensor, "writer row d_model"], order: tuple[int, ...]) -> Float[Tensor, "prefix row d_model"]:
+    sums = torch.zeros(len(order) + 1, *differences.shape[1:], dtype=differences.dtype, device=differences.device)
+    for index, writer in enumerate(order):
+        torch.add(sums[index], differences[writer], out=sums[index + 1])
+    return sums

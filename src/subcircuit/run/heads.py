@@ -1,0 +1,98 @@
+"""Attention heads that each read inputs of their own: projections, patterns, and what a head writes."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from subcircuit.graph.nodes import HeadPart
+from subcircuit.model.components import attention_mask, attention_pattern, finish_heads, norm_eps, normalize
+from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
+from subcircuit.model.transformer import Transformer
+
+PARTS: tuple[HeadPart, ...] = ("q", "k", "v")
+
+
+def project(
+    model: Transformer,
+    layer: int,
+    part: HeadPart,
+    x: Float[Tensor, "head *rows pos d_model"],
+    positions: Int[Tensor, " pos"],
+    heads: tuple[int, ...],
+) -> Float[Tensor, "head *rows pos d_head"]:
+    """Queries, keys or values of some heads from one input each.
+
+    Args:
+        x: reader inputs, not yet normalised: one for each head in ``heads``, or a single one that all of them share.
+        positions: token positions along the second-last axis of ``x``.
+        heads: query heads; keys and values are those of the key/value head that each uses.
+    """
+    config, weights = model.config, model.weights.layers[layer]
+    w = weights.attention
+    W, bias, gain = {"q": (w.W_Q, w.b_Q, w.q_norm), "k": (w.W_K, w.b_K, w.k_norm), "v": (w.W_V, w.b_V, None)}[part]
+    index = torch.tensor(heads if part == "q" else [head // config.heads_per_kv for head in heads], device=W.device)
+    normed = normalize(x, config.norm, weights.attention_norm).flatten(1, -2)
+    if len(normed) == 1:
+        projected = torch.stack([normed[0] @ matrix.T for matrix in W[index]])
+    else:
+        projected = torch.bmm(normed, W[index].transpose(1, 2))
+    projected = projected.view(len(heads), *x.shape[1:-1], config.d_head)
+    if bias is not None:
+        projected = projected + bias[index].view(-1, *[1] * (x.ndim - 2), config.d_head)
+    return finish_heads(projected, None, gain, positions, None if part == "v" else config.rotary[layer], norm_eps(config.norm))
+
+
+def write_out(
+    model: Transformer, layer: int, mixed: Float[Tensor, "head *rows d_head"], heads: tuple[int, ...]
+) -> Float[Tensor, "head *rows d_model"]:
+    """What heads write for their mixed values, before any post-norm and without ``b_O``, which belongs to no head."""
+    W_O = model.weights.layers[layer].attention.W_O[list(heads)]
+    return torch.bmm(mixed.flatten(1, -2), W_O).view(*mixed.shape[:-1], -1)
+
+
+def post_norm_scale(model: Transformer, layer: int, total: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"] | None:
+    """The factor that a post-norm puts on every head's share of the layer's output; None without post-norms.
+
+    post(Σ o_h) = g ⊙ Σ o_h / rms(Σ o_h), so head h's share is o_h times g / rms(Σ o_h): exact, and the shares sum to the block's output.
+
+    Args:
+        total: Σ o_h over all heads of the layer.
+    """
+    weights = model.weights.layers[layer].attention_post_norm
+    if weights is None:
+        return None
+    match model.config.norm:
+        case RMSNorm(eps):
+            wide = total if total.dtype == torch.float64 else total.float()
+            scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps).to(total.dtype)
+            return scale if weights.gain is None else scale * weights.gain
+        case LayerNorm() | NoNorm():
+            raise AssertionError("loaders give post-norms to RMSNorm families only")
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """A layer's heads in one run: keys and values (repeated for every query head), and what each head writes."""
+
+    k: Float[Tensor, "head batch pos d_head"]
+    v: Float[Tensor, "head batch pos d_head"]
+    writes: Float[Tensor, "head batch pos d_model"]
+
+
+def attend(
+    model: Transformer,
+    layer: int,
+    q_input: Float[Tensor, "head batch pos d_model"],
+    k_input: Float[Tensor, "head batch pos d_model"],
+    v_input: Float[Tensor, "head batch pos d_model"],
+) -> Attended:
+    """All heads of a layer on inputs of their own, or (leading axis 1) on one that they share."""
+    heads = tuple(range(model.config.n_heads))
+    positions = torch.arange(q_input.shape[2], device=model.device)
+    q, k, v = (project(model, layer, part, x, positions, heads) for part, x in zip(PARTS, (q_input, k_input, v_input), strict=True))
+    mask = attention_mask(positions, positions, model.config, layer)
+    writes = write_out(model, layer, attention_pattern(q @ k.transpose(-1, -2), mask, model.config) @ v, heads)
+    scale = post_norm_scale(model, layer, writes.sum(0))
+    return Attended(k, v, writes if scale is None else writes * scale)

@@ -1,0 +1,241 @@
+"""Automatic circuit discovery (Conmy et al. 2023, arXiv 2304.14997), exactly, on the incremental engine.
+
+    for each reader from the logits backwards, for each writer into it from the latest to the earliest:
+        cut the edge if that worsens the metric by less than τ:   L(circuit without it) − L(circuit) < τ
+
+A tie keeps the edge. Before the edges into a layer's heads are tried one by one, each head input is tried as a whole
+(the authors' program; Algorithm 1 of the paper does without). Readers without a kept path to the logits lose their
+edges untested, which changes nothing.
+
+Cost: a trial per edge into a live reader; the engine evaluates runs of trials at once on the bet that edges are cut,
+which most are, and drops what comes after the first kept one. It is greedy: of two edges that can stand in for each
+other the one visited first goes, and what is found depends on the order, on τ and on the ablation.
+"""
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.errors import NumericalError, SettingsError
+from subcircuit.graph import Circuit, Graph, HeadInput
+from subcircuit.model.transformer import Transformer
+from subcircuit.search.batches import Batches
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.borderline import TIE, Borderline
+from subcircuit.search.order import HeadOrder, cutting_order, visiting_order
+from subcircuit.search.outcome import measure_circuit
+from subcircuit.search.result import AcdcResult, OnStep, Step
+from subcircuit.search.speculation import Speculation
+
+# rows of matrix products grow with (circuit, example) pairs: enough to keep them busy, few enough to stay in cache
+_PAIRS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Acdc:
+    """Settings of ACDC.
+
+    Args:
+        threshold: τ, in units of the metric: an edge whose cut worsens the metric by less goes.
+        whole_input: first try to cut each head input from all its writers at once.
+        absolute: compare the absolute change with τ, so that edges whose cut *improves* the metric stay too.
+        head_order: in which order heads of a layer are visited and cut.
+        speculation: circuits tried at once; None adapts to how often edges are kept. The result is the same.
+        batch_size: (circuit, example) pairs evaluated at once; None chooses. The result is the same.
+    """
+
+    threshold: float
+    whole_input: bool = True
+    absolute: bool = False
+    head_order: HeadOrder = "descending"
+    speculation: int | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.threshold >= 0 or self.threshold == float("inf"):
+            raise SettingsError(f"threshold is {self.threshold}: it must be a number of at least 0, for example 0.02 for KL divergence")
+        if self.head_order not in ("descending", "ascending"):
+            raise SettingsError(f"head_order is {self.head_order!r}: choose 'descending' or 'ascending'")
+        for name in ("speculation", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} is {value}: it must be at least 1, or None to adapt")
+
+
+@torch.no_grad()
+def acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, on_step: OnStep | None = None) -> AcdcResult:
+    """Find the circuit.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation.
+        config: threshold and variants.
+        on_step: called after every batch of trials.
+
+    Raises:
+        NumericalError: a loss is NaN or infinite; names the edge, the prompts and the dtype.
+    """
+    forward_seconds = _time_forward(model, behaviour)
+    began = perf_counter()
+    search = _Search(model, graph, behaviour, config, on_step or (lambda step: None))
+    search.run()
+    seconds = perf_counter() - began
+    values = measure_circuit(search.batches, behaviour)
+    return AcdcResult(
+        circuit=Circuit(graph, search.kept, search.effects),
+        metric=behaviour.metric.name,
+        metric_model=values.metric_model,
+        metric_circuit=values.metric_circuit,
+        metric_corrupted=values.metric_corrupted,
+        kl_circuit=values.kl_circuit,
+        logit_difference_model=values.logit_difference_model,
+        logit_difference_circuit=values.logit_difference_circuit,
+        trials=search.trials,
+        borderline=search.borderline.count,
+        seconds=seconds,
+        forward_seconds=forward_seconds,
+    )
+
+
+class _Search:
+    """The state of one search: the only thing here that changes as it runs."""
+
+    def __init__(self, model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, on_step: OnStep):
+        self.graph, self.behaviour, self.config, self.on_step = graph, behaviour, config, on_step
+        examples = min(config.batch_size or len(behaviour.task), len(behaviour.task))
+        self.batches = Batches.start(model, graph, behaviour, examples, cutting_order(graph, config.head_order))
+        self.kept = graph.edges.clone()
+        self.effects = torch.full(graph.edges.shape, float("nan"))
+        self.current = self._model_loss()
+        self.borderline = Borderline(model, graph, behaviour, examples, max(1.0, abs(self.current)))
+        self.speculation = Speculation(config.speculation, (config.batch_size or _PAIRS_AT_ONCE) // examples)
+        self.decided, self.trials, self.began = 0, 0, perf_counter()
+
+    def _model_loss(self) -> float:
+        opened = self.batches.map(lambda engine: engine.open(len(self.graph.units) - 1))
+        return self._mean(opened.loss(), "nothing")
+
+    def run(self) -> None:
+        """Visit all units from the logits backwards."""
+        for unit in reversed(range(len(self.graph.units))):
+            self.batches = self.batches.map(lambda engine: engine.open(unit))  # noqa: B023 - called at once
+            live = [r for r in visiting_order(self.graph, unit, self.config.head_order) if self.batches.first.is_live(r)]
+            dead = [r for r in self.graph.readers_in[unit] if r not in live]
+            self.kept[:, dead] = False
+            self.decided += int(self.graph.edges[:, dead].sum())
+            if self.config.whole_input and any(isinstance(self.graph.readers[r], HeadInput) for r in live):
+                live = self._whole_inputs(unit, live)
+            for reader in live:
+                self._edges(unit, reader)
+
+    def _whole_inputs(self, unit: int, readers: list[int]) -> list[int]:
+        """Try to cut readers from all their writers at once; returns those that stay."""
+        waiting, staying = readers, []
+        while waiting:
+            batch = waiting[: self.speculation.size()]
+            losses = self.batches.try_readers(batch)
+            cut = self._judge(unit, losses, [(reader, None) for reader in batch])
+            staying += batch[cut : cut + 1]
+            waiting = waiting[cut + 1 :] if cut < len(batch) else waiting[cut:]
+            self.decided += int(self.graph.edges[:, batch[:cut]].sum())
+            self._commit(batch[:cut])
+            self._report(unit, batch[0])
+        return staying
+
+    def _edges(self, unit: int, reader: int) -> None:
+        """Decide on the edges into one reader, one after the other."""
+        visits = self.batches.visit(reader)
+        while left := visits[0].left:
+            writers = self.batches.first.run.order[max(0, left - self.speculation.size()) : left][::-1]
+            losses = self.batches.try_edges(visits, len(writers))
+            cut = self._judge(unit, losses, [(reader, writer) for writer in writers])
+            visits = self.batches.decide(visits, cut, keep=cut < len(writers))
+            self.decided += min(cut + 1, len(writers))
+            self._report(unit, reader)
+        self._commit([reader])
+
+    def _judge(self, unit: int, losses: Float[Tensor, "trial batch"], cuts: list[tuple[int, int | None]]) -> int:
+        """Take decisions in order up to the first kept edge; returns how many cuts were accepted before it.
+
+        Args:
+            losses: after the first cut, the first two, …
+            cuts: (reader, writer) of each; writer None for all of them.
+        """
+        self.trials += len(losses)
+        accepted = len(cuts)
+        for trial, (reader, writer) in enumerate(cuts):
+            rows = slice(None) if writer is None else writer
+            loss = self._mean(losses[trial], _name(self.graph, reader, writer))
+            change, threshold = loss - self.current, self.config.threshold
+            after = self.kept.clone()
+            after[rows, reader] = False
+            if self.borderline.is_close(self._size(change), threshold):
+                change = self.borderline.change(self.kept, unit, reader, after)
+                keep = self._size(change) >= threshold - TIE
+            else:
+                keep = self._size(change) >= threshold
+            if writer is not None:
+                self.effects[writer, reader] = change
+            if keep:
+                accepted = trial
+                break
+            self.kept, self.current = after, loss
+        self.speculation.learn(accepted, kept=accepted < len(cuts))
+        return accepted
+
+    def _size(self, change: float) -> float:
+        return abs(change) if self.config.absolute else change
+
+    def _commit(self, readers: list[int]) -> None:
+        """Make accepted cuts definite, and learn from how far trial and recomputation differ."""
+        if bool((self.batches.kept[:, readers] != self.kept[:, readers]).any()):
+            self.batches = self.batches.map(lambda engine: engine.commit(self.kept, readers))
+            settled = float(self.batches.loss().mean())
+            self.borderline.observe(abs(settled - self.current))
+            self.current = settled
+
+    def _mean(self, losses: Float[Tensor, " batch"], what: str) -> float:
+        if not bool(losses.isfinite().all()):
+            raise _not_finite(losses, what, self.batches.first.run.model)
+        return float(losses.mean())
+
+    def _report(self, unit: int, reader: int) -> None:
+        undecided = self.graph.n_edges - self.decided
+        self.on_step(
+            Step(
+                reader=str(self.graph.readers[reader]),
+                decided=self.decided,
+                kept=int(self.kept.sum()) - undecided,
+                edges=self.graph.n_edges,
+                trials=self.trials,
+                value=float(self.behaviour.metric.sign * self.current),
+                seconds=perf_counter() - self.began,
+            )
+        )
+
+
+def _name(graph: Graph, reader: int, writer: int | None) -> str:
+    return f"all edges into {graph.readers[reader]}" if writer is None else f"{graph.writers[writer]}->{graph.readers[reader]}"
+
+
+def _time_forward(model: Transformer, behaviour: Behaviour) -> float:
+    """Seconds of one plain forward pass over the clean prompts: the unit in which costs are told. Median of three after a warm-up."""
+    seconds = []
+    for _ in range(4):
+        began = perf_counter()
+        model(behaviour.task.clean)
+        seconds.append(perf_counter() - began)
+    return sorted(seconds[1:])[1]
+
+
+def _not_finite(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> NumericalError:
+    bad = (~losses.isfinite()).nonzero().flatten().tolist()
+    pairs = ", ".join(str(example + 1) for example in bad[:8]) + (", …" if len(bad) > 8 else "")
+    way_out = "bfloat16 or float32" if model.dtype == torch.float16 else "float32 and check the model's weights for NaN"
+    return NumericalError(
+        f"the metric of {model.name} is not a number for pair {pairs} with {what} cut, in {model.dtype}: nothing was ranked. Try {way_out}."
+    )

@@ -1,0 +1,78 @@
+"""Decisions too close to the threshold for the model's dtype, made in float64.
+
+Rounding depends on the machine, the thread count and the batch size; decisions must not. A change of the metric that
+lies within ``tolerance`` of the threshold is measured again on a float64 copy of the model, made when first needed.
+What lies within float64's own rounding of the threshold is a tie, and a tie keeps the edge.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.search.batches import Batches
+from subcircuit.search.behaviour import Behaviour
+
+# times the dtype's epsilon and the metric's size: some ten times the largest error seen over all families and metrics
+_SAFETY = 128
+TIE = 1e-11
+
+
+@dataclass
+class Borderline:
+    """Knows which decisions are borderline, and makes them.
+
+    Args:
+        scale: size of the metric's values, at least 1.
+        tolerance: how near the threshold a change is not trusted; grows with the rounding errors that are observed.
+        count: decisions made in float64 so far; None in half precision, where nothing is checked: every decision would be.
+    """
+
+    model: Transformer
+    graph: Graph
+    behaviour: Behaviour
+    batch_size: int
+    scale: float
+    tolerance: float = field(init=False)
+    count: int | None = field(init=False)
+    _precise: Batches | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        checked = self.model.dtype in (torch.float32, torch.float64)
+        self.count = 0 if checked else None
+        self.tolerance = _SAFETY * torch.finfo(self.model.dtype).eps * self.scale if checked else 0.0
+
+    def observe(self, error: float) -> None:
+        """Learn of a rounding error: the same loss, computed in two ways, differed by this much."""
+        if self.count is not None:
+            self.tolerance = max(self.tolerance, 8 * error)
+
+    def is_close(self, change: float, threshold: float) -> bool:
+        """Whether a change is too near the threshold to be decided as measured."""
+        return self.count is not None and abs(change - threshold) <= self.tolerance
+
+    def change(self, kept: Bool[Tensor, "writer reader"], unit: int, reader: int, cut: Bool[Tensor, "writer reader"]) -> float:
+        """The change of the loss between two circuits, in float64.
+
+        Args:
+            kept: the circuit before.
+            unit: of ``reader``; everything upstream of it keeps all its edges.
+            cut: the circuit after; differs in the column of ``reader`` alone.
+        """
+        assert self.count is not None
+        self.count += 1
+        if self._precise is None:
+            model = self._double()
+            behaviour = replace(self.behaviour, task=self.behaviour.task.to(model.device))
+            self._precise = Batches.start(model, self.graph, behaviour, self.batch_size)
+        before = self._precise.map(lambda engine: engine.restore(kept, unit))
+        after = before.map(lambda engine: engine.commit(cut, [reader]))
+        return float((after.loss() - before.loss()).mean())
+
+    def _double(self) -> Transformer:
+        # some accelerators have no float64
+        device = "cpu" if self.model.device.type == "mps" else self.model.device
+        return self.model.to(device, torch.float64)

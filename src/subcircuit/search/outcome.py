@@ -1,0 +1,54 @@
+"""What a finished circuit does: its metric beside the model's, and the two measures every reader asks for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.model.components import unembed
+from subcircuit.run.incremental import Engine
+from subcircuit.run.readout import read
+from subcircuit.search.batches import Batches
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.tasks import Metric, metric
+
+Stream: TypeAlias = Callable[[Engine], Float[Tensor, "answer d_model"]]
+
+
+@dataclass(frozen=True)
+class Values:
+    """Means over all examples; see ``AcdcResult``."""
+
+    metric_model: float
+    metric_circuit: float
+    metric_corrupted: float
+    kl_circuit: float
+    logit_difference_model: float | None
+    logit_difference_circuit: float | None
+
+
+def measure_circuit(batches: Batches, behaviour: Behaviour) -> Values:
+    """Measure the committed circuit, the whole model and the circuit without edges."""
+    contrasts = bool(behaviour.task.answers.wrong_mask.any(-1).all())
+    difference = metric("logit_difference")
+    return Values(
+        metric_model=_mean(batches, behaviour.metric, lambda e: e.run.model_stream()),
+        metric_circuit=_mean(batches, behaviour.metric, Engine.circuit_stream),
+        metric_corrupted=_mean(batches, behaviour.metric, lambda e: e.run.ablated_stream()),
+        kl_circuit=_mean(batches, metric("kl_divergence"), Engine.circuit_stream),
+        logit_difference_model=_mean(batches, difference, lambda e: e.run.model_stream()) if contrasts else None,
+        logit_difference_circuit=_mean(batches, difference, Engine.circuit_stream) if contrasts else None,
+    )
+
+
+def _mean(batches: Batches, measured: Metric, stream: Stream) -> float:
+    losses = []
+    for engine, answers in zip(batches.engines, batches.answers, strict=True):
+        model = engine.run.model
+        reference = unembed(model.config, model.weights, engine.run.model_stream()) if measured.compares else None
+        bound = measured.bind(answers, reference)
+        losses.append(answers.per_example(bound(read(model, stream(engine), bound.needs))))
+    return float(measured.value(torch.cat(losses).mean()))

@@ -1,0 +1,70 @@
+"""What a search reports while it runs, and what it returns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from subcircuit.graph import Circuit
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Progress of a search, passed to its ``on_step`` callback.
+
+    Args:
+        reader: name of the reader being visited (``"a5.h3<q>"``).
+        decided: edges decided so far, untested ones included.
+        kept: how many of those are kept.
+        edges: edges in all.
+        trials: circuits evaluated so far, discarded speculation included.
+        value: the metric of the circuit so far.
+        seconds: since the search began.
+    """
+
+    reader: str
+    decided: int
+    kept: int
+    edges: int
+    trials: int
+    value: float
+    seconds: float
+
+
+OnStep: TypeAlias = Callable[[Step], None]
+
+
+@dataclass(frozen=True, eq=False)
+class AcdcResult:
+    """What ACDC found and what it cost.
+
+    Args:
+        circuit: the kept edges; its scores are the effects of the edges when they were tried (the change of the
+            loss-like metric), NaN for edges never tried one by one.
+        metric: name of the metric that decided.
+        metric_model, metric_circuit, metric_corrupted: its own value for the whole model, for the circuit, and with
+            every edge cut.
+        kl_circuit: mean KL(model ‖ circuit) in nats.
+        logit_difference_model, logit_difference_circuit: mean correct minus mean wrong logit; None without wrong answers.
+        trials: circuits evaluated, discarded speculation included.
+        borderline: decisions within the float error of the threshold, made in float64; None if not checked (half precision).
+        seconds: of the search, without loading.
+        forward_seconds: one plain forward pass over the clean prompts, measured in the same run.
+    """
+
+    circuit: Circuit
+    metric: str
+    metric_model: float
+    metric_circuit: float
+    metric_corrupted: float
+    kl_circuit: float
+    logit_difference_model: float | None
+    logit_difference_circuit: float | None
+    trials: int
+    borderline: int | None
+    seconds: float
+    forward_seconds: float
+
+    @property
+    def forward_equivalents(self) -> float:
+        """Cost in units of one plain forward pass."""
+        return self.seconds / self.forward_seconds

@@ -1,0 +1,31 @@
+"""Behaviours to find circuits for: prompts with counterparts, the answers that tell them apart, and metrics."""
+
+from subcircuit.tasks.answers import Answer, Answers
+from subcircuit.tasks.build import build_task, build_task_of_ids
+from subcircuit.tasks.encoding import BosPolicy
+from subcircuit.tasks.induction import induction
+from subcircuit.tasks.ioi import ioi
+from subcircuit.tasks.jsonl import jsonl
+from subcircuit.tasks.load import BuiltInTask, load_task, tasks
+from subcircuit.tasks.metrics import METRICS, Bound, Metric, metric
+from subcircuit.tasks.task import PromptPair, Task
+
+__all__ = [
+    "METRICS",
+    "Answer",
+    "Answers",
+    "BosPolicy",
+    "Bound",
+    "BuiltInTask",
+    "Metric",
+    "PromptPair",
+    "Task",
+    "build_task",
+    "build_task_of_ids",
+    "induction",
+    "ioi",
+    "jsonl",
+    "load_task",
+    "metric",
+    "tasks",
+]

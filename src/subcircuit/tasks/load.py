@@ -1,0 +1,70 @@
+"""Tasks by name or from a file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from subcircuit.errors import UnknownNameError
+from subcircuit.model.transformer import Transformer
+from subcircuit.tasks.encoding import BosPolicy
+from subcircuit.tasks.induction import induction
+from subcircuit.tasks.ioi import ioi
+from subcircuit.tasks.jsonl import jsonl
+from subcircuit.tasks.task import Task
+
+DEFAULT_EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class BuiltInTask:
+    """A task that comes with the package.
+
+    Args:
+        name: to ask for it by.
+        description: one line.
+        make: from a model, ``examples``, ``seed`` and ``bos`` to the task.
+    """
+
+    name: str
+    description: str
+    make: Callable[..., Task]
+
+
+_BUILT_IN = (
+    BuiltInTask("ioi", "indirect object identification: Mary and John …, John gave a drink to -> Mary (Wang et al. 2022)", ioi),
+    BuiltInTask(
+        "induction", "random tokens repeated: the second copy continues as the first did (Olsson et al. 2022)", induction
+    ),
+)
+
+
+def tasks() -> tuple[BuiltInTask, ...]:
+    """The built-in tasks."""
+    return _BUILT_IN
+
+
+def load_task(
+    source: str | Path, model: Transformer, *, examples: int | None = None, seed: int = 0, bos: BosPolicy = "auto"
+) -> Task:
+    """A built-in task, or one from a prompt file.
+
+    Args:
+        source: a name from `tasks`, or the path of a ``.jsonl`` file.
+        model: the task is tokenised for it and put on its device.
+        examples: how many; None is 8 for built-in tasks and all for a file, of which otherwise the first are taken.
+        seed: of built-in tasks; a file's pairs are taken as they come.
+        bos: whether prompts begin with the beginning-of-sequence token: see `make_encoder`.
+
+    Raises:
+        UnknownNameError: neither a built-in task nor a ``.jsonl`` path; the nearest names are suggested.
+        PromptError, SettingsError: as the task's own function says.
+
+    >>> load_task("ioi", model, examples=4).pairs[0].clean  # doctest: +SKIP
+    'Then, Mary and John went to the store. John gave a drink to'
+    """
+    if str(source).endswith(".jsonl"):
+        return jsonl(Path(source).expanduser(), model, examples=examples, bos=bos)
+    for task in _BUILT_IN:
+        if task.name == str(source):
+            return task.make(model, examples=DEFAULT_EXAMPLES if examples is None else examples, seed=seed, bos=bos)
+    raise UnknownNameError("task", str(source), (*(task.name for task in _BUILT_IN), "a path that ends in .jsonl"))

@@ -1,0 +1,95 @@
+"""A task: pairs of prompts that differ in one respect, and the answers that tell them apart."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import torch
+
+from subcircuit.errors import SettingsError
+from subcircuit.model.tokens import Tokens
+from subcircuit.tasks.answers import Answers
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """One example as text.
+
+    Args:
+        clean: the prompt that elicits the behaviour; None where prompts are made of token ids.
+        corrupted: as many tokens, and the behaviour is not to be expected.
+        answers: right continuations of ``clean``, one token each.
+        wrong_answers: continuations that the right ones are compared with; may be empty.
+    """
+
+    clean: str | None
+    corrupted: str | None
+    answers: tuple[str, ...] = ()
+    wrong_answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A behaviour as data. Make one with `load_task`, `build_task` or `build_task_of_ids`, which check what they are given.
+
+    Args:
+        name: the built-in task's, or the prompt file's.
+        parameters: everything needed to make the task again, as JSON values.
+        pairs: the examples as text.
+        clean: the prompts that elicit the behaviour.
+        corrupted: their counterparts, of the same lengths.
+        answers: where logits are read, and which tokens are right and wrong there.
+        metric: name of the metric to use unless another is asked for.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    pairs: tuple[PromptPair, ...]
+    clean: Tokens
+    corrupted: Tokens
+    answers: Answers
+    metric: str
+
+    def __post_init__(self) -> None:
+        assert len(self.pairs) == len(self.clean) == len(self.corrupted) == self.answers.n_examples
+        assert torch.equal(self.clean.lengths, self.corrupted.lengths)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, examples: slice) -> "Task":
+        """A run of the examples, ``task[start:stop]``.
+
+        Raises:
+            SettingsError: no example is left, or the slice has a step.
+        """
+        start, stop, step = examples.indices(len(self))
+        if step != 1 or start >= stop:
+            raise SettingsError(f"task {self.name} has {len(self)} examples; {examples} is not a run of them.")
+        kept = slice(start, stop)
+        return replace(
+            self,
+            pairs=self.pairs[kept],
+            clean=self.clean[kept],
+            corrupted=self.corrupted[kept],
+            answers=self.answers.of_examples(start, stop),
+        )
+
+    def to(self, device: torch.device | str) -> "Task":
+        """The same task on another device."""
+        return replace(self, clean=self.clean.to(device), corrupted=self.corrupted.to(device), answers=self.answers.to(device))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of token ids and answers: tasks with the same digest ask the same of a model."""
+        prompts = [
+            [row[:n] for row, n in zip(t.ids.tolist(), t.lengths.tolist(), strict=True)] for t in (self.clean, self.corrupted)
+        ]
+        a = self.answers
+        options = [
+            [ids[mask].tolist() for ids, mask in zip(*pair, strict=True)]
+            for pair in ((a.correct, a.correct_mask), (a.wrong, a.wrong_mask))
+        ]
+        return sha256(repr((prompts, a.example.tolist(), a.pos.tolist(), options)).encode()).hexdigest()

@@ -1,0 +1,212 @@
+"""``discover`` and ``show`` from end to end on a tiny random model, and every mistake a user can make."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from subcircuit.graph import Circuit
+from tests.cli.conftest import Output
+
+Run = Callable[..., Output]
+
+KEYS = {
+    "edges_total",
+    "edges_kept",
+    "trials",
+    "borderline",
+    "seconds",
+    "forward_seconds",
+    "forward_equivalents",
+    "metric",
+    "metric_model",
+    "metric_circuit",
+    "metric_corrupted",
+    "kl",
+    "logit_difference_model",
+    "logit_difference_circuit",
+    "logit_difference_kept",
+    "model",
+    "task",
+    "method",
+    "threshold",
+    "ablation",
+    "scope",
+    "out",
+    "pictures",
+}
+FILES = ["circuit.json", "circuit.png", "circuit.svg", "scores.safetensors"]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_a_search_writes_a_circuit_and_its_pictures(subcircuit: Run, model: str, prompts: Path) -> None:
+    done = subcircuit("discover", "--model", model, "--task", prompts, "--threshold", 0.05, "--json", "--out", "found")
+    assert done.code == 0, done.err
+    assert done.json.keys() >= KEYS
+    assert files(Path("found")) == FILES
+    circuit = Circuit.load("found")
+    assert (done.json["edges_kept"], done.json["edges_total"]) == (circuit.n_edges, circuit.graph.n_edges)
+    assert (done.json["threshold"], done.json["out"], done.json["examples"]) == (0.05, "found", 3)
+    assert "loading" in done.err
+
+
+def test_the_summary_is_shown_and_shown_again(subcircuit: Run, model: str, prompts: Path) -> None:
+    found = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "head")
+    assert found.code == 0, found.err
+    folder = Path("runs/words-tiny-llama-1")
+    assert files(folder) == FILES
+    shown = subcircuit("show", folder)
+    assert shown == Output(0, found.out, "")
+    for words in ("edges kept", "KL(model ‖ circuit)", "logit difference", "trials", str(folder / "circuit.svg")):
+        assert words in shown.out
+    as_json = subcircuit("show", folder, "--json").json
+    assert as_json.keys() >= KEYS
+    assert as_json["scope"] == {"level": "head", "kv": "per_query_head", "split_embeddings": False}
+
+
+def test_default_directories_are_counted_up(subcircuit: Run, model: str) -> None:
+    arguments = ("discover", "--model", model, "--task", "induction", "--examples", 2, "--scope", "block", "--json")
+    assert [subcircuit(*arguments).json["out"] for _ in range(2)] == [
+        "runs/induction-tiny-llama-1",
+        "runs/induction-tiny-llama-2",
+    ]
+    assert files(Path("runs")) == ["induction-tiny-llama-1", "induction-tiny-llama-2"]
+
+
+def test_the_method_s_options_reach_it(subcircuit: Run, model: str, prompts: Path) -> None:
+    options = ("--no-whole-input", "--absolute", "--head-order", "ascending", "--speculation", 3, "--batch-size", 2)
+    done = subcircuit(
+        "discover", "-m", model, "-t", prompts, "--scope", "block", "--metric", "logit_difference", *options, "--json"
+    )
+    assert done.code == 0, done.err
+    expected = {"whole_input": False, "absolute": True, "head_order": "ascending"}
+    assert expected.items() <= done.json["parameters"].items()
+    assert done.json["metric"] == "logit_difference"
+
+
+def test_progress_comes_as_plain_lines_where_there_is_no_terminal(subcircuit: Run, model: str, prompts: Path) -> None:
+    done = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "block", "--json")
+    assert "\x1b" not in done.err + done.out
+    last = done.err.splitlines()[-1]
+    assert f"{done.json['edges_total']:,}/{done.json['edges_total']:,} edges" in last
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"--task": "iou"}, ["unknown task 'iou'", "'ioi'"]),
+        ({"--method": "acdcd"}, ["unknown method", "'acdc'"]),
+        ({"--metric": "kl_divergance"}, ["unknown metric", "'kl_divergence'"]),
+        ({"--ablation": "mean-by-positon"}, ["unknown ablation", "'mean-by-position'"]),
+        ({"--scope": "heads"}, ["unknown scope", "'head'"]),
+        ({"--kv": "group"}, ["unknown kv", "'grouped'"]),
+        ({"--bos": "allways"}, ["unknown bos", "'always'"]),
+        ({"--dtype": "float33"}, ["unknown dtype", "'float32'"]),
+        ({"--model": "smollm"}, ["unknown model", "'smollm2-135m'"]),
+        ({"--model": "./nowhere"}, ["no file or directory"]),
+        ({"--head-order": "descend"}, ["'descending'"]),
+        ({"--device": "abacus"}, ["abacus"]),
+        ({"--revision": "main"}, ["revision"]),
+        ({"--threshold": "nan"}, ["threshold"]),
+        ({"--threshold": "-1"}, ["threshold"]),
+        ({"--threshold": "small"}, ["--threshold", "number", "subcircuit discover --help"]),
+        ({"--examples": "0"}, ["0"]),
+        ({"--speculation": "0"}, ["speculation"]),
+        ({"--batch-size": "0"}, ["batch"]),
+        ({"--split-embeddings": None}, ["learned positions"]),
+        ({"--treshold": "0.1"}, ["--threshold"]),
+    ],
+)
+def test_mistakes_are_one_paragraph(
+    subcircuit: Run, model: str, prompts: Path, changes: dict[str, str | None], words: list[str]
+) -> None:
+    options: dict[str, str | None] = {"--model": model, "--task": str(prompts), "--scope": "block"} | changes
+    done = subcircuit("discover", *(word for option in options.items() for word in option if word is not None))
+    assert (done.code, done.out) == (2, "")
+    error = done.err[done.err.index("error: ") :]
+    assert len(error.splitlines()) == 1
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in error
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["words.jsonl", "no prompts"]),
+        ('{"clean": "w3 w4"\n', ["words.jsonl:1", "not JSON"]),
+        ('{"clean": "w3 w4", "corrupt": "w3 w5 w6", "answers": ["w7"]}\n', ["2 tokens", "3"]),
+        ('{"clean": "w3 w4", "corrupt": "w3 w5", "answers": ["w7 w8"]}\n', ["w7 w8"]),
+        ('{"clean": "w3 w4", "corrupt": "w3 w4", "answers": ["w7"]}\n', ["words.jsonl:1", "the same"]),
+        ('{"clean": "' + "w3 " * 99 + '", "corrupt": "' + "w4 " * 99 + '", "answers": ["w7"]}\n', ["32"]),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_refused(subcircuit: Run, model: str, prompts: Path, text: str, words: list[str]) -> None:
+    prompts.write_text(text, encoding="utf-8")
+    done = subcircuit("discover", "--model", model, "--task", prompts)
+    assert (done.code, done.out) == (2, "")
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in done.err
+
+
+def test_a_directory_that_holds_something_is_left_alone(subcircuit: Run, model: str, prompts: Path) -> None:
+    Path("taken").mkdir()
+    Path("taken/thesis.tex").write_text("years of work")
+    done = subcircuit("discover", "--model", "no-model-is-loaded", "--task", prompts, "--out", "taken")
+    assert done.code == 2
+    assert "not empty" in done.err
+    assert Path("taken/thesis.tex").read_text() == "years of work"
+    assert files(Path("taken")) == ["thesis.tex"]
+
+
+def test_an_empty_directory_is_filled(subcircuit: Run, model: str, prompts: Path) -> None:
+    Path("empty").mkdir()
+    assert subcircuit("discover", "--model", model, "--task", prompts, "--scope", "block", "--out", "empty").code == 0
+    assert files(Path("empty")) == FILES
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_search(subcircuit: Run, model: str, prompts: Path) -> None:
+    Path("file").write_text("")
+    for place in ("file", "file/below", "/proc/nowhere/below"):
+        done = subcircuit("discover", "--model", "no-model-is-loaded", "--task", prompts, "--out", place)
+        assert done.code == 2
+        assert "cannot be written" in done.err or "not empty" in done.err
+
+
+def test_ctrl_c_leaves_nothing_behind(subcircuit: Run, model: str, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("subcircuit.search.discover", interrupted)
+    done = subcircuit("discover", "--model", model, "--task", prompts, "--out", "new/run")
+    assert (done.code, done.out) == (130, "")
+    assert done.err.splitlines()[-1] == "stopped; nothing was written"
+    assert not Path("new").exists()
+
+
+def test_a_crash_while_writing_leaves_no_half_run(
+    subcircuit: Run, model: str, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("subcircuit.report.folder.save_picture", full)
+    done = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "block", "--out", "run")
+    assert done.code == 2
+    assert "No space left on device" in done.err
+    assert os.listdir() == ["words.jsonl"]
+
+
+def test_show_refuses_what_is_no_circuit(subcircuit: Run) -> None:
+    Path("circuit.json").write_text(json.dumps({"format": 99}))
+    for place, words in ((".", "newer"), ("nowhere", "there is no circuit here")):
+        done = subcircuit("show", place)
+        assert (done.code, done.out) == (2, "")
+        assert words in done.err

@@ -1,0 +1,81 @@
+"""The command line around the commands: help, listings, exit codes, speed."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+from tests.cli.conftest import Output
+
+Run = Callable[..., Output]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys; from subcircuit.cli.main import main; main(['--help']); main(['discover', '--help']); print(*sys.modules)"
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert not modules & {"torch", "transformers", "numpy", "matplotlib"}
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    done = python(
+        "import sys, subcircuit; print(*(m for m in sys.modules if m.partition('.')[0] in ('torch', 'subcircuit', 'numpy')))"
+    )
+    assert done.stdout.split() == ["subcircuit"]
+
+
+def test_without_a_command_the_help_is_shown(subcircuit: Run) -> None:
+    bare, asked = subcircuit(), subcircuit("--help")
+    assert bare.code == asked.code == 0
+    assert bare.out.strip() == asked.out.strip()
+    for command in ("discover", "show", "models", "tasks", "metrics", "methods"):
+        assert command in bare.out
+
+
+def test_version(subcircuit: Run) -> None:
+    from subcircuit import __version__
+
+    assert subcircuit("--version") == Output(0, f"subcircuit {__version__}\n", "")
+
+
+def test_listings(subcircuit: Run) -> None:
+    for command, words in {
+        "models": ["smollm2-135m", "gemma3-270m", "gpt_neox"],
+        "tasks": ["ioi", "induction", ".jsonl"],
+        "metrics": ["kl_divergence", "logit_difference", "lower is better"],
+        "methods": ["acdc"],
+    }.items():
+        done = subcircuit(command)
+        assert (done.code, done.err) == (0, "")
+        for word in words:
+            assert word in done.out
+
+
+def test_usage_mistakes_say_where_help_is(subcircuit: Run) -> None:
+    for arguments, words in {
+        ("discvoer",): "'discover'",
+        ("discover",): "--model",
+        ("show",): "DIR",
+        ("discover", "--model"): "--model",
+    }.items():
+        done = subcircuit(*arguments)
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith("error: ")
+        assert words in done.err
+        assert "--help" in done.err
+
+
+def test_markup_and_control_characters_from_outside_are_inert(subcircuit: Run) -> None:
+    done = subcircuit("show", "[red]\x1b[31mno\u202ewhere[/red]")
+    assert done.code == 2
+    assert "[red]\N{REPLACEMENT CHARACTER}[31mno\N{REPLACEMENT CHARACTER}where[/red]" in done.err
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -c 'from subcircuit.cli.main import run; import sys; sys.argv[1:] = [\"methods\"]; run()'"
+    done = subprocess.run(["bash", "-c", f"{command} | true"], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stderr == ""

@@ -1,0 +1,67 @@
+"""What is said of a search that is under way."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from subcircuit.cli.progress import Lines, Pace, clock, watch
+from subcircuit.search import Step
+
+
+def at(seconds: float, decided: int, edges: int = 1000) -> Step:
+    return Step(reader="a1.h0<q>", decided=decided, kept=7, edges=edges, trials=decided // 2, value=0.1, seconds=seconds)
+
+
+def test_time_left_is_exact_at_a_steady_pace() -> None:
+    pace = Pace()
+    assert pace.left() is None
+    for second in range(1, 51):
+        pace.note(at(second, 10 * second))
+    assert pace.left() == pytest.approx(50.0)
+    pace.note(at(100, 1000))
+    assert pace.left() == 0.0
+
+
+def test_time_left_follows_a_change_of_pace() -> None:
+    pace = Pace()
+    for second in range(1, 31):
+        pace.note(at(second, second))
+    for second in range(31, 91):
+        pace.note(at(second, 30 + 10 * (second - 30)))
+    # 370 edges are left at the latest pace of 10 a second; the average since the start would say 53 s
+    assert pace.left() == pytest.approx(37.0, rel=0.05)
+
+
+def test_nothing_is_foretold_from_a_standstill() -> None:
+    pace = Pace()
+    for second in range(1, 40):
+        pace.note(at(second, 5))
+    assert pace.left() is None
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (0, 42.4, 725, 10930)] == ["0:00", "0:42", "12:05", "3:02:10"]
+
+
+def test_lines_come_every_few_seconds_and_at_the_end() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    lines = Lines(console, every=5.0)
+    for tenth in range(1, 121):
+        lines.step(at(tenth / 10, 8 * tenth, edges=960))
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue().splitlines()
+    assert len(printed) == 3
+    assert printed[-1].startswith("a1.h0<q>: 960/960 edges · 7 kept · 40 trials/s")
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    with watch(console) as bar:
+        bar.say("loading [red]tiny[/red]")
+        bar.step(at(1.0, 100))
+        bar.step(at(9.0, 900))
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    for words in ("[red]tiny[/red]", "a1.h0<q>", "900/1,000 edges", "7 kept", "left"):
+        assert words in printed

@@ -1,0 +1,58 @@
+"""Random graphs, circuits and records."""
+
+import torch
+from hypothesis import strategies as st
+
+from subcircuit.graph import Circuit, Graph, GraphShape, MethodRecord, ModelRecord, Record, Scope, TaskRecord
+
+
+@st.composite
+def graphs(draw: st.DrawFn, most_layers: int = 3) -> Graph:
+    kv_heads = draw(st.integers(1, 2))
+    shape = GraphShape(
+        n_layers=draw(st.integers(1, most_layers)),
+        n_heads=kv_heads * draw(st.integers(1, 3)),
+        n_kv_heads=kv_heads,
+        mlps=draw(st.booleans()),
+        parallel=draw(st.booleans()),
+        learned_positions=draw(st.booleans()),
+        coupled_heads=draw(st.booleans()),
+    )
+    scope = Scope(
+        level=draw(st.sampled_from(["block", "head", "qkv"])),
+        kv=draw(st.sampled_from(["per_query_head", "grouped"])),
+        split_embeddings=shape.learned_positions and draw(st.booleans()),
+    )
+    return Graph(shape, scope)
+
+
+@st.composite
+def circuits(draw: st.DrawFn, graph: Graph | None = None) -> Circuit:
+    graph = draw(graphs()) if graph is None else graph
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    share = draw(st.sampled_from([0.05, 0.2, 0.5, 0.9]))
+    return Circuit(graph, graph.edges & (torch.rand(graph.edges.shape, generator=generator) < share))
+
+
+def record() -> Record:
+    return Record(
+        model=ModelRecord(name="tiny/modèle", revision=None, config="c0ffee", tokenizer="7ea", dtype="float32"),
+        task=TaskRecord(name="ioi", parameters={"examples": 8, "bos": "auto"}, digest="d16e57"),
+        method=MethodRecord(name="acdc", parameters={"threshold": 0.02, "whole_input": True, "batch_size": None}),
+        ablation="resample",
+        metric="kl_divergence",
+        results={
+            "metric_model": 0.0,
+            "metric_circuit": 0.25,
+            "metric_corrupted": 4.5,
+            "kl_circuit": 0.25,
+            "logit_difference_model": 4.0,
+            "logit_difference_circuit": 3.0,
+            "trials": 1234,
+            "borderline": 2,
+            "seconds": 60.0,
+            "forward_seconds": 0.25,
+        },
+        versions={"subcircuit": "0.1.0", "torch": "2.13.0"},
+        seed=7,
+    )

@@ -1,0 +1,48 @@
+"""One grammar of names: what is printed is read back, and nothing else is read."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subcircuit.errors import GraphError
+from subcircuit.graph import Edge, Graph, parse_edge, parse_reader, parse_writer
+from tests.graph.strategies import graphs
+
+
+@given(graphs())
+def test_every_name_of_a_graph_is_read_back(graph: Graph) -> None:
+    assert all(parse_writer(str(writer)) == writer for writer in graph.writers)
+    assert all(parse_reader(str(reader)) == reader for reader in graph.readers)
+    for w, r in graph.edges.nonzero().tolist():
+        edge = Edge(graph.writers[w], graph.readers[r])
+        assert parse_edge(str(edge)) == edge
+        assert graph.find(str(edge)) == (w, r)
+
+
+@given(graphs())
+def test_names_are_unique(graph: Graph) -> None:
+    assert len({str(writer) for writer in graph.writers}) == len(graph.writers)
+    assert len({str(reader) for reader in graph.readers}) == len(graph.readers)
+
+
+@given(st.text(alphabet="amhqkv0123456789.<>-_@ embdlogits\n", max_size=24) | st.text(max_size=24))
+def test_what_is_read_prints_the_same_and_the_rest_is_refused(text: str) -> None:
+    for parse in (parse_writer, parse_reader, parse_edge):
+        with suppress(GraphError):
+            assert str(parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a", "a1.h", "a01", "m-1", "a1.h2<x>", "a1.h2<q", "A1", "m1 ", "m1\n", "m٣", "a1.h2<q>", "logits"]
+)
+def test_refused_writers(name: str) -> None:
+    with pytest.raises(GraphError, match="is not a writer"):
+        parse_writer(name)
+
+
+@pytest.mark.parametrize("name", ["embed->", "->logits", "embed", "embed->m0->logits", "embed -> m0"])
+def test_refused_edges(name: str) -> None:
+    with pytest.raises(GraphError):
+        parse_edge(name)

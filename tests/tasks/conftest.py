@@ -1,0 +1,55 @@
+"""Tokenizers and models for tests of tasks: small ones made here, real ones from the built-in models."""
+
+from dataclasses import replace
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from subcircuit.errors import SubcircuitError
+from subcircuit.model import Transformer, load_model
+from tests.tiny_models import attention_only
+
+SPECIAL = ("<bos>", "<eos>", "<unk>")
+
+
+def words_of(text: str) -> list[str]:
+    """A vocabulary in the order given: ``_`` stands for the leading space."""
+    return [word.replace("_", " ") for word in text.split()]
+
+
+def tokenizer_of(words: list[str], adds_bos: bool = False, adds_eos: bool = False) -> PreTrainedTokenizerBase:
+    """A byte-level tokenizer like GPT-2's that knows these words whole and spells out all others letter by letter."""
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    words = [as_bytes.pre_tokenize_str(word)[0][0] for word in words]
+    letters = sorted(set(pre_tokenizers.ByteLevel.alphabet()))
+    vocab = {word: index for index, word in enumerate(dict.fromkeys([*SPECIAL, *letters, *words]))}
+    merges = []
+    for word in words:
+        for end in range(1, len(word)):
+            vocab.setdefault(word[: end + 1], len(vocab))
+            if (word[:end], word[end]) not in merges:
+                merges.append((word[:end], word[end]))
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if adds_bos or adds_eos:
+        template = f"{'<bos> ' * adds_bos}$A{' <eos>' * adds_eos}"
+        tokenizer.post_processor = processors.TemplateProcessing(template, special_tokens=[("<bos>", 0), ("<eos>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>")
+
+
+def with_tokenizer(tokenizer: PreTrainedTokenizerBase | None, context: int = 64) -> Transformer:
+    """A tiny model that claims this tokenizer's vocabulary; for tasks, which never run it."""
+    model = attention_only()
+    vocab = model.config.vocab if tokenizer is None else len(tokenizer)
+    return replace(model, config=replace(model.config, vocab=vocab, context=context), tokenizer=tokenizer, name="toy")
+
+
+@pytest.fixture(scope="session", params=["smollm2-135m", "gemma3-270m"])
+def real_model(request: pytest.FixtureRequest) -> Transformer:
+    """Built-in models: a byte-level tokenizer without BOS, and a SentencePiece-like one that adds it."""
+    try:
+        return load_model(request.param)
+    except SubcircuitError as why:
+        pytest.skip(f"{request.param} is not installed: {why}")

