@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,7 +111,6 @@ def test_progress_comes_as_plain_lines_where_there_is_no_terminal(subcircuit: Ru
         ({"--dtype": "float33"}, ["unknown dtype", "'float32'"]),
         ({"--model": "smollm"}, ["unknown model", "'smollm2-135m'"]),
         ({"--model": "./nowhere"}, ["no file or directory"]),
-        ({"--head-order": "descend"}, ["'descending'"]),
         ({"--device": "abacus"}, ["abacus"]),
         ({"--revision": "main"}, ["revision"]),
         ({"--threshold": "nan"}, ["threshold"]),
@@ -134,6 +135,16 @@ def test_mistakes_are_one_paragraph(
     for word in words:
         assert word in error
     assert not Path("runs").exists()
+
+
+def test_a_choice_that_the_types_forbid_is_a_mistake_like_others(model: str, prompts: Path) -> None:
+    # in a process of its own: here, the type checks of the test run would be quicker
+    command = "from subcircuit.cli.main import run; run()"
+    arguments = ["discover", "--model", model, "--task", str(prompts), "--head-order", "descend"]
+    done = subprocess.run([sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'descending'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

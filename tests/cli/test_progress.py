@@ -10,7 +10,7 @@ from subcircuit.search import Step
 
 
 def at(seconds: float, decided: int, edges: int = 1000) -> Step:
-    return Step(reader="a1.h0<q>", decided=decided, kept=7, edges=edges, trials=decided // 2, value=0.1, seconds=seconds)
+    return Step(reader="a1.h0<q>", decided=decided, kept=7, edges=edges, trials=decided // 2, value=0.1, seconds=float(seconds))
 
 
 def test_time_left_is_exact_at_a_steady_pace() -> None:
@@ -41,7 +41,7 @@ def test_nothing_is_foretold_from_a_standstill() -> None:
 
 
 def test_clock() -> None:
-    assert [clock(s) for s in (0, 42.4, 725, 10930)] == ["0:00", "0:42", "12:05", "3:02:10"]
+    assert [clock(s) for s in (0.0, 42.4, 725.0, 10930.0)] == ["0:00", "0:42", "12:05", "3:02:10"]
 
 
 def test_lines_come_every_few_seconds_and_at_the_end() -> None:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from subcircuit.inert import inert
+
 
 def results() -> Console:
     """Standard output."""
@@ -21,8 +23,7 @@ def messages() -> Console:
 
 def plain(text: str, style: str = "") -> Text:
     """Text that may come from anywhere: no markup is read from it, control and direction characters are inert."""
-    lines = text.splitlines() or [""]
-    return Text("\n".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines), style)
+    return Text("\n".join(inert(line) for line in text.split("\n")), style)
 
 
 def print_rows(rows: Iterable[tuple[str, ...]], console: Console) -> None:

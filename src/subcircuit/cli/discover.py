@@ -1,6 +1,6 @@
 """``subcircuit discover``: find a circuit and write it to a directory."""
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,7 +54,10 @@ def discover(
         int | None, typer.Option(help="Trials evaluated ahead; the result does not depend on it.", rich_help_panel=_METHOD)
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Pairs of a circuit and a prompt evaluated at once; the result does not depend on it.", rich_help_panel=_METHOD)
+        int | None,
+        typer.Option(
+            help="Pairs of a circuit and a prompt evaluated at once; the result does not depend on it.", rich_help_panel=_METHOD
+        ),
     ] = None,
 ) -> None:
     """Find the circuit with which a model carries out a task.
@@ -107,15 +110,19 @@ def configured(method: str, options: dict[str, Any]) -> Any:
 
     Raises:
         UnknownNameError: there is no such method.
-        SettingsError: an option that it does not have.
+        SettingsError: an option that it does not have, or one that it needs is not there.
     """
     from subcircuit.search import METHODS
 
     if method not in METHODS:
         raise UnknownNameError("method", method, tuple(METHODS))
+    settings = METHODS[method].settings
     given = {name: value for name, value in options.items() if value is not None}
-    known = {field.name for field in fields(METHODS[method])}
+    known = {field.name: field.default is MISSING for field in fields(settings)}
     for name in given:
         if name not in known:
             raise SettingsError(f"method {method} has no option --{name.replace('_', '-')}")
-    return METHODS[method](**given)
+    for name, required in known.items():
+        if required and name not in given:
+            raise SettingsError(f"method {method} needs --{name.replace('_', '-')}")
+    return settings(**given)

@@ -35,4 +35,4 @@ def methods() -> None:
     """List the search methods."""
     from subcircuit.search import METHODS
 
-    print_rows([(name, (config.__doc__ or "").strip().splitlines()[0]) for name, config in METHODS.items()], results())
+    print_rows([(entry.name, entry.description) for entry in METHODS.values()], results())

@@ -30,22 +30,20 @@ app.command("metrics")(listings.metrics)
 app.command("methods")(listings.methods)
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         typer.echo(f"subcircuit {__version__}")
         raise typer.Exit
+    return asked
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def start(
-    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Find the sub-circuit of a language model that carries out a behaviour."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 def run() -> None:
@@ -63,7 +61,7 @@ def run() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; mistakes become one paragraph on standard error."""
     try:
-        code = app(args=list(arguments), prog_name="subcircuit", standalone_mode=False)
+        code = app(args=list(arguments) or ["--help"], prog_name="subcircuit", standalone_mode=False)
     except SubcircuitError as error:
         return _complain(str(error))
     except TyperException as error:

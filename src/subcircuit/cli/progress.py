@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from subcircuit.search import Step
 
 SECONDS_BETWEEN_LINES = 5.0
-_SHORTEST_WINDOW = 10.0
+_SHORTEST_WINDOW = 20.0
 
 
 class Watch(Protocol):

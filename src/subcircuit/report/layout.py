@@ -15,7 +15,7 @@ Point: TypeAlias = tuple[float, float]
 
 BOX_WIDTH, BOX_HEIGHT = 0.5, 0.185
 _COLUMN, _EMPTY_COLUMN = 0.84, 0.3
-_ROW, _CLOSE_ROW, _EMPTY_ROW, _TALL = 0.45, 0.3, 0.07, 15.0
+_ROW, _CLOSE_ROW, _EMPTY_ROW, _TALL = 0.45, 0.27, 0.06, 12.5
 _LEFT, _BAR_GAP, _BAR_STEP, _LEAST_GRID = 0.95, 0.55, 0.32, 3.4
 
 

@@ -15,7 +15,7 @@ from matplotlib.path import Path
 
 from subcircuit.graph import MLP, Circuit, Embed, HeadInput, Logits, Reader, Writer
 from subcircuit.graph.circuit import owners
-from subcircuit.report.inert import inert
+from subcircuit.inert import inert
 from subcircuit.report.layout import BOX_HEIGHT, BOX_WIDTH, Layout, Node
 from subcircuit.report.routes import BAR_HEIGHT, arc_reach, route
 from subcircuit.report.summary import Summary

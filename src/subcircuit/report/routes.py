@@ -4,7 +4,7 @@
     head -> logits    out at the top of the head, up a lane on the right of its column
     head -> head      from top to bottom; within one column it bows out to the side
     head -> MLP       in from the left
-    MLP -> head       out at the top
+    MLP -> head       out on the left
     embed, MLP -> MLP, logits   an arc on the right of the MLPs, the wider the more layers it spans
 
 So an edge passes beside the boxes of its own column instead of through them.
@@ -33,6 +33,8 @@ def route(layout: Layout, writer: Writer, reader: Reader, node: Node) -> Path:
             return _arc(layout, writer, node)
         case (Head() | Attention(), MLP()):
             return _into_mlp(layout, writer, node)
+        case (MLP(), _):
+            return _from_mlp(layout, writer, node, part)
         case _:
             return _upwards(layout, writer, node, part)
 
@@ -87,6 +89,13 @@ def _into_mlp(layout: Layout, writer: Writer, node: Node) -> Path:
     start, end = (x0, y0 + BOX_HEIGHT / 2), (x1 - BOX_WIDTH / 2, y1)
     lift = min(max(end[1] - start[1], 0.1), 0.9)
     return _path(start, (start[0], start[1] + lift), (end[0] - 0.45, end[1]), end)
+
+
+def _from_mlp(layout: Layout, writer: Writer, node: Node, part: str | None) -> Path:
+    (x0, y0), (x1, y1) = layout.place(writer), layout.place(node)
+    start, end = (x0 - BOX_WIDTH / 2, y0), (x1 + _PORTS[part], y1 - BOX_HEIGHT / 2)
+    lift = min(max(end[1] - start[1], 0.1), 0.9)
+    return _path(start, (start[0] - 0.45, start[1]), (end[0], end[1] - lift), end)
 
 
 def _arc(layout: Layout, writer: Writer, node: Node) -> Path:

@@ -18,7 +18,7 @@ def project(
     model: Transformer,
     layer: int,
     part: HeadPart,
-    x: Float[Tensor, "head *rows pos d_model"],
+    x: Float[Tensor, "#head *rows pos d_model"],
     positions: Int[Tensor, " pos"],
     heads: tuple[int, ...],
 ) -> Float[Tensor, "head *rows pos d_head"]:

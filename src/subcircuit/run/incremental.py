@@ -33,10 +33,10 @@ from subcircuit.run.rows import Reach
 class HeadState:
     """One live head as it stands, or in several trials: ``out`` is what it writes before any post-norm."""
 
-    q: Float[Tensor, "*trial row d_head"]
-    k: Float[Tensor, "*trial batch key d_head"]
-    v: Float[Tensor, "*trial batch key d_head"]
-    out: Float[Tensor, "*trial row d_model"]
+    q: Float[Tensor, "*#trial row d_head"]
+    k: Float[Tensor, "*#trial batch key d_head"]
+    v: Float[Tensor, "*#trial batch key d_head"]
+    out: Float[Tensor, "*#trial row d_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,22 +201,28 @@ class Engine:
     def try_readers(self, readers: Sequence[int]) -> Float[Tensor, "trial answer"]:
         """Losses after cutting the first, the first two, … of these readers of one unit from all their writers."""
         unit = self.graph.unit_of[readers[0]]
-        inputs = {}
-        for index, reader in enumerate(readers):
-            cut = self.run.rows.take(self.run.ablated_streams[unit], "changed", self._reader_reach(reader, self.reach))
-            inputs[reader] = torch.stack([cut if trial >= index else self.inputs[reader] for trial in range(len(readers))])
-        return self._propagate(unit, inputs)
+        stream, rows = self.run.ablated_streams[unit], self.run.rows
+        inputs = {r: rows.take(stream, "changed", self._reader_reach(r, self.reach))[None] for r in readers}
+        return self._propagate(unit, inputs, {reader: trial for trial, reader in enumerate(readers)})
 
     def _difference(self, reader: int, writers: Sequence[int]) -> Float[Tensor, "writer row d_model"]:
         return self.run.rows.take(self.run.differences[list(writers)], "changed", self._reader_reach(reader, self.reach))
 
-    def _propagate(self, unit: int, inputs: Inputs) -> Float[Tensor, "trial answer"]:
+    def _propagate(self, unit: int, inputs: Inputs, since: Mapping[int, int] | None = None) -> Float[Tensor, "trial answer"]:
+        """Losses of trials that change a unit's inputs.
+
+        Args:
+            inputs: the new input of each changed reader, per trial; with ``since``, one for all trials.
+            since: the first of the trials (as many as there are readers) in which each reader finds its new input.
+        """
         waiting: dict[int, dict[int, Tensor]] = {unit: dict(inputs)}
         last = len(self.graph.units) - 1
         for later in range(unit, last):
             # nodes are computed in order, so all that a unit's inputs depend on has been added when its turn comes
-            for writer, written in self._recompute(later, waiting.pop(later)).items() if later in waiting else ():
-                self._feed(waiting, writer, written - self.writes[writer])
+            if later in waiting:
+                written = self._recompute(later, waiting.pop(later), since if later == unit else None)
+                for writer, values in written.items():
+                    self._feed(waiting, writer, values - self.writes[writer])
         return self._measure(waiting[last][len(self.graph.readers) - 1])
 
     def _feed(self, waiting: dict[int, dict[int, Tensor]], writer: int, change: Float[Tensor, "trial row d_model"]) -> None:
@@ -230,18 +236,18 @@ class Engine:
 
     # ---- nodes -----------------------------------------------------------------------------------------------------
 
-    def _recompute(self, unit: int, inputs: Inputs) -> dict[int, Float[Tensor, "trial row d_model"]]:
+    def _recompute(self, unit: int, inputs: Inputs, since: Mapping[int, int] | None = None) -> dict[int, Float[Tensor, "trial row d_model"]]:
         """What the unit's writers write when some of its readers find other inputs."""
         match self.graph.units[unit]:
             case Attention(layer):
-                return self._writes_of_heads(layer, {h: s.out for h, s in self._recompute_heads(layer, inputs).items()})
+                return self._writes_of_heads(layer, {h: s.out for h, s in self._recompute_heads(layer, inputs, since).items()})
             case MLP(layer) as node:
                 (x,) = inputs.values()
                 return {self.graph.writer_index[node]: feed_forward(self.run.model, layer, x)}
             case Logits():
                 raise AssertionError("the logits write nothing")
 
-    def _recompute_heads(self, layer: int, inputs: Inputs) -> dict[int, HeadState]:
+    def _recompute_heads(self, layer: int, inputs: Inputs, since: Mapping[int, int] | None = None) -> dict[int, HeadState]:
         """The heads that read changed inputs; their tensors carry a leading trial axis (1 where nothing changed)."""
         groups: dict[tuple[Reach, tuple[HeadPart, ...]], list[int]] = {}
         for head in self._live_heads(layer):
@@ -250,12 +256,14 @@ class Engine:
                 groups.setdefault((self.reach[self._writer(layer, head)], parts), []).append(head)
         states: dict[int, HeadState] = {}
         for (reach, parts), heads in groups.items():
-            q, k, v = (self._part(layer, tuple(heads), part, reach, inputs if part in parts else {}) for part in PARTS)
+            q, k, v = (self._part(layer, tuple(heads), part, reach, inputs if part in parts else {}, since) for part in PARTS)
             out = self._mix(layer, tuple(heads), reach, q, k, v)
             states |= {head: HeadState(q[i], k[i], v[i], out[i]) for i, head in enumerate(heads)}
         return states
 
-    def _part(self, layer: int, heads: tuple[int, ...], part: HeadPart, reach: Reach, inputs: Inputs) -> Tensor:
+    def _part(
+        self, layer: int, heads: tuple[int, ...], part: HeadPart, reach: Reach, inputs: Inputs, since: Mapping[int, int] | None
+    ) -> Tensor:
         """Queries, keys or values of heads that all read changed inputs, or (``inputs`` empty) as they stand."""
         standing = torch.stack([getattr(self.heads[layer, head], part) for head in heads])[:, None]
         if not inputs:
@@ -265,11 +273,15 @@ class Engine:
         distinct = [inputs[r] for r in (readers if len(set(readers)) > 1 else readers[:1])]
         x = torch.stack([rows.take(x, self._reader_reach(r, self.reach), want) for r, x in zip(readers, distinct, strict=False)])
         fresh = project(self.run.model, layer, part, x, rows[want].pos, heads)
-        if part == "q":
+        if part != "q":
+            grid = standing.expand(-1, fresh.shape[1], -1, -1, -1).clone()
+            grid.flatten(2, 3).index_copy_(2, rows.changed.flat, fresh)
+            fresh = grid
+        if since is None:
             return fresh
-        grid = standing.expand(-1, fresh.shape[1], -1, -1, -1).clone()
-        grid.flatten(2, 3).index_copy_(2, rows.changed.flat, fresh)
-        return grid
+        trials = torch.arange(len(since), device=fresh.device)
+        begun = trials >= torch.tensor([[since[r]] for r in readers], device=fresh.device)
+        return torch.where(begun.view(*begun.shape, *[1] * (fresh.ndim - 2)), fresh, standing)
 
     def _mix(self, layer: int, heads: tuple[int, ...], reach: Reach, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "head trial row d_model"]:
         """What heads write (before any post-norm) for queries in rows, keys and values in a grid; trial axes broadcast."""

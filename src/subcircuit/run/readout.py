@@ -12,7 +12,7 @@ exponentials and sums cost a tenth of the matrix product and nothing of size row
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from weakref import ReferenceType, ref
 
 import torch
@@ -63,6 +63,7 @@ class Readout:
     logits: Float[Tensor, "*trial answer vocab"] | None = None
 
 
+@runtime_checkable
 class BoundMetric(Protocol):
     """A metric tied to the answers of one batch, and to the model's own logits where it compares with them."""
 

@@ -14,9 +14,10 @@ other the one visited first goes, and what is found depends on the order, on τ 
 
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.errors import NumericalError, SettingsError
@@ -33,6 +34,8 @@ from subcircuit.search.speculation import Speculation
 # rows of matrix products grow with (circuit, example) pairs: enough to keep them busy, few enough to stay in cache
 _PAIRS_AT_ONCE = 512
 
+Cells: TypeAlias = tuple[slice | int, int]
+
 
 @dataclass(frozen=True)
 class Acdc:
@@ -47,7 +50,7 @@ class Acdc:
         batch_size: (circuit, example) pairs evaluated at once; None chooses. The result is the same.
     """
 
-    threshold: float
+    threshold: float = 0.02
     whole_input: bool = True
     absolute: bool = False
     head_order: HeadOrder = "descending"
@@ -166,26 +169,33 @@ class _Search:
             cuts: (reader, writer) of each; writer None for all of them.
         """
         self.trials += len(losses)
-        accepted = len(cuts)
-        for trial, (reader, writer) in enumerate(cuts):
-            rows = slice(None) if writer is None else writer
-            loss = self._mean(losses[trial], _name(self.graph, reader, writer))
-            change, threshold = loss - self.current, self.config.threshold
-            after = self.kept.clone()
-            after[rows, reader] = False
-            if self.borderline.is_close(self._size(change), threshold):
-                change = self.borderline.change(self.kept, unit, reader, after)
-                keep = self._size(change) >= threshold - TIE
-            else:
-                keep = self._size(change) >= threshold
+        kept = self.kept.clone()
+        for accepted, (reader, writer) in enumerate(cuts):
+            loss = self._mean(losses[accepted], _name(self.graph, reader, writer))
+            change = loss - self.current
+            where = (slice(None) if writer is None else writer, reader)
+            change, keep = self._decide(change, kept, unit, where)
             if writer is not None:
-                self.effects[writer, reader] = change
+                self.effects[where] = change
             if keep:
-                accepted = trial
                 break
-            self.kept, self.current = after, loss
+            kept[where] = False
+            self.current = loss
+        else:
+            accepted = len(cuts)
+        self.kept = kept
         self.speculation.learn(accepted, kept=accepted < len(cuts))
         return accepted
+
+    def _decide(self, change: float, kept: Bool[Tensor, "writer reader"], unit: int, where: Cells) -> tuple[float, bool]:
+        """The change that cutting these cells of ``kept`` makes, and whether it keeps them."""
+        threshold = self.config.threshold
+        if not self.borderline.is_close(self._size(change), threshold):
+            return change, self._size(change) >= threshold
+        after = kept.clone()
+        after[where] = False
+        change = self.borderline.change(kept, unit, where[1], after)
+        return change, self._size(change) >= threshold - TIE
 
     def _size(self, change: float) -> float:
         return abs(change) if self.config.absolute else change

@@ -12,7 +12,8 @@ from subcircuit.run import Ablation, ablation_named, name_of
 from subcircuit.search.acdc import Acdc, acdc
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.result import AcdcResult, OnStep
-from subcircuit.tasks import Task, metric
+from subcircuit.tasks import Task
+from subcircuit.tasks import metric as metric_named
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def discover(
     task: Task,
     method: Acdc,
     *,
-    metric_name: str | None = None,
+    metric: str | None = None,
     ablation: str | Ablation = "resample",
     scope: Scope | None = None,
     on_step: OnStep | None = None,
@@ -54,7 +55,7 @@ def discover(
         model: from ``load_model``.
         task: from ``load_task``, made for this model.
         method: a method's settings, such as ``Acdc(threshold=0.02)``.
-        metric_name: what to measure; None is the task's own metric.
+        metric: what to measure; None is the task's own metric.
         ablation: what cut edges carry, by name or as a value.
         scope: at which level the model is resolved; queries, keys and values of every head by default.
         on_step: called with a ``Step`` after every batch of trials.
@@ -69,7 +70,7 @@ def discover(
     """
     chosen = next(m for m in METHODS.values() if isinstance(method, m.settings))
     ablation = ablation_named(ablation) if isinstance(ablation, str) else ablation
-    behaviour = Behaviour(task.to(model.device), metric(metric_name or task.metric), ablation)
+    behaviour = Behaviour(task.to(model.device), metric_named(metric or task.metric), ablation)
     result = chosen.search(model, Graph.of(model.config, scope), behaviour, method, on_step)
     record = _record(model, behaviour, chosen, method, result)
     return replace(result, circuit=replace(result.circuit, record=record))

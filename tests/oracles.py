@@ -1,0 +1,256 @@
+"""Slow, obvious truths that the fast paths must equal. Clarity over speed; nothing here is shared with what it checks."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from subcircuit.graph import MLP, Circuit, Edge, Embed, Graph, Head, HeadInput, Logits, Writer
+from subcircuit.graph import Attention as AttentionBlock
+from subcircuit.model import Tokens, Transformer
+from subcircuit.model.components import activate, rotate, soft_cap
+from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
+from subcircuit.model.weights import NormWeights
+from subcircuit.run import Mean, MeanByPosition, Resample, Zero, run_circuit
+from subcircuit.run.ablation import Ablation, ablated_values
+from subcircuit.search import Acdc, Behaviour
+from subcircuit.run.readout import readout_of
+
+
+# ---- the masked forward pass, one prompt, one node, one edge at a time --------------------------------------------------
+
+
+def norm(model: Transformer, x: Tensor, weights: NormWeights) -> Tensor:
+    """The model's norm from its definition."""
+    match model.config.norm:
+        case NoNorm():
+            return x
+        case LayerNorm(eps):
+            centred = x - x.mean(-1, keepdim=True)
+            scaled = centred / (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+        case RMSNorm(eps):
+            scaled = x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+    scaled = scaled if weights.gain is None else scaled * weights.gain
+    return scaled if weights.bias is None else scaled + weights.bias
+
+
+@dataclass
+class NodeByNode:
+    """A circuit run on one unpadded prompt, node by node in order of computation, summing edge by edge."""
+
+    model: Transformer
+    graph: Graph
+    kept: Tensor
+    ablated: Tensor  # writer pos d_model
+
+    def run(self, ids: list[int]) -> tuple[dict[Writer, Tensor], Tensor]:
+        """Every writer's value and the logits."""
+        model, config, weights = self.model, self.model.config, self.model.weights
+        token = weights.W_E[ids] * config.embed_scale
+        pos = token * 0 if weights.W_pos is None else weights.W_pos[: len(ids)]
+        values: dict[Writer, Tensor] = {}
+        for writer in self.graph.writers:
+            if isinstance(writer, Embed):
+                values[writer] = {None: token + pos, "token": token, "pos": pos}[writer.part]
+        for layer in range(config.n_layers):
+            self.attention(layer, values)
+            if config.d_mlp:
+                x = norm(model, self.read(MLP(layer), values), weights.layers[layer].mlp_norm)
+                values[MLP(layer)] = self.mlp(layer, x)
+        x = norm(model, self.read(Logits(), values), weights.final_norm)
+        logits = x @ weights.W_U.T
+        logits = logits if weights.b_U is None else logits + weights.b_U
+        return values, soft_cap(logits, config.logit_softcap)
+
+    def read(self, reader, values: dict[Writer, Tensor]) -> Tensor:
+        """Σ over writers of value or ablated value, and the output biases that belong to no head."""
+        total = torch.zeros_like(self.ablated[0])
+        for writer, value in values.items():
+            edge = Edge(writer, reader)
+            row, column = self.graph.writer_index[writer], self.graph.reader_index[reader]
+            if self.graph.edges[self.graph.find(edge)] if self.graph.edges[row, column] else False:
+                total = total + (value if self.kept[row, column] else self.ablated[row])
+        last = self.model.config.n_layers if isinstance(reader, Logits) else reader.layer
+        for layer, weights in enumerate(self.model.weights.layers):
+            written = layer < last or (layer == last and isinstance(reader, MLP) and not self.model.config.parallel)
+            if written and weights.attention.b_O is not None:
+                total = total + weights.attention.b_O
+        return total
+
+    def attention(self, layer: int, values: dict[Writer, Tensor]) -> None:
+        """All heads of a layer; their shares of a post-norm are taken of the sum of all of them."""
+        config, weights = self.model.config, self.model.weights.layers[layer]
+        outs = [self.head(layer, head, values) for head in range(config.n_heads)]
+        if weights.attention_post_norm is not None:
+            total = sum(outs)
+            assert isinstance(config.norm, RMSNorm)
+            rms = (total.pow(2).mean(-1, keepdim=True) + config.norm.eps).sqrt()
+            outs = [out / rms * weights.attention_post_norm.gain for out in outs]
+        if self.graph.scope.level == "block":
+            values[AttentionBlock(layer)] = sum(outs)
+        else:
+            values.update({Head(layer, head): out for head, out in enumerate(outs)})
+
+    def head(self, layer: int, head: int, values: dict[Writer, Tensor]) -> Tensor:
+        """What one head writes before any post-norm."""
+        config, w = self.model.config, self.model.weights.layers[layer].attention
+        kv = head * config.n_kv_heads // config.n_heads
+        n_pos = self.ablated.shape[1]
+        positions = torch.arange(n_pos)
+
+        def project(part, W, bias, gain, index):
+            level, reader = self.graph.scope.level, None
+            if level == "block":
+                reader = AttentionBlock(layer)
+            elif level == "head":
+                reader = HeadInput(layer, head)
+            else:
+                grouped = part != "q" and self.graph.scope.kv == "grouped"
+                reader = HeadInput(layer, kv if grouped else head, part)
+            x = norm(self.model, self.read(reader, values), self.model.weights.layers[layer].attention_norm)
+            projected = x @ W[index].T
+            projected = projected if bias is None else projected + bias[index]
+            if gain is not None:
+                projected = projected / (projected.pow(2).mean(-1, keepdim=True) + config.norm.eps).sqrt() * gain
+            return projected if part == "v" else rotate(projected, positions, config.rotary[layer])
+
+        q = project("q", w.W_Q, w.b_Q, w.q_norm, head)
+        k = project("k", w.W_K, w.b_K, w.k_norm, kv)
+        v = project("v", w.W_V, w.b_V, None, kv)
+        mixed = []
+        for query in range(n_pos):
+            first = 0 if config.windows[layer] is None else max(0, query - config.windows[layer] + 1)
+            scores = soft_cap(k[first : query + 1] @ q[query] * config.attention_scale, config.attention_softcap)
+            mixed.append(scores.softmax(-1) @ v[first : query + 1])
+        return torch.stack(mixed) @ w.W_O[head]
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        """What the MLP writes."""
+        config, w = self.model.config, self.model.weights.layers[layer].mlp
+        hidden = x @ w.W_in.T if w.b_in is None else x @ w.W_in.T + w.b_in
+        if w.W_gate is None:
+            hidden = activate(hidden, config.activation)
+        else:
+            gate = x @ w.W_gate.T if w.b_gate is None else x @ w.W_gate.T + w.b_gate
+            hidden = activate(gate, config.activation) * hidden
+        out = hidden @ w.W_out if w.b_out is None else hidden @ w.W_out + w.b_out
+        post = self.model.weights.layers[layer].mlp_post_norm
+        return out if post is None else norm(self.model, out, post)
+
+
+def ablated_slowly(model: Transformer, graph: Graph, corrupted: Tokens, ablation: Ablation) -> list[Tensor]:
+    """Per example, what every writer's cut edges carry: [writer pos d_model]."""
+    runs = []
+    for ids, length in zip(corrupted.ids.tolist(), corrupted.lengths.tolist(), strict=True):
+        nothing = torch.zeros(len(graph.writers), length, model.config.d_model, dtype=model.dtype)
+        values, _ = NodeByNode(model, graph, graph.edges, nothing).run(ids[:length])
+        runs.append(torch.stack([values[w] for w in graph.writers]))
+    match ablation:
+        case Resample():
+            return runs
+        case Zero():
+            return [run * 0 for run in runs]
+        case Mean():
+            return [torch.cat(runs, 1).mean(1, keepdim=True).expand_as(run) for run in runs]
+        case MeanByPosition():
+            longest = max(run.shape[1] for run in runs)
+            means = [torch.stack([run[:, p] for run in runs if run.shape[1] > p]).mean(0) for p in range(longest)]
+            return [torch.stack(means[: run.shape[1]], 1) for run in runs]
+
+
+# ---- ACDC, one masked forward pass per trial -----------------------------------------------------------------------------
+
+
+class SequentialAcdc:
+    """The authors' greedy search as ALGORITHMS defines it: cut, run the whole circuit, keep or not."""
+
+    def __init__(self, model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc):
+        self.model, self.graph, self.behaviour, self.config = model, graph, behaviour, config
+        task = behaviour.task
+        self.ablated = ablated_values(model, graph, task.corrupted, behaviour.ablation)
+        reference = task.answers.rows(model(task.clean))
+        self.bound = behaviour.metric.bind(task.answers, reference)
+        self.kept = graph.edges.clone()
+        self.effects = torch.full(graph.edges.shape, math.nan, dtype=torch.float64)
+        self.current = self.loss(self.kept)
+
+    def loss(self, kept: Tensor) -> float:
+        task = self.behaviour.task
+        logits = run_circuit(self.model, self.graph, kept, task.clean, self.ablated)
+        return float(task.answers.mean(self.bound(readout_of(task.answers.rows(logits), self.bound.needs))))
+
+    def run(self) -> Circuit:
+        with torch.no_grad():
+            self.edges(Logits())
+            for layer in reversed(range(self.graph.shape.n_layers)):
+                if self.graph.shape.mlps:
+                    self.edges(MLP(layer))
+                self.attention(layer)
+        return Circuit(self.graph, self.kept)
+
+    def run_first(self) -> float:
+        """The effect of the first edge that is tried."""
+        self.attempt([(self.graph.writers[-1], Logits())])
+        return float(self.effects[-1, -1])
+
+    def attention(self, layer: int) -> None:
+        if self.graph.scope.level == "block":
+            self.edges(AttentionBlock(layer))
+            return
+        inputs = [r for r in self.graph.readers if isinstance(r, HeadInput) and r.layer == layer]
+        high_first = self.config.head_order == "descending"
+        inputs.sort(key=lambda r: (["v", "k", "q", None].index(r.part), -r.head if high_first else r.head))
+        if self.config.whole_input:
+            for reader in inputs:
+                if self.reaches_logits(reader):
+                    self.attempt([(w, reader) for w in self.writers_of(reader)], whole=True)
+        for reader in inputs:
+            self.edges(reader)
+
+    def writers_of(self, reader) -> list[Writer]:
+        return [w for w in self.graph.writers if self.kept[self.graph.writer_index[w], self.graph.reader_index[reader]]]
+
+    def edges(self, reader) -> None:
+        if not self.reaches_logits(reader):
+            self.kept[:, self.graph.reader_index[reader]] = False
+            return
+
+        def late_first(writer: Writer) -> tuple[int, ...]:
+            match writer:
+                case MLP(layer):
+                    return -layer, 0, 0
+                case Head(layer, head):
+                    return -layer, 1, -head if self.config.head_order == "descending" else head
+                case AttentionBlock(layer):
+                    return -layer, 1, 0
+                case Embed(part):
+                    return 1, 0, 0 if part == "pos" else 1
+
+        for writer in sorted(self.writers_of(reader), key=late_first):
+            self.attempt([(writer, reader)])
+
+    def attempt(self, edges, whole: bool = False) -> None:
+        candidate = self.kept.clone()
+        for writer, reader in edges:
+            candidate[self.graph.writer_index[writer], self.graph.reader_index[reader]] = False
+        loss = self.loss(candidate)
+        change = loss - self.current
+        if not whole:
+            ((writer, reader),) = edges
+            self.effects[self.graph.writer_index[writer], self.graph.reader_index[reader]] = change
+        size = abs(change) if self.config.absolute else change
+        # what lies within rounding of the threshold is a tie, and a tie keeps the edge
+        if size < self.config.threshold - 1e-11:
+            self.kept, self.current = candidate, loss
+
+    def reaches_logits(self, reader) -> bool:
+        """Whether kept edges lead from a reader to the logits; heads under one shared post-norm act together."""
+        if isinstance(reader, Logits):
+            return True
+        writers = [self.graph.writers[w] for w in self.graph.writers_of(reader)]
+        return any(
+            self.kept[self.graph.writer_index[w], self.graph.reader_index[r]] and self.reaches_logits(r)
+            for w in writers
+            for r in self.graph.readers
+        )

@@ -1,0 +1,80 @@
+"""The masked forward pass equals the node-by-node definition, and its two extremes are the model and the corrupted run."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subcircuit.graph import Graph, Scope
+from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
+from tests.behaviours import random_kept, random_task
+from tests.oracles import NodeByNode, ablated_slowly
+from tests.tiny_models import FAMILIES, tiny
+
+SCOPES = [Scope("block"), Scope("head"), Scope("qkv"), Scope("qkv", kv="grouped"), Scope("qkv", split_embeddings=True)]
+LENGTHS = [7, 4, 9]
+
+
+def scopes_of(family: str) -> list[Scope]:
+    learned = tiny(family).config.learned_positions
+    return [scope for scope in SCOPES if learned or not scope.split_embeddings]
+
+
+def real(tokens):
+    return torch.arange(tokens.ids.shape[1]) < tokens.lengths[:, None]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_edges_kept_is_the_model_and_all_cut_the_corrupted_run(family):
+    model = tiny(family, dtype=torch.float64)
+    task = random_task(model, 1, LENGTHS)
+    for scope in scopes_of(family):
+        graph = Graph.of(model.config, scope)
+        ablated = ablated_values(model, graph, task.corrupted, Resample())
+        kept, cut = (run_circuit(model, graph, mask, task.clean, ablated) for mask in (graph.edges, torch.zeros_like(graph.edges)))
+        torch.testing.assert_close(kept[real(task.clean)], model(task.clean)[real(task.clean)], atol=1e-10, rtol=0)
+        torch.testing.assert_close(cut[real(task.clean)], model(task.corrupted)[real(task.clean)], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=6)
+@given(data=st.data(), seed=st.integers(0, 2**20), share=st.sampled_from([0.1, 0.5, 0.9]), ablation=st.sampled_from(sorted(ABLATIONS)))
+def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, share, ablation):
+    model = tiny(family, seed % 3, dtype=torch.float64)
+    graph = Graph.of(model.config, data.draw(st.sampled_from(scopes_of(family))))
+    task = random_task(model, seed, data.draw(st.lists(st.integers(3, 8), min_size=1, max_size=3)))
+    kept = random_kept(graph.edges, seed, share)
+    logits = run_circuit(model, graph, kept, task.clean, ablated_values(model, graph, task.corrupted, ABLATIONS[ablation]))
+    slow = ablated_slowly(model, graph, task.corrupted, ABLATIONS[ablation])
+    for example, length in enumerate(task.clean.lengths.tolist()):
+        _, expected = NodeByNode(model, graph, kept, slow[example]).run(task.clean.ids[example, :length].tolist())
+        # where nearly everything is cut to zero, norms blow rounding up
+        torch.testing.assert_close(logits[example, :length], expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_writers_sum_to_the_last_residual_stream(family):
+    model = tiny(family, dtype=torch.float64)
+    task = random_task(model, 2, LENGTHS)
+    graph = Graph.of(model.config)
+    biases = [layer.attention.b_O for layer in model.weights.layers if layer.attention.b_O is not None]
+    stream = writer_values(model, graph, task.clean).sum(0) + sum(biases, torch.zeros(()))
+    from subcircuit.model.components import unembed
+
+    torch.testing.assert_close(unembed(model.config, model.weights, stream), model(task.clean), atol=1e-10, rtol=0)
+
+
+def test_gradients_flow_through_the_mask():
+    model = tiny("llama_gqa", dtype=torch.float64)
+    task = random_task(model, 3, [5])
+    graph = Graph.of(model.config)
+    ablated = ablated_values(model, graph, task.corrupted, Resample())
+    mask = graph.edges.double().requires_grad_()
+    run_circuit(model, graph, mask, task.clean, ablated)[0, -1, 7].backward()
+    edge = graph.find("m0->a1.h2<v>")
+    step = torch.zeros_like(mask)
+    step[edge] = 1e-5
+    with torch.no_grad():
+        up, down = (run_circuit(model, graph, mask + s, task.clean, ablated)[0, -1, 7] for s in (step, -step))
+    assert mask.grad is not None
+    torch.testing.assert_close(mask.grad[edge], (up - down) / 2e-5, rtol=1e-5, atol=1e-8)

@@ -1,0 +1,92 @@
+"""The exact engine equals a masked forward pass of every circuit it speaks of."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subcircuit.graph import Graph
+from subcircuit.run import ABLATIONS, ablated_values, run_circuit
+from subcircuit.run.readout import readout_of
+from subcircuit.search.batches import Batches
+from subcircuit.search.order import cutting_order
+from tests.behaviours import random_behaviour
+from tests.run.test_forward import scopes_of
+from tests.tiny_models import FAMILIES, tiny
+
+
+class Walk:
+    """Visits readers as ACDC does, cutting at random, and compares every loss with the slow one."""
+
+    def __init__(self, model, graph, behaviour, batch_size, rng):
+        self.graph, self.rng = graph, rng
+        order = cutting_order(graph, rng.choice(["descending", "ascending"]))
+        self.batches = Batches.start(model, graph, behaviour, batch_size, order)
+        task = behaviour.task
+        ablated = ablated_values(model, graph, task.corrupted, behaviour.ablation)
+        bound = behaviour.metric.bind(task.answers, task.answers.rows(model(task.clean)))
+
+        def slow(kept):
+            logits = task.answers.rows(run_circuit(model, graph, kept, task.clean, ablated))
+            return task.answers.per_example(bound(readout_of(logits, bound.needs)))
+
+        self.slow = slow
+
+    def agree(self, fast, kept):
+        torch.testing.assert_close(fast, self.slow(kept), atol=1e-7, rtol=1e-7)
+
+    def run(self):
+        for unit in reversed(range(len(self.graph.units))):
+            self.batches = self.batches.map(lambda engine: engine.open(unit))  # noqa: B023
+            live = [r for r in self.graph.readers_in[unit] if self.batches.first.is_live(r)]
+            if live:
+                self.try_whole(live)
+            for reader in live:
+                self.visit(reader)
+
+    def try_whole(self, live):
+        readers = self.rng.sample(live, min(3, len(live)))
+        losses = self.batches.try_readers(readers)
+        kept = self.batches.kept.clone()
+        for trial, reader in enumerate(readers):
+            kept[:, reader] = False
+            self.agree(losses[trial], kept)
+
+    def visit(self, reader):
+        visits, kept = self.batches.visit(reader), self.batches.kept.clone()
+        order, keep_rate = self.batches.first.run.order, self.rng.choice([0.0, 0.2, 0.6])
+        while left := visits[0].left:
+            count = self.rng.randint(1, min(6, left))
+            losses = self.batches.try_edges(visits, count)
+            trial = kept.clone()
+            trial[list(order[left - count : left]), reader] = False
+            self.agree(losses[-1], trial)
+            cut = self.rng.randint(0, count - 1) if self.rng.random() < keep_rate else count
+            visits = self.batches.decide(visits, cut, keep=cut < count)
+            kept[list(order[left - cut : left]), reader] = False
+        self.batches = self.batches.map(lambda engine: engine.commit(kept, [reader]))
+        self.agree(self.batches.loss(), kept)
+        if self.rng.random() < 0.1:
+            unit = self.graph.unit_of[reader]
+            restored = self.batches.map(lambda engine: engine.restore(kept, unit))
+            self.agree(restored.loss(), kept)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=4)
+@given(
+    data=st.data(),
+    seed=st.integers(0, 2**20),
+    ablation=st.sampled_from(sorted(ABLATIONS)),
+    metric=st.sampled_from(["kl_divergence", "logit_difference", "negative_log_likelihood"]),
+    lengths=st.lists(st.integers(4, 9), min_size=1, max_size=3),
+    answers_each=st.integers(1, 3),
+)
+@torch.no_grad()
+def test_engine_equals_masked_forward(family, data, seed, ablation, metric, lengths, answers_each):
+    model = tiny(family, seed % 3, dtype=torch.float64)
+    graph = Graph.of(model.config, data.draw(st.sampled_from(scopes_of(family))))
+    behaviour = random_behaviour(model, seed, lengths, answers_each, metric, ablation)
+    Walk(model, graph, behaviour, data.draw(st.integers(1, 3)), random.Random(seed)).run()

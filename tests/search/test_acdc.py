@@ -1,0 +1,121 @@
+"""ACDC on the engine decides as the sequential search does, whatever the batching and the precision."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subcircuit.errors import NumericalError, SettingsError
+from subcircuit.graph import Graph
+from subcircuit.run import ABLATIONS
+from subcircuit.search import Acdc, acdc
+from tests.behaviours import random_behaviour
+from tests.oracles import SequentialAcdc
+from tests.run.test_forward import scopes_of
+from tests.tiny_models import FAMILIES, tiny
+
+METRICS = ["kl_divergence", "logit_difference", "probability_difference", "negative_log_likelihood", "js_divergence", "greater_than"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=4)
+@given(
+    data=st.data(),
+    seed=st.integers(0, 2**20),
+    metric=st.sampled_from(METRICS),
+    ablation=st.sampled_from(sorted(ABLATIONS)),
+    threshold=st.sampled_from([0.0, 1e-4, 0.003, 0.05, 0.5]),
+    speculation=st.sampled_from([1, 4, 32, None]),
+    whole_input=st.booleans(),
+    absolute=st.booleans(),
+    head_order=st.sampled_from(["descending", "ascending"]),
+    lengths=st.lists(st.integers(4, 9), min_size=1, max_size=4),
+    answers_each=st.integers(1, 2),
+)
+@torch.no_grad()
+def test_decides_as_the_sequential_search_does(family, data, seed, metric, ablation, lengths, answers_each, **options):
+    precise = tiny(family, seed % 3, dtype=torch.float64)
+    graph = Graph.of(precise.config, data.draw(st.sampled_from(scopes_of(family))))
+    behaviour = random_behaviour(precise, seed, lengths, answers_each, metric, ablation)
+    config = Acdc(batch_size=data.draw(st.sampled_from([None, 1, 3])), **options)
+    slow = SequentialAcdc(precise, graph, behaviour, config)
+    expected = slow.run()
+    for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 2e-4)):
+        fast = acdc(precise.to(dtype=dtype), graph, behaviour, config)
+        assert fast.circuit.names == expected.names
+        tried = slow.effects.isfinite()
+        assert torch.equal(fast.circuit.scores.isfinite(), tried)
+        torch.testing.assert_close(fast.circuit.scores[tried].double(), slow.effects[tried], atol=tolerance, rtol=1e-3)
+
+
+def test_threads_and_batches_do_not_change_the_circuit():
+    model = tiny("gemma2", dtype=torch.float32)
+    graph = Graph.of(model.config)
+    behaviour = random_behaviour(model, 7, [8, 5, 9, 6, 7], 1, "kl_divergence", "resample")
+    threads = torch.get_num_threads()
+    circuits = set()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for batch_size in (None, 1, 2, 7):
+                circuits.add(tuple(acdc(model, graph, behaviour, Acdc(0.01, batch_size=batch_size)).circuit.names))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(circuits) == 1
+
+
+def test_thresholds_at_an_effect_are_decided_in_float64():
+    precise = tiny("llama", dtype=torch.float64)
+    graph = Graph.of(precise.config)
+    behaviour = random_behaviour(precise, 3, [6, 7], 1, "kl_divergence", "resample")
+    # the first edge tried has the same effect whatever the threshold
+    first = len(graph.writers) - 1, len(graph.readers) - 1
+    effect = float(SequentialAcdc(precise, graph, behaviour, Acdc(1e9)).run_first())
+    for factor, kept in ((1 + 1e-9, False), (1 - 1e-9, True)):
+        config = Acdc(effect * factor)
+        fast = acdc(precise.to(dtype=torch.float32), graph, behaviour, config)
+        assert fast.borderline
+        assert bool(fast.circuit.kept[first]) == kept
+        assert fast.circuit.names == SequentialAcdc(precise, graph, behaviour, config).run().names
+
+
+def test_full_and_empty_ends_of_the_threshold():
+    model = tiny("gpt2")
+    graph = Graph.of(model.config)
+    behaviour = random_behaviour(model, 5, [6, 6], 1, "kl_divergence", "resample")
+    nothing = acdc(model, graph, behaviour, Acdc(1e9))
+    assert nothing.circuit.n_edges == 0
+    assert nothing.metric_circuit == pytest.approx(nothing.metric_corrupted, abs=1e-6)
+    assert nothing.metric_model == pytest.approx(0, abs=1e-6)
+
+
+def test_half_precision_runs_and_says_that_nothing_was_checked():
+    model = tiny("llama_gqa", dtype=torch.bfloat16)
+    behaviour = random_behaviour(model, 5, [6, 6], 1, "logit_difference", "resample")
+    result = acdc(model, Graph.of(model.config), behaviour, Acdc(0.1))
+    assert result.borderline is None
+    assert 0 < result.circuit.n_edges < result.circuit.graph.n_edges
+
+
+def test_progress_adds_up():
+    model = tiny("qwen3")
+    graph = Graph.of(model.config)
+    steps = []
+    result = acdc(model, graph, random_behaviour(model, 1, [6, 5], 1, "kl_divergence", "resample"), Acdc(0.02), steps.append)
+    assert [s.decided for s in steps] == sorted(s.decided for s in steps)
+    assert steps[-1].kept == result.circuit.n_edges
+    assert steps[-1].trials == result.trials
+    assert all(s.decided <= s.edges == graph.n_edges for s in steps)
+
+
+def test_nan_is_never_ranked():
+    model = tiny("llama")
+    model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
+    with pytest.raises(NumericalError, match=r"pair 1, 2 .*float32"):
+        acdc(model, Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "kl_divergence", "resample"), Acdc(0.02))
+
+
+@pytest.mark.parametrize("options", [{"threshold": -1.0}, {"threshold": float("nan")}, {"threshold": 0.1, "speculation": 0}])
+def test_settings_are_checked(options):
+    with pytest.raises(SettingsError, match="must be"):
+        Acdc(**options)
