@@ -8,7 +8,6 @@ from subcircuit.model import Tokens, Transformer
 from subcircuit.run import ABLATIONS
 from subcircuit.search import Behaviour
 from subcircuit.tasks import Answer, Answers, PromptPair, Task, metric
-
 from tests.tiny_models import VOCAB
 
 
@@ -21,7 +20,9 @@ def random_task(model: Transformer, seed: int, lengths: list[int], answers_each:
         other = list(prompt)
         first = rng.randrange(0, length - 1)
         for pos in range(first, length - rng.randrange(0, 2)):
-            other[pos] = (prompt[pos] + rng.randrange(1, VOCAB - 2) - 2) % (VOCAB - 2) + 2 if pos == first else rng.randrange(2, VOCAB)
+            other[pos] = (
+                (prompt[pos] + rng.randrange(1, VOCAB - 2) - 2) % (VOCAB - 2) + 2 if pos == first else rng.randrange(2, VOCAB)
+            )
         clean.append(prompt)
         corrupted.append(other)
         for pos in sorted(rng.sample(range(length), min(answers_each, length))) if answers_each > 1 else [length - 1]:

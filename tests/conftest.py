@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from hypothesis import settings  # noqa: E402 - the environment above comes first
+from hypothesis import settings
 
 # tiny models still take longer than hypothesis expects; on CI the same examples run every time
 settings.register_profile("subcircuit", deadline=None, derandomize="CI" in os.environ, print_blob=True)

@@ -14,9 +14,8 @@ from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.weights import NormWeights
 from subcircuit.run import Mean, MeanByPosition, Resample, Zero, run_circuit
 from subcircuit.run.ablation import Ablation, ablated_values
-from subcircuit.search import Acdc, Behaviour
 from subcircuit.run.readout import readout_of
-
+from subcircuit.search import Acdc, Behaviour
 
 # ---- the masked forward pass, one prompt, one node, one edge at a time --------------------------------------------------
 

@@ -31,14 +31,21 @@ def test_all_edges_kept_is_the_model_and_all_cut_the_corrupted_run(family):
     for scope in scopes_of(family):
         graph = Graph.of(model.config, scope)
         ablated = ablated_values(model, graph, task.corrupted, Resample())
-        kept, cut = (run_circuit(model, graph, mask, task.clean, ablated) for mask in (graph.edges, torch.zeros_like(graph.edges)))
+        kept, cut = (
+            run_circuit(model, graph, mask, task.clean, ablated) for mask in (graph.edges, torch.zeros_like(graph.edges))
+        )
         torch.testing.assert_close(kept[real(task.clean)], model(task.clean)[real(task.clean)], atol=1e-10, rtol=0)
         torch.testing.assert_close(cut[real(task.clean)], model(task.corrupted)[real(task.clean)], atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=6)
-@given(data=st.data(), seed=st.integers(0, 2**20), share=st.sampled_from([0.1, 0.5, 0.9]), ablation=st.sampled_from(sorted(ABLATIONS)))
+@given(
+    data=st.data(),
+    seed=st.integers(0, 2**20),
+    share=st.sampled_from([0.1, 0.5, 0.9]),
+    ablation=st.sampled_from(sorted(ABLATIONS)),
+)
 def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, share, ablation):
     model = tiny(family, seed % 3, dtype=torch.float64)
     graph = Graph.of(model.config, data.draw(st.sampled_from(scopes_of(family))))

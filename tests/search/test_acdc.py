@@ -14,7 +14,14 @@ from tests.oracles import SequentialAcdc
 from tests.run.test_forward import scopes_of
 from tests.tiny_models import FAMILIES, tiny
 
-METRICS = ["kl_divergence", "logit_difference", "probability_difference", "negative_log_likelihood", "js_divergence", "greater_than"]
+METRICS = [
+    "kl_divergence",
+    "logit_difference",
+    "probability_difference",
+    "negative_log_likelihood",
+    "js_divergence",
+    "greater_than",
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -60,7 +60,9 @@ def name_of(ablation: Ablation) -> str:
     return next(name for name, known in ABLATIONS.items() if known == ablation)
 
 
-def ablated_values(model: Transformer, graph: Graph, corrupted: Tokens, ablation: Ablation) -> Float[Tensor, "writer batch pos d_model"]:
+def ablated_values(
+    model: Transformer, graph: Graph, corrupted: Tokens, ablation: Ablation
+) -> Float[Tensor, "writer batch pos d_model"]:
     """What every writer's cut edges carry, at every position of every prompt.
 
     Means are taken over the whole of ``corrupted``: pass all of a task's prompts, not a batch of them. Padding takes

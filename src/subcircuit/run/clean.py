@@ -109,7 +109,9 @@ def clean_run(
         ablated_streams.append(carried)
     order = tuple(range(len(differences))) if order is None else order
     prefixes = _prefix_sums(differences, order)
-    return CleanRun(model, graph, rows, order, differences, prefixes, tuple(streams), tuple(ablated_streams), tuple(keys), tuple(values))
+    return CleanRun(
+        model, graph, rows, order, differences, prefixes, tuple(streams), tuple(ablated_streams), tuple(keys), tuple(values)
+    )
 
 
 def _prefix_sums(differences: Float[Tensor, "writer row d_model"], order: tuple[int, ...]) -> Float[Tensor, "prefix row d_model"]:

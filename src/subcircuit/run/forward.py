@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.graph import MLP, Graph, Logits
-from subcircuit.model.components import attention_mask, attention_pattern, unembed
+from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, feed_forward
 from subcircuit.run.heads import PARTS, attend

@@ -52,7 +52,9 @@ def write_out(
     return torch.bmm(mixed.flatten(1, -2), W_O).view(*mixed.shape[:-1], -1)
 
 
-def post_norm_scale(model: Transformer, layer: int, total: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"] | None:
+def post_norm_scale(
+    model: Transformer, layer: int, total: Float[Tensor, "*rows d_model"]
+) -> Float[Tensor, "*rows d_model"] | None:
     """The factor that a post-norm puts on every head's share of the layer's output; None without post-norms.
 
     post(Σ o_h) = g ⊙ Σ o_h / rms(Σ o_h), so head h's share is o_h times g / rms(Σ o_h): exact, and the shares sum to the block's output.
@@ -91,7 +93,9 @@ def attend(
     """All heads of a layer on inputs of their own, or (leading axis 1) on one that they share."""
     heads = tuple(range(model.config.n_heads))
     positions = torch.arange(q_input.shape[2], device=model.device)
-    q, k, v = (project(model, layer, part, x, positions, heads) for part, x in zip(PARTS, (q_input, k_input, v_input), strict=True))
+    q, k, v = (
+        project(model, layer, part, x, positions, heads) for part, x in zip(PARTS, (q_input, k_input, v_input), strict=True)
+    )
     mask = attention_mask(positions, positions, model.config, layer)
     writes = write_out(model, layer, attention_pattern(q @ k.transpose(-1, -2), mask, model.config) @ v, heads)
     scale = post_norm_scale(model, layer, writes.sum(0))

@@ -182,7 +182,9 @@ class Engine:
 
     def visit(self, reader: int) -> Visit:
         """Begin with an opened, live reader that keeps all its edges."""
-        base = self.run.rows.take(self.run.ablated_streams[self.graph.unit_of[reader]], "changed", self._reader_reach(reader, self.reach))
+        base = self.run.rows.take(
+            self.run.ablated_streams[self.graph.unit_of[reader]], "changed", self._reader_reach(reader, self.reach)
+        )
         return Visit(reader, base, int(self.graph.edges[:, reader].sum()))
 
     def decide(self, visit: Visit, cut: int, keep: bool) -> Visit:
@@ -236,7 +238,9 @@ class Engine:
 
     # ---- nodes -----------------------------------------------------------------------------------------------------
 
-    def _recompute(self, unit: int, inputs: Inputs, since: Mapping[int, int] | None = None) -> dict[int, Float[Tensor, "trial row d_model"]]:
+    def _recompute(
+        self, unit: int, inputs: Inputs, since: Mapping[int, int] | None = None
+    ) -> dict[int, Float[Tensor, "trial row d_model"]]:
         """What the unit's writers write when some of its readers find other inputs."""
         match self.graph.units[unit]:
             case Attention(layer):
@@ -283,7 +287,9 @@ class Engine:
         begun = trials >= torch.tensor([[since[r]] for r in readers], device=fresh.device)
         return torch.where(begun.view(*begun.shape, *[1] * (fresh.ndim - 2)), fresh, standing)
 
-    def _mix(self, layer: int, heads: tuple[int, ...], reach: Reach, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "head trial row d_model"]:
+    def _mix(
+        self, layer: int, heads: tuple[int, ...], reach: Reach, q: Tensor, k: Tensor, v: Tensor
+    ) -> Float[Tensor, "head trial row d_model"]:
         """What heads write (before any post-norm) for queries in rows, keys and values in a grid; trial axes broadcast."""
         places = self.run.rows[reach]
         scores = _contract(places.to_grid(q), k.transpose(-1, -2))

@@ -59,7 +59,9 @@ class Acdc:
 
     def __post_init__(self) -> None:
         if not self.threshold >= 0 or self.threshold == float("inf"):
-            raise SettingsError(f"threshold is {self.threshold}: it must be a number of at least 0, for example 0.02 for KL divergence")
+            raise SettingsError(
+                f"threshold is {self.threshold}: it must be a number of at least 0, for example 0.02 for KL divergence"
+            )
         if self.head_order not in ("descending", "ascending"):
             raise SettingsError(f"head_order is {self.head_order!r}: choose 'descending' or 'ascending'")
         for name in ("speculation", "batch_size"):

@@ -29,7 +29,9 @@ class Batches:
     answers: tuple[Answers, ...]
 
     @staticmethod
-    def start(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int, order: tuple[int, ...] | None = None) -> "Batches":
+    def start(
+        model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int, order: tuple[int, ...] | None = None
+    ) -> "Batches":
         """Run clean and ablated prompts; nothing is opened and nothing cut.
 
         Args:
