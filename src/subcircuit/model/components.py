@@ -8,6 +8,9 @@ from torch import Tensor
 from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm, Rotary, TransformerConfig
 from subcircuit.model.weights import AttentionWeights, MLPWeights, NormWeights, Weights
 
+# hidden activations of more rows than this at once leave the processor's cache
+_MLP_ROWS = 1024
+
 
 def rms_norm(x: Float[Tensor, "*rows d_in"], gain: Float[Tensor, " d_in"] | None, eps: float) -> Float[Tensor, "*rows d_in"]:
     """Root-mean-square norm (Zhang & Sennrich 2019, arXiv 1910.07467)."""
@@ -117,29 +120,40 @@ def attention_pattern(
     return scores.masked_fill(~mask, float("-inf")).softmax(-1)
 
 
-def activate(x: Float[Tensor, "*rows"], activation: Activation) -> Float[Tensor, "*rows"]:
-    """The MLP's nonlinearity."""
+def activate(x: Float[Tensor, "*rows"], activation: Activation, inplace: bool = False) -> Float[Tensor, "*rows"]:
+    """The MLP's nonlinearity; ``inplace`` may overwrite ``x``."""
     match activation:
         case "gelu":
             return F.gelu(x)
         case "gelu_tanh":
             return F.gelu(x, approximate="tanh")
         case "relu":
-            return F.relu(x)
+            return F.relu(x, inplace)
         case "silu":
-            return F.silu(x)
+            return F.silu(x, inplace)
 
 
 def neurons(config: TransformerConfig, weights: MLPWeights, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_mlp"]:
     """The MLP's hidden activations on normalised inputs: what each neuron multiplies its output row with."""
+    # without gradients in place: fresh memory costs more than the arithmetic
+    inplace = not torch.is_grad_enabled()
+    read = F.linear(x, weights.W_in, weights.b_in)
     if weights.W_gate is None:
-        return activate(F.linear(x, weights.W_in, weights.b_in), config.activation)
-    return activate(F.linear(x, weights.W_gate, weights.b_gate), config.activation) * F.linear(x, weights.W_in, weights.b_in)
+        return activate(read, config.activation, inplace)
+    gate = activate(F.linear(x, weights.W_gate, weights.b_gate), config.activation, inplace)
+    return gate.mul_(read) if inplace else gate * read
 
 
 def mlp(config: TransformerConfig, weights: MLPWeights, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
     """The MLP on normalised inputs, before any post-norm."""
-    written = neurons(config, weights, x) @ weights.W_out
+    flat = x.flatten(0, -2)
+    if torch.is_grad_enabled() or len(flat) <= _MLP_ROWS:
+        written = neurons(config, weights, flat) @ weights.W_out
+    else:
+        written = torch.empty_like(flat)
+        for rows, out in zip(flat.split(_MLP_ROWS), written.split(_MLP_ROWS), strict=True):
+            torch.mm(neurons(config, weights, rows), weights.W_out, out=out)
+    written = written.view_as(x)
     return written if weights.b_out is None else written + weights.b_out
 
 

@@ -31,7 +31,7 @@ class Transformer:
         config: shape and switches.
         weights: tensors; their device and dtype are the model's.
         tokenizer: None for models that are fed token ids only.
-        name: how the model was asked for.
+        name: how the model was asked for; of a path its last part alone.
         revision: commit of the checkpoint where it came from a hub, else a digest of its files.
     """
 

@@ -34,10 +34,8 @@ def project(
     W, bias, gain = {"q": (w.W_Q, w.b_Q, w.q_norm), "k": (w.W_K, w.b_K, w.k_norm), "v": (w.W_V, w.b_V, None)}[part]
     index = torch.tensor(heads if part == "q" else [head // config.heads_per_kv for head in heads], device=W.device)
     normed = normalize(x, config.norm, weights.attention_norm).flatten(1, -2)
-    if len(normed) == 1:
-        projected = torch.stack([normed[0] @ matrix.T for matrix in W[index]])
-    else:
-        projected = torch.bmm(normed, W[index].transpose(1, 2))
+    shared = len(normed) == 1
+    projected = torch.stack([normed[0] @ matrix.T for matrix in W[index]]) if shared else torch.bmm(normed, W[index].mT)
     projected = projected.view(len(heads), *x.shape[1:-1], config.d_head)
     if bias is not None:
         projected = projected + bias[index].view(-1, *[1] * (x.ndim - 2), config.d_head)

@@ -108,7 +108,7 @@ class Engine:
         return replace(opened, ablated={**self.ablated, **ablated})
 
     def _live_writers(self, unit: int) -> dict[int, Reach]:
-        live = {w: reach for w in self.graph.writers_in[unit] if (reach := self._reach_of(w)) is not None}
+        live: dict[int, Reach] = {w: reach for w in self.graph.writers_in[unit] if (reach := self._reach_of(w)) is not None}
         if live and self.graph.shape.coupled_heads and isinstance(self.graph.units[unit], Attention):
             # one shared root mean square: if any head of the layer acts on the logits, all of them do
             widest: Reach = "changed" if "changed" in live.values() else "answers"
@@ -255,7 +255,7 @@ class Engine:
         """The heads that read changed inputs; their tensors carry a leading trial axis (1 where nothing changed)."""
         groups: dict[tuple[Reach, tuple[HeadPart, ...]], list[int]] = {}
         for head in self._live_heads(layer):
-            parts = tuple(part for part in PARTS if self.graph.reader_of(layer, head, part) in inputs)
+            parts: tuple[HeadPart, ...] = tuple(part for part in PARTS if self.graph.reader_of(layer, head, part) in inputs)
             if parts:
                 groups.setdefault((self.reach[self._writer(layer, head)], parts), []).append(head)
         states: dict[int, HeadState] = {}
@@ -337,8 +337,9 @@ class Engine:
             mine = [r for r in self.graph.readers_in[unit] if r in stale]
             if mine:
                 inputs = {**engine.inputs, **{r: engine._input(unit, r) for r in mine}}
-                engine = replace(engine, inputs=inputs)._refresh(unit, mine)
-                stale = stale | {r for w in self.graph.writers_in[unit] if w in engine.writes for r in engine._fed_by(w)}
+                before, engine = engine.writes, replace(engine, inputs=inputs)._refresh(unit, mine)
+                changed = [w for w in self.graph.writers_in[unit] if engine.writes.get(w) is not before.get(w)]
+                stale = stale | {r for w in changed for r in engine._fed_by(w)}
         return engine
 
     def _refresh(self, unit: int, readers: Sequence[int]) -> "Engine":

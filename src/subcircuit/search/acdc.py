@@ -13,6 +13,7 @@ other the one visited first goes, and what is found depends on the order, on τ 
 """
 
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter
 from typing import TypeAlias
 
@@ -89,6 +90,8 @@ def acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, o
     search = _Search(model, graph, behaviour, config, on_step or (lambda step: None))
     search.run()
     seconds = perf_counter() - began
+    # before and after: on a shared machine the speed of one moment is not that of the next
+    forward_seconds = median(forward_seconds + _time_forward(model, behaviour))
     values = measure_circuit(search.batches, behaviour)
     return AcdcResult(
         circuit=Circuit(graph, search.kept, search.effects),
@@ -139,9 +142,9 @@ class _Search:
 
     def _whole_inputs(self, unit: int, readers: list[int]) -> list[int]:
         """Try to cut readers from all their writers at once; returns those that stay."""
-        waiting, staying = readers, []
+        waiting, staying, rows = readers, [], len(self.batches.visit(readers[0])[0].base)
         while waiting:
-            batch = waiting[: self.speculation.size()]
+            batch = waiting[: self.speculation.size(rows)]
             losses = self.batches.try_readers(batch)
             cut = self._judge(unit, losses, [(reader, None) for reader in batch])
             staying += batch[cut : cut + 1]
@@ -155,7 +158,7 @@ class _Search:
         """Decide on the edges into one reader, one after the other."""
         visits = self.batches.visit(reader)
         while left := visits[0].left:
-            writers = self.batches.first.run.order[max(0, left - self.speculation.size()) : left][::-1]
+            writers = self.batches.first.run.order[max(0, left - self.speculation.size(len(visits[0].base))) : left][::-1]
             losses = self.batches.try_edges(visits, len(writers))
             cut = self._judge(unit, losses, [(reader, writer) for writer in writers])
             visits = self.batches.decide(visits, cut, keep=cut < len(writers))
@@ -234,14 +237,14 @@ def _name(graph: Graph, reader: int, writer: int | None) -> str:
     return f"all edges into {graph.readers[reader]}" if writer is None else f"{graph.writers[writer]}->{graph.readers[reader]}"
 
 
-def _time_forward(model: Transformer, behaviour: Behaviour) -> float:
-    """Seconds of one plain forward pass over the clean prompts: the unit in which costs are told. Median of three after a warm-up."""
+def _time_forward(model: Transformer, behaviour: Behaviour) -> list[float]:
+    """Seconds of plain forward passes over the clean prompts, the unit in which costs are told; the first is a warm-up."""
     seconds = []
     for _ in range(4):
         began = perf_counter()
         model(behaviour.task.clean)
         seconds.append(perf_counter() - began)
-    return sorted(seconds[1:])[1]
+    return seconds[1:]
 
 
 def _not_finite(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> NumericalError:

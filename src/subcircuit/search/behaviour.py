@@ -1,6 +1,6 @@
 """What every search is given beside the model and its graph: prompts, a metric, and what cut edges carry."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -20,7 +20,7 @@ class Behaviour:
 
     task: Task
     metric: Metric
-    ablation: Ablation = Resample()
+    ablation: Ablation = field(default_factory=Resample)
 
     def first_changes(self) -> list[int]:
         """Per example, the first position at which clean and ablated values can differ."""

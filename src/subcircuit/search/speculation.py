@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 _OVERHEAD = 6.0
 _MEMORY = 0.97
-_AT_MOST = 64
+_ROWS_AT_ONCE = 1536
+_FEWEST = 4
 
 
 @dataclass
@@ -26,10 +27,14 @@ class Speculation:
     kept: float = 0.5
     tried: float = 10.0
 
-    def size(self) -> int:
-        """Trials for the next batch."""
-        wanted = self.fixed or round((2 * _OVERHEAD * self.tried / self.kept) ** 0.5)
-        return max(1, min(wanted, self.most, self.fixed or _AT_MOST))
+    def size(self, rows: int) -> int:
+        """Trials for the next batch.
+
+        Args:
+            rows: that the visited reader has in one trial: few in cache beat many out of it.
+        """
+        wanted = self.fixed or min(round((2 * _OVERHEAD * self.tried / self.kept) ** 0.5), max(_FEWEST, _ROWS_AT_ONCE // rows))
+        return max(1, min(wanted, self.most))
 
     def learn(self, cut: int, kept: bool) -> None:
         """Take in the outcome of a batch: edges cut, and whether one was then kept."""

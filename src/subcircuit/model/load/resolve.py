@@ -68,10 +68,11 @@ def _from_name(source: str | Path, revision: str | None, report: Callable[[str],
         return _built_in(BUILT_IN[name], revision, report)
     if path.is_dir():
         _only_for_hub(revision, "a directory")
-        return _from_directory(path, name, None)
+        # the folder's own name alone: records and pictures are sent to others
+        return _from_directory(path, path.resolve().name, None)
     if path.is_file():
         _only_for_hub(revision, "a file")
-        return _from_file(path, name, report)
+        return _from_file(path, report)
     if isinstance(source, Path) or _looks_like_a_path(name):
         raise ModelError(f"there is no file or directory {name!r}")
     try:
@@ -97,13 +98,14 @@ def _from_transformers(model: PreTrainedModel) -> Transformer:
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict(keep_vars=True).items()}
     config, weights = read_model(model.config, tensors)
     name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    name = Path(name).name if Path(name).exists() or _looks_like_a_path(name) else name
     return Transformer(config, weights, name=name, revision=getattr(model.config, "_commit_hash", None))
 
 
-def _from_file(file: Path, name: str, report: Callable[[str], None] | None) -> Transformer:
+def _from_file(file: Path, report: Callable[[str], None] | None) -> Transformer:
     if file.suffix != ".gguf":
-        raise ModelError(f"{name} is a file, but not a .gguf file: give the directory that holds config.json and the weights")
-    return _from_gguf((file,), name, report)
+        raise ModelError(f"{file} is a file, but not a .gguf file: give the directory that holds config.json and the weights")
+    return _from_gguf((file,), file.name, report)
 
 
 def _from_gguf(parts: tuple[Path, ...], name: str, report: Callable[[str], None] | None) -> Transformer:
