@@ -1,3 +1,4 @@
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportAttributeAccessIssue=false, reportArgumentType=false
 """Slow, obvious truths that the fast paths must equal. Clarity over speed; nothing here is shared with what it checks."""
 
 import math

@@ -55,7 +55,7 @@ class Batches:
                 order,
             )
             reference = unembed(model.config, model.weights, run.model_stream()) if behaviour.metric.compares else None
-            engines.append(Engine(run, behaviour.metric.bind(part.answers, reference), graph.edges.clone()))
+            engines.append(Engine.start(run, behaviour.metric.bind(part.answers, reference)))
             answers.append(part.answers)
         return Batches(tuple(engines), tuple(answers))
 

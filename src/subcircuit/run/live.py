@@ -1,0 +1,264 @@
+"""The nodes of a partly pruned circuit that can still change, as they stand, and what they become on other inputs.
+
+Only nodes with a kept path to the logits are here, each with its inputs and outputs at the rows where it matters
+(``rows.py``). Heads are recomputed together: those of a layer whose queries, keys or values change alike, over all
+trials at once.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.graph import MLP, Attention, Graph, Head, HeadInput, HeadPart, Logits
+from subcircuit.model.components import attention_pattern
+from subcircuit.model.transformer import feed_forward
+from subcircuit.run.clean import CleanRun
+from subcircuit.run.heads import PARTS, post_norm_scale, project, write_out
+from subcircuit.run.rows import Reach
+
+Inputs: TypeAlias = Mapping[int, Tensor]  # reader -> Float[Tensor, "trial row d_model"]
+Writes: TypeAlias = dict[int, Tensor]  # writer -> Float[Tensor, "trial row d_model"]
+Since: TypeAlias = Mapping[int, int]  # reader -> the first trial in which it finds its new input
+
+
+@dataclass(frozen=True, eq=False)
+class HeadState:
+    """One live head as it stands, or in several trials: ``out`` is what it writes before any post-norm."""
+
+    q: Float[Tensor, "*#trial row d_head"]
+    k: Float[Tensor, "*#trial batch key d_head"]
+    v: Float[Tensor, "*#trial batch key d_head"]
+    out: Float[Tensor, "*#trial row d_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """Live nodes: frozen, every step makes a new value that shares what did not change.
+
+    Args:
+        run: the clean run and its ablation.
+        kept: edges kept so far.
+        reach: rows at which each live writer matters.
+        inputs: of each live reader, not normalised.
+        heads: each live head, by layer and number.
+        writes, ablated: what each live writer writes, and what its cut edges carry.
+    """
+
+    run: CleanRun
+    kept: Bool[Tensor, "writer reader"]
+    reach: Mapping[int, Reach] = field(default_factory=dict)
+    inputs: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
+    heads: Mapping[tuple[int, int], HeadState] = field(default_factory=dict)
+    writes: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
+    ablated: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
+    _targets: dict[int, tuple[int, ...]] = field(default_factory=dict, init=False)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph whose edges are kept or cut."""
+        return self.run.graph
+
+    # ---- who matters where -------------------------------------------------------------------------------------------
+
+    def live_writers(self, unit: int) -> dict[int, Reach]:
+        """The writers of a unit with a kept path to the logits, all units downstream being decided."""
+        live: dict[int, Reach] = {w: reach for w in self.graph.writers_in[unit] if (reach := self._reach_of(w)) is not None}
+        if live and self.graph.shape.coupled_heads and isinstance(self.graph.units[unit], Attention):
+            # one shared root mean square: if any head of the layer acts on the logits, all of them do
+            widest: Reach = "changed" if "changed" in live.values() else "answers"
+            return dict.fromkeys(self.graph.writers_in[unit], widest)
+        return live
+
+    def _reach_of(self, writer: int) -> Reach | None:
+        reaches = {self.reader_reach(r) for r in self.fed_by(writer)}
+        return None if not reaches else "changed" if "changed" in reaches else "answers"
+
+    def fed_by(self, writer: int) -> tuple[int, ...]:
+        """The live, opened readers that a writer has kept edges into."""
+        if writer not in self._targets:
+            self._targets[writer] = tuple(r for r in self.kept[writer].nonzero().flatten().tolist() if r in self.inputs)
+        return self._targets[writer]
+
+    def is_joined(self, reader: int, reach: Mapping[int, Reach]) -> bool:
+        """Whether a reader belongs to the logits or to one of these live writers."""
+        node = self.graph.readers[reader]
+        return isinstance(node, Logits) or any(w in reach for w in self.graph.writers_of(node))
+
+    def reader_reach(self, reader: int) -> Reach:
+        """Where a live reader matters."""
+        match self.graph.readers[reader]:
+            case Logits():
+                return "answers"
+            case MLP() as node:
+                return self.reach[self.graph.writer_index[node]]
+            case HeadInput(layer, head, "q"):
+                return self.reach[self.graph.writer_index[Head(layer, head)]]
+            case _:
+                return "changed"
+
+    # ---- joining with clean values -------------------------------------------------------------------------------------
+
+    def open(self, unit: int) -> "Live":
+        """With the nodes of ``unit`` that a kept path joins to the logits; edges into the others are cut."""
+        reach: dict[int, Reach] = {**self.reach, **self.live_writers(unit)}
+        mine = self.graph.readers_in[unit]
+        live = [r for r in mine if self.is_joined(r, reach)]
+        kept = self.kept.clone()
+        kept[:, [r for r in mine if r not in live]] = False
+        opened = replace(self, kept=kept, reach=reach)
+        inputs = {r: opened.at_rows_of(r, self.run.streams[unit]) for r in live}
+        opened = replace(opened, inputs={**self.inputs, **inputs})
+        match self.graph.units[unit]:
+            case Attention(layer) if live:
+                opened = opened._open_heads(unit, layer)
+            case MLP() if live:
+                opened = opened.refresh(unit, live)
+        joined = [w for w in self.graph.writers_in[unit] if w in reach]
+        ablated = {w: opened.writes[w] - self.run.rows.take(self.run.differences[w], "changed", reach[w]) for w in joined}
+        return replace(opened, ablated={**self.ablated, **ablated})
+
+    def _open_heads(self, unit: int, layer: int) -> "Live":
+        states: dict[tuple[int, int], HeadState] = {}
+        for reach in ("changed", "answers"):
+            heads = tuple(h for h in self._live_heads(layer) if self.reach[self._writer(layer, h)] == reach)
+            if heads:
+                x = self.run.rows.take(self.run.streams[unit], "changed", reach)
+                q = project(self.run.model, layer, "q", x[None, None], self.run.rows[reach].pos, heads)
+                k, v = (clean[layer][list(heads)][:, None] for clean in (self.run.k, self.run.v))
+                out = self._mix(layer, heads, reach, q, k, v)
+                states |= {(layer, h): HeadState(q[i, 0], k[i, 0], v[i, 0], out[i, 0]) for i, h in enumerate(heads)}
+        opened = replace(self, heads={**self.heads, **states})
+        writes = opened._writes_of_heads(layer, {})
+        return replace(opened, writes={**self.writes, **{w: x[0] for w, x in writes.items()}})
+
+    # ---- on other inputs -----------------------------------------------------------------------------------------------
+
+    def recompute(
+        self, unit: int, inputs: Inputs, since: Mapping[int, int] | None = None
+    ) -> dict[int, Float[Tensor, "trial row d_model"]]:
+        """What the unit's writers write when some of its readers find other inputs."""
+        match self.graph.units[unit]:
+            case Attention(layer):
+                return self._writes_of_heads(layer, {h: s.out for h, s in self._recompute_heads(layer, inputs, since).items()})
+            case MLP(layer) as node:
+                (x,) = inputs.values()
+                return {self.graph.writer_index[node]: feed_forward(self.run.model, layer, x)}
+            case Logits():
+                raise AssertionError("the logits write nothing")
+
+    def _recompute_heads(self, layer: int, inputs: Inputs, since: Mapping[int, int] | None = None) -> dict[int, HeadState]:
+        """The heads that read changed inputs; their tensors carry a leading trial axis (1 where nothing changed)."""
+        groups: dict[tuple[Reach, tuple[HeadPart, ...]], list[int]] = {}
+        for head in self._live_heads(layer):
+            parts: tuple[HeadPart, ...] = tuple(part for part in PARTS if self.graph.reader_of(layer, head, part) in inputs)
+            if parts:
+                groups.setdefault((self.reach[self._writer(layer, head)], parts), []).append(head)
+        states: dict[int, HeadState] = {}
+        for (reach, parts), heads in groups.items():
+            q, k, v = (self._part(layer, tuple(heads), part, reach, inputs if part in parts else {}, since) for part in PARTS)
+            out = self._mix(layer, tuple(heads), reach, q, k, v)
+            states |= {head: HeadState(q[i], k[i], v[i], out[i]) for i, head in enumerate(heads)}
+        return states
+
+    def _part(
+        self, layer: int, heads: tuple[int, ...], part: HeadPart, reach: Reach, inputs: Inputs, since: Mapping[int, int] | None
+    ) -> Tensor:
+        """Queries, keys or values of heads that all read changed inputs, or (``inputs`` empty) as they stand."""
+        standing = torch.stack([getattr(self.heads[layer, head], part) for head in heads])[:, None]
+        if not inputs:
+            return standing
+        rows, readers = self.run.rows, [self.graph.reader_of(layer, head, part) for head in heads]
+        want: Reach = reach if part == "q" else "changed"
+        distinct = [inputs[r] for r in (readers if len(set(readers)) > 1 else readers[:1])]
+        x = torch.stack([rows.take(x, self.reader_reach(r), want) for r, x in zip(readers, distinct, strict=False)])
+        fresh = project(self.run.model, layer, part, x, rows[want].pos, heads)
+        if part != "q":
+            grid = standing.expand(-1, fresh.shape[1], -1, -1, -1).clone()
+            grid.flatten(2, 3).index_copy_(2, rows.changed.flat, fresh)
+            fresh = grid
+        if since is None:
+            return fresh
+        trials = torch.arange(len(since), device=fresh.device)
+        begun = trials >= torch.tensor([[since[r]] for r in readers], device=fresh.device)
+        return torch.where(begun.view(*begun.shape, *[1] * (fresh.ndim - 2)), fresh, standing)
+
+    def _mix(
+        self, layer: int, heads: tuple[int, ...], reach: Reach, q: Tensor, k: Tensor, v: Tensor
+    ) -> Float[Tensor, "head trial row d_model"]:
+        """What heads write (before any post-norm) for queries in rows, keys and values in a grid; trial axes broadcast."""
+        places = self.run.rows[reach]
+        scores = _contract(places.to_grid(q), k.transpose(-1, -2))
+        pattern = attention_pattern(scores, self.run.mask(layer, reach), self.run.model.config)
+        return write_out(self.run.model, layer, places.to_rows(_contract(pattern, v)), heads)
+
+    def _writes_of_heads(self, layer: int, outs: Mapping[int, Tensor]) -> dict[int, Float[Tensor, "trial row d_model"]]:
+        """Writes of the layer's writers that change when the heads in ``outs`` do: all of them under a shared post-norm."""
+        coupled = self.graph.shape.coupled_heads or self.graph.scope.level == "block"
+        heads = self._live_heads(layer) if coupled or not outs else tuple(outs)
+        current = {h: outs[h] if h in outs else self.heads[layer, h].out[None] for h in heads}
+        scale = post_norm_scale(self.run.model, layer, _sum(current.values())) if self.graph.shape.coupled_heads else None
+        current = current if scale is None else {h: out * scale for h, out in current.items()}
+        if self.graph.scope.level == "block":
+            return {self._writer(layer, 0): _sum(current.values())}
+        return {self._writer(layer, h): out for h, out in current.items()}
+
+    def _writer(self, layer: int, head: int) -> int:
+        node = Attention(layer) if self.graph.scope.level == "block" else Head(layer, head)
+        return self.graph.writer_index[node]
+
+    def _live_heads(self, layer: int) -> tuple[int, ...]:
+        return tuple(h for h in range(self.graph.shape.n_heads) if self._writer(layer, h) in self.reach)
+
+    def refresh(self, unit: int, readers: Sequence[int]) -> "Live":
+        """Recompute the unit's writers from these readers' inputs as they stand."""
+        inputs = {r: self.inputs[r][None] for r in readers}
+        match self.graph.units[unit]:
+            case Logits():
+                return self
+            case MLP():
+                written = self.recompute(unit, inputs)
+                return replace(self, writes={**self.writes, **{w: x[0] for w, x in written.items()}})
+            case Attention(layer):
+                fresh = self._recompute_heads(layer, inputs)
+                states = {(layer, h): HeadState(s.q[0], s.k[0], s.v[0], s.out[0]) for h, s in fresh.items()}
+                written = self._writes_of_heads(layer, {h: s.out for h, s in fresh.items()})
+                heads = {**self.heads, **states}
+                return replace(self, heads=heads, writes={**self.writes, **{w: x[0] for w, x in written.items()}})
+
+    def input_from_scratch(self, unit: int, reader: int) -> Float[Tensor, "row d_model"]:
+        """A reader's input from scratch, so that rounding does not add up over commits."""
+        reach = self.reader_reach(reader)
+        writers = self.kept[:, reader].nonzero().flatten().tolist()
+        clean = [w for w in writers if w not in self.writes]
+        x = self.at_rows_of(reader, self.run.ablated_streams[unit]) + self.difference(reader, clean).sum(0)
+        for w in writers:
+            if w in self.writes:
+                x = x + self.run.rows.take(self.writes[w] - self.ablated[w], self.reach[w], reach)
+        return x
+
+    def difference(self, reader: int, writers: Sequence[int]) -> Float[Tensor, "writer row d_model"]:
+        """What cutting edges takes from a reader's input: clean − ablated of unopened writers."""
+        return self.at_rows_of(reader, self.run.differences[list(writers)])
+
+    def at_rows_of(self, reader: int, x: Tensor) -> Tensor:
+        """Values at all changed rows, at those where a live reader matters."""
+        return self.run.rows.take(x, "changed", self.reader_reach(reader))
+
+
+def _contract(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product over the last two axes of ``[head, trial, batch, ...]``, trials folded into rows where ``b`` has one."""
+    if b.shape[1] > 1 or a.shape[1] == 1:
+        return a @ b
+    folded = a.transpose(1, 2).flatten(2, 3) @ b[:, 0]
+    return folded.unflatten(2, (a.shape[1], a.shape[3])).transpose(1, 2)
+
+
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    total, *rest = terms
+    for term in rest:
+        total = total + term
+    return total
