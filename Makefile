@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/subcircuit discover --model smollm2-135m --task ioi --examples 8 --threshold 0.02
+	$(BIN)/subcircuit discover --model smollm2-135m --task ioi --examples 8 --metric logit_difference --threshold 0.1
 
 test: setup
 	$(PYTEST)

@@ -43,7 +43,7 @@ CASES = (
     Case("smollm2", 8, 0.1),
     Case("smollm2", 32, 0.02),
     Case("smollm2", 32, 0.1),
-    Case("random-gpt2", 8, 0.02),
+    Case("random-gpt2", 8, 0.0005),
 )
 
 
