@@ -114,13 +114,14 @@ class _Search:
 
     def __init__(self, model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, on_step: OnStep):
         self.graph, self.behaviour, self.config, self.on_step = graph, behaviour, config, on_step
-        examples = min(config.batch_size or len(behaviour.task), len(behaviour.task))
+        pairs = config.batch_size or _PAIRS_AT_ONCE
+        examples = min(pairs, len(behaviour.task))
         self.batches = Batches.start(model, graph, behaviour, examples, cutting_order(graph, config.head_order))
         self.kept = graph.edges.clone()
         self.effects = torch.full(graph.edges.shape, float("nan"))
         self.current = self._model_loss()
         self.borderline = Borderline(model, graph, behaviour, examples, max(1.0, abs(self.current)))
-        self.speculation = Speculation(config.speculation, (config.batch_size or _PAIRS_AT_ONCE) // examples)
+        self.speculation = Speculation(config.speculation, pairs // examples)
         self.decided, self.trials, self.began = 0, 0, perf_counter()
 
     def _model_loss(self) -> float:
