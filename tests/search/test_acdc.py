@@ -112,6 +112,7 @@ def test_progress_adds_up():
     result = acdc(model, graph, random_behaviour(model, 1, [6, 5], 1, "kl_divergence", "resample"), Acdc(0.02), steps.append)
     assert [s.decided for s in steps] == sorted(s.decided for s in steps)
     assert steps[-1].kept == result.circuit.n_edges
+    assert steps[-1].decided == graph.n_edges
     assert steps[-1].trials == result.trials
     assert all(s.decided <= s.edges == graph.n_edges for s in steps)
 

@@ -152,8 +152,8 @@ class Summary:
             return ""
         ends = (("model", self.metric_model), ("every edge cut", self.metric_corrupted))
         return (
-            f"{self.metric} {self.metric_circuit:.4g} ("
-            + ", ".join(f"{name} {value:.4g}" for name, value in ends if value is not None)
+            f"{self.metric} {_number(self.metric_circuit)} ("
+            + ", ".join(f"{name} {_number(value)}" for name, value in ends if value is not None)
             + ")"
         )
 
@@ -195,6 +195,11 @@ def _recorded(record: Record) -> dict[str, Any]:
         "parameters": record.method.parameters,
         **{to: value for to, value in known.items() if isinstance(value, int | float)},
     }
+
+
+def _number(value: float) -> str:
+    """Four digits; what is left of zero after float32 rounding is zero."""
+    return "0" if abs(value) < 1e-6 else f"{value:.4g}"
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:

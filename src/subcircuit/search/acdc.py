@@ -140,6 +140,7 @@ class _Search:
                 live = self._whole_inputs(unit, live)
             for reader in live:
                 self._edges(unit, reader)
+        self._report(self.graph.readers_in[0][0])
 
     def _whole_inputs(self, unit: int, readers: list[int]) -> list[int]:
         """Try to cut readers from all their writers at once; returns those that stay."""
@@ -152,7 +153,7 @@ class _Search:
             waiting = waiting[cut + 1 :] if cut < len(batch) else waiting[cut:]
             self.decided += int(self.graph.edges[:, batch[:cut]].sum())
             self._commit(batch[:cut])
-            self._report(unit, batch[0])
+            self._report(batch[0])
         return staying
 
     def _edges(self, unit: int, reader: int) -> None:
@@ -164,7 +165,7 @@ class _Search:
             cut = self._judge(unit, losses, [(reader, writer) for writer in writers])
             visits = self.batches.decide(visits, cut, keep=cut < len(writers))
             self.decided += min(cut + 1, len(writers))
-            self._report(unit, reader)
+            self._report(reader)
         self._commit([reader])
 
     def _judge(self, unit: int, losses: Float[Tensor, "trial batch"], cuts: list[tuple[int, int | None]]) -> int:
@@ -219,7 +220,7 @@ class _Search:
             raise _not_finite(losses, what, self.batches.first.run.model)
         return float(losses.mean())
 
-    def _report(self, unit: int, reader: int) -> None:
+    def _report(self, reader: int) -> None:
         undecided = self.graph.n_edges - self.decided
         self.on_step(
             Step(
