@@ -14,7 +14,6 @@ from transformers import MambaConfig, PreTrainedModel
 
 from subcircuit.errors import UnsupportedModelError
 from subcircuit.model import MLPWeights, Tokens, Transformer, load_model, read_model
-from subcircuit.model.components import head_weights
 from tests.tiny_models import CONTEXT, FAMILIES, HF_FAMILIES, VOCAB, tiny, tiny_hf
 
 prompts = st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=CONTEXT), min_size=1, max_size=4)
@@ -203,19 +202,6 @@ def test_attention_only_is_gpt2_whose_mlps_write_nothing():
                 parameter.zero_()
     tokens = Tokens.from_lists([list(range(20))])
     assert largest_difference(our_logits(ours, tokens), hf_logits(hf, tokens), tokens.lengths) <= 1e-4
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_keys_and_values_repeated_per_query_head_change_nothing(family: str):
-    model = tiny(family, 2)
-    layers = tuple(replace(layer, attention=head_weights(layer.attention, model.config)) for layer in model.weights.layers)
-    spread = replace(
-        model,
-        config=replace(model.config, n_kv_heads=model.config.n_heads),
-        weights=replace(model.weights, layers=layers),
-    )
-    tokens = Tokens.from_lists([list(range(9))])
-    torch.testing.assert_close(our_logits(spread, tokens), our_logits(model, tokens))
 
 
 def test_tied_embeddings_share_their_tensor_and_untied_ones_do_not():

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm, Rotary, TransformerConfig
-from subcircuit.model.weights import AttentionWeights, MLPWeights, NormWeights, Weights
+from subcircuit.model.weights import MLPWeights, NormWeights, Weights
 
 # hidden activations of more rows than this at once leave the processor's cache
 _MLP_ROWS = 1024
@@ -170,27 +170,3 @@ def unembed(
 def norm_eps(norm: Norm) -> float:
     """The epsilon of a norm, 0 where there is none."""
     return 0.0 if isinstance(norm, NoNorm) else norm.eps
-
-
-def kv_of_heads(config: TransformerConfig, device: torch.device) -> Int[Tensor, " head"]:
-    """The key/value head that each query head uses."""
-    return torch.arange(config.n_heads, device=device) // config.heads_per_kv
-
-
-def head_weights(weights: AttentionWeights, config: TransformerConfig) -> AttentionWeights:
-    """``weights`` with keys and values repeated for every query head, as separate inputs per query head need them."""
-    if config.heads_per_kv == 1:
-        return weights
-    kv = kv_of_heads(config, weights.W_K.device)
-    return AttentionWeights(
-        weights.W_Q,
-        weights.W_K[kv],
-        weights.W_V[kv],
-        weights.W_O,
-        weights.b_Q,
-        None if weights.b_K is None else weights.b_K[kv],
-        None if weights.b_V is None else weights.b_V[kv],
-        weights.b_O,
-        weights.q_norm,
-        weights.k_norm,
-    )

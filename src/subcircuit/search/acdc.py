@@ -92,20 +92,14 @@ def acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, o
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
     forward_seconds = median(forward_seconds + _time_forward(model, behaviour))
-    values = measure_circuit(search.batches, behaviour)
     return AcdcResult(
         circuit=Circuit(graph, search.kept, search.effects),
         metric=behaviour.metric.name,
-        metric_model=values.metric_model,
-        metric_circuit=values.metric_circuit,
-        metric_corrupted=values.metric_corrupted,
-        kl_circuit=values.kl_circuit,
-        logit_difference_model=values.logit_difference_model,
-        logit_difference_circuit=values.logit_difference_circuit,
         trials=search.trials,
         borderline=search.borderline.count,
         seconds=seconds,
         forward_seconds=forward_seconds,
+        **vars(measure_circuit(search.batches, behaviour)),
     )
 
 
