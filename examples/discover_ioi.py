@@ -1,7 +1,9 @@
 """Find the circuit with which a small language model tells who gets the drink, and look at its strongest edges.
 
-Run: python examples/discover_ioi.py
+Run: python examples/discover_ioi.py [number of prompts]
 """
+
+import sys
 
 import subcircuit as sc
 
@@ -13,14 +15,14 @@ def strongest(circuit: sc.Circuit, count: int) -> list[tuple[float, str]]:
     return sorted(effects, reverse=True)[:count]
 
 
-def main() -> None:
+def main(examples: int) -> None:
     """Load, search, show, save."""
     model = sc.load_model("smollm2-135m")
-    task = sc.load_task("ioi", model, examples=8)
+    task = sc.load_task("ioi", model, examples=examples)
     print(task.pairs[0].clean, "…", task.pairs[0].answers)
 
     # heads with one input each: a coarser graph than the default, and a quicker search
-    result = sc.discover(model, task, sc.Acdc(threshold=0.05), scope=sc.Scope("head"))
+    result = sc.discover(model, task, sc.Acdc(threshold=0.1), metric="logit_difference", scope=sc.Scope("head"))
 
     for name, value in sc.Summary.of(result.circuit).rows:
         print(f"{name:>22}  {value}")
@@ -30,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 8)

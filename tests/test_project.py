@@ -90,6 +90,14 @@ def test_links_in_the_documentation_lead_somewhere() -> None:
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
 
 
+def test_the_example_on_a_real_model_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "discover_ioi.py"), "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"edges kept +[0-9]+ of 44,371", done.stdout)
+    assert (tmp_path / "runs" / "ioi-smollm2-135m-1" / "circuit.svg").exists()
+
+
 def test_a_small_example_runs() -> None:
     command = [sys.executable, str(ROOT / "examples" / "tiny_random_model.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
