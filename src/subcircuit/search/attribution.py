@@ -23,6 +23,7 @@ from subcircuit.run.ablation import Resample, Zero, ablated_values
 from subcircuit.run.backward import Streams, UnitGradient, reader_gradients
 from subcircuit.run.contrast import Contrast, contrast
 from subcircuit.run.readout import read
+from subcircuit.run.rows import Places
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.tasks import Answers, Bound
 
@@ -37,7 +38,7 @@ class Round:
     """Progress of a search that scores all edges together.
 
     Args:
-        done, total: runs of a batch of examples, differentiated or otherwise measured.
+        done, total: how often an example was run and differentiated, or otherwise measured.
         seconds: since the search began.
     """
 
@@ -47,6 +48,24 @@ class Round:
 
 
 OnRound: TypeAlias = Callable[[Round], None]
+
+
+class Rounds:
+    """Tells a callback how far a search is.
+
+    Args:
+        total: rounds in all.
+        on_step: called after every round.
+    """
+
+    def __init__(self, total: int, on_step: OnRound | None):
+        self._total, self._on_step, self._done, self._began = total, on_step, 0, perf_counter()
+
+    def done(self, rounds: int) -> None:
+        """So many more are finished."""
+        self._done += rounds
+        if self._on_step is not None:
+            self._on_step(Round(self._done, self._total, perf_counter() - self._began))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +80,14 @@ class Probe:
     answers: Answers
     metric: Bound
     share: float
+
+    def __len__(self) -> int:
+        return self.answers.n_examples
+
+    def by_example(self, values: Float[Tensor, "writer row"], places: Places) -> Float[Tensor, "writer batch"]:
+        """Sums over each example's rows, in float64."""
+        sums = torch.zeros(len(values), len(self), dtype=torch.float64, device=values.device)
+        return sums.index_add(1, places.flat // self.contrast.rows.n_pos, values.double())
 
     def at_logits(self, streams: Streams) -> Float[Tensor, "batch pos d_model"]:
         """The gradient of the task's mean loss with respect to the last stream of a run."""
@@ -128,16 +155,13 @@ def attribute(
     """
     check_differentiable(behaviour)
     scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
-    batches = -(-len(behaviour.task) // examples_at_once(model, graph, behaviour, batch_size))
-    began, done = perf_counter(), 0
+    rounds = Rounds(len(behaviour.task) * n_runs, on_step)
     for probe in probes(model, graph, behaviour, batch_size):
         for streams in runs(probe):
             for gradient in probe.gradients(streams, backward):
                 effects = probe.contrast.effects(gradient).cpu()
                 scores[: len(effects), list(gradient.readers)] += effects / n_runs
-            done += 1
-            if on_step is not None:
-                on_step(Round(done, batches * n_runs, perf_counter() - began))
+            rounds.done(len(probe))
     return scores
 
 
