@@ -19,6 +19,7 @@ from subcircuit.graph.nodes import (
 )
 from subcircuit.graph.record import MethodRecord, ModelRecord, Record, TaskRecord
 from subcircuit.graph.scope import KEY_VALUES, LEVELS, Scope
+from subcircuit.graph.select import Greedy, Selection, Threshold, TopN, select_edges
 
 __all__ = [
     "KEY_VALUES",
@@ -31,6 +32,7 @@ __all__ = [
     "Embed",
     "Graph",
     "GraphShape",
+    "Greedy",
     "Head",
     "HeadInput",
     "HeadPart",
@@ -40,10 +42,14 @@ __all__ = [
     "Reader",
     "Record",
     "Scope",
+    "Selection",
     "TaskRecord",
+    "Threshold",
+    "TopN",
     "Unit",
     "Writer",
     "parse_edge",
     "parse_reader",
     "parse_writer",
+    "select_edges",
 ]

@@ -30,16 +30,39 @@ def project(
         heads: query heads; keys and values are those of the key/value head that each uses.
     """
     config, weights = model.config, model.weights.layers[layer]
-    w = weights.attention
-    W, bias, gain = {"q": (w.W_Q, w.b_Q, w.q_norm), "k": (w.W_K, w.b_K, w.k_norm), "v": (w.W_V, w.b_V, None)}[part]
-    index = torch.tensor(heads if part == "q" else [head // config.heads_per_kv for head in heads], device=W.device)
+    W = projection(model, layer, part, heads)
     normed = normalize(x, config.norm, weights.attention_norm).flatten(1, -2)
     shared = len(normed) == 1
-    projected = torch.stack([normed[0] @ matrix.T for matrix in W[index]]) if shared else torch.bmm(normed, W[index].mT)
-    projected = projected.view(len(heads), *x.shape[1:-1], config.d_head)
+    projected = torch.stack([normed[0] @ matrix.T for matrix in W]) if shared else torch.bmm(normed, W.mT)
+    return finish(model, layer, part, projected.view(len(heads), *x.shape[1:-1], config.d_head), positions, heads)
+
+
+def projection(model: Transformer, layer: int, part: HeadPart, heads: tuple[int, ...]) -> Float[Tensor, "head d_head d_model"]:
+    """The matrices that make queries, keys or values of some query heads."""
+    w = model.weights.layers[layer].attention
+    return {"q": w.W_Q, "k": w.W_K, "v": w.W_V}[part][_stored(model, part, heads)]
+
+
+def finish(
+    model: Transformer,
+    layer: int,
+    part: HeadPart,
+    projected: Float[Tensor, "head *rows pos d_head"],
+    positions: Int[Tensor, " pos"],
+    heads: tuple[int, ...],
+) -> Float[Tensor, "head *rows pos d_head"]:
+    """What follows the matrix product of ``project``: bias, the per-head norm, rotary positions."""
+    config, w = model.config, model.weights.layers[layer].attention
+    bias, gain = {"q": (w.b_Q, w.q_norm), "k": (w.b_K, w.k_norm), "v": (w.b_V, None)}[part]
     if bias is not None:
-        projected = projected + bias[index].view(-1, *[1] * (x.ndim - 2), config.d_head)
-    return finish_heads(projected, None, gain, positions, None if part == "v" else config.rotary[layer], norm_eps(config.norm))
+        bias = bias[_stored(model, part, heads)].view(-1, *[1] * (projected.ndim - 2), config.d_head)
+    return finish_heads(projected, bias, gain, positions, None if part == "v" else config.rotary[layer], norm_eps(config.norm))
+
+
+def _stored(model: Transformer, part: HeadPart, heads: tuple[int, ...]) -> Int[Tensor, " head"]:
+    """Where the weights of these query heads are kept: keys and values with the key/value head that each uses."""
+    shared_by = 1 if part == "q" else model.config.heads_per_kv
+    return torch.tensor([head // shared_by for head in heads], device=model.device)
 
 
 def write_out(
@@ -94,7 +117,19 @@ def attend(
     q, k, v = (
         project(model, layer, part, x, positions, heads) for part, x in zip(PARTS, (q_input, k_input, v_input), strict=True)
     )
-    mask = attention_mask(positions, positions, model.config, layer)
-    writes = write_out(model, layer, attention_pattern(q @ k.transpose(-1, -2), mask, model.config) @ v, heads)
+    writes = write_out(model, layer, mix(model, layer, q, k, v), heads)
     scale = post_norm_scale(model, layer, writes.sum(0))
     return Attended(k, v, writes if scale is None else writes * scale)
+
+
+def mix(
+    model: Transformer,
+    layer: int,
+    q: Float[Tensor, "head batch pos d_head"],
+    k: Float[Tensor, "head batch pos d_head"],
+    v: Float[Tensor, "head batch pos d_head"],
+) -> Float[Tensor, "head batch pos d_head"]:
+    """Values mixed by the attention pattern, at all positions from the first."""
+    positions = torch.arange(q.shape[2], device=q.device)
+    mask = attention_mask(positions, positions, model.config, layer)
+    return attention_pattern(q @ k.transpose(-1, -2), mask, model.config) @ v

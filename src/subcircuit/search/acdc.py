@@ -30,6 +30,7 @@ from subcircuit.search.borderline import TIE, Borderline
 from subcircuit.search.order import HeadOrder, cutting_order, visiting_order
 from subcircuit.search.outcome import measure_circuit
 from subcircuit.search.result import AcdcResult, OnStep, Step
+from subcircuit.search.scores import time_forward
 from subcircuit.search.speculation import Speculation
 
 # rows of matrix products grow with (circuit, example) pairs: enough to keep them busy, few enough to stay in cache
@@ -85,13 +86,13 @@ def acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, o
     Raises:
         NumericalError: a loss is NaN or infinite; names the edge, the prompts and the dtype.
     """
-    forward_seconds = _time_forward(model, behaviour)
+    forward_seconds = time_forward(model, behaviour)
     began = perf_counter()
     search = _Search(model, graph, behaviour, config, on_step or (lambda step: None))
     search.run()
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
-    forward_seconds = median(forward_seconds + _time_forward(model, behaviour))
+    forward_seconds = median(forward_seconds + time_forward(model, behaviour))
     return AcdcResult(
         circuit=Circuit(graph, search.kept, search.effects),
         metric=behaviour.metric.name,
@@ -231,16 +232,6 @@ class _Search:
 
 def _name(graph: Graph, reader: int, writer: int | None) -> str:
     return f"all edges into {graph.readers[reader]}" if writer is None else f"{graph.writers[writer]}->{graph.readers[reader]}"
-
-
-def _time_forward(model: Transformer, behaviour: Behaviour) -> list[float]:
-    """Seconds of plain forward passes over the clean prompts, the unit in which costs are told; the first is a warm-up."""
-    seconds = []
-    for _ in range(4):
-        began = perf_counter()
-        model(behaviour.task.clean)
-        seconds.append(perf_counter() - began)
-    return seconds[1:]
 
 
 def _not_finite(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> NumericalError:

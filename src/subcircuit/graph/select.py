@@ -1,0 +1,160 @@
+"""From a number per edge to a circuit.
+
+    Threshold(t, by)    the edges of size at least t
+    TopN(n, by)         the n largest edges
+    Greedy(n, by)       n edges grown backwards from the logits: always the largest edge into a node that is already
+                        there, so that every edge leads on to the logits (Hanna et al. 2024, arXiv 2403.17806)
+
+The size of an edge is its score (``by="signed"``: what worsens the behaviour when cut comes first) or its magnitude
+(``by="absolute"``: what changes it either way). Circuits of the two differ, so it has to be said which one is meant. Of
+edges of the same size the earlier comes first: by reader, then by writer, in order of computation. Edges that lie on
+no path from an embedding stay; ``Circuit.prune`` drops them.
+"""
+
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.errors import GraphError, NumericalError, SettingsError
+from subcircuit.graph.circuit import Circuit, owners
+from subcircuit.graph.graph import Graph
+from subcircuit.graph.nodes import Edge, Logits
+
+By: TypeAlias = Literal["signed", "absolute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Edges whose size is at least ``least``."""
+
+    least: float
+    by: By
+
+    def __post_init__(self) -> None:
+        _check_by(self.by)
+        if self.least != self.least:
+            raise SettingsError("the threshold is NaN: it must be a number")
+
+
+@dataclass(frozen=True, slots=True)
+class TopN:
+    """The ``n`` largest edges."""
+
+    n: int
+    by: By
+
+    def __post_init__(self) -> None:
+        _check_by(self.by)
+        _check_n(self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """``n`` edges grown backwards from the logits, always along the largest."""
+
+    n: int
+    by: By
+
+    def __post_init__(self) -> None:
+        _check_by(self.by)
+        _check_n(self.n)
+
+
+Selection: TypeAlias = Threshold | TopN | Greedy
+
+
+def select_edges(graph: Graph, scores: Float[Tensor, "writer reader"], selection: Selection) -> Circuit:
+    """The circuit of the edges that a selection takes; it carries the scores.
+
+    Args:
+        graph: whose edges are scored.
+        scores: a number per edge; what stands where no edge is does not matter.
+        selection: how many edges, and by which size.
+
+    Raises:
+        GraphError: the scores do not fit the graph.
+        NumericalError: an edge's score is NaN or infinite; names the edge.
+        SettingsError: more edges are asked for than the graph has.
+    """
+    check_scores(graph, scores)
+    sizes = scores.abs() if selection.by == "absolute" else scores
+    match selection:
+        case Threshold(least):
+            kept = graph.edges & (sizes >= least).to(graph.edges.device)
+        case TopN(n):
+            kept = _largest(graph, sizes, _at_most(graph, n))
+        case Greedy(n):
+            kept = _grown(graph, sizes, _at_most(graph, n))
+    return Circuit(graph, kept, scores.masked_fill(~graph.edges, float("nan")))
+
+
+def check_scores(graph: Graph, scores: Float[Tensor, "writer reader"]) -> None:
+    """Every edge has a finite score.
+
+    Raises:
+        GraphError: the scores do not fit the graph.
+        NumericalError: an edge's score is NaN or infinite; names the edge.
+    """
+    expected, given = tuple(graph.edges.shape), tuple(scores.shape)
+    if given != expected:
+        raise GraphError(f"scores of shape {given} do not fit a graph of {expected} writers and readers")
+    bad = (graph.edges & ~scores.isfinite()).T.nonzero().tolist()
+    if bad:
+        reader, writer = bad[0]
+        edge, value = Edge(graph.writers[writer], graph.readers[reader]), float(scores[writer, reader])
+        others = f", and {len(bad) - 1} more edges have none" if len(bad) > 1 else ""
+        raise NumericalError(
+            f"the score of {edge} is {value}{others}: nothing was ranked. Try float32, and check the model's weights for NaN."
+        )
+
+
+def _largest(graph: Graph, sizes: Float[Tensor, "writer reader"], n: int) -> Bool[Tensor, "writer reader"]:
+    # transposed, so that a stable sort leaves ties in the order of edges: by reader, then by writer
+    cells = graph.edges.T.nonzero()
+    order = sizes.T[cells[:, 0], cells[:, 1]].sort(descending=True, stable=True).indices[:n]
+    kept = torch.zeros_like(graph.edges)
+    kept[cells[order, 1], cells[order, 0]] = True
+    return kept
+
+
+def _grown(graph: Graph, sizes: Float[Tensor, "writer reader"], n: int) -> Bool[Tensor, "writer reader"]:
+    reads: dict[int, list[int]] = {}
+    for reader in range(len(graph.readers)):
+        for writer in owners(graph, graph.readers[reader]):
+            reads.setdefault(writer, []).append(reader)
+    size, kept = sizes.tolist(), torch.zeros_like(graph.edges)
+
+    def edges_into(reader: int) -> list[tuple[float, int, int]]:
+        return [(-size[writer][reader], reader, writer) for writer in graph.edges[:, reader].nonzero().flatten().tolist()]
+
+    frontier, joined = edges_into(graph.reader_index[Logits()]), {graph.reader_index[Logits()]}
+    heapify(frontier)
+    for _ in range(n):
+        _, reader, writer = heappop(frontier)
+        kept[writer, reader] = True
+        for opened in reads.get(writer, []):
+            if opened not in joined:
+                joined.add(opened)
+                for edge in edges_into(opened):
+                    heappush(frontier, edge)
+    return kept
+
+
+def _at_most(graph: Graph, n: int) -> int:
+    if n > graph.n_edges:
+        raise SettingsError(f"{n} edges were asked for and the graph has {graph.n_edges}: ask for at most that many")
+    return n
+
+
+def _check_n(n: int) -> None:
+    if n < 0:
+        raise SettingsError(f"the number of edges is {n}: it must be at least 0")
+
+
+def _check_by(by: str) -> None:
+    if by not in get_args(By):
+        raise SettingsError(f"by is {by!r}: choose 'signed' or 'absolute'")

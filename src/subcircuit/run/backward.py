@@ -1,0 +1,172 @@
+"""Gradients of a loss with respect to every reader's input, at a run of the whole model.
+
+With all edges kept, the readers of a layer find the same residual stream x. A head's queries read W_Q norm(x), so
+
+    dL/d input(a.h<q>) = J(x)ᵀ W_Qᵀ dL/d(W_Q norm(x)),        J the Jacobian of the norm at x,
+
+and likewise for keys and values: split inputs need never be there. Keys and values are taken apart per query head
+first, as the masked forward pass defines them (``forward.py``). What is written by a layer's nodes goes to the same
+readers, so one gradient of the stream, carried backwards, serves all of them:
+
+    dL/d stream before = dL/d stream after + Σ over the unit's readers of dL/d input(reader)
+
+Cost: one more forward pass (layers are run again when their turn comes; only the streams between them are kept) and
+one backward pass through inputs alone. Memory: the streams, and the readers' gradients of one layer.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.graph import MLP, Attention, Graph
+from subcircuit.model.components import normalize
+from subcircuit.model.config import LayerNorm, NoNorm, Norm, RMSNorm
+from subcircuit.model.transformer import Transformer, attention, feed_forward
+from subcircuit.model.weights import NormWeights
+from subcircuit.run.heads import PARTS, finish, mix, projection
+
+Streams: TypeAlias = tuple[Float[Tensor, "batch pos d_model"], ...]
+"""What readers find at each unit of a graph, the logits last."""
+
+
+@dataclass(frozen=True, eq=False)
+class UnitGradient:
+    """Gradients at one unit.
+
+    Args:
+        readers: columns of the unit's readers.
+        at_readers: with respect to the input of each.
+        written: with respect to what each of the unit's writers writes; zero at the logits, which write nothing.
+    """
+
+    readers: tuple[int, ...]
+    at_readers: Float[Tensor, "reader batch pos d_model"]
+    written: Float[Tensor, "batch pos d_model"]
+
+
+@torch.no_grad()
+def streams_from(model: Transformer, embedding: Float[Tensor, "batch pos d_model"]) -> Streams:
+    """Run the whole model on any embedding."""
+    streams, stream = [], embedding
+    for layer in range(model.config.n_layers):
+        streams.append(stream)
+        attended = stream + attention(model, layer, stream)
+        if model.config.d_mlp:
+            streams.append(stream if model.config.parallel else attended)
+            attended = attended + feed_forward(model, layer, streams[-1])
+        stream = attended
+    return (*streams, stream)
+
+
+@torch.no_grad()
+def reader_gradients(
+    model: Transformer, graph: Graph, streams: Streams, at_logits: Float[Tensor, "batch pos d_model"]
+) -> Iterator[UnitGradient]:
+    """Gradients of a loss at every unit, from the logits backwards.
+
+    Args:
+        streams: of the run at which to differentiate.
+        at_logits: gradient of the loss with respect to the last stream.
+    """
+    after = widened(at_logits)
+    last = len(graph.units) - 1
+    yield UnitGradient(graph.readers_in[last], after[None], torch.zeros_like(after))
+    for layer in reversed(range(model.config.n_layers)):
+        into_attention = after
+        if model.config.d_mlp:
+            unit = graph.units.index(MLP(layer))
+            gradient = widened(_mlp_gradient(model, layer, streams[unit], after))
+            yield UnitGradient(graph.readers_in[unit], gradient[None], after)
+            into_attention = after if model.config.parallel else after + gradient
+            after = after + gradient
+        unit = graph.units.index(Attention(layer))
+        gradients = _head_gradients(model, graph, layer, streams[unit], into_attention)
+        yield UnitGradient(graph.readers_in[unit], gradients, into_attention)
+        after = after + gradients.sum(0)
+
+
+def norm_pull_back(
+    norm: Norm, weights: NormWeights, x: Float[Tensor, "*#rows d_model"], gradient: Float[Tensor, "*rows d_model"]
+) -> Float[Tensor, "*rows d_model"]:
+    """Gradients with respect to a norm's input from those with respect to its output; many of them may share one input.
+
+    With x̂ = s (x − mean x), or s x for RMSNorm, and c = gain ⊙ gradient: s (c − [mean c] − x̂ mean(c x̂)). In float32 at
+    least, as the norm itself.
+    """
+    x, c = widened(x), widened(gradient if weights.gain is None else gradient * weights.gain)
+    match norm:
+        case NoNorm():
+            return c
+        case LayerNorm(eps):
+            x, c = x - x.mean(-1, keepdim=True), c - c.mean(-1, keepdim=True)
+        case RMSNorm(eps):
+            pass
+    scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    x_hat = x * scale
+    along = torch.linalg.vecdot(c, x_hat)[..., None] / x.shape[-1]
+    return torch.addcmul(c, x_hat, along, value=-1).mul_(scale)
+
+
+def widened(x: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """In float32 at least."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _mlp_gradient(
+    model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"], after: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
+    return _pull_back(lambda x: feed_forward(model, layer, x), (stream,), after)[0]
+
+
+def _head_gradients(
+    model: Transformer,
+    graph: Graph,
+    layer: int,
+    stream: Float[Tensor, "batch pos d_model"],
+    after: Float[Tensor, "batch pos d_model"],
+) -> Float[Tensor, "reader batch pos d_model"]:
+    """Gradients with respect to the input of each reader of a layer's attention."""
+    config, weights = model.config, model.weights.layers[layer]
+    heads, normed = tuple(range(config.n_heads)), normalize(stream, config.norm, weights.attention_norm).flatten(0, 1)
+    matrices = [projection(model, layer, part, heads) for part in PARTS]
+    projected = [(normed @ W.flatten(0, 1).T).view(*stream.shape[:2], *W.shape[:2]).permute(2, 0, 1, 3) for W in matrices]
+    gradients = _pull_back(lambda *qkv: _attend(model, layer, *qkv), projected, after)
+    first, n_readers = graph.reader_of(layer, 0, "q"), len(graph.readers_in[graph.units.index(Attention(layer))])
+    at_normed = normed.new_zeros(n_readers, *normed.shape)
+    for part, W, gradient in zip(PARTS, matrices, gradients, strict=True):
+        for head in heads:
+            # one product a head: readers of several heads and parts (blocks, groups) take the sum
+            reader = graph.reader_of(layer, head, part) - first
+            at_normed[reader].addmm_(gradient[head].flatten(0, 1), W[head])
+    return norm_pull_back(config.norm, weights.attention_norm, stream, at_normed.unflatten(1, stream.shape[:2]))
+
+
+def _attend(
+    model: Transformer,
+    layer: int,
+    q: Float[Tensor, "head batch pos d_head"],
+    k: Float[Tensor, "head batch pos d_head"],
+    v: Float[Tensor, "head batch pos d_head"],
+) -> Float[Tensor, "batch pos d_model"]:
+    """What a layer's attention adds to the stream (without ``b_O``), from products of matrices and stream alone."""
+    weights, heads = model.weights.layers[layer], tuple(range(len(q)))
+    positions = torch.arange(q.shape[2], device=q.device)
+    q, k, v = (finish(model, layer, part, x, positions, heads) for part, x in zip(PARTS, (q, k, v), strict=True))
+    mixed = mix(model, layer, q, k, v)
+    written = mixed.permute(1, 2, 0, 3).flatten(2) @ weights.attention.W_O.flatten(0, 1)
+    post = weights.attention_post_norm
+    return written if post is None else normalize(written, model.config.norm, post)
+
+
+def _pull_back(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...] | list[Tensor], gradient: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients with respect to a function's inputs from that with respect to its output."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    with torch.enable_grad():
+        output = function(*leaves)
+    return torch.autograd.grad(output, leaves, gradient.to(output.dtype))

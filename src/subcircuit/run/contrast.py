@@ -1,0 +1,119 @@
+"""A clean run beside its ablation, as gradient methods need them: streams, and how far apart each writer's values are.
+
+Memory: writers × rows × d_model for the differences, at the rows where something can change and matter alone
+(``rows.py``); the two runs are taken layer by layer.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from subcircuit.graph import Graph
+from subcircuit.model.tokens import Tokens
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.backward import Streams, UnitGradient, widened
+from subcircuit.run.rows import Rows
+from subcircuit.run.values import embedding_values, layer_runs
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """A clean run and its ablation on a batch of prompts, up to the last answer.
+
+    Args:
+        differences: ablated − clean value of every writer, in float32 at least.
+        streams: what readers find at each unit in the clean run.
+        clean_embedding, ablated_embedding: all that the embedding writes.
+    """
+
+    model: Transformer
+    graph: Graph
+    rows: Rows
+    differences: Float[Tensor, "writer row d_model"]
+    streams: Streams
+    clean_embedding: Float[Tensor, "batch pos d_model"]
+    ablated_embedding: Float[Tensor, "batch pos d_model"]
+
+    def at_rows(self, x: Float[Tensor, "*reader batch pos d_model"]) -> Float[Tensor, "*reader row d_model"]:
+        """Values at the rows where something can change and matter."""
+        return x.flatten(-3, -2)[..., self.rows.changed.flat, :]
+
+    def effects(self, gradient: UnitGradient) -> Float[Tensor, "writer reader"]:
+        """First-order effects of cutting each edge into a unit: (ablated − clean) · gradient, summed over examples.
+
+        One row per writer that the unit reads.
+        """
+        writers = int(self.graph.edges[:, gradient.readers[0]].sum())
+        at_readers = self.at_rows(gradient.at_readers)
+        return (self.differences[:writers].flatten(1) @ at_readers.flatten(1).T).double()
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """What is written together, by the embedding or by one layer, and the streams that this layer's units read."""
+
+    values: Float[Tensor, "writer batch pos d_model"]
+    read: Streams
+    after: Float[Tensor, "batch pos d_model"]
+
+
+@torch.no_grad()
+def contrast(
+    model: Transformer,
+    graph: Graph,
+    clean: Tokens,
+    ablated: Tokens | Float[Tensor, "writer batch pos d_model"],
+    first_change: list[int],
+    answer_example: Int[Tensor, " answer"],
+    answer_pos: Int[Tensor, " answer"],
+) -> Contrast:
+    """Run clean and ablated prompts side by side.
+
+    Args:
+        ablated: what cut edges carry, or the prompts whose run they carry it from.
+        first_change: per example, the first position at which clean and ablated values may differ.
+        answer_example, answer_pos: where the metric reads logits.
+    """
+    rows = Rows.of(first_change, answer_example.tolist(), answer_pos.tolist(), model.device)
+    differences: list[Tensor] = []
+    streams: list[Tensor] = []
+    embeddings: list[Tensor] = []
+    after = None
+    for stage, cut in zip(
+        _stages(model, graph, _until(clean, rows.n_pos)), _cuts(model, graph, ablated, rows.n_pos), strict=True
+    ):
+        differences.append((widened(cut) - widened(stage.values)).flatten(1, 2)[:, rows.changed.flat])
+        embeddings = embeddings or [stage.after, cut.sum(0)]
+        streams += stage.read
+        after = stage.after
+    assert after is not None
+    return Contrast(model, graph, rows, torch.cat(differences), (*streams, after), *embeddings)
+
+
+def _stages(model: Transformer, graph: Graph, tokens: Tokens) -> Iterator[_Stage]:
+    embedding = embedding_values(model, graph, tokens)
+    yield _Stage(embedding, (), embedding.sum(0))
+    for run in layer_runs(model, graph, tokens):
+        if run.mlp is None:
+            yield _Stage(run.writes, (run.before_attention,), run.after)
+        else:
+            yield _Stage(torch.cat([run.writes, run.mlp[None]]), (run.before_attention, run.before_mlp), run.after)
+
+
+def _cuts(
+    model: Transformer, graph: Graph, ablated: Tokens | Float[Tensor, "writer batch pos d_model"], n_pos: int
+) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
+    """What cut edges carry, stage by stage."""
+    if isinstance(ablated, Tokens):
+        yield from (stage.values for stage in _stages(model, graph, _until(ablated, n_pos)))
+        return
+    per_layer = sum(len(writers) for writers in graph.writers_in) // model.config.n_layers
+    sizes = [len(graph.writers) - per_layer * model.config.n_layers, *[per_layer] * model.config.n_layers]
+    yield from ablated[:, :, :n_pos].split(sizes)
+
+
+def _until(tokens: Tokens, n_pos: int) -> Tokens:
+    return Tokens(tokens.ids[:, :n_pos], tokens.lengths.clamp(max=n_pos))

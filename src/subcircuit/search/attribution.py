@@ -1,0 +1,194 @@
+"""What all gradient methods share: first-order effects of cutting edges, at one run of the model or at several.
+
+    score(w → r) = mean over runs of Σ (ablated(w) − clean(w)) · dL/d input(r)        summed over positions and d_model
+
+Methods differ in the runs at which the loss is differentiated. Scores of examples are independent: sums over batches of
+them are taken in float64, and what is returned does not depend on how examples are batched.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.errors import SettingsError
+from subcircuit.graph import Graph
+from subcircuit.model.components import unembed
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.ablation import Resample, Zero, ablated_values
+from subcircuit.run.backward import Streams, UnitGradient, reader_gradients
+from subcircuit.run.contrast import Contrast, contrast
+from subcircuit.run.readout import read
+from subcircuit.run.rows import Places
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.tasks import Answers, Bound
+
+# differences of all writers are the largest tensor of a search
+_NUMBERS_AT_ONCE = 2**25
+
+Backward: TypeAlias = Callable[[Transformer, Graph, Streams, Float[Tensor, "batch pos d_model"]], Iterator[UnitGradient]]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Progress of a search that scores all edges together.
+
+    Args:
+        done, total: how often an example was run and differentiated, or otherwise measured.
+        seconds: since the search began.
+    """
+
+    done: int
+    total: int
+    seconds: float
+
+
+OnRound: TypeAlias = Callable[[Round], None]
+
+
+class Rounds:
+    """Tells a callback how far a search is.
+
+    Args:
+        total: rounds in all.
+        on_step: called after every round.
+    """
+
+    def __init__(self, total: int, on_step: OnRound | None):
+        self._total, self._on_step, self._done, self._began = total, on_step, 0, perf_counter()
+
+    def done(self, rounds: int) -> None:
+        """So many more are finished."""
+        self._done += rounds
+        if self._on_step is not None:
+            self._on_step(Round(self._done, self._total, perf_counter() - self._began))
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A batch of examples: clean and ablated runs, and the loss.
+
+    Args:
+        share: one over the number of examples of the whole task.
+    """
+
+    contrast: Contrast
+    answers: Answers
+    metric: Bound
+    share: float
+
+    def __len__(self) -> int:
+        return self.answers.n_examples
+
+    def by_example(self, values: Float[Tensor, "writer row"], places: Places) -> Float[Tensor, "writer batch"]:
+        """Sums over each example's rows, in float64."""
+        sums = torch.zeros(len(values), len(self), dtype=torch.float64, device=values.device)
+        return sums.index_add(1, places.flat // self.contrast.rows.n_pos, values.double())
+
+    def at_logits(self, streams: Streams) -> Float[Tensor, "batch pos d_model"]:
+        """The gradient of the task's mean loss with respect to the last stream of a run."""
+        model, last = self.contrast.model, streams[-1].detach().requires_grad_()
+        with torch.enable_grad():
+            readout = read(model, self.answers.rows(last), self.metric.needs)
+            loss = self.answers.per_example(self.metric(readout)).sum() * self.share
+        return torch.autograd.grad(loss, last)[0]
+
+    def gradients(self, streams: Streams, backward: Backward = reader_gradients) -> Iterator[UnitGradient]:
+        """Gradients of the task's mean loss at a run, unit by unit from the logits backwards."""
+        return backward(self.contrast.model, self.contrast.graph, streams, self.at_logits(streams))
+
+
+def probes(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int | None) -> Iterator[Probe]:
+    """The examples of a behaviour, a batch at a time.
+
+    Args:
+        batch_size: examples at once; None chooses by memory.
+
+    Raises:
+        SettingsError: the metric has no gradients.
+    """
+    task, first_changes = behaviour.task, behaviour.first_changes()
+    size = examples_at_once(model, graph, behaviour, batch_size)
+    # means are over all prompts
+    whole = (
+        None
+        if isinstance(behaviour.ablation, Resample | Zero)
+        else ablated_values(model, graph, task.corrupted, behaviour.ablation)
+    )
+    for begin in range(0, len(task), size):
+        part = task[begin : begin + size]
+        match behaviour.ablation:
+            case Resample():
+                ablated = part.corrupted
+            case _ if whole is not None:
+                ablated = whole[:, begin : begin + size, : part.clean.ids.shape[1]]
+            case _:
+                ablated = ablated_values(model, graph, part.corrupted, behaviour.ablation)
+        answers = part.answers
+        run = contrast(model, graph, part.clean, ablated, first_changes[begin : begin + size], answers.example, answers.pos)
+        reference = unembed(model.config, model.weights, answers.rows(run.streams[-1])) if behaviour.metric.compares else None
+        yield Probe(run, answers, behaviour.metric.bind(answers, reference), 1 / len(task))
+
+
+def attribute(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    batch_size: int | None,
+    runs: Callable[[Probe], Iterable[Streams]],
+    n_runs: int,
+    on_step: OnRound | None,
+    backward: Backward = reader_gradients,
+) -> Float[Tensor, "writer reader"]:
+    """Score every edge.
+
+    Args:
+        batch_size: examples at once; None chooses by memory.
+        runs: the runs of a batch at which to differentiate.
+        n_runs: how many of them there are.
+        on_step: called after every run.
+        backward: how gradients are carried backwards.
+    """
+    check_differentiable(behaviour)
+    scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
+    rounds = Rounds(len(behaviour.task) * n_runs, on_step)
+    for probe in probes(model, graph, behaviour, batch_size):
+        for streams in runs(probe):
+            for gradient in probe.gradients(streams, backward):
+                effects = probe.contrast.effects(gradient).cpu()
+                scores[: len(effects), list(gradient.readers)] += effects / n_runs
+            rounds.done(len(probe))
+    return scores
+
+
+def examples_at_once(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int | None) -> int:
+    """Examples in a batch: as many as asked for, or as keep the differences of all writers small."""
+    numbers = len(graph.writers) * behaviour.task.clean.ids.shape[1] * model.config.d_model
+    return min(batch_size or max(1, _NUMBERS_AT_ONCE // numbers), len(behaviour.task))
+
+
+def check_differentiable(behaviour: Behaviour) -> None:
+    """The metric has gradients.
+
+    Raises:
+        SettingsError: it counts, and its gradients are zero.
+    """
+    if not behaviour.metric.differentiable:
+        raise SettingsError(
+            f"{behaviour.metric.name} is a count, whose gradient is zero everywhere: use logit_difference or kl_divergence, "
+            "or a method without gradients such as exact."
+        )
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Examples at once are at least one.
+
+    Raises:
+        SettingsError: they are not.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise SettingsError(f"batch_size is {batch_size}: it must be at least 1, or None to choose by memory")

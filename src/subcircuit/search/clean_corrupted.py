@@ -1,0 +1,70 @@
+"""Attribution from both ends: the mean of the gradients in the clean and in the corrupted run.
+
+    score(w → r) = (corrupted(w) − clean(w)) · ½ (dL/d input(r) [clean run] + dL/d input(r) [corrupted run])
+
+The trapezoid rule for the path between the two, exact where the loss is quadratic along it (Mueller et al. 2025,
+arXiv 2504.13151, compare it with integrated gradients). Two forward passes and two backward ones. Unlike ``eap`` it has
+something to say about divergences from the model, through the corrupted end alone; where the metric bends only between
+the ends, neither of them sees it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from subcircuit.errors import SettingsError
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.ablation import Resample
+from subcircuit.run.backward import Streams, streams_from
+from subcircuit.search.attribution import OnRound, Probe, attribute, check_batch_size
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.scores import EdgeScores, scored
+
+
+@dataclass(frozen=True)
+class CleanCorrupted:
+    """Settings of attribution from both ends.
+
+    Args:
+        batch_size: examples at once; None chooses by memory. The result is the same.
+    """
+
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+
+
+def clean_corrupted(
+    model: Transformer, graph: Graph, behaviour: Behaviour, config: CleanCorrupted, on_step: OnRound | None = None
+) -> EdgeScores:
+    """Score every edge.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search.
+        behaviour: prompts and metric; the ablation is Resample.
+        config: settings.
+        on_step: called after each end of every batch of examples.
+
+    Raises:
+        SettingsError: the metric has no gradients, or another ablation, whose far end is no run of the model.
+        NumericalError: a score is NaN or infinite; names the edge.
+    """
+    if not isinstance(behaviour.ablation, Resample):
+        raise SettingsError(
+            "clean-corrupted takes gradients in the run of the corrupted prompts, and only the ablation resample leads there: "
+            "use it, or eap or eap-ig-inputs with this ablation."
+        )
+
+    def ends(probe: Probe) -> Iterator[Streams]:
+        yield probe.contrast.streams
+        yield streams_from(model, probe.contrast.ablated_embedding)
+
+    return scored(
+        "clean-corrupted",
+        model,
+        graph,
+        behaviour,
+        lambda: attribute(model, graph, behaviour, config.batch_size, ends, 2, on_step),
+    )

@@ -1,0 +1,55 @@
+"""Edge attribution patching (Syed, Rager & Conmy 2023, arXiv 2310.10348).
+
+    score(w → r) = (ablated(w) − clean(w)) · dL/d input(r)        [clean run]
+
+Two forward passes and one backward, whatever the number of edges; layers are run once more when their gradients are
+taken, and one matrix product per layer scores its edges. First order: exact where the model and the metric are linear
+between clean and ablated, wrong where they bend, above all behind a saturated softmax. At the clean run a divergence
+from the model has its minimum: its gradient is zero and every score with it, so use a logit difference, or
+``eap-ig-inputs``.
+"""
+
+from dataclasses import dataclass
+
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.search.attribution import OnRound, attribute, check_batch_size
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.scores import EdgeScores, scored
+
+
+@dataclass(frozen=True)
+class Eap:
+    """Settings of edge attribution patching.
+
+    Args:
+        batch_size: examples at once; None chooses by memory. The result is the same.
+    """
+
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+
+
+def eap(model: Transformer, graph: Graph, behaviour: Behaviour, config: Eap, on_step: OnRound | None = None) -> EdgeScores:
+    """Score every edge.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation.
+        config: settings.
+        on_step: called after every batch of examples.
+
+    Raises:
+        SettingsError: the metric has no gradients.
+        NumericalError: a score is NaN or infinite; names the edge.
+    """
+    return scored(
+        "eap",
+        model,
+        graph,
+        behaviour,
+        lambda: attribute(model, graph, behaviour, config.batch_size, lambda probe: [probe.contrast.streams], 1, on_step),
+    )

@@ -1,0 +1,82 @@
+"""Edge attribution patching with integrated gradients over inputs (Hanna, Pezzelle & Belinkov 2024, arXiv 2403.17806).
+
+    score(w → r) = (ablated(w) − clean(w)) · 1/m Σ dL/d input(r) at embedding e′ + k/m (e − e′),   k = 1 … m = steps
+
+e is what the embedding writes, e′ what its cut edges carry: under Resample the corrupted prompts' embedding. Every run
+of the path is a run of the whole model. With many steps the scores of all edges out of the embedding add up to
+L(e′) − L(e), the change of the metric along the path; scores of later edges have no such sum. Two forward passes for
+the ends, then per step a forward and a backward (layers are run again there). Sees past the flat start of a saturated
+softmax and of a divergence's minimum, but the path leads through inputs that no prompt has, and activations of
+different layers are moved together, never one by one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from subcircuit.errors import SettingsError
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.backward import Streams, streams_from
+from subcircuit.search.attribution import OnRound, Probe, attribute, check_batch_size
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.scores import EdgeScores, scored
+
+
+@dataclass(frozen=True)
+class EapIgInputs:
+    """Settings of integrated gradients over inputs.
+
+    Args:
+        steps: points of the path at which gradients are taken.
+        batch_size: examples at once; None chooses by memory. The result is the same.
+    """
+
+    steps: int = 5
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        check_batch_size(self.batch_size)
+
+
+def eap_ig_inputs(
+    model: Transformer, graph: Graph, behaviour: Behaviour, config: EapIgInputs, on_step: OnRound | None = None
+) -> EdgeScores:
+    """Score every edge.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation.
+        config: settings.
+        on_step: called after every step of every batch of examples.
+
+    Raises:
+        SettingsError: the metric has no gradients.
+        NumericalError: a score is NaN or infinite; names the edge.
+    """
+
+    def path(probe: Probe) -> Iterator[Streams]:
+        contrast = probe.contrast
+        for step in range(1, config.steps):
+            embedding = contrast.ablated_embedding.lerp(contrast.clean_embedding, step / config.steps)
+            yield streams_from(model, embedding)
+        yield contrast.streams
+
+    return scored(
+        "eap-ig-inputs",
+        model,
+        graph,
+        behaviour,
+        lambda: attribute(model, graph, behaviour, config.batch_size, path, config.steps, on_step),
+    )
+
+
+def check_steps(steps: int) -> None:
+    """A path has at least one step.
+
+    Raises:
+        SettingsError: it has not.
+    """
+    if steps < 1:
+        raise SettingsError(f"steps is {steps}: it must be at least 1, for example 5")

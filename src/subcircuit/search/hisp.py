@@ -1,0 +1,103 @@
+"""Head importance (Michel, Levy & Neubig 2019, arXiv 1905.10650), for all nodes that write.
+
+    importance(w) = mean over examples of |Σ (ablated(w) − clean(w)) · dL/d value(w)|, over positions and d_model
+    score(w → r)  = min(importance(w), importance(node of r)),     importances divided by their layer's root sum of squares
+
+Under Zero this is Michel et al.'s |a · dL/da|; Conmy et al. 2023 (arXiv 2304.14997) put the corrupted run's value in the
+place of nothing. Nodes are scored and not edges: the edges of at least a score are all those between nodes of at least
+that importance. Cost as ``eap``. First order like ``eap``, blind at a divergence's minimum, and importances of different
+layers are not comparable once each layer is scaled to one: a layer that does nothing has its largest head too.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.graph import Graph, Logits
+from subcircuit.graph.circuit import owners
+from subcircuit.model.transformer import Transformer
+from subcircuit.search.attribution import OnRound, Probe, Rounds, check_batch_size, check_differentiable, probes
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.scores import EdgeScores, scored
+
+
+@dataclass(frozen=True)
+class Hisp:
+    """Settings of head importance.
+
+    Args:
+        batch_size: examples at once; None chooses by memory. The result is the same.
+    """
+
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+
+
+def hisp(model: Transformer, graph: Graph, behaviour: Behaviour, config: Hisp, on_step: OnRound | None = None) -> EdgeScores:
+    """Score every edge.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation.
+        config: settings.
+        on_step: called after every batch of examples.
+
+    Raises:
+        SettingsError: the metric has no gradients.
+        NumericalError: a score is NaN or infinite; names the edge.
+    """
+
+    def search() -> Float[Tensor, "writer reader"]:
+        check_differentiable(behaviour)
+        importance, rounds = torch.zeros(len(graph.writers), dtype=torch.float64), Rounds(len(behaviour.task), on_step)
+        for probe in probes(model, graph, behaviour, config.batch_size):
+            importance += _importance(probe).cpu()
+            rounds.done(len(probe))
+        return _of_edges(graph, _scaled(graph, importance))
+
+    return scored("hisp", model, graph, behaviour, search)
+
+
+def _importance(probe: Probe) -> Float[Tensor, " writer"]:
+    """Importance of every writer to a batch: its share of the task's mean."""
+    contrast, graph = probe.contrast, probe.contrast.graph
+    products = torch.zeros(contrast.differences.shape[:2], dtype=torch.float64, device=contrast.differences.device)
+
+    def put(writers: list[int], gradient: Float[Tensor, "batch pos d_model"]) -> None:
+        products[writers] = torch.linalg.vecdot(contrast.differences[writers], contrast.at_rows(gradient)).double()
+
+    at_embedding = torch.zeros_like(contrast.clean_embedding, dtype=contrast.differences.dtype)
+    for gradient in probe.gradients(contrast.streams):
+        put(list(graph.writers_in[graph.unit_of[gradient.readers[0]]]), gradient.written)
+        at_embedding = at_embedding + gradient.at_readers.sum(0)
+    put(_layers(graph)[0], at_embedding)
+    return probe.by_example(products, contrast.rows.changed).abs().sum(1)
+
+
+def _layers(graph: Graph) -> list[list[int]]:
+    """The writers of the embedding and of each layer."""
+    layers: dict[int, list[int]] = {}
+    for index, writer in enumerate(graph.writers):
+        layers.setdefault(getattr(writer, "layer", -1), []).append(index)
+    return list(layers.values())
+
+
+def _scaled(graph: Graph, importance: Float[Tensor, " writer"]) -> Float[Tensor, " writer"]:
+    scaled = importance.clone()
+    for layer in _layers(graph):
+        size = torch.linalg.vector_norm(importance[layer])
+        scaled[layer] = importance[layer] / size.where(size > 0, 1)
+    return scaled
+
+
+def _of_edges(graph: Graph, importance: Float[Tensor, " writer"]) -> Float[Tensor, "writer reader"]:
+    at_readers = [
+        torch.tensor(torch.inf, dtype=importance.dtype) if isinstance(r, Logits) else importance[list(owners(graph, r))].amax()
+        for r in graph.readers
+    ]
+    return torch.minimum(importance[:, None], torch.stack(at_readers))

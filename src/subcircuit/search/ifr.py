@@ -1,0 +1,82 @@
+"""Information-flow routes (Ferrando & Voita 2024, arXiv 2403.00824): how much of what a reader finds came from whom.
+
+    proximity(w, r)  = max(0, ‖x_r‖₁ − ‖x_r − value(w)‖₁)                    x_r the clean run's input of r
+    importance(w, r) = proximity(w, r) / Σ over writers of proximity         mean over positions and examples
+
+One forward pass: no corrupted prompts, no ablation and no metric take part, so scores tell what flows and not what the
+behaviour needs of it. Queries, keys and values of a layer's heads find the same input and get the same scores: grow
+circuits from the logits (``Greedy``) or threshold them and prune. Positions count up to an example's last answer, at
+the logits those of its answers alone.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.graph import Graph, Logits
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.ablation import Zero
+from subcircuit.search.attribution import OnRound, Probe, Rounds, check_batch_size, probes
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.scores import EdgeScores, scored
+
+
+@dataclass(frozen=True)
+class Ifr:
+    """Settings of information-flow routes.
+
+    Args:
+        batch_size: examples at once; None chooses by memory. The result is the same.
+    """
+
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+
+
+def ifr(model: Transformer, graph: Graph, behaviour: Behaviour, config: Ifr, on_step: OnRound | None = None) -> EdgeScores:
+    """Score every edge.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search.
+        behaviour: whose clean prompts to run, up to their answers.
+        config: settings.
+        on_step: called after every batch of examples.
+
+    Raises:
+        NumericalError: a score is NaN or infinite; names the edge.
+    """
+    # what a zero ablation takes away is the whole value, at all positions
+    whole = replace(behaviour, ablation=Zero())
+
+    @torch.no_grad()
+    def search() -> Float[Tensor, "writer reader"]:
+        scores, rounds = torch.zeros(graph.edges.shape, dtype=torch.float64), Rounds(len(behaviour.task), on_step)
+        for probe in probes(model, graph, whole, config.batch_size):
+            for unit, readers in enumerate(graph.readers_in):
+                flow = _importance(probe, unit).cpu()
+                scores[: len(flow), list(readers)] += flow[:, None]
+            rounds.done(len(probe))
+        return scores
+
+    return scored("ifr", model, graph, behaviour, search)
+
+
+def _importance(probe: Probe, unit: int) -> Float[Tensor, " writer"]:
+    """How much of what a unit's readers find comes from each of the writers before it: the share of one task."""
+    contrast = probe.contrast
+    writers = int(contrast.graph.edges[:, contrast.graph.readers_in[unit][0]].sum())
+    rows = contrast.rows["answers" if isinstance(contrast.graph.units[unit], Logits) else "changed"]
+    without, x = contrast.differences[:writers], contrast.streams[unit].flatten(0, 1)[rows.flat].to(contrast.differences)
+    if rows is contrast.rows.answers:
+        without = contrast.rows.take(without, "changed", "answers")
+    left = torch.stack([torch.linalg.vector_norm(x + minus, 1, dim=-1) for minus in without])
+    proximity = (torch.linalg.vector_norm(x, 1, dim=-1) - left).clamp(min=0).double()
+    total = proximity.sum(0)
+    importance = proximity / total.where(total > 0, 1)
+    per_example = probe.by_example(importance, rows) / torch.bincount(rows.flat // contrast.rows.n_pos)
+    return per_example.sum(-1) * probe.share

@@ -1,0 +1,35 @@
+"""Chance: the baseline that every table carries.
+
+Scores are drawn evenly from [0, 1), by a seed, without looking at model or prompts; the n largest are a random circuit
+of n edges. No method that loses to it has found anything.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.search.attribution import OnRound
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.scores import EdgeScores, scored
+
+
+@dataclass(frozen=True)
+class RandomScores:
+    """Settings of chance.
+
+    Args:
+        seed: other seeds, other scores.
+    """
+
+    seed: int = 0
+
+
+def random_scores(
+    model: Transformer, graph: Graph, behaviour: Behaviour, config: RandomScores, on_step: OnRound | None = None
+) -> EdgeScores:
+    """Score every edge; the arguments are those of every search, and only ``graph`` and ``config`` matter."""
+    # on the processor, so that every device draws the same
+    generator = torch.Generator().manual_seed(config.seed)
+    return scored("random", model, graph, behaviour, lambda: torch.rand(graph.edges.shape, generator=generator))

@@ -1,0 +1,150 @@
+"""Gradient methods equal autograd through split inputs, for every family, scope, ablation and metric."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subcircuit.errors import NumericalError, SettingsError
+from subcircuit.graph import Graph
+from subcircuit.model import LayerNorm, NormWeights, RMSNorm
+from subcircuit.model.components import normalize
+from subcircuit.run.backward import norm_pull_back
+from subcircuit.search.attribution import attribute
+from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
+from subcircuit.search.eap import Eap, eap
+from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
+from tests.behaviours import random_behaviour
+from tests.run.test_forward import scopes_of
+from tests.search.autograd import Autograd, assert_scores
+from tests.search.test_acdc import METRICS
+from tests.tiny_models import FAMILIES, tiny
+
+
+@st.composite
+def behaviours(draw: st.DrawFn, family: str, ablations: tuple[str, ...] = ("mean", "mean-by-position", "resample", "zero")):
+    """A float64 model, its graph at any scope, and a behaviour."""
+    seed = draw(st.integers(0, 2**20))
+    model = tiny(family, seed % 3, dtype=torch.float64)
+    graph = Graph.of(model.config, draw(st.sampled_from(scopes_of(family))))
+    lengths = draw(st.lists(st.integers(3, 8), min_size=1, max_size=3))
+    metric, ablation = draw(st.sampled_from(METRICS)), draw(st.sampled_from(ablations))
+    return model, graph, random_behaviour(model, seed, lengths, draw(st.integers(1, 2)), metric, ablation)
+
+
+def in_double(runs, n_runs, model, graph, behaviour, batch_size=None):
+    """Scores before they are rounded to float32."""
+    return attribute(model, graph, behaviour, batch_size, runs, n_runs, None)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=4)
+@given(data=st.data())
+def test_eap_is_the_slope_of_the_loss_in_every_edge(family, data):
+    model, graph, behaviour = data.draw(behaviours(family))
+    expected = Autograd(model, graph, behaviour).slope(graph.edges)
+    for batch_size in (None, 1):
+        scores = in_double(lambda probe: [probe.contrast.streams], 1, model, graph, behaviour, batch_size)
+        torch.testing.assert_close(scores[graph.edges], expected[graph.edges], atol=1e-8, rtol=1e-8)
+    assert_scores(eap(model, graph, behaviour, Eap()), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=2)
+@given(data=st.data(), steps=st.integers(1, 3))
+def test_integrated_gradients_average_autograd_over_the_path(family, data, steps):
+    model, graph, behaviour = data.draw(behaviours(family))
+    slow = Autograd(model, graph, behaviour)
+    clean, ablated = slow.embeddings()
+    points = [ablated + k / steps * (clean - ablated) for k in range(1, steps + 1)]
+    expected = torch.stack([slow.scores_at(point) for point in points]).mean(0)
+    assert_scores(eap_ig_inputs(model, graph, behaviour, EapIgInputs(steps, batch_size=2)), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=2)
+@given(data=st.data())
+def test_clean_corrupted_averages_autograd_over_both_ends(family, data):
+    model, graph, behaviour = data.draw(behaviours(family, ablations=("resample",)))
+    slow = Autograd(model, graph, behaviour)
+    expected = torch.stack([slow.scores_at(end) for end in slow.embeddings()]).mean(0)
+    assert_scores(clean_corrupted(model, graph, behaviour, CleanCorrupted(batch_size=2)), expected)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama_gqa", "gemma2", "pythia", "attention_only_bare"])
+def test_scores_out_of_the_embedding_add_up_to_the_change_along_the_path(family):
+    model = tiny(family, dtype=torch.float64)
+    graph = Graph.of(model.config)
+    behaviour = random_behaviour(model, 11, [5, 6], 1, "logit_difference", "resample")
+    slow = Autograd(model, graph, behaviour)
+    change = float(slow.of_logits(model(behaviour.task.corrupted)) - slow.of_logits(model(behaviour.task.clean)))
+    scores = eap_ig_inputs(model, graph, behaviour, EapIgInputs(steps=128)).values[0].nansum()
+    assert abs(change) > 0.01
+    assert abs(float(scores) - change) < 0.08 * abs(change)
+
+
+def test_at_the_minimum_of_a_divergence_only_other_runs_than_the_clean_one_have_anything_to_say():
+    model = tiny("llama", dtype=torch.float64)
+    graph = Graph.of(model.config)
+    behaviour = random_behaviour(model, 2, [6, 5], 1, "kl_divergence", "resample")
+    assert float(eap(model, graph, behaviour, Eap()).values.nan_to_num().abs().max()) < 1e-12
+    for scores in (
+        eap_ig_inputs(model, graph, behaviour, EapIgInputs()),
+        clean_corrupted(model, graph, behaviour, CleanCorrupted()),
+    ):
+        assert float(scores.values.nan_to_num().abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
+@pytest.mark.parametrize("family", ["gpt2", "qwen3", "gemma2", "pythia"])
+def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tolerance):
+    precise = tiny(family, dtype=torch.float64)
+    model, graph = precise.to(dtype=dtype), Graph.of(precise.config)
+    behaviour = random_behaviour(precise, 7, [8, 5, 9, 6, 7], 1, "logit_difference", "mean")
+    expected = eap(precise, graph, behaviour, Eap()).values[graph.edges]
+    for batch_size in (None, 1, 2):
+        values = eap(model, graph, behaviour, Eap(batch_size)).values[graph.edges]
+        assert float((values - expected).abs().max()) < tolerance * float(expected.abs().max())
+
+
+@given(st.sampled_from([LayerNorm(1e-5), RMSNorm(1e-3)]), st.booleans(), st.integers(0, 1000))
+def test_norms_are_pulled_back_as_autograd_does(norm, has_gain, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, gradient = (torch.randn(n, 3, 8, generator=generator, dtype=torch.float64) for n in (1, 4))
+    gain = torch.randn(8, generator=generator, dtype=torch.float64) if has_gain else None
+    leaf = x.expand(4, -1, -1).clone().requires_grad_()
+    (expected,) = torch.autograd.grad(normalize(leaf, norm, NormWeights(gain)), leaf, gradient)
+    torch.testing.assert_close(norm_pull_back(norm, NormWeights(gain), x, gradient), expected, atol=1e-10, rtol=1e-8)
+
+
+def test_progress_adds_up():
+    model = tiny("qwen2")
+    graph, behaviour = Graph.of(model.config), random_behaviour(model, 1, [6, 5, 4], 1, "logit_difference", "resample")
+    rounds = []
+    eap_ig_inputs(model, graph, behaviour, EapIgInputs(steps=3, batch_size=2), rounds.append)
+    assert [(r.done, r.total) for r in rounds] == [(done, 9) for done in (2, 4, 6, 7, 8, 9)]
+
+
+def test_what_cannot_be_differentiated_is_refused():
+    model = tiny("gpt2")
+    graph, counted = Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "accuracy", "resample")
+    for search in (
+        lambda: eap(model, graph, counted, Eap()),
+        lambda: eap_ig_inputs(model, graph, counted, EapIgInputs()),
+        lambda: clean_corrupted(model, graph, counted, CleanCorrupted()),
+    ):
+        with pytest.raises(SettingsError, match="accuracy is a count"):
+            search()
+    with pytest.raises(SettingsError, match="resample"):
+        clean_corrupted(model, graph, random_behaviour(model, 1, [6], 1, "logit_difference", "zero"), CleanCorrupted())
+    for wrong in (lambda: Eap(0), lambda: EapIgInputs(0), lambda: CleanCorrupted(-1)):
+        with pytest.raises(SettingsError, match="at least 1"):
+            wrong()
+
+
+def test_nan_is_never_ranked():
+    model = tiny("llama")
+    graph, behaviour = Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "logit_difference", "resample")
+    model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
+    with pytest.raises(NumericalError, match=r"the score of embed->a0\.h0<q> is nan"):
+        eap(model, graph, behaviour, Eap())

@@ -1,0 +1,104 @@
+"""Scores that are no slopes of the loss: chance, information flow, node importance."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subcircuit.errors import SettingsError
+from subcircuit.graph import Graph, Logits
+from subcircuit.graph.circuit import owners
+from subcircuit.run import run_circuit
+from subcircuit.run.readout import readout_of
+from subcircuit.search.hisp import Hisp, hisp
+from subcircuit.search.ifr import Ifr, ifr
+from subcircuit.search.random_scores import RandomScores, random_scores
+from tests.behaviours import random_behaviour
+from tests.oracles import NodeByNode
+from tests.search.autograd import Autograd, assert_scores
+from tests.search.test_attribution import behaviours
+from tests.tiny_models import FAMILIES, tiny
+
+
+def test_chance_depends_on_the_seed_alone():
+    model, other = tiny("gpt2"), tiny("gpt2", 1)
+    graph = Graph.of(model.config)
+    behaviour = random_behaviour(model, 1, [5], 1, "accuracy", "zero")
+    scores = [
+        random_scores(m, graph, behaviour, RandomScores(seed)).values[graph.edges]
+        for m, seed in ((model, 3), (other, 3), (model, 4))
+    ]
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.equal(scores[0], scores[2])
+    assert 0 <= scores[0].min() < 0.1 < 0.9 < scores[0].max() < 1
+
+
+def flow_slowly(model, graph, behaviour):
+    """Importances reader by reader and position by position, on unpadded prompts."""
+    task, total = behaviour.task, torch.zeros(graph.edges.shape, dtype=torch.float64)
+    for example, length in enumerate(task.clean.lengths.tolist()):
+        nothing = torch.zeros(len(graph.writers), length, model.config.d_model, dtype=model.dtype)
+        runner = NodeByNode(model, graph, graph.edges, nothing)
+        values, _ = runner.run(task.clean.ids[example, :length].tolist())
+        answers = sorted(set(task.answers.pos[task.answers.example == example].tolist()))
+        for r, reader in enumerate(graph.readers):
+            x = runner.read(reader, {w: v for w, v in values.items() if graph.edges[graph.writer_index[w], r]})
+            places = answers if isinstance(reader, Logits) else list(range(answers[-1] + 1))
+            for p in places:
+                near = {
+                    w: max(0.0, float(x[p].abs().sum() - (x[p] - v[p]).abs().sum()))
+                    for w, v in values.items()
+                    if graph.edges[graph.writer_index[w], r]
+                }
+                for w, proximity in near.items():
+                    total[graph.writer_index[w], r] += proximity / (sum(near.values()) or 1) / len(places) / len(task)
+    return total
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "llama_gqa", "gemma2", "attention_only"])
+@settings(max_examples=2)
+@given(data=st.data())
+def test_information_flow_equals_its_definition(family, data):
+    model, graph, behaviour = data.draw(behaviours(family))
+    scores = ifr(model, graph, behaviour, Ifr(batch_size=data.draw(st.sampled_from([None, 1, 2]))))
+    assert_scores(scores, flow_slowly(model, graph, behaviour), atol=1e-7)
+    assert float(scores.values.nansum(0)[-1]) == pytest.approx(1)
+
+
+def importance_slowly(model, graph, behaviour):
+    """|slope of the loss when all edges out of a writer are cut| per example, through split inputs."""
+    slow, importance = Autograd(model, graph, behaviour), torch.zeros(len(graph.writers), dtype=torch.float64)
+    for example in range(len(behaviour.task)):
+        mask = graph.edges.double().requires_grad_()
+        task = behaviour.task
+        rows = task.answers.rows(run_circuit(model, graph, mask, task.clean, slow.ablated))
+
+        loss = task.answers.per_example(slow.bound(readout_of(rows, slow.bound.needs)))[example]
+        (gradient,) = torch.autograd.grad(loss, mask)
+        importance += gradient.masked_fill(~graph.edges, 0).sum(1).abs() / len(task)
+    return importance
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=2)
+@given(data=st.data())
+def test_node_importance_is_the_slope_in_all_edges_out_of_a_node(family, data):
+    model, graph, behaviour = data.draw(behaviours(family))
+    scores = hisp(model, graph, behaviour, Hisp(batch_size=data.draw(st.sampled_from([None, 1]))))
+    importance = importance_slowly(model, graph, behaviour)
+    if float(importance.max()) < 1e-9:
+        return  # a divergence at its minimum
+    for layer in {getattr(w, "layer", -1) for w in graph.writers}:
+        mine = [i for i, w in enumerate(graph.writers) if getattr(w, "layer", -1) == layer]
+        importance[mine] = importance[mine] / importance[mine].pow(2).sum().sqrt()
+    expected = torch.zeros(graph.edges.shape, dtype=torch.float64)
+    for r, reader in enumerate(graph.readers):
+        node = max((float(importance[w]) for w in owners(graph, reader)), default=torch.inf)
+        expected[:, r] = importance.clamp(max=node)
+    assert_scores(scores, expected, atol=1e-6)
+
+
+def test_counts_have_no_importance():
+    model = tiny("gpt2")
+    with pytest.raises(SettingsError, match="accuracy is a count"):
+        hisp(model, Graph.of(model.config), random_behaviour(model, 1, [5], 1, "accuracy", "zero"), Hisp())
