@@ -28,6 +28,9 @@ AXES: dict[str, str] = {
     "prefix": "how many writers, in the order of cutting, are still undecided: 0 to all",
     "key": "positions that are attended to",
     "slot": "places of a padded grid of positions",
-    "trial": "circuits tried at once by the exact engine",
+    "trial": "circuits that are tried or measured together",
+    "edge": "edges of a graph, by reader and then by writer in order of computation",
+    "part": "edges or nodes of a graph, whichever is looked for",
+    "threshold": "the distinct scores of a ranking, from the highest",
     "rows": "any leading axes of a pointwise function",
 }

@@ -11,6 +11,7 @@ from subcircuit.model.weights import (
     NormWeights,
     Weights,
     check_weights,
+    map_tensors,
     named_tensors,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "architectures",
     "check_weights",
     "load_model",
+    "map_tensors",
     "models",
     "named_tensors",
     "read_model",

@@ -84,17 +84,17 @@ class Weights:
                 moved[id(tensor)] = tensor.to(device=device, dtype=dtype)
             return moved[id(tensor)]
 
-        return _map_tensors(self, move)
+        return map_tensors(self, move)
 
 
-def _map_tensors(value: Any, function: Any) -> Any:
+def map_tensors(value: Any, function: Any) -> Any:
     """``value`` with ``function`` applied to every tensor in its nested dataclasses and tuples."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple):
-        return tuple(_map_tensors(item, function) for item in value)
+        return tuple(map_tensors(item, function) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _map_tensors(getattr(value, f.name), function) for f in fields(value)})
+        return replace(value, **{f.name: map_tensors(getattr(value, f.name), function) for f in fields(value)})
     return value
 
 

@@ -1,0 +1,60 @@
+"""Judging circuits: what they do, what they lack, what is in them for nothing, and how sure one can be of it."""
+
+from subcircuit.evaluate.bootstrap import Interval, bootstrap
+from subcircuit.evaluate.completeness import Knockout, complement, completeness, edges_from, knock_out, random_subsets
+from subcircuit.evaluate.curves import PERCENTAGES, Curve, CurvePoint, curve
+from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit, faithfulness, faithfulness_interval
+from subcircuit.evaluate.hypothesis_tests import (
+    Equivalence,
+    Independence,
+    Minimality,
+    equivalence_test,
+    independence_test,
+    minimality_test,
+)
+from subcircuit.evaluate.measure import Readings, measure, measure_all
+from subcircuit.evaluate.minimality import minimality
+from subcircuit.evaluate.random_circuits import random_circuit, random_connected_circuit
+from subcircuit.evaluate.recovery import Overlap, Recovery, Roc, overlap, recovery, roc_of_circuits
+from subcircuit.evaluate.reset import reset
+from subcircuit.evaluate.stability import Stability, stability
+
+__all__ = [
+    "PERCENTAGES",
+    "Curve",
+    "CurvePoint",
+    "Equivalence",
+    "Evaluation",
+    "Independence",
+    "Interval",
+    "Knockout",
+    "Minimality",
+    "Overlap",
+    "Readings",
+    "Recovery",
+    "Roc",
+    "Stability",
+    "bootstrap",
+    "complement",
+    "completeness",
+    "curve",
+    "edges_from",
+    "equivalence_test",
+    "evaluate_circuit",
+    "faithfulness",
+    "faithfulness_interval",
+    "independence_test",
+    "knock_out",
+    "measure",
+    "measure_all",
+    "minimality",
+    "minimality_test",
+    "overlap",
+    "random_circuit",
+    "random_connected_circuit",
+    "random_subsets",
+    "recovery",
+    "reset",
+    "roc_of_circuits",
+    "stability",
+]

@@ -1,0 +1,82 @@
+"""Confidence intervals by bootstrap over examples (Efron 1979): the percentile interval.
+
+Examples are drawn with replacement, as many as there are, and the statistic is computed on each such sample; the interval
+runs from the (1 − level) / 2 to the (1 + level) / 2 quantile of these values. It says how much a number would vary with
+other examples of the same kind, and nothing about prompts of another kind. With few examples it is too narrow.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from subcircuit.errors import SettingsError
+
+Statistic: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval.
+
+    Args:
+        low, high: its ends, both included.
+        level: how often an interval made in this way holds the true value.
+    """
+
+    low: float
+    high: float
+    level: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def bootstrap(
+    statistic: Statistic,
+    samples: Sequence[Float[Tensor, " batch"]],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval | None:
+    """The percentile interval of a statistic of paired samples.
+
+    Args:
+        statistic: of as many arrays as there are samples, reduced along ``axis``, which it takes by that name.
+        samples: values per example; the same examples are drawn from each of them.
+        level: of confidence, between 0 and 1.
+        resamples: samples drawn.
+        seed: of drawing.
+
+    Returns:
+        None where there are fewer than two examples: one says nothing about others.
+
+    >>> import torch
+    >>> bootstrap(mean, [torch.tensor([1.0, 2.0, 3.0, 4.0])])
+    Interval(low=1.5, high=3.5, level=0.95)
+    """
+    if not 0 < level < 1 or resamples < 1:
+        raise SettingsError(f"level is {level} and resamples {resamples}: expected a share between 0 and 1, and at least 1")
+    if len(samples[0]) < 2:
+        return None
+    result = stats.bootstrap(
+        [sample.double().cpu().numpy() for sample in samples],
+        statistic,
+        n_resamples=resamples,
+        vectorized=True,
+        paired=True,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return Interval(float(result.confidence_interval.low), float(result.confidence_interval.high), level)
+
+
+def mean(values: Any, axis: int = -1) -> Any:
+    """The mean, as a `Statistic`."""
+    return np.mean(values, axis=axis)

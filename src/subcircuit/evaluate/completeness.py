@@ -1,0 +1,97 @@
+"""Is anything that matters missing from a circuit? (Wang et al. 2022, arXiv 2211.00593, section 4)
+
+    completeness       f(M∖C)                       near 0 if the circuit holds all that carries out the behaviour
+    knock-out of K     |L(C∖K) − L(M∖K)|            near 0 for every K if C fails as M does wherever C is damaged
+
+M∖C has every edge but the circuit's. A low f(M∖C) alone does not show that C is complete: cutting a few edges that
+everything passes through breaks the rest as well. Knock-outs look further: a model with a backup outside of C withstands
+the loss of K, and C does not. The paper knocks out heads; here K is any set of edges, and ``edges_from`` gives those of
+nodes. Cost: one masked forward pass for f(M∖C), two for each K.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.errors import UnknownNameError
+from subcircuit.evaluate.faithfulness import faithfulness
+from subcircuit.evaluate.measure import measure
+from subcircuit.graph import Circuit, Graph, Writer, parse_writer
+from subcircuit.model.transformer import Transformer
+from subcircuit.search import Behaviour
+
+
+def complement(circuit: Circuit) -> Circuit:
+    """M∖C: every edge that the circuit does not keep."""
+    return Circuit.full(circuit.graph).difference(circuit)
+
+
+def completeness(model: Transformer, circuit: Circuit, behaviour: Behaviour, batch_size: int = 16) -> float:
+    """f(M∖C): the faithfulness of what is left without the circuit.
+
+    Raises:
+        SettingsError: faithfulness is undefined, see `check_gap`.
+    """
+    return float(faithfulness(measure(model, circuit.graph, behaviour, [complement(circuit)], batch_size))[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Knockout:
+    """What the loss of some edges does to a circuit and to the model.
+
+    Args:
+        cut: the edges that were cut, K.
+        circuit, model: per-example values of L(C∖K) and L(M∖K), loss-like.
+    """
+
+    cut: Circuit
+    circuit: Float[Tensor, " batch"]
+    model: Float[Tensor, " batch"]
+
+    @property
+    def incompleteness(self) -> float:
+        """|L(C∖K) − L(M∖K)| of the means over examples, in units of the metric."""
+        return abs(float((self.circuit - self.model).mean()))
+
+
+def knock_out(
+    model: Transformer, circuit: Circuit, behaviour: Behaviour, subsets: Sequence[Circuit], batch_size: int = 16
+) -> tuple[Knockout, ...]:
+    """Cut each of the subsets in the circuit and in the model.
+
+    Args:
+        subsets: the K, for example from `random_subsets` or `edges_from`.
+
+    Raises:
+        GraphError: a subset is of another graph.
+    """
+    whole = Circuit.full(circuit.graph)
+    damaged = [part.difference(cut) for cut in subsets for part in (circuit, whole)]
+    losses = measure(model, circuit.graph, behaviour, damaged, batch_size).circuits
+    return tuple(Knockout(cut, losses[2 * i], losses[2 * i + 1]) for i, cut in enumerate(subsets))
+
+
+def random_subsets(circuit: Circuit, count: int, seed: int = 0) -> tuple[Circuit, ...]:
+    """Subsets K ⊂ C, each edge of the circuit in with probability one half."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(count, *circuit.kept.shape, generator=generator)
+    return tuple(Circuit(circuit.graph, circuit.kept & (draw < 0.5)) for draw in draws)
+
+
+def edges_from(graph: Graph, writers: Sequence[str | Writer]) -> Circuit:
+    """Every edge out of these nodes: cutting them knocks the nodes out.
+
+    Raises:
+        UnknownNameError, GraphError: the graph has no such writer.
+    """
+    kept = torch.zeros_like(graph.edges)
+    for name in writers:
+        writer = parse_writer(name) if isinstance(name, str) else name
+        if writer not in graph.writer_index:
+            raise UnknownNameError("writer", str(writer), [str(w) for w in graph.writers])
+        row = graph.writer_index[writer]
+        kept[row] = graph.edges[row]
+    return Circuit(graph, kept)

@@ -1,0 +1,127 @@
+"""Faithfulness against size: one curve for a whole ranking of edges (MIB, Mueller et al. 2025, arXiv 2504.13151).
+
+At each of ten sizes k the ⌊k · edges⌋ highest scores make a circuit, edges on no path from an embedding to the logits are
+pruned from it, and its faithfulness f(k) is measured. With k the share of all edges,
+
+    CPR = ∫ f(k) dk            CMD = ∫ |1 − f(k)| dk            trapezoids from k = 0.001 to 1
+
+A ranking that finds circuits as good as the model at every size has CPR 0.999 (the axis begins at 0.001, as there) and
+CMD 0. CPR rewards circuits that do better than the model, CMD does not. On the linear axis half of the area lies above
+50 % of the edges; ``*_log`` are means over log k, which weigh every size alike: 1 and 0 are perfect.
+
+Edges are ranked by score (``signed``; MIB's command line does this) or by its size (``absolute``), ties as `select_edges`
+breaks them. Pruning changes nothing under resample ablation; under others a node without inputs still writes what it
+makes of them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor, log
+
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.evaluate.bootstrap import Interval
+from subcircuit.evaluate.faithfulness import faithfulness, faithfulness_interval
+from subcircuit.evaluate.measure import measure
+from subcircuit.graph import Graph, TopN, select_edges
+from subcircuit.graph.select import By
+from subcircuit.model.transformer import Transformer
+from subcircuit.search import Behaviour
+
+PERCENTAGES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One size.
+
+    Args:
+        percent: of the graph's edges.
+        edges: how many that is, rounded down.
+        kept: how many of them lie on a path from an embedding to the logits.
+        faithfulness: f of the circuit.
+        interval: of f, by bootstrap over examples.
+    """
+
+    percent: float
+    edges: int
+    kept: int
+    faithfulness: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Faithfulness at several sizes, and its areas.
+
+    Args:
+        by: whether scores were ranked as they are or by their size.
+        points: by ascending size, at least two.
+    """
+
+    by: By
+    points: tuple[CurvePoint, ...]
+
+    @property
+    def cpr(self) -> float:
+        """Area under f over the share of edges."""
+        return self._area(lambda f: f, lambda k: k)
+
+    @property
+    def cmd(self) -> float:
+        """Area between f and 1 over the share of edges."""
+        return self._area(lambda f: abs(1 - f), lambda k: k)
+
+    @property
+    def cpr_log(self) -> float:
+        """Mean of f over the logarithm of the share of edges."""
+        return self._area(lambda f: f, log) / self._log_width
+
+    @property
+    def cmd_log(self) -> float:
+        """Mean distance of f from 1 over the logarithm of the share of edges."""
+        return self._area(lambda f: abs(1 - f), log) / self._log_width
+
+    @property
+    def _log_width(self) -> float:
+        return log(self.points[-1].percent / self.points[0].percent)
+
+    def _area(self, height: Callable[[float], float], axis: Callable[[float], float]) -> float:
+        xs = [axis(point.percent / 100) for point in self.points]
+        return trapezoid(xs, [height(point.faithfulness) for point in self.points])
+
+
+def curve(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    scores: Float[Tensor, "writer reader"],
+    by: By = "signed",
+    batch_size: int = 16,
+) -> Curve:
+    """Faithfulness of the best edges at ten sizes, `PERCENTAGES`.
+
+    Args:
+        scores: a number for every edge; places without an edge are not looked at.
+
+    Raises:
+        GraphError: scores of another shape.
+        NumericalError: an edge's score is NaN or infinite.
+        SettingsError: faithfulness is undefined, see `check_gap`.
+    """
+    counts = [floor(Fraction(str(percent)) * graph.n_edges / 100) for percent in PERCENTAGES]
+    circuits = [select_edges(graph, scores.cpu(), TopN(count, by)).prune() for count in counts]
+    readings = measure(model, graph, behaviour, circuits, batch_size)
+    values = faithfulness(readings).tolist()
+    points = [
+        CurvePoint(percent, counts[i], circuits[i].n_edges, values[i], faithfulness_interval(readings, i))
+        for i, percent in enumerate(PERCENTAGES)
+    ]
+    return Curve(by, tuple(points))
+
+
+def trapezoid(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Area under straight lines between points."""
+    return sum((xs[i + 1] - xs[i]) * (ys[i + 1] + ys[i]) / 2 for i in range(len(xs) - 1))

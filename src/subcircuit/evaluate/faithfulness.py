@@ -1,0 +1,141 @@
+"""How much of a model's behaviour a circuit carries.
+
+    f(C) = (L(C) − L(∅)) / (L(M) − L(∅))            ∅: every edge cut
+
+1 where the circuit does as well as the model, 0 where it does as badly as no circuit. It is no share: it may lie above 1
+(the circuit does better than the model) and below 0. L may be any metric, loss-like or not: signs cancel (Hanna et al.
+2024, arXiv 2403.17806; Mueller et al. 2025, arXiv 2504.13151). It depends on what cut edges carry.
+
+Where model and ∅ are as good as equal, f is a ratio of two errors; it is refused if either holds:
+  - |L(M) − L(∅)| is no larger than what float arithmetic may do to a loss (`Readings.rounding`);
+  - the 95 % bootstrap interval over examples of the mean of L(M) − L(∅) holds 0.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.errors import SettingsError
+from subcircuit.evaluate.bootstrap import Interval, bootstrap, mean
+from subcircuit.evaluate.measure import Readings, measure_all
+from subcircuit.graph import Circuit
+from subcircuit.model.transformer import Transformer
+from subcircuit.search import Behaviour
+from subcircuit.tasks import metric
+
+
+def faithfulness(readings: Readings) -> Float[Tensor, " trial"]:
+    """f of each measured circuit.
+
+    Raises:
+        SettingsError: the metric does not tell the model from the circuit without edges.
+    """
+    check_gap(readings)
+    empty = readings.empty.mean()
+    return (readings.circuits.mean(-1) - empty) / (readings.model.mean() - empty)
+
+
+def faithfulness_interval(readings: Readings, trial: int, *, level: float = 0.95, seed: int = 0) -> Interval | None:
+    """Bootstrap interval over examples of f of one of the measured circuits; None for a single example.
+
+    Circuit, model and ∅ are drawn together. The ends may be far out where L(M) − L(∅) is small in some samples.
+
+    Raises:
+        SettingsError: as in `faithfulness`.
+    """
+    check_gap(readings)
+    return bootstrap(_ratio, [readings.circuits[trial], readings.model, readings.empty], level=level, seed=seed)
+
+
+def check_gap(readings: Readings) -> None:
+    """Refuse a metric and prompts with which faithfulness is undefined.
+
+    Raises:
+        SettingsError: L(M) − L(∅) is within noise.
+    """
+    gap = float((readings.model - readings.empty).mean())
+    interval = bootstrap(mean, [readings.model - readings.empty])
+    if abs(gap) <= readings.rounding:
+        noise = f"{readings.rounding:.2g} from rounding"
+    elif interval is not None and 0.0 in interval:
+        noise = f"between {interval.low:.2g} and {interval.high:.2g} on other prompts of the same kind"
+    else:
+        return
+    raise SettingsError(
+        f"faithfulness is undefined: {readings.metric.name} of the model differs from that with every edge cut by {gap:.2g}, "
+        f"which is within noise ({noise}). Use more prompts, another metric, or corrupted prompts that differ more."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a circuit does beside the model it is part of. Values per example are kept, so that intervals can be made.
+
+    Args:
+        circuit: what was evaluated.
+        metric: readings of the behaviour's own metric.
+        kl: of KL(model ‖ circuit) in nats.
+        match: of the share of answers where circuit and model rank the same token first.
+        accuracy: of the share of answers where right tokens outrank wrong ones; None for prompts without wrong answers.
+    """
+
+    circuit: Circuit
+    metric: Readings
+    kl: Readings
+    match: Readings
+    accuracy: Readings | None
+
+    @property
+    def faithfulness(self) -> float:
+        """f of the circuit.
+
+        Raises:
+            SettingsError: it is undefined.
+        """
+        return float(faithfulness(self.metric)[0])
+
+    def faithfulness_interval(self, level: float = 0.95) -> Interval | None:
+        """Bootstrap interval over examples of f."""
+        return faithfulness_interval(self.metric, 0, level=level)
+
+    @property
+    def means(self) -> dict[str, float | None]:
+        """Means over examples, each metric in its own sign; None where there are no wrong answers.
+
+        ``accuracy_kept`` is the circuit's accuracy over the model's; None where the model is never right.
+        """
+        accuracy = None if self.accuracy is None else _mean(self.accuracy, self.accuracy.circuits[0])
+        accuracy_model = None if self.accuracy is None else _mean(self.accuracy, self.accuracy.model)
+        return {
+            "metric_circuit": _mean(self.metric, self.metric.circuits[0]),
+            "metric_model": _mean(self.metric, self.metric.model),
+            "metric_empty": _mean(self.metric, self.metric.empty),
+            "kl": _mean(self.kl, self.kl.circuits[0]),
+            "match": _mean(self.match, self.match.circuits[0]),
+            "accuracy": accuracy,
+            "accuracy_model": accuracy_model,
+            "accuracy_kept": accuracy / accuracy_model if accuracy is not None and accuracy_model else None,
+        }
+
+
+def evaluate_circuit(model: Transformer, circuit: Circuit, behaviour: Behaviour, batch_size: int = 16) -> Evaluation:
+    """Measure a circuit on a behaviour: better not on the prompts with which it was found.
+
+    Raises:
+        GraphError, SettingsError, NumericalError: as in `measure_all`.
+    """
+    contrasts = bool(behaviour.task.answers.wrong_mask.any(-1).all())
+    asked = (behaviour.metric, metric("kl_divergence"), metric("match"), *([metric("accuracy")] if contrasts else []))
+    readings = measure_all(model, circuit.graph, behaviour, [circuit], asked, batch_size)
+    return Evaluation(circuit, readings[0], readings[1], readings[2], readings[3] if contrasts else None)
+
+
+def _mean(readings: Readings, losses: Float[Tensor, " batch"]) -> float:
+    return float(readings.metric.value(losses.mean()))
+
+
+def _ratio(circuit: Any, model: Any, empty: Any, axis: int = -1) -> Any:
+    bottom = mean(empty, axis)
+    return (mean(circuit, axis) - bottom) / (mean(model, axis) - bottom)

@@ -1,0 +1,225 @@
+"""Three tests of what it means to be the circuit of a behaviour (Shi et al. 2024, arXiv 2410.13032).
+
+s is the metric per example in its own sign; everything is relative to the ablation. A small p is evidence *against* the
+circuit in each of them; a large p is no evidence for it, least of all with few examples.
+
+equivalence   H0: |P(s(C) > s(M)) − ½| ≤ ε, the circuit does better than the model about as often as worse.
+              With k of n examples better, p = P(|K/n − ½| ≥ |k/n − ½|), K ~ Binomial(n, ½ + ε): the worst case of H0.
+              Ties, as far as rounding tells, are no evidence either way and are left out; n counts the others.
+independence  H0: s(M∖C) is independent of s(M): nothing of the behaviour is left outside of the circuit.
+              Permutation test of the Hilbert–Schmidt independence criterion (Gretton et al. 2007) with Gaussian kernels,
+              tr(K H L H) / (n − 1)², each kernel as wide as the median distance of its values (the authors' program
+              takes one width for both). p = (1 + permutations with at least the observed value) / (1 + permutations).
+minimality    H0 for each edge e of C: knocking e out changes the behaviour more than the fraction q of random edges does.
+              The effect of an edge in a circuit is the mean over examples of (s(C) − s(C∖e))². A random edge is one of a
+              random *ear* added to C (new edges that join it at both ends, see `random_ear`), knocked out of C with that
+              ear. With k of n such effects below that of e, p = P(K ≤ k), K ~ Binomial(n, q). An edge is called
+              superfluous where p ≤ level / edges tested (Bonferroni).
+
+Metrics that compare with the model (KL divergence) are refused in the first two: the model's own value is a constant.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from subcircuit.errors import SettingsError
+from subcircuit.evaluate.completeness import complement
+from subcircuit.evaluate.measure import Readings, measure
+from subcircuit.evaluate.minimality import losses_without, without
+from subcircuit.evaluate.random_circuits import Ear, random_ear
+from subcircuit.graph import Circuit, Edge
+from subcircuit.model.transformer import Transformer
+from subcircuit.search import Behaviour
+
+_TRIES = 1000
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Outcome of the equivalence test.
+
+    Args:
+        p_value: small: circuit and model are not equivalent.
+        better: examples on which the circuit does better.
+        examples: examples on which one of them does better.
+        epsilon: how far from even is still equivalent.
+    """
+
+    p_value: float
+    better: int
+    examples: int
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Independence:
+    """Outcome of the independence test.
+
+    Args:
+        p_value: small: what is left without the circuit still knows of the behaviour.
+        statistic: the Hilbert–Schmidt independence criterion.
+        permutations: drawn under H0.
+    """
+
+    p_value: float
+    statistic: float
+    permutations: int
+
+
+@dataclass(frozen=True)
+class Minimality:
+    """Outcome of the minimality tests.
+
+    Args:
+        edges: of the circuit, in its order.
+        effects: mean squared change of the metric by knocking out each of them.
+        p_values: of each; small: no more effect than random edges have.
+        random_effects: the effects they are compared with.
+        superfluous: edges whose p is small even as one of many.
+    """
+
+    edges: tuple[Edge, ...]
+    effects: tuple[float, ...]
+    p_values: tuple[float, ...]
+    random_effects: tuple[float, ...]
+    superfluous: tuple[Edge, ...]
+
+
+def equivalence_test(
+    model: Transformer, circuit: Circuit, behaviour: Behaviour, *, epsilon: float = 0.1, batch_size: int = 16
+) -> Equivalence:
+    """Does the circuit do better than the model as often as worse?
+
+    Raises:
+        SettingsError: epsilon is not in [0, ½), or the metric compares with the model.
+    """
+    readings = _own_metric(measure(model, circuit.graph, behaviour, [circuit], batch_size))
+    return equivalence(readings.model - readings.circuits[0], epsilon, readings.rounding)
+
+
+def equivalence(differences: Float[Tensor, " batch"], epsilon: float, rounding: float = 0.0) -> Equivalence:
+    """The test of given differences, positive where the circuit does better; those up to ``rounding`` are ties."""
+    if not 0 <= epsilon < 0.5:
+        raise SettingsError(f"epsilon is {epsilon}: it must be at least 0 and less than 0.5")
+    better, n = int((differences > rounding).sum()), int((differences.abs() > rounding).sum())
+    extreme = abs(2 * better - n)
+    counts = [k for k in range(n + 1) if abs(2 * k - n) >= extreme]
+    return Equivalence(float(stats.binom.pmf(counts, n, 0.5 + epsilon).sum()), better, n, epsilon)
+
+
+def independence_test(
+    model: Transformer,
+    circuit: Circuit,
+    behaviour: Behaviour,
+    *,
+    permutations: int = 1000,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Independence:
+    """Does the model without the circuit still know of the behaviour?
+
+    Raises:
+        SettingsError: fewer than four examples, no permutations, or the metric compares with the model.
+    """
+    readings = _own_metric(measure(model, circuit.graph, behaviour, [complement(circuit)], batch_size))
+    return independence(readings.circuits[0], readings.model, permutations, seed)
+
+
+def independence(a: Float[Tensor, " batch"], b: Float[Tensor, " batch"], permutations: int = 1000, seed: int = 0) -> Independence:
+    """The test of two given samples, paired by example."""
+    if len(a) < 4 or permutations < 1:
+        raise SettingsError(f"independence needs at least 4 examples and 1 permutation; these are {len(a)} and {permutations}")
+    left, right = _centred(_kernel(a)), _kernel(b)
+    generator = torch.Generator().manual_seed(seed)
+    observed = float((left * right).sum())
+    orders = [torch.randperm(len(a), generator=generator) for _ in range(permutations)]
+    # equal up to rounding is equal: constant values make every permutation the same
+    least = observed - 1e-12 * len(a)
+    reached = sum(float((left * right[order][:, order]).sum()) >= least for order in orders)
+    return Independence((1 + reached) / (1 + permutations), observed / (len(a) - 1) ** 2, permutations)
+
+
+def minimality_test(
+    model: Transformer,
+    circuit: Circuit,
+    behaviour: Behaviour,
+    *,
+    random_edges: int = 100,
+    quantile: float = 0.9,
+    level: float = 0.05,
+    seed: int = 0,
+) -> Minimality:
+    """Which edges of the circuit have no more effect than random ones?
+
+    Cost: a masked forward pass for each edge, and two for each random edge.
+
+    Raises:
+        SettingsError: quantile or level is no share, no random edges, an empty circuit, or one that nothing can be added to.
+    """
+    if not 0 < quantile < 1 or not 0 < level < 1 or random_edges < 1:
+        raise SettingsError(
+            f"quantile is {quantile}, level {level}, random_edges {random_edges}: expected shares, and at least 1"
+        )
+    if not circuit.n_edges:
+        raise SettingsError("a circuit without edges has none to test")
+    losses = losses_without(model, circuit, behaviour)
+    effects = (losses[1:] - losses[0]).square().mean(-1)
+    others = _random_effects(model, circuit, behaviour, random_edges, Random(seed))
+    below = (others < effects[:, None]).sum(1).tolist()
+    p_values = tuple(float(stats.binomtest(k, random_edges, quantile, alternative="less").pvalue) for k in below)
+    superfluous = tuple(edge for edge, p in zip(circuit.edges, p_values, strict=True) if p <= level / circuit.n_edges)
+    return Minimality(circuit.edges, tuple(effects.tolist()), p_values, tuple(others.tolist()), superfluous)
+
+
+def _random_effects(
+    model: Transformer, circuit: Circuit, behaviour: Behaviour, count: int, random: Random
+) -> Float[Tensor, " trial"]:
+    pairs: list[Circuit] = []
+    for _ in range(count):
+        ear = _new_ear(circuit, random)
+        kept = circuit.kept.clone()
+        for writer, reader in ear:
+            kept[writer, reader] = True
+        inflated = Circuit(circuit.graph, kept)
+        pairs += [inflated, without(inflated, *random.choice(ear))]
+    losses = measure(model, circuit.graph, behaviour, pairs).circuits
+    return (losses[0::2] - losses[1::2]).square().mean(-1)
+
+
+def _new_ear(circuit: Circuit, random: Random) -> Ear:
+    joined = circuit.prune().kept
+    for _ in range(_TRIES):
+        ear = random_ear(circuit.graph, circuit.kept, joined, random)
+        if ear is not None:
+            return ear
+    raise SettingsError(
+        f"no path was found that could be added to a circuit of {circuit.n_edges} edges: it has nearly all of them"
+    )
+
+
+def _own_metric(readings: Readings) -> Readings:
+    if readings.metric.compares:
+        raise SettingsError(
+            f"{readings.metric.name} compares with the model, whose own value says nothing of single examples: "
+            "test with logit_difference or another metric of the prompts' own answers"
+        )
+    return readings
+
+
+def _kernel(values: Float[Tensor, " batch"]) -> Float[Tensor, "batch batch"]:
+    """Gaussian kernel as wide as the median distance of different examples."""
+    distances = (values[:, None] - values).abs().double()
+    above = distances[tuple(torch.triu_indices(len(values), len(values), 1))]
+    width = above.median()
+    # more than half of the values the same: any width tells those from the others
+    width = width if width > 0 else above.mean()
+    return torch.ones_like(distances) if width == 0 else torch.exp(-distances.square() / (2 * width**2))
+
+
+def _centred(kernel: Float[Tensor, "batch batch"]) -> Float[Tensor, "batch batch"]:
+    return kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()

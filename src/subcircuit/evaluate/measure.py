@@ -1,0 +1,149 @@
+"""The losses of circuits, example by example, beside those of the model and of the circuit without edges.
+
+    L(C) = mean over examples of m(logits of C on the clean prompts)
+
+m is the loss-like form of a metric. Model (every edge kept) and empty circuit (every edge cut) go through the same masked
+forward pass as any other circuit, so that a circuit equal to one of them has exactly its loss. Cost: one masked forward
+pass a circuit, about three plain ones, and two more for the ends. Memory grows with ``batch_size``, results do not depend
+on it beyond rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.errors import GraphError, NumericalError, SettingsError
+from subcircuit.graph import Circuit, Graph
+from subcircuit.model.components import unembed
+from subcircuit.model.transformer import Transformer
+from subcircuit.run import Resample, Zero, ablated_values, last_stream
+from subcircuit.run.readout import read
+from subcircuit.search import Behaviour
+from subcircuit.tasks import Metric, Task
+
+# times the dtype's epsilon and the metric's size: some ten times the largest error seen over all families and metrics
+_SAFETY = 128
+
+Ablated: TypeAlias = Callable[[Task, int], Float[Tensor, "writer batch pos d_model"]]
+Stream: TypeAlias = Callable[[Bool[Tensor, "writer reader"]], Float[Tensor, "answer d_model"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """Per-example values of one metric in loss-like form: they grow as a circuit gets worse.
+
+    Args:
+        metric: what was measured.
+        model: with every edge kept.
+        empty: with every edge cut.
+        circuits: one row a circuit, in the order in which they were given.
+        rounding: how far the model's float arithmetic may move a loss.
+    """
+
+    metric: Metric
+    model: Float[Tensor, " batch"]
+    empty: Float[Tensor, " batch"]
+    circuits: Float[Tensor, "trial batch"]
+    rounding: float
+
+
+def measure(
+    model: Transformer, graph: Graph, behaviour: Behaviour, circuits: Sequence[Circuit], batch_size: int = 16
+) -> Readings:
+    """`measure_all` for the behaviour's own metric."""
+    (readings,) = measure_all(model, graph, behaviour, circuits, (behaviour.metric,), batch_size)
+    return readings
+
+
+@torch.no_grad()
+def measure_all(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    circuits: Sequence[Circuit],
+    metrics: Sequence[Metric],
+    batch_size: int = 16,
+) -> tuple[Readings, ...]:
+    """Measure circuits with several metrics at the price of one.
+
+    Args:
+        behaviour: the prompts, and what cut edges carry; its metric is measured only if it is among ``metrics``.
+        circuits: of ``graph``.
+        batch_size: prompts that run together.
+
+    Returns:
+        Readings in the order of ``metrics``.
+
+    Raises:
+        GraphError: the graph is not the model's, or a circuit is of another graph.
+        SettingsError: the batch size is not positive, or a metric needs wrong answers that the task does not have.
+        NumericalError: a loss is NaN or infinite.
+    """
+    _check(model, graph, circuits, batch_size)
+    masks = [graph.edges, torch.zeros_like(graph.edges), *(circuit.kept for circuit in circuits)]
+    task, ablated = behaviour.task.to(model.device), _ablated(model, graph, behaviour)
+    parts = [
+        _losses(model, _stream(model, graph, part, ablated(part, start)), masks, part, metrics)
+        for start in range(0, len(task), batch_size)
+        for part in [task[start : start + batch_size]]
+    ]
+    # losses are float64, which some accelerators do not have
+    joined = [torch.cat(batches, -1).cpu() for batches in zip(*parts, strict=True)]
+    return tuple(_readings(metric, losses, model.dtype) for metric, losses in zip(metrics, joined, strict=True))
+
+
+def _check(model: Transformer, graph: Graph, circuits: Sequence[Circuit], batch_size: int) -> None:
+    if Graph.of(model.config, graph.scope) != graph:
+        raise GraphError(f"a graph of {graph.shape} is not that of {model.name}: the circuit was found in another model")
+    for circuit in circuits:
+        if circuit.graph != graph:
+            raise GraphError(f"circuits of different graphs cannot be measured together: {graph} and {circuit.graph}")
+    if batch_size < 1:
+        raise SettingsError(f"batch_size is {batch_size}: it must be at least 1")
+
+
+def _ablated(model: Transformer, graph: Graph, behaviour: Behaviour) -> Ablated:
+    """What cut edges carry in a run of the examples that begins at an example."""
+    if isinstance(behaviour.ablation, Resample | Zero):
+        # each example's own: values of all examples at once would be the largest tensor of an evaluation
+        return lambda part, start: ablated_values(model, graph, part.corrupted, behaviour.ablation)
+    # means are over all examples
+    everything = ablated_values(model, graph, behaviour.task.to(model.device).corrupted, behaviour.ablation)
+    return lambda part, start: everything[:, start : start + len(part), : part.clean.ids.shape[1]]
+
+
+def _stream(model: Transformer, graph: Graph, part: Task, ablated: Float[Tensor, "writer batch pos d_model"]) -> Stream:
+    return lambda kept: part.answers.rows(last_stream(model, graph, kept, part.clean, ablated))
+
+
+def _losses(
+    model: Transformer,
+    stream: Stream,
+    masks: Sequence[Bool[Tensor, "writer reader"]],
+    part: Task,
+    metrics: Sequence[Metric],
+) -> list[Float[Tensor, "trial batch"]]:
+    """Losses of one batch by metric; the first mask is the whole model's."""
+    compares = any(metric.compares for metric in metrics)
+    reference = unembed(model.config, model.weights, stream(masks[0])) if compares else None
+    bound = [metric.bind(part.answers, reference) for metric in metrics]
+    rows: list[list[Tensor]] = [[] for _ in metrics]
+    for mask in masks:
+        last = stream(mask)
+        for measured, row in zip(bound, rows, strict=True):
+            row.append(part.answers.per_example(measured(read(model, last, measured.needs))))
+    return [torch.stack(row) for row in rows]
+
+
+def _readings(metric: Metric, losses: Float[Tensor, "trial batch"], dtype: torch.dtype) -> Readings:
+    if not losses.isfinite().all():
+        trial, example = (~losses.isfinite()).nonzero()[0].tolist()
+        which = ("the whole model", "the circuit without edges")[trial] if trial < 2 else f"circuit {trial - 1}"
+        value = float(losses[trial, example])
+        raise NumericalError(f"{metric.name} of {which} is {value} on pair {example + 1} in {dtype}: load the model in float32")
+    rounding = _SAFETY * torch.finfo(dtype).eps * max(1.0, float(losses[:2].abs().mean(-1).max()))
+    return Readings(metric, losses[0], losses[1], losses[2:], rounding)

@@ -1,0 +1,108 @@
+"""Random circuits, the control that every faithfulness should be read against.
+
+`random_circuit` draws edges uniformly. Of few edges among many hardly any lie on a path from an embedding to the logits,
+so that its faithfulness is near 0 for a reason that has nothing to do with the behaviour. `random_connected_circuit`
+grows: it adds *ears*, random walks backwards from an input of the circuit along new edges to the circuit or an embedding,
+until there are as many edges as asked for. Every edge of it lies on such a path. It is not uniform over connected
+circuits: late and well-connected nodes come more often, as they do in circuits that searches find.
+"""
+
+from functools import lru_cache
+from random import Random
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from subcircuit.errors import SettingsError
+from subcircuit.graph import Circuit, Embed, Graph, Logits
+from subcircuit.graph.circuit import owners
+
+Ear: TypeAlias = list[tuple[int, int]]
+
+_TRIES = 200
+_RESTARTS = 20
+
+
+def random_circuit(graph: Graph, n_edges: int, seed: int = 0) -> Circuit:
+    """A circuit of so many edges, each set of edges equally likely.
+
+    Raises:
+        SettingsError: more edges than the graph has, or fewer than none.
+    """
+    _check_count(graph, n_edges)
+    cells = graph.edges.flatten().nonzero().flatten()
+    drawn = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))[:n_edges]
+    kept = torch.zeros_like(graph.edges).flatten()
+    kept[cells[drawn]] = True
+    return Circuit(graph, kept.view(graph.edges.shape))
+
+
+def random_connected_circuit(graph: Graph, n_edges: int, seed: int = 0) -> Circuit:
+    """A circuit of so many edges, all on paths from an embedding to the logits.
+
+    Raises:
+        SettingsError: more edges than the graph has, or no connected circuit of this size was found.
+    """
+    _check_count(graph, n_edges)
+    random = Random(seed)
+    for _ in range(_RESTARTS):
+        kept = _grow(graph, n_edges, random)
+        if kept is not None:
+            return Circuit(graph, kept)
+    raise SettingsError(f"no connected circuit of {n_edges} of {graph.n_edges} edges was found: ask for another number of edges")
+
+
+def _grow(graph: Graph, n_edges: int, random: Random) -> Bool[Tensor, "writer reader"] | None:
+    kept, tries = torch.zeros_like(graph.edges), 0
+    while (left := n_edges - int(kept.sum())) and tries < _TRIES:
+        ear = random_ear(graph, kept, kept, random)
+        if ear is None or len(ear) > left:
+            tries += 1
+            continue
+        tries = 0
+        for writer, reader in ear:
+            kept[writer, reader] = True
+    return None if left else kept
+
+
+def random_ear(
+    graph: Graph, kept: Bool[Tensor, "writer reader"], joined: Bool[Tensor, "writer reader"], random: Random
+) -> Ear | None:
+    """New edges that join a circuit at both ends, as (writer, reader) from the last to the first.
+
+    Args:
+        kept: the circuit's edges; none of them is taken.
+        joined: those of them that lie on a path from an embedding to the logits, see `Circuit.prune`.
+
+    Returns:
+        None where the walk came to an input all of whose edges are kept; there may be other ears.
+    """
+    live = joined.any(1).tolist()
+    starts = [
+        index
+        for index, mine in enumerate(_owners(graph))
+        if isinstance(graph.readers[index], Logits) or any(live[writer] for writer in mine)
+    ]
+    reader, ear = random.choice(starts), []
+    while True:
+        free = (graph.edges[:, reader] & ~kept[:, reader]).nonzero().flatten().tolist()
+        if not free:
+            return None
+        writer = random.choice(free)
+        ear.append((writer, reader))
+        if live[writer] or isinstance(graph.writers[writer], Embed):
+            return ear
+        reader = random.choice([index for index, mine in enumerate(_owners(graph)) if writer in mine])
+
+
+@lru_cache(maxsize=4)
+def _owners(graph: Graph) -> tuple[tuple[int, ...], ...]:
+    """For each reader, the writers that it is an input of."""
+    return tuple(owners(graph, reader) for reader in graph.readers)
+
+
+def _check_count(graph: Graph, n_edges: int) -> None:
+    if not 0 <= n_edges <= graph.n_edges:
+        raise SettingsError(f"{n_edges} edges were asked for, and the graph has {graph.n_edges}")

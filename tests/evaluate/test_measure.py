@@ -1,0 +1,99 @@
+"""Losses equal the node-by-node definition, whatever the batches; the ends are the model and the circuit without edges."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subcircuit.errors import GraphError, NumericalError, SettingsError
+from subcircuit.evaluate import measure, measure_all
+from subcircuit.graph import Circuit, Graph, Scope
+from subcircuit.run import ABLATIONS
+from subcircuit.tasks import metric
+from tests.behaviours import random_behaviour, random_kept
+from tests.oracles import NodeByNode, ablated_slowly
+from tests.tiny_models import FAMILIES, tiny
+
+METRICS = ["kl_divergence", "logit_difference", "accuracy", "match"]
+
+
+def slow_losses(model, graph, behaviour, kept):
+    """Per-example loss of a circuit from one unpadded run an example."""
+    task, losses = behaviour.task, []
+    ablated = ablated_slowly(model, graph, task.corrupted, behaviour.ablation)
+    for example, length in enumerate(task.clean.lengths.tolist()):
+        part = task[example : example + 1]
+        ids = task.clean.ids[example, :length].tolist()
+        z, reference = (NodeByNode(model, graph, mask, ablated[example]).run(ids)[1] for mask in (kept, graph.edges))
+        bound = behaviour.metric.bind(part.answers, reference[part.answers.pos])
+        from subcircuit.run.readout import readout_of
+
+        losses.append(bound(readout_of(z[part.answers.pos], bound.needs)).mean())
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("family", ["pythia", "gemma2"])
+@settings(max_examples=3)
+@given(
+    seed=st.integers(0, 2**20),
+    share=st.sampled_from([0.2, 0.8]),
+    name=st.sampled_from(METRICS),
+    ablation=st.sampled_from(sorted(ABLATIONS)),
+    level=st.sampled_from(["block", "qkv"]),
+    lengths=st.lists(st.integers(3, 6), min_size=1, max_size=3),
+    batch_size=st.integers(1, 5),
+)
+def test_losses_are_those_of_the_definition(family, seed, share, name, ablation, level, lengths, batch_size):
+    model = tiny(family, seed % 3, dtype=torch.float64)
+    graph = Graph.of(model.config, Scope(level))
+    behaviour = random_behaviour(model, seed, lengths, 2, name, ablation)
+    circuit = Circuit(graph, random_kept(graph.edges, seed, share))
+    readings = measure(model, graph, behaviour, [circuit, Circuit.full(graph)], batch_size)
+    for losses, kept in (
+        (readings.circuits[0], circuit.kept),
+        (readings.model, graph.edges),
+        (readings.empty, torch.zeros_like(graph.edges)),
+    ):
+        # where nearly everything is cut to zero, norms blow rounding up
+        torch.testing.assert_close(losses, slow_losses(model, graph, behaviour, kept), atol=1e-5, rtol=1e-5)
+    assert torch.equal(readings.circuits[1], readings.model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rounding_is_what_float32_does_to_a_loss(family):
+    precise = tiny(family, dtype=torch.float64)
+    graph = Graph.of(precise.config)
+    behaviour = random_behaviour(precise, 4, [6, 5], 1, "logit_difference", "resample")
+    circuit = Circuit(graph, random_kept(graph.edges, 4, 0.5))
+    exact, rounded = (measure(precise.to(dtype=d), graph, behaviour, [circuit]) for d in (torch.float64, torch.float32))
+    for one, other in ((exact.circuits, rounded.circuits), (exact.model, rounded.model), (exact.empty, rounded.empty)):
+        assert float((one - other).mean(-1).abs().max()) < rounded.rounding < 1e-3
+
+
+def test_several_metrics_at_once_are_each_as_alone():
+    model = tiny("llama_gqa")
+    graph = Graph.of(model.config)
+    behaviour = random_behaviour(model, 1, [5, 7, 4], 1, "logit_difference", "mean")
+    circuits = [Circuit(graph, random_kept(graph.edges, seed, 0.5)) for seed in range(3)]
+    together = measure_all(model, graph, behaviour, circuits, [metric(name) for name in METRICS], 2)
+    for name, readings in zip(METRICS, together, strict=True):
+        alone = measure(model, graph, replace(behaviour, metric=metric(name)), circuits, 2)
+        assert torch.equal(readings.circuits, alone.circuits)
+        assert torch.equal(readings.empty, alone.empty)
+
+
+def test_what_cannot_be_measured_is_refused():
+    model = tiny("gpt2")
+    graph, other = Graph.of(model.config), Graph.of(model.config, Scope("head"))
+    behaviour = random_behaviour(model, 1, [5], 1, "logit_difference", "resample")
+    with pytest.raises(GraphError, match="found in another model"):
+        measure(tiny("pythia"), graph, behaviour, [])
+    with pytest.raises(GraphError, match="different graphs"):
+        measure(model, graph, behaviour, [Circuit.full(other)])
+    with pytest.raises(SettingsError, match="batch_size is 0"):
+        measure(model, graph, behaviour, [], 0)
+    broken = replace(model, weights=replace(model.weights, W_E=model.weights.W_E * float("nan")))
+    with pytest.raises(NumericalError, match="logit_difference of the whole model is nan on pair 1"):
+        measure(broken, graph, behaviour, [])
