@@ -43,7 +43,8 @@ class Borderline:
     def __post_init__(self) -> None:
         checked = self.model.dtype in (torch.float32, torch.float64)
         self.count = 0 if checked else None
-        self.tolerance = _SAFETY * torch.finfo(self.model.dtype).eps * self.scale if checked else 0.0
+        # never below a tie: a float64 search must treat as tied what the re-check would
+        self.tolerance = max(TIE, _SAFETY * torch.finfo(self.model.dtype).eps * self.scale) if checked else 0.0
 
     def observe(self, error: float) -> None:
         """Learn of a rounding error: the same loss, computed in two ways, differed by this much."""
