@@ -20,15 +20,12 @@ from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model.components import unembed
 from subcircuit.model.transformer import Transformer
-from subcircuit.run import Resample, Zero, ablated_values, last_stream
+from subcircuit.run import ablated_by_batch, last_stream
 from subcircuit.run.readout import read
 from subcircuit.search import Behaviour
+from subcircuit.search.borderline import rounding
 from subcircuit.tasks import Metric, Task
 
-# times the dtype's epsilon and the metric's size: some ten times the largest error seen over all families and metrics
-_SAFETY = 128
-
-Ablated: TypeAlias = Callable[[Task, int], Float[Tensor, "writer batch pos d_model"]]
 Stream: TypeAlias = Callable[[Bool[Tensor, "writer reader"]], Float[Tensor, "answer d_model"]]
 
 
@@ -85,9 +82,10 @@ def measure_all(
     """
     _check(model, graph, circuits, batch_size)
     masks = [graph.edges, torch.zeros_like(graph.edges), *(circuit.kept for circuit in circuits)]
-    task, ablated = behaviour.task.to(model.device), _ablated(model, graph, behaviour)
+    task = behaviour.task.to(model.device)
+    ablated = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
     parts = [
-        _losses(model, _stream(model, graph, part, ablated(part, start)), masks, part, metrics)
+        _losses(model, _stream(model, graph, part, ablated(part.corrupted, start)), masks, part, metrics)
         for start in range(0, len(task), batch_size)
         for part in [task[start : start + batch_size]]
     ]
@@ -104,16 +102,6 @@ def _check(model: Transformer, graph: Graph, circuits: Sequence[Circuit], batch_
             raise GraphError(f"circuits of different graphs cannot be measured together: {graph} and {circuit.graph}")
     if batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size}: it must be at least 1")
-
-
-def _ablated(model: Transformer, graph: Graph, behaviour: Behaviour) -> Ablated:
-    """What cut edges carry in a run of the examples that begins at an example."""
-    if isinstance(behaviour.ablation, Resample | Zero):
-        # each example's own: values of all examples at once would be the largest tensor of an evaluation
-        return lambda part, start: ablated_values(model, graph, part.corrupted, behaviour.ablation)
-    # means are over all examples
-    everything = ablated_values(model, graph, behaviour.task.to(model.device).corrupted, behaviour.ablation)
-    return lambda part, start: everything[:, start : start + len(part), : part.clean.ids.shape[1]]
 
 
 def _stream(model: Transformer, graph: Graph, part: Task, ablated: Float[Tensor, "writer batch pos d_model"]) -> Stream:
@@ -145,5 +133,5 @@ def _readings(metric: Metric, losses: Float[Tensor, "trial batch"], dtype: torch
         which = ("the whole model", "the circuit without edges")[trial] if trial < 2 else f"circuit {trial - 1}"
         value = float(losses[trial, example])
         raise NumericalError(f"{metric.name} of {which} is {value} on pair {example + 1} in {dtype}: load the model in float32")
-    rounding = _SAFETY * torch.finfo(dtype).eps * max(1.0, float(losses[:2].abs().mean(-1).max()))
-    return Readings(metric, losses[0], losses[1], losses[2:], rounding)
+    size = float(losses[:2].abs().mean(-1).max())
+    return Readings(metric, losses[0], losses[1], losses[2:], rounding(dtype, size))

@@ -1,5 +1,6 @@
 """What a cut edge carries instead of its writer's value."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -35,6 +36,8 @@ class MeanByPosition:
 
 
 Ablation: TypeAlias = Resample | Zero | Mean | MeanByPosition
+
+AblatedBatch: TypeAlias = Callable[[Tokens, int], Float[Tensor, "writer batch pos d_model"]]
 
 ABLATIONS: dict[str, Ablation] = {
     "resample": Resample(),
@@ -81,3 +84,17 @@ def ablated_values(
         case MeanByPosition():
             mean = weighted.sum(1, keepdim=True) / real.sum(0)[:, None]
     return mean.expand_as(values)
+
+
+def ablated_by_batch(model: Transformer, graph: Graph, corrupted: Tokens, ablation: Ablation) -> AblatedBatch:
+    """``ablated_values`` of a batch at a time, from its corrupted prompts and the number of the first of them.
+
+    Values of all prompts at once would be the largest tensor of a run. Only means, which are over all prompts, need them.
+
+    Args:
+        corrupted: all of a task's corrupted prompts.
+    """
+    if isinstance(ablation, Resample | Zero):
+        return lambda part, start: ablated_values(model, graph, part, ablation)
+    everything = ablated_values(model, graph, corrupted, ablation)
+    return lambda part, start: everything[:, start : start + len(part), : part.ids.shape[1]]

@@ -137,9 +137,7 @@ class Live:
 
     # ---- on other inputs -----------------------------------------------------------------------------------------------
 
-    def recompute(
-        self, unit: int, inputs: Inputs, since: Mapping[int, int] | None = None
-    ) -> dict[int, Float[Tensor, "trial row d_model"]]:
+    def recompute(self, unit: int, inputs: Inputs, since: Since | None = None) -> Writes:
         """What the unit's writers write when some of its readers find other inputs."""
         match self.graph.units[unit]:
             case Attention(layer):
@@ -150,7 +148,7 @@ class Live:
             case Logits():
                 raise AssertionError("the logits write nothing")
 
-    def _recompute_heads(self, layer: int, inputs: Inputs, since: Mapping[int, int] | None = None) -> dict[int, HeadState]:
+    def _recompute_heads(self, layer: int, inputs: Inputs, since: Since | None = None) -> dict[int, HeadState]:
         """The heads that read changed inputs; their tensors carry a leading trial axis (1 where nothing changed)."""
         groups: dict[tuple[Reach, tuple[HeadPart, ...]], list[int]] = {}
         for head in self._live_heads(layer):
@@ -165,7 +163,7 @@ class Live:
         return states
 
     def _part(
-        self, layer: int, heads: tuple[int, ...], part: HeadPart, reach: Reach, inputs: Inputs, since: Mapping[int, int] | None
+        self, layer: int, heads: tuple[int, ...], part: HeadPart, reach: Reach, inputs: Inputs, since: Since | None
     ) -> Tensor:
         """Queries, keys or values of heads that all read changed inputs, or (``inputs`` empty) as they stand."""
         standing = torch.stack([getattr(self.heads[layer, head], part) for head in heads])[:, None]
@@ -195,7 +193,7 @@ class Live:
         pattern = attention_pattern(scores, self.run.mask(layer, reach), self.run.model.config)
         return write_out(self.run.model, layer, places.to_rows(_contract(pattern, v)), heads)
 
-    def _writes_of_heads(self, layer: int, outs: Mapping[int, Tensor]) -> dict[int, Float[Tensor, "trial row d_model"]]:
+    def _writes_of_heads(self, layer: int, outs: Mapping[int, Tensor]) -> Writes:
         """Writes of the layer's writers that change when the heads in ``outs`` do: all of them under a shared post-norm."""
         coupled = self.graph.shape.coupled_heads or self.graph.scope.level == "block"
         heads = self._live_heads(layer) if coupled or not outs else tuple(outs)

@@ -115,7 +115,7 @@ class _Search:
         self.kept = graph.edges.clone()
         self.effects = torch.full(graph.edges.shape, float("nan"))
         self.current = self._model_loss()
-        self.borderline = Borderline(model, graph, behaviour, examples, max(1.0, abs(self.current)))
+        self.borderline = Borderline(model, graph, behaviour, examples, abs(self.current))
         self.speculation = Speculation(config.speculation, pairs // examples)
         self.decided, self.trials, self.began = 0, 0, perf_counter()
 

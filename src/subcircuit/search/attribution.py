@@ -19,7 +19,7 @@ from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.components import unembed
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.ablation import Resample, Zero, ablated_values
+from subcircuit.run.ablation import Resample, ablated_by_batch
 from subcircuit.run.backward import Streams, UnitGradient, reader_gradients
 from subcircuit.run.contrast import Contrast, contrast
 from subcircuit.run.readout import read
@@ -113,21 +113,11 @@ def probes(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: i
     """
     task, first_changes = behaviour.task, behaviour.first_changes()
     size = examples_at_once(model, graph, behaviour, batch_size)
-    # means are over all prompts
-    whole = (
-        None
-        if isinstance(behaviour.ablation, Resample | Zero)
-        else ablated_values(model, graph, task.corrupted, behaviour.ablation)
-    )
+    by_batch = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
     for begin in range(0, len(task), size):
         part = task[begin : begin + size]
-        match behaviour.ablation:
-            case Resample():
-                ablated = part.corrupted
-            case _ if whole is not None:
-                ablated = whole[:, begin : begin + size, : part.clean.ids.shape[1]]
-            case _:
-                ablated = ablated_values(model, graph, part.corrupted, behaviour.ablation)
+        # the corrupted run itself is run there, with what else is needed of it
+        ablated = part.corrupted if isinstance(behaviour.ablation, Resample) else by_batch(part.corrupted, begin)
         answers = part.answers
         run = contrast(model, graph, part.clean, ablated, first_changes[begin : begin + size], answers.example, answers.pos)
         reference = unembed(model.config, model.weights, answers.rows(run.streams[-1])) if behaviour.metric.compares else None

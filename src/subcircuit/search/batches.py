@@ -14,7 +14,7 @@ from torch import Tensor
 from subcircuit.graph import Graph
 from subcircuit.model.components import unembed
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.ablation import ablated_values
+from subcircuit.run.ablation import ablated_by_batch
 from subcircuit.run.clean import clean_run
 from subcircuit.run.incremental import Engine, Visit
 from subcircuit.search.behaviour import Behaviour
@@ -39,16 +39,15 @@ class Batches:
             order: of cutting, see ``CleanRun``.
         """
         task, first_changes = behaviour.task, behaviour.first_changes()
-        ablated = ablated_values(model, graph, task.corrupted, behaviour.ablation)
+        ablated = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
         engines, answers = [], []
         for begin in range(0, len(task), batch_size):
             part = task[begin : begin + batch_size]
-            n_pos = part.clean.ids.shape[1]
             run = clean_run(
                 model,
                 graph,
                 part.clean,
-                ablated[:, begin : begin + batch_size, :n_pos],
+                ablated(part.corrupted, begin),
                 first_changes[begin : begin + batch_size],
                 part.answers.example,
                 part.answers.pos,

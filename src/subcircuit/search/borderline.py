@@ -21,12 +21,17 @@ _SAFETY = 128
 TIE = 1e-11
 
 
+def rounding(dtype: torch.dtype, size: float) -> float:
+    """How far a dtype's arithmetic may move a loss of this size."""
+    return _SAFETY * torch.finfo(dtype).eps * max(1.0, size)
+
+
 @dataclass
 class Borderline:
     """Knows which decisions are borderline, and makes them.
 
     Args:
-        scale: size of the metric's values, at least 1.
+        scale: size of the metric's values.
         tolerance: how near the threshold a change is not trusted; grows with the rounding errors that are observed.
         count: decisions made in float64 so far; None in half precision, where nothing is checked: every decision would be.
     """
@@ -44,7 +49,7 @@ class Borderline:
         checked = self.model.dtype in (torch.float32, torch.float64)
         self.count = 0 if checked else None
         # never below a tie: a float64 search must treat as tied what the re-check would
-        self.tolerance = max(TIE, _SAFETY * torch.finfo(self.model.dtype).eps * self.scale) if checked else 0.0
+        self.tolerance = max(TIE, rounding(self.model.dtype, self.scale)) if checked else 0.0
 
     def observe(self, error: float) -> None:
         """Learn of a rounding error: the same loss, computed in two ways, differed by this much."""
