@@ -5,6 +5,7 @@ difference that cutting one of its edges adds to a reader's input. Memory: write
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,8 +26,6 @@ class CleanRun:
     Args:
         order: writers in the order in which edges are cut, backwards: the last is cut first.
         differences: clean − ablated value of every writer.
-        prefixes: the sum of the first 0, 1, 2, … differences in ``order``. An input with some of the latest edges cut
-            is summed from what is left rather than subtracted from the whole: where all is cut under Zero it is zero.
         streams: what readers find at each unit (attention and MLP of each layer, logits) with all edges kept.
         ablated_streams: what they find with all edges cut.
         k, v: clean keys and values per layer, repeated for every query head, at all positions.
@@ -37,11 +36,19 @@ class CleanRun:
     rows: Rows
     order: tuple[int, ...]
     differences: Float[Tensor, "writer row d_model"]
-    prefixes: Float[Tensor, "prefix row d_model"]
     streams: tuple[Float[Tensor, "row d_model"], ...]
     ablated_streams: tuple[Float[Tensor, "row d_model"], ...]
     k: tuple[Float[Tensor, "head batch pos d_head"], ...]
     v: tuple[Float[Tensor, "head batch pos d_head"], ...]
+
+    @cached_property
+    def prefixes(self) -> Float[Tensor, "prefix row d_model"]:
+        """The sum of the first 0, 1, 2, … differences in ``order``.
+
+        An input with some of the latest edges cut is summed from what is left rather than subtracted from the whole:
+        where all is cut under Zero it is zero.
+        """
+        return _prefix_sums(self.differences, self.order)
 
     def model_stream(self) -> Float[Tensor, "answer d_model"]:
         """The last residual stream at the answers with all edges kept."""
@@ -108,10 +115,7 @@ def clean_run(
         streams.append(at_rows(run.after))
         ablated_streams.append(carried)
     order = tuple(range(len(differences))) if order is None else order
-    prefixes = _prefix_sums(differences, order)
-    return CleanRun(
-        model, graph, rows, order, differences, prefixes, tuple(streams), tuple(ablated_streams), tuple(keys), tuple(values)
-    )
+    return CleanRun(model, graph, rows, order, differences, tuple(streams), tuple(ablated_streams), tuple(keys), tuple(values))
 
 
 def _prefix_sums(differences: Float[Tensor, "writer row d_model"], order: tuple[int, ...]) -> Float[Tensor, "prefix row d_model"]:

@@ -88,7 +88,7 @@ class Engine:
 
     def loss(self) -> Float[Tensor, " answer"]:
         """The metric of the circuit as committed, per answer."""
-        return self._measure(self.live.inputs[len(self.run.graph.readers) - 1][None])[0]
+        return self.measure(self.live.inputs[len(self.run.graph.readers) - 1][None])[0]
 
     def circuit_stream(self) -> Float[Tensor, "answer d_model"]:
         """The last residual stream at the answers, in the circuit as committed."""
@@ -133,7 +133,7 @@ class Engine:
                 written = self.live.recompute(later, waiting.pop(later), since if later == unit else None)
                 for writer, values in written.items():
                     self._feed(waiting, writer, values - self.live.writes[writer])
-        return self._measure(waiting[last][len(self.run.graph.readers) - 1])
+        return self.measure(waiting[last][len(self.run.graph.readers) - 1])
 
     def _feed(self, waiting: dict[int, dict[int, Tensor]], writer: int, change: Float[Tensor, "trial row d_model"]) -> None:
         for reader in self.live.fed_by(writer):
@@ -141,7 +141,8 @@ class Engine:
             extra = self.run.rows.take(change, self.live.reach[writer], self.live.reader_reach(reader))
             inputs[reader] = self.live.inputs[reader] + extra if reader not in inputs else inputs[reader].add_(extra)
 
-    def _measure(self, stream: Float[Tensor, "trial row d_model"]) -> Float[Tensor, "trial answer"]:
+    def measure(self, stream: Float[Tensor, "trial row d_model"]) -> Float[Tensor, "trial answer"]:
+        """The metric of last residual streams, given at the rows of the answers."""
         return self.metric(read(self.run.model, stream[:, self.run.rows.answer_row], self.metric.needs))
 
     def commit(self, kept: Bool[Tensor, "writer reader"], readers: Sequence[int]) -> "Engine":

@@ -189,9 +189,9 @@ class Live:
     ) -> Float[Tensor, "head trial row d_model"]:
         """What heads write (before any post-norm) for queries in rows, keys and values in a grid; trial axes broadcast."""
         places = self.run.rows[reach]
-        scores = _contract(places.to_grid(q), k.transpose(-1, -2))
+        scores = contract(places.to_grid(q), k.transpose(-1, -2))
         pattern = attention_pattern(scores, self.run.mask(layer, reach), self.run.model.config)
-        return write_out(self.run.model, layer, places.to_rows(_contract(pattern, v)), heads)
+        return write_out(self.run.model, layer, places.to_rows(contract(pattern, v)), heads)
 
     def _writes_of_heads(self, layer: int, outs: Mapping[int, Tensor]) -> Writes:
         """Writes of the layer's writers that change when the heads in ``outs`` do: all of them under a shared post-norm."""
@@ -247,7 +247,7 @@ class Live:
         return self.run.rows.take(x, "changed", self.reader_reach(reader))
 
 
-def _contract(a: Tensor, b: Tensor) -> Tensor:
+def contract(a: Tensor, b: Tensor) -> Tensor:
     """Matrix product over the last two axes of ``[head, trial, batch, ...]``, trials folded into rows where ``b`` has one."""
     if b.shape[1] > 1 or a.shape[1] == 1:
         return a @ b

@@ -1,0 +1,79 @@
+"""The exact effect of every single edge (edge activation patching): the truth that approximations are measured against.
+
+    score(w → r) = L(M without w → r) − L(M)
+
+One trial per edge, none of them a full forward pass: a trial starts at the reader, leaves out the positions and rows
+that cannot change or do not matter, and the layers above are run once for all their readers (``run/single.py``). Cost:
+about half a forward pass per edge, in large batches; less for edges into late layers, where most edges are. Effects are
+those of cutting one edge from the whole model: two edges that stand in for each other have none each, and their sum is
+not the effect of cutting both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.single import open_all, try_singly
+from subcircuit.search.attribution import OnRound, Rounds, check_batch_size, examples_at_once
+from subcircuit.search.batches import Batches
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.scores import EdgeScores, scored
+
+# rows of matrix products: enough to keep them busy
+_ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Settings of exact effects.
+
+    Args:
+        batch_size: examples at once; None chooses by memory. The result is the same.
+    """
+
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+
+
+def exact(model: Transformer, graph: Graph, behaviour: Behaviour, config: Exact, on_step: OnRound | None = None) -> EdgeScores:
+    """Score every edge by its effect.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation.
+        config: settings.
+        on_step: called after every reader, with the edges done so far.
+
+    Raises:
+        NumericalError: an effect is NaN or infinite; names the edge.
+    """
+    size = examples_at_once(model, graph, behaviour, config.batch_size)
+    return scored("exact", model, graph, behaviour, lambda: _effects(model, graph, behaviour, size, on_step))
+
+
+@torch.no_grad()
+def _effects(
+    model: Transformer, graph: Graph, behaviour: Behaviour, size: int, on_step: OnRound | None
+) -> Float[Tensor, "writer reader"]:
+    batches = Batches.start(model, graph, behaviour, size).map(open_all)
+    whole, rounds = batches.loss().mean(), Rounds(graph.n_edges, on_step)
+    rows = max(len(engine.run.rows.changed.flat) for engine in batches.engines)
+    scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
+    for reader in range(len(graph.readers)):
+        writers = graph.edges[:, reader].nonzero().flatten()
+        for some in writers.split(max(1, _ROWS_AT_ONCE // rows)):
+            scores[some, reader] = (_losses(batches, reader, some.tolist()) - whole).cpu()
+        rounds.done(len(writers))
+    return scores
+
+
+def _losses(batches: Batches, reader: int, writers: Sequence[int]) -> Float[Tensor, " trial"]:
+    return batches.losses(lambda _, engine: try_singly(engine, reader, writers)).mean(-1)

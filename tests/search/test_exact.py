@@ -1,0 +1,95 @@
+"""Exact effects equal a masked forward pass per edge; on a linear model attribution is exact."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subcircuit.errors import NumericalError, SettingsError
+from subcircuit.graph import Graph
+from subcircuit.model import Transformer
+from subcircuit.search.eap import Eap, eap
+from subcircuit.search.exact import Exact, _effects, exact
+from tests.behaviours import random_behaviour
+from tests.search.autograd import Autograd, assert_scores
+from tests.search.test_attribution import behaviours
+from tests.tiny_models import FAMILIES, tiny
+
+
+def effects_slowly(model: Transformer, graph: Graph, behaviour, edges) -> torch.Tensor:
+    """The loss with each of these edges cut, less the loss of the model: a whole masked forward pass for each."""
+    slow = Autograd(model, graph, behaviour)
+    whole, effects = slow.loss(graph.edges), []
+    for writer, reader in edges:
+        kept = graph.edges.clone()
+        kept[writer, reader] = False
+        effects.append(slow.loss(kept) - whole)
+    return torch.stack(effects)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=2)
+@given(data=st.data())
+@torch.no_grad()
+def test_effects_are_those_of_masked_forward_passes(family, data):
+    model, graph, behaviour = data.draw(behaviours(family))
+    size = data.draw(st.integers(1, 3))
+    effects = _effects(model, graph, behaviour, size, None)
+    cells = graph.edges.nonzero()
+    chosen = cells[torch.randperm(len(cells), generator=torch.Generator().manual_seed(size))[:40]].tolist()
+    expected = effects_slowly(model, graph, behaviour, chosen)
+    torch.testing.assert_close(torch.stack([effects[w, r] for w, r in chosen]), expected, atol=1e-8, rtol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["llama_gqa", "attention_only"])
+def test_every_edge_once(family):
+    model = tiny(family, dtype=torch.float64)
+    graph = Graph.of(model.config)
+    behaviour = random_behaviour(model, 4, [5, 6], 1, "accuracy", "resample")
+    scores = exact(model, graph, behaviour, Exact())
+    edges = [tuple(cell) for cell in graph.edges.nonzero().tolist()]
+    expected = torch.zeros(graph.edges.shape, dtype=torch.float64)
+    with torch.no_grad():
+        expected[graph.edges] = effects_slowly(model, graph, behaviour, edges)
+    assert_scores(scores, expected)
+
+
+def linear() -> Transformer:
+    """Heads that look everywhere alike and read their values without a norm: the logits are linear in the embedding."""
+    model = tiny("attention_only_bare", dtype=torch.float64)
+
+    def still(layer):
+        w = layer.attention
+        assert w.b_Q is not None and w.b_K is not None
+        even = replace(w, W_Q=w.W_Q * 0, W_K=w.W_K * 0, b_Q=w.b_Q * 0, b_K=w.b_K * 0)
+        return replace(layer, attention=even)
+
+    return replace(model, weights=replace(model.weights, layers=tuple(still(layer) for layer in model.weights.layers)))
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 2**20), st.sampled_from(["resample", "zero", "mean", "mean-by-position"]))
+def test_on_a_linear_model_attribution_is_exact(seed, ablation):
+    model = linear()
+    graph, behaviour = Graph.of(model.config), random_behaviour(model, seed, [6, 5], 1, "logit_difference", ablation)
+    effects = exact(model, graph, behaviour, Exact()).values.double()
+    assert_scores(eap(model, graph, behaviour, Eap()), effects, atol=1e-7)
+    assert float(effects.nan_to_num().abs().max()) > 0.01
+
+
+def test_precision_progress_and_errors():
+    precise = tiny("gemma2", dtype=torch.float64)
+    graph, behaviour = Graph.of(precise.config), random_behaviour(precise, 7, [8, 5, 9], 1, "logit_difference", "mean")
+    expected, rounds = exact(precise, graph, behaviour, Exact()).values, []
+    for batch_size in (None, 1, 2):
+        scores = exact(precise.to(dtype=torch.float32), graph, behaviour, Exact(batch_size), rounds.append)
+        assert_scores(scores, expected.double(), atol=1e-4)
+    assert rounds[-1].done == rounds[-1].total == graph.n_edges
+    with pytest.raises(SettingsError, match="at least 1"):
+        Exact(0)
+    broken = tiny("llama")
+    broken.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
+    with pytest.raises(NumericalError, match="the score of embed"):
+        exact(broken, Graph.of(broken.config), random_behaviour(broken, 1, [6], 1, "kl_divergence", "resample"), Exact())
