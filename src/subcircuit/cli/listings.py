@@ -32,7 +32,19 @@ def metrics() -> None:
 
 
 def methods() -> None:
-    """List the search methods."""
+    """List the search methods and their settings."""
+    from dataclasses import MISSING, fields
+
     from subcircuit.search import METHODS
 
-    print_rows([(entry.name, entry.description) for entry in METHODS.values()], results())
+    def setting(name: str, default: object) -> str:
+        return name if default is MISSING else f"{name}={'none' if default is None else default}"
+
+    rows = []
+    for method in METHODS.values():
+        rows.append((method.name, method.description))
+        rows.append(("", " ".join(setting(field.name, field.default) for field in fields(method.settings))))
+    console = results()
+    print_rows(rows, console)
+    console.print()
+    console.print(plain("Settings are given with --set NAME=VALUE."))

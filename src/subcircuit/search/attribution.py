@@ -25,29 +25,13 @@ from subcircuit.run.contrast import Contrast, contrast
 from subcircuit.run.readout import read
 from subcircuit.run.rows import Places
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound, Round
 from subcircuit.tasks import Answers, Bound
 
 # differences of all writers are the largest tensor of a search
 _NUMBERS_AT_ONCE = 2**25
 
 Backward: TypeAlias = Callable[[Transformer, Graph, Streams, Float[Tensor, "batch pos d_model"]], Iterator[UnitGradient]]
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Progress of a search that scores all edges together.
-
-    Args:
-        done, total: how often an example was run and differentiated, or otherwise measured.
-        seconds: since the search began.
-    """
-
-    done: int
-    total: int
-    seconds: float
-
-
-OnRound: TypeAlias = Callable[[Round], None]
 
 
 class Rounds:
