@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from subcircuit import __version__
-from subcircuit.cli import discover, listings, show
+from subcircuit.cli import compare, discover, evaluate, listings, show, sweep
 from subcircuit.errors import SubcircuitError
 
 app = typer.Typer(
@@ -24,6 +24,9 @@ app = typer.Typer(
 )
 app.command("discover")(discover.discover)
 app.command("show")(show.show)
+app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("sweep")(sweep.sweep)
 app.command("models")(listings.models)
 app.command("tasks")(listings.tasks)
 app.command("metrics")(listings.metrics)

@@ -69,6 +69,47 @@ def _assigned(method: str, assignments: Sequence[str], known: tuple[str, ...]) -
     return given
 
 
+def ranked_by(name: str) -> "By":
+    """Which size of a score is meant.
+
+    Raises:
+        UnknownNameError: neither.
+    """
+    sizes: "dict[str, By]" = {"absolute": "absolute", "signed": "signed"}
+    if name not in sizes:
+        raise UnknownNameError("by", name, tuple(sizes))
+    return sizes[name]
+
+
+def settings_of(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, list[str]]:
+    """Settings ``method.name=value`` by method.
+
+    Raises:
+        SettingsError: a method that is named twice, or a setting of none of them.
+    """
+    if len(set(methods)) < len(methods) or not methods:
+        raise SettingsError(f"--methods {','.join(methods)}: name at least one method, and each once")
+    settings: dict[str, list[str]] = {method: [] for method in methods}
+    for assignment in assignments:
+        method, _, rest = assignment.partition(".")
+        if method not in settings:
+            raise SettingsError(f"--set {assignment}: expected METHOD.NAME=VALUE, with one of {', '.join(methods)}")
+        settings[method].append(rest)
+    return settings
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """Numbers with commas between them.
+
+    Raises:
+        SettingsError: they are not.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(f"--{option} {text}: expected numbers such as 0.1,0.02") from None
+
+
 class Chosen:
     """Which edges to take, checked as far as it can be before the graph is known.
 
@@ -83,11 +124,9 @@ class Chosen:
     """
 
     def __init__(self, edges: str | None, threshold: float | None, greedy: bool, by: str):
-        if by not in ("absolute", "signed"):
-            raise UnknownNameError("by", by, ("absolute", "signed"))
         if threshold is not None and (edges is not None or greedy):
             raise SettingsError("--threshold takes the edges of at least a score, --edges and --greedy so many of them: choose")
-        self._by: "By" = "signed" if by == "signed" else "absolute"
+        self._by: "By" = ranked_by(by)
         self._threshold, self._greedy = threshold, greedy
         self._count, self._share = parse_size(edges or "1%")
 
