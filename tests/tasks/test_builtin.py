@@ -13,7 +13,7 @@ from subcircuit.run.readout import readout_of
 from subcircuit.tasks import METRICS, Task, induction, ioi, load_task, tasks
 from subcircuit.tasks.encoding import bos_prefix
 from subcircuit.tasks.ioi import NAMES, OBJECTS, PLACES, TEMPLATES
-from tests.tasks.conftest import tokenizer_of, with_tokenizer
+from tests.tasks.conftest import WELL_READ, tokenizer_of, with_tokenizer
 from tests.tiny_models import tiny
 
 # half of the names are one token; places and objects are spelt out letter by letter
@@ -130,10 +130,10 @@ def test_every_metric_suits_every_built_in_task():
 
 def test_tasks_are_found_by_name():
     for listed in tasks():
-        task = load_task(listed.name, IOI_MODEL, examples=3, seed=5, bos="never")
+        task = load_task(listed.name, WELL_READ, examples=3, seed=5, bos="never")
         assert (task.name, len(task)) == (listed.name, 3)
         assert task.parameters.items() >= {"examples": 3, "seed": 5, "bos": "never"}.items()
-        assert len(load_task(listed.name, IOI_MODEL)) == 8
+        assert len(load_task(listed.name, WELL_READ)) == 8
         assert "\n" not in listed.description
 
 

@@ -8,6 +8,7 @@ from subcircuit.tasks.ioi import ioi
 from subcircuit.tasks.jsonl import jsonl
 from subcircuit.tasks.load import BuiltInTask, load_task, tasks
 from subcircuit.tasks.metrics import METRICS, Bound, Metric, metric
+from subcircuit.tasks.sva import sva
 from subcircuit.tasks.task import PromptPair, Task
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "jsonl",
     "load_task",
     "metric",
+    "sva",
     "tasks",
 ]

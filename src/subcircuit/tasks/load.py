@@ -10,6 +10,7 @@ from subcircuit.tasks.encoding import BosPolicy
 from subcircuit.tasks.induction import induction
 from subcircuit.tasks.ioi import ioi
 from subcircuit.tasks.jsonl import jsonl
+from subcircuit.tasks.sva import sva
 from subcircuit.tasks.task import Task
 
 DEFAULT_EXAMPLES = 8
@@ -35,6 +36,7 @@ _BUILT_IN = (
     BuiltInTask(
         "induction", "random tokens repeated: the second copy continues as the first did (Olsson et al. 2022)", induction
     ),
+    BuiltInTask("sva", "subject-verb agreement: The doctors behind the tree -> are (Finlayson et al. 2021)", sva),
 )
 
 
