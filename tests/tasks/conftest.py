@@ -9,6 +9,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from subcircuit.errors import SubcircuitError
 from subcircuit.model import Transformer, load_model
+from subcircuit.tasks.capital_of import CAPITALS
+from subcircuit.tasks.docstring import ARGUMENTS
+from subcircuit.tasks.gendered_pronoun import MEN, WOMEN
 from subcircuit.tasks.ioi import NAMES
 from subcircuit.tasks.sva import PEOPLE, THINGS, VERBS
 from tests.tiny_models import attention_only
@@ -49,9 +52,14 @@ def with_tokenizer(tokenizer: PreTrainedTokenizerBase | None, context: int = 64)
     return replace(model, config=replace(model.config, vocab=vocab, context=context), tokenizer=tokenizer, name="toy")
 
 
-# every word of which a built-in task needs a token, as it stands in text
-VOCABULARY = [f" {word}" for word in (*NAMES, *chain(*PEOPLE, *THINGS, *VERBS))]
-WELL_READ = with_tokenizer(tokenizer_of(VOCABULARY), context=200)
+# every word of which a built-in task needs a token; digits and most other words are spelt out
+VOCABULARY = [
+    *(f" {word}" for word in ("person", "he", "she", *NAMES, *WOMEN, *MEN, *chain(*PEOPLE, *THINGS, *VERBS))),
+    *(f" {word}" for word in (*ARGUMENTS, *CAPITALS, *CAPITALS.values())),
+    "That",
+    "So",
+]
+WELL_READ = with_tokenizer(tokenizer_of(VOCABULARY), context=400)
 
 
 @pytest.fixture(scope="session", params=["smollm2-135m", "gemma3-270m"])

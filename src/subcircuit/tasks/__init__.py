@@ -2,7 +2,11 @@
 
 from subcircuit.tasks.answers import Answer, Answers
 from subcircuit.tasks.build import build_task, build_task_of_ids
+from subcircuit.tasks.capital_of import capital_of
+from subcircuit.tasks.docstring import docstring
 from subcircuit.tasks.encoding import BosPolicy
+from subcircuit.tasks.gendered_pronoun import gendered_pronoun
+from subcircuit.tasks.greater_than import greater_than
 from subcircuit.tasks.induction import induction
 from subcircuit.tasks.ioi import ioi
 from subcircuit.tasks.jsonl import jsonl
@@ -23,6 +27,10 @@ __all__ = [
     "Task",
     "build_task",
     "build_task_of_ids",
+    "capital_of",
+    "docstring",
+    "gendered_pronoun",
+    "greater_than",
     "induction",
     "ioi",
     "jsonl",

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from subcircuit.errors import UnknownNameError
 from subcircuit.model.transformer import Transformer
+from subcircuit.tasks.capital_of import capital_of
+from subcircuit.tasks.docstring import docstring
 from subcircuit.tasks.encoding import BosPolicy
+from subcircuit.tasks.gendered_pronoun import gendered_pronoun
+from subcircuit.tasks.greater_than import greater_than
 from subcircuit.tasks.induction import induction
 from subcircuit.tasks.ioi import ioi
 from subcircuit.tasks.jsonl import jsonl
@@ -37,6 +41,14 @@ _BUILT_IN = (
         "induction", "random tokens repeated: the second copy continues as the first did (Olsson et al. 2022)", induction
     ),
     BuiltInTask("sva", "subject-verb agreement: The doctors behind the tree -> are (Finlayson et al. 2021)", sva),
+    BuiltInTask(
+        "greater_than",
+        "from the year 1732 to the year 17 -> a number above 32, or its first digit (Hanna et al. 2023)",
+        greater_than,
+    ),
+    BuiltInTask("docstring", "the next argument of a Python function in its docstring (Heimersheim & Janiak 2023)", docstring),
+    BuiltInTask("gendered_pronoun", "So Sarah is a really nice person, isn't -> she (Mathwin et al. 2023)", gendered_pronoun),
+    BuiltInTask("capital_of", "recall of a fact: The capital of France is -> Paris (after Meng et al. 2022)", capital_of),
 )
 
 
