@@ -35,17 +35,18 @@ def draw_distinct(draw: Callable[[int], PromptPair], count: int, task: str) -> l
         pairs.setdefault(pair.clean, pair)
     if len(pairs) < count:
         raise SettingsError(
-            f"{task} has {len(pairs)} different prompts with the words this tokenizer knows, and {count} were asked for: "
-            f"ask for {len(pairs)} at most."
+            f"{len(pairs)} different prompts were found for {task} with the words that this tokenizer has, and {count} were "
+            f"asked for: ask for {len(pairs)} at most."
         )
     return list(pairs.values())
 
 
 def whole_words(encoder: Encoder, words: Sequence[str]) -> tuple[str, ...]:
-    """Those of the words that are a single token after a space."""
+    """Those of the words that are a single token after a space, and not the one for unknown words."""
+    unknown = encoder.tokenizer.unk_token_id
     (before,) = encoder.plain(["Then, the"])
     after = encoder.plain([f"Then, the {word}" for word in words])
-    return tuple(word for word, ids in zip(words, after, strict=True) if ids[:-1] == before)
+    return tuple(word for word, ids in zip(words, after, strict=True) if ids[:-1] == before and ids[-1] != unknown)
 
 
 def whole_pairs(encoder: Encoder, pairs: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
