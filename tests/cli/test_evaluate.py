@@ -44,7 +44,14 @@ def test_a_circuit_is_evaluated_on_other_prompts(subcircuit: Run, model: str, ma
     assert low <= content["random_faithfulness"] <= high
     shown = subcircuit(*arguments)
     assert shown.code == 0
-    for words in ("faithfulness", f"{content['faithfulness']:.3f}", "completeness", "random circuits", "CMD", "none of them used"):
+    for words in (
+        "faithfulness",
+        f"{content['faithfulness']:.3f}",
+        "completeness",
+        "random circuits",
+        "CMD",
+        "none of them used",
+    ):
         assert words in shown.out
 
 

@@ -1,4 +1,4 @@
-"""``subcircuit models``, ``tasks``, ``metrics``, ``methods``: what there is to choose from."""
+"""``subcircuit models``, ``metrics``, ``methods``: what there is to choose from."""
 
 from subcircuit.cli.console import plain, print_rows, results
 
@@ -12,16 +12,6 @@ def models() -> None:
     print_rows([(entry.model.name, entry.model.about, entry.source) for entry in listed()], console)
     console.print()
     console.print(plain(f"Any Hugging Face id, directory or .gguf file of: {', '.join(architectures())}"))
-
-
-def tasks() -> None:
-    """List the built-in tasks."""
-    from subcircuit.tasks import tasks as listed
-
-    console = results()
-    print_rows([(entry.name, entry.description) for entry in listed()], console)
-    console.print()
-    console.print(plain("Or a .jsonl file, one object a line: clean, corrupt, answers, wrong_answers."))
 
 
 def metrics() -> None:

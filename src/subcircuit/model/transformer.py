@@ -57,10 +57,14 @@ class Transformer:
 
     def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos vocab"]:
         """Logits at every position; meaningless past a prompt's end."""
+        return unembed(self.config, self.weights, self.stream(tokens))
+
+    def stream(self, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream after the last layer, before the final norm."""
         stream = embed(self.config, self.weights, tokens.ids)
         for layer in range(self.config.n_layers):
             stream = block(self, layer, stream)
-        return unembed(self.config, self.weights, stream)
+        return stream
 
 
 def block(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
