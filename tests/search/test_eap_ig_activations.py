@@ -26,7 +26,7 @@ def written_together(graph):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
-@given(data=st.data(), steps=st.integers(1, 3))
+@given(data=st.data(), steps=st.sampled_from([2, 1, 3]))
 def test_scores_average_autograd_along_the_path_of_the_writers_stage(family, data, steps):
     model, graph, behaviour = data.draw(behaviours(family))
     slow, expected = Autograd(model, graph, behaviour), torch.zeros(graph.edges.shape, dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tol
     graph, behaviour = Graph.of(precise.config), random_behaviour(precise, 7, [6, 5, 7], 1, "logit_difference", "mean")
     config = EapIgActivations(steps=2)
     expected = eap_ig_activations(precise, graph, behaviour, config).values[graph.edges]
-    for batch_size in (None, 1, 2):
+    for batch_size in (None, 2):
         found = eap_ig_activations(precise.to(dtype=dtype), graph, behaviour, EapIgActivations(2, batch_size)).values
         assert float((found[graph.edges] - expected).abs().max()) < tolerance * float(expected.abs().max())
 
