@@ -11,9 +11,10 @@ add up to L(stage ablated) − L(clean).
 
 Cost: the clean point, the end of every path, is differentiated once for all. Each other point of each of 2 layers + 1
 stages takes a forward and a backward pass (layers are run again there) of what is downstream of the stage, half of the
-model on average: about 3 · layers · (steps − 1) forward-equivalents. Unlike ``eap_ig_inputs`` no path leads through
-inputs that no prompt has, and activations of different stages never move together; effects that only appear when
-writers of two stages change are not seen, and within a stage the heads share the credit for what they do together.
+model on average: 3 to 5 · layers · (steps − 1) forward-equivalents (180 measured at 8 layers and 5 steps). Unlike
+``eap_ig_inputs`` no path leads through inputs that no prompt has, and activations of different stages never move
+together; effects that only appear when writers of two stages change are not seen, and within a stage the heads share
+the credit for what they do together.
 """
 
 from collections.abc import Iterator
