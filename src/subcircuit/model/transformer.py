@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from subcircuit.model.components import (
+    AS_IT_IS,
+    Nonlinear,
     attention_mask,
     attention_pattern,
     embed,
@@ -93,12 +95,14 @@ def attention(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d
     return written if weights.attention_post_norm is None else normalize(written, config.norm, weights.attention_post_norm)
 
 
-def feed_forward(model: Transformer, layer: int, stream: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+def feed_forward(
+    model: Transformer, layer: int, stream: Float[Tensor, "*rows d_model"], nonlinear: Nonlinear = AS_IT_IS
+) -> Float[Tensor, "*rows d_model"]:
     """What one layer's MLP adds to the stream."""
     config, weights = model.config, model.weights.layers[layer]
     assert weights.mlp is not None and weights.mlp_norm is not None
-    written = mlp(config, weights.mlp, normalize(stream, config.norm, weights.mlp_norm))
-    return written if weights.mlp_post_norm is None else normalize(written, config.norm, weights.mlp_post_norm)
+    written = mlp(config, weights.mlp, nonlinear.norm(stream, config.norm, weights.mlp_norm), nonlinear)
+    return written if weights.mlp_post_norm is None else nonlinear.norm(written, config.norm, weights.mlp_post_norm)
 
 
 def _split_heads(
