@@ -90,21 +90,41 @@ def _places(graph: Graph) -> Iterator[_Place]:
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """The sums that readers read, for a mask and for what has been written so far.
+    """The sums that readers read, for masks and for what has been written so far, and their gradients.
+
+    Examples that share a mask are summed in one matrix product: all of them, or each on its own.
 
     Args:
-        mask: of every example, or of all of them.
+        mask: of all examples, or of each of them.
         differences: value − ablated value of every writer, filled as units run.
     """
 
     mask: Float[Tensor, "#batch writer reader"]
-    differences: Float[Tensor, "batch writer pos d_model"]
+    differences: Float[Tensor, "writer batch pos d_model"]
 
     def read(self, place: _Place) -> Float[Tensor, "reader batch pos d_model"]:
-        """Σ kept · (value − ablated)."""
-        written = self.differences[:, : place.n_read]
-        read = self.mask[:, : place.n_read, place.readers].to(written.dtype).mT @ written.flatten(2)
-        return read.unflatten(2, written.shape[2:]).transpose(0, 1)
+        """Σ kept · (value − ablated) at the readers of a unit."""
+        kept = self.mask[:, : place.n_read, place.readers].to(self.differences.dtype)
+        read = kept.mT @ self._by_mask(self.differences[: place.n_read])
+        return read.transpose(0, 1).reshape(-1, *self.differences.shape[1:])
+
+    def at_mask(
+        self, place: _Place, at_readers: Float[Tensor, "reader batch pos d_model"]
+    ) -> Float[Tensor, "#batch writer reader"]:
+        """Gradients at the masks of a unit's edges from those at its readers."""
+        return widened(self._by_mask(self.differences[: place.n_read])) @ self._by_mask(at_readers).mT
+
+    def add_at_values(
+        self,
+        place: _Place,
+        at_readers: Float[Tensor, "reader batch pos d_model"],
+        at_values: Float[Tensor, "writer batch pos d_model"],
+    ) -> None:
+        """Add what a unit's readers pass on to the gradients at the values that they read."""
+        self._by_mask(at_values[: place.n_read]).baddbmm_(self.mask[:, : place.n_read, place.readers], self._by_mask(at_readers))
+
+    def _by_mask(self, x: Float[Tensor, "row batch pos d_model"]) -> Float[Tensor, "#batch row d_in"]:
+        return x.view(len(x), len(self.mask), -1).transpose(0, 1)
 
 
 def _run(
@@ -116,7 +136,7 @@ def _run(
 ) -> Iterator[Float[Tensor, "reader batch pos d_model"]]:
     """The inputs of each unit's readers, from the first layer to the logits; fills the differences."""
     embedding = embedding_values(model, graph, tokens)
-    sums.differences[:, : len(embedding)] = (embedding - ablated[: len(embedding)]).transpose(0, 1)
+    torch.sub(embedding, ablated[: len(embedding)], out=sums.differences[: len(embedding)])
     base, biases, n_based = torch.zeros_like(ablated[0]), _biases(model, graph), 0
     for place in _places(graph):
         base = base + ablated[n_based : place.n_read].sum(0) + biases[n_based : place.n_read].sum(0)
@@ -124,8 +144,8 @@ def _run(
         inputs = sums.read(place) + base
         yield inputs
         if not isinstance(place.unit, Logits):
-            cut = ablated[place.writers]
-            sums.differences[:, place.writers] = (_writes(model, graph, place, inputs) - cut).transpose(0, 1)
+            writes = _writes(model, graph, place, inputs)
+            torch.sub(writes, ablated[place.writers], out=sums.differences[place.writers])
 
 
 def _biases(model: Transformer, graph: Graph) -> Float[Tensor, "writer d_model"]:
@@ -147,9 +167,17 @@ def _writes(
         return feed_forward(model, place.unit.layer, inputs)
     assert isinstance(place.unit, Attention)
     layer, heads = place.unit.layer, range(model.config.n_heads)
-    q, k, v = (inputs[[graph.reader_of(layer, head, part) - place.readers.start for head in heads]] for part in PARTS)
+    columns = ([graph.reader_of(layer, head, part) - place.readers.start for head in heads] for part in PARTS)
+    q, k, v = (_take(inputs, each) for each in columns)
     writes = attend(model, layer, q, k, v).writes
     return writes.sum(0, keepdim=True) if graph.scope.level == "block" else writes
+
+
+def _take(inputs: Float[Tensor, "reader batch pos d_model"], columns: list[int]) -> Float[Tensor, "#head batch pos d_model"]:
+    """The input of each head, or one that all of them share; without a copy where they lie together."""
+    first, last = columns[0], columns[-1] + 1
+    together = columns == list(range(first, last)) or len(set(columns)) == 1
+    return inputs[first:last] if together else inputs[columns]
 
 
 class _MaskedRun(torch.autograd.Function):
@@ -164,7 +192,7 @@ class _MaskedRun(torch.autograd.Function):
         graph: Graph,
         tokens: Tokens,
     ) -> Float[Tensor, "batch pos d_model"]:
-        sums = _Sums(mask, torch.empty_like(ablated.transpose(0, 1), memory_format=torch.contiguous_format))
+        sums = _Sums(mask, torch.empty_like(ablated, memory_format=torch.contiguous_format))
         inputs = deque(_run(model, graph, sums, tokens, ablated), maxlen=None if any(ctx.needs_input_grad) else 1)
         ctx.sums, ctx.inputs, ctx.model, ctx.graph = sums, inputs, model, graph
         return inputs[-1][0]
@@ -172,26 +200,17 @@ class _MaskedRun(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, at_logits: Float[Tensor, "batch pos d_model"]) -> tuple[Tensor | None, ...]:
-        sums: _Sums = ctx.sums
-        mask, graph = sums.mask, ctx.graph
-        at_mask = torch.zeros_like(mask.expand(len(sums.differences), -1, -1))
-        at_values = torch.zeros_like(sums.differences, dtype=mask.dtype).flatten(2)
-        at_units = []
+        sums, graph = ctx.sums, ctx.graph
+        at_mask, at_units = torch.zeros_like(sums.mask), []
+        at_values = torch.zeros_like(sums.differences, dtype=sums.mask.dtype)
         for place, inputs in zip(reversed(list(_places(graph))), reversed(ctx.inputs), strict=True):
             at_readers = widened(at_logits[None])
             if not isinstance(place.unit, Logits):
-                at_writes = at_values[:, place.writers].unflatten(2, inputs.shape[2:]).transpose(0, 1)
-                at_readers = widened(_pull_back(ctx.model, graph, place, inputs, at_writes))
-            by_example = at_readers.transpose(0, 1).flatten(2)
-            written = slice(0, place.n_read)
-            at_mask[:, written, place.readers] = widened(sums.differences[:, written].flatten(2)) @ by_example.mT
-            kept = mask[:, written, place.readers].expand(len(by_example), -1, -1)
-            at_values[:, written].baddbmm_(kept, by_example)
+                at_readers = widened(_pull_back(ctx.model, graph, place, inputs, at_values[place.writers]))
+            at_mask[:, : place.n_read, place.readers] = sums.at_mask(place, at_readers)
+            sums.add_at_values(place, at_readers, at_values)
             at_units.append(at_readers.sum(0))
-        at_ablated = None
-        if ctx.needs_input_grad[1]:
-            at_ablated = _at_ablated(graph, at_units[::-1], at_values).to(at_logits.dtype)
-        at_mask = at_mask if len(sums.mask) == len(at_mask) else at_mask.sum(0, keepdim=True)
+        at_ablated = _at_ablated(graph, at_units[::-1], at_values) if ctx.needs_input_grad[1] else None
         return at_mask, at_ablated, None, None, None
 
 
@@ -210,10 +229,11 @@ def _pull_back(
 
 
 def _at_ablated(
-    graph: Graph, at_units: list[Float[Tensor, "batch pos d_model"]], at_values: Float[Tensor, "batch writer d_in"]
+    graph: Graph,
+    at_units: list[Float[Tensor, "batch pos d_model"]],
+    at_values: Float[Tensor, "writer batch pos d_model"],
 ) -> Float[Tensor, "writer batch pos d_model"]:
     """Σ (1 − kept) · gradient over the readers of each writer: that of all of them without what the kept ones have."""
     n_read = torch.tensor([place.n_read for place in _places(graph)], device=at_values.device)
     reads = torch.arange(len(graph.writers), device=at_values.device)[:, None] < n_read
-    total = torch.einsum("wu,ubpd->wbpd", reads.to(at_values.dtype), torch.stack(at_units))
-    return total - at_values.transpose(0, 1).reshape(total.shape)
+    return torch.einsum("wu,ubpd->wbpd", reads.to(at_values.dtype), torch.stack(at_units)) - at_values

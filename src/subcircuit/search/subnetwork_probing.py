@@ -4,9 +4,10 @@
     score(w → r) = the lesser odds of its two nodes,    odds of w = P(z_w > 0) / P(z_w = 0)
 
 z is drawn from the hard concrete distribution (``masks.py``), once a step for all examples. The price is what a node has
-to be worth, in units of the metric, and plays the part of ACDC's threshold; Adam finds the minimum. Nodes are trained
-and not edges, as in ``hisp``: edges between two nodes that are kept are never told apart; those above 1 are kept more likely than not. Cost: a plain forward and
-backward pass a step. Which of several nodes that can stand in for each other stays is chance, so seeds differ.
+to be worth, in units of the metric, and plays the part of ACDC's threshold; Adam finds the minimum. A node above 1 is
+kept more likely than not. Nodes are trained and not edges, as in ``hisp``: edges between nodes that are kept are hardly
+told apart. Cost: a plain forward and backward pass a step. Which of several nodes that can stand in for each other stays
+is chance, so seeds differ.
 """
 
 from dataclasses import dataclass
