@@ -5,6 +5,7 @@ import torch
 
 from subcircuit.graph import Graph
 from subcircuit.graph.select import Threshold, TopN
+from subcircuit.run import ABLATIONS
 from subcircuit.search import Behaviour
 from subcircuit.search.edge_pruning import EdgePruning, edge_pruning
 from subcircuit.tasks import metric
@@ -13,11 +14,10 @@ from tests.planted import TRUE_EDGES, planted, planted_circuit, planted_task
 from tests.tiny_models import tiny
 
 
-@pytest.mark.parametrize("ablation", ["resample", "mean"])
-@pytest.mark.parametrize("measured", ["kl_divergence", "logit_difference"])
+@pytest.mark.parametrize(
+    ("measured", "ablation"), [("kl_divergence", "resample"), ("logit_difference", "resample"), ("kl_divergence", "mean")]
+)
 def test_the_planted_circuit_is_what_is_kept(measured, ablation):
-    from subcircuit.run import ABLATIONS
-
     model = planted()
     graph, known = Graph.of(model.config), planted_circuit(model)
     behaviour = Behaviour(planted_task(model), metric(measured), ABLATIONS[ablation])
@@ -31,14 +31,14 @@ def test_the_planted_circuit_is_what_is_kept(measured, ablation):
         assert len(set(kept.names) & set(TRUE_EDGES)) >= len(TRUE_EDGES) - 2
 
 
-@pytest.mark.parametrize("target", [0.3, 0.7, 0.9])
+@pytest.mark.parametrize("target", [0.5, 0.9])
 def test_as_many_edges_are_likely_kept_as_the_target_leaves(target):
     model = tiny("gpt2")
     graph = Graph.of(model.config)
     behaviour = random_behaviour(model, 2, [6, 5], 1, "kl_divergence", "resample")
-    odds = edge_pruning(model, graph, behaviour, EdgePruning(target)).values[graph.edges]
+    odds = edge_pruning(model, graph, behaviour, EdgePruning(target, steps=120)).values[graph.edges]
     chances = odds / (1 + odds)
-    assert float(chances.mean()) == pytest.approx(1 - target, abs=0.06)
+    assert float(chances.mean()) == pytest.approx(1 - target, abs=0.03)
 
 
 def test_the_target_rises_and_stays():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,13 @@ from tests.search.autograd import Autograd
 from tests.search.test_attribution import behaviours
 from tests.tiny_models import FAMILIES, tiny
 
-SHORT = {"steps": 3, "seed": 1}
+SHORT: dict[str, Any] = {"steps": 3, "seed": 1}
+TRAINED: list[tuple[Any, Any]] = [
+    (subnetwork_probing, SubnetworkProbing),
+    (edge_pruning, EdgePruning),
+    (ugs, Ugs),
+    (learn_optimal, LearnOptimal),
+]
 
 
 def seeded(seed):
@@ -150,12 +157,7 @@ def test_half_precision_models_have_masks_in_full_precision(search):
 def test_seeds_differ_and_progress_adds_up():
     model = tiny("gpt2")
     graph, behaviour = Graph.of(model.config), random_behaviour(model, 1, [6, 5, 4], 1, "logit_difference", "resample")
-    for search, config in (
-        (subnetwork_probing, SubnetworkProbing),
-        (edge_pruning, EdgePruning),
-        (ugs, Ugs),
-        (learn_optimal, LearnOptimal),
-    ):
+    for search, config in TRAINED:
         rounds = []
         one = search(model, graph, behaviour, config(steps=4, batch_size=2), rounds.append)
         assert [(r.done, r.total) for r in rounds] == [(3, 12), (6, 12), (9, 12), (12, 12)]
@@ -167,18 +169,14 @@ def test_seeds_differ_and_progress_adds_up():
 def test_what_cannot_be_trained_is_refused():
     model = tiny("gpt2")
     graph, counted = Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "accuracy", "resample")
-    for search, config in (
-        (subnetwork_probing, SubnetworkProbing),
-        (edge_pruning, EdgePruning),
-        (ugs, Ugs),
-        (learn_optimal, LearnOptimal),
-    ):
+    for search, config in TRAINED:
         with pytest.raises(SettingsError, match="accuracy is a count"):
             search(model, graph, counted, config())
         for wrong in ({"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"batch_size": 0}):
             with pytest.raises(SettingsError, match=next(iter(wrong))):
                 config(**wrong)
-    for wrong in ({"target": 1.0}, {"target": 0.0}, {"warm_up": 1.5}, {"multiplier_rate": -1.0}):
+    out_of_range: list[dict[str, Any]] = [{"target": 1.0}, {"target": 0.0}, {"warm_up": 1.5}, {"multiplier_rate": -1.0}]
+    for wrong in out_of_range:
         with pytest.raises(SettingsError, match=next(iter(wrong))):
             EdgePruning(**wrong)
     for config in (SubnetworkProbing, Ugs):
@@ -190,7 +188,7 @@ def test_nan_is_named_at_once():
     model = tiny("llama")
     graph, behaviour = Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "logit_difference", "resample")
     model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
-    for search, config in ((subnetwork_probing, SubnetworkProbing), (edge_pruning, EdgePruning), (ugs, Ugs)):
+    for search, config in TRAINED:
         with pytest.raises(NumericalError, match="logit_difference of a masked run is nan"):
             search(model, graph, behaviour, config())
 

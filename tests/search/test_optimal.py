@@ -32,7 +32,7 @@ def least_slowly(model, graph, behaviour, kept, writer):
     slow = Autograd(model, graph, replace(behaviour, ablation=Mean()))
     task, mean = behaviour.task, slow.ablated[:, 0, 0]
     constant = mean[writer].clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([constant], max_iter=40, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS([constant], max_iter=15, line_search_fn="strong_wolfe")
 
     def loss():
         constants = torch.cat([mean[:writer], constant[None], mean[writer + 1 :]])[:, None]
@@ -50,18 +50,18 @@ def least_slowly(model, graph, behaviour, kept, writer):
         return value
 
     optimiser.step(closure)
-    return float(loss())
+    return float(loss().detach())
 
 
-@pytest.mark.parametrize(("family", "name"), [("attention_only", "a0.h1"), ("llama_gqa", "a1.h2"), ("gemma2", "m1")])
+@pytest.mark.parametrize(("family", "name"), [("attention_only", "a0.h1"), ("gemma2", "m1")])
 def test_the_constant_of_one_writer_is_where_a_slow_optimiser_ends(family, name):
     model = tiny(family, dtype=torch.float64)
     graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 3, [4, 5, 4], 1, "kl_divergence", "resample")
+    behaviour = random_behaviour(model, 3, [4, 3], 1, "kl_divergence", "resample")
     writer = [str(w) for w in graph.writers].index(name)
     kept = graph.edges.clone()
     kept[writer] = False
-    learned = learn_optimal(model, graph, behaviour, LearnOptimal(Circuit(graph, kept), steps=300, learning_rate=0.1))
+    learned = learn_optimal(model, graph, behaviour, LearnOptimal(Circuit(graph, kept), learning_rate=0.1))
     losses = [loss_of(model, graph, behaviour, ablation, kept) for ablation in (learned, Mean(), Zero())]
     least = least_slowly(model, graph, behaviour, kept, writer)
     assert losses[0] < min(losses[1:])
@@ -82,13 +82,13 @@ def test_without_edges_the_best_constants_answer_with_the_mean_distribution():
     assert loss_of(model, graph, behaviour, learned, empty.kept) == pytest.approx(least, abs=0.01)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "attention_only", "qwen2"])
+@pytest.mark.parametrize("family", ["attention_only", "qwen2"])
 def test_constants_for_all_circuits_serve_circuits_that_they_have_not_seen(family):
     model = tiny(family)
     graph = Graph.of(model.config)
     behaviour = random_behaviour(model, 5, [4, 6, 5, 7], 1, "kl_divergence", "resample")
-    learned = learn_optimal(model, graph, behaviour, LearnOptimal())
-    circuits = [Circuit(graph, random_kept(graph.edges, seed, share)) for seed in range(8) for share in (0.2, 0.5, 0.8)]
+    learned = learn_optimal(model, graph, behaviour, LearnOptimal(steps=100))
+    circuits = [Circuit(graph, random_kept(graph.edges, seed, share)) for seed in range(4) for share in (0.2, 0.5, 0.8)]
     losses = [
         float(measure(model, graph, replace(behaviour, ablation=ablation), circuits).circuits.mean())
         for ablation in (learned, Mean(), Zero())
@@ -134,6 +134,6 @@ def test_learning_is_the_same_whatever_the_batches_and_near_in_half_precision():
 def test_a_circuit_of_another_graph_is_refused():
     model = tiny("gpt2")
     behaviour = random_behaviour(model, 1, [5], 1, "kl_divergence", "zero")
+    other = Circuit.full(Graph.of(model.config, Scope("block")))
     with pytest.raises(GraphError, match="another graph"):
-        other = Circuit.full(Graph.of(model.config, Scope("block")))
         learn_optimal(model, Graph.of(model.config), behaviour, LearnOptimal(other))

@@ -199,7 +199,9 @@ class _MaskedRun(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, at_logits: Float[Tensor, "batch pos d_model"]) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the signature
+        ctx: Any, at_logits: Float[Tensor, "batch pos d_model"]
+    ) -> tuple[Tensor | None, ...]:
         sums, graph = ctx.sums, ctx.graph
         at_mask, at_units = torch.zeros_like(sums.mask), []
         at_values = torch.zeros_like(sums.differences, dtype=sums.mask.dtype)
