@@ -36,7 +36,7 @@ def test_as_many_edges_are_likely_kept_as_the_target_leaves(target):
     model = tiny("gpt2")
     graph = Graph.of(model.config)
     behaviour = random_behaviour(model, 2, [6, 5], 1, "kl_divergence", "resample")
-    odds = edge_pruning(model, graph, behaviour, EdgePruning(target, steps=120)).values[graph.edges]
+    odds = edge_pruning(model, graph, behaviour, EdgePruning(target)).values[graph.edges]
     chances = odds / (1 + odds)
     assert float(chances.mean()) == pytest.approx(1 - target, abs=0.03)
 

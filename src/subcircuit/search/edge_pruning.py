@@ -8,7 +8,7 @@
 The target t rises from 0 to ``target`` over the first part of the steps and then stays. Scores are odds because chances
 would round to ties at 1; edges above 1 are kept more likely than not. Here one target binds edges and writers together; the published program holds a
 second one for the share of writers. Masks are made for this sparsity: ask for the size of circuit that you will select.
-Cost: a masked forward and backward pass a step (``run/forward.py``), some twelve plain forward passes, for however many
+Cost: a masked forward and backward pass a step (``run/forward.py``), some ten to fourteen plain forward passes, for however many
 edges. Scores far from the target's cut are not to be trusted: once a mask is closed for good, nothing ranks it any more
 but what it took to close it.
 """

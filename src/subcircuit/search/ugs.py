@@ -13,7 +13,7 @@ drawn uniform with chance w = p (1 − p), else it is kept (chance p − w/2) or
 The price is what an edge has to be worth, in units of the metric, and plays the part of ACDC's threshold. With
 ``learn_constants`` what cut edges carry is one constant a writer, which starts from the mean and descends together with
 θ; ``learn_optimal`` then finds those of the circuit that is chosen. Cost: a masked forward and backward pass a step
-(``run/forward.py``), some twelve plain forward passes. Edges that are hardly ever drawn in between learn slowly.
+(``run/forward.py``), some ten to fourteen plain forward passes. Edges that are hardly ever drawn in between learn slowly.
 """
 
 from dataclasses import dataclass
