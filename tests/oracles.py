@@ -13,7 +13,7 @@ from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import activate, rotate, soft_cap
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.weights import NormWeights
-from subcircuit.run import Mean, MeanByPosition, Resample, Zero, run_circuit
+from subcircuit.run import Mean, MeanByPosition, Optimal, Resample, Zero, run_circuit
 from subcircuit.run.ablation import Ablation, ablated_values
 from subcircuit.run.readout import readout_of
 from subcircuit.search import Acdc, Behaviour
@@ -157,6 +157,8 @@ def ablated_slowly(model: Transformer, graph: Graph, corrupted: Tokens, ablation
             longest = max(run.shape[1] for run in runs)
             means = [torch.stack([run[:, p] for run in runs if run.shape[1] > p]).mean(0) for p in range(longest)]
             return [torch.stack(means[: run.shape[1]], 1) for run in runs]
+        case Optimal(constants):
+            return [constants[:, None].expand_as(run) for run in runs]
 
 
 # ---- ACDC, one masked forward pass per trial -----------------------------------------------------------------------------

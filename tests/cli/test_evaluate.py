@@ -56,7 +56,7 @@ def test_a_circuit_is_evaluated_on_other_prompts(subcircuit: Run, model: str, ma
 
 
 def test_prompts_of_the_search_are_told_of(subcircuit: Run, model: str, prompts: Path) -> None:
-    path = found(subcircuit, model, prompts, "--threshold", 0.001, "--scope", "head")
+    path = found(subcircuit, model, prompts, "--threshold", 0.05)
     done = subcircuit("evaluate", path, "--model", model, "--task", prompts, "--random-circuits", 1, "--json")
     assert done.code == 0, done.err
     assert "found with 3 of these 3 prompts" in done.err
@@ -80,7 +80,9 @@ def test_mistakes_in_evaluation(subcircuit: Run, model: str, prompts: Path, tmp_
     path = found(subcircuit, model, prompts, "--threshold", 0.001, "--scope", "head")
     Circuit.full(Circuit.load(path).graph).save("bare")
     same = tmp_path / "same.jsonl"
-    pairs = [{"clean": f"w3 w{i} w6", "corrupt": f"w4 w{i} w6", "answers": [f"w{i}"], "wrong_answers": ["w9"]} for i in (20, 21)]
+    # each prompt is the other's counterpart, with the same answers: on average they do not differ
+    sides = [("w3 w20 w6", "w4 w20 w6"), ("w4 w20 w6", "w3 w20 w6")]
+    pairs = [{"clean": a, "corrupt": b, "answers": ["w20"], "wrong_answers": ["w9"]} for a, b in sides]
     same.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     cases = [
         (("evaluate", "nowhere"), "there is no circuit here"),

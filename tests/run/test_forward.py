@@ -74,6 +74,20 @@ def test_writers_sum_to_the_last_residual_stream(family):
     torch.testing.assert_close(unembed(model.config, model.weights, stream), model(task.clean), atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_may_have_circuits_of_their_own(family):
+    model = tiny(family, dtype=torch.float64)
+    task = random_task(model, 4, LENGTHS)
+    for scope in scopes_of(family):
+        graph = Graph.of(model.config, scope)
+        ablated = ablated_values(model, graph, task.corrupted, Resample())
+        each = torch.stack([random_kept(graph.edges, seed, 0.7) for seed in range(len(LENGTHS))])
+        together = run_circuit(model, graph, each, task.clean, ablated)
+        for example, kept in enumerate(each):
+            alone = run_circuit(model, graph, kept, task.clean, ablated)[example]
+            torch.testing.assert_close(together[example], alone, atol=1e-8, rtol=1e-8)
+
+
 def test_gradients_flow_through_the_mask():
     model = tiny("llama_gqa", dtype=torch.float64)
     task = random_task(model, 3, [5])

@@ -79,11 +79,14 @@ def _prompts(record: "Record | None", given: Overrides, examples: int, model: "T
     if record is None:
         return load_task(name, model, examples=given.examples or examples, seed=given.seed or 0), None
     found_on = _found_on(record, name, model)
-    wanted = given.examples or examples
+    # of a file, all pairs unless it is told how many
+    wanted = given.examples if name.endswith(".jsonl") else given.examples or examples
     if found_on is None or given.seed is not None:
         return load_task(name, model, examples=wanted, seed=given.seed or 0, bos=_bos(record)), found_on
     try:
-        return load_held_out(name, model, found_on, examples=wanted, seed=record.seed + 1, bos=_bos(record)), found_on
+        return load_held_out(
+            name, model, found_on, examples=given.examples or examples, seed=record.seed + 1, bos=_bos(record)
+        ), found_on
     except SettingsError:
         if not name.endswith(".jsonl"):
             raise

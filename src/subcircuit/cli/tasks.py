@@ -11,7 +11,6 @@ from rich.text import Text
 
 from subcircuit.cli.console import messages, plain, print_json, print_rows, results
 from subcircuit.cli.options import bos_policy
-from subcircuit.cli.progress import watch
 from subcircuit.inert import inert
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all pairs.")] = False,
 ) -> None:
     """Show pairs of a task as a model's tokens, and how well the model does the task."""
+    from subcircuit.cli.progress import watch
     from subcircuit.model import load_model
     from subcircuit.tasks import competence, load_task
 

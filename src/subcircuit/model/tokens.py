@@ -40,6 +40,10 @@ class Tokens:
         """The same prompts on another device."""
         return Tokens(self.ids.to(device), self.lengths.to(device))
 
+    def until(self, n_pos: int) -> "Tokens":
+        """The first so many positions of every prompt."""
+        return Tokens(self.ids[:, :n_pos], self.lengths.clamp(max=n_pos))
+
     def __len__(self) -> int:
         return len(self.ids)
 

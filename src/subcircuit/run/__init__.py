@@ -5,6 +5,7 @@ from subcircuit.run.ablation import (
     Ablation,
     Mean,
     MeanByPosition,
+    Optimal,
     Resample,
     Zero,
     ablated_by_batch,
@@ -13,6 +14,7 @@ from subcircuit.run.ablation import (
     name_of,
 )
 from subcircuit.run.forward import last_stream, run_circuit
+from subcircuit.run.node_masks import last_stream_of_nodes
 from subcircuit.run.values import writer_values
 
 __all__ = [
@@ -20,12 +22,14 @@ __all__ = [
     "Ablation",
     "Mean",
     "MeanByPosition",
+    "Optimal",
     "Resample",
     "Zero",
     "ablated_by_batch",
     "ablated_values",
     "ablation_named",
     "last_stream",
+    "last_stream_of_nodes",
     "name_of",
     "run_circuit",
     "writer_values",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.errors import UnknownNameError
+from subcircuit.errors import GraphError, SettingsError, UnknownNameError
 from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
@@ -35,10 +35,28 @@ class MeanByPosition:
     """The writer's mean at each position over the corrupted prompts that are long enough: one vector a writer and position."""
 
 
-Ablation: TypeAlias = Resample | Zero | Mean | MeanByPosition
+@dataclass(frozen=True, slots=True, eq=False)
+class Optimal:
+    """One constant vector a writer, learned to make ablated runs as good as they can be (Li & Janson 2024, arXiv 2409.09951).
+
+    Args:
+        constants: of the writers of one graph, as ``learn_optimal`` returns them.
+    """
+
+    constants: Float[Tensor, "writer d_model"]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Optimal) and torch.equal(self.constants.cpu().double(), other.constants.cpu().double())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.constants[:, 0].tolist()))
+
+
+Ablation: TypeAlias = Resample | Zero | Mean | MeanByPosition | Optimal
 
 AblatedBatch: TypeAlias = Callable[[Tokens, int], Float[Tensor, "writer batch pos d_model"]]
 
+# those that a name alone tells; the constants of an optimal ablation are learned
 ABLATIONS: dict[str, Ablation] = {
     "resample": Resample(),
     "zero": Zero(),
@@ -51,16 +69,19 @@ def ablation_named(name: str) -> Ablation:
     """The ablation of this name.
 
     Raises:
+        SettingsError: "optimal", whose constants have to be learned first.
         UnknownNameError: there is none; the nearest names are suggested.
     """
+    if name == "optimal":
+        raise SettingsError("the constants of an optimal ablation are learned: call learn_optimal and pass what it returns.")
     if name not in ABLATIONS:
-        raise UnknownNameError("ablation", name, tuple(ABLATIONS))
+        raise UnknownNameError("ablation", name, (*ABLATIONS, "optimal"))
     return ABLATIONS[name]
 
 
 def name_of(ablation: Ablation) -> str:
     """The name under which an ablation is recorded."""
-    return next(name for name, known in ABLATIONS.items() if known == ablation)
+    return "optimal" if isinstance(ablation, Optimal) else next(name for name, known in ABLATIONS.items() if known == ablation)
 
 
 def ablated_values(
@@ -70,9 +91,15 @@ def ablated_values(
 
     Means are taken over the whole of ``corrupted``: pass all of a task's prompts, not a batch of them. Padding takes
     no part in them.
+
+    Raises:
+        GraphError: optimal constants of another graph.
     """
     if isinstance(ablation, Zero):
         return model.weights.W_E.new_zeros(len(graph.writers), *corrupted.ids.shape, model.config.d_model)
+    if isinstance(ablation, Optimal):
+        constants = _fitting(model, graph, ablation.constants)
+        return constants[:, None, None].expand(-1, *corrupted.ids.shape, -1)
     values = writer_values(model, graph, corrupted)
     if isinstance(ablation, Resample):
         return values
@@ -94,7 +121,17 @@ def ablated_by_batch(model: Transformer, graph: Graph, corrupted: Tokens, ablati
     Args:
         corrupted: all of a task's corrupted prompts.
     """
-    if isinstance(ablation, Resample | Zero):
+    if isinstance(ablation, Resample | Zero | Optimal):
         return lambda part, start: ablated_values(model, graph, part, ablation)
     everything = ablated_values(model, graph, corrupted, ablation)
     return lambda part, start: everything[:, start : start + len(part), : part.ids.shape[1]]
+
+
+def _fitting(model: Transformer, graph: Graph, constants: Float[Tensor, "writer d_model"]) -> Float[Tensor, "writer d_model"]:
+    expected = (len(graph.writers), model.config.d_model)
+    if tuple(constants.shape) != expected:
+        raise GraphError(
+            f"optimal constants of shape {tuple(constants.shape)} do not fit {expected[0]} writers of width {expected[1]}: "
+            "learn them for this model at this scope."
+        )
+    return constants.to(model.device, model.dtype)

@@ -94,9 +94,7 @@ def contrast(
     streams: list[Tensor] = []
     embeddings: list[Tensor] = []
     after = None
-    for stage, cut in zip(
-        _stages(model, graph, _until(clean, rows.n_pos)), _cuts(model, graph, ablated, rows.n_pos), strict=True
-    ):
+    for stage, cut in zip(_stages(model, graph, clean.until(rows.n_pos)), _cuts(model, graph, ablated, rows.n_pos), strict=True):
         differences.append((widened(cut) - widened(stage.values)).flatten(1, 2)[:, rows.changed.flat])
         embeddings = embeddings or [stage.after, cut.sum(0)]
         streams += stage.read
@@ -120,12 +118,8 @@ def _cuts(
 ) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
     """What cut edges carry, stage by stage."""
     if isinstance(ablated, Tokens):
-        yield from (stage.values for stage in _stages(model, graph, _until(ablated, n_pos)))
+        yield from (stage.values for stage in _stages(model, graph, ablated.until(n_pos)))
         return
     per_layer = sum(len(writers) for writers in graph.writers_in) // model.config.n_layers
     sizes = [len(graph.writers) - per_layer * model.config.n_layers, *[per_layer] * model.config.n_layers]
     yield from ablated[:, :, :n_pos].split(sizes)
-
-
-def _until(tokens: Tokens, n_pos: int) -> Tokens:
-    return Tokens(tokens.ids[:, :n_pos], tokens.lengths.clamp(max=n_pos))

@@ -3,38 +3,49 @@
     input(r) = Σ_w  kept[w, r] · value(w) + (1 − kept[w, r]) · ablated(w)   (+ biases that belong to no writer)
 
 Values are those of the circuit itself: a writer whose inputs are cut writes something else than in the model. The
-mask may hold any real numbers and gradients flow through it. Cost: every reader is normalised and projected on its
-own, about three plain forward passes, and time and memory for the sums grow with writers × readers.
+mask may hold any real numbers. Gradients flow to mask and ablated values, unit by unit from the logits backwards:
+
+    dL/d kept[w, r]    = (value(w) − ablated(w)) · dL/d input(r)
+    dL/d value(w)      = Σ_r  kept[w, r] · dL/d input(r)
+    dL/d ablated(w)    = Σ_r  (1 − kept[w, r]) · dL/d input(r)
+
+Cost: every reader is normalised and projected on its own, about three plain forward passes, and one matrix product
+per unit for the sums, which grow with writers × readers. With gradients, units are run again when their turn comes, so
+that memory is that of all writers' values and all readers' inputs once, and of one unit's inner workings.
 """
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from subcircuit.graph import MLP, Graph, Logits
+from subcircuit.graph import MLP, Attention, Graph, Logits
+from subcircuit.graph.graph import Unit
 from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, feed_forward
+from subcircuit.run.backward import widened
 from subcircuit.run.heads import PARTS, attend
 from subcircuit.run.values import embedding_values
-
-Read: TypeAlias = Callable[[list[int]], Float[Tensor, "reader batch pos d_model"]]
 
 
 def run_circuit(
     model: Transformer,
     graph: Graph,
-    kept: Float[Tensor, "writer reader"] | Bool[Tensor, "writer reader"],
+    kept: Float[Tensor, "*#batch writer reader"] | Bool[Tensor, "*#batch writer reader"],
     tokens: Tokens,
     ablated: Float[Tensor, "writer batch pos d_model"],
 ) -> Float[Tensor, "batch pos vocab"]:
     """Logits of a circuit on clean prompts.
 
     Args:
-        kept: 1 where an edge is kept, 0 where it is cut; values at places without an edge are ignored.
+        kept: 1 where an edge is kept, 0 where it is cut; values at places without an edge are ignored. One circuit for
+            all prompts, or one for each.
         tokens: the clean prompts.
         ablated: what cut edges carry, see ``ablated_values``.
     """
@@ -44,38 +55,187 @@ def run_circuit(
 def last_stream(
     model: Transformer,
     graph: Graph,
-    kept: Float[Tensor, "writer reader"] | Bool[Tensor, "writer reader"],
+    kept: Float[Tensor, "*#batch writer reader"] | Bool[Tensor, "*#batch writer reader"],
     tokens: Tokens,
     ablated: Float[Tensor, "writer batch pos d_model"],
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The input of the ``logits`` reader in a circuit, not yet normalised."""
-    config = model.config
-    mask = kept.to(model.device, model.dtype)
-    values = [embedding_values(model, graph, tokens)]
-    bias = torch.zeros(config.d_model, device=model.device, dtype=model.dtype)
-
-    def read(readers: list[int]) -> Float[Tensor, "reader batch pos d_model"]:
-        live = torch.cat(values)[: int(graph.edges[:, readers[0]].sum())]
-        cut = ablated[: len(live)]
-        return torch.einsum("wr,wbpd->rbpd", mask[: len(live), readers], live - cut) + cut.sum(0) + bias
-
-    for layer in range(config.n_layers):
-        values.append(_attention(model, graph, layer, read))
-        b_O = model.weights.layers[layer].attention.b_O
-        if not config.parallel and b_O is not None:
-            bias = bias + b_O
-        if config.d_mlp:
-            values.append(feed_forward(model, layer, read([graph.reader_index[MLP(layer)]])))
-        if config.parallel and b_O is not None:
-            bias = bias + b_O
-    return read([graph.reader_index[Logits()]])[0]
+    """The input of the ``logits`` reader in a circuit, not yet normalised; arguments as in ``run_circuit``."""
+    # gradients of masks in float32 at least, whatever the model's precision
+    mask = kept.to(model.device, torch.promote_types(model.dtype, torch.float32))
+    return _MaskedRun.apply(mask[None] if mask.ndim == 2 else mask, ablated, model, graph, tokens)
 
 
-def _attention(model: Transformer, graph: Graph, layer: int, read: Read) -> Float[Tensor, "writer batch pos d_model"]:
-    """What the heads of one layer write (or the block as one writer), each reading inputs of its own."""
-    readers = {part: [graph.reader_of(layer, head, part) for head in range(model.config.n_heads)] for part in PARTS}
-    distinct = sorted({reader for part in PARTS for reader in readers[part]})
-    inputs = read(distinct)
-    q, k, v = (inputs[[distinct.index(reader) for reader in readers[part]]] for part in PARTS)
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """One unit in the order of computation: what it reads and where it writes.
+
+    Args:
+        n_read: it reads the first so many writers.
+        readers: its columns.
+        writers: its rows; an empty slice for the logits.
+    """
+
+    unit: Unit
+    n_read: int
+    readers: slice
+    writers: slice
+
+
+def _places(graph: Graph) -> Iterator[_Place]:
+    for index, unit in enumerate(graph.units):
+        readers, writers = graph.readers_in[index], graph.writers_in[index]
+        rows = slice(writers[0], writers[-1] + 1) if writers else slice(0, 0)
+        yield _Place(unit, int(graph.edges[:, readers[0]].sum()), slice(readers[0], readers[-1] + 1), rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """The sums that readers read, for masks and for what has been written so far, and their gradients.
+
+    Examples that share a mask are summed in one matrix product: all of them, or each on its own.
+
+    Args:
+        mask: of all examples, or of each of them.
+        differences: value − ablated value of every writer, filled as units run.
+    """
+
+    mask: Float[Tensor, "#batch writer reader"]
+    differences: Float[Tensor, "writer batch pos d_model"]
+
+    def read(self, place: _Place) -> Float[Tensor, "reader batch pos d_model"]:
+        """Σ kept · (value − ablated) at the readers of a unit."""
+        kept = self.mask[:, : place.n_read, place.readers].to(self.differences.dtype)
+        read = kept.mT @ self._by_mask(self.differences[: place.n_read])
+        return read.transpose(0, 1).reshape(-1, *self.differences.shape[1:])
+
+    def at_mask(
+        self, place: _Place, at_readers: Float[Tensor, "reader batch pos d_model"]
+    ) -> Float[Tensor, "#batch writer reader"]:
+        """Gradients at the masks of a unit's edges from those at its readers."""
+        return widened(self._by_mask(self.differences[: place.n_read])) @ self._by_mask(at_readers).mT
+
+    def add_at_values(
+        self,
+        place: _Place,
+        at_readers: Float[Tensor, "reader batch pos d_model"],
+        at_values: Float[Tensor, "writer batch pos d_model"],
+    ) -> None:
+        """Add what a unit's readers pass on to the gradients at the values that they read."""
+        self._by_mask(at_values[: place.n_read]).baddbmm_(self.mask[:, : place.n_read, place.readers], self._by_mask(at_readers))
+
+    def _by_mask(self, x: Float[Tensor, "row batch pos d_model"]) -> Float[Tensor, "#batch row d_in"]:
+        return x.view(len(x), len(self.mask), -1).transpose(0, 1)
+
+
+def _run(
+    model: Transformer,
+    graph: Graph,
+    sums: _Sums,
+    tokens: Tokens,
+    ablated: Float[Tensor, "writer batch pos d_model"],
+) -> Iterator[Float[Tensor, "reader batch pos d_model"]]:
+    """The inputs of each unit's readers, from the first layer to the logits; fills the differences."""
+    embedding = embedding_values(model, graph, tokens)
+    torch.sub(embedding, ablated[: len(embedding)], out=sums.differences[: len(embedding)])
+    base, biases, n_based = torch.zeros_like(ablated[0]), _biases(model, graph), 0
+    for place in _places(graph):
+        base = base + ablated[n_based : place.n_read].sum(0) + biases[n_based : place.n_read].sum(0)
+        n_based = place.n_read
+        inputs = sums.read(place) + base
+        yield inputs
+        if not isinstance(place.unit, Logits):
+            writes = _writes(model, graph, place, inputs)
+            torch.sub(writes, ablated[place.writers], out=sums.differences[place.writers])
+
+
+def _biases(model: Transformer, graph: Graph) -> Float[Tensor, "writer d_model"]:
+    """The ``b_O`` that joins the stream together with a writer: with the first of its layer's heads."""
+    biases = torch.zeros(len(graph.writers), model.config.d_model, device=model.device, dtype=model.dtype)
+    for place in _places(graph):
+        if isinstance(place.unit, Attention):
+            b_O = model.weights.layers[place.unit.layer].attention.b_O
+            if b_O is not None:
+                biases[place.writers.start] = b_O
+    return biases
+
+
+def _writes(
+    model: Transformer, graph: Graph, place: _Place, inputs: Float[Tensor, "reader batch pos d_model"]
+) -> Float[Tensor, "writer batch pos d_model"]:
+    """What a unit's writers write, given the inputs of its readers."""
+    if isinstance(place.unit, MLP):
+        return feed_forward(model, place.unit.layer, inputs)
+    assert isinstance(place.unit, Attention)
+    layer, heads = place.unit.layer, range(model.config.n_heads)
+    columns = ([graph.reader_of(layer, head, part) - place.readers.start for head in heads] for part in PARTS)
+    q, k, v = (_take(inputs, each) for each in columns)
     writes = attend(model, layer, q, k, v).writes
     return writes.sum(0, keepdim=True) if graph.scope.level == "block" else writes
+
+
+def _take(inputs: Float[Tensor, "reader batch pos d_model"], columns: list[int]) -> Float[Tensor, "#head batch pos d_model"]:
+    """The input of each head, or one that all of them share; without a copy where they lie together."""
+    first, last = columns[0], columns[-1] + 1
+    together = columns == list(range(first, last)) or len(set(columns)) == 1
+    return inputs[first:last] if together else inputs[columns]
+
+
+class _MaskedRun(torch.autograd.Function):
+    """``last_stream``, with a backward pass of its own: autograd would keep all writers' values once for every unit."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        mask: Float[Tensor, "#batch writer reader"],
+        ablated: Float[Tensor, "writer batch pos d_model"],
+        model: Transformer,
+        graph: Graph,
+        tokens: Tokens,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        sums = _Sums(mask, torch.empty_like(ablated, memory_format=torch.contiguous_format))
+        inputs = deque(_run(model, graph, sums, tokens, ablated), maxlen=None if any(ctx.needs_input_grad) else 1)
+        ctx.sums, ctx.inputs, ctx.model, ctx.graph = sums, inputs, model, graph
+        return inputs[-1][0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the signature
+        ctx: Any, at_logits: Float[Tensor, "batch pos d_model"]
+    ) -> tuple[Tensor | None, ...]:
+        sums, graph = ctx.sums, ctx.graph
+        at_mask, at_units = torch.zeros_like(sums.mask), []
+        at_values = torch.zeros_like(sums.differences, dtype=sums.mask.dtype)
+        for place, inputs in zip(reversed(list(_places(graph))), reversed(ctx.inputs), strict=True):
+            at_readers = widened(at_logits[None])
+            if not isinstance(place.unit, Logits):
+                at_readers = widened(_pull_back(ctx.model, graph, place, inputs, at_values[place.writers]))
+            at_mask[:, : place.n_read, place.readers] = sums.at_mask(place, at_readers)
+            sums.add_at_values(place, at_readers, at_values)
+            at_units.append(at_readers.sum(0))
+        at_ablated = _at_ablated(graph, at_units[::-1], at_values) if ctx.needs_input_grad[1] else None
+        return at_mask, at_ablated, None, None, None
+
+
+def _pull_back(
+    model: Transformer,
+    graph: Graph,
+    place: _Place,
+    inputs: Float[Tensor, "reader batch pos d_model"],
+    at_writes: Float[Tensor, "writer batch pos d_model"],
+) -> Float[Tensor, "reader batch pos d_model"]:
+    """Gradients at a unit's readers from those at what it writes; the unit runs again."""
+    leaf = inputs.detach().requires_grad_()
+    with torch.enable_grad():
+        writes = _writes(model, graph, place, leaf)
+    return torch.autograd.grad(writes, leaf, at_writes.to(writes.dtype))[0]
+
+
+def _at_ablated(
+    graph: Graph,
+    at_units: list[Float[Tensor, "batch pos d_model"]],
+    at_values: Float[Tensor, "writer batch pos d_model"],
+) -> Float[Tensor, "writer batch pos d_model"]:
+    """Σ (1 − kept) · gradient over the readers of each writer: that of all of them without what the kept ones have."""
+    n_read = torch.tensor([place.n_read for place in _places(graph)], device=at_values.device)
+    reads = torch.arange(len(graph.writers), device=at_values.device)[:, None] < n_read
+    return torch.einsum("wu,ubpd->wbpd", reads.to(at_values.dtype), torch.stack(at_units)) - at_values

@@ -1,51 +1,72 @@
 """Search methods: functions from a model, its graph and a behaviour to a circuit or to scores of edges."""
 
 from subcircuit.search.acdc import Acdc, acdc
+from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
 from subcircuit.search.discover import circuit_of, discover
 from subcircuit.search.eap import Eap, eap
+from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
+from subcircuit.search.edge_pruning import EdgePruning, edge_pruning
 from subcircuit.search.exact import Exact, exact
 from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.hybrid import Hybrid, hybrid
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.methods import METHODS, Method, method_named, method_of
+from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.random_scores import RandomScores, random_scores
+from subcircuit.search.relp import Relp, relp
 from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Round, Step
 from subcircuit.search.scores import EdgeScores
+from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
+from subcircuit.search.ugs import Ugs, ugs
 
 __all__ = [
     "METHODS",
     "Acdc",
+    "AtpStar",
     "Behaviour",
     "CleanCorrupted",
     "Discovery",
     "Eap",
+    "EapIgActivations",
     "EapIgInputs",
+    "EdgePruning",
     "EdgeScores",
     "Exact",
     "Hisp",
     "Hybrid",
     "Ifr",
+    "LearnOptimal",
     "Method",
     "OnProgress",
     "OnRound",
     "OnStep",
     "RandomScores",
+    "Relp",
     "Round",
     "Step",
+    "SubnetworkProbing",
+    "Ugs",
     "acdc",
+    "atp_star",
     "circuit_of",
     "clean_corrupted",
     "discover",
     "eap",
+    "eap_ig_activations",
     "eap_ig_inputs",
+    "edge_pruning",
     "exact",
     "hisp",
     "hybrid",
     "ifr",
+    "learn_optimal",
     "method_named",
     "method_of",
     "random_scores",
+    "relp",
+    "subnetwork_probing",
+    "ugs",
 ]

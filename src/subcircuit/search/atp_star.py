@@ -39,8 +39,9 @@ from subcircuit.graph.nodes import HeadPart
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import Rules, UnitGradient, pull_back, reader_gradients, widened
 from subcircuit.run.heads import PARTS, pattern, project, shares
-from subcircuit.search.attribution import OnRound, Probe, Rounds, check_batch_size, check_differentiable, probes
+from subcircuit.search.attribution import Probe, Rounds, check_batch_size, check_differentiable, probes
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 # patterns of many writers are the largest tensors here

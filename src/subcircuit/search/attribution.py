@@ -9,7 +9,6 @@ them are taken in float64, and what is returned does not depend on how examples 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Float

@@ -28,9 +28,10 @@ from torch import Tensor
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import UnitGradient, streams_from
-from subcircuit.search.attribution import OnRound, Probe, Rounds, check_batch_size, check_differentiable, probes
+from subcircuit.search.attribution import Probe, Rounds, check_batch_size, check_differentiable, probes
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap_ig_inputs import check_steps
+from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 

@@ -15,13 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.graph import Graph, Logits
-from subcircuit.graph.circuit import owners
+from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.attribution import Probe, Rounds, check_batch_size, check_differentiable, probes
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.search.scores import EdgeScores, scored, scores_of_nodes
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def hisp(model: Transformer, graph: Graph, behaviour: Behaviour, config: Hisp, o
         for probe in probes(model, graph, behaviour, config.batch_size):
             importance += _importance(probe).cpu()
             rounds.done(len(probe))
-        return _of_edges(graph, _scaled(graph, importance))
+        return scores_of_nodes(graph, _scaled(graph, importance))
 
     return scored("hisp", model, graph, behaviour, search)
 
@@ -94,11 +93,3 @@ def _scaled(graph: Graph, importance: Float[Tensor, " writer"]) -> Float[Tensor,
         size = torch.linalg.vector_norm(importance[layer])
         scaled[layer] = importance[layer] / size.where(size > 0, 1)
     return scaled
-
-
-def _of_edges(graph: Graph, importance: Float[Tensor, " writer"]) -> Float[Tensor, "writer reader"]:
-    at_readers = [
-        torch.tensor(torch.inf, dtype=importance.dtype) if isinstance(r, Logits) else importance[list(owners(graph, r))].amax()
-        for r in graph.readers
-    ]
-    return torch.minimum(importance[:, None], torch.stack(at_readers))

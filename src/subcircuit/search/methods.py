@@ -11,11 +11,14 @@ from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.clean_corrupted import CleanCorrupted, check_ends, clean_corrupted
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
+from subcircuit.search.edge_pruning import EdgePruning, edge_pruning
 from subcircuit.search.exact import Exact, exact
 from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.hybrid import Hybrid, hybrid
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.random_scores import RandomScores, random_scores
+from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
+from subcircuit.search.ugs import Ugs, ugs
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,21 @@ METHODS: dict[str, Method] = {
         ),
         Method("ifr", "information flow routes: no gradients, no metric (Ferrando & Voita 2024)", Ifr, ifr),
         Method("hisp", "head importance, of nodes (Michel et al. 2019)", Hisp, hisp, check=check_differentiable),
+        Method(
+            "subnetwork-probing",
+            "masks on nodes, trained (Cao et al. 2021)",
+            SubnetworkProbing,
+            subnetwork_probing,
+            check=check_differentiable,
+        ),
+        Method(
+            "edge-pruning",
+            "masks on edges and nodes, trained to a target (Bhaskar et al. 2024)",
+            EdgePruning,
+            edge_pruning,
+            check=check_differentiable,
+        ),
+        Method("ugs", "uniform gradient sampling of masks on edges (Li & Janson 2024)", Ugs, ugs, check=check_differentiable),
         Method("random", "chance: what every other method has to beat", RandomScores, random_scores),
     )
 }

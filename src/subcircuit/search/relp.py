@@ -35,8 +35,9 @@ from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm
 from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import NormWeights
 from subcircuit.run.backward import Rules, widened
-from subcircuit.search.attribution import OnRound, attribute, check_batch_size
+from subcircuit.search.attribution import attribute, check_batch_size
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from subcircuit.graph import Circuit, Edge, Graph
+from subcircuit.graph import Circuit, Edge, Graph, Logits
+from subcircuit.graph.circuit import owners
 from subcircuit.graph.select import Selection, check_scores, select_edges
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.behaviour import Behaviour
@@ -105,6 +106,18 @@ def rank_correlation(a: Float[Tensor, " edge"], b: Float[Tensor, " edge"]) -> fl
         return None
     correlation: Any = spearmanr(a.double().cpu().numpy(), b.double().cpu().numpy())
     return float(correlation.statistic)
+
+
+def scores_of_nodes(graph: Graph, importance: Float[Tensor, " writer"]) -> Float[Tensor, "writer reader"]:
+    """Scores of edges from those of nodes: the lesser of an edge's two nodes, the logits being more important than any.
+
+    The edges of at least a score are then all those between nodes of at least that importance.
+    """
+    at_readers = [
+        torch.tensor(torch.inf, dtype=importance.dtype) if isinstance(r, Logits) else importance[list(owners(graph, r))].amax()
+        for r in graph.readers
+    ]
+    return torch.minimum(importance[:, None], torch.stack(at_readers))
 
 
 @torch.no_grad()

@@ -1,0 +1,110 @@
+"""Edge pruning (Bhaskar, Wettig, Friedman & Chen 2024, arXiv 2406.16778).
+
+    kept[w, r] = z_{w→r} · z_w,    all z drawn from the hard concrete distribution (``masks.py``), once a step
+    s = 1 − mean over edges of P(z_{w→r} > 0) · P(z_w > 0)                                     expected sparsity
+    min over log α, max over λ    E_z [ L(kept) ] + λ₁ (t − s) + λ₂ (t − s)²
+    score(w → r) = p / (1 − p),    p = P(z_{w→r} > 0) · P(z_w > 0)                       the odds that the edge is kept
+
+The target t rises from 0 to ``target`` over the first part of the steps and then stays. Scores are odds because chances
+would round to ties at 1; edges above 1 are kept more likely than not. Here one target binds edges and writers together; the published program holds a
+second one for the share of writers. Masks are made for this sparsity: ask for the size of circuit that you will select.
+Cost: a masked forward and backward pass a step (``run/forward.py``), some ten to fourteen plain forward passes, for however many
+edges. Scores far from the target's cut are not to be trusted: once a mask is closed for good, nothing ranks it any more
+but what it took to close it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.errors import SettingsError
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.run import last_stream
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.masks import MaskedLoss, check_training, descend, hard_concrete, log_kept, odds, on_edges, rounds_of
+from subcircuit.search.result import OnRound
+from subcircuit.search.scores import EdgeScores, scored
+
+# nearly all of what is drawn is 1 at first: the search begins near the whole model
+_START = 3.0
+
+
+@dataclass(frozen=True)
+class EdgePruning:
+    """Settings of edge pruning.
+
+    Args:
+        target: share of edges to cut.
+        steps: of the optimiser, each over all examples.
+        warm_up: share of the steps over which the target rises.
+        learning_rate: about how far a step moves a log-odds.
+        multiplier_rate: about how far a step moves a Lagrange multiplier, in units of the metric.
+        batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
+        seed: of the draws.
+    """
+
+    target: float = 0.95
+    steps: int = 200
+    warm_up: float = 0.5
+    learning_rate: float = 0.1
+    multiplier_rate: float = 1.0
+    batch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target < 1:
+            raise SettingsError(f"target is {self.target}: it is the share of edges to cut, between 0 and 1, for example 0.95")
+        if not 0 <= self.warm_up <= 1:
+            raise SettingsError(f"warm_up is {self.warm_up}: it is a share of the steps, from 0 to 1, for example 0.5")
+        check_training(self.steps, self.batch_size, learning_rate=self.learning_rate, multiplier_rate=self.multiplier_rate)
+
+    def target_at(self, step: int) -> float:
+        """The target of a step."""
+        rising = self.warm_up * self.steps
+        return self.target * min(1.0, (step + 1) / rising) if rising else self.target
+
+
+def edge_pruning(
+    model: Transformer, graph: Graph, behaviour: Behaviour, config: EdgePruning, on_step: OnRound | None = None
+) -> EdgeScores:
+    """Score every edge.
+
+    Args:
+        model: any supported transformer, on any device; its weights stay as they are.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation.
+        config: settings.
+        on_step: called after every step.
+
+    Raises:
+        SettingsError: the metric has no gradients.
+        NumericalError: the loss is NaN or infinite.
+    """
+
+    def search() -> Float[Tensor, "writer reader"]:
+        loss = MaskedLoss.of(model, graph, behaviour, config.batch_size, last_stream)
+        generator = torch.Generator().manual_seed(config.seed)
+        edges, writers = (torch.full((n,), _START, requires_grad=True) for n in (graph.n_edges, len(graph.writers)))
+        multipliers, writer_of = torch.zeros(2, requires_grad=True), graph.edges.nonzero()[:, 0]
+
+        def objective(step: int) -> None:
+            drawn = hard_concrete(edges, generator) * hard_concrete(writers, generator)[writer_of]
+            loss.backward(on_edges(graph, drawn)[None])
+            sparsity = 1 - _log_chance(edges, writers[writer_of]).exp().mean()
+            missing = config.target_at(step) - sparsity
+            (multipliers[0] * missing + multipliers[1] * missing.square()).backward()
+
+        masks = torch.optim.Adam([edges, writers], config.learning_rate)
+        lagrangian = torch.optim.Adam([multipliers], config.multiplier_rate, maximize=True)
+        descend([masks, lagrangian], config.steps, objective, rounds_of(behaviour, config.steps, on_step), len(behaviour.task))
+        return on_edges(graph, odds(_log_chance(edges, writers[writer_of]).detach()))
+
+    return scored("edge-pruning", model, graph, behaviour, search)
+
+
+def _log_chance(edges: Float[Tensor, " edge"], writers: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
+    """The log of the chance that an edge is kept, from the log-odds of its two masks."""
+    return log_kept(edges) + log_kept(writers)

@@ -1,0 +1,213 @@
+"""What all methods share that train masks: how masks are drawn, the loss of masked runs, and its gradients.
+
+The hard concrete distribution (Louizos, Welling & Kingma 2018, arXiv 1712.01312) holds numbers from 0 to 1, both ends
+with a probability of their own, and its draws have gradients:
+
+    z = min(1, max(0, s (ζ − γ) + γ)),    s = σ((log u − log(1 − u) + log α) / β),    u uniform on (0, 1)
+    P(z > 0) = σ(log α − β log(−γ/ζ)),    β = 2/3,  γ = −0.1,  ζ = 1.1
+
+Masks, their gradients and the optimiser's state are float32 on the processor, whatever the model's precision and place.
+All draws come from one generator, those of an example never depend on how examples are batched, and gradients of
+batches are added up in float64: batches change results by rounding alone.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite, log
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.errors import NumericalError, SettingsError
+from subcircuit.graph import Graph
+from subcircuit.model.components import embed, unembed
+from subcircuit.model.tokens import Tokens
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.ablation import ablated_by_batch
+from subcircuit.run.backward import streams_from
+from subcircuit.run.readout import read
+from subcircuit.search.attribution import Rounds, check_batch_size, check_differentiable, examples_at_once
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound
+from subcircuit.tasks import Answers, Bound, Metric
+
+_BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
+
+Run: TypeAlias = Callable[
+    [Transformer, Graph, Tensor, Tokens, Float[Tensor, "writer batch pos d_model"]], Float[Tensor, "batch pos d_model"]
+]
+"""``last_stream`` or ``last_stream_of_nodes``: from model, graph, masks, clean prompts and ablated values."""
+
+
+def hard_concrete(log_odds: Float[Tensor, "*rows"], generator: torch.Generator) -> Float[Tensor, "*rows"]:
+    """A draw for each log α, differentiable in it."""
+    u = torch.rand(log_odds.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+    s = ((u.log() - (-u).log1p() + log_odds) / _BETA).sigmoid()
+    return (s * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1)
+
+
+def log_kept(log_odds: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """log P(z > 0) of the hard concrete distribution."""
+    return torch.nn.functional.logsigmoid(log_odds - _BETA * log(-_GAMMA / _ZETA))
+
+
+def odds(log_chance: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """p / (1 − p) from log p: ranks as chances do, without their ties near 1, and alike by size and by magnitude."""
+    return log_chance.exp() / -log_chance.expm1()
+
+
+def on_edges(graph: Graph, values: Float[Tensor, "*batch edge"]) -> Float[Tensor, "*batch writer reader"]:
+    """Values of edges, row by row of the edge matrix, at their places in it; zeros elsewhere."""
+    matrix = values.new_zeros(*values.shape[:-1], *graph.edges.shape)
+    matrix[..., graph.edges] = values
+    return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some examples, ready to be run with masks.
+
+    Args:
+        examples: which ones of the task.
+        tokens: clean prompts, up to the last answer.
+        ablated: what ablated writers carry there.
+    """
+
+    examples: slice
+    tokens: Tokens
+    ablated: Float[Tensor, "writer batch pos d_model"]
+    answers: Answers
+    metric: Bound
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedLoss:
+    """The task's mean loss in loss-like form, as a function of masks and of what ablated writers carry.
+
+    Args:
+        run: how masks are put on.
+        batches: the examples; made anew for every step where there are many of them.
+        share: one over the number of examples.
+    """
+
+    model: Transformer
+    graph: Graph
+    metric: Metric
+    run: Run
+    batches: Callable[[], Iterable[Batch]]
+    share: float
+
+    @staticmethod
+    def of(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int | None, run: Run) -> "MaskedLoss":
+        """Of a behaviour, so many examples at once (None chooses by memory).
+
+        Raises:
+            SettingsError: the metric has no gradients.
+        """
+        check_differentiable(behaviour)
+        size = examples_at_once(model, graph, behaviour, batch_size)
+
+        def batches() -> Iterator[Batch]:
+            return _batches(model, graph, behaviour, size)
+
+        # one batch is held; several would be the memory that batches are there to save
+        held = list(batches()) if size >= len(behaviour.task) else None
+        return MaskedLoss(model, graph, behaviour.metric, run, batches if held is None else lambda: held, 1 / len(behaviour.task))
+
+    def backward(self, mask: Float[Tensor, "#batch ..."], constants: Float[Tensor, "writer d_model"] | None = None) -> float:
+        """Add the gradients of the loss to those of everything that masks and constants were made of.
+
+        Args:
+            mask: as ``run`` takes it, one for all examples of the task or one for each.
+            constants: carried by ablated writers in place of what the behaviour's ablation says.
+
+        Returns:
+            The loss.
+
+        Raises:
+            NumericalError: it is NaN or infinite.
+        """
+        made = [mask] if constants is None else [mask, constants]
+        made = [tensor for tensor in made if tensor.requires_grad]
+        totals, loss = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in made], 0.0
+        for batch in self.batches():
+            leaves = {id(tensor): tensor.detach().requires_grad_() for tensor in made}
+            part = self._loss(
+                batch, leaves.get(id(mask), mask), None if constants is None else leaves.get(id(constants), constants)
+            )
+            for total, gradient in zip(totals, torch.autograd.grad(part, list(leaves.values())), strict=True):
+                total += gradient
+            loss += float(part.detach())
+        if not isfinite(loss):
+            raise NumericalError(f"{self.metric.name} of a masked run is {loss} in {self.model.dtype}: load the model in float32")
+        torch.autograd.backward(made, [total.to(tensor.dtype) for total, tensor in zip(totals, made, strict=True)])
+        return loss
+
+    def _loss(self, batch: Batch, mask: Tensor, constants: Float[Tensor, "writer d_model"] | None) -> Float[Tensor, ""]:
+        """A batch's share of the task's mean loss."""
+        ablated = batch.ablated
+        if constants is not None:
+            ablated = constants.to(ablated)[:, None, None].expand_as(ablated)
+        stream = self.run(self.model, self.graph, mask if len(mask) == 1 else mask[batch.examples], batch.tokens, ablated)
+        readout = read(self.model, batch.answers.rows(stream), batch.metric.needs)
+        return batch.answers.per_example(batch.metric(readout)).sum() * self.share
+
+
+def descend(
+    optimisers: Sequence[torch.optim.Optimizer], steps: int, objective: Callable[[int], object], rounds: Rounds, examples: int
+) -> None:
+    """Step after step: gradients from ``objective``, which gets the step's number, then every optimiser's move."""
+    for step in range(steps):
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        objective(step)
+        for optimiser in optimisers:
+            optimiser.step()
+        rounds.done(examples)
+
+
+def rounds_of(behaviour: Behaviour, steps: int, on_step: OnRound | None) -> Rounds:
+    """Progress of so many steps, each over all examples."""
+    return Rounds(len(behaviour.task) * steps, on_step)
+
+
+def check_training(steps: int, batch_size: int | None, **rates: float) -> None:
+    """Settings of a descent are in range.
+
+    Raises:
+        SettingsError: names the one that is not.
+    """
+    if steps < 1:
+        raise SettingsError(f"steps is {steps}: it must be at least 1, for example 200")
+    for name, rate in rates.items():
+        if not (isfinite(rate) and rate > 0):
+            raise SettingsError(f"{name} is {rate}: it must be above 0, for example 0.1")
+    check_batch_size(batch_size)
+
+
+def check_price(price: float) -> None:
+    """What keeping costs is no negative number.
+
+    Raises:
+        SettingsError: it is.
+    """
+    if not (isfinite(price) and price >= 0):
+        raise SettingsError(f"price is {price}: it must be at least 0, for example 0.01")
+
+
+@torch.no_grad()
+def _batches(model: Transformer, graph: Graph, behaviour: Behaviour, size: int) -> Iterator[Batch]:
+    task = behaviour.task
+    by_batch = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
+    for begin in range(0, len(task), size):
+        part = task[begin : begin + size]
+        n_pos = int(part.answers.pos.max()) + 1
+        tokens, answers = part.clean.until(n_pos), part.answers
+        reference = None
+        if behaviour.metric.compares:
+            last = streams_from(model, embed(model.config, model.weights, tokens.ids))[-1]
+            reference = unembed(model.config, model.weights, answers.rows(last))
+        ablated = by_batch(part.corrupted, begin)[:, :, :n_pos]
+        yield Batch(slice(begin, begin + size), tokens, ablated, answers, behaviour.metric.bind(answers, reference))

@@ -1,0 +1,122 @@
+"""Learning the constants of an optimal ablation (Li & Janson 2024, arXiv 2409.09951).
+
+    constants = argmin over c    E_C [ L(C with c_w on every cut edge out of w) ]
+
+Constants are best for the circuits C that they were learned on. Without a circuit, every step draws one for every
+example: a rate uniform on (0, 1), then every edge kept with that chance, so that circuits of all sizes have their part
+and all constants learn at once. With a circuit, they are that circuit's own: its loss is then the least that any
+constants leave it, the paper's measure of a circuit, and writers without a cut edge keep their mean.
+Constants start from the mean. Adam's steps are in units of each writer's size and fall to nothing, for the draws are
+noisy. Cost: a masked forward and backward pass a step (``run/forward.py``). What is found is a local minimum, and with
+few prompts it fits them: measure on others.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.errors import GraphError
+from subcircuit.graph import Circuit, Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.run import Mean, Optimal, ablated_values, last_stream, writer_values
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.masks import MaskedLoss, check_training, descend, on_edges, rounds_of
+from subcircuit.search.result import OnRound
+
+
+@dataclass(frozen=True)
+class LearnOptimal:
+    """Settings of learning constants.
+
+    Args:
+        circuit: whose constants to learn; None learns them for circuits of all kinds.
+        steps: of the optimiser, each over all examples.
+        learning_rate: about how far the first step moves a constant, in units of its writer's size.
+        batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
+        seed: of the draws.
+    """
+
+    circuit: Circuit | None = None
+    steps: int = 200
+    learning_rate: float = 0.05
+    batch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_training(self.steps, self.batch_size, learning_rate=self.learning_rate)
+
+
+def learn_optimal(
+    model: Transformer, graph: Graph, behaviour: Behaviour, config: LearnOptimal, on_step: OnRound | None = None
+) -> Optimal:
+    """Constants that make cut edges cost the least.
+
+    Args:
+        model: any supported transformer, on any device; its weights stay as they are.
+        graph: whose writers get constants.
+        behaviour: prompts and metric; its ablation plays no part.
+        config: settings.
+        on_step: called after every step.
+
+    Raises:
+        GraphError: the circuit is of another graph.
+        SettingsError: the metric has no gradients.
+        NumericalError: the loss is NaN or infinite.
+    """
+    if config.circuit is not None and config.circuit.graph != graph:
+        raise GraphError(f"a circuit of another graph has other writers: {config.circuit.graph} and {graph}")
+    start = Start.of(model, graph, behaviour)
+    loss = MaskedLoss.of(model, graph, start.behaviour, config.batch_size, last_stream)
+    generator, moves = torch.Generator().manual_seed(config.seed), start.moves()
+    optimiser = torch.optim.Adam([moves], config.learning_rate)
+
+    def objective(step: int) -> None:
+        optimiser.param_groups[0]["lr"] = config.learning_rate * (1 - step / config.steps)
+        kept = _circuits(graph, len(behaviour.task), generator) if config.circuit is None else config.circuit.kept[None]
+        loss.backward(kept, start.constants(moves))
+
+    descend([optimiser], config.steps, objective, rounds_of(behaviour, config.steps, on_step), len(behaviour.task))
+    return Optimal(start.constants(moves).detach())
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where constants begin to be learned.
+
+    Args:
+        behaviour: with the ablation that the learned constants take the place of.
+        mean: of every writer over the corrupted prompts.
+        size: of every writer: the unit of its moves.
+    """
+
+    behaviour: Behaviour
+    mean: Float[Tensor, "writer d_model"]
+    size: Float[Tensor, " writer"]
+
+    @staticmethod
+    @torch.no_grad()
+    def of(model: Transformer, graph: Graph, behaviour: Behaviour) -> "Start":
+        """From the corrupted prompts of a behaviour; its ablation is not looked at."""
+        corrupted = behaviour.task.corrupted
+        mean = ablated_values(model, graph, corrupted, Mean())[:, 0, 0].float().cpu()
+        one = writer_values(model, graph, corrupted[:1])[:, 0].float().cpu()
+        # the median: at a prompt's first token some writers are a hundred times their usual size
+        size = one.square().mean(-1).sqrt().median(-1).values
+        return Start(Behaviour(behaviour.task, behaviour.metric, Optimal(mean)), mean, size)
+
+    def moves(self) -> Float[Tensor, "writer d_model"]:
+        """No moves yet, to be trained."""
+        return torch.zeros_like(self.mean, requires_grad=True)
+
+    def constants(self, moves: Float[Tensor, "writer d_model"]) -> Float[Tensor, "writer d_model"]:
+        """Where moves lead."""
+        return self.mean + self.size[:, None] * moves
+
+
+def _circuits(graph: Graph, examples: int, generator: torch.Generator) -> Float[Tensor, "batch writer reader"]:
+    """A circuit of any size for each example."""
+    rates = torch.rand(examples, 1, generator=generator)
+    drawn = torch.rand(examples, graph.n_edges, generator=generator)
+    return on_edges(graph, (drawn < rates).float())

@@ -1,0 +1,84 @@
+"""Subnetwork probing (Cao, Sanh & Rush 2021, arXiv 2104.03514), on nodes as in Conmy et al. 2023 (arXiv 2304.14997).
+
+    minimise over log α    E_z [ L(every writer w mixed: z_w · value(w) + (1 − z_w) · ablated(w)) ] + price · Σ_w P(z_w > 0)
+    score(w → r) = the lesser odds of its two nodes,    odds of w = P(z_w > 0) / P(z_w = 0)
+
+z is drawn from the hard concrete distribution (``masks.py``), once a step for all examples. The price is what a node has
+to be worth, in units of the metric, and plays the part of ACDC's threshold; Adam finds the minimum. A node above 1 is
+kept more likely than not. Nodes are trained and not edges, as in ``hisp``: edges between nodes that are kept are hardly
+told apart. Cost: a plain forward and backward pass a step. Which of several nodes that can stand in for each other stays
+is chance, so seeds differ.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.node_masks import last_stream_of_nodes
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.masks import MaskedLoss, check_price, check_training, descend, hard_concrete, log_kept, odds, rounds_of
+from subcircuit.search.result import OnRound
+from subcircuit.search.scores import EdgeScores, scored, scores_of_nodes
+
+# nearly all of what is drawn is 1 at first, and every node is sometimes in between, where there are gradients
+_START = 2.0
+
+
+@dataclass(frozen=True)
+class SubnetworkProbing:
+    """Settings of subnetwork probing.
+
+    Args:
+        price: of a kept node, in units of the metric.
+        steps: of the optimiser, each over all examples.
+        learning_rate: about how far a step moves a log-odds.
+        batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
+        seed: of the draws.
+    """
+
+    price: float = 0.02
+    steps: int = 200
+    learning_rate: float = 0.1
+    batch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_price(self.price)
+        check_training(self.steps, self.batch_size, learning_rate=self.learning_rate)
+
+
+def subnetwork_probing(
+    model: Transformer, graph: Graph, behaviour: Behaviour, config: SubnetworkProbing, on_step: OnRound | None = None
+) -> EdgeScores:
+    """Score every edge.
+
+    Args:
+        model: any supported transformer, on any device; its weights stay as they are.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation.
+        config: settings.
+        on_step: called after every step.
+
+    Raises:
+        SettingsError: the metric has no gradients.
+        NumericalError: the loss is NaN or infinite.
+    """
+
+    def search() -> Float[Tensor, "writer reader"]:
+        loss = MaskedLoss.of(model, graph, behaviour, config.batch_size, last_stream_of_nodes)
+        generator = torch.Generator().manual_seed(config.seed)
+        log_odds = torch.full((len(graph.writers),), _START, requires_grad=True)
+
+        def objective(step: int) -> None:
+            loss.backward(hard_concrete(log_odds, generator)[None])
+            (config.price * log_kept(log_odds).exp().sum()).backward()
+
+        optimiser = torch.optim.Adam([log_odds], config.learning_rate)
+        descend([optimiser], config.steps, objective, rounds_of(behaviour, config.steps, on_step), len(behaviour.task))
+        return scores_of_nodes(graph, odds(log_kept(log_odds.detach())))
+
+    return scored("subnetwork-probing", model, graph, behaviour, search)

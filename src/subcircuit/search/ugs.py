@@ -1,0 +1,108 @@
+"""Uniform gradient sampling (Li & Janson 2024, arXiv 2409.09951).
+
+    minimise over θ    E_C [ L(C) ] + price · Σ p_e,    p_e = σ(θ_e) the chance that edge e is in C
+    d E[L] / dp_e = E[L | e kept] − E[L | e cut] = E [ ∂L/∂α_e ]  over α_e uniform on (0, 1)
+
+so that slopes at partly kept edges are unbiased for what keeping a whole edge is worth. Every edge of every example is
+drawn uniform with chance w = p (1 − p), else it is kept (chance p − w/2) or cut (1 − p − w/2), all from one uniform u:
+
+    α = min(1, max(0, ½ + (p − u) / w)),        dα/dθ taken as 1 where 0 < α < 1, as E[∂L/∂α · 1(0 < α < 1)] · 1 = w · dE[L]/dp
+
+    score(w → r) = p / (1 − p) = exp θ        the odds that the edge is kept: above 1 it is more likely than not
+
+The price is what an edge has to be worth, in units of the metric, and plays the part of ACDC's threshold. With
+``learn_constants`` what cut edges carry is one constant a writer, which starts from the mean and descends together with
+θ; ``learn_optimal`` then finds those of the circuit that is chosen. Cost: a masked forward and backward pass a step
+(``run/forward.py``), some ten to fourteen plain forward passes. Edges that are hardly ever drawn in between learn slowly.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.run import last_stream
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.masks import MaskedLoss, check_price, check_training, descend, on_edges, rounds_of
+from subcircuit.search.optimal import Start
+from subcircuit.search.result import OnRound
+from subcircuit.search.scores import EdgeScores, scored
+
+# p = 0.73: most edges are kept at first, and a fifth of them are in between
+_START = 1.0
+
+
+@dataclass(frozen=True)
+class Ugs:
+    """Settings of uniform gradient sampling.
+
+    Args:
+        price: of a kept edge, in units of the metric.
+        steps: of the optimiser, each over all examples.
+        learning_rate: about how far a step moves a log-odds.
+        learn_constants: cut edges carry constants that are learned together, whatever the behaviour's ablation.
+        constant_rate: about how far a step moves a constant, in units of its writer's size.
+        batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
+        seed: of the draws.
+    """
+
+    price: float = 0.001
+    steps: int = 200
+    learning_rate: float = 0.1
+    learn_constants: bool = False
+    constant_rate: float = 0.02
+    batch_size: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_price(self.price)
+        check_training(self.steps, self.batch_size, learning_rate=self.learning_rate, constant_rate=self.constant_rate)
+
+
+def ugs(model: Transformer, graph: Graph, behaviour: Behaviour, config: Ugs, on_step: OnRound | None = None) -> EdgeScores:
+    """Score every edge.
+
+    Args:
+        model: any supported transformer, on any device; its weights stay as they are.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation.
+        config: settings.
+        on_step: called after every step.
+
+    Raises:
+        SettingsError: the metric has no gradients.
+        NumericalError: the loss is NaN or infinite.
+    """
+
+    def search() -> Float[Tensor, "writer reader"]:
+        start = Start.of(model, graph, behaviour) if config.learn_constants else None
+        moves = None if start is None else start.moves()
+        ablating = behaviour if start is None else start.behaviour
+        loss = MaskedLoss.of(model, graph, ablating, config.batch_size, last_stream)
+        generator = torch.Generator().manual_seed(config.seed)
+        log_odds = torch.full((graph.n_edges,), _START, requires_grad=True)
+
+        def objective(step: int) -> None:
+            drawn = uniform_mixture(log_odds, len(behaviour.task), generator)
+            loss.backward(on_edges(graph, drawn), None if start is None or moves is None else start.constants(moves))
+            (config.price * log_odds.sigmoid().sum()).backward()
+
+        optimisers = [torch.optim.Adam([log_odds], config.learning_rate)]
+        optimisers += [] if moves is None else [torch.optim.Adam([moves], config.constant_rate)]
+        descend(optimisers, config.steps, objective, rounds_of(behaviour, config.steps, on_step), len(behaviour.task))
+        return on_edges(graph, log_odds.detach().exp())
+
+    return scored("ugs", model, graph, behaviour, search)
+
+
+def uniform_mixture(log_odds: Float[Tensor, " edge"], examples: int, generator: torch.Generator) -> Float[Tensor, "batch edge"]:
+    """Masks of every example, with the gradients in log-odds that the module's equation gives."""
+    with torch.no_grad():
+        p = log_odds.sigmoid().clamp(1e-6, 1 - 1e-6)
+        u = torch.rand(examples, len(p), generator=generator)
+        alpha = (0.5 + (p - u) / (p * (1 - p))).clamp(0, 1)
+        between = ((alpha > 0) & (alpha < 1)).to(alpha.dtype)
+    return alpha + between * (log_odds - log_odds.detach())
