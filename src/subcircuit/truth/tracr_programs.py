@@ -67,11 +67,11 @@ def _same_two_before() -> Any:
 def _contains_twice() -> Any:
     from tracr.rasp import rasp
 
-    counted = rasp.Map(lambda count: count > 0, _library("make_count", rasp.tokens, "x")).named("counted")
+    counted = rasp.Map(bool, _library("make_count", rasp.tokens, "x")).named("counted")
     everywhere = rasp.Select(rasp.indices, rasp.indices, rasp.Comparison.TRUE).named("everywhere")
     is_x = rasp.numerical(rasp.Map(lambda token: token == "x", rasp.tokens)).named("is_x")
     share = rasp.numerical(rasp.Aggregate(everywhere, is_x, default=0)).named("share")
-    averaged = rasp.Map(lambda share: share > 0, share).named("averaged")
+    averaged = rasp.Map(bool, share).named("averaged")
     return rasp.SequenceMap(lambda a, b: a or b, counted, averaged).named("contains")
 
 
