@@ -6,12 +6,13 @@ from itertools import product
 import pytest
 import torch
 
-from subcircuit.errors import GraphError, UnknownNameError
+from subcircuit.errors import GraphError, UnknownNameError, UnsupportedModelError
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
 from subcircuit.run import Resample, Zero
 from subcircuit.search import Acdc, Behaviour, acdc
 from subcircuit.tasks import metric
 from subcircuit.truth import PLANTED, derive, planted_case
+from tests.tiny_models import tiny
 from tests.truth.cutting import effects_of_single_cuts, error, error_without, errors_of_single_cuts
 
 ABLATIONS = pytest.mark.parametrize("ablation", [Zero(), Resample()], ids=["zero", "resample"])
@@ -93,6 +94,14 @@ def test_acdc_finds_one_way_through_an_or_gate():
     found = acdc(case.model, case.graph, behaviour, Acdc(1e-6)).circuit
     assert len(found.names) == 3
     assert set(found.names) < set(case.circuit.names)
+
+
+def test_nothing_is_derived_where_directions_mean_nothing():
+    case, other = planted_case("induction", Zero()), tiny("attention_only")
+    with pytest.raises(UnsupportedModelError, match="without norms"):
+        derive(other, Graph.of(other.config), case.task, Zero())
+    with pytest.raises(GraphError, match="at scope qkv"):
+        derive(case.model, Graph.of(case.model.config, Scope("head")), case.task, Zero())
 
 
 def test_mistyped_names_and_foreign_circuits_are_refused():

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.errors import GraphError, UnsupportedModelError
 from subcircuit.graph import MLP, Attention, Circuit, Graph, HeadInput, Logits, Reader
 from subcircuit.model.config import NoNorm
 from subcircuit.model.transformer import Transformer, feed_forward
@@ -145,10 +146,15 @@ def derive(model: Transformer, graph: Graph, task: Task, ablation: Ablation) -> 
         graph: its graph, at scope ``qkv``.
         task: all prompts that are to be reached, and where answers are read.
         ablation: what cut edges carry.
+
+    Raises:
+        UnsupportedModelError: the model has norms, or attention biases that belong to no head.
+        GraphError: the graph is at another scope.
     """
-    assert isinstance(model.config.norm, NoNorm)
-    assert graph.scope.level == "qkv"
-    assert all(layer.attention.b_O is None for layer in model.weights.layers)
+    if not isinstance(model.config.norm, NoNorm) or any(layer.attention.b_O is not None for layer in model.weights.layers):
+        raise UnsupportedModelError(f"{model.name}: truth is derived for models without norms and output biases of attention.")
+    if graph.scope.level != "qkv" or graph.scope.kv != "per_query_head":
+        raise GraphError(f"truth is derived at scope qkv with an input per query head, not {graph.scope}.")
     answers = torch.zeros(task.clean.ids.shape, dtype=torch.bool)
     answers[task.answers.example, task.answers.pos] = True
     runs = tuple(writer_values(model, graph, tokens) for tokens in (task.clean, task.corrupted))

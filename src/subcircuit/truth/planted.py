@@ -18,31 +18,15 @@ from torch import Tensor
 
 from subcircuit.errors import UnknownNameError
 from subcircuit.graph import Circuit, Graph
-from subcircuit.model import (
-    AttentionWeights,
-    LayerWeights,
-    MLPWeights,
-    NoNorm,
-    NormWeights,
-    Transformer,
-    TransformerConfig,
-    Weights,
-    check_weights,
-)
+from subcircuit.model import MLPWeights, Transformer
 from subcircuit.run.ablation import Ablation, Zero
 from subcircuit.tasks import Answer, Task, build_task_of_ids
 from subcircuit.truth.case import Case
+from subcircuit.truth.features import SHARP, Stream
 
-SHARP = 30.0
 SOURCE = "weights set by hand"
 
-Pairs: TypeAlias = list[tuple[Tensor, Tensor]]
-"""A direction read and a direction written; or of queries and of keys, which attend to each other."""
-
 Prompt: TypeAlias = tuple[int, ...]
-
-Head: TypeAlias = tuple[Pairs, Pairs]
-"""What a head matches, and what it carries."""
 
 
 @dataclass(frozen=True)
@@ -66,72 +50,6 @@ class Planted:
     redundant: bool = False
 
 
-@dataclass(frozen=True)
-class _Stream:
-    """The residual stream's features, and the heads that can be made of them.
-
-    Args:
-        spaces: how many directions each kind of feature has.
-    """
-
-    spaces: dict[str, int]
-
-    def direction(self, space: str, index: int = 0) -> Tensor:
-        """The unit vector of a feature."""
-        names = list(self.spaces)
-        start = sum(self.spaces[name] for name in names[: names.index(space)])
-        return torch.eye(sum(self.spaces.values()))[start + index]
-
-    def match(self, query: str, key: str, back: int = 0, strength: float = SHARP) -> Pairs:
-        """Attend where the key's feature is the query's (or the one ``back`` before it)."""
-        count = self.spaces[query] - back
-        return [(strength * self.direction(query, i + back), self.direction(key, i)) for i in range(count)]
-
-    def carry(self, source: str, target: str, gain: float = 1.0) -> Pairs:
-        """Read features in one space and write them to another."""
-        return [(self.direction(source, i), gain * self.direction(target, i)) for i in range(self.spaces[source])]
-
-    def model(
-        self, name: str, embedding: Sequence[Tensor], layers: Sequence[Sequence[Head]], mlp: MLPWeights | None = None
-    ) -> Transformer:
-        """The mechanism's heads and one idle head per layer; the logits read ``out``.
-
-        Args:
-            embedding: a row per token.
-            layers: each layer's heads, as many in every layer.
-            mlp: of every layer: give one only to models of one layer.
-        """
-        layers = [[*heads, ([], self.carry("token", "idle"))] for heads in layers]
-        d_head = max(len(pairs) for heads in layers for head in heads for pairs in head)
-        W_E, W_U = torch.stack(list(embedding)), torch.zeros(len(embedding), len(embedding[0]))
-        for token in range(self.spaces["out"]):
-            W_U[token] = self.direction("out", token)
-        config = TransformerConfig(
-            architecture="planted",
-            n_layers=len(layers),
-            n_heads=len(layers[0]),
-            n_kv_heads=len(layers[0]),
-            d_model=W_E.shape[1],
-            d_head=d_head,
-            d_mlp=0 if mlp is None else len(mlp.W_in),
-            vocab=len(W_E),
-            context=self.spaces["pos"],
-            norm=NoNorm(),
-            activation="relu",
-            gated=False,
-            learned_positions=True,
-            rotary=(None,) * len(layers),
-            windows=(None,) * len(layers),
-            attention_scale=1.0,
-        )
-        W_pos = torch.stack([self.direction("pos", i) for i in range(self.spaces["pos"])])
-        norm = None if mlp is None else NormWeights()
-        blocks = tuple(LayerWeights(_attention(heads, d_head, W_E.shape[1]), NormWeights(), mlp, norm) for heads in layers)
-        weights = Weights(W_E, blocks, NormWeights(), W_U, W_pos)
-        check_weights(config, weights)
-        return Transformer(config, weights, name=name)
-
-
 def planted_case(name: str, ablation: Ablation) -> Case:
     """The case of a planted mechanism under an ablation.
 
@@ -145,17 +63,6 @@ def planted_case(name: str, ablation: Ablation) -> Case:
     edges = planted.varying + (planted.constant if isinstance(ablation, Zero) else ())
     circuit = Circuit.of_edges(Graph.of(model.config), edges)
     return Case(name, planted.description, model, task, ablation, circuit, planted.redundant, SOURCE)
-
-
-def _attention(heads: Sequence[Head], d_head: int, d_model: int) -> AttentionWeights:
-    def stacked(kind: int, side: int) -> Tensor:
-        rows = torch.zeros(len(heads), d_head, d_model)
-        for index, head in enumerate(heads):
-            for row, pair in enumerate(head[kind]):
-                rows[index, row] = pair[side]
-        return rows
-
-    return AttentionWeights(W_Q=stacked(0, 0), W_K=stacked(0, 1), W_V=stacked(1, 0), W_O=stacked(1, 1))
 
 
 def _task(name: str, model: Transformer, prompts: Sequence[Prompt], corrupted: Sequence[Prompt], answers: Sequence[int]) -> Task:
@@ -177,14 +84,14 @@ def _later(prompts: Sequence[Prompt], by: int) -> list[Prompt]:
     return [*prompts[by:], *prompts[:by]]
 
 
-def _tokens(stream: _Stream, count: int, *others: str) -> list[Tensor]:
+def _tokens(stream: Stream, count: int, *others: str) -> list[Tensor]:
     """Embeddings of ``count`` tokens and of markers, each with its feature; all have the feature ``one``."""
     one = stream.direction("one")
     return [stream.direction("token", i) + one for i in range(count)] + [stream.direction(other) + one for other in others]
 
 
 def _induction() -> tuple[Transformer, Task]:
-    stream = _Stream({"token": 5, "pos": 5, "one": 1, "bos": 1, "before": 5, "out": 5, "idle": 5})
+    stream = Stream({"token": 5, "pos": 5, "one": 1, "bos": 1, "before": 5, "out": 5, "idle": 5})
     previous = stream.match("pos", "pos", back=1), stream.carry("token", "before")
     induction = stream.match("token", "before"), stream.carry("token", "out")
     model = stream.model("planted-induction", _tokens(stream, 5, "bos"), [[previous], [induction]])
@@ -193,7 +100,7 @@ def _induction() -> tuple[Transformer, Task]:
 
 
 def _inhibition() -> tuple[Transformer, Task]:
-    stream = _Stream(
+    stream = Stream(
         {"token": 4, "pos": 5, "one": 1, "name": 1, "bos": 1, "end": 1, "twice": 5, "inhibited": 5, "out": 4, "idle": 4}
     )
     names = [row + stream.direction("name") for row in _tokens(stream, 4)]
@@ -212,7 +119,7 @@ def _inhibition() -> tuple[Transformer, Task]:
 
 def _gate(name: str, places: tuple[int, int], both: bool) -> tuple[Transformer, Task]:
     """Two heads at the end, each reading whether token 1 (not 0) stands in its place, and an MLP over what they wrote."""
-    stream = _Stream({"token": 2, "pos": 4, "one": 1, "bos": 1, "end": 1, "first": 1, "second": 1, "out": 1, "idle": 2})
+    stream = Stream({"token": 2, "pos": 4, "one": 1, "bos": 1, "end": 1, "first": 1, "second": 1, "out": 1, "idle": 2})
     heads = [
         (
             [(SHARP * stream.direction("pos", 3), stream.direction("pos", place))],
@@ -238,7 +145,7 @@ def _gate(name: str, places: tuple[int, int], both: bool) -> tuple[Transformer, 
 
 
 def _negative() -> tuple[Transformer, Task]:
-    stream = _Stream({"token": 4, "pos": 4, "one": 1, "bos": 1, "end": 1, "out": 4, "idle": 4})
+    stream = Stream({"token": 4, "pos": 4, "one": 1, "bos": 1, "end": 1, "out": 4, "idle": 4})
     copy = [(SHARP * stream.direction("pos", 3), stream.direction("pos", 1))], stream.carry("token", "out")
     negative = stream.match("out", "token"), stream.carry("token", "out", gain=-0.5)
     model = stream.model("planted-negative", _tokens(stream, 4, "bos", "end"), [[copy], [negative]])
