@@ -76,7 +76,7 @@ def measure(case: Case) -> dict[str, object]:
         "forward_seconds": round(result.forward_seconds, 4),
         "forward_equivalents": round(result.forward_equivalents, 1),
         "trials": result.trials,
-        "trials_per_second": round(result.trials / result.seconds, 1),
+        "trials_per_second": round((result.trials or 0) / result.seconds, 1),
         "borderline": result.borderline,
         "kl": round(result.kl_circuit, 4),
         "peak_gigabytes": round(memory / 1e9, 2),

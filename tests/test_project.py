@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -52,11 +54,18 @@ def test_the_version_is_that_of_the_project() -> None:
     assert tomllib.loads(read("pyproject.toml"))["project"]["version"] == subcircuit.__version__
 
 
+def walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """A command with its name, and all below it."""
+    yield name, command
+    for below, subcommand in getattr(command, "commands", {}).items():
+        yield from walk(f"{name} {below}", subcommand)
+
+
 def test_every_command_and_option_is_documented_and_nothing_else() -> None:
     group = get_command(app)
     sections = re.split(r"^## `(subcircuit[a-z ]*)`$", read("docs/cli.md"), flags=re.MULTILINE)
     documented = dict(zip(sections[1::2], sections[2::2], strict=True))
-    commands = {"subcircuit": group} | {f"subcircuit {name}": command for name, command in group.commands.items()}  # pyright: ignore[reportAttributeAccessIssue]
+    commands = dict(walk("subcircuit", group))
     assert documented.keys() == commands.keys()
     for name, command in commands.items():
         text = documented[name].partition("\n## ")[0]

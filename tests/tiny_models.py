@@ -5,6 +5,7 @@ over several units, and a mistake in any part shows. Windows and soft caps are s
 """
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ from subcircuit.model import (
     check_weights,
     load_model,
 )
+from subcircuit.model.weights import map_tensors
 
 VOCAB = 61
 CONTEXT = 32
@@ -123,7 +125,14 @@ def _random(name: str, like: Tensor) -> Tensor:
 
 
 def tiny(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Transformer:
-    """A tiny random model of any of ``FAMILIES``, as ours."""
+    """A tiny random model of any of ``FAMILIES``, as ours; its weights are the caller's to change."""
+    model, copies = _loaded(family, seed, dtype), {}
+    # tensors that are shared stay shared
+    return replace(model, weights=map_tensors(model.weights, lambda tensor: copies.setdefault(id(tensor), tensor.clone())))
+
+
+@cache
+def _loaded(family: str, seed: int, dtype: torch.dtype) -> Transformer:
     if family in _HF:
         return replace(load_model(tiny_hf(family, seed), dtype=dtype, device="cpu"), name=f"tiny-{family}")
     if family == "bidirectional":
@@ -204,6 +213,7 @@ def bidirectional(seed: int = 0) -> Transformer:
         return LayerWeights(weights.attention, NormWeights(), mlp, NormWeights())
 
     layers = tuple(layer(weights) for weights in base.weights.layers)
-    weights = replace(base.weights, layers=layers, final_norm=NormWeights())
+    # smaller logits than with a final norm: probabilities are not to be certain
+    weights = replace(base.weights, layers=layers, final_norm=NormWeights(), W_U=base.weights.W_U * 0.3)
     check_weights(config, weights)
     return Transformer(config, weights, name="tiny-bidirectional")

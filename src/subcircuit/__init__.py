@@ -28,10 +28,25 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnsupportedModelError,
     )
-    from subcircuit.graph import Circuit, Comparison, Edge, Graph, Scope
+    from subcircuit.graph import Circuit, Comparison, Edge, Graph, Greedy, Scope, Threshold, TopN
     from subcircuit.model import Transformer, load_model
     from subcircuit.report import Summary, draw_circuit, new_directory, save_picture, write_run
-    from subcircuit.search import Acdc, AcdcResult, Step, discover
+    from subcircuit.search import (
+        Acdc,
+        CleanCorrupted,
+        Discovery,
+        Eap,
+        EapIgInputs,
+        EdgeScores,
+        Exact,
+        Hisp,
+        Hybrid,
+        Ifr,
+        RandomScores,
+        Round,
+        Step,
+        discover,
+    )
     from subcircuit.tasks import Task, load_task
 
 __version__ = "0.1.0"
@@ -50,34 +65,62 @@ _HOMES = {
         "UnknownNameError",
         "UnsupportedModelError",
     ),
-    "subcircuit.graph": ("Circuit", "Comparison", "Edge", "Graph", "Scope"),
+    "subcircuit.graph": ("Circuit", "Comparison", "Edge", "Graph", "Greedy", "Scope", "Threshold", "TopN"),
     "subcircuit.model": ("Transformer", "load_model"),
     "subcircuit.report": ("Summary", "draw_circuit", "new_directory", "save_picture", "write_run"),
-    "subcircuit.search": ("Acdc", "AcdcResult", "Step", "discover"),
+    "subcircuit.search": (
+        "Acdc",
+        "CleanCorrupted",
+        "Discovery",
+        "Eap",
+        "EapIgInputs",
+        "EdgeScores",
+        "Exact",
+        "Hisp",
+        "Hybrid",
+        "Ifr",
+        "RandomScores",
+        "Round",
+        "Step",
+        "discover",
+    ),
     "subcircuit.tasks": ("Task", "load_task"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Acdc",
-    "AcdcResult",
     "Circuit",
     "CircuitFileError",
+    "CleanCorrupted",
     "Comparison",
+    "Discovery",
+    "Eap",
+    "EapIgInputs",
     "Edge",
+    "EdgeScores",
+    "Exact",
     "Graph",
     "GraphError",
+    "Greedy",
+    "Hisp",
+    "Hybrid",
+    "Ifr",
     "ModelError",
     "NumericalError",
     "OutputError",
     "PromptError",
     "PromptMismatchError",
+    "RandomScores",
+    "Round",
     "Scope",
     "SettingsError",
     "Step",
     "SubcircuitError",
     "Summary",
     "Task",
+    "Threshold",
+    "TopN",
     "Transformer",
     "UnknownNameError",
     "UnsupportedModelError",

@@ -28,6 +28,7 @@ AXES: dict[str, str] = {
     "prefix": "how many writers, in the order of cutting, are still undecided: 0 to all",
     "key": "positions that are attended to",
     "slot": "places of a padded grid of positions",
+    "drop": "backward passes, each through all layers but one",
     "trial": "circuits that are tried or measured together",
     "edge": "edges of a graph, by reader and then by writer in order of computation",
     "part": "edges or nodes of a graph, whichever is looked for",

@@ -221,3 +221,50 @@ def test_show_refuses_what_is_no_circuit(subcircuit: Run) -> None:
         done = subcircuit("show", place)
         assert (done.code, done.out) == (2, "")
         assert words in done.err
+
+
+def test_scored_edges_are_selected(subcircuit: Run, model: str, prompts: Path) -> None:
+    common = ("discover", "--model", model, "--task", prompts, "--json")
+    by_count = subcircuit(*common, "--method", "eap", "--edges", 20, "--by", "signed")
+    assert by_count.code == 0, by_count.err
+    assert by_count.json["parameters"] == {"batch_size": None, "select": "top-n", "n": 20, "by": "signed"}
+    assert by_count.json["trials"] is None
+    by_share = subcircuit(*common, "--method", "random", "--edges", "10%", "--greedy", "--seed", 5).json
+    assert by_share["parameters"] == {
+        "seed": 5,
+        "select": "greedy",
+        "n": by_share["edges_total"] // 10,
+        "by": "absolute",
+    }
+    by_score = subcircuit(*common, "--method", "eap-ig-inputs", "--threshold", 1e-3, "--set", "steps=2", "--out", "third").json
+    assert (by_score["parameters"]["steps"], by_score["parameters"]["least"]) == (2, 1e-3)
+    circuit = Circuit.load("third")
+    assert circuit.scores is not None
+    assert float(circuit.scores[circuit.kept].abs().min()) >= 1e-3
+    shown = subcircuit("show", "third")
+    assert "score at least 0.001 (absolute)" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--edges", 5), "decides itself"),
+        (("--method", "eap", "--edges", "ten"), "--edges ten"),
+        (("--method", "eap", "--edges", "101%"), "--edges 101%"),
+        (("--method", "eap", "--edges", 10**9), "1,000,000,000 edges were asked for"),
+        (("--method", "eap", "--edges", 5, "--threshold", 1), "choose"),
+        (("--method", "eap", "--by", "size"), "absolute"),
+        (("--method", "eap", "--set", "steps=3"), "batch_size"),
+        (("--method", "eap-ig-inputs", "--set", "steps"), "name=value"),
+        (("--method", "eap-ig-inputs", "--set", "steps=few"), "steps of method eap-ig-inputs is 'few'"),
+        (("--method", "eap-ig-inputs", "--set", "steps=0"), "steps"),
+        (("--method", "clean-corrupted", "--ablation", "zero"), "only the ablation resample"),
+        (("--method", "eap", "--metric", "accuracy"), "is a count"),
+        (("--method", "eapp"), "eap"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(subcircuit: Run, model: str, prompts: Path, arguments, words) -> None:
+    refused = subcircuit("discover", "--model", model, "--task", prompts, *arguments)
+    assert (refused.code, refused.out) == (2, "")
+    assert words in refused.err
+    assert not Path("runs").exists()

@@ -9,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subcircuit.errors import GraphError, NumericalError
-from subcircuit.evaluate import PERCENTAGES, Curve, CurvePoint, curve, faithfulness, measure
+from subcircuit.evaluate import PERCENTAGES, Curve, CurvePoint, curve, faithfulness, measure, measure_all
 from subcircuit.graph import Circuit, Graph, Scope
+from subcircuit.tasks import metric
 from tests.behaviours import random_behaviour
 from tests.tiny_models import tiny
 
 
 def of_values(values):
-    return Curve("signed", tuple(CurvePoint(p, 0, 0, f, None) for p, f in zip(PERCENTAGES, values, strict=True)))
+    return Curve("signed", tuple(CurvePoint(p, 0, 0, f, None, 0.0) for p, f in zip(PERCENTAGES, values, strict=True)))
 
 
 @given(st.lists(st.floats(-3, 3), min_size=len(PERCENTAGES), max_size=len(PERCENTAGES)))
@@ -55,6 +56,8 @@ def test_each_point_is_the_circuit_of_the_highest_scores(seed, by, ties):
         # under resample ablation, pruning changes nothing
         (expected,) = faithfulness(measure(model, graph, behaviour, [circuit]))
         assert point.faithfulness == pytest.approx(float(expected), abs=1e-7)
+        (divergence,) = measure_all(model, graph, behaviour, [circuit], (metric("kl_divergence"),))
+        assert point.kl == pytest.approx(float(divergence.circuits.mean()), abs=1e-9)
     assert found.points[-1].faithfulness == pytest.approx(1)
     assert found.by == by
 

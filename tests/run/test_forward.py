@@ -1,5 +1,7 @@
 """The masked forward pass equals the node-by-node definition, and its two extremes are the model and the corrupted run."""
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ SCOPES = [Scope("block"), Scope("head"), Scope("qkv"), Scope("qkv", kv="grouped"
 LENGTHS = [7, 4, 9]
 
 
+@cache
 def scopes_of(family: str) -> list[Scope]:
     learned = tiny(family).config.learned_positions
     return [scope for scope in SCOPES if learned or not scope.split_embeddings]

@@ -10,7 +10,6 @@ from subcircuit.graph import Graph
 from subcircuit.model import LayerNorm, NormWeights, RMSNorm
 from subcircuit.model.components import normalize
 from subcircuit.run.backward import norm_pull_back
-from subcircuit.search.attribution import attribute
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
@@ -22,36 +21,27 @@ from tests.tiny_models import FAMILIES, tiny
 
 
 @st.composite
-def behaviours(draw: st.DrawFn, family: str, ablations: tuple[str, ...] = ("mean", "mean-by-position", "resample", "zero")):
-    """A float64 model, its graph at any scope, and a behaviour."""
+def behaviours(draw: st.DrawFn, family: str, ablations: tuple[str, ...] = ("resample", "zero", "mean", "mean-by-position")):
+    """A float64 model, its graph at any scope, and a behaviour; what is tried first has gradients and all kinds of readers."""
     seed = draw(st.integers(0, 2**20))
-    model = tiny(family, seed % 3, dtype=torch.float64)
-    graph = Graph.of(model.config, draw(st.sampled_from(scopes_of(family))))
-    lengths = draw(st.lists(st.integers(3, 8), min_size=1, max_size=3))
-    metric, ablation = draw(st.sampled_from(METRICS)), draw(st.sampled_from(ablations))
+    model = tiny(family, seed % 2, dtype=torch.float64)
+    graph = Graph.of(model.config, draw(st.sampled_from(scopes_of(family)[::-1])))
+    lengths = draw(st.lists(st.integers(3, 6), min_size=1, max_size=3))
+    metric, ablation = draw(st.sampled_from(METRICS[::-1])), draw(st.sampled_from(ablations))
     return model, graph, random_behaviour(model, seed, lengths, draw(st.integers(1, 2)), metric, ablation)
-
-
-def in_double(runs, n_runs, model, graph, behaviour, batch_size=None):
-    """Scores before they are rounded to float32."""
-    return attribute(model, graph, behaviour, batch_size, runs, n_runs, None)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=4)
-@given(data=st.data())
-def test_eap_is_the_slope_of_the_loss_in_every_edge(family, data):
-    model, graph, behaviour = data.draw(behaviours(family))
-    expected = Autograd(model, graph, behaviour).slope(graph.edges)
-    for batch_size in (None, 1):
-        scores = in_double(lambda probe: [probe.contrast.streams], 1, model, graph, behaviour, batch_size)
-        torch.testing.assert_close(scores[graph.edges], expected[graph.edges], atol=1e-8, rtol=1e-8)
-    assert_scores(eap(model, graph, behaviour, Eap()), expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
-@given(data=st.data(), steps=st.integers(1, 3))
+@given(data=st.data(), batch_size=st.sampled_from([1, None, 2]))
+def test_eap_is_the_slope_of_the_loss_in_every_edge(family, data, batch_size):
+    model, graph, behaviour = data.draw(behaviours(family))
+    assert_scores(eap(model, graph, behaviour, Eap(batch_size)), Autograd(model, graph, behaviour).slope(graph.edges))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=2)
+@given(data=st.data(), steps=st.sampled_from([2, 1, 3]))
 def test_integrated_gradients_average_autograd_over_the_path(family, data, steps):
     model, graph, behaviour = data.draw(behaviours(family))
     slow = Autograd(model, graph, behaviour)
@@ -71,16 +61,18 @@ def test_clean_corrupted_averages_autograd_over_both_ends(family, data):
     assert_scores(clean_corrupted(model, graph, behaviour, CleanCorrupted(batch_size=2)), expected)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama_gqa", "gemma2", "pythia", "attention_only_bare"])
+@pytest.mark.parametrize("family", ["gpt2", "llama_gqa", "gemma3", "pythia", "attention_only_bare"])
 def test_scores_out_of_the_embedding_add_up_to_the_change_along_the_path(family):
     model = tiny(family, dtype=torch.float64)
     graph = Graph.of(model.config)
     behaviour = random_behaviour(model, 11, [5, 6], 1, "logit_difference", "resample")
-    slow = Autograd(model, graph, behaviour)
+    slow, steps = Autograd(model, graph, behaviour), 16
     change = float(slow.of_logits(model(behaviour.task.corrupted)) - slow.of_logits(model(behaviour.task.clean)))
-    scores = eap_ig_inputs(model, graph, behaviour, EapIgInputs(steps=128)).values[0].nansum()
+    scores = float(eap_ig_inputs(model, graph, behaviour, EapIgInputs(steps)).values[0].nansum())
+    # the path begins behind its first point: half a step of each end turns the sum into the trapezoid rule
+    clean, ablated = (slow.scores_at(end)[0].masked_fill(~graph.edges[0], 0).sum() for end in slow.embeddings())
     assert abs(change) > 0.01
-    assert abs(float(scores) - change) < 0.08 * abs(change)
+    assert scores + float(ablated - clean) / (2 * steps) == pytest.approx(change, rel=0.05)
 
 
 def test_at_the_minimum_of_a_divergence_only_other_runs_than_the_clean_one_have_anything_to_say():
@@ -100,9 +92,9 @@ def test_at_the_minimum_of_a_divergence_only_other_runs_than_the_clean_one_have_
 def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tolerance):
     precise = tiny(family, dtype=torch.float64)
     model, graph = precise.to(dtype=dtype), Graph.of(precise.config)
-    behaviour = random_behaviour(precise, 7, [8, 5, 9, 6, 7], 1, "logit_difference", "mean")
+    behaviour = random_behaviour(precise, 7, [6, 5, 7], 1, "logit_difference", "mean")
     expected = eap(precise, graph, behaviour, Eap()).values[graph.edges]
-    for batch_size in (None, 1, 2):
+    for batch_size in (None, 2):
         values = eap(model, graph, behaviour, Eap(batch_size)).values[graph.edges]
         assert float((values - expected).abs().max()) < tolerance * float(expected.abs().max())
 

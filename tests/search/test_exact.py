@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
+from subcircuit.search.attribution import Rounds
 from subcircuit.search.eap import Eap, eap
-from subcircuit.search.exact import Exact, _effects, exact
+from subcircuit.search.exact import Exact, effects_of, exact
 from tests.behaviours import random_behaviour
 from tests.search.autograd import Autograd, assert_scores
 from tests.search.test_attribution import behaviours
@@ -36,7 +37,7 @@ def effects_slowly(model: Transformer, graph: Graph, behaviour, edges) -> torch.
 def test_effects_are_those_of_masked_forward_passes(family, data):
     model, graph, behaviour = data.draw(behaviours(family))
     size = data.draw(st.integers(1, 3))
-    effects = _effects(model, graph, behaviour, size, None)
+    effects = effects_of(model, graph, behaviour, graph.edges, size, Rounds(graph.n_edges, None))
     cells = graph.edges.nonzero()
     chosen = cells[torch.randperm(len(cells), generator=torch.Generator().manual_seed(size))[:40]].tolist()
     expected = effects_slowly(model, graph, behaviour, chosen)

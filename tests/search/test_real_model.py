@@ -30,4 +30,5 @@ def test_the_reported_circuit_does_what_is_reported(model: Transformer, tmp_path
     difference = logits.gather(-1, task.answers.correct) - logits.gather(-1, task.answers.wrong)
     assert result.logit_difference_circuit == pytest.approx(float(difference.mean()), abs=1e-4)
     assert 0 < circuit.n_edges < circuit.graph.n_edges / 100
+    assert result.trials is not None
     assert result.trials < circuit.graph.n_edges / 5

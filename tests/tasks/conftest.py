@@ -1,6 +1,7 @@
 """Tokenizers and models for tests of tasks: small ones made here, real ones from the built-in models."""
 
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -8,6 +9,11 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from subcircuit.errors import SubcircuitError
 from subcircuit.model import Transformer, load_model
+from subcircuit.tasks.capital_of import CAPITALS
+from subcircuit.tasks.docstring import ARGUMENTS
+from subcircuit.tasks.gendered_pronoun import MEN, WOMEN
+from subcircuit.tasks.ioi import NAMES
+from subcircuit.tasks.sva import PEOPLE, THINGS, VERBS
 from tests.tiny_models import attention_only
 
 SPECIAL = ("<bos>", "<eos>", "<unk>")
@@ -44,6 +50,16 @@ def with_tokenizer(tokenizer: PreTrainedTokenizerBase | None, context: int = 64)
     model = attention_only()
     vocab = model.config.vocab if tokenizer is None else len(tokenizer)
     return replace(model, config=replace(model.config, vocab=vocab, context=context), tokenizer=tokenizer, name="toy")
+
+
+# every word of which a built-in task needs a token; digits and most other words are spelt out
+VOCABULARY = [
+    *(f" {word}" for word in ("person", "he", "she", *NAMES, *WOMEN, *MEN, *chain(*PEOPLE, *THINGS, *VERBS))),
+    *(f" {word}" for word in (*ARGUMENTS, *CAPITALS, *CAPITALS.values())),
+    "That",
+    "So",
+]
+WELL_READ = with_tokenizer(tokenizer_of(VOCABULARY), context=400)
 
 
 @pytest.fixture(scope="session", params=["smollm2-135m", "gemma3-270m"])

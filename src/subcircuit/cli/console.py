@@ -1,7 +1,7 @@
 """Where words go: results to standard output, progress and errors to standard error."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -31,6 +31,16 @@ def print_rows(rows: Iterable[tuple[str, ...]], console: Console) -> None:
     table = Table.grid(padding=(0, 2))
     for name, *cells in rows:
         table.add_row(plain(name, "bold"), *(plain(cell) for cell in cells))
+    console.print(table)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], console: Console) -> None:
+    """A table with a header: the first column to the left, numbers to the right."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for index, name in enumerate(header):
+        table.add_column(plain(name), justify="right" if index else "left", style="" if index else "bold")
+    for row in rows:
+        table.add_row(*(plain(cell) for cell in row))
     console.print(table)
 
 

@@ -1,24 +1,19 @@
 """``subcircuit discover``: find a circuit and write it to a directory."""
 
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from subcircuit.errors import SettingsError, UnknownNameError
-
-if TYPE_CHECKING:
-    from subcircuit.tasks import BosPolicy
-
 _METHOD = "Options of the method; without them, its defaults"
+_SELECTION = "Which edges make the circuit, for methods that score them"
 
 
 def discover(
     model: Annotated[str, typer.Option("--model", "-m", help="Built-in name, Hugging Face id, directory or .gguf file.")],
     task: Annotated[str, typer.Option("--task", "-t", help="Built-in name, or a .jsonl file of prompts.")],
     examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: 8, or all of a file.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the prompts, and of methods that draw.")] = 0,
     method: Annotated[str, typer.Option(help="How to search; see `subcircuit methods`.")] = "acdc",
     metric: Annotated[
         str | None, typer.Option(help="What must stay as it is; see `subcircuit metrics`. Default: the task's own.")
@@ -38,7 +33,11 @@ def discover(
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/<task>-<model>-<number>.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
     threshold: Annotated[
-        float | None, typer.Option(help="An edge whose cut changes the metric by less is cut.", rich_help_panel=_METHOD)
+        float | None,
+        typer.Option(
+            help="acdc: an edge whose cut changes the metric by less is cut. Others: the least score of an edge that is kept.",
+            rich_help_panel=_METHOD,
+        ),
     ] = None,
     whole_input: Annotated[
         bool | None,
@@ -56,28 +55,56 @@ def discover(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Pairs of a circuit and a prompt evaluated at once; the result does not depend on it.", rich_help_panel=_METHOD
+            help="Prompts (acdc: pairs of a circuit and a prompt) evaluated at once; the result does not depend on it.",
+            rich_help_panel=_METHOD,
         ),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any setting of the method, see `subcircuit methods`.", rich_help_panel=_METHOD
+        ),
+    ] = None,
+    edges: Annotated[
+        str | None, typer.Option(help="How many: a number, or a share. Default: 1%.", rich_help_panel=_SELECTION)
+    ] = None,
+    greedy: Annotated[
+        bool,
+        typer.Option(
+            "--greedy", help="Grow from the logits, always along the best edge, so that all connect.", rich_help_panel=_SELECTION
+        ),
+    ] = False,
+    by: Annotated[
+        str, typer.Option(help="absolute (edges that matter either way) or signed scores.", rich_help_panel=_SELECTION)
+    ] = "absolute",
 ) -> None:
     """Find the circuit with which a model carries out a task.
 
     Writes circuit.json, scores.safetensors, circuit.svg and circuit.png. Nothing that exists is overwritten.
     """
     from subcircuit.cli.console import messages
+    from subcircuit.cli.options import Chosen, bos_policy, configured
     from subcircuit.cli.progress import watch
     from subcircuit.cli.summary import print_run
-    from subcircuit.graph import Scope
+    from subcircuit.errors import SettingsError
+    from subcircuit.graph import Graph, Scope
+    from subcircuit.graph.select import check_selection
     from subcircuit.model import load_model
     from subcircuit.report import new_directory, write_run
     from subcircuit.run.ablation import ablation_named
     from subcircuit.search import discover as search
+    from subcircuit.search import method_named
     from subcircuit.tasks import load_task
     from subcircuit.tasks import metric as metric_named
 
     # what can be refused is refused before anything large is loaded
-    given = {"threshold": threshold, "whole_input": whole_input, "absolute": absolute, "head_order": head_order}
-    config = configured(method, given | {"speculation": speculation, "batch_size": batch_size})
+    ranks = method_named(method).ranks
+    if not ranks and (edges is not None or greedy or by != "absolute"):
+        raise SettingsError(f"method {method} decides itself which edges to keep: it has no --edges, --greedy or --by")
+    given = {"whole_input": whole_input, "absolute": absolute, "head_order": head_order, "speculation": speculation}
+    given |= {"batch_size": batch_size} | ({} if ranks else {"threshold": threshold})
+    config = configured(method, given, settings or (), seed)
+    chosen = Chosen(edges, threshold, greedy, by) if ranks else None
     resolved = Scope.named(scope, kv, split_embeddings)
     policy = bos_policy(bos)
     ablation_named(ablation)
@@ -87,42 +114,20 @@ def discover(
     with watch(messages()) as watcher:
         watcher.say(f"loading {model}")
         transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)
+        graph = Graph.of(transformer.config, resolved)
+        selection = None if chosen is None else chosen.selection(graph)
+        if selection is not None:
+            check_selection(graph, selection)
         behaviour = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
         watcher.say(f"searching for the circuit of {behaviour.name}, {len(behaviour.pairs)} pairs of prompts")
-        result = search(transformer, behaviour, config, metric=metric, ablation=ablation, scope=resolved, on_step=watcher.step)
+        result = search(
+            transformer,
+            behaviour,
+            config,
+            metric=metric,
+            ablation=ablation,
+            scope=resolved,
+            selection=selection,
+            on_step=watcher.step,
+        )
     print_run(write_run(result.circuit, directory), result.circuit, as_json=json)
-
-
-def bos_policy(name: str) -> "BosPolicy":
-    """The policy of this name.
-
-    Raises:
-        UnknownNameError: there is none.
-    """
-    policies: "dict[str, BosPolicy]" = {"auto": "auto", "always": "always", "never": "never"}
-    if name not in policies:
-        raise UnknownNameError("bos", name, tuple(policies))
-    return policies[name]
-
-
-def configured(method: str, options: dict[str, Any]) -> Any:
-    """A method's configuration from the options that were given (not None).
-
-    Raises:
-        UnknownNameError: there is no such method.
-        SettingsError: an option that it does not have, or one that it needs is not there.
-    """
-    from subcircuit.search import METHODS
-
-    if method not in METHODS:
-        raise UnknownNameError("method", method, tuple(METHODS))
-    settings = METHODS[method].settings
-    given = {name: value for name, value in options.items() if value is not None}
-    known = {field.name: field.default is MISSING for field in fields(settings)}
-    for name in given:
-        if name not in known:
-            raise SettingsError(f"method {method} has no option --{name.replace('_', '-')}")
-    for name, required in known.items():
-        if required and name not in given:
-            raise SettingsError(f"method {method} needs --{name.replace('_', '-')}")
-    return settings(**given)

@@ -1,4 +1,4 @@
-"""``subcircuit models``, ``tasks``, ``metrics``, ``methods``: what there is to choose from."""
+"""``subcircuit models``, ``metrics``, ``methods``: what there is to choose from."""
 
 from subcircuit.cli.console import plain, print_rows, results
 
@@ -14,16 +14,6 @@ def models() -> None:
     console.print(plain(f"Any Hugging Face id, directory or .gguf file of: {', '.join(architectures())}"))
 
 
-def tasks() -> None:
-    """List the built-in tasks."""
-    from subcircuit.tasks import tasks as listed
-
-    console = results()
-    print_rows([(entry.name, entry.description) for entry in listed()], console)
-    console.print()
-    console.print(plain("Or a .jsonl file, one object a line: clean, corrupt, answers, wrong_answers."))
-
-
 def metrics() -> None:
     """List the metrics."""
     from subcircuit.tasks import METRICS
@@ -32,7 +22,19 @@ def metrics() -> None:
 
 
 def methods() -> None:
-    """List the search methods."""
+    """List the search methods and their settings."""
+    from dataclasses import MISSING, fields
+
     from subcircuit.search import METHODS
 
-    print_rows([(entry.name, entry.description) for entry in METHODS.values()], results())
+    def setting(name: str, default: object) -> str:
+        return name if default is MISSING else f"{name}={'none' if default is None else default}"
+
+    rows = []
+    for method in METHODS.values():
+        rows.append((method.name, method.description))
+        rows.append(("", " ".join(setting(field.name, field.default) for field in fields(method.settings))))
+    console = results()
+    print_rows(rows, console)
+    console.print()
+    console.print(plain("Settings are given with --set NAME=VALUE."))

@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from subcircuit import __version__
-from subcircuit.cli import discover, listings, show
+from subcircuit.cli import compare, discover, evaluate, listings, show, sweep, tasks
 from subcircuit.errors import SubcircuitError
 
 app = typer.Typer(
@@ -24,8 +24,11 @@ app = typer.Typer(
 )
 app.command("discover")(discover.discover)
 app.command("show")(show.show)
+app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("sweep")(sweep.sweep)
 app.command("models")(listings.models)
-app.command("tasks")(listings.tasks)
+app.add_typer(tasks.app, name="tasks")
 app.command("metrics")(listings.metrics)
 app.command("methods")(listings.methods)
 

@@ -3,15 +3,13 @@
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from subcircuit.cli.console import plain
-
-if TYPE_CHECKING:
-    from subcircuit.search import Step
+from subcircuit.search import Round, Step
 
 SECONDS_BETWEEN_LINES = 5.0
 _SHORTEST_WINDOW = 20.0
@@ -24,7 +22,7 @@ class Watch(Protocol):
         """Announce what takes a while."""
         ...
 
-    def step(self, step: "Step") -> None:
+    def step(self, step: Step | Round) -> None:
         """Show how far a search is; fits ``discover``'s ``on_step``."""
         ...
 
@@ -54,13 +52,17 @@ class Bar:
         """Print above the bar."""
         self._progress.console.print(plain(message))
 
-    def step(self, step: "Step") -> None:
+    def step(self, step: Step | Round) -> None:
         """Move the bar."""
         self._pace.note(step)
         if self._task is None:
-            self._task = self._progress.add_task("", total=step.edges, state="")
+            self._task = self._progress.add_task("", total=step.total, state="")
         self._progress.update(
-            self._task, completed=step.decided, description=f"{step.reader:<10}", state=state_of(step, self._pace.left())
+            self._task,
+            completed=step.done,
+            total=step.total,
+            description=f"{_place(step):<10}",
+            state=state_of(step, self._pace.left()),
         )
 
 
@@ -74,22 +76,29 @@ class Lines:
         """Print one line."""
         self._console.print(plain(message), soft_wrap=True)
 
-    def step(self, step: "Step") -> None:
+    def step(self, step: Step | Round) -> None:
         """Print a line if the last one is long enough ago."""
         self._pace.note(step)
-        if step.seconds - self._last >= self._every or step.decided == step.edges:
+        if step.seconds - self._last >= self._every or step.done == step.total:
             self._last = step.seconds
-            self.say(f"{step.reader}: {state_of(step, self._pace.left())}")
+            self.say(": ".join(part for part in (_place(step), state_of(step, self._pace.left())) if part))
 
 
-def state_of(step: "Step", left: float | None) -> str:
-    """``45,210/123,211 edges · 87 kept · 310 trials/s · 1:05 left``."""
-    words = [f"{step.decided:,}/{step.edges:,} edges", f"{step.kept:,} kept"]
-    if step.seconds > 0:
-        words.append(f"{step.trials / step.seconds:,.0f} trials/s")
+def state_of(step: Step | Round, left: float | None) -> str:
+    """``45,210/123,211 edges · 87 kept · 310 trials/s · 1:05 left``, or ``96/160 rounds · 0:12 left``."""
+    if isinstance(step, Step):
+        words = [f"{step.decided:,}/{step.edges:,} edges", f"{step.kept:,} kept"]
+        if step.seconds > 0:
+            words.append(f"{step.trials / step.seconds:,.0f} trials/s")
+    else:
+        words = [f"{step.done:,}/{step.total:,} rounds"]
     if left is not None:
         words.append(f"{clock(left)} left")
     return " · ".join(words)
+
+
+def _place(step: Step | Round) -> str:
+    return step.reader if isinstance(step, Step) else ""
 
 
 def clock(seconds: float) -> str:
@@ -100,7 +109,7 @@ def clock(seconds: float) -> str:
 
 
 class Pace:
-    """How fast edges are being decided.
+    """How fast edges are being decided, or examples measured.
 
     Near the logits almost every edge is tried and trials are cheap; further down trials cost more and whole readers
     go untested. So the latest half of the time speaks for what is left, not the average since the start.
@@ -108,12 +117,12 @@ class Pace:
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, int]] = deque()
-        self._edges = 0
+        self._total = 0
 
-    def note(self, step: "Step") -> None:
+    def note(self, step: Step | Round) -> None:
         """Take a step into account."""
-        self._edges = step.edges
-        self._points.append((step.seconds, step.decided))
+        self._total = step.total
+        self._points.append((step.seconds, step.done))
         start = min(step.seconds / 2, step.seconds - _SHORTEST_WINDOW)
         while len(self._points) > 2 and self._points[1][0] <= start:
             self._points.popleft()
@@ -124,5 +133,5 @@ class Pace:
             return None
         (then, before), (now, decided) = self._points[0], self._points[-1]
         if now - then < 1.0 or decided <= before:
-            return 0.0 if decided == self._edges else None
-        return (self._edges - decided) * (now - then) / (decided - before)
+            return 0.0 if decided == self._total else None
+        return (self._total - decided) * (now - then) / (decided - before)

@@ -1,5 +1,6 @@
 """Judging circuits: what they do, what they lack, what is in them for nothing, and how sure one can be of it."""
 
+from subcircuit.evaluate.agreement import Agreement, agreements, check_comparable
 from subcircuit.evaluate.bootstrap import Interval, bootstrap
 from subcircuit.evaluate.completeness import Knockout, complement, completeness, edges_from, knock_out, random_subsets
 from subcircuit.evaluate.curves import PERCENTAGES, Curve, CurvePoint, curve
@@ -12,21 +13,28 @@ from subcircuit.evaluate.hypothesis_tests import (
     independence_test,
     minimality_test,
 )
+from subcircuit.evaluate.judgement import Judgement, judge
 from subcircuit.evaluate.measure import Readings, measure, measure_all
 from subcircuit.evaluate.minimality import minimality
 from subcircuit.evaluate.random_circuits import random_circuit, random_connected_circuit
 from subcircuit.evaluate.recovery import Overlap, Recovery, Roc, overlap, recovery, roc_of_circuits
 from subcircuit.evaluate.reset import reset
 from subcircuit.evaluate.stability import Stability, stability
+from subcircuit.evaluate.sweep import THRESHOLDS, Contender, Contest
 
 __all__ = [
     "PERCENTAGES",
+    "THRESHOLDS",
+    "Agreement",
+    "Contender",
+    "Contest",
     "Curve",
     "CurvePoint",
     "Equivalence",
     "Evaluation",
     "Independence",
     "Interval",
+    "Judgement",
     "Knockout",
     "Minimality",
     "Overlap",
@@ -34,7 +42,9 @@ __all__ = [
     "Recovery",
     "Roc",
     "Stability",
+    "agreements",
     "bootstrap",
+    "check_comparable",
     "complement",
     "completeness",
     "curve",
@@ -44,6 +54,7 @@ __all__ = [
     "faithfulness",
     "faithfulness_interval",
     "independence_test",
+    "judge",
     "knock_out",
     "measure",
     "measure_all",

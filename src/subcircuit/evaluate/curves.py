@@ -24,11 +24,11 @@ from torch import Tensor
 
 from subcircuit.evaluate.bootstrap import Interval
 from subcircuit.evaluate.faithfulness import faithfulness, faithfulness_interval
-from subcircuit.evaluate.measure import measure
-from subcircuit.graph import Graph, TopN, select_edges
-from subcircuit.graph.select import By
+from subcircuit.evaluate.measure import measure_all
+from subcircuit.graph import By, Circuit, Graph, TopN, select_edges
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
+from subcircuit.tasks import metric
 
 PERCENTAGES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
@@ -43,6 +43,7 @@ class CurvePoint:
         kept: how many of them lie on a path from an embedding to the logits.
         faithfulness: f of the circuit.
         interval: of f, by bootstrap over examples.
+        kl: mean KL(model ‖ circuit) in nats.
     """
 
     percent: float
@@ -50,6 +51,7 @@ class CurvePoint:
     kept: int
     faithfulness: float
     interval: Interval | None
+    kl: float
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,33 @@ def curve(
     """
     counts = [floor(Fraction(str(percent)) * graph.n_edges / 100) for percent in PERCENTAGES]
     circuits = [select_edges(graph, scores.cpu(), TopN(count, by)).prune() for count in counts]
-    readings = measure(model, graph, behaviour, circuits, batch_size)
-    values = faithfulness(readings).tolist()
-    points = [
-        CurvePoint(percent, counts[i], circuits[i].n_edges, values[i], faithfulness_interval(readings, i))
-        for i, percent in enumerate(PERCENTAGES)
-    ]
-    return Curve(by, tuple(points))
+    return Curve(by, points_of(model, graph, behaviour, circuits, list(zip(PERCENTAGES, counts, strict=True)), batch_size))
+
+
+def points_of(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    circuits: Sequence[Circuit],
+    sizes: Sequence[tuple[float, int]],
+    batch_size: int = 16,
+) -> tuple[CurvePoint, ...]:
+    """Where circuits lie in the plane of size and faithfulness.
+
+    Args:
+        sizes: the percentage and the number of edges that each was asked for.
+
+    Raises:
+        SettingsError: faithfulness is undefined, see `check_gap`.
+    """
+    readings, divergences = measure_all(
+        model, graph, behaviour, circuits, (behaviour.metric, metric("kl_divergence")), batch_size
+    )
+    values, kls = faithfulness(readings).tolist(), divergences.circuits.mean(-1).tolist()
+    return tuple(
+        CurvePoint(percent, count, circuit.n_edges, values[i], faithfulness_interval(readings, i), kls[i])
+        for i, (circuit, (percent, count)) in enumerate(zip(circuits, sizes, strict=True))
+    )
 
 
 def trapezoid(xs: Sequence[float], ys: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.errors import GraphError, SettingsError
+from subcircuit.evaluate.agreement import check_comparable
 from subcircuit.graph import Circuit
 
 
@@ -40,10 +40,6 @@ def stability(circuits: Sequence[Circuit]) -> Stability:
         SettingsError: fewer than two circuits.
         GraphError: circuits of different graphs.
     """
-    if len(circuits) < 2:
-        raise SettingsError(f"{len(circuits)} circuits were given; it takes two to compare")
-    for other in circuits[1:]:
-        if other.graph != circuits[0].graph:
-            raise GraphError(f"circuits of different graphs cannot be compared: {circuits[0].graph} and {other.graph}")
+    check_comparable(circuits)
     jaccard = tuple(a.compare(b).jaccard for a, b in combinations(circuits, 2))
     return Stability(jaccard, torch.stack([circuit.kept for circuit in circuits]).double().mean(0))

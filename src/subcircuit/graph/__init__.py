@@ -19,13 +19,14 @@ from subcircuit.graph.nodes import (
 )
 from subcircuit.graph.record import MethodRecord, ModelRecord, Record, TaskRecord
 from subcircuit.graph.scope import KEY_VALUES, LEVELS, Scope
-from subcircuit.graph.select import Greedy, Selection, Threshold, TopN, select_edges
+from subcircuit.graph.select import By, Greedy, Selection, Threshold, TopN, select_edges
 
 __all__ = [
     "KEY_VALUES",
     "LEVELS",
     "MLP",
     "Attention",
+    "By",
     "Circuit",
     "Comparison",
     "Edge",

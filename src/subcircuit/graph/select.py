@@ -11,9 +11,9 @@ edges of the same size the earlier comes first: by reader, then by writer, in or
 no path from an embedding stay; ``Circuit.prune`` drops them.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from heapq import heapify, heappop, heappush
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -66,6 +66,24 @@ class Greedy:
 
 Selection: TypeAlias = Threshold | TopN | Greedy
 
+_NAMES: dict[type[Selection], str] = {Threshold: "threshold", TopN: "top-n", Greedy: "greedy"}
+
+
+def selection_record(selection: Selection) -> dict[str, Any]:
+    """A selection as JSON values: what it is, how much it takes, by which size."""
+    return {"select": _NAMES[type(selection)], **asdict(selection)}
+
+
+def check_selection(graph: Graph, selection: Selection) -> None:
+    """The graph has as many edges as are asked for.
+
+    Raises:
+        SettingsError: it has not.
+    """
+    n = 0 if isinstance(selection, Threshold) else selection.n
+    if n > graph.n_edges:
+        raise SettingsError(f"{n:,} edges were asked for and the graph has {graph.n_edges:,}: ask for at most that many")
+
 
 def select_edges(graph: Graph, scores: Float[Tensor, "writer reader"], selection: Selection) -> Circuit:
     """The circuit of the edges that a selection takes; it carries the scores.
@@ -81,14 +99,15 @@ def select_edges(graph: Graph, scores: Float[Tensor, "writer reader"], selection
         SettingsError: more edges are asked for than the graph has.
     """
     check_scores(graph, scores)
+    check_selection(graph, selection)
     sizes = scores.abs() if selection.by == "absolute" else scores
     match selection:
         case Threshold(least):
             kept = graph.edges & (sizes >= least).to(graph.edges.device)
         case TopN(n):
-            kept = _largest(graph, sizes, _at_most(graph, n))
+            kept = _largest(graph, sizes, n)
         case Greedy(n):
-            kept = _grown(graph, sizes, _at_most(graph, n))
+            kept = _grown(graph, sizes, n)
     return Circuit(graph, kept, scores.masked_fill(~graph.edges, float("nan")))
 
 
@@ -142,12 +161,6 @@ def _grown(graph: Graph, sizes: Float[Tensor, "writer reader"], n: int) -> Bool[
                 for edge in edges_into(opened):
                     heappush(frontier, edge)
     return kept
-
-
-def _at_most(graph: Graph, n: int) -> int:
-    if n > graph.n_edges:
-        raise SettingsError(f"{n} edges were asked for and the graph has {graph.n_edges}: ask for at most that many")
-    return n
 
 
 def _check_n(n: int) -> None:

@@ -1,5 +1,8 @@
 """The parts of a decoder as pure functions; every forward pass in the package is made of these."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -34,6 +37,39 @@ def normalize(x: Float[Tensor, "*rows d_model"], norm: Norm, weights: NormWeight
             return rms_norm(x, weights.gain, eps)
         case NoNorm():
             return x
+
+
+def activate(x: Float[Tensor, "*rows"], activation: Activation, inplace: bool = False) -> Float[Tensor, "*rows"]:
+    """The MLP's nonlinearity; ``inplace`` may overwrite ``x``."""
+    match activation:
+        case "gelu":
+            return F.gelu(x)
+        case "gelu_tanh":
+            return F.gelu(x, approximate="tanh")
+        case "relu":
+            return F.relu(x, inplace)
+        case "silu":
+            return F.silu(x, inplace)
+
+
+@dataclass(frozen=True, slots=True)
+class Nonlinear:
+    """What of a decoder's layers is not linear, softmax and soft caps aside.
+
+    Methods that carry gradients by rules of their own pass functions of the same values with other gradients.
+
+    Args:
+        norm: in place of ``normalize``.
+        activate: in place of ``activate``.
+        gate: product of a gated MLP's activations and the neurons' inputs; without gradients it is the plain one.
+    """
+
+    norm: Callable[[Tensor, Norm, NormWeights], Tensor] = normalize
+    activate: Callable[[Tensor, Activation, bool], Tensor] = activate
+    gate: Callable[[Tensor, Tensor], Tensor] = torch.mul
+
+
+AS_IT_IS = Nonlinear()
 
 
 def rotate(
@@ -90,6 +126,7 @@ def finish_heads(
     positions: Int[Tensor, "*pos"],
     rotary: Rotary | None,
     eps: float,
+    nonlinear: Nonlinear = AS_IT_IS,
 ) -> Float[Tensor, "*rows pos d_head"]:
     """What follows a query or key projection: bias, the per-head norm where there is one, rotary positions.
 
@@ -99,7 +136,7 @@ def finish_heads(
         gain: of the per-head norm, or None where the model has none.
     """
     x = x if bias is None else x + bias
-    x = x if gain is None else rms_norm(x, gain, eps)
+    x = x if gain is None else nonlinear.norm(x, RMSNorm(eps), NormWeights(gain))
     return rotate(x, positions, rotary)
 
 
@@ -125,48 +162,43 @@ def attention_pattern(
     return scores.masked_fill(~mask, float("-inf")).softmax(-1)
 
 
-def activate(x: Float[Tensor, "*rows"], activation: Activation, inplace: bool = False) -> Float[Tensor, "*rows"]:
-    """The MLP's nonlinearity; ``inplace`` may overwrite ``x``."""
-    match activation:
-        case "gelu":
-            return F.gelu(x)
-        case "gelu_tanh":
-            return F.gelu(x, approximate="tanh")
-        case "relu":
-            return F.relu(x, inplace)
-        case "silu":
-            return F.silu(x, inplace)
-
-
-def neurons(config: TransformerConfig, weights: MLPWeights, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_mlp"]:
+def neurons(
+    config: TransformerConfig, weights: MLPWeights, x: Float[Tensor, "*rows d_model"], nonlinear: Nonlinear = AS_IT_IS
+) -> Float[Tensor, "*rows d_mlp"]:
     """The MLP's hidden activations on normalised inputs: what each neuron multiplies its output row with."""
     # without gradients in place: fresh memory costs more than the arithmetic
     inplace = not torch.is_grad_enabled()
     read = F.linear(x, weights.W_in, weights.b_in)
     if weights.W_gate is None:
-        return activate(read, config.activation, inplace)
-    gate = activate(F.linear(x, weights.W_gate, weights.b_gate), config.activation, inplace)
-    return gate.mul_(read) if inplace else gate * read
+        return nonlinear.activate(read, config.activation, inplace)
+    gate = nonlinear.activate(F.linear(x, weights.W_gate, weights.b_gate), config.activation, inplace)
+    return gate.mul_(read) if inplace else nonlinear.gate(gate, read)
 
 
-def mlp(config: TransformerConfig, weights: MLPWeights, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+def mlp(
+    config: TransformerConfig, weights: MLPWeights, x: Float[Tensor, "*rows d_model"], nonlinear: Nonlinear = AS_IT_IS
+) -> Float[Tensor, "*rows d_model"]:
     """The MLP on normalised inputs, before any post-norm."""
     flat = x.flatten(0, -2)
     if torch.is_grad_enabled() or len(flat) <= _MLP_ROWS:
-        written = neurons(config, weights, flat) @ weights.W_out
+        written = neurons(config, weights, flat, nonlinear) @ weights.W_out
     else:
         written = torch.empty_like(flat)
         for rows, out in zip(flat.split(_MLP_ROWS), written.split(_MLP_ROWS), strict=True):
-            torch.mm(neurons(config, weights, rows), weights.W_out, out=out)
+            torch.mm(neurons(config, weights, rows, nonlinear), weights.W_out, out=out)
     written = written.view_as(x)
     return written if weights.b_out is None else written + weights.b_out
 
 
 def unembed(
-    config: TransformerConfig, weights: Weights, x: Float[Tensor, "*rows d_model"], columns: Int[Tensor, " column"] | None = None
+    config: TransformerConfig,
+    weights: Weights,
+    x: Float[Tensor, "*rows d_model"],
+    columns: Int[Tensor, " column"] | None = None,
+    nonlinear: Nonlinear = AS_IT_IS,
 ) -> Float[Tensor, "*rows vocab"]:
     """Logits of the last residual stream, all of them or only the tokens in ``columns``."""
-    x = normalize(x, config.norm, weights.final_norm)
+    x = nonlinear.norm(x, config.norm, weights.final_norm)
     W_U = weights.W_U if columns is None else weights.W_U[columns]
     b_U = weights.b_U if columns is None or weights.b_U is None else weights.b_U[columns]
     return soft_cap(F.linear(x, W_U, b_U), config.logit_softcap)

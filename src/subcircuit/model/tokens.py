@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 
@@ -33,6 +33,10 @@ class Tokens:
             row[: len(prompt)] = torch.tensor(prompt)
         return Tokens(ids.to(device), lengths.to(device))
 
+    def to_lists(self) -> list[list[int]]:
+        """The ids of each prompt, without padding."""
+        return [ids[:length] for ids, length in zip(self.ids.tolist(), self.lengths.tolist(), strict=True)]
+
     def to(self, device: torch.device | str) -> "Tokens":
         """The same prompts on another device."""
         return Tokens(self.ids.to(device), self.lengths.to(device))
@@ -40,7 +44,7 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, examples: slice) -> "Tokens":
+    def __getitem__(self, examples: slice | Bool[Tensor, " batch"]) -> "Tokens":
         """Some of the prompts, cut to the longest of them."""
         lengths = self.lengths[examples]
         return Tokens(self.ids[examples, : int(lengths.max())], lengths)

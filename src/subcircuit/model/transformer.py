@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from subcircuit.errors import PromptError
 from subcircuit.model.components import (
+    AS_IT_IS,
+    Nonlinear,
     attention_mask,
     attention_pattern,
     embed,
@@ -62,11 +64,19 @@ class Transformer:
         Raises:
             PromptError: prompts of unequal lengths in a model that is not causal.
         """
+        return unembed(self.config, self.weights, self.stream(tokens))
+
+    def stream(self, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream after the last layer, before the final norm.
+
+        Raises:
+            PromptError: as above.
+        """
         check_lengths(self.config, tokens)
         stream = embed(self.config, self.weights, tokens.ids)
         for layer in range(self.config.n_layers):
             stream = block(self, layer, stream)
-        return unembed(self.config, self.weights, stream)
+        return stream
 
 
 def check_lengths(config: TransformerConfig, tokens: Tokens) -> None:
@@ -108,12 +118,14 @@ def attention(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d
     return written if weights.attention_post_norm is None else normalize(written, config.norm, weights.attention_post_norm)
 
 
-def feed_forward(model: Transformer, layer: int, stream: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+def feed_forward(
+    model: Transformer, layer: int, stream: Float[Tensor, "*rows d_model"], nonlinear: Nonlinear = AS_IT_IS
+) -> Float[Tensor, "*rows d_model"]:
     """What one layer's MLP adds to the stream."""
     config, weights = model.config, model.weights.layers[layer]
     assert weights.mlp is not None and weights.mlp_norm is not None
-    written = mlp(config, weights.mlp, normalize(stream, config.norm, weights.mlp_norm))
-    return written if weights.mlp_post_norm is None else normalize(written, config.norm, weights.mlp_post_norm)
+    written = mlp(config, weights.mlp, nonlinear.norm(stream, config.norm, weights.mlp_norm), nonlinear)
+    return written if weights.mlp_post_norm is None else nonlinear.norm(written, config.norm, weights.mlp_post_norm)
 
 
 def _split_heads(

@@ -1,4 +1,4 @@
-"""The directory that a run leaves: circuit.json, scores.safetensors, circuit.svg, circuit.png.
+"""The directory that a run leaves, with a circuit: circuit.json, scores.safetensors, circuit.svg, circuit.png.
 
 It appears whole or not at all, and nothing that exists is ever overwritten.
 """
@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -43,14 +44,30 @@ def write_run(circuit: Circuit, path: str | Path) -> Path:
     Raises:
         OutputError: the directory is not empty or cannot be written; it is left as it was.
     """
+
+    def fill(directory: Path) -> None:
+        circuit.save(directory)
+        save_picture(circuit, directory)
+
+    return write_directory(path, fill)
+
+
+def write_directory(path: str | Path, fill: Callable[[Path], None]) -> Path:
+    """Make a new directory, whole or not at all.
+
+    Args:
+        fill: writes into the directory that it is given.
+
+    Raises:
+        OutputError: the directory is not empty or cannot be written; it is left as it was.
+    """
     directory = Path(path)
     _refuse_if_taken(directory)
     temporary: Path | None = None
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-        circuit.save(temporary)
-        save_picture(circuit, temporary)
+        fill(temporary)
         temporary.chmod(0o777 & ~_umask())
         # a directory replaces an empty one and nothing else: a run that appeared meanwhile makes this fail
         temporary.rename(directory)

@@ -30,7 +30,7 @@ COLOURS = {
     "logits": "#D55E00",
 }
 _KINDS = {"q": "query", "k": "key", "v": "value", None: "attention"}
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 7.0,
     "svg.fonttype": "none",
@@ -53,7 +53,7 @@ def draw_circuit(circuit: Circuit, *, most: int = 2000) -> Figure:
     Returns:
         A matplotlib figure of its own, not known to pyplot.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         layout = Layout(circuit)
         edges = _strongest(circuit, most)
         figure, axes = _canvas(layout, edges)
@@ -70,7 +70,7 @@ def save_picture(circuit: Circuit, directory: str | FilePath) -> tuple[FilePath,
     """Write ``circuit.svg`` and ``circuit.png`` into a directory that exists; equal circuits make equal files."""
     svg, png = FilePath(directory) / "circuit.svg", FilePath(directory) / "circuit.png"
     figure = draw_circuit(circuit)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
     return svg, png

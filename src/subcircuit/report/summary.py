@@ -76,6 +76,20 @@ class Summary:
         return (self.parameters or {}).get("threshold")
 
     @property
+    def selection(self) -> str | None:
+        """How the circuit was made of scores, such as ``top 200 by absolute score``; None if the method decided itself."""
+        known = self.parameters or {}
+        match known.get("select"):
+            case "threshold":
+                return f"score at least {known['least']:g} ({known['by']})"
+            case "top-n":
+                return f"top {known['n']:,} by {known['by']} score"
+            case "greedy":
+                return f"{known['n']:,} grown from the logits by {known['by']} score"
+            case _:
+                return None
+
+    @property
     def share(self) -> str:
         """``240 of 123,211 edges (0.19 %)``."""
         percent = 100 * self.edges_kept / self.edges_total if self.edges_total else 0.0
@@ -99,6 +113,7 @@ class Summary:
             None if self.kl is None or kl_in_title else f"KL {self.kl:.3g}",
             self._logit_difference,
             None if self.method is None else self.method + ("" if self.threshold is None else f", threshold {self.threshold:g}"),
+            self.selection,
             None if self.ablation is None else f"{self.ablation} ablation",
             _pairs(self.examples),
         )
@@ -106,9 +121,8 @@ class Summary:
     @property
     def rows(self) -> tuple[tuple[str, str], ...]:
         """The summary table: a name and a value each, rows of unknown value left out."""
-        method = (
-            None if self.method is None else self.method + "".join(_setting(k, v) for k, v in (self.parameters or {}).items())
-        )
+        settings = {k: v for k, v in (self.parameters or {}).items() if self.selection is None or k not in _SELECTION}
+        method = None if self.method is None else self.method + "".join(_setting(k, v) for k, v in settings.items())
         cost = (
             None
             if self.forward_equivalents is None
@@ -122,6 +136,7 @@ class Summary:
             ),
             ("method", _join(method, None if self.ablation is None else f"{self.ablation} ablation")),
             ("scope", ", ".join(str(v) for v in (self.scope["level"], self._kv, self._embeddings) if v)),
+            ("selection", self.selection or ""),
             ("edges kept", self.share),
             ("nodes kept", f"{self.nodes_kept:,} of {self.nodes_total:,}"),
             ("metric", self._metric),
@@ -164,6 +179,8 @@ class Summary:
         kept = "" if self.logit_difference_kept is None else f" ({100 * self.logit_difference_kept:.0f} % kept)"
         return f"logit difference {self.logit_difference_circuit:.3g} of {self.logit_difference_model:.3g}{kept}"
 
+
+_SELECTION = ("select", "least", "n", "by")
 
 _RESULTS = {
     "metric_model": "metric_model",

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.graph import MLP, Attention, Graph
-from subcircuit.model.components import normalize
+from subcircuit.model.components import AS_IT_IS, Nonlinear, normalize
 from subcircuit.model.config import LayerNorm, NoNorm, Norm, RMSNorm
 from subcircuit.model.transformer import Transformer, attention, feed_forward
 from subcircuit.model.weights import NormWeights
@@ -31,6 +31,24 @@ from subcircuit.run.heads import PARTS, finish, mix, projection
 
 Streams: TypeAlias = tuple[Float[Tensor, "batch pos d_model"], ...]
 """What readers find at each unit of a graph, the logits last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How gradients are carried backwards; what methods other than plain gradients change.
+
+    Args:
+        nonlinear: the layers' functions, whose gradients are taken.
+        frozen_norms: norms' scales count as constants; ``nonlinear.norm`` has to agree.
+        dropped: a layer that passes nothing back, as if it wrote constants; its readers' gradients are zero.
+    """
+
+    nonlinear: Nonlinear = AS_IT_IS
+    frozen_norms: bool = False
+    dropped: int | None = None
+
+
+GRADIENTS = Rules()
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +67,19 @@ class UnitGradient:
 
 
 @torch.no_grad()
-def streams_from(model: Transformer, embedding: Float[Tensor, "batch pos d_model"]) -> Streams:
-    """Run the whole model on any embedding."""
-    streams, stream = [], embedding
-    for layer in range(model.config.n_layers):
-        streams.append(stream)
-        attended = stream + attention(model, layer, stream)
+def streams_from(model: Transformer, stream: Float[Tensor, "batch pos d_model"], first: int = 0) -> Streams:
+    """Run the model on any embedding, or from a later unit on.
+
+    Args:
+        stream: what the first unit reads.
+        first: its index among the graph's units; in parallel blocks that of no MLP, whose stream no other unit reads.
+    """
+    streams, per_layer = [], 2 if model.config.d_mlp else 1
+    for layer in range(first // per_layer, model.config.n_layers):
+        attended = stream
+        if first <= per_layer * layer:
+            streams.append(stream)
+            attended = stream + attention(model, layer, stream)
         if model.config.d_mlp:
             streams.append(stream if model.config.parallel else attended)
             attended = attended + feed_forward(model, layer, streams[-1])
@@ -64,13 +89,18 @@ def streams_from(model: Transformer, embedding: Float[Tensor, "batch pos d_model
 
 @torch.no_grad()
 def reader_gradients(
-    model: Transformer, graph: Graph, streams: Streams, at_logits: Float[Tensor, "batch pos d_model"]
+    model: Transformer,
+    graph: Graph,
+    streams: Streams,
+    at_logits: Float[Tensor, "batch pos d_model"],
+    rules: Rules = GRADIENTS,
 ) -> Iterator[UnitGradient]:
     """Gradients of a loss at every unit, from the logits backwards.
 
     Args:
         streams: of the run at which to differentiate.
         at_logits: gradient of the loss with respect to the last stream.
+        rules: how gradients pass what is not linear.
     """
     after = widened(at_logits)
     last = len(graph.units) - 1
@@ -79,23 +109,30 @@ def reader_gradients(
         into_attention = after
         if model.config.d_mlp:
             unit = graph.units.index(MLP(layer))
-            gradient = widened(_mlp_gradient(model, layer, streams[unit], after))
+            gradient = _mlp_gradient(model, layer, streams[unit], after, rules)
             yield UnitGradient(graph.readers_in[unit], gradient[None], after)
             into_attention = after if model.config.parallel else after + gradient
             after = after + gradient
         unit = graph.units.index(Attention(layer))
-        gradients = _head_gradients(model, graph, layer, streams[unit], into_attention)
+        gradients = _head_gradients(model, graph, layer, streams[unit], into_attention, rules)
         yield UnitGradient(graph.readers_in[unit], gradients, into_attention)
         after = after + gradients.sum(0)
 
 
 def norm_pull_back(
-    norm: Norm, weights: NormWeights, x: Float[Tensor, "*#rows d_model"], gradient: Float[Tensor, "*rows d_model"]
+    norm: Norm,
+    weights: NormWeights,
+    x: Float[Tensor, "*#rows d_model"],
+    gradient: Float[Tensor, "*rows d_model"],
+    frozen: bool = False,
 ) -> Float[Tensor, "*rows d_model"]:
     """Gradients with respect to a norm's input from those with respect to its output; many of them may share one input.
 
     With x̂ = s (x − mean x), or s x for RMSNorm, and c = gain ⊙ gradient: s (c − [mean c] − x̂ mean(c x̂)). In float32 at
     least, as the norm itself.
+
+    Args:
+        frozen: the scale s counts as a constant: s (c − [mean c]).
     """
     x, c = widened(x), widened(gradient if weights.gain is None else gradient * weights.gain)
     match norm:
@@ -106,9 +143,19 @@ def norm_pull_back(
         case RMSNorm(eps):
             pass
     scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    if frozen:
+        return c * scale
     x_hat = x * scale
     along = torch.linalg.vecdot(c, x_hat)[..., None] / x.shape[-1]
     return torch.addcmul(c, x_hat, along, value=-1).mul_(scale)
+
+
+def pull_back(function: Callable[..., Tensor], inputs: tuple[Tensor, ...] | list[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
+    """Gradients with respect to a function's inputs from that with respect to its output."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    with torch.enable_grad():
+        output = function(*leaves)
+    return torch.autograd.grad(output, leaves, gradient.to(output.dtype))
 
 
 def widened(x: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
@@ -117,9 +164,15 @@ def widened(x: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
 
 
 def _mlp_gradient(
-    model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"], after: Float[Tensor, "batch pos d_model"]
+    model: Transformer,
+    layer: int,
+    stream: Float[Tensor, "batch pos d_model"],
+    after: Float[Tensor, "batch pos d_model"],
+    rules: Rules,
 ) -> Float[Tensor, "batch pos d_model"]:
-    return _pull_back(lambda x: feed_forward(model, layer, x), (stream,), after)[0]
+    if layer == rules.dropped:
+        return torch.zeros_like(after)
+    return widened(pull_back(lambda x: feed_forward(model, layer, x, rules.nonlinear), (stream,), after)[0])
 
 
 def _head_gradients(
@@ -128,21 +181,25 @@ def _head_gradients(
     layer: int,
     stream: Float[Tensor, "batch pos d_model"],
     after: Float[Tensor, "batch pos d_model"],
+    rules: Rules,
 ) -> Float[Tensor, "reader batch pos d_model"]:
     """Gradients with respect to the input of each reader of a layer's attention."""
     config, weights = model.config, model.weights.layers[layer]
+    first, n_readers = graph.reader_of(layer, 0, "q"), len(graph.readers_in[graph.units.index(Attention(layer))])
+    if layer == rules.dropped:
+        return after.new_zeros(n_readers, *after.shape)
     heads, normed = tuple(range(config.n_heads)), normalize(stream, config.norm, weights.attention_norm).flatten(0, 1)
     matrices = [projection(model, layer, part, heads) for part in PARTS]
     projected = [(normed @ W.flatten(0, 1).T).view(*stream.shape[:2], *W.shape[:2]).permute(2, 0, 1, 3) for W in matrices]
-    gradients = _pull_back(lambda *qkv: _attend(model, layer, *qkv), projected, after)
-    first, n_readers = graph.reader_of(layer, 0, "q"), len(graph.readers_in[graph.units.index(Attention(layer))])
+    gradients = pull_back(lambda *qkv: _attend(model, layer, *qkv, nonlinear=rules.nonlinear), projected, after)
     at_normed = normed.new_zeros(n_readers, *normed.shape)
     for part, W, gradient in zip(PARTS, matrices, gradients, strict=True):
         for head in heads:
             # one product a head: readers of several heads and parts (blocks, groups) take the sum
             reader = graph.reader_of(layer, head, part) - first
             at_normed[reader].addmm_(gradient[head].flatten(0, 1), W[head])
-    return norm_pull_back(config.norm, weights.attention_norm, stream, at_normed.unflatten(1, stream.shape[:2]))
+    at_normed = at_normed.unflatten(1, stream.shape[:2])
+    return norm_pull_back(config.norm, weights.attention_norm, stream, at_normed, rules.frozen_norms)
 
 
 def _attend(
@@ -151,22 +208,13 @@ def _attend(
     q: Float[Tensor, "head batch pos d_head"],
     k: Float[Tensor, "head batch pos d_head"],
     v: Float[Tensor, "head batch pos d_head"],
+    nonlinear: Nonlinear,
 ) -> Float[Tensor, "batch pos d_model"]:
     """What a layer's attention adds to the stream (without ``b_O``), from products of matrices and stream alone."""
     weights, heads = model.weights.layers[layer], tuple(range(len(q)))
     positions = torch.arange(q.shape[2], device=q.device)
-    q, k, v = (finish(model, layer, part, x, positions, heads) for part, x in zip(PARTS, (q, k, v), strict=True))
+    q, k, v = (finish(model, layer, part, x, positions, heads, nonlinear) for part, x in zip(PARTS, (q, k, v), strict=True))
     mixed = mix(model, layer, q, k, v)
     written = mixed.permute(1, 2, 0, 3).flatten(2) @ weights.attention.W_O.flatten(0, 1)
     post = weights.attention_post_norm
-    return written if post is None else normalize(written, model.config.norm, post)
-
-
-def _pull_back(
-    function: Callable[..., Tensor], inputs: tuple[Tensor, ...] | list[Tensor], gradient: Tensor
-) -> tuple[Tensor, ...]:
-    """Gradients with respect to a function's inputs from that with respect to its output."""
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    with torch.enable_grad():
-        output = function(*leaves)
-    return torch.autograd.grad(output, leaves, gradient.to(output.dtype))
+    return written if post is None else nonlinear.norm(written, model.config.norm, post)

@@ -41,14 +41,26 @@ class Contrast:
         """Values at the rows where something can change and matter."""
         return x.flatten(-3, -2)[..., self.rows.changed.flat, :]
 
-    def effects(self, gradient: UnitGradient) -> Float[Tensor, "writer reader"]:
+    def at_positions(self, x: Float[Tensor, "*writer row d_model"]) -> Float[Tensor, "*writer batch pos d_model"]:
+        """The inverse of ``at_rows``: zero at all other places."""
+        batch, n_pos = self.clean_embedding.shape[:2]
+        spread = x.new_zeros(*x.shape[:-2], batch * n_pos, x.shape[-1])
+        return spread.index_copy(-2, self.rows.changed.flat, x).unflatten(-2, (batch, n_pos))
+
+    def read_by(self, readers: tuple[int, ...]) -> int:
+        """How many writers a unit of these readers reads: the first so many."""
+        return int(self.graph.edges[:, readers[0]].sum())
+
+    def effects(self, gradient: UnitGradient, writers: slice | None = None) -> Float[Tensor, "writer reader"]:
         """First-order effects of cutting each edge into a unit: (ablated − clean) · gradient, summed over examples.
 
-        One row per writer that the unit reads.
+        Args:
+            gradient: at the unit.
+            writers: one row for each of these; by default for all that the unit reads.
         """
-        writers = int(self.graph.edges[:, gradient.readers[0]].sum())
+        writers = slice(self.read_by(gradient.readers)) if writers is None else writers
         at_readers = self.at_rows(gradient.at_readers)
-        return (self.differences[:writers].flatten(1) @ at_readers.flatten(1).T).double()
+        return (self.differences[writers].flatten(1) @ at_readers.flatten(1).T).double()
 
 
 @dataclass(frozen=True, eq=False)

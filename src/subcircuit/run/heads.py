@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from subcircuit.graph.nodes import HeadPart
-from subcircuit.model.components import attention_mask, attention_pattern, finish_heads, norm_eps, normalize
+from subcircuit.model.components import AS_IT_IS, Nonlinear, attention_mask, attention_pattern, finish_heads, norm_eps, normalize
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.transformer import Transformer
 
@@ -50,13 +50,15 @@ def finish(
     projected: Float[Tensor, "head *rows pos d_head"],
     positions: Int[Tensor, " pos"],
     heads: tuple[int, ...],
+    nonlinear: Nonlinear = AS_IT_IS,
 ) -> Float[Tensor, "head *rows pos d_head"]:
     """What follows the matrix product of ``project``: bias, the per-head norm, rotary positions."""
     config, w = model.config, model.weights.layers[layer].attention
     bias, gain = {"q": (w.b_Q, w.q_norm), "k": (w.b_K, w.k_norm), "v": (w.b_V, None)}[part]
     if bias is not None:
         bias = bias[_stored(model, part, heads)].view(-1, *[1] * (projected.ndim - 2), config.d_head)
-    return finish_heads(projected, bias, gain, positions, None if part == "v" else config.rotary[layer], norm_eps(config.norm))
+    rotary = None if part == "v" else config.rotary[layer]
+    return finish_heads(projected, bias, gain, positions, rotary, norm_eps(config.norm), nonlinear)
 
 
 def _stored(model: Transformer, part: HeadPart, heads: tuple[int, ...]) -> Int[Tensor, " head"]:
@@ -95,6 +97,15 @@ def post_norm_scale(
             raise AssertionError("loaders give post-norms to RMSNorm families only")
 
 
+def shares(
+    model: Transformer, layer: int, mixed: Float[Tensor, "head batch pos d_head"]
+) -> Float[Tensor, "head batch pos d_model"]:
+    """What all heads of a layer write for their mixed values, after any post-norm."""
+    writes = write_out(model, layer, mixed, tuple(range(len(mixed))))
+    scale = post_norm_scale(model, layer, writes.sum(0))
+    return writes if scale is None else writes * scale
+
+
 @dataclass(frozen=True, eq=False)
 class Attended:
     """A layer's heads in one run: keys and values (repeated for every query head), and what each head writes."""
@@ -117,9 +128,7 @@ def attend(
     q, k, v = (
         project(model, layer, part, x, positions, heads) for part, x in zip(PARTS, (q_input, k_input, v_input), strict=True)
     )
-    writes = write_out(model, layer, mix(model, layer, q, k, v), heads)
-    scale = post_norm_scale(model, layer, writes.sum(0))
-    return Attended(k, v, writes if scale is None else writes * scale)
+    return Attended(k, v, shares(model, layer, mix(model, layer, q, k, v)))
 
 
 def mix(
@@ -130,6 +139,16 @@ def mix(
     v: Float[Tensor, "head batch pos d_head"],
 ) -> Float[Tensor, "head batch pos d_head"]:
     """Values mixed by the attention pattern, at all positions from the first."""
-    positions = torch.arange(q.shape[2], device=q.device)
+    return pattern(model, layer, q, k) @ v
+
+
+def pattern(
+    model: Transformer,
+    layer: int,
+    q: Float[Tensor, "head *#rows query d_head"],
+    k: Float[Tensor, "head *#rows key d_head"],
+) -> Float[Tensor, "head *rows query key"]:
+    """The attention pattern, at all positions from the first."""
+    positions = torch.arange(q.shape[-2], device=q.device)
     mask = attention_mask(positions, positions, model.config, layer)
-    return attention_pattern(q @ k.transpose(-1, -2), mask, model.config) @ v
+    return attention_pattern(q @ k.transpose(-1, -2), mask, model.config)

@@ -29,7 +29,7 @@ from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.borderline import TIE, Borderline
 from subcircuit.search.order import HeadOrder, cutting_order, visiting_order
 from subcircuit.search.outcome import measure_circuit
-from subcircuit.search.result import AcdcResult, OnStep, Step
+from subcircuit.search.result import Discovery, OnStep, Step
 from subcircuit.search.scores import time_forward
 from subcircuit.search.speculation import Speculation
 
@@ -73,7 +73,7 @@ class Acdc:
 
 
 @torch.no_grad()
-def acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, on_step: OnStep | None = None) -> AcdcResult:
+def acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, on_step: OnStep | None = None) -> Discovery:
     """Find the circuit.
 
     Args:
@@ -93,11 +93,12 @@ def acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, o
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
     forward_seconds = median(forward_seconds + time_forward(model, behaviour))
-    return AcdcResult(
+    return Discovery(
         circuit=Circuit(graph, search.kept, search.effects),
         metric=behaviour.metric.name,
         trials=search.trials,
         borderline=search.borderline.count,
+        notes={},
         seconds=seconds,
         forward_seconds=forward_seconds,
         **vars(measure_circuit(search.batches, behaviour)),

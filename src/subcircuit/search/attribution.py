@@ -9,7 +9,6 @@ them are taken in float64, and what is returned does not depend on how examples 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -20,34 +19,16 @@ from subcircuit.graph import Graph
 from subcircuit.model.components import unembed
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import Resample, ablated_by_batch
-from subcircuit.run.backward import Streams, UnitGradient, reader_gradients
+from subcircuit.run.backward import GRADIENTS, Rules, Streams, UnitGradient, reader_gradients
 from subcircuit.run.contrast import Contrast, contrast
-from subcircuit.run.readout import read
+from subcircuit.run.readout import readout_of
 from subcircuit.run.rows import Places
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound, Round
 from subcircuit.tasks import Answers, Bound
 
 # differences of all writers are the largest tensor of a search
 _NUMBERS_AT_ONCE = 2**25
-
-Backward: TypeAlias = Callable[[Transformer, Graph, Streams, Float[Tensor, "batch pos d_model"]], Iterator[UnitGradient]]
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Progress of a search that scores all edges together.
-
-    Args:
-        done, total: how often an example was run and differentiated, or otherwise measured.
-        seconds: since the search began.
-    """
-
-    done: int
-    total: int
-    seconds: float
-
-
-OnRound: TypeAlias = Callable[[Round], None]
 
 
 class Rounds:
@@ -89,17 +70,17 @@ class Probe:
         sums = torch.zeros(len(values), len(self), dtype=torch.float64, device=values.device)
         return sums.index_add(1, places.flat // self.contrast.rows.n_pos, values.double())
 
-    def at_logits(self, streams: Streams) -> Float[Tensor, "batch pos d_model"]:
+    def at_logits(self, streams: Streams, rules: Rules = GRADIENTS) -> Float[Tensor, "batch pos d_model"]:
         """The gradient of the task's mean loss with respect to the last stream of a run."""
         model, last = self.contrast.model, streams[-1].detach().requires_grad_()
         with torch.enable_grad():
-            readout = read(model, self.answers.rows(last), self.metric.needs)
-            loss = self.answers.per_example(self.metric(readout)).sum() * self.share
+            logits = unembed(model.config, model.weights, self.answers.rows(last), nonlinear=rules.nonlinear)
+            loss = self.answers.per_example(self.metric(readout_of(logits, self.metric.needs))).sum() * self.share
         return torch.autograd.grad(loss, last)[0]
 
-    def gradients(self, streams: Streams, backward: Backward = reader_gradients) -> Iterator[UnitGradient]:
+    def gradients(self, streams: Streams, rules: Rules = GRADIENTS) -> Iterator[UnitGradient]:
         """Gradients of the task's mean loss at a run, unit by unit from the logits backwards."""
-        return backward(self.contrast.model, self.contrast.graph, streams, self.at_logits(streams))
+        return reader_gradients(self.contrast.model, self.contrast.graph, streams, self.at_logits(streams, rules), rules)
 
 
 def probes(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int | None) -> Iterator[Probe]:
@@ -132,7 +113,7 @@ def attribute(
     runs: Callable[[Probe], Iterable[Streams]],
     n_runs: int,
     on_step: OnRound | None,
-    backward: Backward = reader_gradients,
+    rules: Rules = GRADIENTS,
 ) -> Float[Tensor, "writer reader"]:
     """Score every edge.
 
@@ -141,14 +122,14 @@ def attribute(
         runs: the runs of a batch at which to differentiate.
         n_runs: how many of them there are.
         on_step: called after every run.
-        backward: how gradients are carried backwards.
+        rules: how gradients pass what is not linear.
     """
     check_differentiable(behaviour)
     scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
     rounds = Rounds(len(behaviour.task) * n_runs, on_step)
     for probe in probes(model, graph, behaviour, batch_size):
         for streams in runs(probe):
-            for gradient in probe.gradients(streams, backward):
+            for gradient in probe.gradients(streams, rules):
                 effects = probe.contrast.effects(gradient).cpu()
                 scores[: len(effects), list(gradient.readers)] += effects / n_runs
             rounds.done(len(probe))

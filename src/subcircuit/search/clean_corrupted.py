@@ -16,8 +16,9 @@ from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import Resample
 from subcircuit.run.backward import Streams, streams_from
-from subcircuit.search.attribution import OnRound, Probe, attribute, check_batch_size
+from subcircuit.search.attribution import Probe, attribute, check_batch_size, check_differentiable
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 
@@ -51,11 +52,7 @@ def clean_corrupted(
         SettingsError: the metric has no gradients, or another ablation, whose far end is no run of the model.
         NumericalError: a score is NaN or infinite; names the edge.
     """
-    if not isinstance(behaviour.ablation, Resample):
-        raise SettingsError(
-            "clean-corrupted takes gradients in the run of the corrupted prompts, and only the ablation resample leads there: "
-            "use it, or eap or eap-ig-inputs with this ablation."
-        )
+    check_ends(behaviour)
 
     def ends(probe: Probe) -> Iterator[Streams]:
         yield probe.contrast.streams
@@ -68,3 +65,17 @@ def clean_corrupted(
         behaviour,
         lambda: attribute(model, graph, behaviour, config.batch_size, ends, 2, on_step),
     )
+
+
+def check_ends(behaviour: Behaviour) -> None:
+    """Both ends of the path are runs of the model, and the metric has gradients there.
+
+    Raises:
+        SettingsError: they are not, or it has none.
+    """
+    check_differentiable(behaviour)
+    if not isinstance(behaviour.ablation, Resample):
+        raise SettingsError(
+            "clean-corrupted takes gradients in the run of the corrupted prompts, and only the ablation resample leads there: "
+            "use it, or eap or eap-ig-inputs with this ablation."
+        )

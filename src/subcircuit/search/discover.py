@@ -1,82 +1,92 @@
 """From a model, a task and a method to a circuit that knows where it came from."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
-from subcircuit.graph import Graph, MethodRecord, ModelRecord, Record, Scope, TaskRecord
+from subcircuit.errors import SettingsError
+from subcircuit.graph import Graph, MethodRecord, ModelRecord, Record, Scope, TaskRecord, TopN
+from subcircuit.graph.select import Selection, check_selection, selection_record
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import Ablation, ablation_named, name_of
-from subcircuit.search.acdc import Acdc, acdc
+from subcircuit.search.attribution import examples_at_once
+from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.search.result import AcdcResult, OnStep
+from subcircuit.search.methods import Method, method_of
+from subcircuit.search.outcome import measure_circuit
+from subcircuit.search.result import Discovery, OnProgress
+from subcircuit.search.scores import EdgeScores
 from subcircuit.tasks import Task
 from subcircuit.tasks import metric as metric_named
-
-
-@dataclass(frozen=True)
-class Method:
-    """A search method.
-
-    Args:
-        name: to ask for it by.
-        description: one line.
-        settings: its config type.
-        search: ``search(model, graph, behaviour, settings, on_step)``.
-    """
-
-    name: str
-    description: str
-    settings: type[Acdc]
-    search: Callable[[Transformer, Graph, Behaviour, Acdc, OnStep | None], AcdcResult]
-
-
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (Method("acdc", "cut edges one by one, exactly; keep those that matter (Conmy et al. 2023)", Acdc, acdc),)
-}
 
 
 def discover(
     model: Transformer,
     task: Task,
-    method: Acdc,
+    method: Any,
     *,
     metric: str | None = None,
     ablation: str | Ablation = "resample",
     scope: Scope | None = None,
-    on_step: OnStep | None = None,
-) -> AcdcResult:
+    selection: Selection | None = None,
+    on_step: OnProgress | None = None,
+) -> Discovery:
     """Find the circuit of a behaviour.
 
     Args:
         model: from ``load_model``.
         task: from ``load_task``, made for this model.
-        method: a method's settings, such as ``Acdc(threshold=0.02)``.
+        method: a method's settings, such as ``Acdc(threshold=0.02)`` or ``Eap()``.
         metric: what to measure; None is the task's own metric.
         ablation: what cut edges carry, by name or as a value.
         scope: at which level the model is resolved; queries, keys and values of every head by default.
-        on_step: called with a ``Step`` after every batch of trials.
+        selection: which of the scored edges make the circuit; None is the 1 % of largest magnitude. Edges on no path
+            from an embedding to the logits are pruned. Methods that find a circuit themselves take none.
+        on_step: called with a ``Step`` after every batch of trials, or with a ``Round`` after every batch of examples.
 
     Raises:
         UnknownNameError: no such metric or ablation.
         SettingsError, GraphError: settings that do not go together with the model or task.
-        NumericalError: a loss that is NaN or infinite.
+        NumericalError: a loss or score that is NaN or infinite.
 
     >>> result = discover(model, load_task("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
     >>> result.circuit.save("runs/ioi")  # doctest: +SKIP
     """
-    chosen = next(m for m in METHODS.values() if isinstance(method, m.settings))
+    chosen, graph = method_of(method), Graph.of(model.config, scope)
     ablation = ablation_named(ablation) if isinstance(ablation, str) else ablation
     behaviour = Behaviour(task.to(model.device), metric_named(metric or task.metric), ablation)
-    result = chosen.search(model, Graph.of(model.config, scope), behaviour, method, on_step)
-    record = _record(model, behaviour, chosen, method, result)
+    parameters = asdict(method)
+    if chosen.ranks:
+        selection = selection or TopN(max(1, graph.n_edges // 100), "absolute")
+        check_selection(graph, selection)
+        parameters |= selection_record(selection)
+        result = circuit_of(model, chosen.search(model, graph, behaviour, method, on_step), behaviour, selection)
+    elif selection is not None:
+        raise SettingsError(f"{chosen.name} decides itself which edges to keep: it takes no selection, see its threshold.")
+    else:
+        result = chosen.search(model, graph, behaviour, method, on_step)
+    record = _record(model, behaviour, chosen, parameters, result)
     return replace(result, circuit=replace(result.circuit, record=record))
 
 
-def _record(model: Transformer, behaviour: Behaviour, method: Method, settings: Acdc, result: AcdcResult) -> Record:
+def circuit_of(model: Transformer, scores: EdgeScores, behaviour: Behaviour, selection: Selection) -> Discovery:
+    """The circuit that a selection makes of scores, and what it does."""
+    circuit = scores.select(selection).prune()
+    batches = Batches.start(model, scores.graph, behaviour, examples_at_once(model, scores.graph, behaviour, None))
+    return Discovery(
+        circuit=circuit,
+        metric=behaviour.metric.name,
+        trials=None,
+        borderline=None,
+        notes=scores.notes,
+        seconds=scores.seconds,
+        forward_seconds=scores.forward_seconds,
+        **vars(measure_circuit(batches.map(lambda engine: engine.restore(circuit.kept, 0)), behaviour)),
+    )
+
+
+def _record(model: Transformer, behaviour: Behaviour, method: Method, parameters: dict[str, Any], result: Discovery) -> Record:
     return Record(
         model=ModelRecord(
             name=model.name,
@@ -86,7 +96,7 @@ def _record(model: Transformer, behaviour: Behaviour, method: Method, settings: 
             dtype=str(model.dtype).removeprefix("torch."),
         ),
         task=TaskRecord(name=behaviour.task.name, parameters=dict(behaviour.task.parameters), digest=behaviour.task.digest),
-        method=MethodRecord(name=method.name, parameters=asdict(settings)),
+        method=MethodRecord(name=method.name, parameters=parameters),
         ablation=name_of(behaviour.ablation),
         metric=behaviour.metric.name,
         results=_results(result),
@@ -95,10 +105,10 @@ def _record(model: Transformer, behaviour: Behaviour, method: Method, settings: 
     )
 
 
-def _results(result: AcdcResult) -> dict[str, Any]:
+def _results(result: Discovery) -> dict[str, Any]:
     """The numbers of a result, as JSON values."""
-    numbers = {key: value for key, value in vars(result).items() if key != "circuit"}
-    return {**numbers, "edges_kept": result.circuit.n_edges, "edges_total": result.circuit.graph.n_edges}
+    numbers = {key: value for key, value in vars(result).items() if key not in ("circuit", "notes")}
+    return {**numbers, **result.notes, "edges_kept": result.circuit.n_edges, "edges_total": result.circuit.graph.n_edges}
 
 
 def _tokenizer_digest(model: Transformer) -> str | None:

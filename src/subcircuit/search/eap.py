@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.search.attribution import OnRound, attribute, check_batch_size
+from subcircuit.search.attribution import attribute, check_batch_size
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 

@@ -17,8 +17,9 @@ from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import Streams, streams_from
-from subcircuit.search.attribution import OnRound, Probe, attribute, check_batch_size
+from subcircuit.search.attribution import Probe, attribute, check_batch_size
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 

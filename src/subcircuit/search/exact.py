@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.single import open_all, try_singly
-from subcircuit.search.attribution import OnRound, Rounds, check_batch_size, examples_at_once
+from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 # rows of matrix products: enough to keep them busy
@@ -56,19 +57,31 @@ def exact(model: Transformer, graph: Graph, behaviour: Behaviour, config: Exact,
         NumericalError: an effect is NaN or infinite; names the edge.
     """
     size = examples_at_once(model, graph, behaviour, config.batch_size)
-    return scored("exact", model, graph, behaviour, lambda: _effects(model, graph, behaviour, size, on_step))
+    rounds = Rounds(graph.n_edges, on_step)
+    return scored("exact", model, graph, behaviour, lambda: effects_of(model, graph, behaviour, graph.edges, size, rounds))
 
 
 @torch.no_grad()
-def _effects(
-    model: Transformer, graph: Graph, behaviour: Behaviour, size: int, on_step: OnRound | None
+def effects_of(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    edges: Bool[Tensor, "writer reader"],
+    examples: int,
+    rounds: Rounds,
 ) -> Float[Tensor, "writer reader"]:
-    batches = Batches.start(model, graph, behaviour, size).map(open_all)
-    whole, rounds = batches.loss().mean(), Rounds(graph.n_edges, on_step)
+    """Effects of these edges, 0 elsewhere.
+
+    Args:
+        examples: at once.
+        rounds: told of the edges done, reader by reader.
+    """
+    batches = Batches.start(model, graph, behaviour, examples).map(open_all)
+    whole = batches.loss().mean()
     rows = max(len(engine.run.rows.changed.flat) for engine in batches.engines)
     scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
-    for reader in range(len(graph.readers)):
-        writers = graph.edges[:, reader].nonzero().flatten()
+    for reader in edges.any(0).nonzero().flatten().tolist():
+        writers = edges[:, reader].nonzero().flatten()
         for some in writers.split(max(1, _ROWS_AT_ONCE // rows)):
             scores[some, reader] = (_losses(batches, reader, some.tolist()) - whole).cpu()
         rounds.done(len(writers))

@@ -18,8 +18,9 @@ from torch import Tensor
 from subcircuit.graph import Graph, Logits
 from subcircuit.graph.circuit import owners
 from subcircuit.model.transformer import Transformer
-from subcircuit.search.attribution import OnRound, Probe, Rounds, check_batch_size, check_differentiable, probes
+from subcircuit.search.attribution import Probe, Rounds, check_batch_size, check_differentiable, probes
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 

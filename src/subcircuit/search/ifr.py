@@ -18,8 +18,9 @@ from torch import Tensor
 from subcircuit.graph import Graph, Logits
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import Zero
-from subcircuit.search.attribution import OnRound, Probe, Rounds, check_batch_size, probes
+from subcircuit.search.attribution import Probe, Rounds, check_batch_size, probes
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 
@@ -69,7 +70,7 @@ def ifr(model: Transformer, graph: Graph, behaviour: Behaviour, config: Ifr, on_
 def _importance(probe: Probe, unit: int) -> Float[Tensor, " writer"]:
     """How much of what a unit's readers find comes from each of the writers before it: the share of one task."""
     contrast = probe.contrast
-    writers = int(contrast.graph.edges[:, contrast.graph.readers_in[unit][0]].sum())
+    writers = contrast.read_by(contrast.graph.readers_in[unit])
     rows = contrast.rows["answers" if isinstance(contrast.graph.units[unit], Logits) else "changed"]
     without, x = contrast.differences[:writers], contrast.streams[unit].flatten(0, 1)[rows.flat].to(contrast.differences)
     if rows is contrast.rows.answers:

@@ -20,7 +20,7 @@ Stream: TypeAlias = Callable[[Engine], Float[Tensor, "answer d_model"]]
 
 @dataclass(frozen=True)
 class Values:
-    """Means over all examples; see ``AcdcResult``."""
+    """Means over all examples; see ``Discovery``."""
 
     metric_model: float
     metric_circuit: float

@@ -10,8 +10,8 @@ import torch
 
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.search.attribution import OnRound
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 

@@ -9,7 +9,7 @@ from subcircuit.graph import Circuit
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Progress of a search, passed to its ``on_step`` callback.
+    """Progress of a search that decides edge by edge, passed to its ``on_step`` callback.
 
     Args:
         reader: name of the reader being visited (``"a5.h3<q>"``).
@@ -29,24 +29,52 @@ class Step:
     value: float
     seconds: float
 
+    @property
+    def done(self) -> int:
+        """Edges decided, of ``total``."""
+        return self.decided
+
+    @property
+    def total(self) -> int:
+        """Edges in all."""
+        return self.edges
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Progress of a search that scores all edges together.
+
+    Args:
+        done, total: how often an example was run and differentiated, or otherwise measured.
+        seconds: since the search began.
+    """
+
+    done: int
+    total: int
+    seconds: float
+
 
 OnStep: TypeAlias = Callable[[Step], None]
+OnRound: TypeAlias = Callable[[Round], None]
+OnProgress: TypeAlias = Callable[[Step | Round], None]
 
 
 @dataclass(frozen=True, eq=False)
-class AcdcResult:
-    """What ACDC found and what it cost.
+class Discovery:
+    """A circuit that a search found, what it does, and what it cost.
 
     Args:
-        circuit: the kept edges; its scores are the effects of the edges when they were tried (the change of the
-            loss-like metric), NaN for edges never tried one by one.
+        circuit: the kept edges. Its scores are the method's; with ACDC the effects of the edges when they were tried (the
+            change of the loss-like metric), NaN for edges never tried one by one.
         metric: name of the metric that decided.
         metric_model, metric_circuit, metric_corrupted: its own value for the whole model, for the circuit, and with
             every edge cut.
         kl_circuit: mean KL(model ‖ circuit) in nats.
         logit_difference_model, logit_difference_circuit: mean correct minus mean wrong logit; None without wrong answers.
-        trials: circuits evaluated, discarded speculation included.
-        borderline: decisions within the float error of the threshold, made in float64; None if not checked (half precision).
+        trials: circuits evaluated, discarded speculation included; None for methods that score all edges together.
+        borderline: decisions within the float error of the threshold, made in float64; None if not checked (half
+            precision) or if there are none to take.
+        notes: numbers that the method alone reports.
         seconds: of the search, without loading.
         forward_seconds: one plain forward pass over the clean prompts, measured in the same run.
     """
@@ -59,8 +87,9 @@ class AcdcResult:
     kl_circuit: float
     logit_difference_model: float | None
     logit_difference_circuit: float | None
-    trials: int
+    trials: int | None
     borderline: int | None
+    notes: dict[str, float]
     seconds: float
     forward_seconds: float
 

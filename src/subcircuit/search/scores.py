@@ -6,12 +6,14 @@ edges that the behaviour needs, negative ones edges that hold it back. Methods t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 from jaxtyping import Float
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from subcircuit.graph import Circuit, Edge, Graph
@@ -30,6 +32,7 @@ class EdgeScores:
         method: the name of the search.
         seconds: of the search, without loading.
         forward_seconds: one plain forward pass over the clean prompts, measured in the same run.
+        notes: numbers that the method alone reports.
     """
 
     graph: Graph
@@ -37,6 +40,7 @@ class EdgeScores:
     method: str
     seconds: float
     forward_seconds: float
+    notes: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_scores(self.graph, self.values)
@@ -69,6 +73,7 @@ def scored(
     graph: Graph,
     behaviour: Behaviour,
     search: Callable[[], Float[Tensor, "writer reader"]],
+    notes: dict[str, float] | None = None,
 ) -> EdgeScores:
     """Run a search and take its time.
 
@@ -77,6 +82,7 @@ def scored(
         model, behaviour: on which plain forward passes are timed.
         graph: whose edges ``search`` scores.
         search: returns a score for every edge; what stands where no edge is does not matter.
+        notes: numbers that the method alone reports; ``search`` may add to them.
 
     Raises:
         NumericalError: a score is NaN or infinite; names the edge.
@@ -86,7 +92,19 @@ def scored(
     values = search()
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
-    return EdgeScores(graph, values, method, seconds, median(before + time_forward(model, behaviour)))
+    return EdgeScores(graph, values, method, seconds, median(before + time_forward(model, behaviour)), notes or {})
+
+
+def rank_correlation(a: Float[Tensor, " edge"], b: Float[Tensor, " edge"]) -> float | None:
+    """Spearman's rank correlation of two lists of numbers (1904), ties at their mean rank.
+
+    Returns:
+        None where there are fewer than three pairs, or where one of the lists says the same of all.
+    """
+    if len(a) < 3 or bool((a == a[0]).all()) or bool((b == b[0]).all()):
+        return None
+    correlation: Any = spearmanr(a.double().cpu().numpy(), b.double().cpu().numpy())
+    return float(correlation.statistic)
 
 
 @torch.no_grad()

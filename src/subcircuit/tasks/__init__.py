@@ -2,12 +2,19 @@
 
 from subcircuit.tasks.answers import Answer, Answers
 from subcircuit.tasks.build import build_task, build_task_of_ids
+from subcircuit.tasks.capital_of import capital_of
+from subcircuit.tasks.competence import Competence, competence
+from subcircuit.tasks.docstring import docstring
 from subcircuit.tasks.encoding import BosPolicy
+from subcircuit.tasks.gendered_pronoun import gendered_pronoun
+from subcircuit.tasks.greater_than import greater_than
 from subcircuit.tasks.induction import induction
 from subcircuit.tasks.ioi import ioi
 from subcircuit.tasks.jsonl import jsonl
-from subcircuit.tasks.load import BuiltInTask, load_task, tasks
+from subcircuit.tasks.load import BuiltInTask, load_held_out, load_task, tasks
 from subcircuit.tasks.metrics import METRICS, Bound, Metric, metric
+from subcircuit.tasks.overlap import shared_prompts, without
+from subcircuit.tasks.sva import sva
 from subcircuit.tasks.task import PromptPair, Task
 
 __all__ = [
@@ -17,15 +24,25 @@ __all__ = [
     "BosPolicy",
     "Bound",
     "BuiltInTask",
+    "Competence",
     "Metric",
     "PromptPair",
     "Task",
     "build_task",
     "build_task_of_ids",
+    "capital_of",
+    "competence",
+    "docstring",
+    "gendered_pronoun",
+    "greater_than",
     "induction",
     "ioi",
     "jsonl",
+    "load_held_out",
     "load_task",
     "metric",
+    "shared_prompts",
+    "sva",
     "tasks",
+    "without",
 ]

@@ -68,11 +68,11 @@ class Answers:
         """Prompts in the batch."""
         return int(self.example[-1]) + 1
 
-    def of_examples(self, start: int, stop: int) -> "Answers":
-        """The answers of examples ``start`` to ``stop`` (not included), which are numbered from 0 again."""
-        kept = (self.example >= start) & (self.example < stop)
+    def of_examples(self, wanted: Bool[Tensor, " batch"]) -> "Answers":
+        """The answers of the examples that are wanted, which are numbered from 0 again."""
+        kept = wanted[self.example]
         return Answers(
-            self.example[kept] - start,
+            (wanted.cumsum(0) - 1)[self.example[kept]],
             self.pos[kept],
             self.correct[kept],
             self.correct_mask[kept],

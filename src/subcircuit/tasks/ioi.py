@@ -10,10 +10,10 @@ begin with a name. The same seed gives the same prompts, and fewer examples are 
 
 from random import Random
 
-from subcircuit.errors import PromptError, SettingsError
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
-from subcircuit.tasks.encoding import BosPolicy, Encoder, make_encoder
+from subcircuit.tasks.draw import check_enough, draw_distinct, whole_words
+from subcircuit.tasks.encoding import BosPolicy, make_encoder
 from subcircuit.tasks.task import PromptPair, Task
 
 FEWEST_NAMES = 6
@@ -47,7 +47,6 @@ TEMPLATES = (
     "Friends {a} and {b} found a {object} at the {place}. {s} gave it to",
     "The {place} {a} and {b} went to had a {object}. {s} gave it to",
 )
-_TRIES = 1000
 
 
 def ioi(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto") -> Task:
@@ -63,35 +62,10 @@ def ioi(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy 
         SettingsError: not a positive number of examples, or more than can be told apart.
         PromptError: the model has no tokenizer, or too few names are one token in it.
     """
-    if examples < 1:
-        raise SettingsError(f"examples is {examples}; it must be at least 1.")
-    names = _usable_names(make_encoder(model, bos))
-    parameters = {"examples": examples, "seed": seed}
-    return build_task("ioi", _draw_pairs(names, examples, Random(seed)), model, parameters=parameters, bos=bos)
-
-
-def _usable_names(encoder: Encoder) -> tuple[str, ...]:
-    (before,) = encoder.plain(["Then, the"])
-    after = encoder.plain([f"Then, the {name}" for name in NAMES])
-    usable = tuple(name for name, ids in zip(NAMES, after, strict=True) if ids[:-1] == before)
-    if len(usable) < FEWEST_NAMES:
-        raise PromptError(
-            f"{len(usable)} of {len(NAMES)} first names are one token in {encoder.model}, and IOI needs {FEWEST_NAMES}: "
-            "bring prompts of your own in a .jsonl file."
-        )
-    return usable
-
-
-def _draw_pairs(names: tuple[str, ...], count: int, random: Random) -> list[PromptPair]:
-    pairs: dict[PromptPair, None] = {}
-    tries = 0
-    while len(pairs) < count and tries < _TRIES:
-        pair = _draw_pair(names, len(pairs) % 2 == 0, random)
-        tries = tries + 1 if pair in pairs else 0
-        pairs[pair] = None
-    if len(pairs) < count:
-        raise SettingsError(f"{len(pairs)} different IOI prompts were found with {len(names)} names; ask for fewer than {count}.")
-    return list(pairs)
+    names, random = whole_words(make_encoder(model, bos), NAMES), Random(seed)
+    check_enough(names, NAMES, FEWEST_NAMES, "first names", "IOI", model.name)
+    pairs = draw_distinct(lambda count: _draw_pair(names, count % 2 == 0, random), examples, "IOI")
+    return build_task("ioi", pairs, model, parameters={"examples": examples, "seed": seed}, bos=bos)
 
 
 def _draw_pair(names: tuple[str, ...], object_first: bool, random: Random) -> PromptPair:

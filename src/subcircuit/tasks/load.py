@@ -6,10 +6,16 @@ from pathlib import Path
 
 from subcircuit.errors import UnknownNameError
 from subcircuit.model.transformer import Transformer
+from subcircuit.tasks.capital_of import capital_of
+from subcircuit.tasks.docstring import docstring
 from subcircuit.tasks.encoding import BosPolicy
+from subcircuit.tasks.gendered_pronoun import gendered_pronoun
+from subcircuit.tasks.greater_than import greater_than
 from subcircuit.tasks.induction import induction
 from subcircuit.tasks.ioi import ioi
 from subcircuit.tasks.jsonl import jsonl
+from subcircuit.tasks.overlap import without
+from subcircuit.tasks.sva import sva
 from subcircuit.tasks.task import Task
 
 DEFAULT_EXAMPLES = 8
@@ -35,6 +41,15 @@ _BUILT_IN = (
     BuiltInTask(
         "induction", "random tokens repeated: the second copy continues as the first did (Olsson et al. 2022)", induction
     ),
+    BuiltInTask("sva", "subject-verb agreement: The doctors behind the tree -> are (Finlayson et al. 2021)", sva),
+    BuiltInTask(
+        "greater_than",
+        "from the year 1732 to the year 17 -> a number above 32, or its first digit (Hanna et al. 2023)",
+        greater_than,
+    ),
+    BuiltInTask("docstring", "the next argument of a Python function in its docstring (Heimersheim & Janiak 2023)", docstring),
+    BuiltInTask("gendered_pronoun", "So Sarah is a really nice person, isn't -> she (Mathwin et al. 2023)", gendered_pronoun),
+    BuiltInTask("capital_of", "recall of a fact: The capital of France is -> Paris (after Meng et al. 2022)", capital_of),
 )
 
 
@@ -68,3 +83,23 @@ def load_task(
         if task.name == str(source):
             return task.make(model, examples=DEFAULT_EXAMPLES if examples is None else examples, seed=seed, bos=bos)
     raise UnknownNameError("task", str(source), (*(task.name for task in _BUILT_IN), "a path that ends in .jsonl"))
+
+
+def load_held_out(
+    source: str | Path, model: Transformer, other: Task, *, examples: int, seed: int = 1, bos: BosPolicy = "auto"
+) -> Task:
+    """A task's prompts without those of another draw: to judge what was found with the other.
+
+    Args:
+        source, bos: as in `load_task`.
+        other: the prompts that must not occur.
+        examples: how many at most; a file may have fewer left.
+        seed: of built-in tasks.
+
+    Raises:
+        SettingsError: no prompt is left, or a built-in task has not so many.
+        UnknownNameError, PromptError: as in `load_task`.
+    """
+    wanted = None if str(source).endswith(".jsonl") else examples + len(other)
+    rest = without(load_task(source, model, examples=wanted, seed=seed, bos=bos), other)
+    return rest[: min(examples, len(rest))]

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from itertools import compress
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from subcircuit.errors import SettingsError
 from subcircuit.model.tokens import Tokens
@@ -68,13 +71,18 @@ class Task:
         start, stop, step = examples.indices(len(self))
         if step != 1 or start >= stop:
             raise SettingsError(f"task {self.name} has {len(self)} examples; {examples} is not a run of them.")
-        kept = slice(start, stop)
+        wanted = torch.zeros(len(self), dtype=torch.bool, device=self.clean.ids.device)
+        wanted[start:stop] = True
+        return self.where(wanted)
+
+    def where(self, wanted: Bool[Tensor, " batch"]) -> "Task":
+        """The examples that are wanted, in their order: at least one."""
         return replace(
             self,
-            pairs=self.pairs[kept],
-            clean=self.clean[kept],
-            corrupted=self.corrupted[kept],
-            answers=self.answers.of_examples(start, stop),
+            pairs=tuple(compress(self.pairs, wanted.tolist())),
+            clean=self.clean[wanted],
+            corrupted=self.corrupted[wanted],
+            answers=self.answers.of_examples(wanted),
         )
 
     def to(self, device: torch.device | str) -> "Task":
@@ -84,9 +92,7 @@ class Task:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of token ids and answers: tasks with the same digest ask the same of a model."""
-        prompts = [
-            [row[:n] for row, n in zip(t.ids.tolist(), t.lengths.tolist(), strict=True)] for t in (self.clean, self.corrupted)
-        ]
+        prompts = [tokens.to_lists() for tokens in (self.clean, self.corrupted)]
         a = self.answers
         options = [
             [ids[mask].tolist() for ids, mask in zip(*pair, strict=True)]

@@ -1,0 +1,105 @@
+"""``subcircuit evaluate``: what a circuit does on prompts that it was not found with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from subcircuit.evaluate import Interval, Judgement
+    from subcircuit.graph import Circuit
+    from subcircuit.search import Behaviour
+
+EXAMPLES = 64
+
+
+def evaluate(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `subcircuit discover` wrote, or a circuit file.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
+    ] = None,
+    examples: Annotated[int | None, typer.Option(help=f"How many pairs of prompts. Default: {EXAMPLES}.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the prompts. Default: another than the search's, without the search's prompts.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Default: as recorded.")] = None,
+    ablation: Annotated[str | None, typer.Option(help="What cut edges carry. Default: as recorded.")] = None,
+    random_circuits: Annotated[int, typer.Option(help="How many random circuits of the same size to compare with.")] = 10,
+    by: Annotated[str, typer.Option(help="How scores are ranked for CPR and CMD: signed, absolute.")] = "signed",
+    batch_size: Annotated[int, typer.Option(help="Prompts evaluated at once; the result does not depend on it.")] = 16,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Default: as recorded.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a model on the hub. Default: as recorded.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Measure how faithful and how complete a circuit is, beside random circuits of its size."""
+    from subcircuit.cli.console import messages, print_json
+    from subcircuit.cli.options import ranked_by
+    from subcircuit.cli.progress import watch
+    from subcircuit.cli.recorded import Overrides, ready
+    from subcircuit.evaluate import judge
+
+    order = ranked_by(by)
+    given = Overrides(model, revision, device, dtype, task, examples, seed, metric, ablation)
+    with watch(messages()) as watcher:
+        circuit, transformer, behaviour, shared = ready(path, given, EXAMPLES, watcher.say)
+        watcher.say(f"measuring {circuit.n_edges:,} edges on {len(behaviour.task)} pairs of prompts")
+        judged = judge(transformer, circuit, behaviour, random_circuits=random_circuits, by=order, batch_size=batch_size)
+    if json:
+        print_json(_as_json(path, circuit, behaviour, judged, shared))
+    else:
+        _print(circuit, behaviour, judged, shared)
+
+
+def _print(circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shared: int) -> None:
+    from subcircuit.cli.console import print_rows, results
+
+    evaluation, curve = judged.evaluation, judged.curve
+    means = {name: float("nan") if mean is None else mean for name, mean in evaluation.means.items()}
+    ends = f"(model {means['metric_model']:.4g}, every edge cut {means['metric_empty']:.4g})"
+    faithful = f"{evaluation.faithfulness:.3f}{_range(evaluation.faithfulness_interval())}"
+    random = f"{judged.random_mean:.3f}{_range(judged.random_interval)}"
+    rows = [
+        ("edges", f"{circuit.n_edges:,} of {circuit.graph.n_edges:,}", ""),
+        ("prompts", f"{len(behaviour.task)} pairs of {behaviour.task.name}", f"{shared or 'none'} of them used in the search"),
+        ("metric", f"{behaviour.metric.name} {means['metric_circuit']:.4g}", ends),
+        ("faithfulness", faithful, "1: as good as the model; 0: as bad as no circuit"),
+        ("random circuits", random, f"faithfulness of {len(judged.random)} circuits of the same size"),
+        ("completeness", f"{judged.completeness:.3f}", "faithfulness of all the other edges: 0 if nothing is missing"),
+        ("KL(model ‖ circuit)", f"{means['kl']:.4g} nats", ""),
+        ("same first token", f"{means['match']:.1%}", "of answers"),
+    ]
+    if evaluation.accuracy is not None:
+        rows.append(("accuracy", f"{means['accuracy']:.1%}", f"(model {means['accuracy_model']:.1%})"))
+    if curve is not None:
+        rows.append(("CPR", f"{curve.cpr:.3f}", f"area under faithfulness over the share of edges, by {curve.by} score"))
+        rows.append(("CMD", f"{curve.cmd:.3f}", "area between faithfulness and 1"))
+    print_rows(rows, results())
+
+
+def _range(interval: "Interval | None") -> str:
+    return "" if interval is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _as_json(path: Path, circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shared: int) -> dict[str, Any]:
+    interval, random, curve = judged.evaluation.faithfulness_interval(), judged.random_interval, judged.curve
+    return {
+        "circuit": str(path),
+        "edges": circuit.n_edges,
+        "edges_total": circuit.graph.n_edges,
+        "task": behaviour.task.name,
+        "examples": len(behaviour.task),
+        "shared_with_search": shared,
+        "metric": behaviour.metric.name,
+        "faithfulness": judged.evaluation.faithfulness,
+        "faithfulness_interval": None if interval is None else [interval.low, interval.high],
+        **judged.evaluation.means,
+        "completeness": judged.completeness,
+        "random_faithfulness": judged.random_mean,
+        "random_faithfulness_interval": [random.low, random.high],
+        "random_circuits": len(judged.random),
+        "cpr": None if curve is None else curve.cpr,
+        "cmd": None if curve is None else curve.cmd,
+        "ranked_by": None if curve is None else curve.by,
+    }

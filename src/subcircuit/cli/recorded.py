@@ -1,0 +1,115 @@
+"""A circuit on disk made ready to be measured: its model, and prompts that it was not found with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subcircuit.errors import GraphError, SettingsError, SubcircuitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from subcircuit.graph import Circuit, Record
+    from subcircuit.model import Transformer
+    from subcircuit.search import Behaviour
+    from subcircuit.tasks import BosPolicy, Task
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the user says instead of what is recorded; None leaves it at that."""
+
+    model: str | None = None
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    task: str | None = None
+    examples: int | None = None
+    seed: int | None = None
+    metric: str | None = None
+    ablation: str | None = None
+
+
+def ready(
+    path: Path, given: Overrides, examples: int, say: "Callable[[str], None]"
+) -> "tuple[Circuit, Transformer, Behaviour, int]":
+    """A circuit, its model, the behaviour on evaluation prompts, and how many of these it was found with.
+
+    Args:
+        examples: evaluation prompts unless the user says otherwise.
+        say: told what takes long, and of prompts that flatter the circuit.
+
+    Raises:
+        SettingsError: the record does not say enough, or model or prompts cannot be had by its names.
+        GraphError: the circuit was found in another model.
+    """
+    from subcircuit.graph import Circuit
+    from subcircuit.model import load_model
+    from subcircuit.run import ablation_named
+    from subcircuit.search import Behaviour
+    from subcircuit.tasks import metric, shared_prompts
+
+    circuit = Circuit.load(path)
+    record = circuit.record
+    name = _said(given.model, record and record.model.name, "model")
+    say(f"loading {name}")
+    model = load_model(
+        name,
+        revision=given.revision or (record.model.revision if record and not given.model else None),
+        device=given.device,
+        dtype=given.dtype or (record.model.dtype if record else None),
+        report=say,
+    )
+    if record is not None and record.model.config != model.config.digest:
+        raise GraphError(f"{path} was found in {record.model.name}, whose configuration is not that of {name}")
+    task, found_on = _prompts(record, given, examples, model)
+    shared = 0 if found_on is None else shared_prompts(task, found_on)
+    if shared:
+        say(f"warning: the circuit was found with {shared} of these {len(task)} prompts, which flatter it: choose another --seed")
+    measured = metric(given.metric or (record.metric if record else task.metric))
+    ablation = ablation_named(given.ablation or (record.ablation if record else "resample"))
+    return circuit, model, Behaviour(task.to(model.device), measured, ablation), shared
+
+
+def _prompts(record: "Record | None", given: Overrides, examples: int, model: "Transformer") -> "tuple[Task, Task | None]":
+    """Evaluation prompts, and those of the search where they can be made again."""
+    from subcircuit.tasks import load_held_out, load_task
+
+    name = _said(given.task, record and record.task.name, "task")
+    if record is None:
+        return load_task(name, model, examples=given.examples or examples, seed=given.seed or 0), None
+    found_on = _found_on(record, name, model)
+    wanted = given.examples or examples
+    if found_on is None or given.seed is not None:
+        return load_task(name, model, examples=wanted, seed=given.seed or 0, bos=_bos(record)), found_on
+    try:
+        return load_held_out(name, model, found_on, examples=wanted, seed=record.seed + 1, bos=_bos(record)), found_on
+    except SettingsError:
+        if not name.endswith(".jsonl"):
+            raise
+        return found_on, found_on
+
+
+def _found_on(record: "Record", name: str, model: "Transformer") -> "Task | None":
+    """The prompts of the search; None where another task is asked for."""
+    from subcircuit.tasks import load_task
+
+    count = record.task.parameters.get("examples")
+    try:
+        task = load_task(name, model, examples=count, seed=record.seed, bos=_bos(record))
+    except SubcircuitError:
+        return None
+    return task if task.digest == record.task.digest else None
+
+
+def _bos(record: "Record") -> "BosPolicy":
+    from subcircuit.cli.options import bos_policy
+
+    return bos_policy(str(record.task.parameters.get("bos", "auto")))
+
+
+def _said(given: str | None, recorded: str | None, what: str) -> str:
+    name = given or recorded
+    if name is None:
+        raise SettingsError(f"the circuit does not say its {what}: give --{what}")
+    return name

@@ -1,0 +1,77 @@
+"""``subcircuit sweep``: search methods side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sweep(
+    model: Annotated[str, typer.Option("--model", "-m", help="Built-in name, Hugging Face id, directory or .gguf file.")],
+    task: Annotated[str, typer.Option("--task", "-t", help="Built-in name, or a .jsonl file of prompts.")],
+    methods: Annotated[str, typer.Option(help="Names with commas between them; see `subcircuit methods`.")],
+    examples: Annotated[int, typer.Option(help="Pairs of prompts to search with.")] = 32,
+    eval_examples: Annotated[int, typer.Option(help="Other pairs of prompts to judge with.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the prompts, and of methods that draw.")] = 0,
+    metric: Annotated[str | None, typer.Option(help="See `subcircuit metrics`. Default: the task's own.")] = None,
+    ablation: Annotated[str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position.")] = "resample",
+    scope: Annotated[str, typer.Option(help="What counts as a node: block, head, qkv.")] = "qkv",
+    by: Annotated[str, typer.Option(help="How scores are ranked: signed, absolute.")] = "signed",
+    thresholds: Annotated[str | None, typer.Option(help="Of acdc, with commas between them: a circuit for each.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A setting of one of the methods.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Prompts evaluated at once; the result does not depend on it.")] = 16,
+    bos: Annotated[str, typer.Option(help="Beginning-of-sequence token: auto (as the tokenizer does), always, never.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/sweep-<task>-<model>-<number>.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Search with several methods and judge them on other prompts: faithfulness at ten sizes, and what each costs.
+
+    Writes sweep.json, methods.csv, points.csv, sweep.svg and sweep.png.
+    """
+    from subcircuit.cli.console import messages, plain, print_json, print_table, results
+    from subcircuit.cli.options import bos_policy, configured, numbers, ranked_by, settings_of
+    from subcircuit.cli.progress import watch
+    from subcircuit.evaluate import THRESHOLDS, Contest
+    from subcircuit.graph import Graph, Scope
+    from subcircuit.model import load_model
+    from subcircuit.report import Sweep, new_directory, write_sweep
+    from subcircuit.run import ablation_named
+    from subcircuit.search import Behaviour
+    from subcircuit.tasks import load_held_out, load_task
+    from subcircuit.tasks import metric as metric_named
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    own = settings_of(names, settings or ())
+    configs = [configured(name, {}, own[name], seed) for name in names]
+    order, cuts, policy = ranked_by(by), THRESHOLDS if thresholds is None else numbers("thresholds", thresholds), bos_policy(bos)
+    resolved, cut = Scope.named(scope), ablation_named(ablation)
+    if metric is not None:
+        metric_named(metric)
+    directory = new_directory(out, f"sweep-{task}", model)
+    with watch(messages()) as watcher:
+        watcher.say(f"loading {model}")
+        transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)
+        found_on = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
+        judged_on = load_held_out(task, transformer, found_on, examples=eval_examples, seed=seed + 1, bos=policy)
+        measured = metric_named(metric or found_on.metric)
+        search_on, judge_on = (Behaviour(t.to(transformer.device), measured, cut) for t in (found_on, judged_on))
+        contest = Contest(transformer, Graph.of(transformer.config, resolved), search_on, judge_on, order, cuts, batch_size)
+        contest.check(configs)
+        contenders = []
+        for number, (name, config) in enumerate(zip(names, configs, strict=True), 1):
+            watcher.say(f"{name} ({number} of {len(names)})")
+            contenders.append(contest.run(config, watcher.step))
+    result = Sweep.of(contest, contenders, configs)
+    write_sweep(result, directory)
+    if json:
+        print_json({**result.to_json(), "out": str(directory)})
+        return
+    print_table(result.header, result.rows, results())
+    results().print()
+    results().print(plain(f"written   {directory}"), soft_wrap=True)
+    results().print(plain(f"picture   {directory / 'sweep.png'}"), soft_wrap=True)

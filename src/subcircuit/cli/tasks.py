@@ -1,0 +1,181 @@
+"""``subcircuit tasks``: what there is to choose from; ``subcircuit tasks show``: what a task asks, and whether a model can do it."""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import TYPE_CHECKING, Annotated, Any, no_type_check
+
+import typer
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from subcircuit.cli.console import messages, plain, print_json, print_rows, results
+from subcircuit.cli.options import bos_policy
+from subcircuit.cli.progress import watch
+from subcircuit.inert import inert
+
+if TYPE_CHECKING:
+    from subcircuit.model import Transformer
+    from subcircuit.tasks import Competence, Task
+
+PAIRS, PLACES, OPTIONS = 3, 3, 6  # how much is shown: pairs, places of a pair where answers are read, tokens of an answer
+_VISIBLE = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
+
+app = typer.Typer(help="List the built-in tasks, or show one.", invoke_without_command=True)
+
+
+@app.callback()
+@no_type_check  # Typer passes a context that is not of the class by which it asks us to name it
+def tasks(context: typer.Context) -> None:
+    """List the built-in tasks. `subcircuit tasks show` shows one of them to a model."""
+    if context.invoked_subcommand is not None:
+        return
+    from subcircuit.tasks import tasks as listed
+
+    console = results()
+    print_rows([(entry.name, entry.description) for entry in listed()], console)
+    console.print()
+    console.print(plain("Or a .jsonl file, one object a line: clean, corrupt, answers, wrong_answers."))
+
+
+@app.command("show")
+def show(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Built-in name, or a .jsonl file of prompts.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Built-in name, Hugging Face id, directory or .gguf file.")],
+    examples: Annotated[int | None, typer.Option(help="How many pairs to measure. Default: 8, or all of a file.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    bos: Annotated[str, typer.Option(help="Beginning-of-sequence token: auto (as the tokenizer does), always, never.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all pairs.")] = False,
+) -> None:
+    """Show pairs of a task as a model's tokens, and how well the model does the task."""
+    from subcircuit.model import load_model
+    from subcircuit.tasks import competence, load_task
+
+    policy = bos_policy(bos)
+    with watch(messages()) as watcher:
+        watcher.say(f"loading {model}")
+        transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)
+        behaviour = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
+        watcher.say(f"measuring {len(behaviour)} pairs of prompts")
+        measured = competence(transformer, behaviour)
+    if json:
+        print_json(_as_json(transformer, behaviour, measured))
+    else:
+        _print(transformer, behaviour, measured)
+
+
+def _print(model: "Transformer", task: "Task", measured: Sequence["Competence"]) -> None:
+    console = results()
+    for index, rows in enumerate(_pairs(model, task[:PAIRS])):
+        console.print(plain(f"pair {index + 1}", "bold"))
+        table = Table.grid(padding=(0, 2))
+        for name, content in rows:
+            table.add_row(plain(name, "dim"), content)
+        console.print(Padding(table, (0, 0, 0, 2), expand=False))
+        console.print()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(plain(f"{model.name}, mean of {len(task)} pairs"))
+    for side in ("clean", "corrupted"):
+        table.add_column(side, justify="right")
+    for one in measured:
+        table.add_row(plain(one.metric.name.replace("_", " "), "bold"), *(f"{mean:.3f}" for mean in one.means))
+    console.print(table)
+    console.print()
+    console.print(plain("A bar ends a token; · is a space, ↵ a line break. Right and wrong are the clean prompt's."), style="dim")
+
+
+def _pairs(model: "Transformer", task: "Task") -> list[list[tuple[str, Text]]]:
+    """For each pair, what is shown of it: names and contents."""
+    shown = []
+    for clean, corrupted, places in zip(task.clean.to_lists(), task.corrupted.to_lists(), _places(task), strict=True):
+        rows = [("clean", _tokens(model, clean, corrupted)), ("corrupted", _tokens(model, corrupted, clean))]
+        for pos, right, wrong in places[:PLACES]:
+            # at the last token is where everybody looks for it
+            where = "" if pos == len(clean) - 1 else f" at {pos}"
+            rows.append((f"right{where}", _options(model, right, "green")))
+            rows += [(f"wrong{where}", _options(model, wrong, "red"))] if wrong else []
+        if len(places) > PLACES:
+            rows.append(("", plain(f"… {len(places) - PLACES} more places", "dim")))
+        shown.append(rows)
+    return shown
+
+
+def _places(task: "Task") -> list[list[tuple[int, list[int], list[int]]]]:
+    """For each pair, the positions at which answers are read, with the right and the wrong tokens."""
+    answers, places = task.answers, [[] for _ in range(len(task))]
+    for example, pos, right, is_right, wrong, is_wrong in zip(
+        answers.example.tolist(),
+        answers.pos.tolist(),
+        answers.correct,
+        answers.correct_mask,
+        answers.wrong,
+        answers.wrong_mask,
+        strict=True,
+    ):
+        places[example].append((pos, right[is_right].tolist(), wrong[is_wrong].tolist()))
+    return places
+
+
+def _tokens(model: "Transformer", ids: Sequence[int], other: Sequence[int]) -> Text:
+    """A prompt with a bar after each token; tokens that its counterpart does not have are set off."""
+    text = Text()
+    for token, counterpart in zip(ids, other, strict=True):
+        text.append(_visible(model, token), "" if token == counterpart else "bold yellow")
+        text.append("│ ", "dim")
+    return text
+
+
+def _options(model: "Transformer", ids: Sequence[int], style: str) -> Text:
+    text = Text()
+    for token in ids[:OPTIONS]:
+        text.append(_visible(model, token), style)
+        text.append("│ ", "dim")
+    if len(ids) > OPTIONS:
+        text.append(f"… {len(ids) - OPTIONS} more", "dim")
+    return text
+
+
+def _visible(model: "Transformer", token: int) -> str:
+    return inert(_text(model, token).translate(_VISIBLE))
+
+
+def _text(model: "Transformer", token: int) -> str:
+    return str(token) if model.tokenizer is None else str(model.tokenizer.decode([token]))
+
+
+def _as_json(model: "Transformer", task: "Task", measured: Sequence["Competence"]) -> dict[str, Any]:
+    def texts(ids: Sequence[int]) -> list[str]:
+        return [_text(model, token) for token in ids]
+
+    pairs = zip(task.clean.to_lists(), task.corrupted.to_lists(), _places(task), strict=True)
+    return {
+        "task": task.name,
+        "model": model.name,
+        "parameters": dict(task.parameters),
+        "digest": task.digest,
+        "metric": task.metric,
+        "examples": len(task),
+        "measured": {
+            one.metric.name: dict(zip(("clean", "corrupted"), map(_number, one.means), strict=True)) for one in measured
+        },
+        "pairs": [
+            {
+                "clean": texts(clean),
+                "corrupted": texts(corrupted),
+                "answers": [{"pos": pos, "right": texts(right), "wrong": texts(wrong)} for pos, right, wrong in places],
+                "measured": {
+                    one.metric.name: {"clean": _number(float(one.clean[i])), "corrupted": _number(float(one.corrupted[i]))}
+                    for one in measured
+                },
+            }
+            for i, (clean, corrupted, places) in enumerate(pairs)
+        ],
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if isfinite(value) else None

@@ -1,0 +1,65 @@
+"""Circuits side by side, two at a time: which edges they share, and whether their scores rank edges alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from subcircuit.errors import GraphError, SettingsError
+from subcircuit.graph import Circuit
+from subcircuit.search.scores import rank_correlation
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two circuits of one graph.
+
+    Args:
+        left, right: their places among those given.
+        shared, only_left, only_right: numbers of edges.
+        jaccard: shared edges over edges kept in either.
+        scored: edges that have a score in both; searches that stop early leave some without.
+        rank_correlation: Spearman's, over those edges; None where it is undefined.
+    """
+
+    left: int
+    right: int
+    shared: int
+    only_left: int
+    only_right: int
+    jaccard: float
+    scored: int
+    rank_correlation: float | None
+
+
+def agreements(circuits: Sequence[Circuit]) -> tuple[Agreement, ...]:
+    """Every pair of at least two circuits, in the order (0, 1), (0, 2), …, (1, 2), …
+
+    Raises:
+        SettingsError: fewer than two circuits.
+        GraphError: circuits of different graphs.
+    """
+    check_comparable(circuits)
+    return tuple(_agreement(i, j, circuits[i], circuits[j]) for i, j in combinations(range(len(circuits)), 2))
+
+
+def check_comparable(circuits: Sequence[Circuit]) -> None:
+    """There are at least two circuits, all of one graph.
+
+    Raises:
+        SettingsError, GraphError: there are not.
+    """
+    if len(circuits) < 2:
+        raise SettingsError(f"it takes two circuits to compare, and {len(circuits)} was given")
+    for other in circuits[1:]:
+        if other.graph != circuits[0].graph:
+            raise GraphError(f"circuits of different graphs cannot be compared: {circuits[0].graph} and {other.graph}")
+
+
+def _agreement(i: int, j: int, left: Circuit, right: Circuit) -> Agreement:
+    compared = left.compare(right)
+    scored, correlation = 0, None
+    if left.scores is not None and right.scores is not None:
+        both = left.graph.edges & left.scores.isfinite() & right.scores.isfinite()
+        scored, correlation = int(both.sum()), rank_correlation(left.scores[both], right.scores[both])
+    sizes = (compared.shared.n_edges, compared.only_left.n_edges, compared.only_right.n_edges)
+    return Agreement(i, j, *sizes, compared.jaccard, scored, correlation)

@@ -1,0 +1,96 @@
+"""All that is asked of one circuit, measured together on prompts that it was not found with.
+
+    faithfulness, KL, accuracy      what it does (`faithfulness.py`)
+    completeness                    f(M∖C), what is left without it (`completeness.py`)
+    random circuits                 f of connected circuits of as many edges (`random_circuits.py`): what any circuit does
+    CPR, CMD                        how good the ranking is from which it was taken (`curves.py`)
+
+Cost: a masked forward pass, about three plain ones, for each of: model, ∅, C, M∖C, every random circuit, and the ten
+sizes of the curve.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from subcircuit.errors import SettingsError
+from subcircuit.evaluate.bootstrap import Interval
+from subcircuit.evaluate.completeness import complement
+from subcircuit.evaluate.curves import Curve, curve
+from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit, faithfulness
+from subcircuit.evaluate.measure import measure
+from subcircuit.evaluate.random_circuits import random_circuit, random_connected_circuit
+from subcircuit.graph import By, Circuit, Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.search import Behaviour
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What a circuit does, and whether that means anything.
+
+    Args:
+        evaluation: its metrics beside the model's.
+        completeness: f of the model without it.
+        random: f of each random circuit of the same size.
+        curve: of the ranking that it was taken from; None where an edge has no score, as after ACDC.
+    """
+
+    evaluation: Evaluation
+    completeness: float
+    random: tuple[float, ...]
+    curve: Curve | None
+
+    @property
+    def random_mean(self) -> float:
+        """The mean over random circuits."""
+        return float(np.mean(self.random))
+
+    @property
+    def random_interval(self) -> Interval:
+        """Where 95 % of random circuits lie."""
+        low, high = np.quantile(self.random, (0.025, 0.975))
+        return Interval(float(low), float(high), 0.95)
+
+
+def judge(
+    model: Transformer,
+    circuit: Circuit,
+    behaviour: Behaviour,
+    *,
+    random_circuits: int = 10,
+    by: By = "signed",
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Judgement:
+    """Measure all of it.
+
+    Args:
+        behaviour: prompts that were not used to find the circuit, metric and ablation.
+        random_circuits: how many to compare with, at least one.
+        by: how scores are ranked for the curve.
+        seed: of the random circuits.
+        batch_size: prompts that run together.
+
+    Raises:
+        GraphError: the circuit is another model's.
+        SettingsError: faithfulness is undefined on these prompts, see `check_gap`.
+    """
+    if random_circuits < 1:
+        raise SettingsError(f"random circuits is {random_circuits}: it takes at least 1 to compare with")
+    evaluation = evaluate_circuit(model, circuit, behaviour, batch_size)
+    others = [complement(circuit)] + [_random(circuit.graph, circuit.n_edges, seed + i) for i in range(random_circuits)]
+    rest, *random = faithfulness(measure(model, circuit.graph, behaviour, others, batch_size)).tolist()
+    ranked = circuit.scores is not None and bool(circuit.scores[circuit.graph.edges].isfinite().all())
+    found = (
+        curve(model, circuit.graph, behaviour, circuit.scores, by, batch_size) if ranked and circuit.scores is not None else None
+    )
+    return Judgement(evaluation, rest, tuple(random), found)
+
+
+def _random(graph: Graph, n_edges: int, seed: int) -> Circuit:
+    """A connected circuit; of sizes at which none is found, any circuit."""
+    try:
+        return random_connected_circuit(graph, n_edges, seed)
+    except SettingsError:
+        return random_circuit(graph, n_edges, seed)

@@ -1,0 +1,112 @@
+"""Search methods side by side: found on one set of prompts, judged on another.
+
+Methods that rank edges give a curve of ten sizes each (`curves.py`); ACDC gives a circuit for each of several
+thresholds. Faithfulness is always that on the evaluation prompts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from subcircuit.evaluate.curves import Curve, CurvePoint, curve, points_of
+from subcircuit.evaluate.faithfulness import check_gap
+from subcircuit.evaluate.measure import measure
+from subcircuit.graph import By, Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.memory import peak_memory
+from subcircuit.search import Acdc, Behaviour, Discovery, EdgeScores, OnProgress, acdc, method_of
+
+THRESHOLDS = (0.5, 0.1, 0.02)
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """One method of a sweep.
+
+    Args:
+        method: its name.
+        points: by ascending number of edges.
+        curve: the points as a curve, for methods that rank edges; None for ACDC, whose points are circuits of their own.
+        seconds, forward_seconds: of the search (all thresholds together), and of one plain forward pass beside it.
+        peak_memory: bytes, the model included; None where it cannot be told.
+        notes: numbers that the method alone reports.
+    """
+
+    method: str
+    points: tuple[CurvePoint, ...]
+    curve: Curve | None
+    seconds: float
+    forward_seconds: float
+    peak_memory: int | None
+    notes: Mapping[str, float]
+
+    @property
+    def forward_equivalents(self) -> float:
+        """Cost of the search in units of one plain forward pass."""
+        return self.seconds / self.forward_seconds
+
+    def kl_at(self, percent: float) -> float | None:
+        """Mean KL(model ‖ circuit) in nats at a size of the curve."""
+        points = () if self.curve is None else self.curve.points
+        return next((point.kl for point in points if point.percent == percent), None)
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """The conditions that all methods of a sweep share.
+
+    Args:
+        model, graph: what is searched.
+        found_on, judged_on: the same behaviour on different prompts.
+        by: how scores are ranked.
+        thresholds: of ACDC, one circuit each.
+        batch_size: prompts that run together when circuits are judged.
+    """
+
+    model: Transformer
+    graph: Graph
+    found_on: Behaviour
+    judged_on: Behaviour
+    by: By = "signed"
+    thresholds: tuple[float, ...] = THRESHOLDS
+    batch_size: int = 16
+
+    def check(self, methods: Sequence[Any]) -> None:
+        """The methods can run, and faithfulness is defined on the evaluation prompts: asked before anything takes long.
+
+        Args:
+            methods: their settings.
+
+        Raises:
+            SettingsError: a method does not go with the metric or the ablation, or faithfulness is undefined.
+        """
+        for settings in methods:
+            method_of(settings).check(self.found_on)
+        check_gap(measure(self.model, self.graph, self.judged_on, [], self.batch_size))
+
+    def run(self, settings: Any, on_step: OnProgress | None = None) -> Contender:
+        """Search with one method, and judge what it found.
+
+        Args:
+            settings: of the method; ACDC's own threshold is not used.
+            on_step: progress of the search.
+        """
+        with peak_memory(self.model.device) as peak:
+            found = self._circuits(settings, on_step) if isinstance(settings, Acdc) else self._scores(settings, on_step)
+        name, model, graph = method_of(settings).name, self.model, self.graph
+        if isinstance(found, EdgeScores):
+            ranked = curve(model, graph, self.judged_on, found.values, self.by, self.batch_size)
+            return Contender(name, ranked.points, ranked, found.seconds, found.forward_seconds, peak.size, found.notes)
+        circuits = sorted((result.circuit for result in found), key=lambda circuit: circuit.n_edges)
+        sizes = [(100 * circuit.n_edges / graph.n_edges, circuit.n_edges) for circuit in circuits]
+        points = points_of(model, graph, self.judged_on, circuits, sizes, self.batch_size)
+        seconds = sum(result.seconds for result in found)
+        return Contender(name, points, None, seconds, median(result.forward_seconds for result in found), peak.size, {})
+
+    def _scores(self, settings: Any, on_step: OnProgress | None) -> EdgeScores:
+        return method_of(settings).search(self.model, self.graph, self.found_on, settings, on_step)
+
+    def _circuits(self, settings: Acdc, on_step: OnProgress | None) -> list[Discovery]:
+        each = [replace(settings, threshold=threshold) for threshold in self.thresholds]
+        return [acdc(self.model, self.graph, self.found_on, config, on_step) for config in each]

@@ -1,0 +1,91 @@
+"""The figure of a sweep: faithfulness against edges, one curve a method, and what each method costs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from subcircuit.evaluate import Contender
+from subcircuit.inert import inert
+from subcircuit.report.picture import STYLE
+
+# Okabe & Ito's palette: told apart by colour-blind readers; past its end the line style changes as well
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_LINES, _MARKERS = ("-", "--", ":"), ("o", "s", "^", "D", "v", "P", "X")
+_FAINT = "#bbbbbb"
+# beyond these a curve says no more than "far off"
+_LOWEST, _HIGHEST = -1.0, 2.0
+
+
+def draw_sweep(conditions: Mapping[str, Any], contenders: Sequence[Contender]) -> Figure:
+    """Faithfulness on evaluation prompts against the number of edges, with bootstrap intervals; and seconds, as bars.
+
+    Args:
+        conditions: as in ``Sweep``.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 4.6), facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        curves, costs = figure.subplots(1, 2, width_ratios=(2.6, 1))
+        styles = {contender.method: _style(index) for index, contender in enumerate(contenders)}
+        _curves(curves, conditions, contenders, styles)
+        _costs(costs, contenders, styles)
+        title = f"{conditions['task']} · {conditions['model']} · {conditions['metric']} · {conditions['ablation']} ablation"
+        pairs = f"found on {conditions['found_on']['pairs']}, judged on {conditions['judged_on']['pairs']} other pairs of prompts"
+        figure.suptitle(inert(f"{title}\n{pairs}"), fontsize=9)
+    return figure
+
+
+def save_figure(conditions: Mapping[str, Any], contenders: Sequence[Contender], directory: Path) -> None:
+    """Write ``sweep.svg`` and ``sweep.png`` into a directory that exists."""
+    figure = draw_sweep(conditions, contenders)
+    with mpl.rc_context(STYLE):
+        figure.savefig(directory / "sweep.svg", format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(directory / "sweep.png", format="png", dpi=160, metadata={"Software": None})
+
+
+def _style(index: int) -> dict[str, Any]:
+    n = len(_COLOURS)
+    return {"color": _COLOURS[index % n], "linestyle": _LINES[index // n % len(_LINES)], "marker": _MARKERS[index % n]}
+
+
+def _curves(
+    axes: Axes, conditions: Mapping[str, Any], contenders: Sequence[Contender], styles: Mapping[str, dict[str, Any]]
+) -> None:
+    for height, style in ((1.0, "-"), (0.0, ":")):
+        axes.axhline(height, color=_FAINT, linewidth=0.8, linestyle=style, zorder=0)
+    for contender in contenders:
+        style, points = styles[contender.method], [p for p in contender.points if p.edges]
+        xs, ys = [p.edges for p in points], [p.faithfulness for p in points]
+        joined = style if contender.curve is not None else {**style, "linestyle": "none"}
+        axes.plot(xs, ys, label=contender.method, linewidth=1.3, markersize=3.5, **joined)
+        if all(p.interval is not None for p in points):
+            low, high = ([getattr(p.interval, end) for p in points] for end in ("low", "high"))
+            axes.fill_between(xs, low, high, color=style["color"], alpha=0.12, linewidth=0)
+    values = [p.faithfulness for c in contenders for p in c.points]
+    axes.set_ylim(max(_LOWEST, min([0.0, *values])) - 0.08, min(_HIGHEST, max([1.0, *values])) + 0.08)
+    axes.set_xscale("log")
+    axes.set(xlabel=f"edges kept, of {conditions['edges']:,} (by {conditions['ranked_by']} score)", ylabel="faithfulness")
+    axes.legend(frameon=False, fontsize=7, ncols=2, loc="best")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _costs(axes: Axes, contenders: Sequence[Contender], styles: Mapping[str, dict[str, Any]]) -> None:
+    ordered = sorted(contenders, key=lambda contender: -contender.seconds)
+    names = [contender.method for contender in ordered]
+    # chance costs nothing, which no logarithmic axis shows
+    axes.barh(names, [max(c.seconds, 0.01) for c in ordered], color=[styles[name]["color"] for name in names], height=0.62)
+    for place, contender in enumerate(ordered):
+        axes.annotate(f" {_seconds(contender.seconds)}", (max(contender.seconds, 0.01), place), va="center", fontsize=7)
+    axes.set_xscale("log")
+    axes.margins(x=0.3)
+    axes.set(xlabel="seconds")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}" if seconds >= 0.05 else "0"

@@ -1,0 +1,38 @@
+"""How much memory a piece of work takes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Peak:
+    """The most memory that was in use at once; None until the work is done, or where it cannot be told.
+
+    Args:
+        size: bytes, of the process on the processor, of tensors on an accelerator. The model is included.
+    """
+
+    size: int | None = None
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Peak]:
+    """Watch the memory that the work in the ``with`` block takes; on the processor on Linux only."""
+    peak = Peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _RESET.exists():
+        # the kernel forgets its high-water mark
+        _RESET.write_text("5")
+    yield peak
+    if device.type == "cuda":
+        peak.size = torch.cuda.max_memory_allocated(device)
+    elif _STATUS.exists():
+        marks = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+        peak.size = int(marks[0].split()[1]) * 1024 if marks else None

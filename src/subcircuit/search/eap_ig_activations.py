@@ -1,0 +1,120 @@
+"""Edge attribution patching with integrated gradients over activations (Marks et al. 2024, arXiv 2403.19647).
+
+    score(w → r) = (ablated(w) − clean(w)) · 1/m Σ dL/d input(r) at stage(w) = ablated + k/m (clean − ablated),   k = 1 … m
+
+m = ``steps``. A stage is what is written at once: by the embedding, by the heads of a layer, or by an MLP. All its
+writers move together, all else upstream of its readers stays as in the clean run, and what is downstream is run again.
+Marks et al. move one node at a time, which takes a path a writer; Hanna et al. 2024 (arXiv 2403.17806) and MIB (Mueller
+et al. 2025, arXiv 2504.13151) move stages, but average the gradients of all stages' paths for every edge. Here an edge
+is scored along the path of its own writer's stage alone. With many steps the scores of all edges out of a stage then
+add up to L(stage ablated) − L(clean).
+
+Cost: the clean point, the end of every path, is differentiated once for all. Each other point of each of 2 layers + 1
+stages takes a forward and a backward pass (layers are run again there) of what is downstream of the stage, half of the
+model on average: 3 to 5 · layers · (steps − 1) forward-equivalents (180 measured at 8 layers and 5 steps). Unlike
+``eap_ig_inputs`` no path leads through inputs that no prompt has, and activations of different stages never move
+together; effects that only appear when writers of two stages change are not seen, and within a stage the heads share
+the credit for what they do together.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.backward import UnitGradient, streams_from
+from subcircuit.search.attribution import OnRound, Probe, Rounds, check_batch_size, check_differentiable, probes
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.eap_ig_inputs import check_steps
+from subcircuit.search.scores import EdgeScores, scored
+
+
+@dataclass(frozen=True)
+class EapIgActivations:
+    """Settings of integrated gradients over activations.
+
+    Args:
+        steps: points of each path at which gradients are taken.
+        batch_size: examples at once; None chooses by memory. The result is the same.
+    """
+
+    steps: int = 5
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        check_batch_size(self.batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Writers that write at once.
+
+    Args:
+        writers: rows of them.
+        first: the index of the first unit that reads them.
+    """
+
+    writers: slice
+    first: int
+
+
+def eap_ig_activations(
+    model: Transformer, graph: Graph, behaviour: Behaviour, config: EapIgActivations, on_step: OnRound | None = None
+) -> EdgeScores:
+    """Score every edge.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation.
+        config: settings.
+        on_step: called after the clean run and after every stage of every batch of examples.
+
+    Raises:
+        SettingsError: the metric has no gradients.
+        NumericalError: a score is NaN or infinite; names the edge.
+    """
+    return scored("eap-ig-activations", model, graph, behaviour, lambda: _search(model, graph, behaviour, config, on_step))
+
+
+def stages(graph: Graph) -> list[Stage]:
+    """The stages of a graph in order of computation."""
+    together = [[w for w in range(len(graph.writers)) if not any(w in ws for ws in graph.writers_in)]]
+    together += [list(writers) for writers in graph.writers_in if writers]
+    reads = graph.edges.to(torch.int8).argmax(1).tolist()
+    return [Stage(slice(ws[0], ws[-1] + 1), graph.unit_of[reads[ws[0]]]) for ws in together]
+
+
+def _search(
+    model: Transformer, graph: Graph, behaviour: Behaviour, config: EapIgActivations, on_step: OnRound | None
+) -> Float[Tensor, "writer reader"]:
+    check_differentiable(behaviour)
+    scores, paths = torch.zeros(graph.edges.shape, dtype=torch.float64), stages(graph)
+    rounds = Rounds(len(behaviour.task) * (1 + len(paths)), on_step)
+    for probe in probes(model, graph, behaviour, config.batch_size):
+        for gradient in probe.gradients(probe.contrast.streams):
+            effects = probe.contrast.effects(gradient).cpu()
+            scores[: len(effects), list(gradient.readers)] += effects / config.steps
+        rounds.done(len(probe))
+        for stage in paths:
+            for step in range(1, config.steps):
+                for gradient in _downstream(probe, stage, 1 - step / config.steps):
+                    effects = probe.contrast.effects(gradient, stage.writers).cpu()
+                    scores[stage.writers, list(gradient.readers)] += effects / config.steps
+            rounds.done(len(probe))
+    return scores
+
+
+def _downstream(probe: Probe, stage: Stage, share: float) -> Iterator[UnitGradient]:
+    """Gradients at all readers of a stage in the run where this share of what it writes is ablated."""
+    contrast = probe.contrast
+    moved = contrast.at_positions(share * contrast.differences[stage.writers].sum(0))
+    stream = (contrast.streams[stage.first] + moved).to(contrast.model.dtype)
+    streams = (*contrast.streams[: stage.first], *streams_from(contrast.model, stream, stage.first))
+    return islice(probe.gradients(streams), len(streams) - stage.first)

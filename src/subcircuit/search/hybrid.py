@@ -1,0 +1,122 @@
+"""Attribution nominates, exact effects decide.
+
+    score(w → r) = L(M without w → r) − L(M)   for nominated edges,      0 for the others
+
+The edges of largest |attribution| are nominated until they hold the share ``coverage`` of the sum of all |attributions|,
+or until there are ``most`` of them. Their exact effects are measured (``exact.py``); what gradients got wrong among them
+is put right, and what gradients overlooked stays overlooked. How much that may be is told, not guessed: of a random sample
+of the edges that were not nominated the exact effects are measured too, and reported as notes: ``nominated``, ``sampled``,
+``sample_largest`` (the largest |effect| in the sample), ``sample_share`` (the estimated share of all edges' summed
+|effects| that was never nominated), and ``nominated_rank_correlation`` (Spearman's, of attributions with effects among
+the nominated). Cost: the attribution's, and up to half a forward pass for each edge measured.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.errors import SettingsError
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_once
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
+from subcircuit.search.exact import effects_of
+from subcircuit.search.result import OnRound
+from subcircuit.search.scores import EdgeScores, rank_correlation, scored
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """Settings of hybrid scores.
+
+    Args:
+        coverage: the share of all |attributions| that nominated edges hold, in (0, 1].
+        most: never nominate more edges than this.
+        sample: how many edges that were not nominated are measured as a check.
+        steps: of the attribution along the path of inputs.
+        seed: of the sample.
+        batch_size: examples at once; None chooses by memory. The result is the same.
+    """
+
+    coverage: float = 0.9
+    most: int = 2000
+    sample: int = 200
+    steps: int = 5
+    seed: int = 0
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+        if not 0 < self.coverage <= 1:
+            raise SettingsError(f"coverage is {self.coverage}: it must be a share above 0 and at most 1, for example 0.9")
+        if self.most < 1 or self.sample < 0:
+            raise SettingsError(f"most is {self.most} and sample {self.sample}: expected at least 1 and at least 0")
+
+
+def hybrid(model: Transformer, graph: Graph, behaviour: Behaviour, config: Hybrid, on_step: OnRound | None = None) -> EdgeScores:
+    """Score every edge: the nominated ones by their effect.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation.
+        config: settings.
+        on_step: called after every reader, with the edges measured so far.
+
+    Raises:
+        SettingsError: the metric has no gradients.
+        NumericalError: a score is NaN or infinite; names the edge.
+    """
+    notes: dict[str, float] = {}
+
+    def search() -> Float[Tensor, "writer reader"]:
+        attributions = eap_ig_inputs(model, graph, behaviour, EapIgInputs(config.steps, config.batch_size)).values
+        nominated = nominate(graph, attributions, config.coverage, config.most)
+        sampled = _sample(graph.edges & ~nominated, config.sample, config.seed)
+        size = examples_at_once(model, graph, behaviour, config.batch_size)
+        rounds = Rounds(int((nominated | sampled).sum()), on_step)
+        effects = effects_of(model, graph, behaviour, nominated | sampled, size, rounds)
+        notes.update(_notes(graph, attributions, effects, nominated, sampled))
+        return effects.where(nominated, 0)
+
+    return scored("hybrid", model, graph, behaviour, search, notes)
+
+
+def nominate(
+    graph: Graph, attributions: Float[Tensor, "writer reader"], coverage: float, most: int
+) -> Bool[Tensor, "writer reader"]:
+    """The largest |attributions| that together hold a share of the sum of all of them; at least one, at most ``most``."""
+    sizes = attributions.abs()[graph.edges].double()
+    order = sizes.sort(descending=True, stable=True).indices
+    held = sizes[order].cumsum(0)
+    enough = int((held < coverage * held[-1]).sum()) + 1
+    chosen = torch.zeros_like(sizes, dtype=torch.bool)
+    chosen[order[: min(enough, most, len(order))]] = True
+    return torch.zeros_like(graph.edges).masked_scatter(graph.edges, chosen)
+
+
+def _sample(among: Bool[Tensor, "writer reader"], count: int, seed: int) -> Bool[Tensor, "writer reader"]:
+    cells = among.flatten().nonzero().flatten()
+    drawn = torch.zeros_like(among).flatten()
+    drawn[cells[torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))[:count]]] = True
+    return drawn.view(among.shape)
+
+
+def _notes(
+    graph: Graph,
+    attributions: Float[Tensor, "writer reader"],
+    effects: Float[Tensor, "writer reader"],
+    nominated: Bool[Tensor, "writer reader"],
+    sampled: Bool[Tensor, "writer reader"],
+) -> dict[str, float]:
+    held, missed = effects[nominated].abs(), effects[sampled].abs()
+    notes = {"nominated": float(len(held)), "sampled": float(len(missed))}
+    if len(missed):
+        lost = float(missed.mean()) * (graph.n_edges - len(held))
+        total = lost + float(held.sum())
+        notes |= {"sample_largest": float(missed.max()), "sample_share": lost / total if total else 0.0}
+    correlation = rank_correlation(attributions[nominated], effects[nominated])
+    return notes if correlation is None else {**notes, "nominated_rank_correlation": correlation}

@@ -1,0 +1,109 @@
+"""Relevance patching (Jafari, Eberle, Khakzar & Nanda 2025, arXiv 2508.21258): attribution by relevance, not by gradients.
+
+    score(w → r) = (ablated(w) − clean(w)) · ρ(r)        [clean run]
+
+ρ(r) is what layer-wise relevance propagation puts in the place of dL/d input(r): a backward pass in which each part
+that is not linear counts as the linear map that it is on the clean run.
+
+- Norms (all of them: of readers, of queries and keys, of what a layer writes, the last one): the scale is a constant,
+  y = s (x − mean x), or s x for RMSNorm, with s not differentiated (LN rule).
+- Activations: act(x) = x · c with c = act(x)/x a constant (identity rule); at x = 0 its limit ½, for ReLU 0.
+- Gated MLPs: a product passes half of its relevance to each factor (half rule).
+- Attention, values: the pattern is a constant (AH rule). That is the plain gradient of values, which pattern · values
+  is linear in already.
+- Attention, queries and keys: the plain gradient through softmax (and a soft cap), values being constants. Here the paper
+  stops, whose nodes are what layers write. Without these gradients every edge into a query or a key would score zero,
+  and so would all that acts through a later head's attention. Both paths count in full, for edges are cut one at a time:
+  halving them would halve the effect of an edge into a value, which is known exactly. Relevance is hence not conserved
+  where an input is read by queries, keys and values at once.
+- The metric, and a soft cap on the logits: plain gradients.
+
+Cost as ``eap``: two forward passes and one backward. Less noisy than gradients where norms and activations bend, above
+all at large MLPs and early layers. Fails where attention saturates, as gradients do, and at the minimum of a divergence
+from the model, where scores are zero; a frozen norm does not see that cutting a large edge rescales all others.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.graph import Graph
+from subcircuit.model.components import Nonlinear, activate
+from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm
+from subcircuit.model.transformer import Transformer
+from subcircuit.model.weights import NormWeights
+from subcircuit.run.backward import Rules, widened
+from subcircuit.search.attribution import OnRound, attribute, check_batch_size
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.scores import EdgeScores, scored
+
+
+@dataclass(frozen=True)
+class Relp:
+    """Settings of relevance patching.
+
+    Args:
+        batch_size: examples at once; None chooses by memory. The result is the same.
+    """
+
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+
+
+def relp(model: Transformer, graph: Graph, behaviour: Behaviour, config: Relp, on_step: OnRound | None = None) -> EdgeScores:
+    """Score every edge.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation.
+        config: settings.
+        on_step: called after every batch of examples.
+
+    Raises:
+        SettingsError: the metric has no gradients.
+        NumericalError: a score is NaN or infinite; names the edge.
+    """
+    return scored(
+        "relp",
+        model,
+        graph,
+        behaviour,
+        lambda: attribute(
+            model, graph, behaviour, config.batch_size, lambda probe: [probe.contrast.streams], 1, on_step, RELEVANCE
+        ),
+    )
+
+
+def frozen_norm(x: Float[Tensor, "*rows d_model"], norm: Norm, weights: NormWeights) -> Float[Tensor, "*rows d_model"]:
+    """The model's norm as a linear map: its scale is a constant."""
+    wide = widened(x)
+    match norm:
+        case NoNorm():
+            return x
+        case LayerNorm(eps):
+            wide = wide - wide.mean(-1, keepdim=True)
+        case RMSNorm(eps):
+            pass
+    scaled = (wide * torch.rsqrt(wide.detach().square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    scaled = scaled if weights.gain is None else scaled * weights.gain
+    return scaled if weights.bias is None else scaled + weights.bias
+
+
+def proportional(x: Float[Tensor, "*rows"], activation: Activation, inplace: bool = False) -> Float[Tensor, "*rows"]:
+    """The activation as a multiple of its input: x · c, with c = act(x)/x a constant."""
+    # just below zero ReLU's ratio is 0 and all others' is ½, their limit
+    near = torch.where(x == 0, -torch.finfo(x.dtype).eps, x).detach()
+    return x * (activate(near, activation) / near)
+
+
+def half_each(one: Float[Tensor, "*rows"], other: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """A product, half of whose gradient goes to each factor."""
+    return (one * other.detach() + one.detach() * other) / 2
+
+
+RELEVANCE = Rules(Nonlinear(frozen_norm, proportional, half_each), frozen_norms=True)

@@ -1,0 +1,87 @@
+"""Does the model do the task at all? A circuit for a behaviour that is not there explains nothing.
+
+A task's answers are measured after the clean prompts and after the corrupted ones. Right and wrong are those of the clean
+prompts in both cases, so a model that does the task is good on the one side, and indifferent or the other way round on
+the other. Cost: two plain forward passes over the prompts.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.errors import SettingsError
+from subcircuit.model.tokens import Tokens
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.readout import read
+from subcircuit.tasks.metrics import METRICS, Metric
+from subcircuit.tasks.metrics import metric as metric_named
+from subcircuit.tasks.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Competence:
+    """One metric of the whole model, in its own sign and units.
+
+    Args:
+        metric: what was measured.
+        clean: per example, after the clean prompt; float64.
+        corrupted: per example, after the corrupted prompt; float64.
+    """
+
+    metric: Metric
+    clean: Float[Tensor, " batch"]
+    corrupted: Float[Tensor, " batch"]
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Means over examples: clean, corrupted."""
+        return float(self.clean.mean()), float(self.corrupted.mean())
+
+
+@torch.no_grad()
+def competence(model: Transformer, task: Task, batch_size: int = 8) -> tuple[Competence, ...]:
+    """How well the model does a task.
+
+    Args:
+        model: the whole of it is run.
+        task: of any length.
+        batch_size: prompts that run together; the result does not depend on it.
+
+    Returns:
+        The task's own metric first unless it compares with the model itself, which says nothing here. Then logit
+        difference, probability difference and accuracy; where the task has no wrong answers, the negative log likelihood.
+
+    Raises:
+        SettingsError: the batch size is not positive, or the task's metric needs wrong answers and there are none.
+    """
+    if batch_size < 1:
+        raise SettingsError(f"batch_size is {batch_size}: it must be at least 1")
+    task, metrics = task.to(model.device), _telling(task)
+    parts = [task[start : start + batch_size] for start in range(0, len(task), batch_size)]
+    clean, corrupted = (
+        [torch.cat(values) for values in zip(*sides, strict=True)]
+        for sides in (
+            [_values(model, part, part.clean, metrics) for part in parts],
+            [_values(model, part, part.corrupted, metrics) for part in parts],
+        )
+    )
+    return tuple(Competence(*measured) for measured in zip(metrics, clean, corrupted, strict=True))
+
+
+def _telling(task: Task) -> tuple[Metric, ...]:
+    """The metrics that say whether a model does the task."""
+    contrasts = bool(task.answers.wrong_mask.any(-1).all())
+    names = ("logit_difference", "probability_difference", "accuracy") if contrasts else ("negative_log_likelihood",)
+    own = metric_named(task.metric)
+    return tuple(dict.fromkeys([*([] if own.compares else [own]), *(METRICS[name] for name in names)]))
+
+
+def _values(model: Transformer, part: Task, prompts: Tokens, metrics: tuple[Metric, ...]) -> list[Float[Tensor, " batch"]]:
+    rows = part.answers.rows(model.stream(prompts))
+    bound = [metric.bind(part.answers) for metric in metrics]
+    return [
+        metric.value(part.answers.per_example(measured(read(model, rows, measured.needs))))
+        for metric, measured in zip(metrics, bound, strict=True)
+    ]

@@ -1,0 +1,127 @@
+"""Greater-than (Hanna et al. 2023, arXiv 2305.00586).
+
+    clean       The war lasted from the year 1732 to the year 17    -> a number above 32, not 32 or less
+    corrupted   The war lasted from the year 1701 to the year 17    any number is above 01, or nearly
+
+Years have a century XX from 11 to 17 and two more digits YY from 02 to 98. What comes next depends on the tokenizer:
+
+    XX | YY             (GPT-2)             right: all YY' > YY, wrong: all YY' ≤ YY, as in the paper
+    digit by digit      (SmolLM2, Gemma)    the next token is the first digit d' of YY': right: d' > d, wrong: d' < d;
+                                            d itself is neither, because the second digit decides there. d is 1 to 8.
+
+Only years that the tokenizer splits in its usual way are used, as in the paper. The metric is the paper's: total probability
+of right answers minus that of wrong ones (`greater_than`). With digits alone the metric leaves P(d) out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from subcircuit.errors import PromptError
+from subcircuit.model.transformer import Transformer
+from subcircuit.tasks.build import build_task
+from subcircuit.tasks.draw import draw_distinct
+from subcircuit.tasks.encoding import BosPolicy, Encoder, make_encoder
+from subcircuit.tasks.task import PromptPair, Task
+
+TEMPLATE = "The {noun} lasted from the year {century}{year} to the year {century}"
+# fmt: off
+NOUNS = (
+    "alliance", "apprenticeship", "arrangement", "battle", "blockade", "boom", "campaign", "ceasefire", "conflict",
+    "construction", "controversy", "cooperation", "crisis", "crusade", "debate", "decline", "depression", "dispute", "domination",
+    "dynasty", "embargo", "employment", "engagement", "epidemic", "era", "expansion", "expedition", "exploration", "famine",
+    "feud", "friendship", "golden age", "guild", "hostilities", "imprisonment", "investigation", "journey", "marriage", "mission",
+    "monopoly", "negotiations", "occupation", "partnership", "peace", "persecution", "pilgrimage", "plague", "project",
+    "prosperity", "quarantine", "quest", "rebellion", "recession", "reform", "regime", "reign", "renaissance", "revolt",
+    "rivalry", "rule", "settlement", "siege", "strike", "struggle", "tour", "tradition", "treaty", "trial", "truce", "unrest",
+    "uprising", "voyage", "war", "work",
+)
+# fmt: on
+CENTURIES = tuple(f"{century}" for century in range(11, 18))
+LOW = "01"
+FEWEST_YEARS = 8
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How a tokenizer writes years, and those that it writes in this way.
+
+    Args:
+        width: digits of the token that follows the century: 2 or 1.
+        years: of each usable century, those YY that can be asked for.
+    """
+
+    width: int
+    years: Mapping[str, Sequence[str]]
+
+
+def greater_than(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto") -> Task:
+    """Greater-than for any model whose tokenizer splits years into XX|YY or into digits.
+
+    There are tens of thousands of prompts: every noun with every usable year.
+
+    Args:
+        model: whose tokenizer decides on the form of the answer.
+        examples: prompts to make, all different.
+        seed: of the choice of nouns and years.
+        bos: see `make_encoder`.
+
+    Raises:
+        SettingsError: not a positive number of examples, or more than can be told apart.
+        PromptError: the model has no tokenizer, or it splits years in other ways.
+    """
+    encoder, random = make_encoder(model, bos), Random(seed)
+    numbers = _numbers(encoder)
+
+    def draw(count: int) -> PromptPair:
+        noun, century = random.choice(NOUNS), random.choice(tuple(numbers.years))
+        return _pair(noun, century, random.choice(numbers.years[century]), numbers.width)
+
+    pairs = draw_distinct(draw, examples, "greater-than")
+    parameters = {"examples": examples, "seed": seed, "digits": numbers.width}
+    return build_task("greater_than", pairs, model, parameters=parameters, bos=bos, metric="greater_than")
+
+
+def _pair(noun: str, century: str, year: str, width: int) -> PromptPair:
+    start, every = year[:width], _continuations(width)
+    return PromptPair(
+        clean=TEMPLATE.format(noun=noun, century=century, year=year),
+        corrupted=TEMPLATE.format(noun=noun, century=century, year=LOW),
+        answers=tuple(number for number in every if number > start),
+        # a whole number that is equal is not greater; a first digit that is equal says nothing yet
+        wrong_answers=tuple(number for number in every if number < start or number == year),
+    )
+
+
+def _numbers(encoder: Encoder) -> Numbers:
+    """The form that most years have."""
+    forms = [Numbers(width, _years(encoder, width)) for width in (2, 1)]
+    best = max(forms, key=lambda form: sum(len(years) for years in form.years.values()))
+    if sum(len(years) for years in best.years.values()) < FEWEST_YEARS:
+        shown = encoder.show(encoder.plain(["the year 1732"])[0])
+        raise PromptError(
+            f"greater-than needs a tokenizer that splits years into 17|32 or into digits; {encoder.model} splits them "
+            f"otherwise ({shown}): bring prompts of your own in a .jsonl file."
+        )
+    return best
+
+
+def _years(encoder: Encoder, width: int) -> dict[str, tuple[str, ...]]:
+    """The usable years YY of each century that has some: the century's tokens, then 2 / width tokens more."""
+    if any(len(ids) != 1 for ids in encoder.plain(_continuations(width))):
+        return {}
+    # of digits the first must have smaller and greater ones; the corrupted year, 01, must be split in the same way
+    asked = [f"{year:02}" for year in (range(2, 99) if width == 2 else range(10, 90))]
+    found = {}
+    for century in CENTURIES:
+        before, *split = encoder.plain([f"the year {century}{year}" for year in ("", LOW, *asked)])
+        low, *usable = (ids[: len(before)] == before and len(ids) == len(before) + 2 // width for ids in split)
+        years = tuple(year for year, fits in zip(asked, usable, strict=True) if fits)
+        if low and years:
+            found[century] = years
+    return found
+
+
+def _continuations(width: int) -> list[str]:
+    """The numbers of so many digits, ascending."""
+    return [f"{number:0{width}}" for number in range(10**width)]

@@ -1,0 +1,158 @@
+"""Judgements against their parts, agreements against plain sets, contests against the searches they run."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from subcircuit.errors import GraphError, SettingsError
+from subcircuit.evaluate import (
+    Contest,
+    agreements,
+    completeness,
+    curve,
+    evaluate_circuit,
+    faithfulness,
+    judge,
+    measure,
+    random_connected_circuit,
+)
+from subcircuit.graph import Circuit, Graph, Scope, TopN
+from subcircuit.report import Sweep, write_sweep
+from subcircuit.run import Zero
+from subcircuit.run.memory import peak_memory
+from subcircuit.search import Acdc, Behaviour, CleanCorrupted, Eap, RandomScores, acdc, eap
+from tests.behaviours import random_behaviour
+from tests.tiny_models import tiny
+
+
+def behaviours(seed: int = 3):
+    """A model and two behaviours; faithfulness by divergence is defined for any prompts."""
+    model = tiny("llama_gqa", dtype=torch.float64)
+    graph = Graph.of(model.config, Scope("head"))
+    found_on = random_behaviour(model, seed, [6, 5, 7], 1, "logit_difference", "resample")
+    return model, graph, found_on, random_behaviour(model, seed + 1, [6, 5, 7, 6], 1, "kl_divergence", "resample")
+
+
+def test_a_judgement_is_its_parts():
+    model, graph, found_on, judged_on = behaviours()
+    circuit = eap(model, graph, found_on, Eap()).select(TopN(30, "signed")).prune()
+    judged = judge(model, circuit, judged_on, random_circuits=3, seed=5)
+    expected = evaluate_circuit(model, circuit, judged_on)
+    assert judged.evaluation.means == pytest.approx(expected.means)
+    assert judged.completeness == pytest.approx(completeness(model, circuit, judged_on))
+    others = [random_connected_circuit(graph, circuit.n_edges, 5 + i) for i in range(3)]
+    values = faithfulness(measure(model, graph, judged_on, others)).tolist()
+    assert judged.random == pytest.approx(values)
+    assert judged.random_mean == pytest.approx(np.mean(values))
+    assert min(values) <= judged.random_interval.low <= judged.random_interval.high <= max(values)
+    assert circuit.scores is not None
+    assert judged.curve == curve(model, graph, judged_on, circuit.scores)
+    with pytest.raises(SettingsError, match="random circuits is 0"):
+        judge(model, circuit, judged_on, random_circuits=0)
+
+
+def test_a_search_that_leaves_edges_untried_has_no_curve():
+    model, graph, found_on, judged_on = behaviours()
+    circuit = acdc(model, graph, found_on, Acdc(threshold=0.01)).circuit
+    assert judge(model, circuit, judged_on, random_circuits=1).curve is None
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**20), st.booleans())
+def test_agreements_are_those_of_sets_and_of_scipy(seed, gaps):
+    graph = Graph.of(tiny("attention_only").config)
+    generator = torch.Generator().manual_seed(seed)
+    circuits = []
+    for _ in range(3):
+        kept = graph.edges & (torch.rand(graph.edges.shape, generator=generator) < 0.3)
+        scores = torch.randn(graph.edges.shape, generator=generator).round(decimals=1)
+        untried = torch.rand(graph.edges.shape, generator=generator) < (0.5 if gaps else 0.0)
+        circuits.append(Circuit(graph, kept, scores.masked_fill(untried | ~graph.edges, torch.nan)))
+    pairs = agreements(circuits)
+    assert [(p.left, p.right) for p in pairs] == [(0, 1), (0, 2), (1, 2)]
+    for pair in pairs:
+        left, right = circuits[pair.left], circuits[pair.right]
+        a, b = set(left.names), set(right.names)
+        assert (pair.shared, pair.only_left, pair.only_right) == (len(a & b), len(a - b), len(b - a))
+        assert pair.jaccard == pytest.approx(len(a & b) / len(a | b))
+        assert left.scores is not None
+        assert right.scores is not None
+        both = [(x, y) for x, y in zip(left.scores.flatten().tolist(), right.scores.flatten().tolist(), strict=True)]
+        both = [(x, y) for x, y in both if x == x and y == y]
+        assert pair.scored == len(both)
+        assert pair.rank_correlation == pytest.approx(spearmanr(*zip(*both, strict=True)).statistic)  # pyright: ignore
+
+
+def test_what_cannot_be_compared_is_refused_or_left_open():
+    graph, other = (Graph.of(tiny(name).config) for name in ("attention_only", "gpt2"))
+    with pytest.raises(GraphError, match="different graphs"):
+        agreements([Circuit.full(graph), Circuit.full(other)])
+    with pytest.raises(SettingsError, match="takes two"):
+        agreements([Circuit.full(graph)])
+    (pair,) = agreements([Circuit.full(graph), Circuit.empty(graph)])
+    assert (pair.jaccard, pair.scored, pair.rank_correlation) == (0.0, 0, None)
+
+
+def test_a_contest_judges_what_the_searches_find(tmp_path: Path):
+    model, graph, found_on, judged_on = behaviours()
+    contest = Contest(model, graph, found_on, judged_on, by="absolute", thresholds=(0.2, 0.001))
+    methods = [Eap(), RandomScores(seed=4), Acdc()]
+    contest.check(methods)
+    contenders = [contest.run(settings) for settings in methods]
+    assert [c.method for c in contenders] == ["eap", "random", "acdc"]
+    expected = curve(model, graph, judged_on, eap(model, graph, found_on, Eap()).values, "absolute")
+    assert contenders[0].curve == expected
+    assert contenders[0].kl_at(1.0) == expected.points[3].kl
+    circuits = [acdc(model, graph, found_on, Acdc(threshold=threshold)).circuit for threshold in (0.2, 0.001)]
+    values = faithfulness(measure(model, graph, judged_on, circuits)).tolist()
+    assert [point.faithfulness for point in contenders[2].points] == pytest.approx(values)
+    assert [point.edges for point in contenders[2].points] == [circuit.n_edges for circuit in circuits]
+    assert contenders[2].curve is None
+    assert contenders[2].kl_at(1.0) is None
+    written(Sweep.of(contest, contenders, methods), tmp_path / "sweep")
+
+
+def written(sweep: Sweep, directory: Path) -> None:
+    write_sweep(sweep, directory)
+    content = json.loads((directory / "sweep.json").read_text())
+    with (directory / "points.csv").open() as file:
+        points = list(csv.DictReader(file))
+    assert [m["method"] for m in content["methods"]] == ["eap", "random", "acdc"]
+    told = [(m["method"], p["faithfulness"]) for m in content["methods"] for p in m["points"]]
+    assert [(p["method"], float(p["faithfulness"])) for p in points] == told
+    assert content["found_on"]["digest"] != content["judged_on"]["digest"]
+    assert sweep.rows[-1][0] == "acdc"
+    svg = (directory / "sweep.svg").read_text()
+    assert all(f">{name}<" in svg for name in ("eap", "random", "acdc", "faithfulness", "seconds"))
+    assert (directory / "sweep.png").stat().st_size > 10_000
+
+
+def test_a_contest_refuses_before_it_runs():
+    model, graph, found_on, judged_on = behaviours()
+    zero = Behaviour(found_on.task, found_on.metric, Zero())
+    with pytest.raises(SettingsError, match="only the ablation resample"):
+        Contest(model, graph, zero, judged_on).check([Eap(), CleanCorrupted()])
+    counts = random_behaviour(model, 3, [6, 5], 1, "accuracy", "resample")
+    with pytest.raises(SettingsError, match="accuracy is a count"):
+        Contest(model, graph, counts, judged_on).check([Eap()])
+    task = judged_on.task
+    same = Behaviour(type(task)(**{**vars(task), "corrupted": task.clean}), judged_on.metric)
+    with pytest.raises(SettingsError, match="faithfulness is undefined"):
+        Contest(model, graph, found_on, same).check([Eap()])
+
+
+def test_peak_memory_sees_what_was_taken():
+    with peak_memory(torch.device("cpu")) as small:
+        torch.ones(10)
+    with peak_memory(torch.device("cpu")) as large:
+        torch.ones(200_000_000)
+    if small.size is None or large.size is None:
+        pytest.skip("this system does not tell")
+    assert 0.7e9 < large.size - small.size < 1.2e9

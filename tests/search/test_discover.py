@@ -1,0 +1,102 @@
+"""Every method from a model to a recorded circuit: one signature, selections, refusals, and hybrid's promises."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from subcircuit.errors import SettingsError, UnknownNameError
+from subcircuit.graph import Circuit, Graph, Greedy, Threshold, TopN
+from subcircuit.run import ABLATIONS, run_circuit
+from subcircuit.run.ablation import ablated_values
+from subcircuit.search import METHODS, Acdc, Eap, Exact, Hybrid, Round, discover, exact, hybrid, method_named, method_of
+from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
+from subcircuit.search.hybrid import nominate
+from tests.behaviours import random_behaviour, random_task
+from tests.tiny_models import tiny
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_finds_a_recorded_circuit(name, tmp_path):
+    model = tiny("llama_gqa")
+    task, method = random_task(model, 3, [6, 5]), METHODS[name]
+    steps = []
+    result = discover(model, task, method.settings(), on_step=steps.append)
+    circuit, record = result.circuit, result.circuit.record
+    assert record is not None
+    assert (record.method.name, record.results["edges_kept"]) == (name, circuit.n_edges)
+    assert name == "random" or steps[-1].done == steps[-1].total
+    assert method_of(method.settings()) == method == method_named(name)
+    if method.ranks:
+        assert isinstance(steps[-1], Round) if steps else name == "random"
+        assert record.method.parameters["select"] == "top-n"
+        assert record.method.parameters["by"] == "absolute"
+        assert circuit.n_edges <= max(1, circuit.graph.n_edges // 100)
+        assert circuit == circuit.prune()
+    circuit.save(tmp_path / "run")
+    assert Circuit.load(tmp_path / "run") == circuit
+
+
+@pytest.mark.parametrize("selection", [TopN(60, "signed"), Greedy(60, "absolute"), Threshold(1e-4, "absolute")])
+def test_what_is_said_of_a_selected_circuit_is_what_it_does(selection):
+    model = tiny("gemma2", dtype=torch.float64)
+    task = random_task(model, 5, [6, 8, 7])
+    result = discover(model, task, Eap(), metric="logit_difference", selection=selection)
+    circuit = result.circuit
+    ablated = ablated_values(model, circuit.graph, task.corrupted, ABLATIONS["resample"])
+    values = []
+    for kept in (circuit.kept, circuit.graph.edges, torch.zeros_like(circuit.kept)):
+        logits = task.answers.rows(run_circuit(model, circuit.graph, kept, task.clean, ablated))
+        right, wrong = ((logits.gather(1, ids) * mask).sum(1) / mask.sum(1) for ids, mask in options(task))
+        values.append(float((right - wrong).mean()))
+    assert [result.metric_circuit, result.metric_model, result.metric_corrupted] == pytest.approx(values, abs=1e-9)
+    assert result.trials is None
+    assert result.borderline is None
+
+
+def options(task):
+    answers = task.answers
+    return (answers.correct, answers.correct_mask), (answers.wrong, answers.wrong_mask)
+
+
+def test_refusals():
+    model = tiny("llama")
+    task = random_task(model, 1, [5, 6])
+    edges = Graph.of(model.config).n_edges
+    with pytest.raises(SettingsError, match=f"{edges + 1:,} edges were asked for and the graph has {edges:,}"):
+        discover(model, task, Eap(), selection=TopN(edges + 1, "signed"))
+    with pytest.raises(SettingsError, match="takes no selection"):
+        discover(model, task, Acdc(), selection=TopN(5, "signed"))
+    with pytest.raises(UnknownNameError, match="eap-ig-inputs"):
+        method_named("eap-ig")
+    for name, value in (("coverage", 0.0), ("most", 0), ("sample", -1), ("batch_size", 0)):
+        with pytest.raises(SettingsError, match=name):
+            replace(Hybrid(), **{name: value})
+
+
+def test_hybrid_measures_what_was_nominated_and_tells_what_was_not():
+    model = tiny("llama_gqa", dtype=torch.float64)
+    graph, behaviour = Graph.of(model.config), random_behaviour(model, 2, [6, 7], 1, "logit_difference", "resample")
+    effects = exact(model, graph, behaviour, Exact()).values
+    attributions = eap_ig_inputs(model, graph, behaviour, EapIgInputs(5)).values
+    scores = hybrid(model, graph, behaviour, Hybrid(most=40, sample=graph.n_edges))
+    nominated = nominate(graph, attributions, 0.9, 40)
+    torch.testing.assert_close(scores.values[nominated], effects[nominated], atol=1e-6, rtol=1e-5)
+    rest = graph.edges & ~nominated
+    assert bool((scores.values[rest] == 0).all())
+    # the sample is all of the rest: what it says is not an estimate
+    assert scores.notes["nominated"] == 40
+    assert scores.notes["sample_largest"] == pytest.approx(float(effects[rest].abs().max()), rel=1e-5)
+    share = float(effects[rest].abs().sum() / effects[graph.edges].abs().sum())
+    assert scores.notes["sample_share"] == pytest.approx(share, rel=1e-4)
+
+
+def test_nominated_edges_are_the_fewest_that_cover():
+    graph = Graph.of(tiny("attention_only").config)
+    sizes = torch.rand(graph.edges.shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    chosen = nominate(graph, sizes, 0.5, graph.n_edges)
+    held, total = sizes.abs()[chosen].sum(), sizes.abs()[graph.edges].sum()
+    assert held >= 0.5 * total > held - sizes.abs()[chosen].min()
+    assert sizes.abs()[chosen].min() >= sizes.abs()[graph.edges & ~chosen].max()
+    assert int(nominate(graph, sizes, 1.0, graph.n_edges).sum()) == graph.n_edges
+    assert int(nominate(graph, sizes * 0, 0.5, graph.n_edges).sum()) == 1

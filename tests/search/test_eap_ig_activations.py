@@ -1,0 +1,120 @@
+"""Integrated gradients over activations equal autograd at circuits whose edges out of one stage are partly cut."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subcircuit.errors import NumericalError, SettingsError
+from subcircuit.graph import Graph, Scope
+from subcircuit.search.eap import Eap, eap
+from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations, stages
+from tests.behaviours import random_behaviour
+from tests.search.autograd import Autograd, assert_scores
+from tests.search.test_attribution import behaviours
+from tests.tiny_models import FAMILIES, tiny
+
+
+def written_together(graph):
+    """Rows of the embedding's writers, and of each layer's attention and MLP."""
+    groups = {}
+    for index, writer in enumerate(graph.writers):
+        name = str(writer)
+        groups.setdefault("embed" if "embed" in name else name.partition(".")[0], []).append(index)
+    return groups
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=2)
+@given(data=st.data(), steps=st.sampled_from([2, 1, 3]))
+def test_scores_average_autograd_along_the_path_of_the_writers_stage(family, data, steps):
+    model, graph, behaviour = data.draw(behaviours(family))
+    slow, expected = Autograd(model, graph, behaviour), torch.zeros(graph.edges.shape, dtype=torch.float64)
+    for rows in written_together(graph).values():
+        for step in range(1, steps + 1):
+            # what a circuit's partly cut edges carry is the interpolation
+            mask = graph.edges.double()
+            mask[rows] *= step / steps
+            expected[rows] += slow.slope(mask)[rows] / steps
+    config = EapIgActivations(steps, batch_size=data.draw(st.sampled_from([None, 1, 2])))
+    assert_scores(eap_ig_activations(model, graph, behaviour, config), expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "ablation"),
+    [("gpt2", "mean"), ("llama_gqa", "mean"), ("gemma3", "resample"), ("pythia", "resample"), ("attention_only_bare", "zero")],
+)
+def test_scores_out_of_a_stage_add_up_to_the_effect_of_ablating_it(family, ablation):
+    model = tiny(family, dtype=torch.float64)
+    graph = Graph.of(model.config)
+    behaviour = random_behaviour(model, 11, [5, 4], 1, "logit_difference", ablation)
+    slow, steps = Autograd(model, graph, behaviour), 12
+    scores = eap_ig_activations(model, graph, behaviour, EapIgActivations(steps)).values.double()
+    effects, sums = [], []
+    for rows in written_together(graph).values():
+        cut = graph.edges.double()
+        cut[rows] = 0
+        effects.append(float(slow.loss(cut) - slow.loss(graph.edges)))
+        # paths begin behind their first point: half a step of each end turns the sum into the trapezoid rule
+        ends = (slow.slope(cut) - slow.slope(graph.edges))[rows].masked_fill(~graph.edges[rows], 0).sum()
+        sums.append(float(scores[rows].nansum() + ends / (2 * steps)))
+    assert max(map(abs, effects)) > 0.1
+    assert sums == pytest.approx(effects, abs=0.03 * max(map(abs, effects)))
+
+
+def test_one_step_is_the_clean_run_alone():
+    model = tiny("qwen3", dtype=torch.float64)
+    graph, behaviour = Graph.of(model.config), random_behaviour(model, 2, [6, 5], 1, "logit_difference", "resample")
+    expected = eap(model, graph, behaviour, Eap()).values.double()
+    assert_scores(eap_ig_activations(model, graph, behaviour, EapIgActivations(steps=1)), expected)
+
+
+def test_heads_of_a_layer_move_together_and_parallel_mlps_do_not_read_them():
+    sequential, parallel = (Graph.of(tiny(family).config) for family in ("gpt2", "pythia"))
+    for graph, reads in ((sequential, [0, 1, 2, 3, 4, 5, 6]), (parallel, [0, 2, 2, 4, 4, 6, 6])):
+        assert [stage.first for stage in stages(graph)] == reads
+        assert [list(range(len(graph.writers)))[stage.writers] for stage in stages(graph)] == [*written_together(graph).values()]
+    split = Graph.of(tiny("gpt2").config, Scope(split_embeddings=True))
+    assert stages(split)[0].writers == slice(0, 2)
+
+
+def test_a_divergence_has_something_to_say():
+    model = tiny("llama", dtype=torch.float64)
+    graph, behaviour = Graph.of(model.config), random_behaviour(model, 2, [6, 5], 1, "kl_divergence", "resample")
+    scores = eap_ig_activations(model, graph, behaviour, EapIgActivations(3)).values
+    # behind the last MLP's path too, which embeddings' paths do not lead through
+    assert abs(scores[graph.find("m2->logits")]) > 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.25)])
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "pythia"])
+def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tolerance):
+    precise = tiny(family, dtype=torch.float64)
+    graph, behaviour = Graph.of(precise.config), random_behaviour(precise, 7, [6, 5, 7], 1, "logit_difference", "mean")
+    config = EapIgActivations(steps=2)
+    expected = eap_ig_activations(precise, graph, behaviour, config).values[graph.edges]
+    for batch_size in (None, 2):
+        found = eap_ig_activations(precise.to(dtype=dtype), graph, behaviour, EapIgActivations(2, batch_size)).values
+        assert float((found[graph.edges] - expected).abs().max()) < tolerance * float(expected.abs().max())
+
+
+def test_progress_adds_up():
+    model = tiny("gpt2")
+    graph, behaviour, rounds = Graph.of(model.config), random_behaviour(model, 1, [5, 4, 5], 1, "logit_difference", "zero"), []
+    eap_ig_activations(model, graph, behaviour, EapIgActivations(steps=2, batch_size=2), rounds.append)
+    # the clean run and seven stages of three examples
+    assert [r.done for r in rounds] == [*range(2, 17, 2), *range(17, 25)]
+    assert {r.total for r in rounds} == {24}
+
+
+def test_what_cannot_be_scored_is_refused():
+    model = tiny("gpt2")
+    graph = Graph.of(model.config)
+    with pytest.raises(SettingsError, match="accuracy is a count"):
+        eap_ig_activations(model, graph, random_behaviour(model, 1, [6], 1, "accuracy", "resample"), EapIgActivations())
+    for wrong in (lambda: EapIgActivations(0), lambda: EapIgActivations(batch_size=0)):
+        with pytest.raises(SettingsError, match="at least 1"):
+            wrong()
+    model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
+    with pytest.raises(NumericalError, match="nan"):
+        eap_ig_activations(model, graph, random_behaviour(model, 1, [6], 1, "logit_difference", "zero"), EapIgActivations(1))
