@@ -12,8 +12,12 @@ from tests.tiny_models import VOCAB
 
 
 def random_task(model: Transformer, seed: int, lengths: list[int], answers_each: int = 1) -> Task:
-    """Clean and corrupted prompts of random tokens; their first tokens agree, and often their last."""
+    """Clean and corrupted prompts of random tokens; their first tokens agree, and often their last.
+
+    Models that are not causal get prompts of one length, the longest of those asked for.
+    """
     rng = random.Random(seed)
+    lengths = lengths if model.config.causal else [max(lengths)] * len(lengths)
     clean, corrupted, answers = [], [], []
     for example, length in enumerate(lengths):
         prompt = [rng.randrange(2, VOCAB) for _ in range(length)]

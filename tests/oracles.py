@@ -121,8 +121,9 @@ class NodeByNode:
         mixed = []
         for query in range(n_pos):
             first = 0 if config.windows[layer] is None else max(0, query - config.windows[layer] + 1)
-            scores = soft_cap(k[first : query + 1] @ q[query] * config.attention_scale, config.attention_softcap)
-            mixed.append(scores.softmax(-1) @ v[first : query + 1])
+            seen = slice(first, query + 1) if config.causal else slice(None)
+            scores = soft_cap(k[seen] @ q[query] * config.attention_scale, config.attention_softcap)
+            mixed.append(scores.softmax(-1) @ v[seen])
         return torch.stack(mixed) @ w.W_O[head]
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def test_the_documented_json_keys_are_those_of_a_summary() -> None:
 
 def test_everything_asked_for_is_pinned() -> None:
     project = tomllib.loads(read("pyproject.toml"))["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
     names = {re.split(r"[>=<\[]", requirement)[0] for requirement in asked}
     pinned = {line.partition("==")[0] for line in read("constraints.txt").splitlines() if "==" in line}
     assert names <= pinned

@@ -34,6 +34,7 @@ from subcircuit.model import (
     AttentionWeights,
     LayerNorm,
     LayerWeights,
+    MLPWeights,
     NoNorm,
     NormWeights,
     Transformer,
@@ -85,7 +86,7 @@ _HF: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 HF_FAMILIES: tuple[str, ...] = tuple(_HF)
-FAMILIES: tuple[str, ...] = (*HF_FAMILIES, "attention_only", "attention_only_bare")
+FAMILIES: tuple[str, ...] = (*HF_FAMILIES, "attention_only", "attention_only_bare", "bidirectional")
 
 
 def tiny_hf(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
@@ -134,6 +135,8 @@ def tiny(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tran
 def _loaded(family: str, seed: int, dtype: torch.dtype) -> Transformer:
     if family in _HF:
         return replace(load_model(tiny_hf(family, seed), dtype=dtype, device="cpu"), name=f"tiny-{family}")
+    if family == "bidirectional":
+        return bidirectional(seed).to(dtype=dtype)
     return attention_only(seed, bare=family == "attention_only_bare").to(dtype=dtype)
 
 
@@ -189,3 +192,28 @@ def attention_only(seed: int = 0, bare: bool = False) -> Transformer:
     )
     check_weights(config, weights)
     return Transformer(config, weights, name="tiny-attention_only_bare" if bare else "tiny-attention_only")
+
+
+def bidirectional(seed: int = 0) -> Transformer:
+    """Two layers that attend both ways, with MLPs and learned positions, without norms: the kind that RASP compiles to."""
+    base, d_mlp = attention_only(seed), 40
+    config = replace(base.config, architecture="bidirectional", norm=NoNorm(), causal=False, d_mlp=d_mlp)
+    generator = torch.Generator().manual_seed(seed + 1)
+
+    def random(*shape: int, scale: float) -> Tensor:
+        return torch.randn(*shape, generator=generator) * scale
+
+    def layer(weights: LayerWeights) -> LayerWeights:
+        mlp = MLPWeights(
+            W_in=random(d_mlp, config.d_model, scale=0.15),
+            W_out=random(d_mlp, config.d_model, scale=0.1),
+            b_in=random(d_mlp, scale=0.5),
+            b_out=random(config.d_model, scale=0.5),
+        )
+        return LayerWeights(weights.attention, NormWeights(), mlp, NormWeights())
+
+    layers = tuple(layer(weights) for weights in base.weights.layers)
+    # smaller logits than with a final norm: probabilities are not to be certain
+    weights = replace(base.weights, layers=layers, final_norm=NormWeights(), W_U=base.weights.W_U * 0.3)
+    check_weights(config, weights)
+    return Transformer(config, weights, name="tiny-bidirectional")

@@ -58,6 +58,7 @@ def test_a_mask_shows_the_latest_keys_of_the_window(length: int, window: int | N
     for query in range(length):
         first = 0 if window is None else max(0, query - window + 1)
         assert seen[query].nonzero().flatten().tolist() == list(range(first, query + 1))
+    assert attention_mask(positions, positions, tiny("bidirectional").config, 0).all()
 
 
 def test_rms_norm_in_half_precision_keeps_small_inputs():

@@ -69,7 +69,7 @@ def test_float64_logits_agree_to_nine_digits(family: str):
     assert largest_difference(our_logits(ours, tokens), theirs, tokens.lengths) <= 1e-9
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "bidirectional"])
 @settings(max_examples=4, deadline=None)
 @given(prompts, st.integers(0, VOCAB - 1))
 def test_padded_prompts_give_what_they_give_alone(family: str, ids: list[list[int]], filler: int):

@@ -5,10 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subcircuit.errors import PromptError, PromptMismatchError, SettingsError, UnknownNameError
+from subcircuit.graph import Graph
 from subcircuit.model import Transformer
+from subcircuit.run import writer_values
 from subcircuit.tasks import Answer, PromptPair, Task, build_task, build_task_of_ids
 from subcircuit.tasks.encoding import bos_prefix
 from tests.tasks.conftest import tokenizer_of, with_tokenizer, words_of
+from tests.tiny_models import bidirectional
 
 WORDS = words_of("When _Mary _John _Anna _met _, , _gave _it _to _the _17 Mary the 17 42 to _a _b _猫 猫")
 TOY = with_tokenizer(tokenizer_of(WORDS))
@@ -198,3 +201,15 @@ def test_the_digest_tells_tasks_apart(other: dict[str, Any]):
 def test_bad_ids_are_refused_by_number(changes: dict[str, Any], message: str):
     with pytest.raises(PromptError, match=message):
         of_ids(**changes)
+
+
+def test_models_that_attend_both_ways_take_prompts_of_one_length():
+    model = bidirectional()
+    with pytest.raises(PromptError, match="pair 2: 2 tokens, and pair 1 has 3"):
+        of_ids(model=model)
+    with pytest.raises(PromptError, match="prompts of 2 to 4 tokens cannot run together"):
+        model(of_ids().clean)
+    with pytest.raises(PromptError, match="cannot run together"):
+        writer_values(model, Graph.of(model.config), of_ids().clean)
+    last = [answer for answer in SPOTS if answer.example == 0]
+    assert len(of_ids(model=model, clean=PROMPTS[:1], corrupted=OTHERS[:1], answers=last)) == 1

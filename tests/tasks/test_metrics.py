@@ -31,6 +31,8 @@ def plain_value(name: str, z: list[float], model: list[float], correct: tuple[in
         return -math.log(sum(q[i] for i in correct))
     if name == "accuracy":
         return float(min(z[i] for i in correct) > max(z[i] for i in wrong))
+    if name == "squared_error":
+        return sum((a - b) ** 2 for a, b in zip(z, model, strict=True))
     assert name == "match"
     return float(z.index(max(z)) == model.index(max(model)))
 

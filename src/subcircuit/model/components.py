@@ -143,9 +143,14 @@ def finish_heads(
 def attention_mask(
     queries: Int[Tensor, "*query"], keys: Int[Tensor, "*key"], config: TransformerConfig, layer: int
 ) -> Bool[Tensor, "*query key"]:
-    """Which keys a query at each position may see: no later ones, and only the latest within the layer's window."""
+    """Which keys a query at each position may see: no later ones, and only the latest within the layer's window.
+
+    All of them where attention is not causal.
+    """
     distance = queries[..., None] - keys
     window = config.windows[layer]
+    if not config.causal:
+        return torch.ones_like(distance, dtype=torch.bool)
     return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 

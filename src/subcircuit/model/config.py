@@ -1,4 +1,4 @@
-"""Everything the forward pass of a decoder depends on, as one frozen value."""
+"""Everything a transformer's forward pass depends on, as one frozen value."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -46,7 +46,7 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True)
 class TransformerConfig:
-    """A decoder-only transformer's shape and switches.
+    """A transformer's shape and switches.
 
     Args:
         architecture: the checkpoint family's name, for messages and records (``"llama"``).
@@ -65,6 +65,8 @@ class TransformerConfig:
         qk_norms: queries and keys are RMS-normalised per head (Qwen3, Gemma 3); eps is ``norm``'s.
         attention_softcap, logit_softcap: c in c·tanh(x / c), or None.
         embed_scale: factor on token embeddings.
+        causal: a query sees no later position. Otherwise it sees the whole prompt, and prompts that run together must be
+            of one length.
     """
 
     architecture: str
@@ -89,10 +91,12 @@ class TransformerConfig:
     attention_softcap: float | None = None
     logit_softcap: float | None = None
     embed_scale: float = 1.0
+    causal: bool = True
 
     def __post_init__(self) -> None:
         assert self.n_heads % self.n_kv_heads == 0, (self.n_heads, self.n_kv_heads)
         assert len(self.rotary) == len(self.windows) == self.n_layers
+        assert self.causal or not any(self.windows), "a window is over latest positions"
 
     @property
     def heads_per_kv(self) -> int:

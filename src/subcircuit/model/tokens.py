@@ -12,8 +12,9 @@ from torch import Tensor
 class Tokens:
     """Prompts of possibly unequal length, padded on the right.
 
-    Decoders attend backwards only, so what stands to the right of a prompt's end changes nothing before it: padded
-    and unpadded runs agree at every real position, and no attention mask is needed.
+    Causal models attend backwards only, so what stands to the right of a prompt's end changes nothing before it: padded
+    and unpadded runs agree at every real position, and no attention mask is needed. Models that are not causal run
+    prompts of one length only.
 
     Args:
         ids: token ids; past a prompt's end any id, 0 by convention.

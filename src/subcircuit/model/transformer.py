@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from subcircuit.errors import PromptError
 from subcircuit.model.components import (
     AS_IT_IS,
     Nonlinear,
@@ -27,7 +28,7 @@ from subcircuit.model.weights import Weights
 
 @dataclass(frozen=True, eq=False)
 class Transformer:
-    """A decoder-only transformer: data, run by pure functions.
+    """A transformer: data, run by pure functions.
 
     Args:
         config: shape and switches.
@@ -58,15 +59,37 @@ class Transformer:
         return replace(self, weights=self.weights.to(device, dtype))
 
     def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos vocab"]:
-        """Logits at every position; meaningless past a prompt's end."""
+        """Logits at every position; meaningless past a prompt's end.
+
+        Raises:
+            PromptError: prompts of unequal lengths in a model that is not causal.
+        """
         return unembed(self.config, self.weights, self.stream(tokens))
 
     def stream(self, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
-        """The residual stream after the last layer, before the final norm."""
+        """The residual stream after the last layer, before the final norm.
+
+        Raises:
+            PromptError: as above.
+        """
+        check_lengths(self.config, tokens)
         stream = embed(self.config, self.weights, tokens.ids)
         for layer in range(self.config.n_layers):
             stream = block(self, layer, stream)
         return stream
+
+
+def check_lengths(config: TransformerConfig, tokens: Tokens) -> None:
+    """Prompts that run together are of one length where padding would be attended to.
+
+    Raises:
+        PromptError: they are not.
+    """
+    if not config.causal and bool((tokens.lengths != tokens.ids.shape[1]).any()):
+        raise PromptError(
+            f"prompts of {int(tokens.lengths.min())} to {tokens.ids.shape[1]} tokens cannot run together: this model attends to "
+            "later positions, and padding would be among them. Use prompts of one length."
+        )
 
 
 def block(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:

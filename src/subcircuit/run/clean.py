@@ -83,7 +83,8 @@ def clean_run(
         answer_example, answer_pos: where the metric reads logits.
         order: writers as they are cut, backwards; by default the order of computation.
     """
-    rows = Rows.of(first_change, answer_example.tolist(), answer_pos.tolist(), model.device)
+    both_ways = None if model.config.causal else clean.ids.shape[1]
+    rows = Rows.of(first_change, answer_example.tolist(), answer_pos.tolist(), model.device, both_ways)
     tokens = Tokens(clean.ids[:, : rows.n_pos], clean.lengths.clamp(max=rows.n_pos))
 
     def at_rows(x: Float[Tensor, "*writer batch pos d_model"]) -> Float[Tensor, "*writer row d_model"]:

@@ -89,7 +89,8 @@ def contrast(
         first_change: per example, the first position at which clean and ablated values may differ.
         answer_example, answer_pos: where the metric reads logits.
     """
-    rows = Rows.of(first_change, answer_example.tolist(), answer_pos.tolist(), model.device)
+    both_ways = None if model.config.causal else clean.ids.shape[1]
+    rows = Rows.of(first_change, answer_example.tolist(), answer_pos.tolist(), model.device, both_ways)
     differences: list[Tensor] = []
     streams: list[Tensor] = []
     embeddings: list[Tensor] = []

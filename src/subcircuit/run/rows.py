@@ -1,7 +1,8 @@
 """The places where something can change and can matter: (example, position) pairs, flattened to rows.
 
-Decoders look backwards only. Before the first position in which the clean and the ablated run differ nothing ever
-changes; after the last answer nothing matters. And a node that reaches the metric only through inputs read at the
+Causal models look backwards only. Before the first position in which the clean and the ablated run differ nothing ever
+changes; after the last answer nothing matters. Where attention looks both ways, everything may change and matter. And a
+node that reaches the metric only through inputs read at the
 answers' own positions (queries, MLPs, the logits) matters at those positions alone.
 """
 
@@ -63,8 +64,8 @@ class Rows:
     """Where a batch of prompts can change and where its metric looks.
 
     Args:
-        n_pos: positions that are computed at all: up to the last answer.
-        changed: from each example's first difference to its last answer.
+        n_pos: positions that are computed at all: up to the last answer, or all.
+        changed: from each example's first difference to its last answer, or all.
         answers: the positions at which the metric reads logits; a subset of ``changed``.
         answer_of_changed: index of each row of ``answers`` among the rows of ``changed``.
         answer_row: the row of ``answers`` of each of the task's answers.
@@ -77,11 +78,24 @@ class Rows:
     answer_row: Int[Tensor, " answer"]
 
     @staticmethod
-    def of(first_change: Sequence[int], answer_example: Sequence[int], answer_pos: Sequence[int], device: torch.device) -> "Rows":
-        """From each example's first differing position and the answers' places; every example has an answer."""
-        n_pos = max(answer_pos) + 1
+    def of(
+        first_change: Sequence[int],
+        answer_example: Sequence[int],
+        answer_pos: Sequence[int],
+        device: torch.device,
+        both_ways: int | None = None,
+    ) -> "Rows":
+        """From each example's first differing position and the answers' places; every example has an answer.
+
+        Args:
+            both_ways: the prompts' length where attention looks both ways; None for causal models.
+        """
+        n_pos = max(answer_pos) + 1 if both_ways is None else both_ways
         looks = [sorted({p for e, p in zip(answer_example, answer_pos, strict=True) if e == b}) for b in range(len(first_change))]
-        spans = [range(min(first, look[0]), look[-1] + 1) for first, look in zip(first_change, looks, strict=True)]
+        spans = [
+            range(min(first, look[0]), look[-1] + 1) if both_ways is None else range(n_pos)
+            for first, look in zip(first_change, looks, strict=True)
+        ]
         changed, answers = (Places.of([list(p) for p in places], n_pos, device) for places in (spans, looks))
         row_of = {flat: row for row, flat in enumerate(answers.flat.tolist())}
         answer_row = [row_of[e * n_pos + p] for e, p in zip(answer_example, answer_pos, strict=True)]

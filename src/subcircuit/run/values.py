@@ -10,7 +10,7 @@ from torch import Tensor
 from subcircuit.graph import Graph
 from subcircuit.model.components import embed_positions, embed_tokens
 from subcircuit.model.tokens import Tokens
-from subcircuit.model.transformer import Transformer, feed_forward
+from subcircuit.model.transformer import Transformer, check_lengths, feed_forward
 from subcircuit.run.heads import attend
 
 
@@ -37,6 +37,7 @@ class LayerRun:
 
 def embedding_values(model: Transformer, graph: Graph, tokens: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
     """What the embedding writes: one writer, or token and position parts where the scope splits them."""
+    check_lengths(model.config, tokens)
     parts = [embed_tokens(model.config, model.weights, tokens.ids), embed_positions(model.weights, tokens.ids)]
     return torch.stack(parts if graph.scope.split_embeddings else [parts[0] + parts[1]])
 

@@ -91,7 +91,8 @@ def build_task_of_ids(
         labels: what to call each pair in messages.
 
     Raises:
-        PromptMismatchError, PromptError, UnknownNameError: as in `build_task`.
+        PromptMismatchError, PromptError, UnknownNameError: as in `build_task`; also prompts of unequal lengths for a model
+            that is not causal.
     """
     metric_named(metric)
     labels = labels or _numbered(len(clean))
@@ -101,6 +102,7 @@ def build_task_of_ids(
         )
     for one, other, label in zip(clean, corrupted, labels, strict=True):
         _check_prompts(one, other, model, label)
+    _check_lengths(clean, model, labels)
     _check_answers(answers, clean, model, labels)
     return Task(
         name,
@@ -153,6 +155,15 @@ def _check_prompts(clean: Sequence[int], corrupted: Sequence[int], model: Transf
         if not 0 <= token < model.config.vocab:
             raise PromptError(
                 f"{label}: token id {token} is outside the vocabulary of {model.name} (0 to {model.config.vocab - 1})."
+            )
+
+
+def _check_lengths(clean: Sequence[Sequence[int]], model: Transformer, labels: Sequence[str]) -> None:
+    for one, label in zip(clean, labels, strict=True):
+        if not model.config.causal and len(one) != len(clean[0]):
+            raise PromptError(
+                f"{label}: {len(one)} tokens, and {labels[0]} has {len(clean[0])}. {model.name} attends to later positions, "
+                "padding among them: its prompts must be of one length."
             )
 
 

@@ -12,6 +12,7 @@ Natural logarithms: divergences are in nats. NaN and infinity pass through, for 
     greater_than            Σ q(correct) − Σ q(wrong)        Hanna et al. 2023, arXiv 2305.00586; right: years > y, wrong: ≤ y
     negative_log_likelihood −log Σ q(correct)
     accuracy                1 where the lowest correct logit lies above the highest wrong one, else 0; a tie is 0
+    squared_error           Σ (z − the model's logits)²      for models whose logits are numbers (Lindner et al. 2023, arXiv 2301.05062)
     match                   1 where circuit and model rank the same token first, else 0; of tied tokens the lowest id is first
 """
 
@@ -213,6 +214,15 @@ def _match(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
     return Needs(logits=True), measure
 
 
+def _squared_error(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
+    expected = _present(reference).double()
+
+    def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
+        return (_present(readout.logits).double() - expected).square().sum(-1)
+
+    return Needs(logits=True), measure
+
+
 def _columns(answers: Answers) -> tuple[Int[Tensor, " column"], Int[Tensor, "answer correct"], Int[Tensor, "answer wrong"]]:
     """The tokens that any answer names, and where each answer's tokens stand among them."""
     named = torch.cat([answers.correct[answers.correct_mask], answers.wrong[answers.wrong_mask]]).unique()
@@ -292,6 +302,9 @@ METRICS: dict[str, Metric] = {
             _accuracy,
             contrasts=True,
             differentiable=False,
+        ),
+        Metric(
+            "squared_error", "squared distance of the circuit's logits from the model's", "lower", _squared_error, compares=True
         ),
         Metric(
             "match",

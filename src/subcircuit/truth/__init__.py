@@ -1,0 +1,42 @@
+"""Models whose circuits are known, and circuits that are known of models: what searches are measured against.
+
+case("tracr-reverse", Zero())            a compiled program, with its task and its true edges
+case("induction", Resample())            weights set by hand
+published_circuit("ioi").circuit(graph)  what was found in a trained model
+"""
+
+from subcircuit.truth.case import Case
+from subcircuit.truth.cases import CASES, CaseListing, case
+from subcircuit.truth.derive import derive
+from subcircuit.truth.planted import PLANTED, Planted, planted_case
+from subcircuit.truth.published_circuits import (
+    PublishedCircuit,
+    Rule,
+    published_circuit,
+    published_circuits,
+    with_whole_inputs,
+)
+from subcircuit.truth.tracr import Compiled, compile_program, tracr_case, tracr_task
+from subcircuit.truth.tracr_programs import PROGRAMS, Program
+
+__all__ = [
+    "CASES",
+    "PLANTED",
+    "PROGRAMS",
+    "Case",
+    "CaseListing",
+    "Compiled",
+    "Planted",
+    "Program",
+    "PublishedCircuit",
+    "Rule",
+    "case",
+    "compile_program",
+    "derive",
+    "planted_case",
+    "published_circuit",
+    "published_circuits",
+    "tracr_case",
+    "tracr_task",
+    "with_whole_inputs",
+]

@@ -1,0 +1,45 @@
+"""A case: a model whose circuit for a task is known."""
+
+from dataclasses import dataclass
+
+from subcircuit.errors import GraphError
+from subcircuit.graph import Circuit, Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.ablation import Ablation
+from subcircuit.tasks import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A model, what it is asked, and the edges that answer: what a search should find.
+
+    Truth is relative to the ablation: a constant that a circuit needs is an edge under Zero and none under Resample.
+
+    Args:
+        name: to ask for it by.
+        description: what the model computes, and how.
+        model: its weights hold the mechanism and, but for tracr's auxiliary directions, nothing else.
+        task: all prompts that the truth speaks of; its metric is the one to search with.
+        ablation: what cut edges carry.
+        circuit: the true edges.
+        redundant: the circuit holds edges that stand in for each other, so that cutting one of them alone may change nothing.
+        source: where the truth comes from.
+    """
+
+    name: str
+    description: str
+    model: Transformer
+    task: Task
+    ablation: Ablation
+    circuit: Circuit
+    redundant: bool
+    source: str
+
+    def __post_init__(self) -> None:
+        if Graph.of(self.model.config, self.circuit.graph.scope) != self.circuit.graph:
+            raise GraphError(f"case {self.name}: the circuit is of a graph that is not the model's")
+
+    @property
+    def graph(self) -> Graph:
+        """The graph whose edges are true or not."""
+        return self.circuit.graph

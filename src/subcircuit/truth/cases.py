@@ -1,0 +1,57 @@
+"""Cases by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from subcircuit.errors import SettingsError, UnknownNameError
+from subcircuit.run.ablation import Ablation, Resample, Zero, name_of
+from subcircuit.truth.case import Case
+from subcircuit.truth.planted import PLANTED, planted_case
+from subcircuit.truth.tracr import compile_program, tracr_case
+from subcircuit.truth.tracr_programs import PROGRAMS, Program
+
+
+@dataclass(frozen=True)
+class CaseListing:
+    """A case that can be asked for.
+
+    Args:
+        name: to ask for it by.
+        description: one line.
+        make: from an ablation to the case.
+    """
+
+    name: str
+    description: str
+    make: Callable[[Ablation], Case]
+
+
+def _of_program(program: Program) -> CaseListing:
+    return CaseListing(
+        f"tracr-{program.name}", program.description, lambda ablation: tracr_case(compile_program(program), ablation)
+    )
+
+
+CASES: dict[str, CaseListing] = {
+    listing.name: listing
+    for listing in (
+        *(_of_program(program) for program in PROGRAMS),
+        *(CaseListing(planted.name, planted.description, partial(planted_case, planted.name)) for planted in PLANTED.values()),
+    )
+}
+
+
+def case(name: str, ablation: Ablation) -> Case:
+    """The case of this name under an ablation; compiling a program takes seconds.
+
+    Raises:
+        UnknownNameError: there is none; the nearest names are suggested.
+        SettingsError: truth is known under Zero and under Resample alone.
+        ModelError: a RASP program, and tracr is not installed.
+    """
+    if name not in CASES:
+        raise UnknownNameError("case", name, tuple(CASES))
+    if not isinstance(ablation, Zero | Resample):
+        raise SettingsError(f"case {name} is known under zero and resample ablation, not under {name_of(ablation)}.")
+    return CASES[name].make(ablation)

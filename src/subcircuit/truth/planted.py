@@ -1,0 +1,213 @@
+"""Transformers with weights set by hand: small textbook mechanisms with a known circuit.
+
+Every feature is a direction of its own in the residual stream, there is no norm, and attention is sharp (scores of 30
+against 0). A head is a list of what it matches and a list of what it carries. Beside the mechanism each layer has a head that
+carries tokens to where nothing reads them, so that edges that carry something without effect are there to be cut.
+
+The mechanisms follow Olsson et al. 2022 (arXiv 2209.11895, induction), Wang et al. 2022 (arXiv 2211.00593, duplicate token,
+inhibition and mover heads) and McDougall et al. 2023 (arXiv 2310.04625, a head that lowers what another has copied).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import permutations, product
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from subcircuit.errors import UnknownNameError
+from subcircuit.graph import Circuit, Graph
+from subcircuit.model import MLPWeights, Transformer
+from subcircuit.run.ablation import Ablation, Zero
+from subcircuit.tasks import Answer, Task, build_task_of_ids
+from subcircuit.truth.case import Case
+from subcircuit.truth.features import SHARP, Stream
+
+SOURCE = "weights set by hand"
+
+Prompt: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A mechanism.
+
+    Args:
+        name: of its case.
+        description: what it computes.
+        make: the model and its task.
+        varying: true edges whose values vary between prompts.
+        constant: true edges that carry the same on every prompt: positions, mostly. No edges of the circuit under Resample.
+        redundant: parts of it stand in for each other.
+    """
+
+    name: str
+    description: str
+    make: Callable[[], tuple[Transformer, Task]]
+    varying: tuple[str, ...]
+    constant: tuple[str, ...]
+    redundant: bool = False
+
+
+def planted_case(name: str, ablation: Ablation) -> Case:
+    """The case of a planted mechanism under an ablation.
+
+    Raises:
+        UnknownNameError: there is no such mechanism.
+    """
+    if name not in PLANTED:
+        raise UnknownNameError("planted mechanism", name, tuple(PLANTED))
+    planted = PLANTED[name]
+    model, task = planted.make()
+    edges = planted.varying + (planted.constant if isinstance(ablation, Zero) else ())
+    circuit = Circuit.of_edges(Graph.of(model.config), edges)
+    return Case(name, planted.description, model, task, ablation, circuit, planted.redundant, SOURCE)
+
+
+def _task(name: str, model: Transformer, prompts: Sequence[Prompt], corrupted: Sequence[Prompt], answers: Sequence[int]) -> Task:
+    """One answer at the last position; those of other prompts are wrong."""
+    last = len(prompts[0]) - 1
+    return build_task_of_ids(
+        name,
+        prompts,
+        corrupted,
+        [Answer(i, last, (answer,), tuple({*answers} - {answer})) for i, answer in enumerate(answers)],
+        model,
+        parameters={},
+        metric="squared_error",
+    )
+
+
+def _later(prompts: Sequence[Prompt], by: int) -> list[Prompt]:
+    """The prompts so many places further on, as counterparts."""
+    return [*prompts[by:], *prompts[:by]]
+
+
+def _tokens(stream: Stream, count: int, *others: str) -> list[Tensor]:
+    """Embeddings of ``count`` tokens and of markers, each with its feature; all have the feature ``one``."""
+    one = stream.direction("one")
+    return [stream.direction("token", i) + one for i in range(count)] + [stream.direction(other) + one for other in others]
+
+
+def _induction() -> tuple[Transformer, Task]:
+    stream = Stream({"token": 5, "pos": 5, "one": 1, "bos": 1, "before": 5, "out": 5, "idle": 5})
+    previous = stream.match("pos", "pos", back=1), stream.carry("token", "before")
+    induction = stream.match("token", "before"), stream.carry("token", "out")
+    model = stream.model("planted-induction", _tokens(stream, 5, "bos"), [[previous], [induction]])
+    prompts = [(5, *three, three[which]) for three in permutations(range(5), 3) for which in (0, 1)]
+    return model, _task("planted-induction", model, prompts, _later(prompts, 41), [p[p.index(p[4]) + 1] for p in prompts])
+
+
+def _inhibition() -> tuple[Transformer, Task]:
+    stream = Stream(
+        {"token": 4, "pos": 5, "one": 1, "name": 1, "bos": 1, "end": 1, "twice": 5, "inhibited": 5, "out": 4, "idle": 4}
+    )
+    names = [row + stream.direction("name") for row in _tokens(stream, 4)]
+    duplicate = stream.match("token", "token"), stream.carry("pos", "twice")
+    inhibition = stream.match("pos", "pos", back=1), stream.carry("twice", "inhibited")
+    # a name draws attention, twice as much is lost where half of a duplicate's attention came from
+    mover = (
+        stream.match("one", "name") + stream.match("inhibited", "pos", strength=-4 * SHARP),
+        stream.carry("token", "out"),
+    )
+    embedding = [*names, *_tokens(stream, 0, "bos", "end")]
+    model = stream.model("planted-inhibition", embedding, [[duplicate], [inhibition], [mover]])
+    prompts = [(4, a, b, second, 5) for a, b in permutations(range(4), 2) for second in (a, b)]
+    return model, _task("planted-inhibition", model, prompts, _later(prompts, 7), [p[1] + p[2] - p[3] for p in prompts])
+
+
+def _gate(name: str, places: tuple[int, int], both: bool) -> tuple[Transformer, Task]:
+    """Two heads at the end, each reading whether token 1 (not 0) stands in its place, and an MLP over what they wrote."""
+    stream = Stream({"token": 2, "pos": 4, "one": 1, "bos": 1, "end": 1, "first": 1, "second": 1, "out": 1, "idle": 2})
+    heads = [
+        (
+            [(SHARP * stream.direction("pos", 3), stream.direction("pos", place))],
+            [(stream.direction("token", 1), stream.direction(to))],
+        )
+        for place, to in zip(places, ("first", "second"), strict=True)
+    ]
+    seen, out = stream.direction("first") + stream.direction("second"), stream.direction("out")
+    # with two inputs of 0 or 1, relu(sum − 1) is their AND, and what relu(sum) has beyond it is their OR
+    mlp = MLPWeights(
+        W_in=torch.stack([seen, seen]),
+        W_out=torch.stack([out * (not both), out * (1 if both else -1)]),
+        b_in=torch.tensor([0.0, -1.0]),
+    )
+    model = stream.model(name, _tokens(stream, 2, "bos", "end"), [heads], mlp)
+    prompts = [(2, *two, 3) for two in product((0, 1), repeat=2)]
+    corrupted = _later(prompts, 1)
+    if not both:
+        # an OR is redundant where both of its inputs are on, and stop being so
+        prompts, corrupted = prompts[2:], prompts[:2]
+    # the one logit says whether the gate is open; the token that stands for it is the right answer on every prompt
+    return model, _task(name, model, prompts, corrupted, [0] * len(prompts))
+
+
+def _negative() -> tuple[Transformer, Task]:
+    stream = Stream({"token": 4, "pos": 4, "one": 1, "bos": 1, "end": 1, "out": 4, "idle": 4})
+    copy = [(SHARP * stream.direction("pos", 3), stream.direction("pos", 1))], stream.carry("token", "out")
+    negative = stream.match("out", "token"), stream.carry("token", "out", gain=-0.5)
+    model = stream.model("planted-negative", _tokens(stream, 4, "bos", "end"), [[copy], [negative]])
+    prompts = [(4, *two, 5) for two in permutations(range(4), 2)]
+    return model, _task("planted-negative", model, prompts, _later(prompts, 5), [p[1] for p in prompts])
+
+
+_GATE = ("embed->a0.h0<v>", "embed->a0.h1<v>", "a0.h0->m0", "a0.h1->m0", "m0->logits")
+_GATE_POSITIONS = ("embed->a0.h0<q>", "embed->a0.h0<k>", "embed->a0.h1<q>", "embed->a0.h1<k>")
+
+PLANTED: dict[str, Planted] = {
+    planted.name: planted
+    for planted in (
+        Planted(
+            "induction",
+            "a b … a -> b: a previous-token head, and an induction head that reads its keys from it",
+            _induction,
+            ("embed->a0.h0<v>", "a0.h0->a1.h0<k>", "embed->a1.h0<q>", "embed->a1.h0<v>", "a1.h0->logits"),
+            ("embed->a0.h0<q>", "embed->a0.h0<k>"),
+        ),
+        Planted(
+            "inhibition",
+            "of two names the one that is not repeated: duplicate-token, inhibition and mover heads",
+            _inhibition,
+            (
+                "embed->a0.h0<q>",
+                "embed->a0.h0<k>",
+                "a0.h0->a1.h0<v>",
+                "a1.h0->a2.h0<q>",
+                "embed->a2.h0<v>",
+                "a2.h0->logits",
+            ),
+            ("embed->a0.h0<v>", "embed->a1.h0<q>", "embed->a1.h0<k>", "embed->a2.h0<q>", "embed->a2.h0<k>"),
+        ),
+        Planted(
+            "or-gate",
+            "whether the first token is on: two heads see it, and an MLP needs one of them",
+            lambda: _gate("planted-or-gate", (1, 1), both=False),
+            _GATE,
+            _GATE_POSITIONS,
+            redundant=True,
+        ),
+        Planted(
+            "and-gate",
+            "whether both tokens are on: a head sees each, and an MLP needs both",
+            lambda: _gate("planted-and-gate", (1, 2), both=True),
+            _GATE,
+            _GATE_POSITIONS,
+        ),
+        Planted(
+            "negative",
+            "the first token again: a head copies it, a later one lowers what was copied by half",
+            _negative,
+            (
+                "embed->a0.h0<v>",
+                "a0.h0->logits",
+                "a0.h0->a1.h0<q>",
+                "embed->a1.h0<k>",
+                "embed->a1.h0<v>",
+                "a1.h0->logits",
+            ),
+            ("embed->a0.h0<q>", "embed->a0.h0<k>"),
+        ),
+    )
+}

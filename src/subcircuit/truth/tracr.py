@@ -1,0 +1,179 @@
+"""Compiled RASP programs: transformers whose circuits are known by construction (Lindner et al. 2023, arXiv 2301.05062).
+
+Needs the extra ``tracr``. A compiled model has no norms, attends to later positions as well, begins every prompt with a
+beginning-of-sequence token, and keeps token and position embeddings in directions of their own, so they are separate
+writers here. Its logits are numbers, not log-probabilities: those of a categorical program are near 1 for the right value
+and near 0 for all others, and a numerical program has its value as logit 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subcircuit.errors import ModelError
+from subcircuit.graph import Graph, Scope
+from subcircuit.model import (
+    AttentionWeights,
+    LayerWeights,
+    MLPWeights,
+    NoNorm,
+    NormWeights,
+    Transformer,
+    TransformerConfig,
+    Weights,
+    check_weights,
+)
+from subcircuit.run.ablation import Ablation
+from subcircuit.tasks import Answer, PromptPair, Task, build_task_of_ids
+from subcircuit.truth.case import Case
+from subcircuit.truth.derive import derive
+from subcircuit.truth.tracr_programs import Program, Value
+
+BOS = "bos"
+SOURCE = "derived from the weights that tracr allocated (Lindner et al. 2023, arXiv 2301.05062)"
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A program, tracr's model of it, and ours.
+
+    Args:
+        rasp: the program itself, which can be called with a prompt.
+        assembled: what tracr made of it.
+    """
+
+    program: Program
+    rasp: Any
+    assembled: Any
+    model: Transformer
+
+    @cached_property
+    def values(self) -> dict[Value, int]:
+        """The logit of each value of a categorical program; empty for numerical ones."""
+        return getattr(self.assembled.output_encoder, "encoding_map", {})
+
+    def ids(self, prompt: Sequence[Value]) -> list[int]:
+        """Token ids, from the beginning-of-sequence token on."""
+        return self.assembled.input_encoder.encode([BOS, *prompt])
+
+    def answers(self, example: int, prompt: Sequence[Value]) -> list[Answer]:
+        """What the program itself says at each position where it says something."""
+        first = [Answer(example, 0, (0,))] if self.program.reads_bos else []
+        return first + [self._answer(example, pos + 1, value) for pos, value in enumerate(self.rasp(prompt)) if value is not None]
+
+    def _answer(self, example: int, pos: int, value: Any) -> Answer:
+        if not self.values:
+            return Answer(example, pos, (0,))
+        right = self.values[value]
+        return Answer(example, pos, (right,), tuple(other for other in self.values.values() if other != right))
+
+
+def compile_program(program: Program) -> Compiled:
+    """Compile a program and load it.
+
+    Raises:
+        ModelError: tracr is not installed.
+    """
+    try:
+        from tracr.compiler import compiling
+    except ImportError as error:
+        raise ModelError(
+            f"{program.name} is a RASP program, and tracr, which compiles them, is not installed ({error}): "
+            "pip install 'subcircuit[tracr]'"
+        ) from None
+    rasp = program.make()
+    room = program.longest or program.length
+    assembled = compiling.compile_rasp_to_model(rasp, vocab=set(program.vocabulary), max_seq_len=room, compiler_bos=BOS)
+    return Compiled(program, rasp, assembled, _transformer(program.name, rasp.label, assembled))
+
+
+def tracr_task(compiled: Compiled) -> Task:
+    """All prompts of a program, each beside the one half the list further on."""
+    prompts = compiled.program.prompts()
+    # one more than half, so that pairs are not mirror images of each other
+    shift = len(prompts) // 2 + 1
+    others = prompts[shift:] + prompts[:shift]
+    return build_task_of_ids(
+        f"tracr-{compiled.program.name}",
+        [compiled.ids(prompt) for prompt in prompts],
+        [compiled.ids(prompt) for prompt in others],
+        [answer for example, prompt in enumerate(prompts) for answer in compiled.answers(example, prompt)],
+        compiled.model,
+        parameters={"program": compiled.program.name, "length": compiled.program.length},
+        metric="squared_error",
+        pairs=[PromptPair(_text(one), _text(other)) for one, other in zip(prompts, others, strict=True)],
+    )
+
+
+def tracr_case(compiled: Compiled, ablation: Ablation) -> Case:
+    """The case of a compiled program under an ablation."""
+    model, program, task = compiled.model, compiled.program, tracr_task(compiled)
+    circuit = derive(model, Graph.of(model.config, Scope(split_embeddings=True)), task, ablation)
+    return Case(f"tracr-{program.name}", program.description, model, task, ablation, circuit, program.redundant, SOURCE)
+
+
+def _text(prompt: Sequence[Value]) -> str:
+    return " ".join(str(token) for token in (BOS, *prompt))
+
+
+def _transformer(name: str, label: str, assembled: Any) -> Transformer:
+    """The compiled model as one of ours; vocabularies of tokens and outputs are padded to the larger of the two."""
+    sizes, params = assembled.model_config, {key: _tensors(value) for key, value in assembled.params.items()}
+    W_E, W_pos = params["token_embed"]["embeddings"], params["pos_embed"]["embeddings"]
+    W_U = _unembedding(label, assembled)
+    config = TransformerConfig(
+        architecture="tracr",
+        n_layers=sizes.num_layers,
+        n_heads=sizes.num_heads,
+        n_kv_heads=sizes.num_heads,
+        d_model=W_E.shape[1],
+        d_head=sizes.key_size,
+        d_mlp=sizes.mlp_hidden_size,
+        vocab=max(len(W_E), len(W_U)),
+        context=len(W_pos),
+        norm=NoNorm(),
+        activation="relu",
+        gated=False,
+        learned_positions=True,
+        rotary=(None,) * sizes.num_layers,
+        windows=(None,) * sizes.num_layers,
+        attention_scale=sizes.key_size**-0.5,
+        causal=False,
+    )
+    layers = tuple(_layer(config, params, f"transformer/layer_{layer}") for layer in range(config.n_layers))
+    weights = Weights(_padded(W_E, config.vocab), layers, NormWeights(), _padded(W_U, config.vocab), W_pos)
+    check_weights(config, weights)
+    return Transformer(config, weights, name=f"tracr-{name}")
+
+
+def _layer(config: TransformerConfig, params: dict[str, dict[str, Tensor]], at: str) -> LayerWeights:
+    attention, mlp = f"{at}/attn", f"{at}/mlp"
+    names = [f"{attention}/{part}" for part in ("query", "key", "value", "linear")] + [f"{mlp}/linear_{i}" for i in (1, 2)]
+    assert not any(params[name]["b"].any() for name in names), "tracr writes constants through a direction, not through biases"
+    by_head = (config.n_heads, config.d_head)
+    W_Q, W_K, W_V = (params[name]["w"].T.unflatten(0, by_head).contiguous() for name in names[:3])
+    heads = AttentionWeights(W_Q, W_K, W_V, params[names[3]]["w"].unflatten(0, by_head))
+    return LayerWeights(
+        heads, NormWeights(), MLPWeights(params[names[4]]["w"].T.contiguous(), params[names[5]]["w"]), NormWeights()
+    )
+
+
+def _unembedding(label: str, assembled: Any) -> Tensor:
+    """One row per output: the residual direction in which the program's value stands."""
+    values = getattr(assembled.output_encoder, "encoding_map", None)
+    names = [label] if values is None else [f"{label}:{value}" for value in values]
+    rows = [assembled.residual_labels.index(name) for name in names]
+    return torch.eye(len(assembled.residual_labels))[rows]
+
+
+def _padded(rows: Tensor, length: int) -> Tensor:
+    return torch.cat([rows, rows.new_zeros(length - len(rows), rows.shape[1])])
+
+
+def _tensors(arrays: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
