@@ -6,10 +6,12 @@ from typing import Any
 
 from subcircuit.errors import UnknownNameError
 from subcircuit.search.acdc import Acdc, acdc
+from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.attribution import check_differentiable
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.clean_corrupted import CleanCorrupted, check_ends, clean_corrupted
 from subcircuit.search.eap import Eap, eap
+from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
 from subcircuit.search.edge_pruning import EdgePruning, edge_pruning
 from subcircuit.search.exact import Exact, exact
@@ -17,8 +19,13 @@ from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.hybrid import Hybrid, hybrid
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.random_scores import RandomScores, random_scores
+from subcircuit.search.relp import Relp, relp
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from subcircuit.search.ugs import Ugs, ugs
+
+
+def _anything(behaviour: Behaviour) -> None:
+    """Any metric and ablation will do."""
 
 
 @dataclass(frozen=True)
@@ -30,59 +37,38 @@ class Method:
         description: one line.
         settings: its config type.
         search: ``search(model, graph, behaviour, settings, on_step)``.
-        ranks: whether it returns ``EdgeScores``, of which a selection makes a circuit; otherwise it finds one itself.
         check: refuses behaviours that the search would refuse, before anything is run.
+        ranks: whether it returns ``EdgeScores``, of which a selection makes a circuit; otherwise it finds one itself.
     """
 
     name: str
     description: str
     settings: type[Any]
     search: Callable[..., Any]
+    check: Callable[[Behaviour], None] = check_differentiable
     ranks: bool = True
-    check: Callable[[Behaviour], None] = lambda behaviour: None
 
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("acdc", "cut edges one by one, exactly; keep those that matter (Conmy et al. 2023)", Acdc, acdc, ranks=False),
-        Method("exact", "the effect of cutting each edge alone (edge activation patching)", Exact, exact),
-        Method("hybrid", "attribution nominates edges, exact effects rank them", Hybrid, hybrid, check=check_differentiable),
+        Method("acdc", "edges cut one by one, exactly (Conmy et al. 2023)", Acdc, acdc, _anything, ranks=False),
+        Method("exact", "the effect of cutting each edge alone: edge activation patching", Exact, exact, _anything),
+        Method("hybrid", "attribution nominates edges, exact effects rank them", Hybrid, hybrid),
+        Method("eap", "first order, at the clean run (Syed et al. 2023)", Eap, eap),
+        Method("eap-ig-inputs", "gradients along the path of inputs (Hanna et al. 2024)", EapIgInputs, eap_ig_inputs),
         Method(
-            "eap",
-            "edge attribution patching: first order, at the clean run (Syed et al. 2023)",
-            Eap,
-            eap,
-            check=check_differentiable,
+            "eap-ig-activations", "gradients along paths of activations (Marks et al. 2024)", EapIgActivations, eap_ig_activations
         ),
-        Method(
-            "eap-ig-inputs",
-            "gradients along the path of inputs (Hanna et al. 2024)",
-            EapIgInputs,
-            eap_ig_inputs,
-            check=check_differentiable,
-        ),
-        Method(
-            "clean-corrupted", "gradients at both ends, clean and corrupted", CleanCorrupted, clean_corrupted, check=check_ends
-        ),
-        Method("ifr", "information flow routes: no gradients, no metric (Ferrando & Voita 2024)", Ifr, ifr),
-        Method("hisp", "head importance, of nodes (Michel et al. 2019)", Hisp, hisp, check=check_differentiable),
-        Method(
-            "subnetwork-probing",
-            "masks on nodes, trained (Cao et al. 2021)",
-            SubnetworkProbing,
-            subnetwork_probing,
-            check=check_differentiable,
-        ),
-        Method(
-            "edge-pruning",
-            "masks on edges and nodes, trained to a target (Bhaskar et al. 2024)",
-            EdgePruning,
-            edge_pruning,
-            check=check_differentiable,
-        ),
-        Method("ugs", "uniform gradient sampling of masks on edges (Li & Janson 2024)", Ugs, ugs, check=check_differentiable),
-        Method("random", "chance: what every other method has to beat", RandomScores, random_scores),
+        Method("clean-corrupted", "gradients at both ends", CleanCorrupted, clean_corrupted, check_ends),
+        Method("relp", "gradients by the rules of LRP (Jafari et al. 2025)", Relp, relp),
+        Method("atp-star", "softmax recomputed, layers dropped (Kramár et al. 2024)", AtpStar, atp_star),
+        Method("ifr", "information flow: no gradients, no metric (Ferrando & Voita 2024)", Ifr, ifr, _anything),
+        Method("hisp", "importance of nodes (Michel et al. 2019)", Hisp, hisp),
+        Method("subnetwork-probing", "masks on nodes, trained (Cao et al. 2021)", SubnetworkProbing, subnetwork_probing),
+        Method("edge-pruning", "masks on edges and nodes, trained (Bhaskar et al. 2024)", EdgePruning, edge_pruning),
+        Method("ugs", "masks on edges, sampled uniformly (Li & Janson 2024)", Ugs, ugs),
+        Method("random", "chance: what every other method has to beat", RandomScores, random_scores, _anything),
     )
 }
 
