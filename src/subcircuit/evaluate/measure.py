@@ -120,10 +120,16 @@ def _losses(
     reference = unembed(model.config, model.weights, stream(masks[0])) if compares else None
     bound = [metric.bind(part.answers, reference) for metric in metrics]
     rows: list[list[Tensor]] = [[] for _ in metrics]
-    for mask in masks:
-        last = stream(mask)
-        for measured, row in zip(bound, rows, strict=True):
-            row.append(part.answers.per_example(measured(read(model, last, measured.needs))))
+    for index, mask in enumerate(masks):
+        # a circuit of all edges or of none has been run already
+        same = [end for end in range(min(index, 2)) if torch.equal(mask, masks[end])]
+        if same:
+            losses = [row[same[0]] for row in rows]
+        else:
+            last = stream(mask)
+            losses = [part.answers.per_example(measured(read(model, last, measured.needs))) for measured in bound]
+        for row, loss in zip(rows, losses, strict=True):
+            row.append(loss)
     return [torch.stack(row) for row in rows]
 
 
