@@ -55,11 +55,12 @@ class Contrast:
         """First-order effects of cutting each edge into a unit: (ablated − clean) · gradient, summed over examples.
 
         Args:
-            gradient: at the unit.
+            gradient: at the unit; those of several runs after each other are added up.
             writers: one row for each of these; by default for all that the unit reads.
         """
         writers = slice(self.read_by(gradient.readers)) if writers is None else writers
-        at_readers = self.at_rows(gradient.at_readers)
+        at_readers = gradient.at_readers.unflatten(1, (-1, len(self.clean_embedding)))
+        at_readers = self.at_rows(at_readers[:, 0] if at_readers.shape[1] == 1 else at_readers.sum(1))
         return (self.differences[writers].flatten(1) @ at_readers.flatten(1).T).double()
 
 

@@ -71,8 +71,12 @@ class Probe:
         return sums.index_add(1, places.flat // self.contrast.rows.n_pos, values.double())
 
     def at_logits(self, streams: Streams, rules: Rules = GRADIENTS) -> Float[Tensor, "batch pos d_model"]:
-        """The gradient of the task's mean loss with respect to the last stream of a run."""
-        model, last = self.contrast.model, streams[-1].detach().requires_grad_()
+        """The gradient of the task's mean loss with respect to the last stream of a run, or of several after each other."""
+        gradients = [self._at_last(last, rules) for last in streams[-1].split(len(self))]
+        return gradients[0] if len(gradients) == 1 else torch.cat(gradients)
+
+    def _at_last(self, stream: Float[Tensor, "batch pos d_model"], rules: Rules) -> Float[Tensor, "batch pos d_model"]:
+        model, last = self.contrast.model, stream.detach().requires_grad_()
         with torch.enable_grad():
             logits = unembed(model.config, model.weights, self.answers.rows(last), nonlinear=rules.nonlinear)
             loss = self.answers.per_example(self.metric(readout_of(logits, self.metric.needs))).sum() * self.share
@@ -119,7 +123,7 @@ def attribute(
 
     Args:
         batch_size: examples at once; None chooses by memory.
-        runs: the runs of a batch at which to differentiate.
+        runs: the runs of a batch at which to differentiate; several of them may lie after each other along the batch axis.
         n_runs: how many of them there are.
         on_step: called after every run.
         rules: how gradients pass what is not linear.
@@ -132,7 +136,7 @@ def attribute(
             for gradient in probe.gradients(streams, rules):
                 effects = probe.contrast.effects(gradient).cpu()
                 scores[: len(effects), list(gradient.readers)] += effects / n_runs
-            rounds.done(len(probe))
+            rounds.done(len(streams[-1]))
     return scores
 
 
