@@ -79,7 +79,7 @@ def test_hybrid_measures_what_was_nominated_and_tells_what_was_not():
     graph, behaviour = Graph.of(model.config), random_behaviour(model, 2, [6, 7], 1, "logit_difference", "resample")
     effects = exact(model, graph, behaviour, Exact()).values
     attributions = eap_ig_inputs(model, graph, behaviour, EapIgInputs(5)).values
-    scores = hybrid(model, graph, behaviour, Hybrid(most=40, sample=graph.n_edges))
+    scores = hybrid(model, graph, behaviour, Hybrid(coverage=0.9, most=40, sample=graph.n_edges))
     nominated = nominate(graph, attributions, 0.9, 40)
     torch.testing.assert_close(scores.values[nominated], effects[nominated], atol=1e-6, rtol=1e-5)
     rest = graph.edges & ~nominated

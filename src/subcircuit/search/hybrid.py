@@ -41,7 +41,7 @@ class Hybrid:
         batch_size: examples at once; None chooses by memory. The result is the same.
     """
 
-    coverage: float = 0.9
+    coverage: float = 0.99
     most: int = 2000
     sample: int = 200
     steps: int = 5
@@ -51,7 +51,7 @@ class Hybrid:
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
         if not 0 < self.coverage <= 1:
-            raise SettingsError(f"coverage is {self.coverage}: it must be a share above 0 and at most 1, for example 0.9")
+            raise SettingsError(f"coverage is {self.coverage}: it must be a share above 0 and at most 1, for example 0.99")
         if self.most < 1 or self.sample < 0:
             raise SettingsError(f"most is {self.most} and sample {self.sample}: expected at least 1 and at least 0")
 
