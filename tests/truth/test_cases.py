@@ -2,11 +2,11 @@ import pytest
 
 from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.run import Mean, Resample
-from subcircuit.truth import CASES, PLANTED, PROGRAMS, case, planted_case
+from subcircuit.truth import CASES, PLANTED, PROGRAMS, TRAINED, case, planted_case
 
 
-def test_every_program_and_mechanism_can_be_asked_for():
-    assert len(CASES) == len(PROGRAMS) + len(PLANTED)
+def test_every_program_mechanism_and_trained_behaviour_can_be_asked_for():
+    assert len(CASES) == len(PROGRAMS) + len(PLANTED) + len(TRAINED)
     assert all(listing.name == name and listing.description for name, listing in CASES.items())
     for name in PLANTED:
         assert case(name, Resample()).circuit == planted_case(name, Resample()).circuit

@@ -1,7 +1,7 @@
 """A decoder-only transformer as one value, the pure functions that run it, and how to load one."""
 
 from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm, Rotary, TransformerConfig
-from subcircuit.model.load import BuiltIn, ModelListing, architectures, load_model, models, read_model
+from subcircuit.model.load import BuiltIn, ModelListing, Shipped, architectures, load_model, models, read_model
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import (
@@ -28,6 +28,7 @@ __all__ = [
     "NormWeights",
     "RMSNorm",
     "Rotary",
+    "Shipped",
     "Tokens",
     "Transformer",
     "TransformerConfig",

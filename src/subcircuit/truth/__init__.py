@@ -2,6 +2,7 @@
 
 case("tracr-reverse", Zero())            a compiled program, with its task and its true edges
 case("induction", Resample())            weights set by hand
+case("trained-ioi", Resample())          a small trained model, every edge of which was cut
 published_circuit("ioi").circuit(graph)  what was found in a trained model
 """
 
@@ -18,11 +19,13 @@ from subcircuit.truth.published_circuits import (
 )
 from subcircuit.truth.tracr import Compiled, compile_program, tracr_case, tracr_task
 from subcircuit.truth.tracr_programs import PROGRAMS, Program
+from subcircuit.truth.trained import TRAINED, Trained, trained_case
 
 __all__ = [
     "CASES",
     "PLANTED",
     "PROGRAMS",
+    "TRAINED",
     "Case",
     "CaseListing",
     "Compiled",
@@ -30,6 +33,7 @@ __all__ = [
     "Program",
     "PublishedCircuit",
     "Rule",
+    "Trained",
     "case",
     "compile_program",
     "derive",
@@ -38,5 +42,6 @@ __all__ = [
     "published_circuits",
     "tracr_case",
     "tracr_task",
+    "trained_case",
     "with_whole_inputs",
 ]

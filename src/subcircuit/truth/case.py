@@ -18,10 +18,10 @@ class Case:
     Args:
         name: to ask for it by.
         description: what the model computes, and how.
-        model: its weights hold the mechanism and, but for tracr's auxiliary directions, nothing else.
-        task: all prompts that the truth speaks of; its metric is the one to search with.
+        model: unless it was trained, its weights hold the mechanism and, but for tracr's auxiliary directions, nothing else.
+        task: the prompts that the truth speaks of; its metric is the one to search with.
         ablation: what cut edges carry.
-        circuit: the true edges.
+        circuit: the true edges; of a trained model those with an effect, which are a reference and no more.
         redundant: the circuit holds edges that stand in for each other, so that cutting one of them alone may change nothing.
         source: where the truth comes from.
     """

@@ -10,6 +10,7 @@ from subcircuit.truth.case import Case
 from subcircuit.truth.planted import PLANTED, planted_case
 from subcircuit.truth.tracr import compile_program, tracr_case
 from subcircuit.truth.tracr_programs import PROGRAMS, Program
+from subcircuit.truth.trained import TRAINED, trained_case
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ CASES: dict[str, CaseListing] = {
     for listing in (
         *(_of_program(program) for program in PROGRAMS),
         *(CaseListing(planted.name, planted.description, partial(planted_case, planted.name)) for planted in PLANTED.values()),
+        *(CaseListing(trained.name, trained.description, partial(trained_case, trained.name)) for trained in TRAINED.values()),
     )
 }
 
 
 def case(name: str, ablation: Ablation) -> Case:
-    """The case of this name under an ablation; compiling a program takes seconds.
+    """The case of this name under an ablation; compiling a program, or cutting every edge of a trained model, takes seconds.
 
     Raises:
         UnknownNameError: there is none; the nearest names are suggested.

@@ -1,7 +1,7 @@
 """From checkpoints to our config and weights: one file per family, ``resolve`` from names to files."""
 
-from subcircuit.model.load.builtin import BuiltIn, ModelListing, models
+from subcircuit.model.load.builtin import BuiltIn, ModelListing, Shipped, models
 from subcircuit.model.load.families import architectures, read_model
 from subcircuit.model.load.resolve import load_model
 
-__all__ = ["BuiltIn", "ModelListing", "architectures", "load_model", "models", "read_model"]
+__all__ = ["BuiltIn", "ModelListing", "Shipped", "architectures", "load_model", "models", "read_model"]

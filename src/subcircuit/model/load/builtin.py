@@ -1,4 +1,4 @@
-"""Models known by a short name: from an installed package that carries their weights, else from the hub."""
+"""Models known by a short name: part of this package, or from an installed one that carries their weights, else from the hub."""
 
 import re
 from dataclasses import dataclass
@@ -27,17 +27,35 @@ class BuiltIn:
 
 
 @dataclass(frozen=True, slots=True)
+class Shipped:
+    """A model so small that it is part of this package.
+
+    Args:
+        name: the short name; also of its directory.
+        about: one line.
+    """
+
+    name: str
+    about: str
+
+    @property
+    def folder(self) -> Path:
+        """The directory of its checkpoint, in the Hugging Face layout."""
+        return Path(__file__).parent.parent / "shipped" / self.name
+
+
+@dataclass(frozen=True, slots=True)
 class ModelListing:
-    """A built-in model and where it would be loaded from here and now.
+    """A model with a short name and where it would be loaded from here and now.
 
     Args:
         model: which.
         source: for people to read.
         installed: it comes from an installed package and needs no network.
-        converted: its conversion is in the cache already.
+        converted: nothing is left to convert: it needs no conversion, or that is in the cache already.
     """
 
-    model: BuiltIn
+    model: BuiltIn | Shipped
     source: str
     installed: bool
     converted: bool
@@ -61,6 +79,16 @@ BUILT_IN: dict[str, BuiltIn] = {
     )
 }
 
+SHIPPED: dict[str, Shipped] = {
+    model.name: model
+    for model in (
+        Shipped(
+            "tiny-induction-ioi",
+            "a GPT-2 of 3 layers, 4 heads, 64 tokens, trained to repeat random tokens and to tell two names apart",
+        ),
+    )
+}
+
 
 def installed_parts(model: BuiltIn) -> tuple[Path, ...]:
     """The GGUF file of a built-in model, or its pieces in order, from installed packages; empty where one is missing."""
@@ -74,8 +102,9 @@ def installed_parts(model: BuiltIn) -> tuple[Path, ...]:
 
 
 def models() -> tuple[ModelListing, ...]:
-    """Every built-in model and where it would be loaded from."""
-    return tuple(_listing(model) for model in BUILT_IN.values())
+    """Every model with a short name and where it would be loaded from."""
+    shipped = [ModelListing(model, "comes with subcircuit", installed=True, converted=True) for model in SHIPPED.values()]
+    return (*(_listing(model) for model in BUILT_IN.values()), *shipped)
 
 
 def _listing(model: BuiltIn) -> ModelListing:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from subcircuit.errors import ModelError, SettingsError, UnknownNameError
-from subcircuit.model.load.builtin import BUILT_IN, BuiltIn, installed_parts
+from subcircuit.model.load.builtin import BUILT_IN, SHIPPED, BuiltIn, installed_parts
 from subcircuit.model.load.directory import digest_of_checkpoint, read_config, read_tensors, read_tokenizer
 from subcircuit.model.load.families import read_model
 from subcircuit.model.load.gguf import converted
@@ -66,6 +66,9 @@ def _from_name(source: str | Path, revision: str | None, report: Callable[[str],
     name, path = str(source), Path(source).expanduser()
     if name in BUILT_IN:
         return _built_in(BUILT_IN[name], revision, report)
+    if name in SHIPPED:
+        _only_for_hub(revision, f"{name}, which comes with subcircuit,")
+        return _from_directory(SHIPPED[name].folder, name, None)
     if path.is_dir():
         _only_for_hub(revision, "a directory")
         # the folder's own name alone: records and pictures are sent to others
@@ -78,7 +81,7 @@ def _from_name(source: str | Path, revision: str | None, report: Callable[[str],
     try:
         return _from_hub(name, name, revision)
     except NotOnHubError as why:
-        raise UnknownNameError("model", name, tuple(BUILT_IN), f"Not found: {why}.") from None
+        raise UnknownNameError("model", name, (*BUILT_IN, *SHIPPED), f"Not found: {why}.") from None
 
 
 def _built_in(model: BuiltIn, revision: str | None, report: Callable[[str], None] | None) -> Transformer:
