@@ -1,7 +1,7 @@
 """How a search is watched: a bar on a terminal, a line every few seconds elsewhere."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -42,6 +42,11 @@ def watch(console: Console) -> Iterator[Watch]:
         yield Bar(progress)
 
 
+def quiet_at_first(watch: Watch) -> Callable[[Step | Round], None]:
+    """Steps of those searches only that take longer than a few seconds, for where there are hundreds of them."""
+    return lambda step: watch.step(step) if step.seconds >= SECONDS_BETWEEN_LINES else None
+
+
 class Bar:
     """A progress bar that appears with the first step."""
 
@@ -79,6 +84,9 @@ class Lines:
     def step(self, step: Step | Round) -> None:
         """Print a line if the last one is long enough ago."""
         self._pace.note(step)
+        if step.seconds < self._last:
+            # another search began
+            self._last = 0.0
         if step.seconds - self._last >= self._every or step.done == step.total:
             self._last = step.seconds
             self.say(": ".join(part for part in (_place(step), state_of(step, self._pace.left())) if part))
