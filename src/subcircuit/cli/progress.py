@@ -1,7 +1,7 @@
 """How a search is watched: a bar on a terminal, a line every few seconds elsewhere."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from subcircuit.cli.console import plain
-from subcircuit.search import Round, Step
+from subcircuit.search import OnProgress, Round, Step
 
 SECONDS_BETWEEN_LINES = 5.0
 _SHORTEST_WINDOW = 20.0
@@ -42,9 +42,9 @@ def watch(console: Console) -> Iterator[Watch]:
         yield Bar(progress)
 
 
-def quiet_at_first(watch: Watch) -> Callable[[Step | Round], None]:
+def quiet_at_first(show: OnProgress) -> OnProgress:
     """Steps of those searches only that take longer than a few seconds, for where there are hundreds of them."""
-    return lambda step: watch.step(step) if step.seconds >= SECONDS_BETWEEN_LINES else None
+    return lambda step: show(step) if step.seconds >= SECONDS_BETWEEN_LINES else None
 
 
 class Bar:

@@ -66,7 +66,7 @@ def validate(
     directory = new_directory(out, "validate", case)
     with watch(messages()) as watcher:
         chosen = cases if every else {case: cases[case]}
-        attempts = validate_all(chosen, ablations, configs, conditions, watcher.say, quiet_at_first(watcher))
+        attempts = validate_all(chosen, ablations, configs, conditions, watcher.say, quiet_at_first(watcher.step))
         found = Validations(tuple(_told(attempts, every, watcher.say)))
     write_validations(found, directory)
     if json:
@@ -111,4 +111,4 @@ def _show(found: "Validations", every: bool) -> None:
         print_rows(describe(one)[:2], console)
         console.print()
         print_table(found.header, found.rows, console)
-        console.print(plain("precision, recall, mistakes: of the circuit with the best F1", "dim"))
+        console.print(plain("AP: average precision; precision, recall and F1: of the circuit with the best F1", "dim"))

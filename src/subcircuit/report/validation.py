@@ -56,7 +56,7 @@ class Validations:
     @property
     def header(self) -> tuple[str, ...]:
         """Names of the columns of ``rows``."""
-        return ("method", "edge AUC", "node AUC", "AP", "precision", "recall", "F1", "mistakes", "seconds")
+        return ("method", "edge AUC", "node AUC", "AP", "precision", "recall", "F1", "seconds")
 
     @property
     def rows(self) -> tuple[tuple[str, ...], ...]:
@@ -156,7 +156,7 @@ def _points(one: Validation) -> list[tuple[Any, ...]]:
 def describe(one: Validation) -> tuple[tuple[str, str], ...]:
     """One search as a table of names and values."""
     threshold, best = one.edges.best
-    apart = "; some stand in for each other and do not count" if one.redundant else ""
+    apart = "; those that stand in for each other do not count" if one.redundant else ""
     shares = f"precision {best.precision:.3f}, recall {best.recall:.3f}, F1 {best.f1:.3f}, {best.mistakes:,} mistakes"
     return (
         ("case", f"{one.case} · {one.ablation} ablation · {one.metric}"),
@@ -166,7 +166,7 @@ def describe(one: Validation) -> tuple[tuple[str, str], ...]:
         ("with head inputs", _both(one.inputs)),
         ("node AUC", _both(one.nodes)),
         ("average precision", _three(one.edges.average_precision)),
-        ("best circuit by F1", f"{best.found:,} edges at threshold {threshold:.3g}: {shares}"),
+        ("best circuit by F1", f"{best.found:,} {'edge' if best.found == 1 else 'edges'} at threshold {threshold:.3g}: {shares}"),
         ("seconds", f"{one.seconds:,.1f}"),
     )
 
@@ -181,7 +181,7 @@ def _row(one: Validation) -> tuple[str, ...]:
     best = one.edges.best[1]
     areas = (one.edges.roc.auc, None if one.nodes is None else one.nodes.roc.auc)
     shares = (*areas, one.edges.average_precision, best.precision, best.recall, best.f1)
-    return (one.method, *(_three(value) for value in shares), f"{best.mistakes:,}", f"{one.seconds:,.1f}")
+    return (one.method, *(_three(value) for value in shares), f"{one.seconds:,.1f}")
 
 
 def _mean_row(attempts: Sequence[Attempt], ablations: Sequence[str]) -> tuple[str, ...]:

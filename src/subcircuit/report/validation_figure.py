@@ -32,9 +32,10 @@ def draw_roc(validations: Sequence[Validation]) -> Figure:
 
 
 def draw_table(attempts: Sequence[Attempt]) -> Figure:
-    """Edge AUC as a heat map, methods by cases, one panel for each ablation."""
-    ablations = list(dict.fromkeys(one.ablation for one in attempts))
-    methods, cases = (list(dict.fromkeys(getattr(one, name) for one in attempts)) for name in ("method", "case"))
+    """Edge AUC as a heat map, methods by cases, one panel for each ablation; cases of which nothing was run are left out."""
+    ablations, methods = (list(dict.fromkeys(getattr(one, name) for one in attempts)) for name in ("ablation", "method"))
+    cases = list(dict.fromkeys(one.case for one in attempts if isinstance(one, Validation)))
+    absent = ", ".join(dict.fromkeys(one.case for one in attempts if one.case not in cases))
     with mpl.rc_context(STYLE):
         size = (2.2 + 0.46 * len(cases), 1.6 + len(ablations) * (0.5 + 0.24 * len(methods)))
         figure = Figure(figsize=size, facecolor="white", layout="constrained")
@@ -47,7 +48,7 @@ def draw_table(attempts: Sequence[Attempt]) -> Figure:
         colours = ScalarMappable(Normalize(_CHANCE, 1), _COLOURS)
         bar = figure.colorbar(colours, ax=list(panels), fraction=0.02, pad=0.01, extend="min")
         bar.set_label("edge AUC (0.5: chance)")
-        figure.supxlabel(MARKS, fontsize=6.5, color="#555555")
+        figure.supxlabel(inert(MARKS + (f"   not run: {absent}" if absent else "")), fontsize=6.5, color="#555555")
     return figure
 
 
@@ -67,13 +68,15 @@ def _curves(axes: Axes, part: str, found: Sequence[tuple[str, Recovery | None]])
         style = line_style(index)
         marker = {"markersize": 3.5 if len(recovery.roc.fpr) < 60 else 0.0, "markevery": slice(1, -1)}
         label = f"{method}  {recovery.roc.auc:.3f}"
-        axes.plot(recovery.roc.fpr, recovery.roc.tpr, label=label, linewidth=1.3, clip_on=False, **style, **marker)
+        # where curves lie on each other the later are thinner, so that all are seen
+        width = 1.2 + 0.8 * (len(found) - 1 - index)
+        axes.plot(recovery.roc.fpr, recovery.roc.tpr, label=label, linewidth=width, clip_on=False, **style, **marker)
         best = recovery.best[1]
         ring = {"s": 60, "facecolors": "none", "edgecolors": style["color"], "linewidths": 1.0, "clip_on": False, "zorder": 3}
         axes.scatter([best.fpr], [best.recall], **ring)
     else:
         positives, negatives = next((r.positives, r.negatives) for _, r in found if r is not None)
-        axes.legend(frameon=False, fontsize=7, loc="lower right", title=f"AUC, {part}", title_fontsize=7)
+        axes.legend(edgecolor="none", framealpha=0.85, fontsize=7, loc="lower right", title=f"AUC, {part}", title_fontsize=7)
         axes.set_title(f"{positives} true {part} among {positives + negatives:,}", fontsize=8, loc="left")
     label = "false positive rate" + (" (rings: best F1)" if part == "edges" else "")
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=label, ylabel="true positive rate")
@@ -82,14 +85,13 @@ def _curves(axes: Axes, part: str, found: Sequence[tuple[str, Recovery | None]])
 
 def _heat(axes: Axes, found: dict[tuple[str, str], Attempt], methods: Sequence[str], cases: Sequence[str]) -> None:
     areas = [[_area(found.get((method, case))) for case in cases] for method in methods]
-    image = axes.imshow(areas, cmap=_COLOURS, vmin=_CHANCE, vmax=1, aspect="auto")
+    axes.imshow(areas, cmap=_COLOURS, vmin=_CHANCE, vmax=1, aspect="auto")
     for row, method in enumerate(methods):
         for column, case in enumerate(cases):
             attempt, area = found.get((method, case)), areas[row][column]
             dark = area < 0.7
             words = "" if attempt is None else cell(attempt)
             axes.text(column, row, words, ha="center", va="center", fontsize=6, color="white" if dark else "black")
-    image.cmap.set_bad("white")
     redundant = {one.case for one in found.values() if isinstance(one, Validation) and one.redundant}
     axes.set_yticks(range(len(methods)), [inert(method) for method in methods])
     names = [inert(case) + ("†" if case in redundant else "") for case in cases]
