@@ -119,6 +119,10 @@ def test_all_goes_on_where_something_cannot_be_had(subcircuit: Run) -> None:
     assert rows["negative", "clean-corrupted", "zero"]["auc_edges"] == ""
     assert "only the ablation resample" in rows["negative", "clean-corrupted", "zero"]["note"]
     assert "gpt2" in rows["greater-than", "exact", "zero"]["note"]
+    drawn = Path("table/table.svg").read_text()
+    assert "not run: greater-than" in drawn
+    assert ">or-gate†<" in drawn
+    assert ">greater-than<" not in drawn
     table = Path("table/validation.md").read_text()
     for line in ("| case | exact | clean-corrupted | eap |", "| negative | 1.00 | – | = |", "| greater-than | – | – | – |"):
         assert line in table

@@ -130,6 +130,9 @@ class Pace:
     def note(self, step: Step | Round) -> None:
         """Take a step into account."""
         self._total = step.total
+        if self._points and step.seconds < self._points[-1][0]:
+            # another search began
+            self._points.clear()
         self._points.append((step.seconds, step.done))
         start = min(step.seconds / 2, step.seconds - _SHORTEST_WINDOW)
         while len(self._points) > 2 and self._points[1][0] <= start:
