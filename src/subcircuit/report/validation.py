@@ -67,7 +67,7 @@ class Validations:
     def summary_header(self) -> tuple[str, ...]:
         """Names of the columns of ``summary``."""
         areas = (f"{part} {ablation}" for ablation in self._ablations for part in ("edges", "nodes"))
-        return ("method", *areas, "cases run", "not run", "seconds")
+        return ("method", *areas, "searches", "seconds")
 
     @property
     def summary(self) -> tuple[tuple[str, ...], ...]:
@@ -191,9 +191,8 @@ def _mean_row(attempts: Sequence[Attempt], ablations: Sequence[str]) -> tuple[st
         here = [one for one in made if one.ablation == ablation]
         nodes = [one.nodes.roc.auc for one in here if one.nodes is not None]
         areas += [mean(one.edges.roc.auc for one in here) if here else None, mean(nodes) if nodes else None]
-    missing = len(attempts) - len(made)
-    counts = (str(len(made)), str(missing) if missing else "")
-    return (attempts[0].method, *(_three(area) for area in areas), *counts, f"{sum(one.seconds for one in made):,.1f}")
+    searches = f"{len(made)} of {len(attempts)}"
+    return (attempts[0].method, *(_three(area) for area in areas), searches, f"{sum(one.seconds for one in made):,.1f}")
 
 
 def _three(value: float | None) -> str:

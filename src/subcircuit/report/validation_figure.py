@@ -69,7 +69,7 @@ def _curves(axes: Axes, part: str, found: Sequence[tuple[str, Recovery | None]])
         marker = {"markersize": 3.5 if len(recovery.roc.fpr) < 60 else 0.0, "markevery": slice(1, -1)}
         label = f"{method}  {recovery.roc.auc:.3f}"
         # where curves lie on each other the later are thinner, so that all are seen
-        width = 1.2 + 0.8 * (len(found) - 1 - index)
+        width = 1.2 + 2.4 * (1 - (index + 1) / len(found))
         axes.plot(recovery.roc.fpr, recovery.roc.tpr, label=label, linewidth=width, clip_on=False, **style, **marker)
         best = recovery.best[1]
         ring = {"s": 60, "facecolors": "none", "edgecolors": style["color"], "linewidths": 1.0, "clip_on": False, "zorder": 3}
