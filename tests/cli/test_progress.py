@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from subcircuit.cli.progress import Lines, Pace, clock, watch
+from subcircuit.cli.progress import Lines, Pace, clock, quiet_at_first, watch
 from subcircuit.search import Step
 
 
@@ -53,6 +53,27 @@ def test_lines_come_every_few_seconds_and_at_the_end() -> None:
     printed = console.file.getvalue().splitlines()
     assert len(printed) == 3
     assert printed[-1].startswith("a1.h0<q>: 960/960 edges · 7 kept · 40 trials/s")
+
+
+def test_a_second_search_starts_from_nothing() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    lines = Lines(console, every=5.0)
+    for _ in range(2):
+        for second in range(1, 13):
+            lines.step(at(second, 10 * second))
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue().splitlines()
+    assert printed[:2] == printed[2:]
+    assert printed[0].endswith("1:35 left")
+
+
+def test_short_searches_are_not_told_of() -> None:
+    told = []
+    step = quiet_at_first(told.append)
+    for search in ((0.1, 0.4), (1.0, 4.0, 6.0, 9.0)):
+        for seconds in search:
+            step(at(seconds, 10))
+    assert [one.seconds for one in told] == [6.0, 9.0]
 
 
 def test_a_terminal_gets_a_bar() -> None:

@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from subcircuit import __version__
-from subcircuit.cli import compare, discover, evaluate, listings, show, sweep, tasks
+from subcircuit.cli import compare, discover, evaluate, listings, show, sweep, tasks, validate
 from subcircuit.errors import SubcircuitError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("show")(show.show)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)
+app.command("validate")(validate.validate)
 app.command("models")(listings.models)
 app.add_typer(tasks.app, name="tasks")
 app.command("metrics")(listings.metrics)

@@ -81,6 +81,11 @@ def ranked_by(name: str) -> "By":
     return sizes[name]
 
 
+def names_in(text: str) -> list[str]:
+    """Names with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def settings_of(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, list[str]]:
     """Settings ``method.name=value`` by method.
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from subcircuit.cli.console import plain
-from subcircuit.search import Round, Step
+from subcircuit.search import OnProgress, Round, Step
 
 SECONDS_BETWEEN_LINES = 5.0
 _SHORTEST_WINDOW = 20.0
@@ -40,6 +40,11 @@ def watch(console: Console) -> Iterator[Watch]:
     )
     with Progress(*columns, console=console, expand=True) as progress:
         yield Bar(progress)
+
+
+def quiet_at_first(show: OnProgress) -> OnProgress:
+    """Steps of those searches only that take longer than a few seconds, for where there are hundreds of them."""
+    return lambda step: show(step) if step.seconds >= SECONDS_BETWEEN_LINES else None
 
 
 class Bar:
@@ -79,6 +84,9 @@ class Lines:
     def step(self, step: Step | Round) -> None:
         """Print a line if the last one is long enough ago."""
         self._pace.note(step)
+        if step.seconds < self._last:
+            # another search began
+            self._last = 0.0
         if step.seconds - self._last >= self._every or step.done == step.total:
             self._last = step.seconds
             self.say(": ".join(part for part in (_place(step), state_of(step, self._pace.left())) if part))
@@ -122,6 +130,9 @@ class Pace:
     def note(self, step: Step | Round) -> None:
         """Take a step into account."""
         self._total = step.total
+        if self._points and step.seconds < self._points[-1][0]:
+            # another search began
+            self._points.clear()
         self._points.append((step.seconds, step.done))
         start = min(step.seconds / 2, step.seconds - _SHORTEST_WINDOW)
         while len(self._points) > 2 and self._points[1][0] <= start:

@@ -34,7 +34,7 @@ def sweep(
     Writes sweep.json, methods.csv, points.csv, sweep.svg and sweep.png.
     """
     from subcircuit.cli.console import messages, plain, print_json, print_table, results
-    from subcircuit.cli.options import bos_policy, configured, numbers, ranked_by, settings_of
+    from subcircuit.cli.options import bos_policy, configured, names_in, numbers, ranked_by, settings_of
     from subcircuit.cli.progress import watch
     from subcircuit.evaluate import THRESHOLDS, Contest
     from subcircuit.graph import Graph, Scope
@@ -45,7 +45,7 @@ def sweep(
     from subcircuit.tasks import load_held_out, load_task
     from subcircuit.tasks import metric as metric_named
 
-    names = [name.strip() for name in methods.split(",") if name.strip()]
+    names = names_in(methods)
     own = settings_of(names, settings or ())
     configs = [configured(name, {}, own[name], seed) for name in names]
     order, cuts, policy = ranked_by(by), THRESHOLDS if thresholds is None else numbers("thresholds", thresholds), bos_policy(bos)

@@ -17,15 +17,19 @@ from subcircuit.evaluate.judgement import Judgement, judge
 from subcircuit.evaluate.measure import Readings, measure, measure_all
 from subcircuit.evaluate.minimality import minimality
 from subcircuit.evaluate.random_circuits import random_circuit, random_connected_circuit
-from subcircuit.evaluate.recovery import Overlap, Recovery, Roc, overlap, recovery, roc_of_circuits
+from subcircuit.evaluate.recovery import Overlap, Recovery, Roc, overlap, recovery, recovery_of_circuits, roc_of_circuits
 from subcircuit.evaluate.reset import reset
 from subcircuit.evaluate.stability import Stability, stability
 from subcircuit.evaluate.sweep import THRESHOLDS, Contender, Contest
+from subcircuit.evaluate.validation import SLOW, Attempt, Conditions, Refusal, Validation, needed, validate, validate_all
 
 __all__ = [
     "PERCENTAGES",
+    "SLOW",
     "THRESHOLDS",
     "Agreement",
+    "Attempt",
+    "Conditions",
     "Contender",
     "Contest",
     "Curve",
@@ -40,8 +44,10 @@ __all__ = [
     "Overlap",
     "Readings",
     "Recovery",
+    "Refusal",
     "Roc",
     "Stability",
+    "Validation",
     "agreements",
     "bootstrap",
     "check_comparable",
@@ -60,12 +66,16 @@ __all__ = [
     "measure_all",
     "minimality",
     "minimality_test",
+    "needed",
     "overlap",
     "random_circuit",
     "random_connected_circuit",
     "random_subsets",
     "recovery",
+    "recovery_of_circuits",
     "reset",
     "roc_of_circuits",
     "stability",
+    "validate",
+    "validate_all",
 ]

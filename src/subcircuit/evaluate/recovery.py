@@ -1,9 +1,10 @@
 """How much of a known circuit a ranking of edges, or a sweep of circuits, finds again.
 
-An edge (or node) of the known circuit is positive, every other one negative. At a threshold,
+A part (an edge, a node) of the known circuit is positive, every other one negative. At a threshold,
 
     tpr = recall = found positives / positives        fpr = found negatives / negatives
     precision = found positives / found               (0 where nothing is found)
+    f1 = 2 · found positives / (found + positives)    mistakes = found negatives + positives not found
 
 ROC: the points (fpr, tpr) of all thresholds, with (0, 0) and (1, 1). Two areas:
 
@@ -14,11 +15,17 @@ ROC: the points (fpr, tpr) of all thresholds, with (0, 0) and (1, 1). Two areas:
                         rise, as theirs do; a point below one to its left adds nothing here)
 
 The second never exceeds the first and is the fair one for a sweep of few circuits; for untied scores both are the same.
-average precision = Σ over thresholds (recall_n − recall_{n−1}) · precision_n.
+average precision = Σ over thresholds (recall_n − recall_{n−1}) · precision_n, the last of which finds everything.
+
+Parts: ``edges``; ``nodes``, which are the writers, the logits being in every circuit; ``edges and inputs``, as ACDC's
+authors count: beside the edges each query, key or value input as one more, found together with the first edge into it.
+Where parts of a circuit stand in for each other, those that are right and yet not needed can be ``accepted``: they then
+count neither as positive nor as negative.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
@@ -27,11 +34,11 @@ from torch import Tensor
 
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.evaluate.curves import trapezoid
-from subcircuit.graph import Circuit, Graph
+from subcircuit.graph import Circuit, Graph, HeadInput
 from subcircuit.graph.circuit import owners
 from subcircuit.graph.select import By, check_scores
 
-Part: TypeAlias = Literal["edges", "nodes"]
+Part: TypeAlias = Literal["edges", "nodes", "edges and inputs"]
 
 
 @dataclass(frozen=True)
@@ -71,43 +78,104 @@ class Roc:
 
 
 @dataclass(frozen=True)
-class Recovery:
-    """How well scores rank the parts of a known circuit.
+class Overlap:
+    """What was found against the known circuit.
 
     Args:
-        part: what was looked for.
+        found, right: how many parts were found, and how many of them are right.
         positives, negatives: parts inside and outside of the known circuit.
-        roc: one point for each distinct score.
-        average_precision: area under the steps of precision over recall.
     """
 
-    part: Part
+    found: int
+    right: int
     positives: int
     negatives: int
-    roc: Roc
-    average_precision: float
+
+    @property
+    def precision(self) -> float:
+        """Share of what was found that is right; 0 where nothing was found."""
+        return self.right / self.found if self.found else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Share of what is right that was found; also the true positive rate."""
+        return self.right / self.positives
+
+    @property
+    def fpr(self) -> float:
+        """Share of what is wrong that was found."""
+        return (self.found - self.right) / self.negatives
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall."""
+        return 2 * self.right / (self.found + self.positives)
+
+    @property
+    def mistakes(self) -> int:
+        """Parts found that are wrong, and right ones not found."""
+        return self.found + self.positives - 2 * self.right
 
 
 @dataclass(frozen=True)
-class Overlap:
-    """One found circuit against the known one.
+class Recovery:
+    """How well scores, or the circuits of a sweep, tell the parts of a known circuit from the rest.
 
     Args:
-        precision: share of what was found that is right; 0 where nothing was found.
-        recall: share of what is right that was found; also the true positive rate.
-        fpr: share of what is wrong that was found.
+        part: what was looked for.
+        thresholds: by which each overlap was found: scores of which those at least as large count, or of a search.
+        overlaps: of scores, one for each distinct one, from the largest.
     """
 
-    precision: float
-    recall: float
-    fpr: float
+    part: Part
+    thresholds: tuple[float, ...]
+    overlaps: tuple[Overlap, ...]
+
+    @property
+    def positives(self) -> int:
+        """Parts inside the known circuit."""
+        return self.overlaps[0].positives
+
+    @property
+    def negatives(self) -> int:
+        """Parts outside of it."""
+        return self.overlaps[0].negatives
+
+    @cached_property
+    def roc(self) -> Roc:
+        """One point for each threshold."""
+        return Roc.of([(overlap.fpr, overlap.recall) for overlap in self.overlaps])
+
+    @property
+    def average_precision(self) -> float:
+        """Area under the steps of precision over recall."""
+        everything = Overlap(self.positives + self.negatives, self.positives, self.positives, self.negatives)
+        # of equal recall the most precise comes first and takes what was gained
+        ordered = sorted((*self.overlaps, everything), key=lambda one: (one.right, one.found))
+        before = (0.0, *(one.recall for one in ordered))
+        return sum((one.recall - had) * one.precision for one, had in zip(ordered, before, strict=False))
+
+    @cached_property
+    def best(self) -> tuple[float, Overlap]:
+        """The threshold of the highest F1, of equal ones that which finds the least; and what it finds."""
+        each = zip(self.thresholds, self.overlaps, strict=True)
+        return max(each, key=lambda one: (one[1].f1, -one[1].found))
 
 
-def recovery(known: Circuit, scores: Float[Tensor, "writer reader"], part: Part = "edges", by: By = "signed") -> Recovery:
-    """How well scores of edges rank the edges or the nodes of a known circuit.
+def recovery(
+    known: Circuit,
+    scores: Float[Tensor, "writer reader"],
+    part: Part = "edges",
+    by: By = "signed",
+    accepted: Circuit | None = None,
+) -> Recovery:
+    """How well scores of edges rank the parts of a known circuit.
 
-    A node's score is the highest of the edges that touch it, so that it is found together with the first of them. Nodes
-    are the writers: the logits are in every circuit.
+    A node's score is the highest of the edges that touch it, so that it is found together with the first of them; an
+    input's is that of the edges into it.
+
+    Args:
+        accepted: a larger circuit, whose further parts count neither way.
 
     Raises:
         GraphError: scores of another shape.
@@ -117,17 +185,31 @@ def recovery(known: Circuit, scores: Float[Tensor, "writer reader"], part: Part 
     graph = known.graph
     check_scores(graph, scores.cpu())
     values = scores.cpu().T[graph.edges.T].double()
-    values = values.abs() if by == "absolute" else values
-    truth = _members(known, part)
+    values = _of_parts(graph, values.abs() if by == "absolute" else values, part)
+    counted, truth = _counted(known, part, accepted)
     positives, negatives = _count(truth)
-    values = values if part == "edges" else _of_nodes(graph, values)
-    found, right = _sweep(values, truth)
-    points = zip(((found - right) / negatives).tolist(), (right / positives).tolist(), strict=True)
-    gained = torch.diff(right, prepend=right.new_zeros(1)) / positives
-    return Recovery(part, positives, negatives, Roc.of(list(points)), float((gained * right / found).sum()))
+    distinct, found, right = _sweep(values[counted], truth)
+    overlaps = (Overlap(int(n), int(hits), positives, negatives) for n, hits in zip(found.tolist(), right.tolist(), strict=True))
+    return Recovery(part, tuple(distinct.tolist()), tuple(overlaps))
 
 
-def overlap(known: Circuit, found: Circuit, part: Part = "edges") -> Overlap:
+def recovery_of_circuits(
+    known: Circuit, found: Sequence[tuple[float, Circuit]], part: Part = "edges", accepted: Circuit | None = None
+) -> Recovery:
+    """How well the circuits of a sweep, for example over ACDC's threshold, agree with a known one.
+
+    Args:
+        found: thresholds and what was found by them, at least one.
+        accepted: as in `recovery`.
+
+    Raises:
+        GraphError, SettingsError: as in `overlap`.
+    """
+    thresholds, circuits = zip(*found, strict=True)
+    return Recovery(part, thresholds, tuple(overlap(known, circuit, part, accepted) for circuit in circuits))
+
+
+def overlap(known: Circuit, found: Circuit, part: Part = "edges", accepted: Circuit | None = None) -> Overlap:
     """Precision, recall and false positive rate of one circuit.
 
     Raises:
@@ -136,10 +218,9 @@ def overlap(known: Circuit, found: Circuit, part: Part = "edges") -> Overlap:
     """
     if known.graph != found.graph:
         raise GraphError(f"circuits of different graphs cannot be compared: {known.graph} and {found.graph}")
-    truth, mine = _members(known, part), _members(found, part)
-    positives, negatives = _count(truth)
-    hits, size = int((truth & mine).sum()), int(mine.sum())
-    return Overlap(hits / size if size else 0.0, hits / positives, (size - hits) / negatives)
+    counted, truth = _counted(known, part, accepted)
+    mine = _members(found, part)[counted]
+    return Overlap(int(mine.sum()), int((truth & mine).sum()), *_count(truth))
 
 
 def roc_of_circuits(known: Circuit, found: Sequence[Circuit], part: Part = "edges") -> Roc:
@@ -152,22 +233,40 @@ def roc_of_circuits(known: Circuit, found: Sequence[Circuit], part: Part = "edge
     return Roc.of([(one.fpr, one.recall) for one in each])
 
 
+def _counted(known: Circuit, part: Part, accepted: Circuit | None) -> tuple[Bool[Tensor, " part"], Bool[Tensor, " counted"]]:
+    """Which parts count, and which of those are right."""
+    truth = _members(known, part)
+    counted = torch.ones_like(truth) if accepted is None else truth | ~_members(accepted, part)
+    return counted, truth[counted]
+
+
 def _members(circuit: Circuit, part: Part) -> Bool[Tensor, " part"]:
-    """Which edges (by reader and then by writer) or writers belong to a circuit."""
+    """Which edges (by reader and then by writer), inputs or writers belong to a circuit."""
+    if part == "nodes":
+        nodes = set(circuit.nodes)
+        return torch.tensor([writer in nodes for writer in circuit.graph.writers])
+    edges = circuit.kept.T[circuit.graph.edges.T]
+    return edges if part == "edges" else torch.cat([edges, circuit.kept.any(0)[_inputs(circuit.graph)]])
+
+
+def _of_parts(graph: Graph, values: Float[Tensor, " edge"], part: Part) -> Float[Tensor, " part"]:
+    """Scores of parts, in the order of ``_members``, from those of edges."""
     if part == "edges":
-        return circuit.kept.T[circuit.graph.edges.T]
-    nodes = set(circuit.nodes)
-    return torch.tensor([writer in nodes for writer in circuit.graph.writers])
-
-
-def _of_nodes(graph: Graph, values: Float[Tensor, " edge"]) -> Float[Tensor, " writer"]:
+        return values
     table = torch.full(graph.edges.T.shape, -torch.inf, dtype=torch.float64)
     table[graph.edges.T] = values
+    if part == "edges and inputs":
+        return torch.cat([values, table.amax(1)[_inputs(graph)]])
     nodes = table.amax(0)
     for index, reader in enumerate(graph.readers):
         for writer in owners(graph, reader):
             nodes[writer] = torch.maximum(nodes[writer], table[index].amax())
     return nodes
+
+
+def _inputs(graph: Graph) -> list[int]:
+    """The inputs of heads."""
+    return [index for index, reader in enumerate(graph.readers) if isinstance(reader, HeadInput)]
 
 
 def _count(truth: Bool[Tensor, " part"]) -> tuple[int, int]:
@@ -179,9 +278,9 @@ def _count(truth: Bool[Tensor, " part"]) -> tuple[int, int]:
 
 def _sweep(
     values: Float[Tensor, " part"], truth: Bool[Tensor, " part"]
-) -> tuple[Float[Tensor, " threshold"], Float[Tensor, " threshold"]]:
-    """At each distinct score from the highest: how many parts score at least that, and how many of them are right."""
+) -> tuple[Float[Tensor, " threshold"], Float[Tensor, " threshold"], Float[Tensor, " threshold"]]:
+    """The distinct scores from the highest, how many parts score at least that, and how many of them are right."""
     distinct, group = values.unique(return_inverse=True)
     sizes = torch.zeros_like(distinct).index_add(0, group, torch.ones_like(values)).flip(0)
     right = torch.zeros_like(distinct).index_add(0, group, truth.double()).flip(0)
-    return sizes.cumsum(0), right.cumsum(0)
+    return distinct.flip(0), sizes.cumsum(0), right.cumsum(0)

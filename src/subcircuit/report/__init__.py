@@ -5,5 +5,20 @@ from subcircuit.report.picture import draw_circuit, save_picture
 from subcircuit.report.summary import Summary
 from subcircuit.report.sweep import Sweep, write_sweep
 from subcircuit.report.sweep_figure import draw_sweep
+from subcircuit.report.validation import Validations, write_validations
+from subcircuit.report.validation_figure import draw_roc, draw_table
 
-__all__ = ["Summary", "Sweep", "draw_circuit", "draw_sweep", "new_directory", "save_picture", "write_run", "write_sweep"]
+__all__ = [
+    "Summary",
+    "Sweep",
+    "Validations",
+    "draw_circuit",
+    "draw_roc",
+    "draw_sweep",
+    "draw_table",
+    "new_directory",
+    "save_picture",
+    "write_run",
+    "write_sweep",
+    "write_validations",
+]

@@ -3,13 +3,16 @@
 It appears whole or not at all, and nothing that exists is ever overwritten.
 """
 
+import csv
+import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from subcircuit.errors import OutputError
 from subcircuit.graph import Circuit
@@ -77,6 +80,19 @@ def write_directory(path: str | Path, fill: Callable[[Path], None]) -> Path:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return directory
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A file for people and programs."""
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table; None is an empty cell."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def _refuse_if_taken(directory: Path) -> None:

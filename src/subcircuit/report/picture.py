@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path as FilePath
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,6 +17,7 @@ from subcircuit.graph.circuit import owners
 from subcircuit.inert import inert
 from subcircuit.report.layout import BOX_HEIGHT, BOX_WIDTH, Layout, Node
 from subcircuit.report.routes import BAR_HEIGHT, arc_reach, route
+from subcircuit.report.style import STYLE, save_figure
 from subcircuit.report.summary import Summary
 
 # Okabe & Ito's palette: told apart by colour-blind readers
@@ -30,16 +30,6 @@ COLOURS = {
     "logits": "#D55E00",
 }
 _KINDS = {"q": "query", "k": "key", "v": "value", None: "attention"}
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 7.0,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "subcircuit",
-    "text.parse_math": False,
-    "text.usetex": False,
-    "axes.unicode_minus": False,
-    "path.simplify": False,
-}
 _INK, _FAINT = "#222222", "#c9c9c9"
 
 
@@ -68,12 +58,7 @@ def draw_circuit(circuit: Circuit, *, most: int = 2000) -> Figure:
 
 def save_picture(circuit: Circuit, directory: str | FilePath) -> tuple[FilePath, FilePath]:
     """Write ``circuit.svg`` and ``circuit.png`` into a directory that exists; equal circuits make equal files."""
-    svg, png = FilePath(directory) / "circuit.svg", FilePath(directory) / "circuit.png"
-    figure = draw_circuit(circuit)
-    with mpl.rc_context(STYLE):
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
-    return svg, png
+    return save_figure(draw_circuit(circuit), FilePath(directory), "circuit", dpi=200)
 
 
 def _strongest(circuit: Circuit, most: int) -> list[tuple[Writer, Reader, float]]:

@@ -1,15 +1,14 @@
 """Search methods side by side as a table, as files, and as a figure."""
 
-import csv
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from subcircuit.evaluate import Contender, Contest, CurvePoint
-from subcircuit.report.folder import write_directory
-from subcircuit.report.sweep_figure import save_figure
+from subcircuit.report.folder import write_csv, write_directory, write_json
+from subcircuit.report.style import save_figure
+from subcircuit.report.sweep_figure import draw_sweep
 from subcircuit.run import name_of
 from subcircuit.search import method_of
 
@@ -91,21 +90,13 @@ def write_sweep(sweep: Sweep, path: str | Path) -> Path:
     """
 
     def fill(directory: Path) -> None:
-        text = json.dumps(sweep.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        (directory / "sweep.json").write_text(text, encoding="utf-8")
-        _write_csv(directory / "methods.csv", _METHODS, (_numbers(c) for c in sweep.contenders))
+        write_json(directory / "sweep.json", sweep.to_json())
+        write_csv(directory / "methods.csv", _METHODS, (_numbers(c) for c in sweep.contenders))
         points = ((c.method, *_point(p).values()) for c in sweep.contenders for p in c.points)
-        _write_csv(directory / "points.csv", _POINTS, points)
-        save_figure(sweep.conditions, sweep.contenders, directory)
+        write_csv(directory / "points.csv", _POINTS, points)
+        save_figure(draw_sweep(sweep.conditions, sweep.contenders), directory, "sweep")
 
     return write_directory(path, fill)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def _point(point: CurvePoint) -> dict[str, float | int | None]:

@@ -1,7 +1,6 @@
 """The figure of a sweep: faithfulness against edges, one curve a method, and what each method costs."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -11,12 +10,8 @@ from matplotlib.figure import Figure
 
 from subcircuit.evaluate import Contender
 from subcircuit.inert import inert
-from subcircuit.report.picture import STYLE
+from subcircuit.report.style import FAINT, STYLE, line_style
 
-# Okabe & Ito's palette: told apart by colour-blind readers; past its end the line style changes as well
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LINES, _MARKERS = ("-", "--", ":"), ("o", "s", "^", "D", "v", "P", "X")
-_FAINT = "#bbbbbb"
 # beyond these a curve says no more than "far off"
 _LOWEST, _HIGHEST = -1.0, 2.0
 
@@ -31,7 +26,7 @@ def draw_sweep(conditions: Mapping[str, Any], contenders: Sequence[Contender]) -
         figure = Figure(figsize=(10.5, 4.6), facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
         curves, costs = figure.subplots(1, 2, width_ratios=(2.6, 1))
-        styles = {contender.method: _style(index) for index, contender in enumerate(contenders)}
+        styles = {contender.method: line_style(index) for index, contender in enumerate(contenders)}
         _curves(curves, conditions, contenders, styles)
         _costs(costs, contenders, styles)
         title = f"{conditions['task']} · {conditions['model']} · {conditions['metric']} · {conditions['ablation']} ablation"
@@ -40,24 +35,11 @@ def draw_sweep(conditions: Mapping[str, Any], contenders: Sequence[Contender]) -
     return figure
 
 
-def save_figure(conditions: Mapping[str, Any], contenders: Sequence[Contender], directory: Path) -> None:
-    """Write ``sweep.svg`` and ``sweep.png`` into a directory that exists."""
-    figure = draw_sweep(conditions, contenders)
-    with mpl.rc_context(STYLE):
-        figure.savefig(directory / "sweep.svg", format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(directory / "sweep.png", format="png", dpi=160, metadata={"Software": None})
-
-
-def _style(index: int) -> dict[str, Any]:
-    n = len(_COLOURS)
-    return {"color": _COLOURS[index % n], "linestyle": _LINES[index // n % len(_LINES)], "marker": _MARKERS[index % n]}
-
-
 def _curves(
     axes: Axes, conditions: Mapping[str, Any], contenders: Sequence[Contender], styles: Mapping[str, dict[str, Any]]
 ) -> None:
     for height, style in ((1.0, "-"), (0.0, ":")):
-        axes.axhline(height, color=_FAINT, linewidth=0.8, linestyle=style, zorder=0)
+        axes.axhline(height, color=FAINT, linewidth=0.8, linestyle=style, zorder=0)
     for contender in contenders:
         style, points = styles[contender.method], [p for p in contender.points if p.edges]
         xs, ys = [p.edges for p in points], [p.faithfulness for p in points]

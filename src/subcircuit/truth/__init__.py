@@ -7,9 +7,10 @@ published_circuit("ioi").circuit(graph)  what was found in a trained model
 """
 
 from subcircuit.truth.case import Case
-from subcircuit.truth.cases import CASES, CaseListing, case
+from subcircuit.truth.cases import CASES, CaseListing, case, known_cases
 from subcircuit.truth.derive import derive
 from subcircuit.truth.planted import PLANTED, Planted, planted_case
+from subcircuit.truth.published_case import Setting, published_case, published_names
 from subcircuit.truth.published_circuits import (
     PublishedCircuit,
     Rule,
@@ -33,13 +34,17 @@ __all__ = [
     "Program",
     "PublishedCircuit",
     "Rule",
+    "Setting",
     "Trained",
     "case",
     "compile_program",
     "derive",
+    "known_cases",
     "planted_case",
+    "published_case",
     "published_circuit",
     "published_circuits",
+    "published_names",
     "tracr_case",
     "tracr_task",
     "trained_case",

@@ -8,6 +8,8 @@ from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.run.ablation import Ablation, Resample, Zero, name_of
 from subcircuit.truth.case import Case
 from subcircuit.truth.planted import PLANTED, planted_case
+from subcircuit.truth.published_case import Setting, published_case, published_names
+from subcircuit.truth.published_circuits import PublishedCircuit, published_circuit
 from subcircuit.truth.tracr import compile_program, tracr_case
 from subcircuit.truth.tracr_programs import PROGRAMS, Program
 from subcircuit.truth.trained import TRAINED, trained_case
@@ -57,3 +59,17 @@ def case(name: str, ablation: Ablation) -> Case:
     if not isinstance(ablation, Zero | Resample):
         raise SettingsError(f"case {name} is known under zero and resample ablation, not under {name_of(ablation)}.")
     return CASES[name].make(ablation)
+
+
+def known_cases(setting: Setting | None = None) -> dict[str, Callable[[Ablation], Case]]:
+    """From the names of all cases, those of published circuits among them, to how they are had.
+
+    Args:
+        setting: of the published circuits, whose models must be found first.
+    """
+    published = {name: partial(_published, published_circuit(name), setting) for name in published_names()}
+    return {**{name: partial(case, name) for name in CASES}, **published}
+
+
+def _published(circuit: PublishedCircuit, setting: Setting | None, ablation: Ablation) -> Case:
+    return published_case(circuit, ablation, setting)

@@ -41,6 +41,7 @@ class PublishedCircuit:
 
     Args:
         model: in which it was found; its weights do not come with the package.
+        task: the built-in task that shows the behaviour.
         ablation: under which it was.
         sizes: layers and heads of the model and whether it has MLPs; None where any model will do.
         groups: names of heads and MLPs by what they do; empty groups are for the caller to fill.
@@ -49,6 +50,7 @@ class PublishedCircuit:
     name: str
     description: str
     model: str
+    task: str
     ablation: Ablation
     source: str
     sizes: tuple[int, int, bool] | None
@@ -150,6 +152,7 @@ def _parse(name: str, content: dict[str, Any]) -> PublishedCircuit:
         name,
         content["description"],
         content["model"],
+        content["task"],
         ablation_named(content["ablation"]),
         content["source"],
         (content["layers"], content["heads"], content["mlps"]) if "layers" in content else None,

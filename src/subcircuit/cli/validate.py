@@ -1,0 +1,114 @@
+"""``subcircuit validate``: searches against circuits that are known."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from subcircuit.evaluate import Attempt
+    from subcircuit.report import Validations
+
+_EVERY = "all"
+# in a table of everything, slow methods leave larger graphs out
+_MOST_EDGES = 5000
+
+
+def validate(
+    case: Annotated[str, typer.Argument(metavar="CASE|all", help="A known circuit; `subcircuit validate all` runs every one.")],
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", "--method", help="Names with commas between them. Default: acdc; of `all`, every method."),
+    ] = None,
+    ablation: Annotated[
+        str | None, typer.Option(help="What cut edges carry: resample, zero. Default: resample; of `all`, both.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="See `subcircuit metrics`. Default: the case's own.")] = None,
+    by: Annotated[str, typer.Option(help="How scores are ranked: absolute, signed.")] = "absolute",
+    thresholds: Annotated[str | None, typer.Option(help="Of acdc, with commas between them: a circuit for each.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A setting of one of the methods.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of methods that draw, and of the prompts of published circuits.")] = 0,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model of a published circuit is.")] = None,
+    examples: Annotated[int, typer.Option(help="Pairs of prompts of published circuits.")] = 32,
+    out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/validate-<case>-<number>.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Search models whose circuits are known, and measure what is found of them again: ROC, AUC, precision, recall.
+
+    Writes validation.json, validation.csv, points.csv, validation.md, and roc or table as svg and png.
+    """
+    from subcircuit.cli.console import messages, plain, print_json, results
+    from subcircuit.cli.options import configured, names_in, numbers, ranked_by, settings_of
+    from subcircuit.cli.progress import quiet_at_first, watch
+    from subcircuit.errors import UnknownNameError
+    from subcircuit.evaluate import Conditions, validate_all
+    from subcircuit.report import Validations, new_directory, write_validations
+    from subcircuit.run import ablation_named
+    from subcircuit.search import METHODS
+    from subcircuit.tasks import metric as metric_named
+    from subcircuit.truth import Setting, known_cases
+
+    every = case == _EVERY
+    names = names_in(methods or (",".join(METHODS) if every else "acdc"))
+    own = settings_of(names, settings or ())
+    configs = [configured(name, {}, own[name], seed) for name in names]
+    ablations = [ablation_named(name) for name in ([ablation] if ablation else ["zero", "resample"] if every else ["resample"])]
+    cuts = None if thresholds is None else numbers("thresholds", thresholds)
+    asked = None if metric is None else metric_named(metric)
+    conditions = Conditions(asked, ranked_by(by), cuts, _MOST_EDGES if every else None)
+    cases = known_cases(Setting(model, examples, seed))
+    if not every and case not in cases:
+        raise UnknownNameError("case", case, (*cases, _EVERY))
+    directory = new_directory(out, "validate", case)
+    with watch(messages()) as watcher:
+        chosen = cases if every else {case: cases[case]}
+        attempts = validate_all(chosen, ablations, configs, conditions, watcher.say, quiet_at_first(watcher.step))
+        found = Validations(tuple(_told(attempts, every, watcher.say)))
+    write_validations(found, directory)
+    if json:
+        print_json({**found.to_json(), "out": str(directory)})
+        return
+    _show(found, every)
+    results().print()
+    results().print(plain(f"written   {directory}"), soft_wrap=True)
+
+
+def _told(attempts: "Iterable[Attempt]", go_on: bool, say: "Callable[[str], None]") -> "Iterator[Attempt]":
+    """The attempts; each reason for which a case cannot be had is said once, and what was asked for by name must run."""
+    from subcircuit.errors import SubcircuitError
+    from subcircuit.evaluate import Refusal, Validation
+
+    refused: dict[tuple[str, str], Refusal] = {}
+    made = 0
+    for attempt in attempts:
+        if isinstance(attempt, Refusal):
+            if not go_on:
+                raise SubcircuitError(attempt.note)
+            if attempt.metric is None and (attempt.case, attempt.note) not in refused:
+                say(f"not run: {attempt.case}: {attempt.note}")
+            refused[attempt.case, attempt.note] = attempt
+        made += isinstance(attempt, Validation)
+        yield attempt
+    if not made:
+        raise SubcircuitError("nothing could be run: " + "; ".join(dict.fromkeys(one.note for one in refused.values())))
+
+
+def _show(found: "Validations", every: bool) -> None:
+    from subcircuit.cli.console import plain, print_rows, print_table, results
+    from subcircuit.report.validation import describe
+
+    console, one = results(), found.made[0]
+    if every:
+        print_table(found.summary_header, found.summary, console)
+        console.print(plain("mean AUC over the cases", "dim"))
+    elif len(found.made) == 1:
+        print_rows(describe(one), console)
+    else:
+        print_rows(describe(one)[:2], console)
+        console.print()
+        print_table(found.header, found.rows, console)
+        console.print(plain("AP: average precision; precision, recall and F1: of the circuit with the best F1", "dim"))

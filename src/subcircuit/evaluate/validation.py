@@ -1,0 +1,209 @@
+"""Searches against known circuits: how well a method's ranking, or its circuits, tell true edges and nodes from the rest.
+
+A method that ranks edges is judged at every one of its scores; ACDC is run once for each of many thresholds. What each
+sweep recovers is measured as ``recovery.py`` says, for edges, for nodes, and for edges with the inputs of heads counted
+beside them, as ACDC's authors do (Conmy et al. 2023, arXiv 2304.14997).
+
+Where a case is redundant its circuit holds edges that stand in for each other, and whoever finds one of them is right. An
+edge is needed where cutting it alone worsens the case's own metric; true edges that are not needed count neither way.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, TypeAlias
+
+from subcircuit.errors import SettingsError, SubcircuitError
+from subcircuit.evaluate.recovery import Part, Recovery, recovery, recovery_of_circuits
+from subcircuit.graph import By, Circuit
+from subcircuit.run import Ablation, name_of
+from subcircuit.search import METHODS, Acdc, Behaviour, Discovery, EdgeScores, Exact, OnProgress, acdc, exact, method_of
+from subcircuit.tasks import Metric, metric
+from subcircuit.truth import Case
+
+# from below what float32 can tell to above what any metric of a case can lose, two a decade
+FINE: tuple[float, ...] = tuple(10 ** (power / 2) for power in range(-12, 5))
+# large graphs: small thresholds keep many edges, and each of them costs
+COARSE: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_LARGE = 2000
+# features of compiled and planted models are 1 or fractions like 1/5: what matters, matters by more
+_NEEDED = 1e-3
+# methods that pay for every edge, or for hundreds of steps
+SLOW = ("acdc", "exact", "hybrid", "subnetwork-probing", "edge-pruning", "ugs")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What searches of a table share.
+
+    Args:
+        metric: to search with; None is that of each case.
+        by: how scores are ranked. The true edges of a case help and hinder, so their size counts.
+        thresholds: of ACDC, one circuit each; None chooses by the size of the graph.
+        most_edges: of a graph that slow methods are given; None for any number.
+    """
+
+    metric: Metric | None = None
+    by: By = "absolute"
+    thresholds: tuple[float, ...] | None = None
+    most_edges: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.thresholds == ():
+            raise SettingsError("thresholds is empty: name at least one, for example 0.01")
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """What a search recovered of a known circuit.
+
+    Args:
+        case, method, ablation, metric: names.
+        redundant: the case has edges that stand in for each other, which count neither way.
+        true_edges: of the whole circuit, those that stand in for each other among them.
+        edges, inputs, nodes: recovered; ``inputs`` are edges with the inputs of heads beside them. None where all of them
+            are true, and there is nothing to tell apart.
+        seconds: of the search; for ACDC of all thresholds together.
+    """
+
+    case: str
+    method: str
+    ablation: str
+    metric: str
+    redundant: bool
+    true_edges: int
+    edges: Recovery
+    inputs: Recovery | None
+    nodes: Recovery | None
+    seconds: float
+
+    @property
+    def note(self) -> str:
+        """Why the numbers say nothing; empty where they do."""
+        return "all edges score alike" if METHODS[self.method].ranks and len(self.edges.overlaps) == 1 else ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A search that was not made, and why.
+
+    Args:
+        metric: None where the case itself cannot be had.
+    """
+
+    case: str
+    method: str
+    ablation: str
+    metric: str | None
+    note: str
+
+
+Attempt: TypeAlias = Validation | Refusal
+
+
+def validate(case: Case, settings: Any, conditions: Conditions | None = None, on_step: OnProgress | None = None) -> Validation:
+    """Search a case's model, and compare with its circuit.
+
+    Args:
+        case: model, task, ablation and truth.
+        settings: of the method; ACDC's own threshold is not used.
+        conditions: metric and ranking.
+        on_step: progress of the search.
+
+    Raises:
+        SettingsError: the method does not go with metric or ablation, the metric with the case, or the method is slow and
+            the graph too large for it.
+        NumericalError: a score or loss is NaN or infinite.
+    """
+    conditions = conditions or Conditions()
+    behaviour = Behaviour(case.task, conditions.metric or metric(case.task.metric), case.ablation)
+    method = method_of(settings)
+    method.check(behaviour)
+    _check_size(method.name, case, conditions.most_edges)
+    if isinstance(settings, Acdc):
+        found = _circuits(case, behaviour, settings, conditions.thresholds, on_step)
+        seconds = sum(one.seconds for _, one in found)
+    else:
+        found = method.search(case.model, case.graph, behaviour, settings, on_step)
+        seconds = found.seconds
+    edges, inputs, nodes = _recovered(case, found, conditions.by)
+    metric_name, ablation = behaviour.metric.name, name_of(case.ablation)
+    return Validation(
+        case.name, method.name, ablation, metric_name, case.redundant, case.circuit.n_edges, edges, inputs, nodes, seconds
+    )
+
+
+def validate_all(
+    cases: Mapping[str, Callable[[Ablation], Case]],
+    ablations: Sequence[Ablation],
+    methods: Sequence[Any],
+    conditions: Conditions | None = None,
+    on_start: Callable[[str], None] | None = None,
+    on_step: OnProgress | None = None,
+) -> Iterator[Attempt]:
+    """Every method on every case under every ablation; what does not go together is told and not raised.
+
+    Args:
+        cases: by name, how they are had.
+        ablations, methods: the ablations, and the settings of the methods.
+        conditions: metric and ranking.
+        on_start: told what begins.
+        on_step: progress of each search.
+    """
+    names = [method_of(settings).name for settings in methods]
+    say = on_start or (lambda message: None)
+    for number, ((name, make), ablation) in enumerate(product(cases.items(), ablations), 1):
+        say(f"{name}, {name_of(ablation)} ({number} of {len(cases) * len(ablations)})")
+        try:
+            case = make(ablation)
+        except SubcircuitError as error:
+            yield from (Refusal(name, method, name_of(ablation), None, str(error)) for method in names)
+            continue
+        yield from (_attempt(case, settings, conditions or Conditions(), on_step) for settings in methods)
+
+
+def needed(case: Case) -> Circuit:
+    """The true edges that nothing stands in for: cutting one of them alone worsens the case's own metric."""
+    effects = exact(case.model, case.graph, Behaviour(case.task, metric(case.task.metric), case.ablation), Exact()).values
+    return Circuit(case.graph, case.circuit.kept & (effects > _NEEDED))
+
+
+def _attempt(case: Case, settings: Any, conditions: Conditions, on_step: OnProgress | None) -> Attempt:
+    try:
+        return validate(case, settings, conditions, on_step)
+    except SubcircuitError as error:
+        metric_name = conditions.metric.name if conditions.metric else case.task.metric
+        return Refusal(case.name, method_of(settings).name, name_of(case.ablation), metric_name, str(error))
+
+
+def _check_size(method: str, case: Case, most_edges: int | None) -> None:
+    if method in SLOW and most_edges is not None and case.graph.n_edges > most_edges:
+        raise SettingsError(f"{method} is slow on {case.graph.n_edges:,} edges: ask for {case.name} alone")
+
+
+def _circuits(
+    case: Case, behaviour: Behaviour, settings: Acdc, thresholds: Sequence[float] | None, on_step: OnProgress | None
+) -> list[tuple[float, Discovery]]:
+    each = thresholds or (FINE if case.graph.n_edges <= _LARGE else COARSE)
+    return [(t, acdc(case.model, case.graph, behaviour, replace(settings, threshold=t), on_step)) for t in each]
+
+
+def _recovered(
+    case: Case, found: EdgeScores | list[tuple[float, Discovery]], by: By
+) -> tuple[Recovery, Recovery | None, Recovery | None]:
+    """Edges, edges and inputs, nodes."""
+    known = needed(case) if case.redundant else case.circuit
+
+    def of(part: Part) -> Recovery:
+        if isinstance(found, EdgeScores):
+            return recovery(known, found.values, part, by, case.circuit)
+        return recovery_of_circuits(known, [(threshold, one.circuit) for threshold, one in found], part, case.circuit)
+
+    def unless_all(part: Part) -> Recovery | None:
+        # in a small model every node may be a true one
+        with suppress(SettingsError):
+            return of(part)
+        return None
+
+    return of("edges"), unless_all("edges and inputs"), unless_all("nodes")

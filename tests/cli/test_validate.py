@@ -1,0 +1,184 @@
+"""``validate`` from end to end, on planted models and a tiny one of GPT-2's shape."""
+
+import csv
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from subcircuit.errors import SubcircuitError
+from subcircuit.report import Validations
+from subcircuit.run import Resample
+from subcircuit.truth import cases, known_cases, planted_case, published_names
+from tests.cli.conftest import Output
+from tests.tasks.conftest import VOCABULARY, tokenizer_of
+
+Run = Callable[..., Output]
+
+KEYS = {"case", "method", "ablation", "metric", "auc_edges", "auc_nodes", "seconds", "true_edges"}
+
+
+def test_one_search(subcircuit: Run) -> None:
+    done = subcircuit("validate", "inhibition", "--method", "exact", "--ablation", "zero", "--json")
+    assert done.code == 0, done.err
+    content = done.json
+    assert content.keys() >= KEYS | {"precision", "recall", "f1", "average_precision", "best_threshold", "mistakes"}
+    assert (content["case"], content["method"], content["ablation"]) == ("inhibition", "exact", "zero")
+    assert content["metric"] == "squared_error"
+    assert (content["auc_edges"], content["auc_nodes"], content["true_edges"]) == (1, 1, 11)
+    folder = Path(content["out"])
+    assert folder == Path("runs/validate-inhibition-1")
+    names = ["points.csv", "roc.png", "roc.svg", "validation.csv", "validation.json", "validation.md"]
+    assert sorted(file.name for file in folder.iterdir()) == names
+    assert json.loads((folder / "validation.json").read_text()) == {k: v for k, v in content.items() if k != "out"}
+    points = read_csv(folder / "points.csv")
+    best = [p for p in points if p["part"] == "edges" and float(p["threshold"]) == content["best_threshold"]]
+    assert [(int(p["found"]), float(p["recall"])) for p in best] == [(11, 1.0)]
+
+
+def test_methods_side_by_side(subcircuit: Run) -> None:
+    done = subcircuit(
+        "validate", "or-gate", "--methods", "acdc,random,eap", "--thresholds", "0.01,0.1", "--seed", "3", "--out", "x"
+    )
+    assert done.code == 0, done.err
+    for words in ("5; those that stand in for each other do not count", "acdc", "random", "edge AUC", "written   x"):
+        assert words in done.out
+    rows = read_csv(Path("x/validation.csv"))
+    assert [row["method"] for row in rows] == ["acdc", "random", "eap"]
+    assert [row["note"] for row in rows] == ["", "", "all edges score alike"]
+    assert "| or-gate† | 1.00 |" in Path("x/validation.md").read_text()
+
+
+def test_the_circuit_is_described(subcircuit: Run) -> None:
+    done = subcircuit("validate", "and-gate", "--metric", "kl_divergence", "--thresholds", "1e-4")
+    assert done.code == 0, done.err
+    for words in (
+        "and-gate · resample ablation · kl_divergence",
+        "edge AUC",
+        "best circuit by F1",
+        "5 edges at threshold",
+        "mistakes",
+    ):
+        assert words in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("inductoin",), "Did you mean 'induction'"),
+        (("induction", "--method", "acdc2"), "Did you mean 'acdc'"),
+        (("induction", "--ablation", "mean"), "not under mean"),
+        (("induction", "--ablation", "nil"), "unknown ablation"),
+        (("induction", "--thresholds", "low"), "numbers"),
+        (("induction", "--by", "size"), "signed"),
+        (("and-gate", "--metric", "logit_difference"), "no wrong answer"),
+        (("induction", "--method", "clean-corrupted", "--ablation", "zero"), "only the ablation resample"),
+        # a published circuit, asked for by name, whose model is nowhere
+        (("ioi",), "unknown model 'gpt2'"),
+        (("ioi", "--model", "./nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes(subcircuit: Run, arguments: tuple[str, ...], words: str) -> None:
+    refused = subcircuit("validate", *arguments)
+    assert (refused.code, refused.out) == (2, "")
+    assert words in refused.err
+    assert "Traceback" not in refused.err
+    assert not Path("runs").exists()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two planted cases and a published one in the place of all."""
+    everything = known_cases()
+    chosen = {name: everything[name] for name in ("or-gate", "negative", "greater-than")}
+    monkeypatch.setattr("subcircuit.truth.known_cases", lambda setting: chosen)
+
+
+@pytest.mark.usefixtures("few")
+def test_all_goes_on_where_something_cannot_be_had(subcircuit: Run) -> None:
+    done = subcircuit("validate", "all", "--methods", "exact,clean-corrupted,eap", "--out", "table")
+    assert done.code == 0, done.err
+    told = [line for line in done.err.splitlines() if line.startswith("not run")]
+    assert len(told) == 1
+    assert told[0].startswith("not run: greater-than: unknown model 'gpt2'.")
+    names = ["points.csv", "table.png", "table.svg", "validation.csv", "validation.json", "validation.md"]
+    assert sorted(file.name for file in Path("table").iterdir()) == names
+    rows = {(r["case"], r["method"], r["ablation"]): r for r in read_csv(Path("table/validation.csv"))}
+    assert len(rows) == 3 * 3 * 2
+    assert rows["negative", "exact", "zero"]["auc_edges"] == "1.0"
+    assert rows["negative", "clean-corrupted", "resample"]["auc_edges"] == "1.0"
+    assert rows["negative", "clean-corrupted", "zero"]["auc_edges"] == ""
+    assert "only the ablation resample" in rows["negative", "clean-corrupted", "zero"]["note"]
+    assert "gpt2" in rows["greater-than", "exact", "zero"]["note"]
+    drawn = Path("table/table.svg").read_text()
+    assert "not run: greater-than" in drawn
+    assert ">or-gate†<" in drawn
+    assert ">greater-than<" not in drawn
+    table = Path("table/validation.md").read_text()
+    for line in ("| case | exact | clean-corrupted | eap |", "| negative | 1.00 | – | = |", "| greater-than | – | – | – |"):
+        assert line in table
+    assert "- greater-than: unknown model" in table
+    assert "- clean-corrupted: clean-corrupted takes" in table
+    for words in ("clean-co", "exact", "mean AUC over the cases"):
+        assert words in done.out
+
+
+@pytest.mark.usefixtures("few")
+def test_all_needs_something_that_runs(subcircuit: Run) -> None:
+    refused = subcircuit("validate", "all", "--ablation", "mean", "--methods", "random")
+    assert (refused.code, refused.out) == (2, "")
+    assert "nothing could be run" in refused.err
+    assert not Path("runs").exists()
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A directory with random weights in GPT-2's shape, and a tokenizer that knows the words of the built-in tasks."""
+    folder = tmp_path_factory.mktemp("models") / "gpt2"
+    tokenizer = tokenizer_of(VOCABULARY)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=64, n_embd=24, n_layer=12, n_head=12, bos_token_id=0, eos_token_id=1
+    )
+    GPT2LMHeadModel(sizes).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_published_circuit_is_validated_where_its_model_is(subcircuit: Run, gpt2: str) -> None:
+    command = ("validate", "gendered-pronoun", "--model", gpt2, "--examples", 2, "--method", "eap", "--json")
+    done = subcircuit(*command)
+    assert done.code == 0, done.err
+    result = done.json
+    assert 0 < result["auc_edges"] < 1
+    assert (result["metric"], result["true_edges"]) == ("logit_difference", 26)
+    refused = subcircuit("validate", "docstring", "--model", gpt2)
+    assert refused.code == 2
+    assert "found in attn-only-4l" in refused.err
+
+
+def test_what_can_be_validated() -> None:
+    assert [*known_cases()] == [*cases.CASES, "docstring", "gendered-pronoun", "greater-than", "ioi"]
+    assert published_names() == ("docstring", "gendered-pronoun", "greater-than", "ioi")
+
+
+def test_tables_of_one_search_are_drawn_too(tmp_path: Path) -> None:
+    from subcircuit.evaluate import validate_all
+    from subcircuit.report import write_validations
+    from subcircuit.search import Exact
+
+    made = partial(planted_case, "negative")
+    found = Validations(tuple(validate_all({"negative": made}, [Resample()], [Exact()])))
+    folder = write_validations(found, tmp_path / "one")
+    assert (folder / "roc.svg").read_text() == (write_validations(found, tmp_path / "two") / "roc.svg").read_text()
+    with pytest.raises(SubcircuitError, match="not empty"):
+        write_validations(found, folder)
