@@ -27,7 +27,11 @@ _LINES, _MARKERS = ("-", "--", ":"), ("o", "s", "^", "D", "v", "P", "X")
 def line_style(index: int) -> dict[str, Any]:
     """Colour, line and marker of one of several curves."""
     n = len(_COLOURS)
-    return {"color": _COLOURS[index % n], "linestyle": _LINES[index // n % len(_LINES)], "marker": _MARKERS[index % n]}
+    return {
+        "color": _COLOURS[index % n],
+        "linestyle": _LINES[index // n % len(_LINES)],
+        "marker": _MARKERS[(index + index // n) % n],
+    }
 
 
 def save_figure(figure: Figure, directory: Path, name: str, dpi: int = 160) -> tuple[Path, Path]:
