@@ -25,14 +25,27 @@ class Peak:
 def peak_memory(device: torch.device) -> Iterator[Peak]:
     """Watch the memory that the work in the ``with`` block takes; on the processor on Linux only."""
     peak = Peak()
+    known = _forget(device)
+    yield peak
+    if known:
+        peak.size = _highest(device)
+
+
+def _forget(device: torch.device) -> bool:
+    """Begin to watch; False where that is not possible."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif _RESET.exists():
+        return True
+    try:
         # the kernel forgets its high-water mark
         _RESET.write_text("5")
-    yield peak
+    except OSError:
+        return False
+    return device.type == "cpu"
+
+
+def _highest(device: torch.device) -> int:
     if device.type == "cuda":
-        peak.size = torch.cuda.max_memory_allocated(device)
-    elif _STATUS.exists():
-        marks = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
-        peak.size = int(marks[0].split()[1]) * 1024 if marks else None
+        return torch.cuda.max_memory_allocated(device)
+    (mark,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(mark.split()[1]) * 1024
