@@ -43,7 +43,7 @@ def ready(
         SettingsError: the record does not say enough, or model or prompts cannot be had by its names.
         GraphError: the circuit was found in another model.
     """
-    from subcircuit.graph import Circuit
+    from subcircuit.graph import Circuit, Graph
     from subcircuit.model import load_model
     from subcircuit.run import ablation_named
     from subcircuit.search import Behaviour
@@ -55,13 +55,17 @@ def ready(
     say(f"loading {name}")
     model = load_model(
         name,
-        revision=given.revision or (record.model.revision if record and not given.model else None),
+        revision=given.revision or (None if given.model else _on_the_hub(record)),
         device=given.device,
         dtype=given.dtype or (record.model.dtype if record else None),
         report=say,
     )
-    if record is not None and record.model.config != model.config.digest:
-        raise GraphError(f"{path} was found in {record.model.name}, whose configuration is not that of {name}")
+    if Graph.of(model.config, circuit.graph.scope) != circuit.graph:
+        raise GraphError(
+            f"{path} was found in {record.model.name if record else 'another model'}, which {name} is not: its graph differs"
+        )
+    if record is not None and record.model.revision not in (None, model.revision):
+        say(f"warning: found in revision {record.model.revision}, measured in {model.revision}")
     task, found_on = _prompts(record, given, examples, model)
     shared = 0 if found_on is None else shared_prompts(task, found_on)
     if shared:
@@ -103,6 +107,12 @@ def _found_on(record: "Record", name: str, model: "Transformer") -> "Task | None
     except SubcircuitError:
         return None
     return task if task.digest == record.task.digest else None
+
+
+def _on_the_hub(record: "Record | None") -> str | None:
+    """The recorded revision, if it is one that can be asked for; models from elsewhere record a digest of their files."""
+    revision = None if record is None else record.model.revision
+    return None if revision is None or revision.startswith("sha256:") else revision
 
 
 def _bos(record: "Record") -> "BosPolicy":
