@@ -63,19 +63,6 @@ def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, shar
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("share", [0.0, 0.03, 0.3])
-def test_leaving_out_nodes_without_a_path_to_the_logits_changes_no_bit(family, share):
-    model = tiny(family)
-    task = random_task(model, 6, LENGTHS)
-    for seed, scope in enumerate(scopes_of(family)):
-        graph = Graph.of(model.config, scope)
-        kept, ablated = random_kept(graph.edges, seed, share), ablated_values(model, graph, task.corrupted, Resample())
-        # masks that are trained run every node
-        everything = run_circuit(model, graph, kept.float().requires_grad_(), task.clean, ablated)
-        assert torch.equal(run_circuit(model, graph, kept, task.clean, ablated), everything.detach())
-
-
-@pytest.mark.parametrize("family", FAMILIES)
 def test_writers_sum_to_the_last_residual_stream(family):
     model = tiny(family, dtype=torch.float64)
     task = random_task(model, 2, LENGTHS)

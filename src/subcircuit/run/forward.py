@@ -10,8 +10,7 @@ mask may hold any real numbers. Gradients flow to mask and ablated values, unit 
     dL/d ablated(w)    = Σ_r  (1 − kept[w, r]) · dL/d input(r)
 
 Cost: every reader is normalised and projected on its own, about three plain forward passes, and one matrix product
-per unit for the sums, which grow with writers × readers. Without gradients, nodes from which no kept path leads to the
-logits are left out, so that a small circuit costs less than the model. With gradients, units are run again when their turn comes, so
+per unit for the sums, which grow with writers × readers. With gradients, units are run again when their turn comes, so
 that memory is that of all writers' values and all readers' inputs once, and of one unit's inner workings.
 """
 
@@ -25,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from subcircuit.graph import MLP, Attention, Circuit, Graph, Logits
+from subcircuit.graph import MLP, Attention, Graph, Logits
 from subcircuit.graph.graph import Unit
 from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
@@ -103,9 +102,9 @@ class _Sums:
     mask: Float[Tensor, "#batch writer reader"]
     differences: Float[Tensor, "writer batch pos d_model"]
 
-    def read(self, place: _Place, columns: list[int]) -> Float[Tensor, "reader batch pos d_model"]:
-        """Σ kept · (value − ablated) at some readers of a unit."""
-        kept = self.mask[:, : place.n_read, columns].to(self.differences.dtype)
+    def read(self, place: _Place) -> Float[Tensor, "reader batch pos d_model"]:
+        """Σ kept · (value − ablated) at the readers of a unit."""
+        kept = self.mask[:, : place.n_read, place.readers].to(self.differences.dtype)
         read = kept.mT @ self._by_mask(self.differences[: place.n_read])
         return read.transpose(0, 1).reshape(-1, *self.differences.shape[1:])
 
@@ -134,56 +133,19 @@ def _run(
     sums: _Sums,
     tokens: Tokens,
     ablated: Float[Tensor, "writer batch pos d_model"],
-    live: Bool[Tensor, " writer"],
 ) -> Iterator[Float[Tensor, "reader batch pos d_model"]]:
-    """The inputs of each unit's readers, from the first layer to the logits; fills the differences of live writers.
-
-    Only the readers of live writers have inputs, and a unit without live writers is passed over.
-    """
+    """The inputs of each unit's readers, from the first layer to the logits; fills the differences."""
     embedding = embedding_values(model, graph, tokens)
     torch.sub(embedding, ablated[: len(embedding)], out=sums.differences[: len(embedding)])
     base, biases, n_based = torch.zeros_like(ablated[0]), _biases(model, graph), 0
     for place in _places(graph):
         base = base + ablated[n_based : place.n_read].sum(0) + biases[n_based : place.n_read].sum(0)
         n_based = place.n_read
-        heads = _live_heads(graph, place, live)
-        if not heads:
-            continue
-        inputs = sums.read(place, _columns(graph, place, heads)) + base
+        inputs = sums.read(place) + base
         yield inputs
         if not isinstance(place.unit, Logits):
-            rows = [place.writers.start + head for head in heads] if _by_head(graph, place) else place.writers
-            sums.differences[rows] = _writes(model, graph, place, inputs, heads).sub_(ablated[rows])
-
-
-def _by_head(graph: Graph, place: _Place) -> bool:
-    """Whether each head of a unit is a writer of its own."""
-    return isinstance(place.unit, Attention) and graph.scope.level != "block"
-
-
-def _live_heads(graph: Graph, place: _Place, live: Bool[Tensor, " writer"]) -> tuple[int, ...]:
-    """The heads of a unit that have to run: those that are live, or all, or (an MLP, the logits) as if it had one."""
-    if isinstance(place.unit, Logits):
-        return (0,)
-    mine = live[place.writers]
-    if _by_head(graph, place) and not graph.shape.coupled_heads:
-        return tuple(mine.nonzero().flatten().tolist())
-    heads = graph.shape.n_heads if isinstance(place.unit, Attention) else 1
-    return tuple(range(heads)) if bool(mine.any()) else ()
-
-
-def _columns(graph: Graph, place: _Place, heads: tuple[int, ...]) -> list[int]:
-    """The readers of a unit's heads, each once and in order."""
-    if not isinstance(place.unit, Attention):
-        return [place.readers.start]
-    layer = place.unit.layer
-    return sorted({graph.reader_of(layer, head, part) for head in heads for part in PARTS})
-
-
-def _live_writers(graph: Graph, mask: Float[Tensor, "#batch writer reader"]) -> Bool[Tensor, " writer"]:
-    """Writers from which a path with a mask other than zero leads to the logits, in any of the circuits."""
-    kept = (mask != 0).any(0).cpu() & graph.edges
-    return Circuit(graph, kept).to_logits().any(1)
+            writes = _writes(model, graph, place, inputs)
+            torch.sub(writes, ablated[place.writers], out=sums.differences[place.writers])
 
 
 def _biases(model: Transformer, graph: Graph) -> Float[Tensor, "writer d_model"]:
@@ -198,20 +160,16 @@ def _biases(model: Transformer, graph: Graph) -> Float[Tensor, "writer d_model"]
 
 
 def _writes(
-    model: Transformer,
-    graph: Graph,
-    place: _Place,
-    inputs: Float[Tensor, "reader batch pos d_model"],
-    heads: tuple[int, ...],
+    model: Transformer, graph: Graph, place: _Place, inputs: Float[Tensor, "reader batch pos d_model"]
 ) -> Float[Tensor, "writer batch pos d_model"]:
-    """What a unit's heads (or its MLP) write, given the inputs of their readers."""
+    """What a unit's writers write, given the inputs of its readers."""
     if isinstance(place.unit, MLP):
         return feed_forward(model, place.unit.layer, inputs)
     assert isinstance(place.unit, Attention)
-    layer, present = place.unit.layer, _columns(graph, place, heads)
-    columns = ([present.index(graph.reader_of(layer, head, part)) for head in heads] for part in PARTS)
+    layer, heads = place.unit.layer, range(model.config.n_heads)
+    columns = ([graph.reader_of(layer, head, part) - place.readers.start for head in heads] for part in PARTS)
     q, k, v = (_take(inputs, each) for each in columns)
-    writes = attend(model, layer, q, k, v, heads).writes
+    writes = attend(model, layer, q, k, v).writes
     return writes.sum(0, keepdim=True) if graph.scope.level == "block" else writes
 
 
@@ -234,10 +192,8 @@ class _MaskedRun(torch.autograd.Function):
         graph: Graph,
         tokens: Tokens,
     ) -> Float[Tensor, "batch pos d_model"]:
-        sums = _Sums(mask, torch.zeros_like(ablated, memory_format=torch.contiguous_format))
-        trained = any(ctx.needs_input_grad)
-        live = torch.ones(len(graph.writers), dtype=torch.bool) if trained else _live_writers(graph, mask)
-        inputs = deque(_run(model, graph, sums, tokens, ablated, live), maxlen=None if trained else 1)
+        sums = _Sums(mask, torch.empty_like(ablated, memory_format=torch.contiguous_format))
+        inputs = deque(_run(model, graph, sums, tokens, ablated), maxlen=None if any(ctx.needs_input_grad) else 1)
         ctx.sums, ctx.inputs, ctx.model, ctx.graph = sums, inputs, model, graph
         return inputs[-1][0]
 
@@ -270,7 +226,7 @@ def _pull_back(
     """Gradients at a unit's readers from those at what it writes; the unit runs again."""
     leaf = inputs.detach().requires_grad_()
     with torch.enable_grad():
-        writes = _writes(model, graph, place, leaf, tuple(range(model.config.n_heads)))
+        writes = _writes(model, graph, place, leaf)
     return torch.autograd.grad(writes, leaf, at_writes.to(writes.dtype))[0]
 
 

@@ -98,10 +98,10 @@ def post_norm_scale(
 
 
 def shares(
-    model: Transformer, layer: int, mixed: Float[Tensor, "head batch pos d_head"], heads: tuple[int, ...] | None = None
+    model: Transformer, layer: int, mixed: Float[Tensor, "head batch pos d_head"]
 ) -> Float[Tensor, "head batch pos d_model"]:
-    """What heads of a layer write for their mixed values, after any post-norm; ``heads`` as in ``attend``."""
-    writes = write_out(model, layer, mixed, tuple(range(len(mixed))) if heads is None else heads)
+    """What all heads of a layer write for their mixed values, after any post-norm."""
+    writes = write_out(model, layer, mixed, tuple(range(len(mixed))))
     scale = post_norm_scale(model, layer, writes.sum(0))
     return writes if scale is None else writes * scale
 
@@ -121,19 +121,14 @@ def attend(
     q_input: Float[Tensor, "head batch pos d_model"],
     k_input: Float[Tensor, "head batch pos d_model"],
     v_input: Float[Tensor, "head batch pos d_model"],
-    heads: tuple[int, ...] | None = None,
 ) -> Attended:
-    """Heads of a layer on inputs of their own, or (leading axis 1) on one that they share.
-
-    Args:
-        heads: all of them unless said otherwise; under a post-norm, which couples them, it has to be all.
-    """
-    heads = tuple(range(model.config.n_heads)) if heads is None else heads
+    """All heads of a layer on inputs of their own, or (leading axis 1) on one that they share."""
+    heads = tuple(range(model.config.n_heads))
     positions = torch.arange(q_input.shape[2], device=model.device)
     q, k, v = (
         project(model, layer, part, x, positions, heads) for part, x in zip(PARTS, (q_input, k_input, v_input), strict=True)
     )
-    return Attended(k, v, shares(model, layer, mix(model, layer, q, k, v), heads))
+    return Attended(k, v, shares(model, layer, mix(model, layer, q, k, v)))
 
 
 def mix(

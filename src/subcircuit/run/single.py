@@ -98,7 +98,7 @@ def _project(
 
 
 def _into_grid(
-    run: CleanRun, clean: Float[Tensor, "head batch pos d_head"], fresh: Float[Tensor, "head trial row d_head"]
+    run: CleanRun, clean: Float[Tensor, "kv_head batch pos d_head"], fresh: Float[Tensor, "kv_head trial row d_head"]
 ) -> Float[Tensor, "head trial batch pos d_head"]:
     """Keys or values at all positions for every query head: fresh ones where they can change."""
     grid = clean[:, None].repeat(1, fresh.shape[1], 1, 1, 1)

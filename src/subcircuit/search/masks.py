@@ -17,7 +17,7 @@ from math import isfinite, log
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.errors import NumericalError, SettingsError
@@ -116,7 +116,11 @@ class MaskedLoss:
         held = list(batches()) if size >= len(behaviour.task) else None
         return MaskedLoss(model, graph, behaviour.metric, run, batches if held is None else lambda: held, 1 / len(behaviour.task))
 
-    def backward(self, mask: Float[Tensor, "#batch ..."], constants: Float[Tensor, "writer d_model"] | None = None) -> float:
+    def backward(
+        self,
+        mask: Float[Tensor, "#batch ..."] | Bool[Tensor, "#batch ..."],
+        constants: Float[Tensor, "writer d_model"] | None = None,
+    ) -> float:
         """Add the gradients of the loss to those of everything that masks and constants were made of.
 
         Args:
