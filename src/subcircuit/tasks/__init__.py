@@ -14,6 +14,7 @@ from subcircuit.tasks.jsonl import jsonl
 from subcircuit.tasks.load import BuiltInTask, load_held_out, load_task, tasks
 from subcircuit.tasks.metrics import METRICS, Bound, Metric, metric
 from subcircuit.tasks.overlap import shared_prompts, without
+from subcircuit.tasks.roles import Roles
 from subcircuit.tasks.sva import sva
 from subcircuit.tasks.task import PromptPair, Task
 
@@ -27,6 +28,7 @@ __all__ = [
     "Competence",
     "Metric",
     "PromptPair",
+    "Roles",
     "Task",
     "build_task",
     "build_task_of_ids",

@@ -9,6 +9,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.answers import Answer, Answers
 from subcircuit.tasks.encoding import BosPolicy, answer_tokens, make_encoder
 from subcircuit.tasks.metrics import metric as metric_named
+from subcircuit.tasks.roles import Roles, is_role, with_ends
 from subcircuit.tasks.task import PromptPair, Task
 
 
@@ -21,6 +22,7 @@ def build_task(
     bos: BosPolicy = "auto",
     metric: str = "kl_divergence",
     labels: Sequence[str] | None = None,
+    roles: Sequence[Mapping[str, Sequence[int]]] | None = None,
 ) -> Task:
     """Tokenise pairs of prompts and check each of them; answers are read at the last token.
 
@@ -32,6 +34,8 @@ def build_task(
         bos: see `make_encoder`.
         metric: name of the task's own metric.
         labels: what to call each pair in messages; "pair 1", "pair 2", … by default.
+        roles: the positions that have a role in each pair, counted in the text's own tokens from 0; those of the pairs'
+            spans by default. See `Roles` for what is added.
 
     Raises:
         PromptMismatchError: clean and corrupted have different numbers of tokens.
@@ -60,8 +64,12 @@ def build_task(
         for index, (pair, label) in enumerate(zip(pairs, labels, strict=True))
     ]
     recorded = {**parameters, "bos": bos}
+    if roles is None:
+        places = [encoder.places(pair.clean or "", pair.spans) for pair in pairs]
+    else:
+        places = [{role: [p + len(encoder.prefix) for p in positions] for role, positions in each.items()} for each in roles]
     return build_task_of_ids(
-        name, clean, corrupted, answers, model, parameters=recorded, metric=metric, pairs=pairs, labels=labels
+        name, clean, corrupted, answers, model, parameters=recorded, metric=metric, pairs=pairs, labels=labels, roles=places
     )
 
 
@@ -76,6 +84,7 @@ def build_task_of_ids(
     metric: str = "kl_divergence",
     pairs: Sequence[PromptPair] | None = None,
     labels: Sequence[str] | None = None,
+    roles: Sequence[Mapping[str, Sequence[int]]] | None = None,
 ) -> Task:
     """A task of token ids, for behaviours that are not text or that are read at several positions.
 
@@ -89,9 +98,11 @@ def build_task_of_ids(
         metric: name of the task's own metric.
         pairs: the prompts as text, for display.
         labels: what to call each pair in messages.
+        roles: the positions that have a role in each prompt. See `Roles` for what is added.
 
     Raises:
-        PromptMismatchError, PromptError, UnknownNameError: as in `build_task`; also prompts of unequal lengths for a model
+        PromptMismatchError, PromptError, UnknownNameError: as in `build_task`; also a role that is no name, or a position
+            that is not there or has two roles; prompts of unequal lengths for a model
             that is not causal.
     """
     metric_named(metric)
@@ -112,6 +123,7 @@ def build_task_of_ids(
         Tokens.from_lists(corrupted, model.device),
         Answers.from_list(answers, model.device),
         metric,
+        _roles(roles, answers, clean, model, labels),
     )
 
 
@@ -165,6 +177,38 @@ def _check_lengths(clean: Sequence[Sequence[int]], model: Transformer, labels: S
                 f"{label}: {len(one)} tokens, and {labels[0]} has {len(clean[0])}. {model.name} attends to later positions, "
                 "padding among them: its prompts must be of one length."
             )
+
+
+def _roles(
+    declared: Sequence[Mapping[str, Sequence[int]]] | None,
+    answers: Sequence[Answer],
+    clean: Sequence[Sequence[int]],
+    model: Transformer,
+    labels: Sequence[str],
+) -> Roles | None:
+    if declared is None or not any(declared):
+        return None
+    for places, one, label in zip(declared, clean, labels, strict=True):
+        _check_roles(places, len(one), label)
+    at: list[list[int]] = [[] for _ in clean]
+    for answer in answers:
+        at[answer.example].append(answer.pos)
+    named = [with_ends(places, ends) for places, ends in zip(declared, at, strict=True)]
+    return Roles.from_positions(named, [len(one) for one in clean], model.device)
+
+
+def _check_roles(places: Mapping[str, Sequence[int]], length: int, label: str) -> None:
+    taken: dict[int, str] = {}
+    for role, positions in places.items():
+        if not is_role(role):
+            raise PromptError(
+                f"{label}: {role!r} cannot be a role: names of roles are up to 32 letters, digits, _ and +, and begin with no digit."
+            )
+        for position in positions:
+            if not 0 <= position < length:
+                raise PromptError(f"{label}: role {role} is at position {position}, and the prompt has {length} tokens.")
+            if taken.setdefault(position, role) != role:
+                raise PromptError(f"{label}: position {position} is both {taken[position]} and {role}; a position has one role.")
 
 
 def _token(model: Transformer, ids: Sequence[int], where: int) -> str:

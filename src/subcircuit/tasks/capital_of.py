@@ -4,7 +4,7 @@
     corrupted   The capital of Italy is
 
 The corrupted prompt names another country of as many tokens, whose capital is the wrong answer. Capitals are single tokens
-in the model at hand. The metric is the logit difference.
+in the model at hand. The metric is the logit difference. Roles: country (all of its tokens), END.
 """
 
 from collections import Counter
@@ -15,6 +15,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.draw import check_enough, draw_distinct, whole_words
 from subcircuit.tasks.encoding import BosPolicy, Encoder, make_encoder
+from subcircuit.tasks.roles import filled
 from subcircuit.tasks.task import PromptPair, Task
 
 TEMPLATES = (
@@ -68,11 +69,13 @@ def capital_of(model: Transformer, *, examples: int = 8, seed: int = 0, bos: Bos
     def draw(count: int) -> PromptPair:
         country, template = random.choice(tuple(lengths)), random.choice(TEMPLATES)
         other = random.choice([name for name, length in lengths.items() if length == lengths[country] and name != country])
+        clean, spans = filled(template, {"country": "country"}, country=country)
         return PromptPair(
-            clean=template.format(country=country),
+            clean=clean,
             corrupted=template.format(country=other),
             answers=(f" {CAPITALS[country]}",),
             wrong_answers=(f" {CAPITALS[other]}",),
+            spans=spans,
         )
 
     pairs = draw_distinct(draw, examples, "capital-of")

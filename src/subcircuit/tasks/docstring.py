@@ -12,6 +12,8 @@ The right answer is the argument after the last one documented. Wrong answers ar
 names of the corrupted prompt. Arguments are single tokens in the model at hand; the other words may be any number of tokens,
 and are the same in both prompts. The metric is the logit difference: the right logit minus the mean of wrong ones. The
 source subtracts the largest wrong one, whose sign is `accuracy`.
+
+Roles, after the source: A_def, B_def, C_def, D_def (arguments in the definition), A_doc, B_doc (in the docstring), END.
 """
 
 from random import Random
@@ -20,6 +22,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.draw import check_enough, draw_distinct, whole_words
 from subcircuit.tasks.encoding import BosPolicy, make_encoder
+from subcircuit.tasks.roles import filled
 from subcircuit.tasks.task import PromptPair, Task
 
 TEMPLATE = '''def {name}(self, {a}, {b}, {c}, {d}):
@@ -48,6 +51,7 @@ WORDS = (
 NAMES = ("call", "check", "create", "find", "get", "load", "make", "open", "port", "read", "run", "send", "update", "write")
 # fmt: on
 FEWEST_ARGUMENTS = 10
+ROLES = {"a": "A_def", "b": "B_def", "c": "C_def", "d": "D_def", "x": "A_doc", "y": "B_doc"}
 
 
 def docstring(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto") -> Task:
@@ -77,9 +81,11 @@ def _draw_pair(arguments: tuple[str, ...], random: Random) -> PromptPair:
     title, (about_x, about_y) = " ".join(random.sample(WORDS, 3)), (" ".join(random.sample(WORDS, 2)) for _ in "xy")
     words = {"name": random.choice(NAMES), "title": title, "about_x": about_x, "about_y": about_y}
     fresh = dict(zip("abcdxy", others, strict=True))
+    clean, spans = filled(TEMPLATE, ROLES, a=a, b=b, c=c, d=d, x=a, y=b, **words)
     return PromptPair(
-        clean=TEMPLATE.format(a=a, b=b, c=c, d=d, x=a, y=b, **words),
+        clean=clean,
         corrupted=TEMPLATE.format(**fresh, **words),
         answers=(f" {c}",),
         wrong_answers=tuple(f" {name}" for name in (a, b, d, *others)),
+        spans=spans,
     )

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from subcircuit.errors import PromptError, SettingsError
 from subcircuit.model.transformer import Transformer
+from subcircuit.tasks.roles import Span
 
 BosPolicy: TypeAlias = Literal["auto", "always", "never"]
 
@@ -46,6 +47,17 @@ class Encoder:
     def plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts, nothing added."""
         return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+
+    def places(self, text: str, spans: Sequence[Span]) -> dict[str, tuple[int, ...]]:
+        """The positions of the tokens that overlap each role's characters, prefix counted; none where the tokenizer cannot tell."""
+        if not (spans and self.tokenizer.is_fast):
+            return {}
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        places: dict[str, tuple[int, ...]] = {}
+        for span in spans:
+            over = [p for p, (start, stop) in enumerate(offsets, len(self.prefix)) if start < span.stop and span.start < stop]
+            places[span.role] = (*places.get(span.role, ()), *over)
+        return places
 
     def show(self, ids: Sequence[int]) -> str:
         """Tokens as text, each in quotes."""

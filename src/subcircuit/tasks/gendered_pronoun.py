@@ -4,7 +4,8 @@
     corrupted   That person is a really nice person, isn't  nobody's gender is known
 
 As many prompts have a woman's name as a man's, in turn. "So Sarah" and "That person" are as many tokens where the name is
-one token, so the prompts line up, and differ in their beginnings alone. The metric is the logit difference.
+one token, so the prompts line up, and differ in their beginnings alone. The metric is the logit difference. Roles: name, is,
+adjective, noun, END.
 """
 
 from random import Random
@@ -13,9 +14,11 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.draw import check_enough, draw_distinct, whole_words
 from subcircuit.tasks.encoding import BosPolicy, make_encoder
+from subcircuit.tasks.roles import filled
 from subcircuit.tasks.task import PromptPair, Task
 
-TEMPLATE = "{who} is a really {adjective} {noun}, isn't"
+TEMPLATE = "{start} {who} {verb} a really {adjective} {noun}, isn't"
+ROLES = {"who": "name", "verb": "is", "adjective": "adjective", "noun": "noun"}
 # fmt: off
 WOMEN = (
     "Alice", "Amy", "Anna", "Barbara", "Carol", "Claire", "Diana", "Elizabeth", "Emily", "Emma", "Eva", "Grace", "Helen", "Jane",
@@ -56,9 +59,9 @@ def gendered_pronoun(model: Transformer, *, examples: int = 8, seed: int = 0, bo
 
     def draw(count: int) -> PromptPair:
         names, right, wrong = (women, " she", " he") if count % 2 == 0 else (men, " he", " she")
-        words = {"adjective": random.choice(ADJECTIVES), "noun": random.choice(NOUNS)}
-        clean, corrupted = (TEMPLATE.format(who=who, **words) for who in (f"So {random.choice(names)}", "That person"))
-        return PromptPair(clean, corrupted, (right,), (wrong,))
+        words = {"verb": "is", "adjective": random.choice(ADJECTIVES), "noun": random.choice(NOUNS)}
+        clean, spans = filled(TEMPLATE, ROLES, start="So", who=random.choice(names), **words)
+        return PromptPair(clean, TEMPLATE.format(start="That", who="person", **words), (right,), (wrong,), spans)
 
     pairs = draw_distinct(draw, examples, "gendered pronoun")
     parameters = {"examples": examples, "seed": seed}

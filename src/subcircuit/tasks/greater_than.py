@@ -10,7 +10,8 @@ Years have a century XX from 11 to 17 and two more digits YY from 02 to 98. What
                                             d itself is neither, because the second digit decides there. d is 1 to 8.
 
 Only years that the tokenizer splits in its usual way are used, as in the paper. The metric is the paper's: total probability
-of right answers minus that of wrong ones (`greater_than`). With digits alone the metric leaves P(d) out.
+of right answers minus that of wrong ones (`greater_than`). With digits alone the metric leaves P(d) out. Roles: noun, XX and YY (of
+the first year), END.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,10 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.draw import draw_distinct
 from subcircuit.tasks.encoding import BosPolicy, Encoder, make_encoder
+from subcircuit.tasks.roles import filled
 from subcircuit.tasks.task import PromptPair, Task
 
-TEMPLATE = "The {noun} lasted from the year {century}{year} to the year {century}"
+TEMPLATE = "The {noun} lasted from the year {century}{year} to the year {again}"
 # fmt: off
 NOUNS = (
     "alliance", "apprenticeship", "arrangement", "battle", "blockade", "boom", "campaign", "ceasefire", "conflict",
@@ -84,12 +86,15 @@ def greater_than(model: Transformer, *, examples: int = 8, seed: int = 0, bos: B
 
 def _pair(noun: str, century: str, year: str, width: int) -> PromptPair:
     start, every = year[:width], _continuations(width)
+    roles, words = {"noun": "noun", "century": "XX", "year": "YY"}, {"noun": noun, "century": century, "again": century}
+    clean, spans = filled(TEMPLATE, roles, year=year, **words)
     return PromptPair(
-        clean=TEMPLATE.format(noun=noun, century=century, year=year),
-        corrupted=TEMPLATE.format(noun=noun, century=century, year=LOW),
+        clean=clean,
+        corrupted=TEMPLATE.format(year=LOW, **words),
         answers=tuple(number for number in every if number > start),
         # a whole number that is equal is not greater; a first digit that is equal says nothing yet
         wrong_answers=tuple(number for number in every if number < start or number == year),
+        spans=spans,
     )
 
 

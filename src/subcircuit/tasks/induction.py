@@ -6,7 +6,7 @@
 All 2n tokens of an example are different, so the only clue is the first copy. Answers are read at every position of the
 second copy, whose last token is left out because nothing would be read there. The wrong answer is r(i+1), what the
 corrupted prompt has in that place. Tokens are drawn from the vocabulary without special and added ones; no text is
-involved, and models without a tokenizer will do.
+involved, and models without a tokenizer will do. Roles: first (the first copy), END (the second, where answers are read).
 """
 
 from random import Random
@@ -44,16 +44,17 @@ def induction(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosP
             f"length={length} makes prompts of {tokens} tokens, {2 * length} of them different; {model.name} reads at most "
             f"{model.config.context} and has {len(ordinary)} to draw from."
         )
-    clean, corrupted, answers = [], [], []
+    clean, corrupted, answers, roles = [], [], [], []
     for example in range(examples):
         drawn = random.sample(ordinary, 2 * length)
         first, other = drawn[:length], drawn[length:]
         clean.append([*prefix, *first, *first[:-1]])
         corrupted.append([*prefix, *other, *first[:-1]])
         start = len(prefix) + length
+        roles.append({"first": range(len(prefix), start)})
         answers += [Answer(example, start + i, (first[i + 1],), (other[i + 1],)) for i in range(length - 1)]
     parameters = {"examples": examples, "seed": seed, "bos": bos, "length": length}
-    return build_task_of_ids("induction", clean, corrupted, answers, model, parameters=parameters)
+    return build_task_of_ids("induction", clean, corrupted, answers, model, parameters=parameters, roles=roles)
 
 
 def ordinary_tokens(model: Transformer) -> list[int]:

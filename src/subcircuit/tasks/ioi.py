@@ -5,7 +5,8 @@
 
 The model must find the name that occurs once. Half of the prompts name the indirect object first (ABBA), half second
 (BABA). Names are single tokens after a space in the model at hand, so that clean and corrupted line up; sentences never
-begin with a name. The same seed gives the same prompts, and fewer examples are the beginning of more.
+begin with a name. The same seed gives the same prompts, and fewer examples are the beginning of more. Roles: IO, S1, S2
+(the names), S1+1 (the token after S1), END.
 """
 
 from random import Random
@@ -14,6 +15,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.draw import check_enough, draw_distinct, whole_words
 from subcircuit.tasks.encoding import BosPolicy, make_encoder
+from subcircuit.tasks.roles import Span, filled
 from subcircuit.tasks.task import PromptPair, Task
 
 FEWEST_NAMES = 6
@@ -73,9 +75,14 @@ def _draw_pair(names: tuple[str, ...], object_first: bool, random: Random) -> Pr
     template = random.choice(TEMPLATES)
     words = {"place": random.choice(PLACES), "object": random.choice(OBJECTS)}
     a, b = (indirect, subject) if object_first else (subject, indirect)
+    roles = {"a": "IO" if object_first else "S1", "b": "S1" if object_first else "IO", "s": "S2"}
+    clean, spans = filled(template, roles, a=a, b=b, s=subject, **words)
+    after = next(span.stop for span in spans if span.role == "S1")
     return PromptPair(
-        clean=template.format(a=a, b=b, s=subject, **words),
+        clean=clean,
         corrupted=template.format(a=fresh[0], b=fresh[1], s=fresh[2], **words),
         answers=(f" {indirect}",),
         wrong_answers=(f" {subject}",),
+        # the space and the letter after it are one token in some tokenizers and two in others' offsets
+        spans=(*spans, Span("S1+1", after, after + 2)),
     )

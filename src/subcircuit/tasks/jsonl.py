@@ -3,26 +3,35 @@
     {"clean": "Mary and John left. John gave it to", "corrupt": "Mary and John left. Kate gave it to",
      "answers": [" Mary"], "wrong_answers": [" John"]}
 
-`wrong_answers` may be left out. `word_idxs` and `seq_labels`, which name positions for other tools, are accepted and not
-read. Blank lines are skipped. Files are UTF-8, with or without a byte order mark.
+`wrong_answers` may be left out. Token roles (see `Roles`) may be named in one of three ways; the first that a line has counts.
+Positions are those of the text's own tokens from 0, a beginning-of-sequence token not counted:
+
+    "roles": {"IO": [3], "S2": [7, 8]}      positions of each role
+    "word_idxs": {"IO": 3}                  one position of each
+    "seq_labels": ["The", "IO", …]          a role for each token from the first; labels that are no names are nobody's role
+
+Blank lines are skipped. Files are UTF-8, with or without a byte order mark.
 """
 
 import json
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from subcircuit.errors import PromptError, SettingsError
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.encoding import BosPolicy
+from subcircuit.tasks.roles import is_role
 from subcircuit.tasks.task import PromptPair, Task
 
 LONGEST_LINE = 2**20
 LARGEST_FILE = 2**28
 _REQUIRED = ("clean", "corrupt", "answers")
-_OPTIONAL = ("wrong_answers", "word_idxs", "seq_labels")
+_OPTIONAL = ("wrong_answers", "roles", "word_idxs", "seq_labels")
+
+_Places: TypeAlias = dict[str, tuple[int, ...]]
 
 
 def jsonl(path: Path, model: Transformer, *, examples: int | None = None, bos: BosPolicy = "auto") -> Task:
@@ -49,24 +58,25 @@ def jsonl(path: Path, model: Transformer, *, examples: int | None = None, bos: B
     kept = numbered[:examples]
     return build_task(
         path.stem,
-        [pair for _, pair in kept],
+        [pair for _, pair, _ in kept],
         model,
         # the name alone: records are shared, and directories say who made them
         parameters={"file": path.name, "sha256": digest, "examples": len(kept)},
         bos=bos,
-        labels=[f"pair {number} ({path.name}:{line})" for number, (line, _) in enumerate(kept, 1)],
+        labels=[f"pair {number} ({path.name}:{line})" for number, (line, _, _) in enumerate(kept, 1)],
+        roles=[places for _, _, places in kept],
     )
 
 
-def _read(path: Path) -> tuple[list[tuple[int, PromptPair]], str]:
-    """Pairs with their line numbers, and the file's SHA-256."""
+def _read(path: Path) -> tuple[list[tuple[int, PromptPair, _Places]], str]:
+    """Pairs with their line numbers and roles, and the file's SHA-256."""
     if path.is_dir() or (path.exists() and not path.is_file()):
         raise PromptError(f"{path} is not a file.")
     digest = sha256()
     try:
         with path.open("rb") as file:
             pairs = [
-                (line, _parse(text, f"{path.name}:{line}")) for line, text in _lines(file, path.name, digest) if text.strip()
+                (line, *_parse(text, f"{path.name}:{line}")) for line, text in _lines(file, path.name, digest) if text.strip()
             ]
     except OSError as why:
         raise PromptError(f"cannot read {path}: {why.strerror or why}.") from why
@@ -88,7 +98,7 @@ def _lines(file: BinaryIO, name: str, digest: Any) -> Iterator[tuple[int, str]]:
             raise PromptError(f"{name}:{number}: not UTF-8 (byte {why.start} of the line); save the file as UTF-8.") from why
 
 
-def _parse(text: str, where: str) -> PromptPair:
+def _parse(text: str, where: str) -> tuple[PromptPair, _Places]:
     try:
         item = json.loads(text, object_pairs_hook=lambda items: _distinct(items, where))
     except (ValueError, RecursionError) as why:
@@ -106,12 +116,32 @@ def _parse(text: str, where: str) -> PromptPair:
             raise PromptError(
                 f"{where}: unknown key {key!r}. Required: {', '.join(_REQUIRED)}; optional: {', '.join(_OPTIONAL)}."
             )
-    return PromptPair(
+    pair = PromptPair(
         _text(item, "clean", where),
         _text(item, "corrupt", where),
         _texts(item, "answers", where),
         _texts(item, "wrong_answers", where) if item.get("wrong_answers") is not None else (),
     )
+    return pair, _places(item, where)
+
+
+def _places(item: dict[str, Any], where: str) -> _Places:
+    key = next((key for key in ("roles", "word_idxs", "seq_labels") if item.get(key) is not None), None)
+    if key is None:
+        return {}
+    if key == "seq_labels":
+        labels = _texts(item, key, where)
+        return {role: tuple(p for p, label in enumerate(labels) if label == role) for role in labels if is_role(role)}
+    if not isinstance(item[key], dict):
+        raise PromptError(f'{where}: {key!r} must be an object such as {{"IO": 3}}, this is {_kind(item[key])}.')
+    return {role: _positions(value, f"{where}: role {role!r}") for role, value in item[key].items()}
+
+
+def _positions(value: Any, where: str) -> tuple[int, ...]:
+    positions = value if isinstance(value, list) else [value]
+    if not all(type(position) is int for position in positions):
+        raise PromptError(f"{where} must be at a position such as 3 or at a list of them, this is {_kind(value)}.")
+    return tuple(positions)
 
 
 def _distinct(items: list[tuple[str, Any]], where: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ Four structures, after Marks et al. 2024 (arXiv 2403.19647); the subject stands 
 
 The distractor's number is drawn, and is the same in both prompts of a pair: in one of the two it is not the subject's. Each
 prompt asks for one verb in both its numbers, as in the works above: is/are, was/were, has/have. Singular and plural
-subjects come in turn. The metric is the logit difference. All nouns and verbs are single tokens in the model at hand.
+subjects come in turn. The metric is the logit difference. All nouns and verbs are single tokens in the model at hand. Roles:
+subject (where it is not the last token), attractor (the noun that distracts), END.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.draw import check_enough, draw_distinct, whole_pairs
 from subcircuit.tasks.encoding import BosPolicy, make_encoder
+from subcircuit.tasks.roles import filled
 from subcircuit.tasks.task import PromptPair, Task
 
 Inflected: TypeAlias = tuple[str, str]  # singular, plural
@@ -113,9 +115,12 @@ def _draw_pair(
         "preposition": random.choice(PREPOSITIONS),
         "verb": random.choice(PAST_VERBS),
     }
+    roles = {"subject": "subject", "thing": "attractor", "person": "attractor"}
+    clean, spans = filled(template, roles, subject=subject[number], **words)
     return PromptPair(
-        clean=template.format(subject=subject[number], **words),
+        clean=clean,
         corrupted=template.format(subject=subject[1 - number], **words),
         answers=(f" {verb[number]}",),
         wrong_answers=(f" {verb[1 - number]}",),
+        spans=spans,
     )

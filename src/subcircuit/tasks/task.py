@@ -1,7 +1,7 @@
 """A task: pairs of prompts that differ in one respect, and the answers that tell them apart."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import compress
@@ -14,6 +14,7 @@ from torch import Tensor
 from subcircuit.errors import SettingsError
 from subcircuit.model.tokens import Tokens
 from subcircuit.tasks.answers import Answers
+from subcircuit.tasks.roles import Roles, Span
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class PromptPair:
         corrupted: as many tokens, and the behaviour is not to be expected.
         answers: right continuations of ``clean``, one token each.
         wrong_answers: continuations that the right ones are compared with; may be empty.
+        spans: which words of ``clean``, and of ``corrupted``, have a role; they are no part of what makes pairs equal.
     """
 
     clean: str | None
     corrupted: str | None
     answers: tuple[str, ...] = ()
     wrong_answers: tuple[str, ...] = ()
+    spans: tuple[Span, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,7 @@ class Task:
         corrupted: their counterparts, of the same lengths.
         answers: where logits are read, and which tokens are right and wrong there.
         metric: name of the metric to use unless another is asked for.
+        roles: what each position is to the task; None where it declares no roles.
     """
 
     name: str
@@ -54,10 +58,12 @@ class Task:
     corrupted: Tokens
     answers: Answers
     metric: str
+    roles: Roles | None = None
 
     def __post_init__(self) -> None:
         assert len(self.pairs) == len(self.clean) == len(self.corrupted) == self.answers.n_examples
         assert torch.equal(self.clean.lengths, self.corrupted.lengths)
+        assert self.roles is None or self.roles.of.shape == self.clean.ids.shape
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -77,17 +83,25 @@ class Task:
 
     def where(self, wanted: Bool[Tensor, " batch"]) -> "Task":
         """The examples that are wanted, in their order: at least one."""
+        clean = self.clean[wanted]
         return replace(
             self,
             pairs=tuple(compress(self.pairs, wanted.tolist())),
-            clean=self.clean[wanted],
+            clean=clean,
             corrupted=self.corrupted[wanted],
             answers=self.answers.of_examples(wanted),
+            roles=None if self.roles is None else self.roles.of_examples(wanted, clean.ids.shape[1]),
         )
 
     def to(self, device: torch.device | str) -> "Task":
         """The same task on another device."""
-        return replace(self, clean=self.clean.to(device), corrupted=self.corrupted.to(device), answers=self.answers.to(device))
+        return replace(
+            self,
+            clean=self.clean.to(device),
+            corrupted=self.corrupted.to(device),
+            answers=self.answers.to(device),
+            roles=None if self.roles is None else self.roles.to(device),
+        )
 
     @cached_property
     def digest(self) -> str:

@@ -8,7 +8,7 @@ The mechanisms follow Olsson et al. 2022 (arXiv 2209.11895, induction), Wang et 
 inhibition and mover heads) and McDougall et al. 2023 (arXiv 2310.04625, a head that lowers what another has copied).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
 from typing import TypeAlias
@@ -65,7 +65,14 @@ def planted_case(name: str, ablation: Ablation) -> Case:
     return Case(name, planted.description, model, task, ablation, circuit, planted.redundant, SOURCE)
 
 
-def _task(name: str, model: Transformer, prompts: Sequence[Prompt], corrupted: Sequence[Prompt], answers: Sequence[int]) -> Task:
+def _task(
+    name: str,
+    model: Transformer,
+    prompts: Sequence[Prompt],
+    corrupted: Sequence[Prompt],
+    answers: Sequence[int],
+    roles: Sequence[Mapping[str, tuple[int, ...]]],
+) -> Task:
     """One answer at the last position; those of other prompts are wrong."""
     last = len(prompts[0]) - 1
     return build_task_of_ids(
@@ -76,6 +83,7 @@ def _task(name: str, model: Transformer, prompts: Sequence[Prompt], corrupted: S
         model,
         parameters={},
         metric="squared_error",
+        roles=roles,
     )
 
 
@@ -96,7 +104,10 @@ def _induction() -> tuple[Transformer, Task]:
     induction = stream.match("token", "before"), stream.carry("token", "out")
     model = stream.model("planted-induction", _tokens(stream, 5, "bos"), [[previous], [induction]])
     prompts = [(5, *three, three[which]) for three in permutations(range(5), 3) for which in (0, 1)]
-    return model, _task("planted-induction", model, prompts, _later(prompts, 41), [p[p.index(p[4]) + 1] for p in prompts])
+    earlier = [p.index(p[4]) for p in prompts]
+    answers = [p[where + 1] for p, where in zip(prompts, earlier, strict=True)]
+    roles = [{"same": (where,), "next": (where + 1,)} for where in earlier]
+    return model, _task("planted-induction", model, prompts, _later(prompts, 41), answers, roles)
 
 
 def _inhibition() -> tuple[Transformer, Task]:
@@ -114,7 +125,8 @@ def _inhibition() -> tuple[Transformer, Task]:
     embedding = [*names, *_tokens(stream, 0, "bos", "end")]
     model = stream.model("planted-inhibition", embedding, [[duplicate], [inhibition], [mover]])
     prompts = [(4, a, b, second, 5) for a, b in permutations(range(4), 2) for second in (a, b)]
-    return model, _task("planted-inhibition", model, prompts, _later(prompts, 7), [p[1] + p[2] - p[3] for p in prompts])
+    roles = [{"IO": (1 if p[3] == p[2] else 2,), "S1": (1 if p[3] == p[1] else 2,), "S2": (3,)} for p in prompts]
+    return model, _task("planted-inhibition", model, prompts, _later(prompts, 7), [p[1] + p[2] - p[3] for p in prompts], roles)
 
 
 def _gate(name: str, places: tuple[int, int], both: bool) -> tuple[Transformer, Task]:
@@ -141,7 +153,7 @@ def _gate(name: str, places: tuple[int, int], both: bool) -> tuple[Transformer, 
         # an OR is redundant where both of its inputs are on, and stop being so
         prompts, corrupted = prompts[2:], prompts[:2]
     # the one logit says whether the gate is open; the token that stands for it is the right answer on every prompt
-    return model, _task(name, model, prompts, corrupted, [0] * len(prompts))
+    return model, _task(name, model, prompts, corrupted, [0] * len(prompts), [{"A": (1,), "B": (2,)}] * len(prompts))
 
 
 def _negative() -> tuple[Transformer, Task]:
@@ -150,7 +162,8 @@ def _negative() -> tuple[Transformer, Task]:
     negative = stream.match("out", "token"), stream.carry("token", "out", gain=-0.5)
     model = stream.model("planted-negative", _tokens(stream, 4, "bos", "end"), [[copy], [negative]])
     prompts = [(4, *two, 5) for two in permutations(range(4), 2)]
-    return model, _task("planted-negative", model, prompts, _later(prompts, 5), [p[1] for p in prompts])
+    roles = [{"A": (1,), "B": (2,)}] * len(prompts)
+    return model, _task("planted-negative", model, prompts, _later(prompts, 5), [p[1] for p in prompts], roles)
 
 
 _GATE = ("embed->a0.h0<v>", "embed->a0.h1<v>", "a0.h0->m0", "a0.h1->m0", "m0->logits")

@@ -54,12 +54,14 @@ class Giving:
         clean, corrupted: token ids.
         right: the name that comes once.
         wrong: the name that comes twice.
+        roles: positions of IO, S1, S1+1 (the token after S1) and S2.
     """
 
     clean: tuple[int, ...]
     corrupted: tuple[int, ...]
     right: int
     wrong: int
+    roles: dict[str, tuple[int, ...]]
 
 
 def giving(random: Random) -> Giving:
@@ -71,7 +73,10 @@ def giving(random: Random) -> Giving:
     def prompt(first: int, second: int, giver: int) -> tuple[int, ...]:
         return BOS, *before, first, AND, second, *between, giver, GAVE, *after, TO
 
-    return Giving(prompt(first, second, giver), prompt(*others), second if giver == first else first, giver)
+    a, b, s2 = 1 + len(before), 3 + len(before), 4 + len(before) + len(between)
+    io, s1 = (b, a) if giver == first else (a, b)
+    roles = {"IO": (io,), "S1": (s1,), "S2": (s2,)} | ({"S1+1": (s1 + 1,)} if s1 + 1 < s2 else {})
+    return Giving(prompt(first, second, giver), prompt(*others), second if giver == first else first, giver, roles)
 
 
 def trained_induction(model: Transformer, examples: int = 32, seed: int = 0) -> Task:
@@ -92,6 +97,7 @@ def trained_ioi(model: Transformer, examples: int = 64, seed: int = 0) -> Task:
         model,
         parameters={"examples": examples, "seed": seed},
         metric="logit_difference",
+        roles=[one.roles for one in drawn],
     )
 
 
