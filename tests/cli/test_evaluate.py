@@ -55,6 +55,25 @@ def test_a_circuit_is_evaluated_on_other_prompts(subcircuit: Run, model: str, ma
         assert words in shown.out
 
 
+def test_learned_constants_go_with_the_circuit(subcircuit: Run, model: str, many: Path) -> None:
+    method = ("--method", "eap-ig-inputs", "--edges", 60, "--scope", "head", "--examples", 4)
+    path = found(subcircuit, model, many, *method, "--ablation", "optimal", "--set", "optimal.steps=5")
+    circuit = Circuit.load(path)
+    assert circuit.record is not None and circuit.constants is not None
+    assert (circuit.record.ablation, circuit.record.method.parameters["optimal"]["steps"]) == ("optimal", 5)
+    means = found(subcircuit, model, many, *method, "--ablation", "mean")
+    arguments = ("--model", model, "--task", many, "--random-circuits", 1, "--json")
+    done = subcircuit("evaluate", path, *arguments)
+    assert done.code == 0, done.err
+    assert done.json["ablation"] == "optimal"
+    refused = subcircuit("evaluate", means, *arguments, "--ablation", "optimal")
+    assert refused.code == 2
+    assert "brings no constants" in refused.err
+    refused = subcircuit("discover", "-m", model, "-t", many, *method, "--set", "optimal.steps=5")
+    assert refused.code == 2
+    assert "goes with --ablation optimal, not with resample" in refused.err
+
+
 def test_prompts_of_the_search_are_told_of(subcircuit: Run, model: str, prompts: Path) -> None:
     path = found(subcircuit, model, prompts, "--threshold", 0.05)
     done = subcircuit("evaluate", path, "--model", model, "--task", prompts, "--random-circuits", 1, "--json")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate import (
@@ -136,18 +137,38 @@ def test_the_interval_of_faithfulness_resamples_all_three_together():
         samples.append((c - e) / (m - e))
     interval = faithfulness_interval(values, 0)
     assert interval is not None
-    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(samples, [0.025, 0.975])), abs=0.03)
+    leaving_out = [
+        (values.circuits[0][rest].mean() - values.empty[rest].mean()) / (values.model[rest].mean() - values.empty[rest].mean())
+        for rest in ([i for i in range(4) if i != one] for one in range(4))
+    ]
+    observed = float((values.circuits[0].mean() - values.empty.mean()) / (values.model.mean() - values.empty.mean()))
+    shares = bca_shares(np.array(samples), observed, np.array(leaving_out), 0.95)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(samples, shares)), abs=0.05)
     assert interval == faithfulness_interval(values, 0)
 
 
+def bca_shares(samples, observed, leaving_out, level):
+    """The shares of samples below the ends of a BCa interval, by its definition (Efron 1987)."""
+    below = ((samples < observed).mean() + (samples <= observed).mean()) / 2
+    bias, distance = stats.norm.ppf(below), leaving_out.mean() - leaving_out
+    acceleration = (distance**3).sum() / (6 * (distance**2).sum() ** 1.5)
+    ends = bias + stats.norm.ppf([(1 - level) / 2, (1 + level) / 2])
+    return stats.norm.cdf(bias + ends / (1 - acceleration * ends))
+
+
 @settings(max_examples=25)
-@given(st.lists(st.floats(-5, 5), min_size=2, max_size=5), st.sampled_from([0.5, 0.9]))
-def test_bootstrap_is_the_percentile_interval(values, level):
-    interval = bootstrap(mean, [torch.tensor(values, dtype=torch.float64)], level=level, resamples=4000)
-    every_sample = [np.mean(sample) for sample in product(values, repeat=len(values))]
+@given(st.lists(st.integers(-40, 40), min_size=2, max_size=5).filter(lambda v: len(set(v)) > 1), st.sampled_from([0.5, 0.9]))
+def test_bootstrap_is_the_bca_interval(eighths, level):
+    # sums of eighths are exact: samples that tie with what is observed tie in floating point
+    values = np.array(eighths) / 8
+    interval = bootstrap(mean, [torch.tensor(values)], level=level, resamples=4000)
+    every_sample = np.array([np.mean(sample) for sample in product(values, repeat=len(values))])
+    leaving_out = np.array([np.delete(values, one).mean() for one in range(len(values))])
     assert interval is not None
-    for end, share in ((interval.low, (1 - level) / 2), (interval.high, (1 + level) / 2)):
-        least, most = np.quantile(every_sample, [max(share - 0.04, 0), min(share + 0.04, 1)], method="inverted_cdf")
+    for end, share in zip(
+        (interval.low, interval.high), bca_shares(every_sample, values.mean(), leaving_out, level), strict=True
+    ):
+        least, most = np.quantile(every_sample, [max(share - 0.05, 0), min(share + 0.05, 1)], method="inverted_cdf")
         assert least - 1e-9 <= end <= most + 1e-9
     assert interval.level == level
 

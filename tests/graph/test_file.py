@@ -1,6 +1,7 @@
 """Circuits on disk: what was saved comes back equal; what is damaged is refused by name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from subcircuit.errors import CircuitFileError
+from subcircuit.errors import CircuitFileError, GraphError
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
 from tests.graph.strategies import circuits, record
 
@@ -30,6 +31,18 @@ def test_a_saved_circuit_reloads_to_an_equal_one(circuit: Circuit, with_scores: 
         circuit.save(Path(folder) / "new" / "run")
         assert Circuit.load(Path(folder) / "new" / "run") == circuit
         assert Circuit.load(Path(folder) / "new" / "run" / "circuit.json") == circuit
+
+
+def test_constants_of_a_learned_ablation_come_back_and_must_fit(tmp_path: Path) -> None:
+    circuit = small()
+    learned = replace(circuit, constants=torch.randn(len(circuit.graph.writers), 5))
+    learned.save(tmp_path)
+    assert Circuit.load(tmp_path) == learned != circuit
+    save_file({"constants": torch.zeros(2, 5)}, tmp_path / "constants.safetensors")
+    with pytest.raises(CircuitFileError, match="constants of shape"):
+        Circuit.load(tmp_path)
+    with pytest.raises(GraphError, match="constants of 2 writers"):
+        replace(circuit, constants=torch.zeros(2, 5))
 
 
 def test_a_single_file_holds_a_circuit_without_scores(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_the_constant_of_one_writer_is_where_a_slow_optimiser_ends(family, name)
     writer = [str(w) for w in graph.writers].index(name)
     kept = graph.edges.clone()
     kept[writer] = False
-    learned = learn_optimal(model, graph, behaviour, LearnOptimal(Circuit(graph, kept), learning_rate=0.1))
+    learned = learn_optimal(model, graph, behaviour, LearnOptimal(learning_rate=0.1), circuit=Circuit(graph, kept))
     losses = [loss_of(model, graph, behaviour, ablation, kept) for ablation in (learned, Mean(), Zero())]
     least = least_slowly(model, graph, behaviour, kept, writer)
     assert losses[0] < min(losses[1:])
@@ -77,7 +77,7 @@ def test_without_edges_the_best_constants_answer_with_the_mean_distribution():
     p = task.answers.rows(model(task.clean)).double().softmax(-1)
     least = float((p * (p / p.mean(0)).log()).sum(-1).mean())
     behaviour, empty = Behaviour(task, metric("kl_divergence")), Circuit.empty(graph)
-    learned = learn_optimal(model, graph, behaviour, LearnOptimal(empty))
+    learned = learn_optimal(model, graph, behaviour, LearnOptimal(), circuit=empty)
     assert loss_of(model, graph, behaviour, Mean(), empty.kept) > least + 0.1
     assert loss_of(model, graph, behaviour, learned, empty.kept) == pytest.approx(least, abs=0.01)
 
@@ -136,4 +136,4 @@ def test_a_circuit_of_another_graph_is_refused():
     behaviour = random_behaviour(model, 1, [5], 1, "kl_divergence", "zero")
     other = Circuit.full(Graph.of(model.config, Scope("block")))
     with pytest.raises(GraphError, match="another graph"):
-        learn_optimal(model, Graph.of(model.config), behaviour, LearnOptimal(other))
+        learn_optimal(model, Graph.of(model.config), behaviour, LearnOptimal(), circuit=other)

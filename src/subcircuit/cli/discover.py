@@ -18,7 +18,9 @@ def discover(
     metric: Annotated[
         str | None, typer.Option(help="What must stay as it is; see `subcircuit metrics`. Default: the task's own.")
     ] = None,
-    ablation: Annotated[str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position.")] = "resample",
+    ablation: Annotated[
+        str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")
+    ] = "resample",
     scope: Annotated[str, typer.Option(help="What counts as a node: block, head, qkv.")] = "qkv",
     kv: Annotated[
         str, typer.Option(help="Key and value inputs where heads share them: per_query_head, grouped.")
@@ -62,7 +64,10 @@ def discover(
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Any setting of the method, see `subcircuit methods`.", rich_help_panel=_METHOD
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any setting of the method, see `subcircuit methods`, or optimal.NAME=VALUE.",
+            rich_help_panel=_METHOD,
         ),
     ] = None,
     edges: Annotated[
@@ -83,7 +88,7 @@ def discover(
     Writes circuit.json, scores.safetensors, circuit.svg and circuit.png. Nothing that exists is overwritten.
     """
     from subcircuit.cli.console import messages
-    from subcircuit.cli.options import Chosen, bos_policy, configured
+    from subcircuit.cli.options import Chosen, ablation_asked, bos_policy, configured, split_settings
     from subcircuit.cli.progress import watch
     from subcircuit.cli.summary import print_run
     from subcircuit.errors import SettingsError
@@ -91,7 +96,6 @@ def discover(
     from subcircuit.graph.select import check_selection
     from subcircuit.model import load_model
     from subcircuit.report import new_directory, write_run
-    from subcircuit.run.ablation import ablation_named
     from subcircuit.search import discover as search
     from subcircuit.search import method_named
     from subcircuit.tasks import load_task
@@ -103,11 +107,11 @@ def discover(
         raise SettingsError(f"method {method} decides itself which edges to keep: it has no --edges, --greedy or --by")
     given = {"whole_input": whole_input, "absolute": absolute, "head_order": head_order, "speculation": speculation}
     given |= {"batch_size": batch_size} | ({} if ranks else {"threshold": threshold})
-    config = configured(method, given, settings or (), seed)
+    own, learning = split_settings(settings or ())
+    config, carried = configured(method, given, own, seed), ablation_asked(ablation, learning, seed)
     chosen = Chosen(edges, threshold, greedy, by) if ranks else None
     resolved = Scope.named(scope, kv, split_embeddings)
     policy = bos_policy(bos)
-    ablation_named(ablation)
     if metric is not None:
         metric_named(metric)
     directory = new_directory(out, task, model)
@@ -125,7 +129,7 @@ def discover(
             behaviour,
             config,
             metric=metric,
-            ablation=ablation,
+            ablation=carried,
             scope=resolved,
             selection=selection,
             on_step=watcher.step,

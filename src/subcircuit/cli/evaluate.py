@@ -83,6 +83,8 @@ def _range(interval: "Interval | None") -> str:
 
 
 def _as_json(path: Path, circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shared: int) -> dict[str, Any]:
+    from subcircuit.run import name_of
+
     interval, random, curve = judged.evaluation.faithfulness_interval(), judged.random_interval, judged.curve
     return {
         "circuit": str(path),
@@ -92,6 +94,7 @@ def _as_json(path: Path, circuit: "Circuit", behaviour: "Behaviour", judged: "Ju
         "examples": len(behaviour.task),
         "shared_with_search": shared,
         "metric": behaviour.metric.name,
+        "ablation": name_of(behaviour.ablation),
         "faithfulness": judged.evaluation.faithfulness,
         "faithfulness_interval": None if interval is None else [interval.low, interval.high],
         **judged.evaluation.means,

@@ -10,6 +10,7 @@ from subcircuit.errors import SettingsError, UnknownNameError
 
 if TYPE_CHECKING:
     from subcircuit.graph import By, Graph, Selection
+    from subcircuit.search import LearnOptimal
     from subcircuit.tasks import BosPolicy
 
 
@@ -38,33 +39,57 @@ def configured(method: str, options: dict[str, Any], assignments: Sequence[str] 
     """
     from subcircuit.search import method_named
 
-    settings = method_named(method).settings
+    return _filled(f"method {method}", method_named(method).settings, options, assignments, seed)
+
+
+def ablation_asked(name: str, assignments: Sequence[str], seed: int) -> "str | LearnOptimal":
+    """The ablation of this name; for ``optimal`` how its constants are learned.
+
+    Args:
+        assignments: settings of learning, each ``name=value``.
+
+    Raises:
+        UnknownNameError: there is no such ablation.
+        SettingsError: settings of an ablation that has none.
+    """
+    from subcircuit.run import OPTIMAL, check_ablation
+    from subcircuit.search import LearnOptimal
+
+    check_ablation(name)
+    if name == OPTIMAL:
+        return _filled("ablation optimal", LearnOptimal, {}, assignments, seed)
+    if assignments:
+        raise SettingsError(f"--set optimal.{assignments[0]}: goes with --ablation optimal, not with {name}")
+    return name
+
+
+def _filled(what: str, settings: type[Any], options: dict[str, Any], assignments: Sequence[str], seed: int | None) -> Any:
     known = {field.name: field.default is MISSING for field in fields(settings)}
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         if name not in known:
-            raise SettingsError(f"method {method} has no option --{name.replace('_', '-')}")
-    given |= _assigned(method, assignments, tuple(known))
+            raise SettingsError(f"{what} has no option --{name.replace('_', '-')}")
+    given |= _assigned(what, assignments, tuple(known))
     if seed is not None and "seed" in known:
         given.setdefault("seed", seed)
     for name, required in known.items():
         if required and name not in given:
-            raise SettingsError(f"method {method} needs --{name.replace('_', '-')}")
+            raise SettingsError(f"{what} needs --{name.replace('_', '-')}")
     try:
         return TypeAdapter(settings).validate_python(given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise SettingsError(f"{first['loc'][0]} of method {method} is {first['input']!r}: {first['msg']}") from None
+        raise SettingsError(f"{first['loc'][0]} of {what} is {first['input']!r}: {first['msg']}") from None
 
 
-def _assigned(method: str, assignments: Sequence[str], known: tuple[str, ...]) -> dict[str, str | None]:
+def _assigned(what: str, assignments: Sequence[str], known: tuple[str, ...]) -> dict[str, str | None]:
     given = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
             raise SettingsError(f"--set {assignment}: expected name=value, for example --set steps=10")
         if name not in known:
-            raise UnknownNameError(f"setting of {method}", name, known)
+            raise UnknownNameError(f"setting of {what}", name, known)
         given[name] = None if value == "none" else value
     return given
 
@@ -84,6 +109,13 @@ def ranked_by(name: str) -> "By":
 def names_in(text: str) -> list[str]:
     """Names with commas between them."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def split_settings(assignments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of the method, and those that begin with ``optimal.``, without it."""
+    prefix = "optimal."
+    learning = [text.removeprefix(prefix) for text in assignments if text.startswith(prefix)]
+    return [text for text in assignments if not text.startswith(prefix)], learning
 
 
 def settings_of(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, list[str]]:

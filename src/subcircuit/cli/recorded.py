@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from subcircuit.graph import Circuit, Record
     from subcircuit.model import Transformer
+    from subcircuit.run import Ablation
     from subcircuit.search import Behaviour
     from subcircuit.tasks import BosPolicy, Task
 
@@ -45,7 +46,6 @@ def ready(
     """
     from subcircuit.graph import Circuit, Graph
     from subcircuit.model import load_model
-    from subcircuit.run import ablation_named
     from subcircuit.search import Behaviour
     from subcircuit.tasks import metric, shared_prompts
 
@@ -71,8 +71,19 @@ def ready(
     if shared:
         say(f"warning: the circuit was found with {shared} of these {len(task)} prompts, which flatter it: choose another --seed")
     measured = metric(given.metric or (record.metric if record else task.metric))
-    ablation = ablation_named(given.ablation or (record.ablation if record else "resample"))
+    ablation = _carried(circuit, given.ablation or (record.ablation if record else "resample"))
     return circuit, model, Behaviour(task.to(model.device), measured, ablation), shared
+
+
+def _carried(circuit: "Circuit", name: str) -> "Ablation":
+    """What cut edges carry; constants are those that the circuit brings."""
+    from subcircuit.run import OPTIMAL, Optimal, ablation_named
+
+    if name != OPTIMAL:
+        return ablation_named(name)
+    if circuit.constants is None:
+        raise SettingsError("this circuit brings no constants for an optimal ablation: search with --ablation optimal.")
+    return Optimal(circuit.constants)
 
 
 def _prompts(record: "Record | None", given: Overrides, examples: int, model: "Transformer") -> "tuple[Task, Task | None]":

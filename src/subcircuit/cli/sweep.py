@@ -14,12 +14,15 @@ def sweep(
     eval_examples: Annotated[int, typer.Option(help="Other pairs of prompts to judge with.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the prompts, and of methods that draw.")] = 0,
     metric: Annotated[str | None, typer.Option(help="See `subcircuit metrics`. Default: the task's own.")] = None,
-    ablation: Annotated[str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position.")] = "resample",
+    ablation: Annotated[
+        str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")
+    ] = "resample",
     scope: Annotated[str, typer.Option(help="What counts as a node: block, head, qkv.")] = "qkv",
     by: Annotated[str, typer.Option(help="How scores are ranked: signed, absolute.")] = "signed",
     thresholds: Annotated[str | None, typer.Option(help="Of acdc, with commas between them: a circuit for each.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A setting of one of the methods.")
+        list[str] | None,
+        typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A setting of a method or of learning (optimal)."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts evaluated at once; the result does not depend on it.")] = 16,
     bos: Annotated[str, typer.Option(help="Beginning-of-sequence token: auto (as the tokenizer does), always, never.")] = "auto",
@@ -33,23 +36,35 @@ def sweep(
 
     Writes sweep.json, methods.csv, points.csv, sweep.svg and sweep.png.
     """
+    from dataclasses import replace
+
     from subcircuit.cli.console import messages, plain, print_json, print_table, results
-    from subcircuit.cli.options import bos_policy, configured, names_in, numbers, ranked_by, settings_of
+    from subcircuit.cli.options import (
+        ablation_asked,
+        bos_policy,
+        configured,
+        names_in,
+        numbers,
+        ranked_by,
+        settings_of,
+        split_settings,
+    )
     from subcircuit.cli.progress import watch
     from subcircuit.evaluate import THRESHOLDS, Contest
     from subcircuit.graph import Graph, Scope
     from subcircuit.model import load_model
     from subcircuit.report import Sweep, new_directory, write_sweep
-    from subcircuit.run import ablation_named
-    from subcircuit.search import Behaviour
+    from subcircuit.run import Mean
+    from subcircuit.search import Behaviour, ablation_for
     from subcircuit.tasks import load_held_out, load_task
     from subcircuit.tasks import metric as metric_named
 
     names = names_in(methods)
-    own = settings_of(names, settings or ())
+    assigned, learning = split_settings(settings or ())
+    own, carried = settings_of(names, assigned), ablation_asked(ablation, learning, seed)
     configs = [configured(name, {}, own[name], seed) for name in names]
     order, cuts, policy = ranked_by(by), THRESHOLDS if thresholds is None else numbers("thresholds", thresholds), bos_policy(bos)
-    resolved, cut = Scope.named(scope), ablation_named(ablation)
+    resolved = Scope.named(scope)
     if metric is not None:
         metric_named(metric)
     directory = new_directory(out, f"sweep-{task}", model)
@@ -59,8 +74,11 @@ def sweep(
         found_on = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
         judged_on = load_held_out(task, transformer, found_on, examples=eval_examples, seed=seed + 1, bos=policy)
         measured = metric_named(metric or found_on.metric)
-        search_on, judge_on = (Behaviour(t.to(transformer.device), measured, cut) for t in (found_on, judged_on))
-        contest = Contest(transformer, Graph.of(transformer.config, resolved), search_on, judge_on, order, cuts, batch_size)
+        graph = Graph.of(transformer.config, resolved)
+        uncut = Behaviour(found_on.to(transformer.device), measured, Mean())
+        cut = ablation_for(carried, transformer, graph, uncut, watcher.step)
+        search_on, judge_on = replace(uncut, ablation=cut), Behaviour(judged_on.to(transformer.device), measured, cut)
+        contest = Contest(transformer, graph, search_on, judge_on, order, cuts, batch_size)
         contest.check(configs)
         contenders = []
         for number, (name, config) in enumerate(zip(names, configs, strict=True), 1):

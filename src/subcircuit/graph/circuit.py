@@ -27,12 +27,14 @@ class Circuit:
         kept: True for kept edges; False everywhere else.
         scores: a number per edge (an effect, an attribution), NaN where there is none; or None.
         record: how the circuit was found; None for circuits made by hand.
+        constants: what cut edges carry out of each writer where that was learned (optimal ablation); else None.
     """
 
     graph: Graph
     kept: Bool[Tensor, "writer reader"]
     scores: Float[Tensor, "writer reader"] | None = None
     record: Record | None = None
+    constants: Float[Tensor, "row d_model"] | None = None
 
     def __post_init__(self) -> None:
         expected, given = tuple(self.graph.edges.shape), tuple(self.kept.shape)
@@ -42,6 +44,8 @@ class Circuit:
             raise GraphError("the mask keeps an edge that does not exist: a writer that is computed after the reader")
         if self.scores is not None and tuple(self.scores.shape) != expected:
             raise GraphError(f"scores of shape {tuple(self.scores.shape)} do not fit a graph of {expected} writers and readers")
+        if self.constants is not None and len(self.constants) != expected[0]:
+            raise GraphError(f"constants of {len(self.constants)} writers do not fit a graph of {expected[0]}")
 
     @staticmethod
     def full(graph: Graph) -> "Circuit":
@@ -93,9 +97,8 @@ class Circuit:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Circuit) or self.graph != other.graph or self.record != other.record:
             return False
-        if (self.scores is None) != (other.scores is None) or not torch.equal(self.kept, other.kept):
-            return False
-        return self.scores is None or other.scores is None or _same_numbers(self.scores, other.scores)
+        same = _same_numbers(self.scores, other.scores) and _same_numbers(self.constants, other.constants)
+        return same and torch.equal(self.kept, other.kept)
 
     def __hash__(self) -> int:
         return hash((self.graph, tuple(self.kept.flatten().nonzero().flatten().tolist())))
@@ -194,6 +197,8 @@ def owners(graph: Graph, reader: Reader) -> tuple[int, ...]:
     return graph.writers_of(reader)
 
 
-def _same_numbers(a: Float[Tensor, "writer reader"], b: Float[Tensor, "writer reader"]) -> bool:
-    """Equality in which NaN equals NaN."""
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
+def _same_numbers(a: Float[Tensor, "row column"] | None, b: Float[Tensor, "row column"] | None) -> bool:
+    """Equality in which NaN equals NaN, and nothing equals nothing."""
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

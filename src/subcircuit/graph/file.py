@@ -1,4 +1,4 @@
-"""Circuits on disk: ``circuit.json`` with sorted edge names, and ``scores.safetensors`` beside it."""
+"""Circuits on disk: ``circuit.json`` with sorted edge names; beside it ``scores.safetensors`` and ``constants.safetensors``."""
 
 import json
 import os
@@ -23,6 +23,7 @@ LARGEST_FILE = 1 << 28
 MOST_WRITERS = 20_000
 CIRCUIT_FILE = "circuit.json"
 SCORES_FILE = "scores.safetensors"
+CONSTANTS_FILE = "constants.safetensors"
 
 
 class CircuitFile(BaseModel):
@@ -35,33 +36,31 @@ class CircuitFile(BaseModel):
     scope: Scope
     edges: list[str]
     scores: bool
+    constants: bool = False
     record: Record | None
 
 
 def save_circuit(circuit: Circuit, path: Path) -> None:
-    """Write a circuit into the directory ``path``, or into one file without scores if it is named ``*.circuit.json``.
+    """Write a circuit into the directory ``path``, or into one file without numbers if it is named ``*.circuit.json``.
 
     Files appear whole or not at all: they are written beside their place and renamed.
     """
     single = path.name.endswith(".circuit.json")
-    with_scores = circuit.scores is not None and not single
+    numbers = {} if single else {SCORES_FILE: circuit.scores, CONSTANTS_FILE: circuit.constants}
     content = CircuitFile(
         format=FORMAT,
         graph=circuit.graph.shape,
         scope=circuit.graph.scope,
         edges=circuit.names,
-        scores=with_scores,
+        scores=numbers.get(SCORES_FILE) is not None,
+        constants=numbers.get(CONSTANTS_FILE) is not None,
         record=circuit.record,
     )
     directory = path.parent if single else path
     directory.mkdir(parents=True, exist_ok=True)
-    if circuit.scores is not None and with_scores:
-        names = {
-            "writers": json.dumps([str(w) for w in circuit.graph.writers]),
-            "readers": json.dumps([str(r) for r in circuit.graph.readers]),
-        }
-        scores = circuit.scores.to(torch.float32).cpu().contiguous()
-        _write_whole(directory / SCORES_FILE, lambda temporary: save_file({"scores": scores}, temporary, metadata=names))
+    for name, values in numbers.items():
+        if values is not None:
+            _save_numbers(directory / name, circuit.graph, values)
     text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
     _write_whole(path if single else path / CIRCUIT_FILE, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
@@ -79,8 +78,9 @@ def load_circuit(path: Path) -> Circuit:
         circuit = Circuit.of_edges(graph, content.edges)
     except SubcircuitError as error:
         raise CircuitFileError(f"{file}: {error}") from error
-    scores = _load_scores(file.parent / SCORES_FILE, graph) if content.scores else None
-    return Circuit(graph, circuit.kept, scores, content.record)
+    scores = _load_numbers(file.parent / SCORES_FILE, (len(graph.writers), len(graph.readers))) if content.scores else None
+    constants = _load_numbers(file.parent / CONSTANTS_FILE, (len(graph.writers), None)) if content.constants else None
+    return Circuit(graph, circuit.kept, scores, content.record, constants)
 
 
 def _graph(file: Path, content: CircuitFile) -> Graph:
@@ -113,16 +113,29 @@ def _parse(file: Path) -> CircuitFile:
         raise CircuitFileError(f"{file}: not a circuit of format {FORMAT}: {where}: {first['msg']}") from None
 
 
-def _load_scores(file: Path, graph: Graph) -> torch.Tensor:
+def _save_numbers(file: Path, graph: Graph, values: torch.Tensor) -> None:
+    names = {"writers": json.dumps([str(w) for w in graph.writers]), "readers": json.dumps([str(r) for r in graph.readers])}
+    tensors = {_name_in(file): values.to(torch.float32).cpu().contiguous()}
+    _write_whole(file, lambda temporary: save_file(tensors, temporary, metadata=names))
+
+
+def _load_numbers(file: Path, expected: tuple[int, int | None]) -> torch.Tensor:
+    """A matrix of float32; None in ``expected`` stands for any width."""
+    name = _name_in(file)
     try:
-        scores = load_file(file)["scores"]
+        values = load_file(file)[name]
     except (OSError, SafetensorError, KeyError) as error:
-        raise CircuitFileError(f"{file}: the scores that {CIRCUIT_FILE} announces cannot be read: {error}") from None
-    if scores.dtype != torch.float32:
-        raise CircuitFileError(f"{file}: scores of dtype {str(scores.dtype).removeprefix('torch.')}, expected float32")
-    if scores.shape != graph.edges.shape:
-        raise CircuitFileError(f"{file}: scores of shape {tuple(scores.shape)}, the graph's edges are {tuple(graph.edges.shape)}")
-    return scores
+        raise CircuitFileError(f"{file}: the {name} that {CIRCUIT_FILE} announces cannot be read: {error}") from None
+    if values.dtype != torch.float32:
+        raise CircuitFileError(f"{file}: {name} of dtype {str(values.dtype).removeprefix('torch.')}, expected float32")
+    rows, columns = expected
+    if values.ndim != 2 or len(values) != rows or columns not in (None, values.shape[1]):
+        raise CircuitFileError(f"{file}: {name} of shape {tuple(values.shape)} do not fit the graph, which needs {expected}")
+    return values
+
+
+def _name_in(file: Path) -> str:
+    return file.name.removesuffix(".safetensors")
 
 
 def _write_whole(path: Path, write: Any) -> None:

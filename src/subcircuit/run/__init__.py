@@ -2,6 +2,7 @@
 
 from subcircuit.run.ablation import (
     ABLATIONS,
+    OPTIMAL,
     Ablation,
     Mean,
     MeanByPosition,
@@ -11,6 +12,7 @@ from subcircuit.run.ablation import (
     ablated_by_batch,
     ablated_values,
     ablation_named,
+    check_ablation,
     name_of,
 )
 from subcircuit.run.forward import last_stream, run_circuit
@@ -19,6 +21,7 @@ from subcircuit.run.values import writer_values
 
 __all__ = [
     "ABLATIONS",
+    "OPTIMAL",
     "Ablation",
     "Mean",
     "MeanByPosition",
@@ -28,6 +31,7 @@ __all__ = [
     "ablated_by_batch",
     "ablated_values",
     "ablation_named",
+    "check_ablation",
     "last_stream",
     "last_stream_of_nodes",
     "name_of",

@@ -57,6 +57,7 @@ Ablation: TypeAlias = Resample | Zero | Mean | MeanByPosition | Optimal
 AblatedBatch: TypeAlias = Callable[[Tokens, int], Float[Tensor, "writer batch pos d_model"]]
 
 # those that a name alone tells; the constants of an optimal ablation are learned
+OPTIMAL = "optimal"
 ABLATIONS: dict[str, Ablation] = {
     "resample": Resample(),
     "zero": Zero(),
@@ -72,16 +73,25 @@ def ablation_named(name: str) -> Ablation:
         SettingsError: "optimal", whose constants have to be learned first.
         UnknownNameError: there is none; the nearest names are suggested.
     """
-    if name == "optimal":
+    check_ablation(name)
+    if name == OPTIMAL:
         raise SettingsError("the constants of an optimal ablation are learned: call learn_optimal and pass what it returns.")
-    if name not in ABLATIONS:
-        raise UnknownNameError("ablation", name, (*ABLATIONS, "optimal"))
     return ABLATIONS[name]
+
+
+def check_ablation(name: str) -> None:
+    """There is an ablation of this name.
+
+    Raises:
+        UnknownNameError: there is none; the nearest names are suggested.
+    """
+    if name not in (*ABLATIONS, OPTIMAL):
+        raise UnknownNameError("ablation", name, (*ABLATIONS, OPTIMAL))
 
 
 def name_of(ablation: Ablation) -> str:
     """The name under which an ablation is recorded."""
-    return "optimal" if isinstance(ablation, Optimal) else next(name for name, known in ABLATIONS.items() if known == ablation)
+    return OPTIMAL if isinstance(ablation, Optimal) else next(name for name, known in ABLATIONS.items() if known == ablation)
 
 
 def ablated_values(

@@ -14,7 +14,7 @@ from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.hybrid import Hybrid, hybrid
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.methods import METHODS, Method, method_named, method_of
-from subcircuit.search.optimal import LearnOptimal, learn_optimal
+from subcircuit.search.optimal import LearnOptimal, ablation_for, learn_optimal
 from subcircuit.search.random_scores import RandomScores, random_scores
 from subcircuit.search.relp import Relp, relp
 from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Round, Step
@@ -49,6 +49,7 @@ __all__ = [
     "Step",
     "SubnetworkProbing",
     "Ugs",
+    "ablation_for",
     "acdc",
     "atp_star",
     "circuit_of",

@@ -9,11 +9,12 @@ from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph, MethodRecord, ModelRecord, Record, Scope, TaskRecord, TopN
 from subcircuit.graph.select import Selection, check_selection, selection_record
 from subcircuit.model.transformer import Transformer
-from subcircuit.run import Ablation, ablation_named, name_of
+from subcircuit.run import OPTIMAL, Ablation, Mean, Optimal, name_of
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.methods import Method, method_of
+from subcircuit.search.optimal import LearnOptimal, ablation_for
 from subcircuit.search.outcome import measure_circuit
 from subcircuit.search.result import Discovery, OnProgress
 from subcircuit.search.scores import EdgeScores
@@ -27,7 +28,7 @@ def discover(
     method: Any,
     *,
     metric: str | None = None,
-    ablation: str | Ablation = "resample",
+    ablation: str | Ablation | LearnOptimal = "resample",
     scope: Scope | None = None,
     selection: Selection | None = None,
     on_step: OnProgress | None = None,
@@ -39,7 +40,8 @@ def discover(
         task: from ``load_task``, made for this model.
         method: a method's settings, such as ``Acdc(threshold=0.02)`` or ``Eap()``.
         metric: what to measure; None is the task's own metric.
-        ablation: what cut edges carry, by name or as a value.
+        ablation: what cut edges carry, by name or as a value. "optimal" or settings of learning: constants are learned
+            first, and kept with the circuit.
         scope: at which level the model is resolved; queries, keys and values of every head by default.
         selection: which of the scored edges make the circuit; None is the 1 % of largest magnitude. Edges on no path
             from an embedding to the logits are pruned. Methods that find a circuit themselves take none.
@@ -54,20 +56,23 @@ def discover(
     >>> result.circuit.save("runs/ioi")  # doctest: +SKIP
     """
     chosen, graph = method_of(method), Graph.of(model.config, scope)
-    ablation = ablation_named(ablation) if isinstance(ablation, str) else ablation
-    behaviour = Behaviour(task.to(model.device), metric_named(metric or task.metric), ablation)
+    ablation = LearnOptimal() if ablation == OPTIMAL else ablation
     parameters = asdict(method)
     if chosen.ranks:
         selection = selection or TopN(max(1, graph.n_edges // 100), "absolute")
         check_selection(graph, selection)
         parameters |= selection_record(selection)
-        result = circuit_of(model, chosen.search(model, graph, behaviour, method, on_step), behaviour, selection)
     elif selection is not None:
         raise SettingsError(f"{chosen.name} decides itself which edges to keep: it takes no selection, see its threshold.")
-    else:
-        result = chosen.search(model, graph, behaviour, method, on_step)
+    if isinstance(ablation, LearnOptimal):
+        parameters |= {"optimal": asdict(ablation)}
+    asked = Behaviour(task.to(model.device), metric_named(metric or task.metric), Mean())
+    behaviour = replace(asked, ablation=ablation_for(ablation, model, graph, asked, on_step))
+    found = chosen.search(model, graph, behaviour, method, on_step)
+    result = found if selection is None else circuit_of(model, found, behaviour, selection)
     record = _record(model, behaviour, chosen, parameters, result)
-    return replace(result, circuit=replace(result.circuit, record=record))
+    constants = behaviour.ablation.constants.float().cpu() if isinstance(behaviour.ablation, Optimal) else None
+    return replace(result, circuit=replace(result.circuit, record=record, constants=constants))
 
 
 def circuit_of(model: Transformer, scores: EdgeScores, behaviour: Behaviour, selection: Selection) -> Discovery:

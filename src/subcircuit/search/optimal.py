@@ -20,7 +20,7 @@ from torch import Tensor
 from subcircuit.errors import GraphError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.run import Mean, Optimal, ablated_values, last_stream, writer_values
+from subcircuit.run import Ablation, Mean, Optimal, ablated_values, ablation_named, last_stream, writer_values
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.masks import MaskedLoss, check_training, descend, on_edges, rounds_of
 from subcircuit.search.result import OnRound
@@ -31,14 +31,12 @@ class LearnOptimal:
     """Settings of learning constants.
 
     Args:
-        circuit: whose constants to learn; None learns them for circuits of all kinds.
         steps: of the optimiser, each over all examples.
         learning_rate: about how far the first step moves a constant, in units of its writer's size.
         batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
         seed: of the draws.
     """
 
-    circuit: Circuit | None = None
     steps: int = 200
     learning_rate: float = 0.05
     batch_size: int | None = None
@@ -49,7 +47,12 @@ class LearnOptimal:
 
 
 def learn_optimal(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: LearnOptimal, on_step: OnRound | None = None
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: LearnOptimal,
+    on_step: OnRound | None = None,
+    circuit: Circuit | None = None,
 ) -> Optimal:
     """Constants that make cut edges cost the least.
 
@@ -59,14 +62,15 @@ def learn_optimal(
         behaviour: prompts and metric; its ablation plays no part.
         config: settings.
         on_step: called after every step.
+        circuit: whose constants to learn; None learns them for circuits of all kinds.
 
     Raises:
         GraphError: the circuit is of another graph.
         SettingsError: the metric has no gradients.
         NumericalError: the loss is NaN or infinite.
     """
-    if config.circuit is not None and config.circuit.graph != graph:
-        raise GraphError(f"a circuit of another graph has other writers: {config.circuit.graph} and {graph}")
+    if circuit is not None and circuit.graph != graph:
+        raise GraphError(f"a circuit of another graph has other writers: {circuit.graph} and {graph}")
     start = Start.of(model, graph, behaviour)
     loss = MaskedLoss.of(model, graph, start.behaviour, config.batch_size, last_stream)
     generator, moves = torch.Generator().manual_seed(config.seed), start.moves()
@@ -74,11 +78,37 @@ def learn_optimal(
 
     def objective(step: int) -> None:
         optimiser.param_groups[0]["lr"] = config.learning_rate * (1 - step / config.steps)
-        kept = _circuits(graph, len(behaviour.task), generator) if config.circuit is None else config.circuit.kept[None]
+        kept = _circuits(graph, len(behaviour.task), generator) if circuit is None else circuit.kept[None]
         loss.backward(kept, start.constants(moves))
 
     descend([optimiser], config.steps, objective, rounds_of(behaviour, config.steps, on_step), len(behaviour.task))
     return Optimal(start.constants(moves).detach())
+
+
+def ablation_for(
+    ablation: str | Ablation | LearnOptimal,
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    on_step: OnRound | None = None,
+) -> Ablation:
+    """What cut edges carry: the ablation of this name, or constants that are learned now.
+
+    Args:
+        ablation: a value, a name that alone tells it, or how to learn constants.
+        behaviour: to learn for; its ablation plays no part.
+
+    Raises:
+        UnknownNameError: there is no such ablation.
+        SettingsError: "optimal" by name alone.
+    """
+    match ablation:
+        case LearnOptimal():
+            return learn_optimal(model, graph, behaviour, ablation, on_step)
+        case str():
+            return ablation_named(ablation)
+        case _:
+            return ablation
 
 
 @dataclass(frozen=True, eq=False)
