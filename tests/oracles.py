@@ -13,7 +13,7 @@ from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import activate, rotate, soft_cap
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.weights import NormWeights
-from subcircuit.run import Mean, MeanByPosition, Optimal, Resample, Zero, run_circuit
+from subcircuit.run import Mean, MeanByPosition, Optimal, Resample, Zero, run_circuit, writer_values
 from subcircuit.run.ablation import Ablation, ablated_values
 from subcircuit.run.readout import readout_of
 from subcircuit.search import Acdc, Behaviour
@@ -166,12 +166,19 @@ def ablated_slowly(model: Transformer, graph: Graph, corrupted: Tokens, ablation
 
 
 class SequentialAcdc:
-    """The authors' greedy search as ALGORITHMS defines it: cut, run the whole circuit, keep or not."""
+    """The authors' greedy search as ALGORITHMS defines it: cut, run the whole circuit, keep or not.
 
-    def __init__(self, model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc):
+    Restoring, it runs corrupted prompts, puts the clean run's value in place of an edge's, and wants the loss to fall.
+    """
+
+    def __init__(self, model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, restoring: bool = False):
         self.model, self.graph, self.behaviour, self.config = model, graph, behaviour, config
-        task = behaviour.task
-        self.ablated = ablated_values(model, graph, task.corrupted, behaviour.ablation)
+        task, self.restoring = behaviour.task, restoring
+        self.prompts = task.corrupted if restoring else task.clean
+        if restoring:
+            self.ablated = writer_values(model, graph, task.clean)
+        else:
+            self.ablated = ablated_values(model, graph, task.corrupted, behaviour.ablation)
         reference = task.answers.rows(model(task.clean))
         self.bound = behaviour.metric.bind(task.answers, reference)
         self.kept = graph.edges.clone()
@@ -180,7 +187,7 @@ class SequentialAcdc:
 
     def loss(self, kept: Tensor) -> float:
         task = self.behaviour.task
-        logits = run_circuit(self.model, self.graph, kept, task.clean, self.ablated)
+        logits = run_circuit(self.model, self.graph, kept, self.prompts, self.ablated)
         return float(task.answers.mean(self.bound(readout_of(task.answers.rows(logits), self.bound.needs))))
 
     def run(self) -> Circuit:
@@ -238,7 +245,7 @@ class SequentialAcdc:
         for writer, reader in edges:
             candidate[self.graph.writer_index[writer], self.graph.reader_index[reader]] = False
         loss = self.loss(candidate)
-        change = loss - self.current
+        change = self.current - loss if self.restoring else loss - self.current
         if not whole:
             ((writer, reader),) = edges
             self.effects[self.graph.writer_index[writer], self.graph.reader_index[reader]] = change

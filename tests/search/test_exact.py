@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
+from subcircuit.run import run_circuit, writer_values
+from subcircuit.run.readout import readout_of
+from subcircuit.search.acdc import Acdc, acdc
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, effects_of, exact
 from tests.behaviours import random_behaviour
 from tests.search.autograd import Autograd, assert_scores
+from tests.search.test_acdc import METRICS
 from tests.search.test_attribution import behaviours
 from tests.tiny_models import FAMILIES, tiny
 
@@ -55,6 +59,50 @@ def test_every_edge_once(family):
     with torch.no_grad():
         expected[graph.edges] = effects_slowly(model, graph, behaviour, edges)
     assert_scores(scores, expected)
+
+
+@pytest.mark.parametrize("family", ["llama_gqa", "gpt2", "gemma2"])
+@settings(max_examples=2)
+@given(seed=st.integers(0, 2**20), metric_name=st.sampled_from(METRICS))
+@torch.no_grad()
+def test_restored_edges_bring_back_what_a_run_on_corrupted_prompts_shows(family, seed, metric_name):
+    model = tiny(family, seed % 2, dtype=torch.float64)
+    graph, behaviour = Graph.of(model.config), random_behaviour(model, seed, [6, 4, 5], 2, metric_name, "resample")
+    task = behaviour.task
+    clean = writer_values(model, graph, task.clean)
+    bound = behaviour.metric.bind(task.answers, task.answers.rows(model(task.clean)))
+
+    def loss(restored):
+        logits = run_circuit(model, graph, graph.edges & ~restored, task.corrupted, clean)
+        return float(task.answers.mean(bound(readout_of(task.answers.rows(logits), bound.needs))))
+
+    restored, brought_back = exact(model, graph, behaviour, Exact(2, "denoising")), {}
+    for writer, reader in graph.edges.nonzero()[seed % 7 :: 11].tolist():
+        one = torch.zeros_like(graph.edges)
+        one[writer, reader] = True
+        brought_back[writer, reader] = loss(one * False) - loss(one)
+    for cell, expected in brought_back.items():
+        assert float(restored.values[cell]) == pytest.approx(expected, abs=1e-7, rel=1e-5)
+    cut, both = (exact(model, graph, behaviour, config).values for config in (Exact(), Exact(direction="both")))
+    assert torch.equal(both[graph.edges], torch.where(restored.values.abs() > cut.abs(), restored.values, cut)[graph.edges])
+
+
+def test_nothing_is_restored_where_cut_edges_carry_constants():
+    model = tiny("gpt2")
+    graph, zero, mean = (
+        Graph.of(model.config),
+        *(random_behaviour(model, 1, [6, 5], 1, "accuracy", a) for a in ("zero", "mean")),
+    )
+    with pytest.raises(SettingsError, match="zero ablation has none"):
+        exact(model, graph, zero, Exact(direction="denoising"))
+    with pytest.raises(SettingsError, match="mean ablation has none"):
+        acdc(model, graph, mean, Acdc(direction="both"))
+
+
+@pytest.mark.parametrize("settings_of", [Exact, Acdc])
+def test_directions_have_names(settings_of):
+    with pytest.raises(SettingsError, match="choose 'noising', 'denoising' or 'both'"):
+        settings_of(direction="sideways")
 
 
 def linear() -> Transformer:

@@ -9,9 +9,10 @@ import torch
 from subcircuit.errors import GraphError, UnknownNameError, UnsupportedModelError
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
 from subcircuit.run import Resample, Zero
-from subcircuit.search import Acdc, Behaviour, acdc
+from subcircuit.search import Acdc, Behaviour, Exact, acdc, exact
+from subcircuit.search.direction import Direction
 from subcircuit.tasks import metric
-from subcircuit.truth import PLANTED, derive, planted_case
+from subcircuit.truth import PLANTED, Case, derive, planted_case
 from tests.tiny_models import tiny
 from tests.truth.cutting import effects_of_single_cuts, error, error_without, errors_of_single_cuts
 
@@ -110,3 +111,37 @@ def test_mistyped_names_and_foreign_circuits_are_refused():
     case = planted_case("induction", Zero())
     with pytest.raises(GraphError, match="case induction: the circuit is of a graph that is not the model's"):
         replace(case, circuit=Circuit.empty(Graph(GraphShape(1, 1, 1), Scope())))
+
+
+def behaviour_of(gate: Case) -> Behaviour:
+    return Behaviour(gate.task, metric("squared_error"), gate.ablation)
+
+
+def arms(name: str, direction: Direction) -> tuple[set[str], set[str]]:
+    """The edges between heads and the gate that acdc keeps, and those with an exact effect."""
+    gate = planted_case(name, Resample())
+    behaviour = behaviour_of(gate)
+    kept = acdc(gate.model, gate.graph, behaviour, Acdc(0.1, direction=direction)).circuit
+    effects = exact(gate.model, gate.graph, behaviour, Exact(direction=direction))
+    both = {"a0.h0->m0", "a0.h1->m0"}
+    return both & set(kept.names), {edge for edge in both if effects[edge] > 0.1}
+
+
+def test_either_direction_finds_what_the_other_does_not():
+    both = {"a0.h0->m0", "a0.h1->m0"}
+    # either arm of an OR is enough: cut one by one none matters, and the greedy search loses the first; each brings all back
+    assert arms("or-gate", "noising") == ({"a0.h0->m0"}, set())
+    assert arms("or-gate", "denoising") == (both, both)
+    assert arms("or-gate", "both") == (both, both)
+    # an AND needs both; restored one by one none matters where both are off, and the greedy search restores the first
+    assert arms("and-gate", "noising") == (both, both)
+    assert arms("and-gate", "denoising") == ({"a0.h0->m0"}, set())
+    assert arms("and-gate", "both") == (both, both)
+
+
+def test_progress_of_both_directions_is_that_of_one_search():
+    gate, steps = planted_case("or-gate", Resample()), []
+    found = acdc(gate.model, gate.graph, behaviour_of(gate), Acdc(0.1, direction="both"), steps.append)
+    assert [s.decided for s in steps] == sorted(s.decided for s in steps)
+    assert steps[-1].decided == steps[-1].edges == 2 * gate.graph.n_edges
+    assert steps[-1].trials == found.trials

@@ -51,6 +51,13 @@ def discover(
         bool | None, typer.Option("--absolute/--no-absolute", help="Improvements count as changes too.", rich_help_panel=_METHOD)
     ] = None,
     head_order: Annotated[str | None, typer.Option(help="descending, ascending.", rich_help_panel=_METHOD)] = None,
+    direction: Annotated[
+        str | None,
+        typer.Option(
+            help="acdc, exact: cut edges of the model (noising), restore edges to the corrupted run (denoising), or both.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
     speculation: Annotated[
         int | None, typer.Option(help="Trials evaluated ahead; the result does not depend on it.", rich_help_panel=_METHOD)
     ] = None,
@@ -98,6 +105,7 @@ def discover(
     from subcircuit.report import new_directory, write_run
     from subcircuit.search import discover as search
     from subcircuit.search import method_named
+    from subcircuit.search.direction import check_start
     from subcircuit.tasks import load_task
     from subcircuit.tasks import metric as metric_named
 
@@ -105,10 +113,11 @@ def discover(
     ranks = method_named(method).ranks
     if not ranks and (edges is not None or greedy or by != "absolute"):
         raise SettingsError(f"method {method} decides itself which edges to keep: it has no --edges, --greedy or --by")
-    given = {"whole_input": whole_input, "absolute": absolute, "head_order": head_order, "speculation": speculation}
-    given |= {"batch_size": batch_size} | ({} if ranks else {"threshold": threshold})
+    given = {"whole_input": whole_input, "absolute": absolute, "head_order": head_order, "direction": direction}
+    given |= {"speculation": speculation, "batch_size": batch_size} | ({} if ranks else {"threshold": threshold})
     own, learning = split_settings(settings or ())
     config, carried = configured(method, given, own, seed), ablation_asked(ablation, learning, seed)
+    check_start(ablation, getattr(config, "direction", "noising"))
     chosen = Chosen(edges, threshold, greedy, by) if ranks else None
     resolved = Scope.named(scope, kv, split_embeddings)
     policy = bos_policy(bos)

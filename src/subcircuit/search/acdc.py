@@ -10,9 +10,21 @@ edges untested, which changes nothing.
 Cost: a trial per edge into a live reader; the engine evaluates runs of trials at once on the bet that edges are cut,
 which most are, and drops what comes after the first kept one. It is greedy: of two edges that can stand in for each
 other the one visited first goes, and what is found depends on the order, on τ and on the ablation.
+
+The other direction (``direction.py``) is the same search from the corrupted run, in the same order:
+
+    restore the edge, so that it carries the clean run's value; gain = L(before) − L(with it restored)
+    gain ≥ τ:  the edge belongs to the circuit, and is put back to the corrupted run's value: what lies upstream of it is
+               tried through it
+    gain < τ:  it does not, and stays restored
+
+It ends when every edge into a reader that reaches the logits through the circuit has been tried: all edges but the circuit's
+then carry clean values, and each restored along the way brought back less than τ. Of two edges either of which is enough it
+keeps both, and of two that are needed together the one that is tried last.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
 from typing import TypeAlias
@@ -24,9 +36,11 @@ from torch import Tensor
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Circuit, Graph, HeadInput
 from subcircuit.model.transformer import Transformer
+from subcircuit.run.ablation import name_of
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.borderline import TIE, Borderline
+from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
 from subcircuit.search.order import HeadOrder, cutting_order, visiting_order
 from subcircuit.search.outcome import measure_circuit
 from subcircuit.search.result import Discovery, OnStep, Step
@@ -48,6 +62,7 @@ class Acdc:
         whole_input: first try to cut each head input from all its writers at once.
         absolute: compare the absolute change with τ, so that edges whose cut *improves* the metric stay too.
         head_order: in which order heads of a layer are visited and cut.
+        direction: cut edges of the model, restore edges to the corrupted run, or do both and unite the circuits.
         speculation: circuits tried at once; None adapts to how often edges are kept. The result is the same.
         batch_size: (circuit, example) pairs evaluated at once; None chooses. The result is the same.
     """
@@ -56,6 +71,7 @@ class Acdc:
     whole_input: bool = True
     absolute: bool = False
     head_order: HeadOrder = "descending"
+    direction: Direction = "noising"
     speculation: int | None = None
     batch_size: int | None = None
 
@@ -66,6 +82,7 @@ class Acdc:
             )
         if self.head_order not in ("descending", "ascending"):
             raise SettingsError(f"head_order is {self.head_order!r}: choose 'descending' or 'ascending'")
+        check_direction(self.direction)
         for name in ("speculation", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -84,43 +101,84 @@ def acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, o
         on_step: called after every batch of trials.
 
     Raises:
+        SettingsError: a direction that needs a corrupted run, and an ablation that has none.
         NumericalError: a loss is NaN or infinite; names the edge, the prompts and the dtype.
     """
+    check_start(name_of(behaviour.ablation), config.direction)
     forward_seconds = time_forward(model, behaviour)
     began = perf_counter()
-    search = _Search(model, graph, behaviour, config, on_step or (lambda step: None))
-    search.run()
+    searches: list[_Search] = []
+    for restoring in ENDS[config.direction]:
+        searches.append(_Search(model, graph, behaviour, config, _told(on_step, searches, config), restoring))
+        searches[-1].run()
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
     forward_seconds = median(forward_seconds + time_forward(model, behaviour))
+    kept = torch.stack([search.kept for search in searches]).any(0)
     return Discovery(
-        circuit=Circuit(graph, search.kept, search.effects),
+        circuit=Circuit(graph, kept, larger([search.effects for search in searches])),
         metric=behaviour.metric.name,
-        trials=search.trials,
-        borderline=search.borderline.count,
+        trials=sum(search.trials for search in searches),
+        borderline=None if searches[0].borderline.count is None else sum(search.borderline.count or 0 for search in searches),
         notes={},
         seconds=seconds,
         forward_seconds=forward_seconds,
-        **vars(measure_circuit(search.batches, behaviour)),
+        **vars(measure_circuit(_standing(searches, kept), behaviour)),
     )
+
+
+def _told(on_step: OnStep | None, before: Sequence["_Search"], config: Acdc) -> OnStep:
+    """The callback, told of one search after others as of one."""
+    if on_step is None:
+        return lambda step: None
+    done, trials, seconds = (sum(getattr(search, name) for search in before) for name in ("decided", "trials", "seconds"))
+    kept = sum(int(search.kept.sum()) for search in before)
+
+    def tell(step: Step) -> None:
+        edges = step.edges * len(ENDS[config.direction])
+        total = replace(step, decided=step.decided + done, kept=step.kept + kept, trials=step.trials + trials)
+        on_step(replace(total, edges=edges, seconds=step.seconds + seconds))
+
+    return tell
+
+
+def _standing(searches: Sequence["_Search"], kept: Bool[Tensor, "writer reader"]) -> Batches:
+    """The circuit on clean prompts, all other edges cut: what it does is told in the same terms whatever was searched from."""
+    first = searches[0]
+    if len(searches) == 1 and not first.restoring:
+        return first.batches
+    return first.start(restoring=False).map(lambda engine: engine.restore(kept, 0))
 
 
 class _Search:
     """The state of one search: the only thing here that changes as it runs."""
 
-    def __init__(self, model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, on_step: OnStep):
-        self.graph, self.behaviour, self.config, self.on_step = graph, behaviour, config, on_step
+    def __init__(
+        self, model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, on_step: OnStep, restoring: bool = False
+    ):
+        self.model, self.graph, self.behaviour, self.config = model, graph, behaviour, config
+        self.on_step, self.restoring = on_step, restoring
         pairs = config.batch_size or _PAIRS_AT_ONCE
-        examples = min(pairs, len(behaviour.task))
-        self.batches = Batches.start(model, graph, behaviour, examples, cutting_order(graph, config.head_order))
+        self.examples = min(pairs, len(behaviour.task))
+        self.batches = self.start(restoring)
         self.kept = graph.edges.clone()
         self.effects = torch.full(graph.edges.shape, float("nan"))
-        self.current = self._model_loss()
-        self.borderline = Borderline(model, graph, behaviour, examples, abs(self.current))
-        self.speculation = Speculation(config.speculation, pairs // examples)
+        self.current = self._first_loss()
+        self.borderline = Borderline(model, graph, behaviour, self.examples, abs(self.current), restoring)
+        self.speculation = Speculation(config.speculation, pairs // self.examples)
         self.decided, self.trials, self.began = 0, 0, perf_counter()
 
-    def _model_loss(self) -> float:
+    def start(self, restoring: bool) -> Batches:
+        """Engines that have decided nothing."""
+        order = cutting_order(self.graph, self.config.head_order)
+        return Batches.start(self.model, self.graph, self.behaviour, self.examples, order, restoring)
+
+    @property
+    def seconds(self) -> float:
+        """Since the search began."""
+        return perf_counter() - self.began
+
+    def _first_loss(self) -> float:
         opened = self.batches.map(lambda engine: engine.open(len(self.graph.units) - 1))
         return self._mean(opened.loss(), "nothing")
 
@@ -213,7 +271,7 @@ class _Search:
 
     def _mean(self, losses: Float[Tensor, " batch"], what: str) -> float:
         if not bool(losses.isfinite().all()):
-            raise _not_finite(losses, what, self.batches.first.run.model)
+            raise _not_finite(losses, f"{what} {'restored' if self.restoring else 'cut'}", self.model)
         return float(losses.mean())
 
     def _report(self, reader: int) -> None:
@@ -225,8 +283,8 @@ class _Search:
                 kept=int(self.kept.sum()) - undecided,
                 edges=self.graph.n_edges,
                 trials=self.trials,
-                value=float(self.behaviour.metric.sign * self.current),
-                seconds=perf_counter() - self.began,
+                value=float(self.behaviour.metric.sign * (-self.current if self.restoring else self.current)),
+                seconds=self.seconds,
             )
         )
 
@@ -240,5 +298,5 @@ def _not_finite(losses: Float[Tensor, " batch"], what: str, model: Transformer) 
     pairs = ", ".join(str(example + 1) for example in bad[:8]) + (", …" if len(bad) > 8 else "")
     way_out = "bfloat16 or float32" if model.dtype == torch.float16 else "float32 and check the model's weights for NaN"
     return NumericalError(
-        f"the metric of {model.name} is not a number for pair {pairs} with {what} cut, in {model.dtype}: nothing was ranked. Try {way_out}."
+        f"the metric of {model.name} is not a number for pair {pairs} with {what}, in {model.dtype}: nothing was ranked. Try {way_out}."
     )

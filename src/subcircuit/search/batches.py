@@ -5,7 +5,7 @@ whatever the batches are.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,32 +30,43 @@ class Batches:
 
     @staticmethod
     def start(
-        model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int, order: tuple[int, ...] | None = None
+        model: Transformer,
+        graph: Graph,
+        behaviour: Behaviour,
+        batch_size: int,
+        order: tuple[int, ...] | None = None,
+        restoring: bool = False,
     ) -> "Batches":
         """Run clean and ablated prompts; nothing is opened and nothing cut.
 
         Args:
             batch_size: examples per engine.
             order: of cutting, see ``CleanRun``.
+            restoring: exchange the roles of both runs: the engines run corrupted prompts, what they cut carries clean
+                values, and losses are negated. For resample ablation alone (``direction.py``).
         """
         task, first_changes = behaviour.task, behaviour.first_changes()
-        ablated = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
+        start, other = (task.corrupted, task.clean) if restoring else (task.clean, task.corrupted)
+        ablated = ablated_by_batch(model, graph, other, behaviour.ablation)
         engines, answers = [], []
         for begin in range(0, len(task), batch_size):
-            part = task[begin : begin + batch_size]
+            examples = slice(begin, begin + batch_size)
+            asked = task[examples].answers
             run = clean_run(
                 model,
                 graph,
-                part.clean,
-                ablated(part.corrupted, begin),
-                first_changes[begin : begin + batch_size],
-                part.answers.example,
-                part.answers.pos,
+                start[examples],
+                ablated(other[examples], begin),
+                first_changes[examples],
+                asked.example,
+                asked.pos,
                 order,
             )
-            reference = unembed(model.config, model.weights, run.model_stream()) if behaviour.metric.compares else None
-            engines.append(Engine.start(run, behaviour.metric.bind(part.answers, reference)))
-            answers.append(part.answers)
+            of_model = run.ablated_stream() if restoring else run.model_stream()
+            reference = unembed(model.config, model.weights, of_model) if behaviour.metric.compares else None
+            bound = behaviour.metric.bind(asked, reference)
+            engines.append(Engine.start(run, replace(bound, sign=-bound.sign) if restoring else bound))
+            answers.append(asked)
         return Batches(tuple(engines), tuple(answers))
 
     @property

@@ -32,6 +32,7 @@ class Borderline:
 
     Args:
         scale: size of the metric's values.
+        restoring: see ``Batches.start``.
         tolerance: how near the threshold a change is not trusted; grows with the rounding errors that are observed.
         count: decisions made in float64 so far; None in half precision, where nothing is checked: every decision would be.
     """
@@ -41,6 +42,7 @@ class Borderline:
     behaviour: Behaviour
     batch_size: int
     scale: float
+    restoring: bool = False
     tolerance: float = field(init=False)
     count: int | None = field(init=False)
     _precise: Batches | None = field(default=None, init=False)
@@ -73,7 +75,7 @@ class Borderline:
         if self._precise is None:
             model = self._double()
             behaviour = replace(self.behaviour, task=self.behaviour.task.to(model.device))
-            self._precise = Batches.start(model, self.graph, behaviour, self.batch_size)
+            self._precise = Batches.start(model, self.graph, behaviour, self.batch_size, restoring=self.restoring)
         before = self._precise.map(lambda engine: engine.restore(kept, unit))
         after = before.map(lambda engine: engine.commit(cut, [reader]))
         return float((after.loss() - before.loss()).mean())

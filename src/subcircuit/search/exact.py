@@ -6,7 +6,9 @@ One trial per edge, none of them a full forward pass: a trial starts at the read
 that cannot change or do not matter, and the layers above are run once for all their readers (``run/single.py``). Cost:
 about half a forward pass per edge, in large batches; less for edges into late layers, where most edges are. Effects are
 those of cutting one edge from the whole model: two edges that stand in for each other have none each, and their sum is
-not the effect of cutting both.
+not the effect of cutting both. Restored to the corrupted run one by one (``direction.py``) each of them has the whole effect:
+
+    score(w → r) = L(M on corrupted prompts) − L(the same with w → r as in the clean run)
 """
 
 from collections.abc import Sequence
@@ -17,11 +19,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.graph import Graph
+from subcircuit.graph.select import check_scores
 from subcircuit.model.transformer import Transformer
+from subcircuit.run.ablation import name_of
 from subcircuit.run.single import open_all, try_singly
 from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -35,12 +40,15 @@ class Exact:
 
     Args:
         batch_size: examples at once; None chooses by memory. The result is the same.
+        direction: cut edges of the model, restore edges to the corrupted run, or do both and take the larger effect.
     """
 
     batch_size: int | None = None
+    direction: Direction = "noising"
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
+        check_direction(self.direction)
 
 
 def exact(model: Transformer, graph: Graph, behaviour: Behaviour, config: Exact, on_step: OnRound | None = None) -> EdgeScores:
@@ -54,11 +62,22 @@ def exact(model: Transformer, graph: Graph, behaviour: Behaviour, config: Exact,
         on_step: called after every reader, with the edges done so far.
 
     Raises:
+        SettingsError: a direction that needs a corrupted run, and an ablation that has none.
         NumericalError: an effect is NaN or infinite; names the edge.
     """
+    check_start(name_of(behaviour.ablation), config.direction)
     size = examples_at_once(model, graph, behaviour, config.batch_size)
-    rounds = Rounds(graph.n_edges, on_step)
-    return scored("exact", model, graph, behaviour, lambda: effects_of(model, graph, behaviour, graph.edges, size, rounds))
+    ends = ENDS[config.direction]
+    rounds = Rounds(graph.n_edges * len(ends), on_step)
+
+    def search() -> Float[Tensor, "writer reader"]:
+        each = [effects_of(model, graph, behaviour, graph.edges, size, rounds, restoring) for restoring in ends]
+        for effects in each:
+            # before the larger is taken: a comparison would hide NaN
+            check_scores(graph, effects)
+        return larger(each)
+
+    return scored("exact", model, graph, behaviour, search)
 
 
 @torch.no_grad()
@@ -69,14 +88,16 @@ def effects_of(
     edges: Bool[Tensor, "writer reader"],
     examples: int,
     rounds: Rounds,
+    restoring: bool = False,
 ) -> Float[Tensor, "writer reader"]:
     """Effects of these edges, 0 elsewhere.
 
     Args:
         examples: at once.
         rounds: told of the edges done, reader by reader.
+        restoring: measure what restoring an edge to the corrupted run brings back, not what cutting it costs.
     """
-    batches = Batches.start(model, graph, behaviour, examples).map(open_all)
+    batches = Batches.start(model, graph, behaviour, examples, restoring=restoring).map(open_all)
     whole = batches.loss().mean()
     rows = max(len(engine.run.rows.changed.flat) for engine in batches.engines)
     scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
