@@ -1,4 +1,4 @@
-# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalOperand=false, reportOperatorIssue=false, reportAttributeAccessIssue=false, reportArgumentType=false
 """Slow, obvious truths that the fast paths must equal. Clarity over speed; nothing here is shared with what it checks."""
 
 import math
@@ -12,7 +12,7 @@ from subcircuit.graph import Attention as AttentionBlock
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import activate, rotate, soft_cap
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
-from subcircuit.model.weights import NormWeights
+from subcircuit.model.weights import MixtureWeights, MLPWeights, NormWeights
 from subcircuit.run import Mean, MeanByPosition, Optimal, Resample, Zero, run_circuit, writer_values
 from subcircuit.run.ablation import Ablation, ablated_values
 from subcircuit.run.readout import readout_of
@@ -128,16 +128,33 @@ class NodeByNode:
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """What the MLP writes."""
-        config, w = self.model.config, self.model.weights.layers[layer].mlp
+        weights = self.model.weights.layers[layer]
+        if isinstance(weights.mlp, MixtureWeights):
+            out = torch.stack([mixture_of_one(self.model, weights.mlp, row, self.neurons) for row in x])
+        else:
+            out = self.neurons(weights.mlp, x)
+        return out if weights.mlp_post_norm is None else norm(self.model, out, weights.mlp_post_norm)
+
+    def neurons(self, w: MLPWeights, x: Tensor) -> Tensor:
+        """What the neurons of an MLP or expert write together."""
+        config = self.model.config
         hidden = x @ w.W_in.T if w.b_in is None else x @ w.W_in.T + w.b_in
         if w.W_gate is None:
             hidden = activate(hidden, config.activation)
         else:
             gate = x @ w.W_gate.T if w.b_gate is None else x @ w.W_gate.T + w.b_gate
             hidden = activate(gate, config.activation) * hidden
-        out = hidden @ w.W_out if w.b_out is None else hidden @ w.W_out + w.b_out
-        post = self.model.weights.layers[layer].mlp_post_norm
-        return out if post is None else norm(self.model, out, post)
+        return hidden @ w.W_out if w.b_out is None else hidden @ w.W_out + w.b_out
+
+
+def mixture_of_one(model: Transformer, w: MixtureWeights, x: Tensor, run, times=torch.mul) -> Tensor:
+    """A mixture of experts on one position, every expert run: ``run`` gives an expert's output, ``times`` multiplies by its share."""
+    experts = model.config.experts
+    odds = (w.W_router @ x).exp()
+    chosen = sorted(range(experts.n), key=lambda e: (-odds[e].item(), e))[: experts.top]
+    of = sum(odds[e] for e in chosen) if experts.normalised else odds.sum()
+    out = torch.stack([times(odds[e] / of, run(w.experts[e], x)) for e in chosen]).sum(0)
+    return out if w.shared is None else out + times(1 / (1 + (-(w.W_shared @ x)).exp()), run(w.shared, x))
 
 
 def ablated_slowly(model: Transformer, graph: Graph, corrupted: Tokens, ablation: Ablation) -> list[Tensor]:

@@ -23,11 +23,17 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from subcircuit.model import (
@@ -64,6 +70,8 @@ _GPT2: dict[str, Any] = {"vocab_size": VOCAB, "n_embd": 32, "n_inner": 48, "n_la
 }
 _SHARED_KEYS = _WIDE | {"num_key_value_heads": 2}
 _GROUPED = _SHARED_KEYS | {"head_dim": 12}
+_EXPERTS = {"num_experts_per_tok": 2, "experts_implementation": "eager"}
+_SPARSE = _EXPERTS | {"num_experts": 4, "moe_intermediate_size": 20}
 _CAPPED = {"query_pre_attn_scalar": 10, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0}
 _ALTERNATING = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 
@@ -81,12 +89,25 @@ _HF: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         _SHARED_KEYS | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     ),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, _GROUPED),
+    "mixtral": (MixtralConfig, MixtralForCausalLM, _GROUPED | _EXPERTS | {"num_local_experts": 4, "intermediate_size": 20}),
+    "qwen2_moe": (
+        Qwen2MoeConfig,
+        Qwen2MoeForCausalLM,
+        _SHARED_KEYS | _SPARSE | {"shared_expert_intermediate_size": 12, "mlp_only_layers": [1]},
+    ),
+    "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM, _GROUPED | _SPARSE | {"norm_topk_prob": True, "decoder_sparse_step": 2}),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM, _GROUPED | _CAPPED | {"sliding_window": 4}),
     "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, _GROUPED | _ALTERNATING | {"sliding_window": 4}),
 }
 
 HF_FAMILIES: tuple[str, ...] = tuple(_HF)
-FAMILIES: tuple[str, ...] = (*HF_FAMILIES, "attention_only", "attention_only_bare", "bidirectional")
+# the layers of qwen2_moe are all that those of the other two families with experts are
+FAMILIES: tuple[str, ...] = (
+    *(f for f in HF_FAMILIES if f not in ("mixtral", "qwen3_moe")),
+    "attention_only",
+    "attention_only_bare",
+    "bidirectional",
+)
 
 
 def tiny_hf(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:

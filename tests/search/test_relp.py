@@ -1,6 +1,7 @@
 """Relevance patching: each rule on its own, and all of them against autograd through a forward pass that spells them out."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
-from subcircuit.model import LayerNorm, NoNorm, NormWeights, RMSNorm
+from subcircuit.model import LayerNorm, MixtureWeights, NoNorm, NormWeights, RMSNorm
 from subcircuit.model.components import activate, attention_mask, norm_eps, normalize, rotate, soft_cap
 from subcircuit.model.transformer import feed_forward
 from subcircuit.run import run_circuit
@@ -18,6 +19,7 @@ from subcircuit.run.backward import norm_pull_back
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.relp import RELEVANCE, Relp, frozen_norm, half_each, proportional, relp
 from tests.behaviours import random_behaviour
+from tests.oracles import mixture_of_one
 from tests.search.autograd import Autograd, assert_scores
 from tests.search.test_attribution import behaviours
 from tests.tiny_models import FAMILIES, tiny
@@ -144,17 +146,29 @@ def proportion(x, activation):
 
 
 def mlp_by_rules(model, layer, x):
-    w, config = model.weights.layers[layer], model.config
+    w = model.weights.layers[layer]
     x = frozen(model, x, w.mlp_norm)
-    hidden = x @ w.mlp.W_in.T + (0 if w.mlp.b_in is None else w.mlp.b_in)
-    if w.mlp.W_gate is None:
+    if isinstance(w.mlp, MixtureWeights):
+        rows = [mixture_of_one(model, w.mlp, row, partial(neurons_by_rules, model), halves) for row in x.flatten(0, -2)]
+        out = torch.stack(rows).view_as(x)
+    else:
+        out = neurons_by_rules(model, w.mlp, x)
+    return out if w.mlp_post_norm is None else frozen(model, out, w.mlp_post_norm)
+
+
+def neurons_by_rules(model, w, x):
+    config = model.config
+    hidden = x @ w.W_in.T + (0 if w.b_in is None else w.b_in)
+    if w.W_gate is None:
         hidden = hidden * proportion(hidden, config.activation)
     else:
-        gate = x @ w.mlp.W_gate.T + (0 if w.mlp.b_gate is None else w.mlp.b_gate)
-        gate = gate * proportion(gate, config.activation)
-        hidden = gate * hidden.detach() / 2 + gate.detach() * hidden / 2
-    out = hidden @ w.mlp.W_out + (0 if w.mlp.b_out is None else w.mlp.b_out)
-    return out if w.mlp_post_norm is None else frozen(model, out, w.mlp_post_norm)
+        gate = x @ w.W_gate.T + (0 if w.b_gate is None else w.b_gate)
+        hidden = halves(gate * proportion(gate, config.activation), hidden)
+    return hidden @ w.W_out + (0 if w.b_out is None else w.b_out)
+
+
+def halves(one, other):
+    return one * other.detach() / 2 + one.detach() * other / 2
 
 
 def attention_by_rules(model, layer, *inputs):

@@ -1,12 +1,13 @@
 """A decoder-only transformer as one value, the pure functions that run it, and how to load one."""
 
-from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm, Rotary, TransformerConfig
+from subcircuit.model.config import Activation, Experts, LayerNorm, NoNorm, Norm, RMSNorm, Rotary, TransformerConfig
 from subcircuit.model.load import BuiltIn, ModelListing, Shipped, architectures, load_model, models, read_model
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import (
     AttentionWeights,
     LayerWeights,
+    MixtureWeights,
     MLPWeights,
     NormWeights,
     Weights,
@@ -19,9 +20,11 @@ __all__ = [
     "Activation",
     "AttentionWeights",
     "BuiltIn",
+    "Experts",
     "LayerNorm",
     "LayerWeights",
     "MLPWeights",
+    "MixtureWeights",
     "ModelListing",
     "NoNorm",
     "Norm",

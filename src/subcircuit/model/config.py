@@ -1,6 +1,6 @@
 """Everything a transformer's forward pass depends on, as one frozen value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from typing import Literal, TypeAlias
 
@@ -45,6 +45,30 @@ class Rotary:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """Mixture-of-experts MLPs: a router sends each position to a few of many small MLPs (Shazeer et al. 2017, arXiv 1701.06538).
+
+    Args:
+        n: experts per layer.
+        top: how many of them a position is routed to.
+        d_mlp: neurons of one expert.
+        normalised: the chosen experts' shares are scaled to sum to 1; otherwise they are their probabilities among all.
+        layers: those whose MLP is such a mixture; the others have a plain one.
+        d_shared: neurons of an expert that every position goes through, behind a gate of its own (Qwen2-MoE); 0 for none.
+    """
+
+    n: int
+    top: int
+    d_mlp: int
+    normalised: bool
+    layers: tuple[int, ...]
+    d_shared: int = 0
+
+    def __post_init__(self) -> None:
+        assert 1 <= self.top <= self.n, (self.top, self.n)
+
+
+@dataclass(frozen=True, slots=True)
 class TransformerConfig:
     """A transformer's shape and switches.
 
@@ -67,6 +91,7 @@ class TransformerConfig:
         embed_scale: factor on token embeddings.
         causal: a query sees no later position. Otherwise it sees the whole prompt, and prompts that run together must be
             of one length.
+        experts: of mixture-of-experts models; None where every MLP is a plain one.
     """
 
     architecture: str
@@ -92,10 +117,12 @@ class TransformerConfig:
     logit_softcap: float | None = None
     embed_scale: float = 1.0
     causal: bool = True
+    experts: Experts | None = None
 
     def __post_init__(self) -> None:
         assert self.n_heads % self.n_kv_heads == 0, (self.n_heads, self.n_kv_heads)
         assert len(self.rotary) == len(self.windows) == self.n_layers
+        assert self.experts is None or set(self.experts.layers) <= set(range(self.n_layers))
         assert self.causal or not any(self.windows), "a window is over latest positions"
 
     @property
@@ -106,4 +133,7 @@ class TransformerConfig:
     @property
     def digest(self) -> str:
         """A short hash of every field: two models with the same digest have the same computational graph."""
-        return sha256(repr(self).encode()).hexdigest()[:16]
+        # a field that came later counts where it is set: digests recorded before it hold
+        said = (f for f in fields(self) if not (f.name == "experts" and self.experts is None))
+        text = f"TransformerConfig({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in said)})"
+        return sha256(text.encode()).hexdigest()[:16]

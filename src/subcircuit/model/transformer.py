@@ -22,8 +22,9 @@ from subcircuit.model.components import (
     unembed,
 )
 from subcircuit.model.config import TransformerConfig
+from subcircuit.model.experts import mixture
 from subcircuit.model.tokens import Tokens
-from subcircuit.model.weights import Weights
+from subcircuit.model.weights import MixtureWeights, Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +122,15 @@ def attention(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d
 def feed_forward(
     model: Transformer, layer: int, stream: Float[Tensor, "*rows d_model"], nonlinear: Nonlinear = AS_IT_IS
 ) -> Float[Tensor, "*rows d_model"]:
-    """What one layer's MLP adds to the stream."""
+    """What one layer's MLP, plain or a mixture of experts, adds to the stream."""
     config, weights = model.config, model.weights.layers[layer]
     assert weights.mlp is not None and weights.mlp_norm is not None
-    written = mlp(config, weights.mlp, nonlinear.norm(stream, config.norm, weights.mlp_norm), nonlinear)
+    x = nonlinear.norm(stream, config.norm, weights.mlp_norm)
+    match weights.mlp:
+        case MixtureWeights() as experts:
+            written = mixture(config, experts, x, nonlinear)
+        case plain:
+            written = mlp(config, plain, x, nonlinear)
     return written if weights.mlp_post_norm is None else nonlinear.norm(written, config.norm, weights.mlp_post_norm)
 
 

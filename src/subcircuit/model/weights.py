@@ -53,12 +53,25 @@ class MLPWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class MixtureWeights:
+    """One layer's mixture of experts: expert e's logit is ``W_router[e]`` · input.
+
+    ``shared`` is the expert of every position, whose output is scaled by the logistic of ``W_shared`` · input.
+    """
+
+    W_router: Float[Tensor, "expert d_model"]
+    experts: tuple[MLPWeights, ...]
+    shared: MLPWeights | None = None
+    W_shared: Float[Tensor, " d_model"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LayerWeights:
     """One block: norms that read the stream, the two sublayers, and norms on what they write (sandwich norms)."""
 
     attention: AttentionWeights
     attention_norm: NormWeights
-    mlp: MLPWeights | None = None
+    mlp: MLPWeights | MixtureWeights | None = None
     mlp_norm: NormWeights | None = None
     attention_post_norm: NormWeights | None = None
     mlp_post_norm: NormWeights | None = None
@@ -116,8 +129,31 @@ def check_weights(config: TransformerConfig, weights: Weights) -> None:
     Raises:
         ModelError: names the first tensor whose shape is not the one the config asks for.
     """
-    c = config
-    by_name: dict[str, tuple[int, ...]] = {
+    if len(weights.layers) != config.n_layers:
+        raise ModelError(f"the config says {config.n_layers} layers, the weights hold {len(weights.layers)}")
+    _check_mixtures(config, weights)
+    for name, tensor in named_tensors(weights):
+        expected = _shape(config, name)
+        if tuple(tensor.shape) != expected:
+            raise ModelError(f"weight {name} has shape {tuple(tensor.shape)}, the config asks for {expected}")
+
+
+def _check_mixtures(config: TransformerConfig, weights: Weights) -> None:
+    for number, layer in enumerate(weights.layers):
+        found = len(layer.mlp.experts) if isinstance(layer.mlp, MixtureWeights) else 0
+        expected = config.experts.n if config.experts is not None and number in config.experts.layers else 0
+        if found != expected:
+            raise ModelError(f"the config says {expected} experts in layer {number}, the weights hold {found}")
+
+
+def _shape(c: TransformerConfig, name: str) -> tuple[int, ...]:
+    """The shape that the config asks for, of the tensor with this dotted name."""
+    d_mlp = c.d_mlp
+    if c.experts is not None and ".mlp.experts." in name:
+        d_mlp = c.experts.d_mlp
+    elif c.experts is not None and ".mlp.shared." in name:
+        d_mlp = c.experts.d_shared
+    return {
         "W_E": (c.vocab, c.d_model),
         "W_U": (c.vocab, c.d_model),
         "W_pos": (c.context, c.d_model),
@@ -132,18 +168,14 @@ def check_weights(config: TransformerConfig, weights: Weights) -> None:
         "b_O": (c.d_model,),
         "q_norm": (c.d_head,),
         "k_norm": (c.d_head,),
-        "W_in": (c.d_mlp, c.d_model),
-        "W_gate": (c.d_mlp, c.d_model),
-        "W_out": (c.d_mlp, c.d_model),
-        "b_in": (c.d_mlp,),
-        "b_gate": (c.d_mlp,),
+        "W_in": (d_mlp, c.d_model),
+        "W_gate": (d_mlp, c.d_model),
+        "W_out": (d_mlp, c.d_model),
+        "b_in": (d_mlp,),
+        "b_gate": (d_mlp,),
         "b_out": (c.d_model,),
+        "W_router": (0 if c.experts is None else c.experts.n, c.d_model),
+        "W_shared": (c.d_model,),
         "gain": (c.d_model,),
         "bias": (c.d_model,),
-    }
-    if len(weights.layers) != c.n_layers:
-        raise ModelError(f"the config says {c.n_layers} layers, the weights hold {len(weights.layers)}")
-    for name, tensor in named_tensors(weights):
-        expected = by_name[name.rsplit(".", 1)[-1]]
-        if tuple(tensor.shape) != expected:
-            raise ModelError(f"weight {name} has shape {tuple(tensor.shape)}, the config asks for {expected}")
+    }[name.rsplit(".", 1)[-1]]

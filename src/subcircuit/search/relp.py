@@ -8,7 +8,8 @@ that is not linear counts as the linear map that it is on the clean run.
 - Norms (all of them: of readers, of queries and keys, of what a layer writes, the last one): the scale is a constant,
   y = s (x − mean x), or s x for RMSNorm, with s not differentiated (LN rule).
 - Activations: act(x) = x · c with c = act(x)/x a constant (identity rule); at x = 0 its limit ½, for ReLU 0.
-- Gated MLPs: a product passes half of its relevance to each factor (half rule).
+- Gated MLPs: a product passes half of its relevance to each factor (half rule). So does a mixture of experts: half to
+  what an expert writes and half to its share of it, which goes on to the router by plain gradients of the softmax.
 - Attention, values: the pattern is a constant (AH rule). That is the plain gradient of values, which pattern · values
   is linear in already.
 - Attention, queries and keys: the plain gradient through softmax (and a soft cap), values being constants. Here the paper
@@ -102,7 +103,7 @@ def proportional(x: Float[Tensor, "*rows"], activation: Activation, inplace: boo
     return x * (activate(near, activation) / near)
 
 
-def half_each(one: Float[Tensor, "*rows"], other: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+def half_each(one: Float[Tensor, "*#rows"], other: Float[Tensor, "*#rows"]) -> Float[Tensor, "*rows"]:
     """A product, half of whose gradient goes to each factor."""
     return (one * other.detach() + one.detach() * other) / 2
 

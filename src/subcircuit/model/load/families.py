@@ -24,8 +24,11 @@ FAMILIES: dict[str, ReadFamily] = {
     "gpt_neox": read_gpt_neox,
     "llama": read_llama,
     "mistral": read_llama,
+    "mixtral": read_llama,
     "qwen2": read_llama,
+    "qwen2_moe": read_llama,
     "qwen3": read_llama,
+    "qwen3_moe": read_llama,
 }
 
 

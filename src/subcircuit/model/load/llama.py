@@ -1,6 +1,7 @@
-"""The Llama family: Llama, SmolLM2, Mistral, Qwen2 and Qwen3.
+"""The Llama family: Llama, SmolLM2, Mistral, Qwen2 and Qwen3, and with experts Mixtral, Qwen2-MoE and Qwen3-MoE.
 
-RMS norms, rotary positions, gated MLPs, grouped-query attention. Members differ in biases, windows and per-head norms.
+RMS norms, rotary positions, gated MLPs, grouped-query attention. Members differ in biases, windows, per-head norms, and
+in layers whose MLP is a mixture of experts.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from subcircuit.model.config import RMSNorm, TransformerConfig
 from subcircuit.model.load.features import activation, rotary, windows
+from subcircuit.model.load.mixture import experts_of, read_mixture
 from subcircuit.model.load.state import State, by_head, output_by_head, transposed, unembedding
 from subcircuit.model.weights import AttentionWeights, LayerWeights, MLPWeights, NormWeights, Weights
 
@@ -26,7 +28,7 @@ def read_llama(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple
     W_E = state["embed_tokens.weight"]
     weights = Weights(
         W_E=W_E,
-        layers=tuple(_layer(state, f"layers.{layer}.", ours, config) for layer in range(ours.n_layers)),
+        layers=tuple(_layer(state, layer, ours, config) for layer in range(ours.n_layers)),
         final_norm=NormWeights(state["norm.weight"]),
         W_U=unembedding(state, W_E, config.tie_word_embeddings, ("lm_head.weight",)),
     )
@@ -53,23 +55,26 @@ def _config(config: PreTrainedConfig) -> TransformerConfig:
         rotary=(rotary(config),) * config.num_hidden_layers,
         windows=windows(config),
         attention_scale=d_head**-0.5,
-        qk_norms=config.model_type == "qwen3",
+        qk_norms=config.model_type in ("qwen3", "qwen3_moe"),
+        experts=experts_of(config),
     )
 
 
-def _layer(state: State, at: str, c: TransformerConfig, config: PreTrainedConfig) -> LayerWeights:
+def _layer(state: State, layer: int, c: TransformerConfig, config: PreTrainedConfig) -> LayerWeights:
+    at = f"layers.{layer}."
+    experts = c.experts if c.experts is not None and layer in c.experts.layers else None
     return LayerWeights(
         attention=_attention(state, at + "self_attn.", c, config),
         attention_norm=NormWeights(state[at + "input_layernorm.weight"]),
-        mlp=_mlp(state, at + "mlp.", getattr(config, "mlp_bias", False)),
+        mlp=_mlp(state, at, config) if experts is None else read_mixture(state, at, experts),
         mlp_norm=NormWeights(state[at + "post_attention_layernorm.weight"]),
     )
 
 
 def _attention(state: State, at: str, c: TransformerConfig, config: PreTrainedConfig) -> AttentionWeights:
-    # Qwen2 always has biases on queries, keys and values and never on the output; the others have all four or none
+    # Qwen2 has biases on queries, keys and values and never on the output; the others have all four or none
     output_biased = getattr(config, "attention_bias", False)
-    biased = output_biased or config.model_type == "qwen2"
+    biased = output_biased or config.model_type == "qwen2" or getattr(config, "qkv_bias", False)
     return AttentionWeights(
         W_Q=by_head(state[at + "q_proj.weight"], c.n_heads),
         W_K=by_head(state[at + "k_proj.weight"], c.n_kv_heads),
@@ -84,7 +89,8 @@ def _attention(state: State, at: str, c: TransformerConfig, config: PreTrainedCo
     )
 
 
-def _mlp(state: State, at: str, biased: bool) -> MLPWeights:
+def _mlp(state: State, at: str, config: PreTrainedConfig) -> MLPWeights:
+    at, biased = at + "mlp.", getattr(config, "mlp_bias", False)
     return MLPWeights(
         W_in=state[at + "up_proj.weight"],
         W_gate=state[at + "gate_proj.weight"],
