@@ -11,6 +11,7 @@ from subcircuit.graph.nodes import (
     HeadInput,
     HeadPart,
     Logits,
+    Neuron,
     Reader,
     Writer,
     parse_edge,
@@ -18,7 +19,8 @@ from subcircuit.graph.nodes import (
     parse_writer,
 )
 from subcircuit.graph.record import MethodRecord, ModelRecord, Record, TaskRecord
-from subcircuit.graph.scope import KEY_VALUES, LEVELS, Scope
+from subcircuit.graph.scope import KEY_VALUES, LEVELS, Level, Scope
+from subcircuit.graph.scope_text import parse_scope
 from subcircuit.graph.select import By, Greedy, Selection, Threshold, TopN, select_edges
 
 __all__ = [
@@ -37,9 +39,11 @@ __all__ = [
     "Head",
     "HeadInput",
     "HeadPart",
+    "Level",
     "Logits",
     "MethodRecord",
     "ModelRecord",
+    "Neuron",
     "Reader",
     "Record",
     "Scope",
@@ -51,6 +55,7 @@ __all__ = [
     "Writer",
     "parse_edge",
     "parse_reader",
+    "parse_scope",
     "parse_writer",
     "select_edges",
 ]
