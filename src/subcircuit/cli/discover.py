@@ -21,7 +21,9 @@ def discover(
     ablation: Annotated[
         str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")
     ] = "resample",
-    scope: Annotated[str, typer.Option(help="What counts as a node: block, head, qkv.")] = "qkv",
+    scope: Annotated[
+        str, typer.Option(help='What counts as a node: block, head, qkv, or a mixture such as "qkv, m5=neuron, a9=block".')
+    ] = "qkv",
     kv: Annotated[
         str, typer.Option(help="Key and value inputs where heads share them: per_query_head, grouped.")
     ] = "per_query_head",

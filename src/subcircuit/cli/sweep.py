@@ -20,7 +20,9 @@ def sweep(
     ablation: Annotated[
         str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")
     ] = "resample",
-    scope: Annotated[str, typer.Option(help="What counts as a node: block, head, qkv.")] = "qkv",
+    scope: Annotated[
+        str, typer.Option(help='What counts as a node: block, head, qkv, or a mixture such as "qkv, m5=neuron, a9=block".')
+    ] = "qkv",
     by: Annotated[str, typer.Option(help="How scores are ranked: signed, absolute.")] = "signed",
     thresholds: Annotated[str | None, typer.Option(help="Of acdc, with commas between them: a circuit for each.")] = None,
     settings: Annotated[

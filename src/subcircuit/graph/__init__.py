@@ -2,6 +2,7 @@
 
 from subcircuit.graph.circuit import Circuit, Comparison
 from subcircuit.graph.graph import Graph, GraphShape, Unit
+from subcircuit.graph.levels import coarsen, refine
 from subcircuit.graph.nodes import (
     MLP,
     Attention,
@@ -53,9 +54,11 @@ __all__ = [
     "TopN",
     "Unit",
     "Writer",
+    "coarsen",
     "parse_edge",
     "parse_reader",
     "parse_scope",
     "parse_writer",
+    "refine",
     "select_edges",
 ]

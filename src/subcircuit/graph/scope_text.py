@@ -43,7 +43,7 @@ def print_scope(scope: Scope) -> str:
     options = [f"kv={scope.kv}"] if scope.kv != "per_query_head" else []
     options += ["embeddings=split"] if scope.split_embeddings else []
     # whole layers first: what is said of a block overrules what was said of its heads
-    layers = [(name, level) for name, level in scope.overrides if "." not in name]
+    layers = [override for override in scope.overrides if "." not in override[0]]
     heads = [f"{name}={level}" for name, level in scope.overrides if "." in name]
     return ", ".join([scope.level, *options, *_in_ranges(layers), *heads])
 

@@ -118,7 +118,7 @@ def _others(graph: Graph, unit: int, drops: int) -> list[int]:
 
 def _apart(graph: Graph) -> Graph:
     """The same model's graph with a reader for the query, key and value of every head."""
-    mlps = tuple((name, level) for name, level in graph.scope.overrides if name.startswith("m"))
+    mlps = tuple(override for override in graph.scope.overrides if override[0].startswith("m"))
     return Graph(graph.shape, Scope("neuron" if graph.scope.level == "neuron" else "qkv", overrides=mlps))
 
 
@@ -194,7 +194,8 @@ def _recomputed(
         moved = contrast.streams[unit] + contrast.at_positions(contrast.differences[writers])
         q_moved, k_moved = (_heads(probe, unit, layer, part, moved.to(model.dtype)) for part in ("q", "k"))
         cuts: list[tuple[HeadPart, Tensor, Tensor]] = [("q", q_moved, k_moved.where(together, k))]
-        cuts += [] if all(shared) else [("k", q, k.where(together, k_moved))]
+        if not all(shared):
+            cuts.append(("k", q, k.where(together, k_moved)))
         for part, queries, keys in cuts:
             change = widened(pattern(model, layer, queries, keys)) - widened(clean)
             yield writers, part, torch.einsum("hwbqk,dhbqk->dwhb", change, at_pattern).double()
