@@ -56,7 +56,7 @@ class NodeByNode:
         for layer in range(config.n_layers):
             self.attention(layer, values)
             if config.d_mlp and self.graph.scope.of_mlp(layer) == "neuron":
-                self.neurons(layer, values)
+                self.each_neuron(layer, values)
             elif config.d_mlp:
                 x = norm(model, self.read(MLP(layer), values), weights.layers[layer].mlp_norm)
                 values[MLP(layer)] = self.mlp(layer, x)
@@ -133,7 +133,7 @@ class NodeByNode:
             mixed.append(scores.softmax(-1) @ v[seen])
         return torch.stack(mixed) @ w.W_O[head]
 
-    def neurons(self, layer: int, values: dict[Writer, Tensor]) -> None:
+    def each_neuron(self, layer: int, values: dict[Writer, Tensor]) -> None:
         """All neurons of an MLP, each on an input of its own; shares of a post-norm as those of heads."""
         config, weights = self.model.config, self.model.weights.layers[layer]
         w, outs = weights.mlp, []
