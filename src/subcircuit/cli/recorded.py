@@ -44,12 +44,54 @@ def ready(
         SettingsError: the record does not say enough, or model or prompts cannot be had by its names.
         GraphError: the circuit was found in another model.
     """
-    from subcircuit.graph import Circuit, Graph
-    from subcircuit.model import load_model
-    from subcircuit.search import Behaviour
-    from subcircuit.tasks import metric, shared_prompts
+    from subcircuit.graph import Circuit
+    from subcircuit.tasks import shared_prompts
 
     circuit = Circuit.load(path)
+    record, model = circuit.record, load_recorded(path, circuit, given, say)
+    task, found_on = _prompts(record, given, examples, model)
+    shared = 0 if found_on is None else shared_prompts(task, found_on)
+    if shared:
+        say(f"warning: the circuit was found with {shared} of these {len(task)} prompts, which flatter it: choose another --seed")
+    return circuit, model, _behaviour(circuit, given, task, model), shared
+
+
+def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "tuple[Transformer, Behaviour]":
+    """A circuit's model, and the behaviour on the prompts that it was found with.
+
+    Where these cannot be made again, or others are asked for, prompts of the same task.
+
+    Raises:
+        SettingsError: the record does not say enough, or model or prompts cannot be had by its names.
+        GraphError: the circuit was found in another model.
+    """
+    from subcircuit.tasks import load_task
+
+    record, model = circuit.record, load_recorded(path, circuit, given, say)
+    name = _said(given.task, record and record.task.name, "task")
+    if record is None:
+        task = load_task(name, model, examples=given.examples, seed=given.seed or 0)
+    else:
+        same = given.examples is None and given.seed is None
+        task = _found_on(record, name, model) if same else None
+        if same and task is None:
+            say(f"warning: not the prompts that {path} was found with, which cannot be made again")
+        if task is None:
+            seed = record.seed if given.seed is None else given.seed
+            task = load_task(name, model, examples=given.examples, seed=seed, bos=_bos(record))
+    return model, _behaviour(circuit, given, task, model)
+
+
+def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "Transformer":
+    """The model that a circuit was found in.
+
+    Raises:
+        SettingsError: the record does not say its name, or it cannot be had by it.
+        GraphError: it is another model.
+    """
+    from subcircuit.graph import Graph
+    from subcircuit.model import load_model
+
     record = circuit.record
     name = _said(given.model, record and record.model.name, "model")
     say(f"loading {name}")
@@ -66,13 +108,17 @@ def ready(
         )
     if record is not None and record.model.revision not in (None, model.revision):
         say(f"warning: found in revision {record.model.revision}, measured in {model.revision}")
-    task, found_on = _prompts(record, given, examples, model)
-    shared = 0 if found_on is None else shared_prompts(task, found_on)
-    if shared:
-        say(f"warning: the circuit was found with {shared} of these {len(task)} prompts, which flatter it: choose another --seed")
+    return model
+
+
+def _behaviour(circuit: "Circuit", given: Overrides, task: "Task", model: "Transformer") -> "Behaviour":
+    from subcircuit.search import Behaviour
+    from subcircuit.tasks import metric
+
+    record = circuit.record
     measured = metric(given.metric or (record.metric if record else task.metric))
     ablation = _carried(circuit, given.ablation or (record.ablation if record else "resample"))
-    return circuit, model, Behaviour(task.to(model.device), measured, ablation), shared
+    return Behaviour(task.to(model.device), measured, ablation)
 
 
 def _carried(circuit: "Circuit", name: str) -> "Ablation":
