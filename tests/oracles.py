@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subcircuit.graph import MLP, Circuit, Edge, Embed, Graph, Head, HeadInput, Logits, Writer
+from subcircuit.graph import MLP, Circuit, Edge, Embed, Graph, Head, HeadInput, Logits, Neuron, Writer
 from subcircuit.graph import Attention as AttentionBlock
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import activate, rotate, soft_cap
@@ -55,7 +55,9 @@ class NodeByNode:
                 values[writer] = {None: token + pos, "token": token, "pos": pos}[writer.part]
         for layer in range(config.n_layers):
             self.attention(layer, values)
-            if config.d_mlp:
+            if config.d_mlp and self.graph.scope.of_mlp(layer) == "neuron":
+                self.each_neuron(layer, values)
+            elif config.d_mlp:
                 x = norm(model, self.read(MLP(layer), values), weights.layers[layer].mlp_norm)
                 values[MLP(layer)] = self.mlp(layer, x)
         x = norm(model, self.read(Logits(), values), weights.final_norm)
@@ -71,11 +73,16 @@ class NodeByNode:
             row, column = self.graph.writer_index[writer], self.graph.reader_index[reader]
             if self.graph.edges[self.graph.find(edge)] if self.graph.edges[row, column] else False:
                 total = total + (value if self.kept[row, column] else self.ablated[row])
-        last = self.model.config.n_layers if isinstance(reader, Logits) else reader.layer
+        config = self.model.config
+        last = config.n_layers if isinstance(reader, Logits) else reader.layer
         for layer, weights in enumerate(self.model.weights.layers):
-            written = layer < last or (layer == last and isinstance(reader, MLP) and not self.model.config.parallel)
+            written = layer < last or (layer == last and isinstance(reader, MLP | Neuron) and not config.parallel)
             if written and weights.attention.b_O is not None:
                 total = total + weights.attention.b_O
+            # the output bias of an MLP that is resolved belongs to no neuron
+            resolved = config.d_mlp and self.graph.scope.of_mlp(layer) == "neuron"
+            if layer < last and resolved and weights.mlp.b_out is not None:
+                total = total + weights.mlp.b_out
         return total
 
     def attention(self, layer: int, values: dict[Writer, Tensor]) -> None:
@@ -87,7 +94,7 @@ class NodeByNode:
             assert isinstance(config.norm, RMSNorm)
             rms = (total.pow(2).mean(-1, keepdim=True) + config.norm.eps).sqrt()
             outs = [out / rms * weights.attention_post_norm.gain for out in outs]
-        if self.graph.scope.level == "block":
+        if self.graph.scope.of_head(layer, 0) == "block":
             values[AttentionBlock(layer)] = sum(outs)
         else:
             values.update({Head(layer, head): out for head, out in enumerate(outs)})
@@ -100,7 +107,7 @@ class NodeByNode:
         positions = torch.arange(n_pos)
 
         def project(part, W, bias, gain, index):
-            level, reader = self.graph.scope.level, None
+            level, reader = self.graph.scope.of_head(layer, head), None
             if level == "block":
                 reader = AttentionBlock(layer)
             elif level == "head":
@@ -125,6 +132,24 @@ class NodeByNode:
             scores = soft_cap(k[seen] @ q[query] * config.attention_scale, config.attention_softcap)
             mixed.append(scores.softmax(-1) @ v[seen])
         return torch.stack(mixed) @ w.W_O[head]
+
+    def each_neuron(self, layer: int, values: dict[Writer, Tensor]) -> None:
+        """All neurons of an MLP, each on an input of its own; shares of a post-norm as those of heads."""
+        config, weights = self.model.config, self.model.weights.layers[layer]
+        w, outs = weights.mlp, []
+        for n in range(config.d_mlp):
+            x = norm(self.model, self.read(Neuron(layer, n), values), weights.mlp_norm)
+            fired = x @ w.W_in[n] if w.b_in is None else x @ w.W_in[n] + w.b_in[n]
+            if w.W_gate is None:
+                fired = activate(fired, config.activation)
+            else:
+                gate = x @ w.W_gate[n] if w.b_gate is None else x @ w.W_gate[n] + w.b_gate[n]
+                fired = activate(gate, config.activation) * fired
+            outs.append(fired[:, None] * w.W_out[n])
+        if weights.mlp_post_norm is not None:
+            rms = (sum(outs).pow(2).mean(-1, keepdim=True) + config.norm.eps).sqrt()
+            outs = [out / rms * weights.mlp_post_norm.gain for out in outs]
+        values.update({Neuron(layer, n): out for n, out in enumerate(outs)})
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """What the MLP writes."""
@@ -212,7 +237,7 @@ class SequentialAcdc:
             self.edges(Logits())
             for layer in reversed(range(self.graph.shape.n_layers)):
                 if self.graph.shape.mlps:
-                    self.edges(MLP(layer))
+                    self.mlp(layer)
                 self.attention(layer)
         return Circuit(self.graph, self.kept)
 
@@ -221,13 +246,22 @@ class SequentialAcdc:
         self.attempt([(self.graph.writers[-1], Logits())])
         return float(self.effects[-1, -1])
 
+    def mlp(self, layer: int) -> None:
+        if self.graph.scope.of_mlp(layer) == "block":
+            self.edges(MLP(layer))
+            return
+        self.inputs([Neuron(layer, n) for n in reversed(range(self.graph.shape.neurons))])
+
     def attention(self, layer: int) -> None:
-        if self.graph.scope.level == "block":
+        if self.graph.scope.of_head(layer, 0) == "block":
             self.edges(AttentionBlock(layer))
             return
         inputs = [r for r in self.graph.readers if isinstance(r, HeadInput) and r.layer == layer]
         high_first = self.config.head_order == "descending"
-        inputs.sort(key=lambda r: (["v", "k", "q", None].index(r.part), -r.head if high_first else r.head))
+        inputs.sort(key=lambda r: (["v", "k", "q"].index(r.part or "v"), -r.head if high_first else r.head))
+        self.inputs(inputs)
+
+    def inputs(self, inputs) -> None:
         if self.config.whole_input:
             for reader in inputs:
                 if self.reaches_logits(reader):
@@ -247,6 +281,8 @@ class SequentialAcdc:
             match writer:
                 case MLP(layer):
                     return -layer, 0, 0
+                case Neuron(layer, neuron):
+                    return -layer, 0, -neuron
                 case Head(layer, head):
                     return -layer, 1, -head if self.config.head_order == "descending" else head
                 case AttentionBlock(layer):

@@ -152,6 +152,20 @@ def tiny(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tran
     return replace(model, weights=map_tensors(model.weights, lambda tensor: copies.setdefault(id(tensor), tensor.clone())))
 
 
+def narrow(model: Transformer, neurons: int = 5) -> Transformer:
+    """A model with only the first few neurons of its MLPs, so that each of them can be a node."""
+
+    def cut(w: MLPWeights | None) -> MLPWeights | None:
+        if w is None:
+            return None
+        first = {name: getattr(w, name) for name in ("W_in", "W_out", "W_gate", "b_in", "b_gate")}
+        return replace(w, **{name: None if tensor is None else tensor[:neurons] for name, tensor in first.items()})
+
+    layers = tuple(replace(layer, mlp=cut(layer.mlp)) for layer in model.weights.layers)
+    config = replace(model.config, d_mlp=neurons if model.config.d_mlp else 0)
+    return replace(model, config=config, weights=replace(model.weights, layers=layers))
+
+
 @cache
 def _loaded(family: str, seed: int, dtype: torch.dtype) -> Transformer:
     if family in _HF:

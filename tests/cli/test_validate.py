@@ -42,7 +42,7 @@ def test_one_search(subcircuit: Run) -> None:
 
 def test_methods_side_by_side(subcircuit: Run) -> None:
     done = subcircuit(
-        "validate", "or-gate", "--methods", "acdc,random,eap", "--thresholds", "0.01,0.1", "--seed", "3", "--out", "x"
+        "validate", "or-gate", "--method", "acdc,random,eap", "--thresholds", "0.01,0.1", "--seed", "3", "--out", "x"
     )
     assert done.code == 0, done.err
     for words in ("5; those that stand in for each other do not count", "acdc", "random", "edge AUC", "written   x"):
@@ -51,6 +51,20 @@ def test_methods_side_by_side(subcircuit: Run) -> None:
     assert [row["method"] for row in rows] == ["acdc", "random", "eap"]
     assert [row["note"] for row in rows] == ["", "", "all edges score alike"]
     assert "| or-gate† | 1.00 |" in Path("x/validation.md").read_text()
+
+
+def test_directions_and_what_is_missed(subcircuit: Run) -> None:
+    common = ("validate", "and-gate", "--method", "acdc", "--method", "exact,random", "--thresholds", "0.1", "--direction")
+    done = subcircuit(*common, "denoising", "--json")
+    assert done.code == 0, done.err
+    restored, scores, drawn = done.json["results"]
+    assert [one["direction"] for one in (restored, scores, drawn)] == ["denoising", "denoising", None]
+    # of two edges that are needed together the greedy search restores the first
+    assert (restored["missed"], restored["wrong"]) == (["a0.h1->m0", "embed->a0.h1<v>"], [])
+    both = subcircuit("validate", "and-gate", "--thresholds", "0.1", "--direction", "both", "--json").json
+    assert (both["direction"], both["missed"], both["wrong"], both["f1"]) == ("both", [], [], 1)
+    shown = subcircuit("validate", "and-gate", "--thresholds", "0.1", "--direction", "denoising")
+    assert "acdc, denoising" in shown.out and "a0.h1->m0, embed->a0.h1<v>" in shown.out
 
 
 def test_the_circuit_is_described(subcircuit: Run) -> None:
@@ -74,6 +88,9 @@ def test_the_circuit_is_described(subcircuit: Run) -> None:
         (("induction", "--ablation", "mean"), "not under mean"),
         (("induction", "--ablation", "nil"), "unknown ablation"),
         (("induction", "--thresholds", "low"), "numbers"),
+        (("induction", "--direction", "denoising", "--ablation", "zero"), "zero ablation has none"),
+        (("induction", "--direction", "both", "--method", "eap"), "acdc and exact have one"),
+        (("induction", "--direction", "up"), "'noising', 'denoising' or 'both'"),
         (("induction", "--by", "size"), "signed"),
         (("and-gate", "--metric", "logit_difference"), "no wrong answer"),
         (("induction", "--method", "clean-corrupted", "--ablation", "zero"), "only the ablation resample"),
@@ -105,7 +122,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few")
 def test_all_goes_on_where_something_cannot_be_had(subcircuit: Run) -> None:
-    done = subcircuit("validate", "all", "--methods", "exact,clean-corrupted,eap", "--out", "table")
+    done = subcircuit("validate", "all", "--method", "exact,clean-corrupted,eap", "--out", "table")
     assert done.code == 0, done.err
     told = [line for line in done.err.splitlines() if line.startswith("not run")]
     assert len(told) == 1
@@ -134,7 +151,7 @@ def test_all_goes_on_where_something_cannot_be_had(subcircuit: Run) -> None:
 
 @pytest.mark.usefixtures("few")
 def test_all_needs_something_that_runs(subcircuit: Run) -> None:
-    refused = subcircuit("validate", "all", "--ablation", "mean", "--methods", "random")
+    refused = subcircuit("validate", "all", "--ablation", "mean", "--method", "random")
     assert (refused.code, refused.out) == (2, "")
     assert "nothing could be run" in refused.err
     assert not Path("runs").exists()
@@ -182,3 +199,23 @@ def test_tables_of_one_search_are_drawn_too(tmp_path: Path) -> None:
     assert (folder / "roc.svg").read_text() == (write_validations(found, tmp_path / "two") / "roc.svg").read_text()
     with pytest.raises(SubcircuitError, match="not empty"):
         write_validations(found, folder)
+
+
+def test_no_circuit_of_a_model_that_does_not_do_the_task(subcircuit: Run, gpt2: str, tmp_path: Path) -> None:
+    # without a last layer norm's gain all tokens are alike to it
+    folder = tmp_path / "indifferent"
+    model, tokenizer = GPT2LMHeadModel.from_pretrained(gpt2), tokenizer_of(VOCABULARY)
+    torch.nn.init.zeros_(model.transformer.ln_f.weight)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    refused = subcircuit("validate", "gendered-pronoun", "--model", folder, "--examples", 2)
+    assert refused.code == 2
+    assert "indifferent does not do gendered_pronoun" in refused.err and "no better" in refused.err
+    shown = subcircuit("tasks", "show", "gendered_pronoun", "--model", folder)
+    assert "does not do gendered_pronoun" in shown.out.replace("\n", " ")
+
+
+def test_a_circuit_of_another_model_is_refused(subcircuit: Run) -> None:
+    refused = subcircuit("validate", "gendered-pronoun", "--model", "tiny-induction-ioi")
+    assert refused.code == 2
+    assert "was found in gpt2, 12 layers of 12 heads" in refused.err

@@ -1,9 +1,27 @@
 """Random graphs, circuits and records."""
 
+from dataclasses import replace
+
 import torch
 from hypothesis import strategies as st
 
 from subcircuit.graph import Circuit, Graph, GraphShape, MethodRecord, ModelRecord, Record, Scope, TaskRecord
+
+
+@st.composite
+def scopes(draw: st.DrawFn, layers: int = 12, heads: int = 3, mlps: bool = True, learned: bool = True) -> Scope:
+    """Any scope of a model with so many layers and heads."""
+    attention = draw(st.dictionaries(st.integers(0, layers - 1), st.sampled_from(["block", "head", "qkv"]), max_size=4))
+    level = draw(st.sampled_from(["block", "head", "qkv", "neuron"] if mlps else ["block", "head", "qkv"]))
+    overrides = [(f"a{layer}", chosen) for layer, chosen in attention.items()]
+    for layer in draw(st.lists(st.integers(0, layers - 1), max_size=3)):
+        if attention.get(layer, level) != "block":
+            overrides.append((f"a{layer}.h{draw(st.integers(0, heads - 1))}", draw(st.sampled_from(["head", "qkv"]))))
+    if mlps:
+        neurons = draw(st.dictionaries(st.integers(0, layers - 1), st.sampled_from(["block", "neuron"]), max_size=4))
+        overrides += [(f"m{layer}", chosen) for layer, chosen in neurons.items()]
+    kv = draw(st.sampled_from(["per_query_head", "grouped"]))
+    return Scope(level, kv, learned and draw(st.booleans()), tuple(overrides))
 
 
 @st.composite
@@ -18,12 +36,9 @@ def graphs(draw: st.DrawFn, most_layers: int = 3) -> Graph:
         learned_positions=draw(st.booleans()),
         coupled_heads=draw(st.booleans()),
     )
-    scope = Scope(
-        level=draw(st.sampled_from(["block", "head", "qkv"])),
-        kv=draw(st.sampled_from(["per_query_head", "grouped"])),
-        split_embeddings=shape.learned_positions and draw(st.booleans()),
-    )
-    return Graph(shape, scope)
+    scope = draw(scopes(shape.n_layers, shape.n_heads, shape.mlps, shape.learned_positions))
+    resolved = any(scope.of_mlp(layer) == "neuron" for layer in range(shape.n_layers))
+    return Graph(replace(shape, neurons=draw(st.integers(1, 3)) if resolved else 0), scope)
 
 
 @st.composite

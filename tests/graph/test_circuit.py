@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from subcircuit.errors import GraphError
-from subcircuit.graph import MLP, Attention, Circuit, Embed, Graph, GraphShape, Head, HeadInput, Logits, Reader, Scope
+from subcircuit.graph import MLP, Attention, Circuit, Embed, Graph, GraphShape, Head, HeadInput, Logits, Neuron, Reader, Scope
 from tests.graph.strategies import circuits, graphs
 
 
@@ -42,12 +42,15 @@ def heads_it_feeds(graph: Graph, reader: Reader) -> list[str]:
             return []
         case MLP() | Attention():
             return [str(reader)]
+        case Neuron(layer):
+            return [f"m{layer}.n{n}" for n in range(graph.shape.neurons)] if graph.shape.coupled_heads else [str(reader)]
         case HeadInput(layer, head, part):
             group = graph.shape.n_heads // graph.shape.n_kv_heads
-            shared = graph.scope.level == "qkv" and graph.scope.kv == "grouped" and part in ("k", "v")
+            shared = graph.scope.kv == "grouped" and part in ("k", "v")
             heads = range(graph.shape.n_heads)
             if not graph.shape.coupled_heads:
                 heads = [h for h in heads if (h // group if shared else h) == head]
+                heads = [h for h in heads if part is None or graph.scope.of_head(layer, h) == "qkv"]
             return [str(Head(layer, h)) for h in heads]
 
 

@@ -15,12 +15,16 @@ def written_before_read(graph: Graph) -> set[str]:
     written = ["token_embed", "pos_embed"] if scope.split_embeddings else ["embed"]
     edges: set[str] = set()
     for layer in range(shape.n_layers):
-        heads = [f"a{layer}"] if scope.level == "block" else [f"a{layer}.h{head}" for head in range(shape.n_heads)]
-        kv = shape.n_kv_heads if scope.kv == "grouped" else shape.n_heads
-        inputs = heads
-        if scope.level == "qkv":
-            inputs = [f"{head}<q>" for head in heads] + [f"a{layer}.h{head}<{part}>" for part in "kv" for head in range(kv)]
-        mlps = [f"m{layer}"] if shape.mlps else []
+        levels = [scope.of_head(layer, head) for head in range(shape.n_heads)]
+        heads = [f"a{layer}"] if levels[0] == "block" else [f"a{layer}.h{head}" for head in range(shape.n_heads)]
+        group = shape.n_heads // shape.n_kv_heads if scope.kv == "grouped" else 1
+        inputs = [f"a{layer}"] if levels[0] == "block" else []
+        inputs += [f"a{layer}.h{head}" for head, level in enumerate(levels) if level == "head"]
+        inputs += [f"a{layer}.h{head}<q>" for head, level in enumerate(levels) if level == "qkv"]
+        shared = sorted({head // group for head, level in enumerate(levels) if level == "qkv"})
+        inputs += [f"a{layer}.h{head}<{part}>" for part in "kv" for head in shared]
+        neurons = [f"m{layer}.n{n}" for n in range(shape.neurons)] if scope.of_mlp(layer) == "neuron" else [f"m{layer}"]
+        mlps = neurons if shape.mlps else []
         steps = [(inputs + mlps, heads + mlps)] if shape.parallel else [(inputs, heads), (mlps, mlps)]
         for readers, writers in steps:
             edges |= {f"{writer}->{reader}" for writer in written for reader in readers}
@@ -106,3 +110,15 @@ def test_unknown_names_suggest_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="'grouped'"):
         Scope.named("qkv", "groupd")
     assert Scope.named("head", "grouped") == Scope("head", "grouped")
+
+
+def test_a_scope_that_speaks_of_what_a_model_has_not_is_refused() -> None:
+    gpt2, bare = tiny("gpt2").config, tiny("attention_only").config
+    for config, scope, message in [
+        (gpt2, "m3=neuron", "no m3, this model has layers 0 to 2"),
+        (gpt2, "a1.h4=head", "no a1.h4, this model has heads 0 to 3"),
+        (bare, "m1=neuron", "no MLPs"),
+        (bare, "neuron", "no MLPs"),
+    ]:
+        with pytest.raises(GraphError, match=message):
+            Graph.of(config, Scope.named(scope))

@@ -142,6 +142,7 @@ def test_gemma3_scales_only_its_full_attention_layers(scaling: str | None):
     ("family", "changes"),
     [
         ("gpt2", {"scale_attn_weights": False}),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
         ("gpt2", {"n_inner": None}),
         ("gpt2", {"activation_function": "relu"}),
         ("gpt2", {"tie_word_embeddings": False}),
@@ -163,7 +164,6 @@ def test_config_switches_are_heeded(family: str, changes: dict[str, Any]):
 @pytest.mark.parametrize(
     ("family", "changes", "field"),
     [
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("gpt2", {"activation_function": "tanh"}, "activation_function"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rope_parameters.rope_type"),
         ("llama", {"hidden_act": "mish"}, "hidden_act"),

@@ -13,7 +13,15 @@ from tests.behaviours import random_kept, random_task
 from tests.oracles import NodeByNode, ablated_slowly
 from tests.tiny_models import FAMILIES, tiny
 
-SCOPES = [Scope("block"), Scope("head"), Scope("qkv"), Scope("qkv", kv="grouped"), Scope("qkv", split_embeddings=True)]
+SCOPES = [
+    Scope("block"),
+    Scope("head"),
+    Scope("qkv"),
+    Scope("qkv", kv="grouped"),
+    Scope("qkv", split_embeddings=True),
+    Scope.named("qkv, kv=grouped, a0=block, a1=head, a1.h2=qkv"),
+    Scope.named("head, a1=block, a0.h1=qkv"),
+]
 LENGTHS = [7, 4, 9]
 
 

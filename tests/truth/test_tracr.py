@@ -11,7 +11,7 @@ from subcircuit.graph import Circuit
 from subcircuit.run import Resample, Zero, last_stream, writer_values
 from subcircuit.search import Acdc, Behaviour, acdc
 from subcircuit.tasks import metric
-from subcircuit.truth import PROGRAMS, compile_program, tracr_case, tracr_task, with_whole_inputs
+from subcircuit.truth import PROGRAMS, Program, compile_program, tracr_case, tracr_task, with_whole_inputs
 from tests.truth.conftest import BY_NAME
 from tests.truth.cutting import effects_of_single_cuts, error, error_without
 
@@ -109,3 +109,16 @@ def test_without_tracr_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tracr.compiler", None)
     with pytest.raises(ModelError, match=r"reverse is a RASP program.*pip install 'subcircuit\[tracr\]'"):
         compile_program(BY_NAME["reverse"])
+
+
+def test_programs_that_do_not_compile_are_told():
+    def averages_words():
+        from tracr.rasp import rasp
+
+        everywhere = rasp.Select(rasp.indices, rasp.indices, rasp.Comparison.TRUE)
+        return rasp.Aggregate(everywhere, rasp.numerical(rasp.tokens), default=0)
+
+    with pytest.raises(ModelError, match="tracr does not compile wordy over the tokens a, b: "):
+        compile_program(Program("wordy", "the mean of words", ("a", "b"), 3, averages_words))
+    with pytest.raises(ModelError, match="ZeroDivisionError"):
+        compile_program(Program("broken", "nothing", ("a",), 3, lambda: 1 // 0))

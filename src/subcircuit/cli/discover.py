@@ -21,7 +21,9 @@ def discover(
     ablation: Annotated[
         str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")
     ] = "resample",
-    scope: Annotated[str, typer.Option(help="What counts as a node: block, head, qkv.")] = "qkv",
+    scope: Annotated[
+        str, typer.Option(help='What counts as a node: block, head, qkv, or a mixture such as "qkv, m5=neuron, a9=block".')
+    ] = "qkv",
     kv: Annotated[
         str, typer.Option(help="Key and value inputs where heads share them: per_query_head, grouped.")
     ] = "per_query_head",
@@ -106,7 +108,7 @@ def discover(
     from subcircuit.search import discover as search
     from subcircuit.search import method_named
     from subcircuit.search.direction import check_start
-    from subcircuit.tasks import load_task
+    from subcircuit.tasks import competence, load_task, shortfall
     from subcircuit.tasks import metric as metric_named
 
     # what can be refused is refused before anything large is loaded
@@ -132,6 +134,9 @@ def discover(
         if selection is not None:
             check_selection(graph, selection)
         behaviour = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
+        lacking = shortfall(transformer, behaviour, competence(transformer, behaviour))
+        if lacking is not None:
+            watcher.say(f"warning: {lacking}")
         watcher.say(f"searching for the circuit of {behaviour.name}, {len(behaviour.pairs)} pairs of prompts")
         result = search(
             transformer,

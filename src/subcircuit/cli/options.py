@@ -106,9 +106,9 @@ def ranked_by(name: str) -> "By":
     return sizes[name]
 
 
-def names_in(text: str) -> list[str]:
-    """Names with commas between them."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+def names_in(texts: Sequence[str]) -> list[str]:
+    """The names of an option that may be repeated, and may hold several with commas between them."""
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
 
 
 def split_settings(assignments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -125,7 +125,7 @@ def settings_of(methods: Sequence[str], assignments: Sequence[str]) -> dict[str,
         SettingsError: a method that is named twice, or a setting of none of them.
     """
     if len(set(methods)) < len(methods) or not methods:
-        raise SettingsError(f"--methods {','.join(methods)}: name at least one method, and each once")
+        raise SettingsError(f"--method {','.join(methods)}: name at least one method, and each once")
     settings: dict[str, list[str]] = {method: [] for method in methods}
     for assignment in assignments:
         method, _, rest = assignment.partition(".")

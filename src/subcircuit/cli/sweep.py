@@ -9,7 +9,10 @@ import typer
 def sweep(
     model: Annotated[str, typer.Option("--model", "-m", help="Built-in name, Hugging Face id, directory or .gguf file.")],
     task: Annotated[str, typer.Option("--task", "-t", help="Built-in name, or a .jsonl file of prompts.")],
-    methods: Annotated[str, typer.Option(help="Names with commas between them; see `subcircuit methods`.")],
+    methods: Annotated[
+        list[str],
+        typer.Option("--method", "--methods", help="See `subcircuit methods`; repeat it, or put commas between names."),
+    ],
     examples: Annotated[int, typer.Option(help="Pairs of prompts to search with.")] = 32,
     eval_examples: Annotated[int, typer.Option(help="Other pairs of prompts to judge with.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the prompts, and of methods that draw.")] = 0,
@@ -17,7 +20,9 @@ def sweep(
     ablation: Annotated[
         str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")
     ] = "resample",
-    scope: Annotated[str, typer.Option(help="What counts as a node: block, head, qkv.")] = "qkv",
+    scope: Annotated[
+        str, typer.Option(help='What counts as a node: block, head, qkv, or a mixture such as "qkv, m5=neuron, a9=block".')
+    ] = "qkv",
     by: Annotated[str, typer.Option(help="How scores are ranked: signed, absolute.")] = "signed",
     thresholds: Annotated[str | None, typer.Option(help="Of acdc, with commas between them: a circuit for each.")] = None,
     settings: Annotated[

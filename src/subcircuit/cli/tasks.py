@@ -68,6 +68,8 @@ def show(
 
 
 def _print(model: "Transformer", task: "Task", measured: Sequence["Competence"]) -> None:
+    from subcircuit.tasks import shortfall
+
     console = results()
     for index, rows in enumerate(_pairs(model, task[:PAIRS])):
         console.print(plain(f"pair {index + 1}", "bold"))
@@ -84,6 +86,10 @@ def _print(model: "Transformer", task: "Task", measured: Sequence["Competence"])
         table.add_row(plain(one.metric.name.replace("_", " "), "bold"), *(f"{mean:.3f}" for mean in one.means))
     console.print(table)
     console.print()
+    lacking = shortfall(model, task, measured)
+    if lacking is not None:
+        console.print(plain(lacking, "bold red"))
+        console.print()
     console.print(plain("A bar ends a token; · is a space, ↵ a line break. Right and wrong are the clean prompt's."), style="dim")
 
 
@@ -147,6 +153,8 @@ def _text(model: "Transformer", token: int) -> str:
 
 
 def _as_json(model: "Transformer", task: "Task", measured: Sequence["Competence"]) -> dict[str, Any]:
+    from subcircuit.tasks import shortfall
+
     def texts(ids: Sequence[int]) -> list[str]:
         return [_text(model, token) for token in ids]
 
@@ -158,6 +166,7 @@ def _as_json(model: "Transformer", task: "Task", measured: Sequence["Competence"
         "digest": task.digest,
         "metric": task.metric,
         "examples": len(task),
+        "does_the_task": shortfall(model, task, measured) is None,
         "measured": {
             one.metric.name: dict(zip(("clean", "corrupted"), map(_number, one.means), strict=True)) for one in measured
         },

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from subcircuit.evaluate import Attempt
     from subcircuit.report import Validations
@@ -19,13 +19,18 @@ _MOST_EDGES = 5000
 def validate(
     case: Annotated[str, typer.Argument(metavar="CASE|all", help="A known circuit; `subcircuit validate all` runs every one.")],
     methods: Annotated[
-        str | None,
-        typer.Option("--methods", "--method", help="Names with commas between them. Default: acdc; of `all`, every method."),
+        list[str] | None,
+        typer.Option(
+            "--method", "--methods", help="Repeat it, or put commas between names. Default: acdc; of `all`, every method."
+        ),
     ] = None,
     ablation: Annotated[
         str | None, typer.Option(help="What cut edges carry: resample, zero. Default: resample; of `all`, both.")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="See `subcircuit metrics`. Default: the case's own.")] = None,
+    direction: Annotated[
+        str | None, typer.Option(help="Of acdc and exact: noising (cut edges), denoising (restore edges), both.")
+    ] = None,
     by: Annotated[str, typer.Option(help="How scores are ranked: absolute, signed.")] = "absolute",
     thresholds: Annotated[str | None, typer.Option(help="Of acdc, with commas between them: a circuit for each.")] = None,
     settings: Annotated[
@@ -53,9 +58,9 @@ def validate(
     from subcircuit.truth import Setting, known_cases
 
     every = case == _EVERY
-    names = names_in(methods or (",".join(METHODS) if every else "acdc"))
+    names = names_in(methods or (list(METHODS) if every else ["acdc"]))
     own = settings_of(names, settings or ())
-    configs = [configured(name, {}, own[name], seed) for name in names]
+    configs = [configured(name, _directed(name, direction, names), own[name], seed) for name in names]
     ablations = [ablation_named(name) for name in ([ablation] if ablation else ["zero", "resample"] if every else ["resample"])]
     cuts = None if thresholds is None else numbers("thresholds", thresholds)
     asked = None if metric is None else metric_named(metric)
@@ -75,6 +80,18 @@ def validate(
     _show(found, every)
     results().print()
     results().print(plain(f"written   {directory}"), soft_wrap=True)
+
+
+def _directed(name: str, direction: str | None, methods: "Sequence[str]") -> "dict[str, str]":
+    """The direction as a setting of a method that has one; at least one of the methods must."""
+    from subcircuit.errors import SettingsError
+    from subcircuit.search.direction import DIRECTED
+
+    if direction is None:
+        return {}
+    if not set(DIRECTED) & set(methods):
+        raise SettingsError(f"--direction {direction}: {' and '.join(DIRECTED)} have one, {', '.join(methods)} have not")
+    return {"direction": direction} if name in DIRECTED else {}
 
 
 def _told(attempts: "Iterable[Attempt]", go_on: bool, say: "Callable[[str], None]") -> "Iterator[Attempt]":

@@ -60,10 +60,12 @@ class Validation:
 
     Args:
         case, method, ablation, metric: names.
+        direction: from which end the method searched; None of methods that have none.
         redundant: the case has edges that stand in for each other, which count neither way.
         true_edges: of the whole circuit, those that stand in for each other among them.
         edges, inputs, nodes: recovered; ``inputs`` are edges with the inputs of heads beside them. None where all of them
             are true, and there is nothing to tell apart.
+        missed, wrong: of the best circuit: true edges that it lacks, and edges that it has and that are not true.
         seconds: of the search; for ACDC of all thresholds together.
     """
 
@@ -71,11 +73,14 @@ class Validation:
     method: str
     ablation: str
     metric: str
+    direction: str | None
     redundant: bool
     true_edges: int
     edges: Recovery
     inputs: Recovery | None
     nodes: Recovery | None
+    missed: tuple[str, ...]
+    wrong: tuple[str, ...]
     seconds: float
 
     @property
@@ -100,6 +105,9 @@ class Refusal:
 
 
 Attempt: TypeAlias = Validation | Refusal
+
+Found: TypeAlias = EdgeScores | list[tuple[float, Discovery]]
+"""What a method says: scores, or a circuit for each threshold."""
 
 
 def validate(case: Case, settings: Any, conditions: Conditions | None = None, on_step: OnProgress | None = None) -> Validation:
@@ -127,10 +135,23 @@ def validate(case: Case, settings: Any, conditions: Conditions | None = None, on
     else:
         found = method.search(case.model, case.graph, behaviour, settings, on_step)
         seconds = found.seconds
-    edges, inputs, nodes = _recovered(case, found, conditions.by)
-    metric_name, ablation = behaviour.metric.name, name_of(case.ablation)
+    known = needed(case) if case.redundant else case.circuit
+    edges, inputs, nodes = _recovered(case, known, found, conditions.by)
+    best = _circuit_at(found, edges.best[0], conditions.by)
     return Validation(
-        case.name, method.name, ablation, metric_name, case.redundant, case.circuit.n_edges, edges, inputs, nodes, seconds
+        case=case.name,
+        method=method.name,
+        ablation=name_of(case.ablation),
+        metric=behaviour.metric.name,
+        direction=getattr(settings, "direction", None),
+        redundant=case.redundant,
+        true_edges=case.circuit.n_edges,
+        edges=edges,
+        inputs=inputs,
+        nodes=nodes,
+        missed=tuple(known.difference(best).names),
+        wrong=tuple(best.difference(case.circuit).names),
+        seconds=seconds,
     )
 
 
@@ -189,11 +210,16 @@ def _circuits(
     return [(t, acdc(case.model, case.graph, behaviour, replace(settings, threshold=t), on_step)) for t in each]
 
 
-def _recovered(
-    case: Case, found: EdgeScores | list[tuple[float, Discovery]], by: By
-) -> tuple[Recovery, Recovery | None, Recovery | None]:
+def _circuit_at(found: Found, threshold: float, by: By) -> Circuit:
+    """The edges that count at a threshold."""
+    if not isinstance(found, EdgeScores):
+        return next(one.circuit for at, one in found if at == threshold)
+    values = found.values.double()
+    return Circuit(found.graph, found.graph.edges & ((values.abs() if by == "absolute" else values) >= threshold))
+
+
+def _recovered(case: Case, known: Circuit, found: Found, by: By) -> tuple[Recovery, Recovery | None, Recovery | None]:
     """Edges, edges and inputs, nodes."""
-    known = needed(case) if case.redundant else case.circuit
 
     def of(part: Part) -> Recovery:
         if isinstance(found, EdgeScores):

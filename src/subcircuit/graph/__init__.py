@@ -2,6 +2,7 @@
 
 from subcircuit.graph.circuit import Circuit, Comparison
 from subcircuit.graph.graph import Graph, GraphShape, Unit
+from subcircuit.graph.levels import coarsen, refine
 from subcircuit.graph.nodes import (
     MLP,
     Attention,
@@ -11,6 +12,7 @@ from subcircuit.graph.nodes import (
     HeadInput,
     HeadPart,
     Logits,
+    Neuron,
     Reader,
     Writer,
     parse_edge,
@@ -18,7 +20,8 @@ from subcircuit.graph.nodes import (
     parse_writer,
 )
 from subcircuit.graph.record import MethodRecord, ModelRecord, Record, TaskRecord
-from subcircuit.graph.scope import KEY_VALUES, LEVELS, Scope
+from subcircuit.graph.scope import KEY_VALUES, LEVELS, Level, Scope
+from subcircuit.graph.scope_text import parse_scope
 from subcircuit.graph.select import By, Greedy, Selection, Threshold, TopN, select_edges
 
 __all__ = [
@@ -37,9 +40,11 @@ __all__ = [
     "Head",
     "HeadInput",
     "HeadPart",
+    "Level",
     "Logits",
     "MethodRecord",
     "ModelRecord",
+    "Neuron",
     "Reader",
     "Record",
     "Scope",
@@ -49,8 +54,11 @@ __all__ = [
     "TopN",
     "Unit",
     "Writer",
+    "coarsen",
     "parse_edge",
     "parse_reader",
+    "parse_scope",
     "parse_writer",
+    "refine",
     "select_edges",
 ]

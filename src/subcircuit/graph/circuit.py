@@ -11,7 +11,7 @@ from torch import Tensor
 
 from subcircuit.errors import GraphError
 from subcircuit.graph.graph import Graph
-from subcircuit.graph.nodes import Edge, Embed, HeadInput, Logits, Reader, Writer
+from subcircuit.graph.nodes import Edge, Embed, HeadInput, Logits, Neuron, Reader, Writer
 from subcircuit.graph.record import Record
 
 
@@ -104,7 +104,7 @@ class Circuit:
         return hash((self.graph, tuple(self.kept.flatten().nonzero().flatten().tolist())))
 
     def __repr__(self) -> str:
-        return f"Circuit({self.n_edges} of {self.graph.n_edges} edges, {len(self.nodes)} nodes, scope {self.graph.scope.level})"
+        return f"Circuit({self.n_edges} of {self.graph.n_edges} edges, {len(self.nodes)} nodes, scope {self.graph.scope})"
 
     def select(self, edges: Iterable[str | Edge]) -> "Circuit":
         """Only those of the kept edges that are in ``edges``; all of ``edges`` must exist in the graph."""
@@ -192,8 +192,8 @@ class Comparison:
 
 def owners(graph: Graph, reader: Reader) -> tuple[int, ...]:
     """The writers that a reader is an input of, without those that it reaches only through a shared norm."""
-    if isinstance(reader, HeadInput) and graph.shape.coupled_heads:
-        return replace(graph, shape=replace(graph.shape, coupled_heads=False)).writers_of(reader)
+    if graph.shape.coupled_heads and isinstance(reader, HeadInput | Neuron):
+        return graph.uncoupled.writers_of(reader)
     return graph.writers_of(reader)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from subcircuit.errors import CircuitFileError, SubcircuitError
 from subcircuit.graph.circuit import Circuit
-from subcircuit.graph.graph import Graph, GraphShape
+from subcircuit.graph.graph import Graph, GraphShape, check_scope
 from subcircuit.graph.record import Record
 from subcircuit.graph.scope import Scope
 
@@ -21,6 +21,7 @@ FORMAT: Final = 1
 # beyond any real model; a file from elsewhere must not make us build a matrix that fills the memory
 LARGEST_FILE = 1 << 28
 MOST_WRITERS = 20_000
+MOST_NEURONS = 1 << 20
 CIRCUIT_FILE = "circuit.json"
 SCORES_FILE = "scores.safetensors"
 CONSTANTS_FILE = "constants.safetensors"
@@ -84,13 +85,18 @@ def load_circuit(path: Path) -> Circuit:
 
 
 def _graph(file: Path, content: CircuitFile) -> Graph:
-    shape = content.graph
+    shape, scope = content.graph, content.scope
     sizes = (shape.n_layers, shape.n_heads, shape.n_kv_heads)
     if min(sizes) < 1 or shape.n_heads % shape.n_kv_heads or shape.n_layers * (shape.n_heads + 1) > MOST_WRITERS:
         raise CircuitFileError(f"{file}: no model has {sizes[0]} layers of {sizes[1]} heads with {sizes[2]} key/value heads")
-    if content.scope.split_embeddings and not shape.learned_positions:
-        raise CircuitFileError(f"{file}: token and position embeddings are split, but the model has no learned positions")
-    return Graph(shape, content.scope)
+    resolved = sum(scope.of_mlp(layer) == "neuron" for layer in range(shape.n_layers))
+    if (shape.neurons > 0) != (resolved > 0) or shape.neurons < 0 or resolved * shape.neurons > MOST_NEURONS:
+        raise CircuitFileError(f"{file}: {shape.neurons} neurons in each of {resolved} MLPs: no scope of any model has these")
+    try:
+        check_scope(shape, scope)
+    except SubcircuitError as error:
+        raise CircuitFileError(f"{file}: {error}") from error
+    return Graph(shape, scope)
 
 
 def _parse(file: Path) -> CircuitFile:
@@ -107,6 +113,8 @@ def _parse(file: Path) -> CircuitFile:
         raise CircuitFileError(f"{file}: format {version} is newer than this version reads ({FORMAT}): upgrade subcircuit")
     try:
         return CircuitFile.model_validate(content)
+    except SubcircuitError as error:
+        raise CircuitFileError(f"{file}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -2,23 +2,42 @@
 
 An edge writer -> reader exists when the writer is computed before the reader. In sequential blocks the heads of a
 layer feed its MLP; in parallel blocks (GPT-NeoX) they do not. With sandwich norms the heads of a layer share one
-root mean square, so each of them acts wherever one of them acts: they are ``coupled``.
+root mean square, so each of them acts wherever one of them acts: they are ``coupled``. So are the neurons of an MLP.
+
+Edges follow from a clock (when a writer has written, when a reader reads), so counting them takes no matrix. The matrix
+[writer, reader] of a graph is made when asked for, a byte a cell; beyond ``MOST_CELLS`` of them it is refused.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from subcircuit.errors import GraphError, UnknownNameError
-from subcircuit.graph.nodes import MLP, Attention, Edge, Embed, Head, HeadInput, HeadPart, Logits, Reader, Writer, parse_edge
-from subcircuit.graph.scope import Scope
+from subcircuit.graph.nodes import (
+    MLP,
+    Attention,
+    Edge,
+    Embed,
+    Head,
+    HeadInput,
+    HeadPart,
+    Logits,
+    Neuron,
+    Reader,
+    Writer,
+    parse_edge,
+)
+from subcircuit.graph.scope import Scope, component_named
 from subcircuit.model.config import TransformerConfig
 
 Unit: TypeAlias = Attention | MLP | Logits
+
+# 64 million: scores of this size take half a gigabyte in float64
+MOST_CELLS = 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +45,8 @@ class GraphShape:
     """What of a model its graph depends on.
 
     Args:
-        coupled_heads: the heads of a layer act on each other's writes (sandwich norms).
+        coupled_heads: the heads of a layer act on each other's writes (sandwich norms), and so do an MLP's neurons.
+        neurons: of each MLP, where the scope resolves any of them; 0 otherwise, when no graph depends on it.
     """
 
     n_layers: int
@@ -36,6 +56,7 @@ class GraphShape:
     parallel: bool = False
     learned_positions: bool = False
     coupled_heads: bool = False
+    neurons: int = 0
 
     @staticmethod
     def of(config: TransformerConfig) -> "GraphShape":
@@ -66,51 +87,104 @@ class Graph:
             GraphError: the scope asks for something that the model does not have.
         """
         scope = Scope() if scope is None else scope
-        if scope.split_embeddings and not config.learned_positions:
-            raise GraphError("token and position embeddings cannot be split: this model has no learned positions")
-        return Graph(GraphShape.of(config), scope)
+        shape = GraphShape.of(config)
+        shape = replace(shape, neurons=config.d_mlp) if scope.resolves_neurons else shape
+        check_scope(shape, scope)
+        mixtures = () if config.experts is None else config.experts.layers
+        resolved = [layer for layer in mixtures if scope.of_mlp(layer) == "neuron"]
+        if resolved:
+            raise GraphError(
+                f"scope {scope}: m{resolved[0]} is a mixture of experts, which has no level neuron; write m{resolved[0]}=block"
+            )
+        return Graph(shape, scope)
 
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
         """Writers in order of computation."""
         writers: list[Writer] = [Embed("token"), Embed("pos")] if self.scope.split_embeddings else [Embed()]
         for layer in range(self.shape.n_layers):
-            if self.scope.level == "block":
-                writers.append(Attention(layer))
-            else:
-                writers += [Head(layer, head) for head in range(self.shape.n_heads)]
-            if self.shape.mlps:
-                writers.append(MLP(layer))
+            writers += self._attention_writers(layer)
+            writers += self._mlp_nodes(layer)
         return tuple(writers)
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
-        """Readers in order of computation: per layer queries, keys, values of all heads, the MLP; ``logits`` last."""
+        """Readers in order of computation; ``logits`` last.
+
+        Per layer: heads with a single input, queries, keys, values of the others, the MLP or its neurons.
+        """
         readers: list[Reader] = []
         for layer in range(self.shape.n_layers):
             readers += self._attention_readers(layer)
-            if self.shape.mlps:
-                readers.append(MLP(layer))
+            readers += self._mlp_nodes(layer)
         return (*readers, Logits())
 
+    def _attention_writers(self, layer: int) -> list[Writer]:
+        if self.is_block(layer):
+            return [Attention(layer)]
+        return [Head(layer, head) for head in range(self.shape.n_heads)]
+
+    def _mlp_nodes(self, layer: int) -> "list[MLP | Neuron]":
+        if not self.shape.mlps:
+            return []
+        return [Neuron(layer, n) for n in range(self.shape.neurons)] if self.has_neurons(layer) else [MLP(layer)]
+
     def _attention_readers(self, layer: int) -> list[Reader]:
+        if self.is_block(layer):
+            return [Attention(layer)]
         heads = range(self.shape.n_heads)
-        match self.scope.level:
-            case "block":
-                return [Attention(layer)]
-            case "head":
-                return [HeadInput(layer, head) for head in heads]
-            case "qkv":
-                kv_heads = heads if self.scope.kv == "per_query_head" else range(self.shape.n_kv_heads)
-                queries: list[Reader] = [HeadInput(layer, head, "q") for head in heads]
-                return queries + [HeadInput(layer, head, part) for part in ("k", "v") for head in kv_heads]
+        apart = [head for head in heads if self.scope.of_head(layer, head) == "qkv"]
+        readers: list[Reader] = [HeadInput(layer, head) for head in heads if head not in apart]
+        readers += [HeadInput(layer, head, "q") for head in apart]
+        # a key and value reader of a group is there for those of its heads that are resolved
+        shared = sorted({self._stored(head) for head in apart}) if self.scope.kv == "grouped" else apart
+        return readers + [HeadInput(layer, head, part) for part in ("k", "v") for head in shared]
+
+    def _stored(self, head: int) -> int:
+        """The key/value head that a query head uses."""
+        return head * self.shape.n_kv_heads // self.shape.n_heads
+
+    def is_block(self, layer: int) -> bool:
+        """Whether a layer's attention is one node."""
+        return self._blocks[layer]
+
+    @cached_property
+    def _blocks(self) -> tuple[bool, ...]:
+        return tuple(self.scope.of_head(layer, 0) == "block" for layer in range(self.shape.n_layers))
+
+    def has_neurons(self, layer: int) -> bool:
+        """Whether a layer's MLP is resolved into neurons."""
+        return self._resolved_mlps[layer]
+
+    @cached_property
+    def _resolved_mlps(self) -> tuple[bool, ...]:
+        return tuple(self.shape.mlps and self.scope.of_mlp(layer) == "neuron" for layer in range(self.shape.n_layers))
 
     @cached_property
     def edges(self) -> Bool[Tensor, "writer reader"]:
-        """Which writer is computed before which reader."""
-        written = torch.tensor([self._written(w) for w in self.writers])
-        read = torch.tensor([self._read(r) for r in self.readers])
-        return written[:, None] < read
+        """Which writer is computed before which reader.
+
+        Raises:
+            GraphError: so many writers and readers that the matrix would not fit in memory.
+        """
+        cells = len(self.writers) * len(self.readers)
+        if cells > MOST_CELLS:
+            raise GraphError(
+                f"{len(self.writers):,} writers and {len(self.readers):,} readers have {self.n_edges:,} edges, too many to tell "
+                f"apart: {cells:,} cells, at most {MOST_CELLS:,}. Resolve fewer MLPs into neurons, for example --scope "
+                '"qkv, m5=neuron".'
+            )
+        return self._clocks[0][:, None] < self._clocks[1]
+
+    @cached_property
+    def _clocks(self) -> tuple[Int[Tensor, " writer"], Int[Tensor, " reader"]]:
+        """When each writer has written, which never falls, and when each reader reads."""
+        return torch.tensor([self._written(w) for w in self.writers]), torch.tensor([self._read(r) for r in self.readers])
+
+    def n_read(self, reader: int) -> int:
+        """How many writers a reader reads: the first so many."""
+        written, read = self._clocks
+        return int(torch.searchsorted(written, read[reader]))
 
     def _written(self, writer: Writer) -> int:
         """A clock that ticks twice a layer: when a writer's output joins the stream."""
@@ -119,7 +193,7 @@ class Graph:
                 return 0
             case Head(layer) | Attention(layer) if not self.shape.parallel:
                 return 2 * layer + 1
-            case Head(layer) | Attention(layer) | MLP(layer):
+            case Head(layer) | Attention(layer) | MLP(layer) | Neuron(layer):
                 return 2 * layer + 2
 
     def _read(self, reader: Reader) -> int:
@@ -127,15 +201,21 @@ class Graph:
         match reader:
             case HeadInput(layer) | Attention(layer):
                 return 2 * layer + 1
-            case MLP(layer):
+            case MLP(layer) | Neuron(layer):
                 return 2 * layer + (1 if self.shape.parallel else 2)
             case Logits():
                 return 2 * self.shape.n_layers + 1
 
+    @cached_property
+    def uncoupled(self) -> "Graph":
+        """The same nodes and edges, each node acting through what it writes alone."""
+        return replace(self, shape=replace(self.shape, coupled_heads=False))
+
     @property
     def n_edges(self) -> int:
         """How many edges there are."""
-        return int(self.edges.sum())
+        written, read = self._clocks
+        return int(torch.searchsorted(written, read).sum())
 
     @cached_property
     def writer_index(self) -> dict[Writer, int]:
@@ -160,46 +240,80 @@ class Graph:
     def unit_of(self) -> tuple[int, ...]:
         """The index in ``units`` of each reader's unit."""
         index = {unit: i for i, unit in enumerate(self.units)}
-        return tuple(index[Attention(r.layer) if isinstance(r, HeadInput) else r] for r in self.readers)
+        return tuple(index[unit_with(reader)] for reader in self.readers)
 
     @cached_property
     def readers_in(self) -> tuple[tuple[int, ...], ...]:
         """The readers of each unit, in order of computation."""
-        return tuple(tuple(r for r, u in enumerate(self.unit_of) if u == unit) for unit in range(len(self.units)))
+        readers: list[list[int]] = [[] for _ in self.units]
+        for reader, unit in enumerate(self.unit_of):
+            readers[unit].append(reader)
+        return tuple(map(tuple, readers))
 
     @cached_property
     def writers_in(self) -> tuple[tuple[int, ...], ...]:
         """The writers of each unit, in order of computation; none for the logits."""
-        return tuple(tuple(sorted({w for r in readers for w in self.writers_of(self.readers[r])})) for readers in self.readers_in)
+        index: dict[Unit, list[int]] = {unit: [] for unit in self.units}
+        for row, writer in enumerate(self.writers):
+            if not isinstance(writer, Embed):
+                index[unit_with(writer)].append(row)
+        return tuple(tuple(index[unit]) for unit in self.units)
 
     def writers_of(self, reader: Reader) -> tuple[int, ...]:
         """The writers whose output depends on this reader directly: a head, a group of heads, a block; none for logits."""
         match reader:
             case Logits():
                 return ()
-            case Attention() | MLP():
+            case Neuron(layer) if self.shape.coupled_heads:
+                return tuple(self.writer_index[Neuron(layer, n)] for n in range(self.shape.neurons))
+            case Attention() | MLP() | Neuron():
                 return (self.writer_index[reader],)
             case HeadInput(layer, head, part):
                 heads = [head]
                 if part in ("k", "v") and self.scope.kv == "grouped":
                     group = self.shape.n_heads // self.shape.n_kv_heads
-                    heads = list(range(head * group, (head + 1) * group))
+                    heads = [h for h in range(head * group, (head + 1) * group) if self.scope.of_head(layer, h) == "qkv"]
                 if self.shape.coupled_heads:
                     heads = list(range(self.shape.n_heads))
                 return tuple(self.writer_index[Head(layer, h)] for h in heads)
 
     def reader_of(self, layer: int, head: int, part: HeadPart) -> int:
         """Column of the reader from which a head takes its query, key or value at this scope."""
-        match self.scope.level:
+        return self._head_readers[layer, head, part]
+
+    @cached_property
+    def _head_readers(self) -> dict[tuple[int, int, HeadPart], int]:
+        parts: tuple[HeadPart, ...] = ("q", "k", "v")
+        layers, heads = range(self.shape.n_layers), range(self.shape.n_heads)
+        return {
+            (layer, h, part): self.reader_index[self._read_by(layer, h, part)]
+            for layer in layers
+            for h in heads
+            for part in parts
+        }
+
+    def _read_by(self, layer: int, head: int, part: HeadPart) -> Reader:
+        match self.scope.of_head(layer, head):
             case "block":
-                return self.reader_index[Attention(layer)]
+                return Attention(layer)
             case "head":
-                return self.reader_index[HeadInput(layer, head)]
-            case "qkv":
+                return HeadInput(layer, head)
+            case _:
                 grouped = part != "q" and self.scope.kv == "grouped"
-                return self.reader_index[
-                    HeadInput(layer, head * self.shape.n_kv_heads // self.shape.n_heads if grouped else head, part)
-                ]
+                return HeadInput(layer, self._stored(head) if grouped else head, part)
+
+    def writer_of(self, layer: int, head: int) -> int:
+        """Row of the writer in which a head's output is: the head, or its block."""
+        return self._head_writers[layer, head]
+
+    @cached_property
+    def _head_writers(self) -> dict[tuple[int, int], int]:
+        layers, heads = range(self.shape.n_layers), range(self.shape.n_heads)
+        return {
+            (layer, h): self.writer_index[Attention(layer) if self.is_block(layer) else Head(layer, h)]
+            for layer in layers
+            for h in heads
+        }
 
     def find(self, edge: str | Edge) -> tuple[int, int]:
         """Row and column of an edge.
@@ -214,6 +328,37 @@ class Graph:
         if edge.reader not in self.reader_index:
             raise UnknownNameError("reader", str(edge.reader), [str(r) for r in self.readers])
         row, column = self.writer_index[edge.writer], self.reader_index[edge.reader]
-        if not self.edges[row, column]:
+        if row >= self.n_read(column):
             raise GraphError(f"there is no edge {edge}: {edge.writer} is not computed before {edge.reader}")
         return row, column
+
+
+def unit_with(node: Head | HeadInput | Attention | MLP | Neuron | Logits) -> Unit:
+    """The unit that a node belongs to."""
+    match node:
+        case Head(layer) | HeadInput(layer):
+            return Attention(layer)
+        case Neuron(layer):
+            return MLP(layer)
+        case _:
+            return node
+
+
+def check_scope(shape: GraphShape, scope: Scope) -> None:
+    """A model of this shape has everything that a scope speaks of.
+
+    Raises:
+        GraphError: it has not.
+    """
+    if scope.split_embeddings and not shape.learned_positions:
+        raise GraphError("token and position embeddings cannot be split: this model has no learned positions")
+    if scope.level == "neuron" and not shape.mlps:
+        raise GraphError("scope neuron: this model has no MLPs")
+    for name, _ in scope.overrides:
+        component = component_named(name)
+        if component.layer >= shape.n_layers:
+            raise GraphError(f"scope {scope}: there is no {name}, this model has layers 0 to {shape.n_layers - 1}")
+        if isinstance(component, Head) and component.head >= shape.n_heads:
+            raise GraphError(f"scope {scope}: there is no {name}, this model has heads 0 to {shape.n_heads - 1}")
+        if isinstance(component, MLP) and not shape.mlps:
+            raise GraphError(f"scope {scope}: there is no {name}, this model has no MLPs")

@@ -1,9 +1,9 @@
 """Nodes and edges of the computational graph, and the one grammar of their names.
 
     embed  token_embed  pos_embed     what the embedding writes
-    a5.h3  a5  m5                     writers: a head, a whole attention block, an MLP
+    a5.h3  a5  m5  m5.n1021           writers: a head, a whole attention block, an MLP, one neuron of it
     a5.h3<q>  a5.h3<k>  a5.h3<v>      readers: a head's query, key and value inputs
-    a5.h3  a5  m5  logits             readers: a head, a block, an MLP, the unembedding
+    a5.h3  a5  m5  m5.n1021  logits   readers: a head, a block, an MLP, one neuron, the unembedding
     a1.h0->a5.h3<k>                   an edge: writer -> reader
 
 ``str(node)`` prints a name and ``parse_writer``, ``parse_reader``, ``parse_edge`` read it back.
@@ -60,6 +60,17 @@ class MLP:
 
 
 @dataclass(frozen=True, slots=True)
+class Neuron:
+    """One neuron of an MLP, as writer (its row of ``W_out``) or as reader (its rows of ``W_in`` and ``W_gate``)."""
+
+    layer: int
+    neuron: int
+
+    def __str__(self) -> str:
+        return f"m{self.layer}.n{self.neuron}"
+
+
+@dataclass(frozen=True, slots=True)
 class HeadInput:
     """What one head reads: its query, key or value input, or (``part`` None) one input for all three."""
 
@@ -79,8 +90,8 @@ class Logits:
         return "logits"
 
 
-Writer: TypeAlias = Embed | Head | Attention | MLP
-Reader: TypeAlias = HeadInput | Attention | MLP | Logits
+Writer: TypeAlias = Embed | Head | Attention | MLP | Neuron
+Reader: TypeAlias = HeadInput | Attention | MLP | Neuron | Logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,7 @@ class Edge:
 _NUMBER = r"(0|[1-9][0-9]{0,5})"
 _BLOCK = re.compile(rf"(a|m){_NUMBER}")
 _HEAD = re.compile(rf"a{_NUMBER}\.h{_NUMBER}(?:<([qkv])>)?")
+_NEURON = re.compile(rf"m{_NUMBER}\.n{_NUMBER}")
 _PARTS: dict[str | None, HeadPart | None] = {None: None, "q": "q", "k": "k", "v": "v"}
 _EMBEDS: dict[str, Embed] = {str(e): e for e in (Embed(), Embed("token"), Embed("pos"))}
 
@@ -112,9 +124,10 @@ def parse_writer(name: str) -> Writer:
     match _parse_component(name):
         case HeadInput(layer, head, None):
             return Head(layer, head)
-        case Attention() | MLP() as block:
-            return block
-    raise GraphError(f"{name!r} is not a writer: expected embed, token_embed, pos_embed, a<layer>, a<layer>.h<head> or m<layer>")
+        case Attention() | MLP() | Neuron() as node:
+            return node
+    expected = "embed, token_embed, pos_embed, a<layer>, a<layer>.h<head>, m<layer> or m<layer>.n<neuron>"
+    raise GraphError(f"{name!r} is not a writer: expected {expected}")
 
 
 def parse_reader(name: str) -> Reader:
@@ -125,7 +138,7 @@ def parse_reader(name: str) -> Reader:
     """
     reader = Logits() if name == "logits" else _parse_component(name)
     if reader is None:
-        expected = "a<layer>, a<layer>.h<head>, a<layer>.h<head><q|k|v>, m<layer> or logits"
+        expected = "a<layer>, a<layer>.h<head>, a<layer>.h<head><q|k|v>, m<layer>, m<layer>.n<neuron> or logits"
         raise GraphError(f"{name!r} is not a reader: expected {expected}")
     return reader
 
@@ -142,10 +155,13 @@ def parse_edge(name: str) -> Edge:
     return Edge(parse_writer(writer), parse_reader(reader))
 
 
-def _parse_component(name: str) -> HeadInput | Attention | MLP | None:
+def _parse_component(name: str) -> HeadInput | Attention | MLP | Neuron | None:
     if match := _HEAD.fullmatch(name):
         layer, head, part = match.groups()
         return HeadInput(int(layer), int(head), _PARTS[part])
+    if match := _NEURON.fullmatch(name):
+        layer, neuron = match.groups()
+        return Neuron(int(layer), int(neuron))
     if match := _BLOCK.fullmatch(name):
         kind, layer = match.groups()
         return Attention(int(layer)) if kind == "a" else MLP(int(layer))

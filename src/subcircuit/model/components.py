@@ -166,12 +166,23 @@ def neurons(
     config: TransformerConfig, weights: MLPWeights, x: Float[Tensor, "*rows d_model"], nonlinear: Nonlinear = AS_IT_IS
 ) -> Float[Tensor, "*rows d_mlp"]:
     """The MLP's hidden activations on normalised inputs: what each neuron multiplies its output row with."""
+    read = F.linear(x, weights.W_in, weights.b_in)
+    gate = None if weights.W_gate is None else F.linear(x, weights.W_gate, weights.b_gate)
+    return fire(config, read, gate, nonlinear)
+
+
+def fire(
+    config: TransformerConfig,
+    read: Float[Tensor, "*rows"],
+    gate: Float[Tensor, "*rows"] | None,
+    nonlinear: Nonlinear = AS_IT_IS,
+) -> Float[Tensor, "*rows"]:
+    """Neurons' activations from what they read and, in gated MLPs, from what their gates read; may overwrite both."""
     # without gradients in place: fresh memory costs more than the arithmetic
     inplace = not torch.is_grad_enabled()
-    read = F.linear(x, weights.W_in, weights.b_in)
-    if weights.W_gate is None:
+    if gate is None:
         return nonlinear.activate(read, config.activation, inplace)
-    gate = nonlinear.activate(F.linear(x, weights.W_gate, weights.b_gate), config.activation, inplace)
+    gate = nonlinear.activate(gate, config.activation, inplace)
     return gate.mul_(read) if inplace else nonlinear.gate(gate, read)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
-from subcircuit.graph import MLP, Attention, Circuit, Embed, Graph, Head, Logits
+from subcircuit.graph import MLP, Attention, Circuit, Embed, Graph, Head, Logits, Neuron
 
-Node: TypeAlias = Embed | Head | Attention | MLP | Logits
+Node: TypeAlias = Embed | Head | Attention | MLP | Neuron | Logits
 Point: TypeAlias = tuple[float, float]
 
 BOX_WIDTH, BOX_HEIGHT = 0.5, 0.185
@@ -45,7 +45,9 @@ class Layout:
         """Height of each layer's row of heads (``"a"``) and row of its MLP (``"m"``)."""
         kinds = ("a", "m") if self.graph.shape.mlps else ("a",)
         used = {
-            (node.layer, "m" if isinstance(node, MLP) else "a") for node in self.labelled if not isinstance(node, (Embed, Logits))
+            (node.layer, "m" if isinstance(node, MLP | Neuron) else "a")
+            for node in self.labelled
+            if not isinstance(node, (Embed, Logits))
         }
         row_height = max(_CLOSE_ROW, min(_ROW, _TALL / max(1, len(used))))
         heights, y = {}, _BAR_GAP
@@ -58,7 +60,8 @@ class Layout:
     @cached_property
     def columns(self) -> dict[int, float]:
         """Horizontal place of each column of heads; one column where attention blocks are not resolved."""
-        count = 1 if self.graph.scope.level == "block" else self.graph.shape.n_heads
+        blocks = all(self.graph.is_block(layer) for layer in range(self.graph.shape.n_layers))
+        count = 1 if blocks else self.graph.shape.n_heads
         used = {_column(node) for node in self.labelled}
         widths = [_COLUMN if column in used else _EMPTY_COLUMN for column in range(count)]
         slack = max(0.0, _LEAST_GRID - sum(widths)) / count
@@ -90,7 +93,7 @@ class Layout:
                 return sum(self.bar) / 2, -_BAR_STEP if part == "pos" else 0.0
             case Logits():
                 return sum(self.bar) / 2, self.top
-            case MLP(layer):
+            case MLP(layer) | Neuron(layer):
                 return self.mlp_column, self.rows[layer, "m"]
             case Attention(layer) | Head(layer):
                 return self.columns[_column(node)], self.rows[layer, "a"]

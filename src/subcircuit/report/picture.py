@@ -1,6 +1,7 @@
 """A circuit as one figure: layers bottom to top, kept edges coloured by what reads them, width and strength by effect."""
 
 import math
+from dataclasses import replace
 from pathlib import Path as FilePath
 
 import matplotlib as mpl
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.path import Path
 
-from subcircuit.graph import MLP, Circuit, Embed, HeadInput, Logits, Reader, Writer
+from subcircuit.graph import MLP, Circuit, Embed, Graph, HeadInput, Logits, Reader, Scope, Writer, coarsen
 from subcircuit.graph.circuit import owners
 from subcircuit.inert import inert
 from subcircuit.report.layout import BOX_HEIGHT, BOX_WIDTH, Layout, Node
@@ -44,16 +45,29 @@ def draw_circuit(circuit: Circuit, *, most: int = 2000) -> Figure:
         A matplotlib figure of its own, not known to pyplot.
     """
     with mpl.rc_context(STYLE):
-        layout = Layout(circuit)
-        edges = _strongest(circuit, most)
+        whole = _drawn(circuit)
+        layout = Layout(whole)
+        edges = _strongest(whole, most)
         figure, axes = _canvas(layout, edges)
         axes.scatter(
             [x for x, _ in layout.unlabelled], [y for _, y in layout.unlabelled], s=3, color=_FAINT, linewidths=0, zorder=1
         )
         _draw_edges(axes, layout, edges)
         _draw_nodes(axes, layout)
-        _draw_words(figure, axes, circuit, len(edges))
+        _draw_words(figure, axes, circuit, whole.n_edges, len(edges))
         return figure
+
+
+def _drawn(circuit: Circuit) -> Circuit:
+    """What is drawn of a circuit: neurons as their MLPs, of which there is one box each."""
+    graph = circuit.graph
+    if not graph.shape.neurons:
+        return circuit
+    scope, mlps = graph.scope, range(graph.shape.n_layers)
+    level = "qkv" if scope.level == "neuron" else scope.level
+    overrides = tuple(override for override in scope.overrides if override[0] not in {f"m{layer}" for layer in mlps})
+    shape = replace(graph.shape, neurons=0)
+    return coarsen(circuit, Graph(shape, Scope(level, scope.kv, scope.split_embeddings, overrides)))
 
 
 def save_picture(circuit: Circuit, directory: str | FilePath) -> tuple[FilePath, FilePath]:
@@ -152,15 +166,17 @@ def _box(axes: Axes, label: str, middle: tuple[float, float], width: float, heig
     axes.text(x, y - 0.005, label, ha="center", va="center_baseline", fontsize=6.5, color=_INK, zorder=5)
 
 
-def _draw_words(figure: Figure, axes: Axes, circuit: Circuit, drawn: int) -> None:
+def _draw_words(figure: Figure, axes: Axes, circuit: Circuit, n_edges: int, drawn: int) -> None:
     summary = Summary.of(circuit)
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
     middle = (left + right) / 2
     axes.text(middle, top - 0.16, inert(summary.title), ha="center", va="center", fontsize=8.5, color=_INK)
     caption = summary.caption
-    if drawn < circuit.n_edges:
-        caption = f"the {drawn:,} strongest of {circuit.n_edges:,} edges are drawn · {caption}".removesuffix(" · ")
+    if circuit.graph.shape.neurons:
+        caption = f"neurons are drawn as their MLPs · {caption}".removesuffix(" · ")
+    if drawn < n_edges:
+        caption = f"the {drawn:,} strongest of {n_edges:,} edges are drawn · {caption}".removesuffix(" · ")
     axes.text(middle, bottom + 0.14, inert(caption), ha="center", va="center", fontsize=6, color="#555555")
     _draw_legend(axes, circuit, middle, top - 0.42)
 

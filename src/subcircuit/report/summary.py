@@ -14,7 +14,7 @@ class Summary:
 
     Args:
         edges_total, edges_kept, nodes_total, nodes_kept: of the graph and of the circuit; ``logits`` counts as a node.
-        scope: level, kv and split_embeddings.
+        scope: level, kv, split_embeddings and overrides.
         model, revision, dtype, task, examples, seed, ablation, metric, method, parameters: as recorded.
         metric_model, metric_circuit, metric_corrupted: the metric for the whole model, the circuit, and every edge cut.
         kl: mean KL(model ‖ circuit) in nats.
@@ -135,7 +135,7 @@ class Summary:
                 _join(self.task, _pairs(self.examples), f"seed {self.seed}") if self.task else "",
             ),
             ("method", _join(method, None if self.ablation is None else f"{self.ablation} ablation")),
-            ("scope", ", ".join(str(v) for v in (self.scope["level"], self._kv, self._embeddings) if v)),
+            ("scope", ", ".join(str(v) for v in (self.scope["level"], self._kv, self._embeddings, *self._overrides) if v)),
             ("selection", self.selection or ""),
             ("edges kept", self.share),
             ("nodes kept", f"{self.nodes_kept:,} of {self.nodes_total:,}"),
@@ -156,6 +156,10 @@ class Summary:
     @property
     def _kv(self) -> str | None:
         return "keys and values grouped" if self.scope["kv"] == "grouped" and self.scope["level"] == "qkv" else None
+
+    @property
+    def _overrides(self) -> list[str]:
+        return [f"{component}={level}" for component, level in self.scope["overrides"]]
 
     @property
     def _embeddings(self) -> str | None:

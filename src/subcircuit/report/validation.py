@@ -17,6 +17,7 @@ _COLUMNS = (
     "method",
     "ablation",
     "metric",
+    "direction",
     "redundant",
     "true_edges",
     "auc_edges",
@@ -32,9 +33,13 @@ _COLUMNS = (
     "recall",
     "f1",
     "mistakes",
+    "missed",
+    "wrong",
     "seconds",
     "note",
 )
+_LISTS = ("missed", "wrong")
+_NAMED = 6  # edges that are told by name
 _POINTS = ("case", "method", "ablation", "part", "threshold", "found", "right", "positives", "negatives", "fpr", "recall")
 
 
@@ -109,7 +114,8 @@ def write_validations(validations: Validations, path: str | Path) -> Path:
 
     def fill(directory: Path) -> None:
         write_json(directory / "validation.json", validations.to_json())
-        write_csv(directory / "validation.csv", _COLUMNS, [tuple(_numbers(one).values()) for one in validations.attempts])
+        header = tuple(name for name in _COLUMNS if name not in _LISTS)
+        write_csv(directory / "validation.csv", header, [_cells(one) for one in validations.attempts])
         write_csv(directory / "points.csv", _POINTS, [point for one in validations.made for point in _points(one)])
         (directory / "validation.md").write_text(validations.to_markdown(), encoding="utf-8")
         if alone:
@@ -123,6 +129,7 @@ def write_validations(validations: Validations, path: str | Path) -> Path:
 def _found(one: Validation) -> dict[str, Any]:
     threshold, best = one.edges.best
     return {
+        "direction": one.direction,
         "redundant": one.redundant,
         "true_edges": one.true_edges,
         **_areas("edges", one.edges),
@@ -132,8 +139,15 @@ def _found(one: Validation) -> dict[str, Any]:
         "best_threshold": threshold,
         "best_edges": best.found,
         **{name: getattr(best, name) for name in ("precision", "recall", "f1", "mistakes")},
+        "missed": list(one.missed),
+        "wrong": list(one.wrong),
         "seconds": one.seconds,
     }
+
+
+def _cells(attempt: Attempt) -> tuple[Any, ...]:
+    """One search as a row; edges by name, of which there may be thousands, are in the JSON alone."""
+    return tuple(value for name, value in _numbers(attempt).items() if name not in _LISTS)
 
 
 def _areas(part: str, recovery: Recovery | None) -> dict[str, float | None]:
@@ -161,14 +175,29 @@ def describe(one: Validation) -> tuple[tuple[str, str], ...]:
     return (
         ("case", f"{one.case} · {one.ablation} ablation · {one.metric}"),
         ("true edges", f"{one.true_edges:,}{apart}"),
-        ("method", one.method + (f" ({one.note})" if one.note else "")),
+        ("method", _method(one) + (f" ({one.note})" if one.note else "")),
         ("edge AUC", _both(one.edges)),
         ("with head inputs", _both(one.inputs)),
         ("node AUC", _both(one.nodes)),
         ("average precision", _three(one.edges.average_precision)),
         ("best circuit by F1", f"{best.found:,} {'edge' if best.found == 1 else 'edges'} at threshold {threshold:.3g}: {shares}"),
+        *_against_truth(one),
         ("seconds", f"{one.seconds:,.1f}"),
     )
+
+
+def _method(one: Validation) -> str:
+    return one.method if one.direction in (None, "noising") else f"{one.method}, {one.direction}"
+
+
+def _against_truth(one: Validation) -> list[tuple[str, str]]:
+    """Where the best circuit is not the known one."""
+    each = (("missed", one.missed), ("wrong", one.wrong))
+    return [(name, ", ".join(edges[:_NAMED]) + _further(len(edges) - _NAMED)) for name, edges in each if edges]
+
+
+def _further(count: int) -> str:
+    return f", and {count:,} more" if count > 0 else ""
 
 
 def _both(recovery: Recovery | None) -> str:
@@ -181,7 +210,7 @@ def _row(one: Validation) -> tuple[str, ...]:
     best = one.edges.best[1]
     areas = (one.edges.roc.auc, None if one.nodes is None else one.nodes.roc.auc)
     shares = (*areas, one.edges.average_precision, best.precision, best.recall, best.f1)
-    return (one.method, *(_three(value) for value in shares), f"{one.seconds:,.1f}")
+    return (_method(one), *(_three(value) for value in shares), f"{one.seconds:,.1f}")
 
 
 def _mean_row(attempts: Sequence[Attempt], ablations: Sequence[str]) -> tuple[str, ...]:

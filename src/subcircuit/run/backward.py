@@ -11,23 +11,27 @@ readers, so one gradient of the stream, carried backwards, serves all of them:
     dL/d stream before = dL/d stream after + Σ over the unit's readers of dL/d input(reader)
 
 Cost: one more forward pass (layers are run again when their turn comes; only the streams between them are kept) and
-one backward pass through inputs alone. Memory: the streams, and the readers' gradients of one layer.
+one backward pass through inputs alone. Memory: the streams, and the readers' gradients of one unit, a vector of d_model
+for every neuron where an MLP is resolved into them.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.graph import MLP, Attention, Graph
-from subcircuit.model.components import AS_IT_IS, Nonlinear, normalize
+from subcircuit.model.components import AS_IT_IS, Nonlinear, fire, normalize
 from subcircuit.model.config import LayerNorm, NoNorm, Norm, RMSNorm
 from subcircuit.model.transformer import Transformer, attention, feed_forward
 from subcircuit.model.weights import NormWeights
 from subcircuit.run.heads import PARTS, finish, mix, projection
+from subcircuit.run.mlps import mlp_weights
 
 Streams: TypeAlias = tuple[Float[Tensor, "batch pos d_model"], ...]
 """What readers find at each unit of a graph, the logits last."""
@@ -109,8 +113,9 @@ def reader_gradients(
         into_attention = after
         if model.config.d_mlp:
             unit = graph.units.index(MLP(layer))
-            gradient = _mlp_gradient(model, layer, streams[unit], after, rules)
-            yield UnitGradient(graph.readers_in[unit], gradient[None], after)
+            gradients = _mlp_gradients(model, graph, layer, streams[unit], after, rules)
+            yield UnitGradient(graph.readers_in[unit], gradients, after)
+            gradient = gradients.sum(0)
             into_attention = after if model.config.parallel else after + gradient
             after = after + gradient
         unit = graph.units.index(Attention(layer))
@@ -163,16 +168,41 @@ def widened(x: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _mlp_gradient(
+def _mlp_gradients(
     model: Transformer,
+    graph: Graph,
     layer: int,
     stream: Float[Tensor, "batch pos d_model"],
     after: Float[Tensor, "batch pos d_model"],
     rules: Rules,
-) -> Float[Tensor, "batch pos d_model"]:
+) -> Float[Tensor, "reader batch pos d_model"]:
+    """Gradients with respect to the input of an MLP, or of each of its neurons."""
     if layer == rules.dropped:
-        return torch.zeros_like(after)
-    return widened(pull_back(lambda x: feed_forward(model, layer, x, rules.nonlinear), (stream,), after)[0])
+        return torch.zeros_like(after).expand(len(graph.readers_in[graph.units.index(MLP(layer))]), *after.shape)
+    if not graph.has_neurons(layer):
+        return widened(pull_back(lambda x: feed_forward(model, layer, x, rules.nonlinear), (stream,), after)[0])[None]
+    config, weights, mlp = model.config, model.weights.layers[layer], mlp_weights(model, layer)
+    assert weights.mlp_norm is not None
+    x = normalize(stream, config.norm, weights.mlp_norm)
+    maps = [(mlp.W_in, mlp.b_in)] if mlp.W_gate is None else [(mlp.W_in, mlp.b_in), (mlp.W_gate, mlp.b_gate)]
+    read = [F.linear(x, W, b) for W, b in maps]
+    gradients = pull_back(lambda *read: _fire(model, layer, rules.nonlinear, *read), read, after)
+    pulled = (torch.einsum("bpn,nd->nbpd", g, W) for g, (W, _) in zip(gradients, maps, strict=True))
+    at_normed = reduce(torch.add, pulled)
+    return norm_pull_back(config.norm, weights.mlp_norm, stream, at_normed, rules.frozen_norms)
+
+
+def _fire(
+    model: Transformer,
+    layer: int,
+    nonlinear: Nonlinear,
+    read: Float[Tensor, "batch pos d_mlp"],
+    gate: Float[Tensor, "batch pos d_mlp"] | None = None,
+) -> Float[Tensor, "batch pos d_model"]:
+    """What an MLP adds to the stream (without ``b_out``), from what its neurons read."""
+    written = fire(model.config, read, gate, nonlinear) @ mlp_weights(model, layer).W_out
+    post = model.weights.layers[layer].mlp_post_norm
+    return written if post is None else nonlinear.norm(written, model.config.norm, post)
 
 
 def _head_gradients(
@@ -185,7 +215,8 @@ def _head_gradients(
 ) -> Float[Tensor, "reader batch pos d_model"]:
     """Gradients with respect to the input of each reader of a layer's attention."""
     config, weights = model.config, model.weights.layers[layer]
-    first, n_readers = graph.reader_of(layer, 0, "q"), len(graph.readers_in[graph.units.index(Attention(layer))])
+    readers = graph.readers_in[graph.units.index(Attention(layer))]
+    first, n_readers = readers[0], len(readers)
     if layer == rules.dropped:
         return after.new_zeros(n_readers, *after.shape)
     heads, normed = tuple(range(config.n_heads)), normalize(stream, config.norm, weights.attention_norm).flatten(0, 1)

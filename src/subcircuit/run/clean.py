@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from subcircuit.graph import Graph
+from subcircuit.graph import MLP, Attention, Graph
 from subcircuit.model.components import attention_mask
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.rows import Reach, Rows
-from subcircuit.run.values import embedding_values, layer_runs
+from subcircuit.run.values import embedding_values, layer_runs, with_bias
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +105,11 @@ def clean_run(
     for layer, run in enumerate(layer_runs(model, graph, tokens)):
         keys.append(run.k)
         values.append(run.v)
-        b_O = model.weights.layers[layer].attention.b_O
-        attended = carried + join(run.writes)
-        attended = attended if b_O is None else attended + b_O
+        attended = with_bias(model, graph, Attention(layer), carried + join(run.writes))
         if run.mlp is not None:
             streams.append(at_rows(run.before_mlp))
             ablated_streams.append(carried if model.config.parallel else attended)
-            attended = attended + join(run.mlp[None])
+            attended = with_bias(model, graph, MLP(layer), attended + join(run.mlp))
         carried = attended
         streams.append(at_rows(run.after))
         ablated_streams.append(carried)

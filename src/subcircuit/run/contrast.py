@@ -49,7 +49,7 @@ class Contrast:
 
     def read_by(self, readers: tuple[int, ...]) -> int:
         """How many writers a unit of these readers reads: the first so many."""
-        return int(self.graph.edges[:, readers[0]].sum())
+        return self.graph.n_read(readers[0])
 
     def effects(self, gradient: UnitGradient, writers: slice | None = None) -> Float[Tensor, "writer reader"]:
         """First-order effects of cutting each edge into a unit: (ablated − clean) · gradient, summed over examples.
@@ -112,7 +112,7 @@ def _stages(model: Transformer, graph: Graph, tokens: Tokens) -> Iterator[_Stage
         if run.mlp is None:
             yield _Stage(run.writes, (run.before_attention,), run.after)
         else:
-            yield _Stage(torch.cat([run.writes, run.mlp[None]]), (run.before_attention, run.before_mlp), run.after)
+            yield _Stage(torch.cat([run.writes, run.mlp]), (run.before_attention, run.before_mlp), run.after)
 
 
 def _cuts(
@@ -122,6 +122,7 @@ def _cuts(
     if isinstance(ablated, Tokens):
         yield from (stage.values for stage in _stages(model, graph, ablated.until(n_pos)))
         return
-    per_layer = sum(len(writers) for writers in graph.writers_in) // model.config.n_layers
-    sizes = [len(graph.writers) - per_layer * model.config.n_layers, *[per_layer] * model.config.n_layers]
-    yield from ablated[:, :, :n_pos].split(sizes)
+    units = [len(writers) for writers in graph.writers_in[:-1]]
+    per_layer = 2 if graph.shape.mlps else 1
+    layers = [sum(units[first : first + per_layer]) for first in range(0, len(units), per_layer)]
+    yield from ablated[:, :, :n_pos].split([len(graph.writers) - sum(layers), *layers])

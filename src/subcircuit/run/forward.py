@@ -24,14 +24,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from subcircuit.graph import MLP, Attention, Graph, Logits
+from subcircuit.graph import MLP, Attention, Graph, Logits, Neuron
 from subcircuit.graph.graph import Unit
 from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, feed_forward
 from subcircuit.run.backward import widened
 from subcircuit.run.heads import PARTS, attend
+from subcircuit.run.mlps import activations, shares, unit_bias, write_out
 from subcircuit.run.values import embedding_values
+
+# every neuron has an input of its own: those of a whole MLP would be the largest tensor of a run
+_NEURONS_AT_ONCE = 128
 
 
 def run_circuit(
@@ -67,7 +71,7 @@ def last_stream(
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """One unit in the order of computation: what it reads and where it writes.
+    """One unit in the order of computation, or some neurons of it: what it reads and where it writes.
 
     Args:
         n_read: it reads the first so many writers.
@@ -84,8 +88,17 @@ class _Place:
 def _places(graph: Graph) -> Iterator[_Place]:
     for index, unit in enumerate(graph.units):
         readers, writers = graph.readers_in[index], graph.writers_in[index]
-        rows = slice(writers[0], writers[-1] + 1) if writers else slice(0, 0)
-        yield _Place(unit, int(graph.edges[:, readers[0]].sum()), slice(readers[0], readers[-1] + 1), rows)
+        # neurons of a shared post-norm are one
+        some = _NEURONS_AT_ONCE if isinstance(unit, MLP) and not graph.shape.coupled_heads else len(readers)
+        for first in range(0, len(readers), some):
+            rows = writers[first : first + some] if isinstance(unit, MLP) else writers
+            columns = readers[first : first + some]
+            yield _Place(
+                unit,
+                graph.n_read(columns[0]),
+                slice(columns[0], columns[-1] + 1),
+                slice(rows[0], rows[-1] + 1) if rows else slice(0, 0),
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +162,12 @@ def _run(
 
 
 def _biases(model: Transformer, graph: Graph) -> Float[Tensor, "writer d_model"]:
-    """The ``b_O`` that joins the stream together with a writer: with the first of its layer's heads."""
+    """The biases that join the stream together with a writer: with the first of its unit."""
     biases = torch.zeros(len(graph.writers), model.config.d_model, device=model.device, dtype=model.dtype)
-    for place in _places(graph):
-        if isinstance(place.unit, Attention):
-            b_O = model.weights.layers[place.unit.layer].attention.b_O
-            if b_O is not None:
-                biases[place.writers.start] = b_O
+    for index, unit in enumerate(graph.units):
+        bias = unit_bias(model, graph, unit)
+        if bias is not None:
+            biases[graph.writers_in[index][0]] = bias
     return biases
 
 
@@ -164,13 +176,24 @@ def _writes(
 ) -> Float[Tensor, "writer batch pos d_model"]:
     """What a unit's writers write, given the inputs of its readers."""
     if isinstance(place.unit, MLP):
-        return feed_forward(model, place.unit.layer, inputs)
+        return _mlp_writes(model, graph, place, place.unit.layer, inputs)
     assert isinstance(place.unit, Attention)
     layer, heads = place.unit.layer, range(model.config.n_heads)
     columns = ([graph.reader_of(layer, head, part) - place.readers.start for head in heads] for part in PARTS)
     q, k, v = (_take(inputs, each) for each in columns)
     writes = attend(model, layer, q, k, v).writes
-    return writes.sum(0, keepdim=True) if graph.scope.level == "block" else writes
+    return writes.sum(0, keepdim=True) if graph.is_block(layer) else writes
+
+
+def _mlp_writes(
+    model: Transformer, graph: Graph, place: _Place, layer: int, inputs: Float[Tensor, "reader batch pos d_model"]
+) -> Float[Tensor, "writer batch pos d_model"]:
+    if not graph.has_neurons(layer):
+        return feed_forward(model, layer, inputs)
+    first = place.readers.start - graph.reader_index[Neuron(layer, 0)]
+    which = slice(first, first + len(inputs))
+    fired = activations(model, layer, inputs, which)
+    return shares(model, layer, fired) if graph.shape.coupled_heads else write_out(model, layer, fired, which)
 
 
 def _take(inputs: Float[Tensor, "reader batch pos d_model"], columns: list[int]) -> Float[Tensor, "#head batch pos d_model"]:

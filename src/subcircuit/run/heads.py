@@ -10,6 +10,7 @@ from subcircuit.graph.nodes import HeadPart
 from subcircuit.model.components import AS_IT_IS, Nonlinear, attention_mask, attention_pattern, finish_heads, norm_eps, normalize
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.transformer import Transformer
+from subcircuit.model.weights import NormWeights
 
 PARTS: tuple[HeadPart, ...] = ("q", "k", "v")
 
@@ -76,16 +77,16 @@ def write_out(
 
 
 def post_norm_scale(
-    model: Transformer, layer: int, total: Float[Tensor, "*rows d_model"]
+    model: Transformer, weights: NormWeights | None, total: Float[Tensor, "*rows d_model"]
 ) -> Float[Tensor, "*rows d_model"] | None:
-    """The factor that a post-norm puts on every head's share of the layer's output; None without post-norms.
+    """The factor that a post-norm puts on every head's (or neuron's) share of the layer's output; None without post-norms.
 
     post(Σ o_h) = g ⊙ Σ o_h / rms(Σ o_h), so head h's share is o_h times g / rms(Σ o_h): exact, and the shares sum to the block's output.
 
     Args:
+        weights: of the post-norm.
         total: Σ o_h over all heads of the layer.
     """
-    weights = model.weights.layers[layer].attention_post_norm
     if weights is None:
         return None
     match model.config.norm:
@@ -102,7 +103,7 @@ def shares(
 ) -> Float[Tensor, "head batch pos d_model"]:
     """What all heads of a layer write for their mixed values, after any post-norm."""
     writes = write_out(model, layer, mixed, tuple(range(len(mixed))))
-    scale = post_norm_scale(model, layer, writes.sum(0))
+    scale = post_norm_scale(model, model.weights.layers[layer].attention_post_norm, writes.sum(0))
     return writes if scale is None else writes * scale
 
 

@@ -97,7 +97,7 @@ class Engine:
     def visit(self, reader: int) -> Visit:
         """Begin with an opened, live reader that keeps all its edges."""
         base = self.live.at_rows_of(reader, self.run.ablated_streams[self.run.graph.unit_of[reader]])
-        return Visit(reader, base, int(self.run.graph.edges[:, reader].sum()))
+        return Visit(reader, base, self.run.graph.n_read(reader))
 
     def decide(self, visit: Visit, cut: int, keep: bool) -> Visit:
         """Cut the next ``cut`` edges of the visited reader, and keep the one after them if ``keep``."""

@@ -13,11 +13,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.graph import MLP, Attention, Graph, Head, HeadInput, HeadPart, Logits
+from subcircuit.graph import MLP, Attention, Graph, HeadInput, HeadPart, Logits, Neuron
 from subcircuit.model.components import attention_pattern
 from subcircuit.model.transformer import feed_forward
 from subcircuit.run.clean import CleanRun
 from subcircuit.run.heads import PARTS, post_norm_scale, project, write_out
+from subcircuit.run.mlps import activations, mlp_scale
+from subcircuit.run.mlps import write_out as write_neurons
 from subcircuit.run.rows import Reach
 
 Inputs: TypeAlias = Mapping[int, Tensor]  # reader -> Float[Tensor, "trial row d_model"]
@@ -45,6 +47,7 @@ class Live:
         reach: rows at which each live writer matters.
         inputs: of each live reader, not normalised.
         heads: each live head, by layer and number.
+        fired: activations of each live neuron, at the rows where it matters.
         writes, ablated: what each live writer writes, and what its cut edges carry.
     """
 
@@ -53,6 +56,7 @@ class Live:
     reach: Mapping[int, Reach] = field(default_factory=dict)
     inputs: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
     heads: Mapping[tuple[int, int], HeadState] = field(default_factory=dict)
+    fired: Mapping[int, Tensor] = field(default_factory=dict)
     writes: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
     ablated: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
     _targets: dict[int, tuple[int, ...]] = field(default_factory=dict, init=False)
@@ -67,8 +71,8 @@ class Live:
     def live_writers(self, unit: int) -> dict[int, Reach]:
         """The writers of a unit with a kept path to the logits, all units downstream being decided."""
         live: dict[int, Reach] = {w: reach for w in self.graph.writers_in[unit] if (reach := self._reach_of(w)) is not None}
-        if live and self.graph.shape.coupled_heads and isinstance(self.graph.units[unit], Attention):
-            # one shared root mean square: if any head of the layer acts on the logits, all of them do
+        if live and self.graph.shape.coupled_heads:
+            # one shared root mean square: if any head of the layer acts on the logits, all of them do; so with neurons
             widest: Reach = "changed" if "changed" in live.values() else "answers"
             return dict.fromkeys(self.graph.writers_in[unit], widest)
         return live
@@ -93,10 +97,10 @@ class Live:
         match self.graph.readers[reader]:
             case Logits():
                 return "answers"
-            case MLP() as node:
+            case MLP() | Neuron() as node:
                 return self.reach[self.graph.writer_index[node]]
             case HeadInput(layer, head, "q"):
-                return self.reach[self.graph.writer_index[Head(layer, head)]]
+                return self.reach[self.graph.writer_of(layer, head)]
             case _:
                 return "changed"
 
@@ -142,11 +146,46 @@ class Live:
         match self.graph.units[unit]:
             case Attention(layer):
                 return self._writes_of_heads(layer, {h: s.out for h, s in self._recompute_heads(layer, inputs, since).items()})
+            case MLP(layer) if self.graph.has_neurons(layer):
+                return self._writes_of_neurons(layer, self._activations(layer, inputs, since))
             case MLP(layer) as node:
                 (x,) = inputs.values()
                 return {self.graph.writer_index[node]: feed_forward(self.run.model, layer, x)}
             case Logits():
                 raise AssertionError("the logits write nothing")
+
+    def _activations(self, layer: int, inputs: Inputs, since: Since | None = None) -> dict[int, Tensor]:
+        """Activations of the neurons that read changed inputs, by writer."""
+        first, readers = self.graph.reader_index[Neuron(layer, 0)], sorted(inputs)
+        writers = [self.graph.writers_in[self.graph.unit_of[first]][reader - first] for reader in readers]
+        fresh: dict[int, Tensor] = {}
+        # those that matter at the same rows fire together
+        for reach in ("changed", "answers"):
+            mine = [i for i, writer in enumerate(writers) if self.reach[writer] == reach]
+            if mine:
+                x = torch.stack([inputs[readers[i]] for i in mine])
+                fired = activations(self.run.model, layer, x, [readers[i] - first for i in mine])
+                fresh |= {writers[i]: one for i, one in zip(mine, fired, strict=True)}
+        if since is None:
+            return fresh
+        for reader, writer in zip(readers, writers, strict=True):
+            begun = torch.arange(len(since), device=self.run.model.device) >= since[reader]
+            fresh[writer] = torch.where(begun[:, None], fresh[writer], self.fired[writer])
+        return fresh
+
+    def _writes_of_neurons(self, layer: int, fresh: Mapping[int, Tensor]) -> Writes:
+        """Writes of the neurons that change when these fire anew: all of them under a shared post-norm."""
+        unit = self.graph.unit_of[self.graph.reader_index[Neuron(layer, 0)]]
+        first, coupled = self.graph.writers_in[unit][0], self.graph.shape.coupled_heads
+        joined = [w for w in self.graph.writers_in[unit] if w in self.reach] if coupled or not fresh else sorted(fresh)
+        outs: Writes = {}
+        for writer in joined:
+            fired = fresh[writer] if writer in fresh else self.fired[writer][None]
+            outs[writer] = write_neurons(self.run.model, layer, fired[None], [writer - first])[0]
+        if not coupled:
+            return outs
+        scale = mlp_scale(self.run.model, layer, _sum(outs.values()))
+        return outs if scale is None else {writer: out * scale for writer, out in outs.items()}
 
     def _recompute_heads(self, layer: int, inputs: Inputs, since: Since | None = None) -> dict[int, HeadState]:
         """The heads that read changed inputs; their tensors carry a leading trial axis (1 where nothing changed)."""
@@ -195,18 +234,19 @@ class Live:
 
     def _writes_of_heads(self, layer: int, outs: Mapping[int, Tensor]) -> Writes:
         """Writes of the layer's writers that change when the heads in ``outs`` do: all of them under a shared post-norm."""
-        coupled = self.graph.shape.coupled_heads or self.graph.scope.level == "block"
+        block = self.graph.is_block(layer)
+        coupled = self.graph.shape.coupled_heads or block
         heads = self._live_heads(layer) if coupled or not outs else tuple(outs)
         current = {h: outs[h] if h in outs else self.heads[layer, h].out[None] for h in heads}
-        scale = post_norm_scale(self.run.model, layer, _sum(current.values())) if self.graph.shape.coupled_heads else None
+        post = self.run.model.weights.layers[layer].attention_post_norm
+        scale = post_norm_scale(self.run.model, post, _sum(current.values())) if self.graph.shape.coupled_heads else None
         current = current if scale is None else {h: out * scale for h, out in current.items()}
-        if self.graph.scope.level == "block":
+        if block:
             return {self._writer(layer, 0): _sum(current.values())}
         return {self._writer(layer, h): out for h, out in current.items()}
 
     def _writer(self, layer: int, head: int) -> int:
-        node = Attention(layer) if self.graph.scope.level == "block" else Head(layer, head)
-        return self.graph.writer_index[node]
+        return self.graph.writer_of(layer, head)
 
     def _live_heads(self, layer: int) -> tuple[int, ...]:
         return tuple(h for h in range(self.graph.shape.n_heads) if self._writer(layer, h) in self.reach)
@@ -217,6 +257,11 @@ class Live:
         match self.graph.units[unit]:
             case Logits():
                 return self
+            case MLP(layer) if self.graph.has_neurons(layer):
+                fresh = self._activations(layer, inputs)
+                written = self._writes_of_neurons(layer, fresh)
+                fired = {**self.fired, **{w: x[0] for w, x in fresh.items()}}
+                return replace(self, fired=fired, writes={**self.writes, **{w: x[0] for w, x in written.items()}})
             case MLP():
                 written = self.recompute(unit, inputs)
                 return replace(self, writes={**self.writes, **{w: x[0] for w, x in written.items()}})

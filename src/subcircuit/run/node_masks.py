@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.graph import Graph
+from subcircuit.graph import MLP, Attention, Graph
 from subcircuit.model.tokens import Tokens
-from subcircuit.model.transformer import Transformer, feed_forward
+from subcircuit.model.transformer import Transformer
 from subcircuit.run.heads import attend
-from subcircuit.run.values import embedding_values
+from subcircuit.run.mlps import mlp_writes
+from subcircuit.run.values import embedding_values, with_bias
 
 
 def last_stream_of_nodes(
@@ -44,10 +45,10 @@ def last_stream_of_nodes(
     stream = written(embedding_values(model, graph, tokens))
     for layer in range(model.config.n_layers):
         heads = attend(model, layer, stream[None], stream[None], stream[None]).writes
-        attended = stream + written(heads.sum(0, keepdim=True) if graph.scope.level == "block" else heads)
-        b_O = model.weights.layers[layer].attention.b_O
-        attended = attended if b_O is None else attended + b_O
+        attended = stream + written(heads.sum(0, keepdim=True) if graph.is_block(layer) else heads)
+        attended = with_bias(model, graph, Attention(layer), attended)
         if model.config.d_mlp:
-            attended = attended + written(feed_forward(model, layer, stream if model.config.parallel else attended)[None])
+            values = mlp_writes(model, graph, layer, stream if model.config.parallel else attended)
+            attended = with_bias(model, graph, MLP(layer), attended + written(values))
         stream = attended
     return stream

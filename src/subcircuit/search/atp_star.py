@@ -118,7 +118,8 @@ def _others(graph: Graph, unit: int, drops: int) -> list[int]:
 
 def _apart(graph: Graph) -> Graph:
     """The same model's graph with a reader for the query, key and value of every head."""
-    return Graph(graph.shape, Scope("qkv"))
+    mlps = tuple(override for override in graph.scope.overrides if override[0].startswith("m"))
+    return Graph(graph.shape, Scope("neuron" if graph.scope.level == "neuron" else "qkv", overrides=mlps))
 
 
 def _effects(probe: Probe, unit: int, gradients: tuple[UnitGradient, ...]) -> Float[Tensor, "drop writer reader batch"]:
@@ -184,15 +185,17 @@ def _recomputed(
     contrast, model = probe.contrast, probe.contrast.model
     q, k = (_heads(probe, unit, layer, part)[:, None] for part in ("q", "k"))
     clean = pattern(model, layer, q, k)
-    n_writers, together = contrast.read_by(contrast.graph.readers_in[unit]), contrast.graph.scope.level != "qkv"
+    n_writers, graph = contrast.read_by(contrast.graph.readers_in[unit]), contrast.graph
+    shared = [graph.reader_of(layer, head, "q") == graph.reader_of(layer, head, "k") for head in range(len(q))]
+    together = torch.tensor(shared, device=q.device).view(-1, *[1] * (q.ndim - 1))
     size = max(1, _NUMBERS_AT_ONCE // max(clean.numel(), q.numel()))
     for begin in range(0, n_writers, size):
         writers = slice(begin, min(begin + size, n_writers))
         moved = contrast.streams[unit] + contrast.at_positions(contrast.differences[writers])
         q_moved, k_moved = (_heads(probe, unit, layer, part, moved.to(model.dtype)) for part in ("q", "k"))
-        cuts: list[tuple[HeadPart, Tensor, Tensor]] = (
-            [("q", q_moved, k_moved)] if together else [("q", q_moved, k), ("k", q, k_moved)]
-        )
+        cuts: list[tuple[HeadPart, Tensor, Tensor]] = [("q", q_moved, k_moved.where(together, k))]
+        if not all(shared):
+            cuts.append(("k", q, k.where(together, k_moved)))
         for part, queries, keys in cuts:
             change = widened(pattern(model, layer, queries, keys)) - widened(clean)
             yield writers, part, torch.einsum("hwbqk,dhbqk->dwhb", change, at_pattern).double()

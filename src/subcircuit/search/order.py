@@ -23,12 +23,15 @@ def cutting_order(graph: Graph, heads: HeadOrder) -> tuple[int, ...]:
 
 
 def visiting_order(graph: Graph, unit: int, heads: HeadOrder) -> tuple[int, ...]:
-    """A unit's readers as they are visited: v, k, q, and heads within each from high to low or from low to high."""
+    """A unit's readers as they are visited: v, k, q, and heads within each from high to low or from low to high.
+
+    Neurons go from high to low.
+    """
 
     def place(reader: int) -> tuple[int, int]:
         node = graph.readers[reader]
         if not isinstance(node, HeadInput):
-            return 0, 0
+            return 0, -reader
         return _PARTS[node.part], node.head if heads == "ascending" else -node.head
 
     return tuple(sorted(graph.readers_in[unit], key=place))

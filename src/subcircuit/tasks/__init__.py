@@ -3,7 +3,7 @@
 from subcircuit.tasks.answers import Answer, Answers
 from subcircuit.tasks.build import build_task, build_task_of_ids
 from subcircuit.tasks.capital_of import capital_of
-from subcircuit.tasks.competence import Competence, competence
+from subcircuit.tasks.competence import Competence, competence, shortfall
 from subcircuit.tasks.docstring import docstring
 from subcircuit.tasks.encoding import BosPolicy
 from subcircuit.tasks.gendered_pronoun import gendered_pronoun
@@ -44,6 +44,7 @@ __all__ = [
     "load_task",
     "metric",
     "shared_prompts",
+    "shortfall",
     "sva",
     "tasks",
     "without",

@@ -5,6 +5,7 @@ prompts in both cases, so a model that does the task is good on the one side, an
 the other. Cost: two plain forward passes over the prompts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,23 @@ def competence(model: Transformer, task: Task, batch_size: int = 8) -> tuple[Com
         )
     )
     return tuple(Competence(*measured) for measured in zip(metrics, clean, corrupted, strict=True))
+
+
+def shortfall(model: Transformer, task: Task, measured: Sequence[Competence]) -> str | None:
+    """In one sentence that the model does not do a task, by the first metric of ``competence``; None where it does.
+
+    It does not where it is no better after clean prompts than after corrupted ones: nothing that a circuit could carry
+    tells the two apart.
+    """
+    one = measured[0]
+    clean, corrupted = one.means
+    if (clean - corrupted) * one.metric.sign < 0:
+        return None
+    return (
+        f"{model.name} does not do {task.name}: its {one.metric.name.replace('_', ' ')} is {clean:.3g} after clean prompts and "
+        f"{corrupted:.3g} after corrupted ones, where right and wrong are those of the clean ones: no better. "
+        "A circuit found for it would explain nothing."
+    )
 
 
 def _telling(task: Task) -> tuple[Metric, ...]:

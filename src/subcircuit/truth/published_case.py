@@ -6,7 +6,7 @@ from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.load import load_model
 from subcircuit.run.ablation import Ablation
-from subcircuit.tasks import load_task
+from subcircuit.tasks import competence, load_task, shortfall
 from subcircuit.truth.case import Case
 from subcircuit.truth.published_circuits import PublishedCircuit, published_circuits
 
@@ -38,7 +38,7 @@ def published_case(published: PublishedCircuit, ablation: Ablation, setting: Set
     each other, such as backup name movers, the circuit has them all, and all of them count.
 
     Raises:
-        SettingsError: its heads are not known.
+        SettingsError: its heads are not known, or the model does not do the task.
         ModelError, UnknownNameError: the model cannot be had.
         GraphError: the model is another one.
         PromptError: its tokenizer does not suit the task.
@@ -51,4 +51,7 @@ def published_case(published: PublishedCircuit, ablation: Ablation, setting: Set
     model = load_model(setting.model or published.model)
     circuit = published.circuit(Graph.of(model.config))
     task = load_task(published.task, model, examples=setting.examples, seed=setting.seed)
+    lacking = shortfall(model, task, competence(model, task))
+    if lacking is not None:
+        raise SettingsError(lacking)
     return Case(published.name, published.description, model, task, ablation, circuit, redundant=False, source=published.source)

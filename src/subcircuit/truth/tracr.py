@@ -77,7 +77,7 @@ def compile_program(program: Program) -> Compiled:
     """Compile a program and load it.
 
     Raises:
-        ModelError: tracr is not installed.
+        ModelError: tracr is not installed, or it does not compile the program.
     """
     try:
         from tracr.compiler import compiling
@@ -86,9 +86,16 @@ def compile_program(program: Program) -> Compiled:
             f"{program.name} is a RASP program, and tracr, which compiles them, is not installed ({error}): "
             "pip install 'subcircuit[tracr]'"
         ) from None
-    rasp = program.make()
     room = program.longest or program.length
-    assembled = compiling.compile_rasp_to_model(rasp, vocab=set(program.vocabulary), max_seq_len=room, compiler_bos=BOS)
+    try:
+        rasp = program.make()
+        assembled = compiling.compile_rasp_to_model(rasp, vocab=set(program.vocabulary), max_seq_len=room, compiler_bos=BOS)
+    except Exception as error:  # whatever the program's own code and tracr's compiler raise, of which there is no list
+        why = " ".join(str(error).split()) or "no reason given"
+        raise ModelError(
+            f"tracr does not compile {program.name} over the tokens {', '.join(map(str, program.vocabulary))}: "
+            f"{type(error).__name__}: {why}. Aggregates need defaults, and what is averaged must be numerical."
+        ) from error
     return Compiled(program, rasp, assembled, _transformer(program.name, rasp.label, assembled))
 
 

@@ -25,7 +25,7 @@ def read_gpt2(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple[
     weights = Weights(
         W_E=W_E,
         W_pos=state["wpe.weight"],
-        layers=tuple(_layer(state, f"h.{layer}.", ours) for layer in range(ours.n_layers)),
+        layers=tuple(_layer(state, f"h.{layer}.", ours, _divisor(config, layer)) for layer in range(ours.n_layers)),
         final_norm=_norm(state, "ln_f"),
         W_U=unembedding(state, W_E, config.tie_word_embeddings, ("lm_head.weight",)),
     )
@@ -34,7 +34,6 @@ def read_gpt2(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple[
 
 
 def _config(config: PreTrainedConfig) -> TransformerConfig:
-    require(config, "scale_attn_by_inverse_layer_idx", False, None)
     require(config, "add_cross_attention", False, None)
     d_head = config.n_embd // config.n_head
     return TransformerConfig(
@@ -57,17 +56,23 @@ def _config(config: PreTrainedConfig) -> TransformerConfig:
     )
 
 
-def _layer(state: State, at: str, c: TransformerConfig) -> LayerWeights:
+def _divisor(config: PreTrainedConfig, layer: int) -> int:
+    """By which a layer's attention scores are divided beside the root of the head's width."""
+    return layer + 1 if config.scale_attn_by_inverse_layer_idx else 1
+
+
+def _layer(state: State, at: str, c: TransformerConfig, divisor: int) -> LayerWeights:
     # one map for queries, keys and values, in this order, each by head
     W = _thirds(transposed(state[at + "attn.c_attn.weight"]), c)
     b = _thirds(state[at + "attn.c_attn.bias"], c)
     return LayerWeights(
         attention=AttentionWeights(
-            W_Q=W[0],
+            # scores are linear in queries: what they are divided by can be taken from the queries' map
+            W_Q=W[0] / divisor if divisor > 1 else W[0],
             W_K=W[1],
             W_V=W[2],
             W_O=by_head(state[at + "attn.c_proj.weight"], c.n_heads),
-            b_Q=b[0],
+            b_Q=b[0] / divisor if divisor > 1 else b[0],
             b_K=b[1],
             b_V=b[2],
             b_O=state[at + "attn.c_proj.bias"],

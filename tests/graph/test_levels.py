@@ -1,0 +1,74 @@
+"""Circuits of one model at two levels: refining and coarsening are each other's counterparts."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subcircuit.errors import GraphError
+from subcircuit.graph import Circuit, Graph, GraphShape, Scope, coarsen, refine
+
+SHAPE = GraphShape(3, 4, 2, neurons=2)
+CHAINS = [("block", "head", "qkv", "neuron"), ("a1=block", "a1=block, m1=neuron", "qkv, m1=neuron"), ("head", "head, a1.h2=qkv")]
+
+
+@st.composite
+def nested(draw: st.DrawFn) -> tuple[Graph, Graph]:
+    """A coarser and a finer graph of one model."""
+    chain = draw(st.sampled_from(CHAINS))
+    first = draw(st.integers(0, len(chain) - 2))
+    scopes = [Scope.named(chain[first]), Scope.named(chain[draw(st.integers(first + 1, len(chain) - 1))])]
+    return Graph(SHAPE, scopes[0]), Graph(SHAPE, scopes[1])
+
+
+def random_circuit(graph: Graph, seed: int) -> Circuit:
+    generator = torch.Generator().manual_seed(seed)
+    return Circuit(graph, graph.edges & (torch.rand(graph.edges.shape, generator=generator) < 0.2))
+
+
+def is_part(name: str, whole: str) -> bool:
+    """By the names alone: m5.n3 of m5, a5.h3<q> of a5.h3 and of a5."""
+    return name == whole or any(name.startswith(whole + mark) for mark in (".", "<"))
+
+
+@given(nested(), st.integers(0, 2**20))
+def test_refined_are_exactly_the_edges_whose_ends_are_parts_of_a_kept_edge_s_ends(graphs: tuple[Graph, Graph], seed: int) -> None:
+    coarse, fine = graphs
+    circuit = random_circuit(coarse, seed)
+    expected = [
+        str(edge)
+        for edge in Circuit.full(fine).edges
+        if any(is_part(str(edge.writer), str(w.writer)) and is_part(str(edge.reader), str(w.reader)) for w in circuit.edges)
+    ]
+    assert refine(circuit, fine).names == sorted(expected)
+    assert coarsen(refine(circuit, fine), coarse).kept.equal(circuit.kept)
+
+
+@given(nested(), st.integers(0, 2**20))
+def test_coarsened_scores_are_the_largest_of_the_kept_parts(graphs: tuple[Graph, Graph], seed: int) -> None:
+    coarse, fine = graphs
+    kept = random_circuit(fine, seed).kept
+    scores = torch.randn(kept.shape, generator=torch.Generator().manual_seed(seed + 1))
+    whole = coarsen(Circuit(fine, kept, scores), coarse)
+    for edge in Circuit.full(coarse).edges:
+        parts = [
+            abs(float(scores[fine.find(e)]))
+            for e in Circuit(fine, kept).edges
+            if is_part(str(e.writer), str(edge.writer)) and is_part(str(e.reader), str(edge.reader))
+        ]
+        at = coarse.find(edge)
+        assert bool(whole.kept[at]) == bool(parts)
+        assert whole.scores is not None
+        assert float(whole.scores[at]) == pytest.approx(max(parts, default=0.0))
+
+
+def test_a_group_s_reader_is_part_of_the_inputs_of_all_its_heads() -> None:
+    grouped, heads = Graph(SHAPE, Scope.named("qkv, kv=grouped")), Graph(SHAPE, Scope("head"))
+    whole = coarsen(Circuit.of_edges(grouped, ["a0.h0->a1.h1<k>"]), heads)
+    assert whole.names == ["a0.h0->a1.h2", "a0.h0->a1.h3"]
+    assert refine(Circuit.of_edges(heads, ["m0->a1.h0"]), grouped).names == ["m0->a1.h0<k>", "m0->a1.h0<q>", "m0->a1.h0<v>"]
+
+
+def test_what_is_no_refinement_is_refused() -> None:
+    with pytest.raises(GraphError, match="part of no node"):
+        refine(random_circuit(Graph(SHAPE, Scope("head")), 1), Graph(SHAPE, Scope("block")))

@@ -1,0 +1,147 @@
+"""MLPs resolved into neurons: the invariants and oracles of every other level, in models with a handful of neurons."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subcircuit.errors import GraphError
+from subcircuit.graph import Graph, GraphShape, Scope
+from subcircuit.run import ABLATIONS, Resample, ablated_values, forward, run_circuit, writer_values
+from subcircuit.run.mlps import unit_bias
+from subcircuit.run.node_masks import last_stream_of_nodes
+from subcircuit.search import Acdc, acdc
+from subcircuit.search.acdc import HeadOrder
+from subcircuit.search.atp_star import AtpStar, atp_star
+from subcircuit.search.eap import Eap, eap
+from subcircuit.search.exact import Exact, exact
+from tests.behaviours import random_behaviour, random_kept, random_task
+from tests.oracles import NodeByNode, SequentialAcdc, ablated_slowly
+from tests.run.test_forward import LENGTHS, real
+from tests.run.test_incremental import Walk
+from tests.search.autograd import Autograd, assert_scores
+from tests.tiny_models import narrow, tiny
+
+WITH_MLPS = ["gpt2", "pythia", "llama", "llama_gqa", "gemma2"]
+SCOPES = [Scope.named("qkv, m1=neuron"), Scope("neuron"), Scope.named("neuron, m0=block, a1=block, a2.h1=head, kv=grouped")]
+
+
+def drawn(family: str, data: st.DataObject, seed: int):
+    model = narrow(tiny(family, seed % 3, dtype=torch.float64), neurons=3)
+    return model, Graph.of(model.config, data.draw(st.sampled_from(SCOPES)))
+
+
+@pytest.mark.parametrize("family", WITH_MLPS)
+def test_all_kept_is_the_model_all_cut_the_corrupted_run_and_writers_sum_to_the_stream(family, monkeypatch):
+    # more neurons than run at once
+    monkeypatch.setattr(forward, "_NEURONS_AT_ONCE", 2)
+    model = narrow(tiny(family, dtype=torch.float64))
+    task = random_task(model, 1, LENGTHS)
+    here = real(task.clean)
+    for scope in SCOPES:
+        graph = Graph.of(model.config, scope)
+        ablated = ablated_values(model, graph, task.corrupted, Resample())
+        kept, cut = (run_circuit(model, graph, m, task.clean, ablated) for m in (graph.edges, graph.edges & False))
+        torch.testing.assert_close(kept[here], model(task.clean)[here], atol=1e-10, rtol=0)
+        torch.testing.assert_close(cut[here], model(task.corrupted)[here], atol=1e-10, rtol=0)
+        biases = [bias for unit in graph.units if (bias := unit_bias(model, graph, unit)) is not None]
+        stream = writer_values(model, graph, task.clean).sum(0) + sum(biases, torch.zeros(()))
+        torch.testing.assert_close(stream[here], model.stream(task.clean)[here], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("family", WITH_MLPS)
+@settings(max_examples=3)
+@given(data=st.data(), seed=st.integers(0, 2**20), share=st.sampled_from([0.3, 0.7]), ablation=st.sampled_from(sorted(ABLATIONS)))
+def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, share, ablation):
+    model, graph = drawn(family, data, seed)
+    task = random_task(model, seed, data.draw(st.lists(st.integers(3, 6), min_size=1, max_size=2)))
+    kept = random_kept(graph.edges, seed, share)
+    logits = run_circuit(model, graph, kept, task.clean, ablated_values(model, graph, task.corrupted, ABLATIONS[ablation]))
+    slow = ablated_slowly(model, graph, task.corrupted, ABLATIONS[ablation])
+    for example, length in enumerate(task.clean.lengths.tolist()):
+        _, expected = NodeByNode(model, graph, kept, slow[example]).run(task.clean.ids[example, :length].tolist())
+        torch.testing.assert_close(logits[example, :length], expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "llama_gqa", "gemma2"])
+def test_masks_on_nodes_are_masks_on_all_their_edges(family):
+    model = narrow(tiny(family, dtype=torch.float64))
+    task, graph = random_task(model, 1, [5, 4]), Graph.of(model.config, Scope("neuron"))
+    ablated = ablated_values(model, graph, task.corrupted, Resample())
+    mask = torch.rand(len(graph.writers), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    nodes = last_stream_of_nodes(model, graph, mask, task.clean, ablated)
+    edges = forward.last_stream(model, graph, mask[:, None] * graph.edges, task.clean, ablated)
+    torch.testing.assert_close(nodes, edges, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia", "llama_gqa", "gemma2"])
+@settings(max_examples=1)
+@given(
+    data=st.data(),
+    seed=st.integers(0, 2**20),
+    ablation=st.sampled_from(sorted(ABLATIONS)),
+    metric=st.sampled_from(["kl_divergence", "logit_difference"]),
+)
+@torch.no_grad()
+def test_engine_equals_masked_forward(family, data, seed, ablation, metric):
+    model, graph = drawn(family, data, seed)
+    behaviour = random_behaviour(model, seed, [5, 4], 2, metric, ablation)
+    Walk(model, graph, behaviour, data.draw(st.integers(1, 2)), random.Random(seed)).run()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "pythia"])
+@settings(max_examples=1)
+@given(data=st.data(), seed=st.integers(0, 2**20), order=st.sampled_from(["descending", "ascending"]))
+def test_acdc_decides_as_the_sequential_search_does(family, data, seed, order: HeadOrder):
+    model, graph = drawn(family, data, seed)
+    behaviour, config = random_behaviour(model, seed, [4], 1, "kl_divergence", "resample"), Acdc(0.02, head_order=order)
+    assert acdc(model, graph, behaviour, config).circuit.kept.equal(SequentialAcdc(model, graph, behaviour, config).run().kept)
+
+
+@pytest.mark.parametrize("family", WITH_MLPS)
+def test_eap_is_the_slope_of_the_loss_in_every_edge(family):
+    model = narrow(tiny(family, dtype=torch.float64))
+    behaviour = random_behaviour(model, 5, [5, 4], 2, "logit_difference", "resample")
+    for scope in SCOPES:
+        graph = Graph.of(model.config, scope)
+        assert_scores(eap(model, graph, behaviour, Eap(1)), Autograd(model, graph, behaviour).slope(graph.edges))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@torch.no_grad()
+def test_exact_effects_are_differences_of_masked_runs(family):
+    model = narrow(tiny(family, dtype=torch.float64))
+    behaviour = random_behaviour(model, 5, [4], 1, "logit_difference", "resample")
+    graph = Graph.of(model.config, SCOPES[2])
+    slow, scores = Autograd(model, graph, behaviour), exact(model, graph, behaviour, Exact())
+    whole = slow.loss(graph.edges)
+    for w, r in random.Random(2).sample(graph.edges.nonzero().tolist(), 20):
+        kept = graph.edges.clone()
+        kept[w, r] = False
+        torch.testing.assert_close(scores.values[w, r].double(), slow.loss(kept) - whole, atol=1e-6, rtol=1e-4)
+
+
+def test_atp_star_scores_single_heads_and_neurons_as_it_does_at_their_own_level():
+    """Of heads that are resolved alike, scores do not depend on how the rest is resolved."""
+    model = narrow(tiny("llama_gqa", dtype=torch.float64))
+    behaviour = random_behaviour(model, 5, [5, 4], 1, "logit_difference", "resample")
+    mixed, head, qkv = (
+        atp_star(model, Graph.of(model.config, Scope.named(scope)), behaviour, AtpStar(grad_drop=False))
+        for scope in ("head, a1.h2=qkv, m2=neuron", "head", "qkv")
+    )
+    for edge in ("embed->a1.h2<q>", "a0.h1->a1.h2<k>", "m0->a1.h2<v>"):
+        assert mixed[edge] == pytest.approx(qkv[edge], rel=1e-5)
+    for edge in ("embed->a1.h1", "m0->a2.h0", "a0.h0->m1"):
+        assert mixed[edge] == pytest.approx(head[edge], rel=1e-5)
+    # to first order an edge into an MLP is the sum of those into its neurons
+    assert sum(mixed[f"a2.h1->m2.n{n}"] for n in range(5)) == pytest.approx(head["a2.h1->m2"], rel=1e-4)
+
+
+def test_a_graph_too_large_for_a_matrix_counts_its_edges_and_refuses_the_matrix():
+    graph = Graph(GraphShape(6, 9, 3, neurons=1536), Scope("neuron"))
+    # every neuron reads and is read: 1536² for each pair of layers, and what heads and embedding add
+    assert graph.n_edges > 1536**2 * 6 * 5 // 2
+    with pytest.raises(GraphError, match=r"[0-9]{2},[0-9]{3},[0-9]{3} edges, too many"):
+        graph.edges  # noqa: B018
