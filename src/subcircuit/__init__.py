@@ -43,9 +43,10 @@ if TYPE_CHECKING:
         stability,
         validate,
     )
+    from subcircuit.explain import Explanation, Thresholds, explain_circuit
     from subcircuit.graph import Circuit, Comparison, Edge, Graph, Greedy, Scope, Threshold, TopN
     from subcircuit.model import Transformer, load_model
-    from subcircuit.report import Summary, draw_circuit, new_directory, save_picture, write_run
+    from subcircuit.report import Summary, draw_attention, draw_circuit, new_directory, save_picture, write_run
     from subcircuit.search import (
         Acdc,
         AtpStar,
@@ -104,9 +105,10 @@ _HOMES = {
         "stability",
         "validate",
     ),
+    "subcircuit.explain": ("Explanation", "Thresholds", "explain_circuit"),
     "subcircuit.graph": ("Circuit", "Comparison", "Edge", "Graph", "Greedy", "Scope", "Threshold", "TopN"),
     "subcircuit.model": ("Transformer", "load_model"),
-    "subcircuit.report": ("Summary", "draw_circuit", "new_directory", "save_picture", "write_run"),
+    "subcircuit.report": ("Summary", "draw_attention", "draw_circuit", "new_directory", "save_picture", "write_run"),
     "subcircuit.search": (
         "AtpStar",
         "EapIgActivations",
@@ -152,6 +154,7 @@ __all__ = [
     "EdgePruning",
     "EdgeScores",
     "Exact",
+    "Explanation",
     "Graph",
     "GraphError",
     "Greedy",
@@ -176,6 +179,7 @@ __all__ = [
     "Summary",
     "Task",
     "Threshold",
+    "Thresholds",
     "TopN",
     "Transformer",
     "Ugs",
@@ -187,8 +191,10 @@ __all__ = [
     "competence",
     "curve",
     "discover",
+    "draw_attention",
     "draw_circuit",
     "evaluate_circuit",
+    "explain_circuit",
     "faithfulness",
     "judge",
     "learn_optimal",

@@ -8,6 +8,8 @@ AXES: dict[str, str] = {
     "batch": "examples (prompts) that run together",
     "pos": "token positions of a prompt, padded on the right",
     "query": "positions that attend",
+    "role": "token roles of a task; where two matter, those of queries",
+    "key_role": "token roles of keys",
     "head": "attention heads of one layer, or those of them that are being computed",
     "kv_head": "key/value heads of one layer (fewer than heads under grouped-query attention)",
     "d_model": "width of the residual stream",

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -63,7 +64,7 @@ def save_circuit(circuit: Circuit, path: Path) -> None:
         if values is not None:
             _save_numbers(directory / name, circuit.graph, values)
     text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-    _write_whole(path if single else path / CIRCUIT_FILE, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    write_whole(path if single else path / CIRCUIT_FILE, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
 
 def load_circuit(path: Path) -> Circuit:
@@ -124,7 +125,7 @@ def _parse(file: Path) -> CircuitFile:
 def _save_numbers(file: Path, graph: Graph, values: torch.Tensor) -> None:
     names = {"writers": json.dumps([str(w) for w in graph.writers]), "readers": json.dumps([str(r) for r in graph.readers])}
     tensors = {_name_in(file): values.to(torch.float32).cpu().contiguous()}
-    _write_whole(file, lambda temporary: save_file(tensors, temporary, metadata=names))
+    write_whole(file, lambda temporary: save_file(tensors, temporary, metadata=names))
 
 
 def _load_numbers(file: Path, expected: tuple[int, int | None]) -> torch.Tensor:
@@ -146,7 +147,8 @@ def _name_in(file: Path) -> str:
     return file.name.removesuffix(".safetensors")
 
 
-def _write_whole(path: Path, write: Any) -> None:
+def write_whole(path: Path, write: Callable[[str], Any]) -> None:
+    """Write a file that appears whole or not at all; ``write`` is given the name of a temporary one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:

@@ -1,5 +1,6 @@
 """What a person sees of a circuit: pictures, summaries, and the directory that a run leaves."""
 
+from subcircuit.report.attention_figure import draw_attention
 from subcircuit.report.folder import new_directory, write_run
 from subcircuit.report.picture import draw_circuit, save_picture
 from subcircuit.report.summary import Summary
@@ -12,6 +13,7 @@ __all__ = [
     "Summary",
     "Sweep",
     "Validations",
+    "draw_attention",
     "draw_circuit",
     "draw_roc",
     "draw_sweep",

@@ -54,7 +54,7 @@ class Giving:
         clean, corrupted: token ids.
         right: the name that comes once.
         wrong: the name that comes twice.
-        roles: positions of IO, S1, S1+1 (the token after S1) and S2.
+        roles: positions of IO, S1, S2, and of the tokens after S1 and S2.
     """
 
     clean: tuple[int, ...]
@@ -75,7 +75,7 @@ def giving(random: Random) -> Giving:
 
     a, b, s2 = 1 + len(before), 3 + len(before), 4 + len(before) + len(between)
     io, s1 = (b, a) if giver == first else (a, b)
-    roles = {"IO": (io,), "S1": (s1,), "S2": (s2,)} | ({"S1+1": (s1 + 1,)} if s1 + 1 < s2 else {})
+    roles = {"IO": (io,), "S1": (s1,), "S2": (s2,), "S2+1": (s2 + 1,)} | ({"S1+1": (s1 + 1,)} if s1 + 1 < s2 else {})
     return Giving(prompt(first, second, giver), prompt(*others), second if giver == first else first, giver, roles)
 
 

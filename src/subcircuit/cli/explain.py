@@ -1,0 +1,150 @@
+"""``subcircuit explain``: what each part of a circuit does, told in the order in which data flows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from subcircuit.errors import OutputError, SettingsError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from subcircuit.explain import Component, Explanation, Route
+
+TOP = 20
+_ROUTES, _TOKENS, _LONGEST = 4, 4, 12
+
+
+def explain(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `subcircuit discover` wrote, or a circuit file.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where explanation and figure go. Default: the circuit's directory.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Tell of so many nodes, those with the largest effects; 0: of all.")] = TOP,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
+    ] = None,
+    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: those of the search.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the prompts. Default: that of the search.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Default: as recorded.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a model on the hub. Default: as recorded.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object instead of the story.")] = False,
+) -> None:
+    """Say what each part of a circuit does, and on what evidence."""
+    from subcircuit.cli.console import messages, print_json
+    from subcircuit.cli.progress import watch
+    from subcircuit.cli.recorded import Overrides, as_found
+    from subcircuit.explain import explain_circuit
+    from subcircuit.graph import Circuit
+
+    if top < 0:
+        raise SettingsError(f"--top {top}: expected a number of nodes, or 0 for all")
+    circuit, directory = Circuit.load(path), _directory(path, out)
+    with watch(messages()) as watcher:
+        given = Overrides(model, revision, device, dtype, task, examples, seed)
+        transformer, behaviour = as_found(path, circuit, given, watcher.say)
+        if behaviour.task.roles is None:
+            watcher.say("warning: these prompts declare no token roles: only START and END are told apart (see docs/explain.md)")
+        watcher.say(f"explaining {len(circuit.nodes)} nodes on {len(behaviour.task)} pairs of prompts")
+        explanation = explain_circuit(transformer, circuit, behaviour.task)
+    written = _write(explanation, directory)
+    if json:
+        print_json(explanation.model_dump(mode="json"))
+    else:
+        _tell(explanation, top, written)
+
+
+def _directory(path: Path, out: Path | None) -> Path:
+    """Where to write, checked before any work is done."""
+    directory = path if out is None else out
+    if not directory.is_dir() and (out is None or directory.exists()):
+        raise OutputError(f"{directory} is not a directory: say with --out where explanation and figure go")
+    return directory
+
+
+def _write(explanation: "Explanation", directory: Path) -> list[Path]:
+    from subcircuit.report import draw_attention
+    from subcircuit.report.style import save_figure
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        written = [explanation.save(directory)]
+        if any(component.head for component in explanation.components.values()):
+            written += save_figure(draw_attention(explanation), directory, "attention")
+    except OSError as error:
+        raise OutputError(f"{directory} cannot be written: {error.strerror or error}") from None
+    return written
+
+
+def _tell(explanation: "Explanation", top: int, written: Sequence[Path]) -> None:
+    from rich.table import Table
+
+    from subcircuit.cli.console import plain, results
+    from subcircuit.explain import largest
+
+    console, told = results(), largest(explanation, top)
+    console.print(
+        plain(
+            f"{explanation.model} on {explanation.examples} pairs of {explanation.task}: logit difference "
+            f"{explanation.logit_difference:+.2f}. Effects are in logits, of corrupting a node; shares, of all that the circuit "
+            "lets into a node."
+        ),
+        style="dim",
+    )
+    left = len(explanation.components) - len(told)
+    if left:
+        console.print(plain(f"{left} nodes with smaller effects are not told of; --top 0 tells of all."), style="dim")
+    console.print()
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name in told:
+        component = explanation.components[name]
+        table.add_row(plain(name, "bold"), _heading(component))
+        for title, text in _rows(component):
+            table.add_row("", plain(f"{title:<7} {text}"))
+        table.add_row("", "")
+    console.print(table)
+    for file in written:
+        # a path that is folded can be neither clicked nor copied
+        console.print(plain(f"wrote   {file}"), soft_wrap=True)
+
+
+def _heading(component: "Component") -> "Text":
+    from subcircuit.cli.console import plain
+
+    text = plain(component.label, "bold" if component.label != "unclear" else "dim")
+    if component.effect is not None and component.direct is not None:
+        text.append(f"   effect {component.effect:+.2f}, direct {component.direct:+.2f}, at {component.acts_at}", "dim")
+    return text
+
+
+def _rows(component: "Component") -> list[tuple[str, str]]:
+    rows = [("", component.evidence)]
+    if component.reads:
+        rows.append(("reads", _routes(component.reads)))
+    if component.writes and component.writes.up:
+        rows.append(("writes", f"+ {_words(component.writes.up)}   − {_words(component.writes.down)}"))
+    rows += [
+        ("neuron", f"{one.neuron} ({one.effect:+.2f}) fires on {_words(one.fires_on)}, writes {_words(one.writes.up)}")
+        for one in component.neurons[:1]
+    ]
+    if component.feeds:
+        rows.append(("feeds", _routes(component.feeds)))
+    return rows
+
+
+def _routes(routes: "Sequence[Route]") -> str:
+    shown = [
+        f"{route.node}{f'<{route.composition.lower()}>' if route.composition in 'QKV' else ''} {route.share:.0%}"
+        for route in routes[:_ROUTES]
+    ]
+    return ", ".join(shown) + (f", … {len(routes) - _ROUTES} more" if len(routes) > _ROUTES else "")
+
+
+def _words(words: Sequence[str]) -> str:
+    return " ".join(repr(word if len(word) <= _LONGEST else f"{word[:_LONGEST]}…") for word in words[:_TOKENS])

@@ -1,0 +1,30 @@
+"""What each component of a circuit does: attention by role, scores of known mechanisms, what is written, and a label."""
+
+from subcircuit.explain.explain import explain_circuit
+from subcircuit.explain.explanation import (
+    EXPLANATION_FILE,
+    Component,
+    Explanation,
+    HeadEvidence,
+    NeuronEvidence,
+    Route,
+    Tokens,
+    largest,
+)
+from subcircuit.explain.labels import Thresholds
+from subcircuit.explain.observe import Observation, observe
+
+__all__ = [
+    "EXPLANATION_FILE",
+    "Component",
+    "Explanation",
+    "HeadEvidence",
+    "NeuronEvidence",
+    "Observation",
+    "Route",
+    "Thresholds",
+    "Tokens",
+    "explain_circuit",
+    "largest",
+    "observe",
+]

@@ -1,0 +1,172 @@
+"""What an explanation says, as a frozen value; and its file, ``explanation.json``, beside the circuit."""
+
+import json
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from subcircuit.errors import CircuitFileError
+
+FORMAT: Final = 1
+EXPLANATION_FILE = "explanation.json"
+LARGEST_FILE = 1 << 28
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Route(_Frozen):
+    """An edge of the circuit, seen from one of its ends.
+
+    Args:
+        node: the node at the other end.
+        composition: ``Q``, ``K``, ``V``: into which input of a head it goes; ``QKV`` where the scope does not tell; ``MLP``,
+            ``logits``.
+        effect: first-order effect of the edge in logits: what the logit difference loses when it carries the corrupted value.
+        share: its part of the absolute effects of all the circuit's edges into the same node, 0 to 1.
+    """
+
+    node: str
+    composition: str
+    effect: float
+    share: float
+
+
+class Tokens(_Frozen):
+    """Tokens as text whose logits are raised and lowered most."""
+
+    up: tuple[str, ...]
+    down: tuple[str, ...]
+
+
+class HeadEvidence(_Frozen):
+    """What is known of a head.
+
+    Args:
+        attention: mean attention from each role's queries to each role's keys.
+        looks: of queries at the role where the head acts, mean attention on each kind of key (``attention.py``); null where
+            no query has such a key.
+        random: the same on repeated random tokens; null where the model is too small for them.
+        copies, suppresses, ov_copying, qk_matching: by its weights (``weights.py``).
+        backup: how much its direct effect grows, in logits, when the movers of the circuit are corrupted.
+    """
+
+    attention: dict[str, dict[str, float]]
+    looks: dict[str, float | None]
+    random: dict[str, float | None] | None
+    copies: float
+    suppresses: float
+    ov_copying: float
+    qk_matching: float
+    backup: float | None
+
+
+class NeuronEvidence(_Frozen):
+    """A neuron of an MLP: its effect in logits, the tokens on which it fires, and what it writes there."""
+
+    neuron: int
+    effect: float
+    fires_on: tuple[str, ...]
+    writes: Tokens
+
+
+class Component(_Frozen):
+    """What one node of a circuit does.
+
+    Args:
+        kind: embedding, head, attention block, MLP, neuron or logits.
+        label: what it is, or ``unclear``.
+        evidence: the numbers that the label rests on, in words.
+        acts_at: the role at whose positions its effect is largest.
+        effect: first-order effect of corrupting it, in logits.
+        effect_by_role: the same by the role of the position that is corrupted.
+        direct: direct logit attribution, in logits, the final norm's scale frozen.
+        writes: what it writes on average at the role where it acts.
+        head: of heads; of attention blocks that of the head with the largest effect.
+        strongest_head: the name of that head, of attention blocks.
+        neurons: of MLPs, those with the largest effects.
+        reads, feeds: the circuit's edges into it and out of it, from the largest effect on.
+    """
+
+    kind: Literal["embedding", "head", "attention block", "MLP", "neuron", "experts", "logits"]
+    label: str
+    evidence: str
+    acts_at: str | None = None
+    effect: float | None = None
+    effect_by_role: dict[str, float] = {}
+    direct: float | None = None
+    writes: Tokens | None = None
+    head: HeadEvidence | None = None
+    strongest_head: str | None = None
+    neurons: tuple[NeuronEvidence, ...] = ()
+    reads: tuple[Route, ...] = ()
+    feeds: tuple[Route, ...] = ()
+
+
+class Explanation(_Frozen):
+    """What each component of a circuit does. Components are in the order of data flow, from the embedding to the logits.
+
+    Args:
+        model, task, examples: what was observed, and on how many pairs of prompts.
+        roles: the token roles, in order.
+        logit_difference: the model's on these prompts, in logits: right answers less wrong ones, or less all tokens.
+        thresholds: by which labels were given (``labels.py``).
+        components: by name.
+    """
+
+    format: Literal[1] = FORMAT
+    model: str
+    task: str
+    examples: int
+    roles: tuple[str, ...]
+    logit_difference: float
+    thresholds: dict[str, float]
+    components: dict[str, Component]
+
+    def save(self, directory: str | Path) -> Path:
+        """Write ``explanation.json`` into a directory, in place of one that is there."""
+        from subcircuit.graph.file import write_whole
+
+        path = Path(directory) / EXPLANATION_FILE
+        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+        return path
+
+    @staticmethod
+    def load(directory: str | Path) -> "Explanation":
+        """Read what ``save`` wrote.
+
+        Raises:
+            CircuitFileError: not an explanation, damaged, or of a newer format.
+        """
+        return _parse(Path(directory) / EXPLANATION_FILE)
+
+
+def largest(explanation: Explanation, count: int) -> list[str]:
+    """Names of the components with the largest effects, in the order of data flow; the logits always, and all if 0."""
+    components = explanation.components
+    by_effect = sorted(components, key=lambda name: -abs(components[name].effect or 0.0) if name != "logits" else -float("inf"))
+    chosen = set(by_effect[: count + 1] if count else by_effect)
+    return [name for name in components if name in chosen]
+
+
+def _parse(file: Path) -> Explanation:
+    try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise CircuitFileError(f"{file}: larger than any explanation")
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CircuitFileError(f"{file}: there is no explanation here; `subcircuit explain` makes one") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CircuitFileError(f"{file}: cannot be read as JSON: {error}") from None
+    version = content.get("format") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise CircuitFileError(f"{file}: format {version} is newer than this version reads ({FORMAT}): upgrade subcircuit")
+    try:
+        return Explanation.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CircuitFileError(f"{file}: not an explanation of format {FORMAT}: {where}: {first['msg']}") from None

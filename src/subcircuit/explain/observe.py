@@ -1,0 +1,196 @@
+"""One look at a model at work: what all heads attend to, what every writer adds, and what that is worth at each position.
+
+Effects are first order, with gradients averaged on the way from the corrupted to the clean embedding (EAP-IG, Hanna et al.
+2024, arXiv 2403.17806), because behind a saturated softmax the gradient of the clean run alone is zero:
+
+    effect(w, p) = (clean(w) − corrupted(w)) · mean dD/d w        at position p: how much of D is lost when w is corrupted there
+    effect(w → r) = Σ_p (clean(w) − corrupted(w)) · mean dD/d input(r)
+
+D is the mean over examples of u · final norm(x) with u = mean W_U[correct] − mean W_U[wrong], or minus the mean of all
+tokens where a task has no wrong answers. Heads are taken apart into q, k, v whatever the circuit's scope. Cost: seven forward
+passes and five backward. Memory: every writer's value twice, writers × prompts × positions × d_model.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.errors import SettingsError
+from subcircuit.graph import MLP, Embed, Graph, Scope
+from subcircuit.graph.scope import Level
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.backward import Streams, UnitGradient, norm_pull_back, reader_gradients, streams_from
+from subcircuit.run.patterns import attention_patterns
+from subcircuit.run.values import embedding_values, writer_values
+from subcircuit.tasks import Answers, Roles, Task
+from subcircuit.tasks.roles import with_ends
+
+_MOST_NUMBERS = 2**29
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """A model on a task's prompts.
+
+    Args:
+        graph: heads with queries, keys and values apart.
+        roles: the task's, or START and END alone.
+        patterns: attention of each layer on the clean prompts.
+        streams: what the graph's units read on the clean prompts, and on the corrupted ones.
+        values: what writers add on the clean prompts.
+        moved: how far corruption moves each writer's value.
+        node_effects: see above.
+        edge_effects: see above; 0 where there is no edge.
+        at_mlps: dD/d what each layer's MLP writes.
+    """
+
+    model: Transformer
+    graph: Graph
+    task: Task
+    roles: Roles
+    patterns: tuple[Float[Tensor, "head batch query key"], ...]
+    streams: tuple[Streams, Streams]
+    values: Float[Tensor, "writer batch pos d_model"]
+    moved: Float[Tensor, "writer batch pos"]
+    node_effects: Float[Tensor, "writer batch pos"]
+    edge_effects: Float[Tensor, "writer reader"]
+    at_mlps: dict[int, Float[Tensor, "batch pos d_model"]]
+
+    @cached_property
+    def direct(self) -> Float[Tensor, " writer"]:
+        """Direct logit attribution: what each writer adds to D itself, with the final norm's scale frozen where it is.
+
+        Together with the biases these sum to D (Elhage et al. 2021, "A mathematical framework for transformer circuits").
+        """
+        answers = self.task.answers
+        return answers.mean(torch.linalg.vecdot(answers.rows(self.values), at_answers(self)))
+
+    @cached_property
+    def difference(self) -> float:
+        """D itself, without soft caps and the unembedding's bias."""
+        answers, bias = self.task.answers, self.model.weights.final_norm.bias
+        constant = 0.0 if bias is None else directions(self.model, answers) @ bias
+        return float(answers.mean(torch.linalg.vecdot(answers.rows(self.streams[0][-1]), at_answers(self)) + constant))
+
+    def rows(self, role: str) -> Float[Tensor, "batch pos"]:
+        """1 at the positions of a role within prompts, else 0."""
+        within = torch.arange(self.task.clean.ids.shape[1], device=self.model.device) < self.task.clean.lengths[:, None]
+        return (self.roles.mask(role) & within).float()
+
+
+@torch.no_grad()
+def observe(model: Transformer, task: Task, like: Graph | None = None, steps: int = 5) -> Observation:
+    """Run a model on a task's clean and corrupted prompts.
+
+    Args:
+        task: on the model's device.
+        like: embeddings and neurons are apart where they are in this graph.
+        steps: runs between corrupted and clean embedding at which gradients are taken.
+
+    Raises:
+        PromptError: prompts of unequal lengths in a model that is not causal.
+        SettingsError: all writers' values would not fit in memory.
+    """
+    graph = _apart(model, like)
+    _check_size(graph, task, model)
+    streams = tuple(streams_from(model, embedding_values(model, graph, tokens).sum(0)) for tokens in (task.clean, task.corrupted))
+    values = writer_values(model, graph, task.clean)
+    differences = values - writer_values(model, graph, task.corrupted)
+    n_embeddings = sum(isinstance(writer, Embed) for writer in graph.writers)
+    moved, shares = differences.norm(dim=-1), differences / steps
+    node_effects, edge_effects = differences.new_zeros(differences.shape[:3]), torch.zeros(graph.edges.shape)
+    at_mlps = {layer: torch.zeros_like(values[0]) for layer in range(model.config.n_layers) if model.config.d_mlp}
+    for step in range(steps):
+        begun = torch.lerp(streams[1][0], streams[0][0], (step + 0.5) / steps)
+        for unit, gradient in _gradients(model, graph, task.answers, streams_from(model, begun)):
+            readers, writers, node = list(graph.readers_in[unit]), list(graph.writers_in[unit]), graph.units[unit]
+            earlier = graph.edges[:, readers[0]].nonzero().flatten()
+            at_readers, written = gradient.at_readers.to(values.dtype), gradient.written.to(values.dtype)
+            edge_effects[earlier[:, None], torch.tensor(readers)] += (
+                (shares[earlier].flatten(1) @ at_readers.flatten(1).T).float().cpu()
+            )
+            node_effects[writers] += torch.linalg.vecdot(shares[writers], written)
+            # every reader reads the embedding
+            node_effects[:n_embeddings] += torch.linalg.vecdot(shares[:n_embeddings], at_readers.sum(0))
+            if isinstance(node, MLP):
+                at_mlps[node.layer] += written / steps
+    patterns, roles = tuple(attention_patterns(model, task.clean)), task.roles or _ends_alone(task)
+    return Observation(
+        model, graph, task, roles, patterns, (streams[0], streams[1]), values, moved, node_effects, edge_effects, at_mlps
+    )
+
+
+def _apart(model: Transformer, like: Graph | None) -> Graph:
+    """Heads with queries, keys and values apart; embeddings and neurons as they are in a graph."""
+    if like is None:
+        return Graph.of(model.config)
+    neurons: tuple[tuple[str, Level], ...] = tuple(
+        (f"m{layer}", "neuron") for layer in range(model.config.n_layers) if like.has_neurons(layer)
+    )
+    return Graph.of(model.config, Scope("qkv", "per_query_head", like.scope.split_embeddings, neurons))
+
+
+def _check_size(graph: Graph, task: Task, model: Transformer) -> None:
+    numbers = len(graph.writers) * task.clean.ids.numel() * model.config.d_model
+    if numbers > _MOST_NUMBERS:
+        raise SettingsError(
+            f"{len(graph.writers):,} writers on {len(task)} pairs of prompts are {numbers * 4 / 2**30:.1f} GiB, several times over: "
+            f"explain on fewer examples, or a circuit with fewer MLPs resolved into neurons ({_MOST_NUMBERS * 4 / 2**30:.0f} GiB at most)."
+        )
+
+
+def at_answers(observed: Observation) -> Float[Tensor, "answer d_model"]:
+    """What a share of the last stream is multiplied with to give its part of D, at each answer: u through the frozen norm."""
+    model, answers = observed.model, observed.task.answers
+    return _through_final_norm(model, answers.rows(observed.streams[0][-1]), directions(model, answers), frozen=True)
+
+
+def directions(model: Transformer, answers: Answers) -> Float[Tensor, "answer d_model"]:
+    """u of every answer: the unembedding's mean row of right tokens, less that of wrong ones, or less that of all."""
+    W_U = model.weights.W_U
+    right = _mean_row(W_U, answers.correct, answers.correct_mask)
+    none = ~answers.wrong_mask.any(1)
+    wrong = torch.where(none[:, None], W_U.mean(0), _mean_row(W_U, answers.wrong, answers.wrong_mask))
+    return right - wrong
+
+
+def _mean_row(W_U: Tensor, ids: Tensor, mask: Tensor) -> Float[Tensor, "answer d_model"]:
+    weights = mask.to(W_U.dtype) / mask.sum(1, keepdim=True).clamp(min=1)
+    return torch.einsum("ao,aod->ad", weights, W_U[ids])
+
+
+def _gradients(model: Transformer, graph: Graph, answers: Answers, streams: Streams) -> Iterator[tuple[int, UnitGradient]]:
+    """Gradients of D at a run, with the unit of each, from the logits backwards."""
+    gradients = reader_gradients(model, graph, streams, _at_logits(model, answers, streams[-1]))
+    yield from zip(reversed(range(len(graph.units))), gradients, strict=True)
+
+
+def _at_logits(
+    model: Transformer, answers: Answers, last: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """dD/d the last stream."""
+    at_rows = _through_final_norm(model, answers.rows(last), directions(model, answers), frozen=False)
+    shares = 1 / (torch.bincount(answers.example)[answers.example] * answers.n_examples)
+    at_logits = torch.zeros_like(last, dtype=at_rows.dtype)
+    at_logits.index_put_((answers.example, answers.pos), at_rows * shares[:, None], accumulate=True)
+    return at_logits
+
+
+def _through_final_norm(model: Transformer, x: Tensor, u: Tensor, frozen: bool) -> Tensor:
+    return norm_pull_back(model.config.norm, model.weights.final_norm, x, u, frozen).to(x.dtype)
+
+
+def answered(task: Task) -> Bool[Tensor, "batch pos"]:
+    """The positions at which answers are read."""
+    read = torch.zeros_like(task.clean.ids, dtype=torch.bool)
+    read[task.answers.example, task.answers.pos] = True
+    return read
+
+
+def _ends_alone(task: Task) -> Roles:
+    named = [with_ends({}, row.nonzero().flatten().tolist()) for row in answered(task)]
+    return Roles.from_positions(named, task.clean.lengths.tolist(), task.clean.ids.device)

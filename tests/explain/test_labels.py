@@ -1,0 +1,90 @@
+"""Labels, on circuits that are known: by construction, and of a small trained model."""
+
+from dataclasses import replace
+
+import pytest
+
+from subcircuit.explain import Explanation, Thresholds, explain_circuit
+from subcircuit.run import Resample, Zero
+from subcircuit.truth import Case
+from subcircuit.truth.planted import planted_case
+from subcircuit.truth.trained import trained_case
+
+PLANTED = {
+    "induction": {"a0.h0": "previous token", "a1.h0": "induction"},
+    "inhibition": {"a0.h0": "duplicate token", "a1.h0": "S-inhibition", "a2.h0": "name mover"},
+    "negative": {"a0.h0": "mover", "a1.h0": "negative mover"},
+    # heads that see one token each; nothing in them is a known mechanism, and the MLP decides
+    "or-gate": {"a0.h0": "unclear", "a0.h1": "unclear", "m0": "writes the answer"},
+}
+
+
+def labels(explanation: Explanation) -> dict[str, str]:
+    return {name: one.label for name, one in explanation.components.items() if name not in ("embed", "logits")}
+
+
+@pytest.fixture(scope="module")
+def induction() -> tuple[Case, Explanation]:
+    case = trained_case("trained-induction", Resample())
+    return case, explain_circuit(case.model, case.circuit, case.task)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_heads_are_what_they_were_made_for(name: str):
+    case = planted_case(name, Zero())
+    explanation = explain_circuit(case.model, case.circuit, case.task)
+    assert labels(explanation) == PLANTED[name]
+    assert list(explanation.components) == ["embed", *PLANTED[name], "logits"]
+
+
+def test_the_planted_chain_is_told_by_its_edges():
+    case = planted_case("inhibition", Zero())
+    explained = explain_circuit(case.model, case.circuit, case.task).components
+    assert [(route.node, route.composition) for route in explained["a0.h0"].feeds] == [("a1.h0", "V")]
+    assert [(route.node, route.composition) for route in explained["a1.h0"].feeds] == [("a2.h0", "Q")]
+    assert {(route.node, route.composition) for route in explained["a2.h0"].reads} >= {("a1.h0", "Q"), ("embed", "V")}
+    assert [one.acts_at for one in explained.values()][1:4] == ["S2", "END", "END"]
+
+
+def test_labels_do_not_depend_on_where_heads_stand():
+    """The same chain, its model's heads in the other order."""
+    case = planted_case("inhibition", Zero())
+    layers = []
+    for layer in case.model.weights.layers:
+        a = layer.attention
+        flipped = replace(a, W_Q=a.W_Q.flip(0), W_K=a.W_K.flip(0), W_V=a.W_V.flip(0), W_O=a.W_O.flip(0))
+        layers.append(replace(layer, attention=flipped))
+    model = replace(case.model, weights=replace(case.model.weights, layers=tuple(layers)))
+    circuit = type(case.circuit).of_edges(case.circuit.graph, [name.replace("h0", "h1") for name in case.circuit.names])
+    found = labels(explain_circuit(model, circuit, case.task))
+    assert found == {name.replace("h0", "h1"): label for name, label in PLANTED["inhibition"].items()}
+
+
+def test_induction_heads_of_the_trained_model_are_found(induction: tuple[Case, Explanation]):
+    case, explanation = induction
+    found = labels(explanation)
+    # what writes to the logits by induction: the heads of the last layer, whose keys a previous-token head feeds
+    writing = {str(edge.writer) for edge in case.circuit.edges if str(edge.reader) == "logits"} - {"m2", "m1", "m0"}
+    assert writing == {f"a2.h{head}" for head in range(4)}
+    assert all(found[name] == "induction" for name in writing)
+    assert "previous token" in {found.get(str(edge.writer)) for edge in case.circuit.edges if str(edge.reader).startswith("a1")}
+    for name in writing:
+        head = explanation.components[name].head
+        assert head is not None and head.random is not None
+        assert (head.random["after same"] or 0) > 0.8 and head.copies > 0.8 and head.ov_copying > 0.8
+
+
+def test_nothing_is_labelled_when_thresholds_cannot_be_met(induction: tuple[Case, Explanation]):
+    case, _ = induction
+    never = Thresholds(attends=9.0, pattern=9.0, copies=9.0, direct=9.0, rests=9.0, reads=9.0, backup=9.0)
+    assert set(labels(explain_circuit(case.model, case.circuit, case.task, never)).values()) == {"unclear"}
+
+
+def test_movers_of_the_trained_model_write_the_right_name():
+    case = trained_case("trained-ioi", Resample())
+    explained = explain_circuit(case.model, case.circuit, case.task).components
+    # the last head reads, at "gave", the name that stands before it: the giver, which it tells the end to leave out
+    assert explained["a0.h2"].label == "previous token" and explained["a0.h2"].acts_at == "S2+1"
+    reader = explained["a1.h3"]
+    assert reader.acts_at == "END" and reader.head is not None
+    assert reader.head.attention["END"]["S2+1"] > 0.9
