@@ -13,7 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from subcircuit import __version__
-from subcircuit.cli import compare, discover, evaluate, explain, listings, show, sweep, tasks, validate
+from subcircuit.cli import compare, discover, evaluate, explain, listings, report, show, sweep, tasks, validate, view
 from subcircuit.errors import SubcircuitError
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 app.command("discover")(discover.discover)
 app.command("show")(show.show)
+app.command("view")(view.view)
+app.command("report")(report.report)
 app.command("evaluate")(evaluate.evaluate)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)

@@ -69,13 +69,16 @@ def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[s
 
     record, model = circuit.record, load_recorded(path, circuit, given, say)
     name = _said(given.task, record and record.task.name, "task")
-    same = record is not None and given.examples is None and given.seed is None
-    task = _found_on(record, name, model) if same else None
-    if task is None:
-        if same:
+    if record is None:
+        task = load_task(name, model, examples=given.examples, seed=given.seed or 0)
+    else:
+        same = given.examples is None and given.seed is None
+        task = _found_on(record, name, model) if same else None
+        if same and task is None:
             say(f"warning: not the prompts that {path} was found with, which cannot be made again")
-        seed = given.seed if given.seed is not None else (record.seed if record else 0)
-        task = load_task(name, model, examples=given.examples, seed=seed, bos=_bos(record) if record else "auto")
+        if task is None:
+            seed = record.seed if given.seed is None else given.seed
+            task = load_task(name, model, examples=given.examples, seed=seed, bos=_bos(record))
     return model, _behaviour(circuit, given, task, model)
 
 

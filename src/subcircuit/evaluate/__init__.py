@@ -4,6 +4,7 @@ from subcircuit.evaluate.agreement import Agreement, agreements, check_comparabl
 from subcircuit.evaluate.bootstrap import Interval, bootstrap
 from subcircuit.evaluate.completeness import Knockout, complement, completeness, edges_from, knock_out, random_subsets
 from subcircuit.evaluate.curves import PERCENTAGES, Curve, CurvePoint, curve
+from subcircuit.evaluate.direct_effects import direct_effects
 from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit, faithfulness, faithfulness_interval
 from subcircuit.evaluate.hypothesis_tests import (
     Equivalence,
@@ -54,6 +55,7 @@ __all__ = [
     "complement",
     "completeness",
     "curve",
+    "direct_effects",
     "edges_from",
     "equivalence_test",
     "evaluate_circuit",

@@ -15,6 +15,7 @@ from subcircuit.search.hybrid import Hybrid, hybrid
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.methods import METHODS, Method, method_named, method_of
 from subcircuit.search.optimal import LearnOptimal, ablation_for, learn_optimal
+from subcircuit.search.per_example import effects_by_example
 from subcircuit.search.random_scores import RandomScores, random_scores
 from subcircuit.search.relp import Relp, relp
 from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Round, Step
@@ -59,6 +60,7 @@ __all__ = [
     "eap_ig_activations",
     "eap_ig_inputs",
     "edge_pruning",
+    "effects_by_example",
     "exact",
     "hisp",
     "hybrid",

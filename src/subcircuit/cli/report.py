@@ -1,0 +1,58 @@
+"""``subcircuit report``: circuits as one file of HTML."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from subcircuit.cli.recorded import Overrides
+    from subcircuit.report.page import Probed, Shown
+
+
+def report(
+    paths: Annotated[list[Path], typer.Argument(metavar="DIR…", help="A circuit, or several of one graph to compare.")],
+    out: Annotated[Path, typer.Option(help="The file to write, which must be new.")] = Path("circuit.html"),
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
+    ] = None,
+    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: those of the search.")] = None,
+    points: Annotated[int, typer.Option(help="At how many numbers of edges the circuit is measured.")] = 12,
+    most_edges: Annotated[int, typer.Option(help="Edges in the file, unless the circuit has more.")] = 10_000,
+    graph_only: Annotated[bool, typer.Option("--graph-only", help="Without prompts and measurements: needs no model.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
+) -> None:
+    """Write a page with everything inside: the circuit, its prompts, attention patterns, faithfulness by size.
+
+    It works from disk and offline.
+    """
+    from subcircuit.cli.console import messages, plain, results
+    from subcircuit.cli.progress import watch
+    from subcircuit.cli.recorded import Overrides
+    from subcircuit.cli.shown import shown_circuits
+    from subcircuit.errors import OutputError, SettingsError
+    from subcircuit.report.page import report_document, write_report
+
+    if points < 2 or most_edges < 0:
+        raise SettingsError(f"--points {points} --most-edges {most_edges}: at least 2 points, and no negative number of edges")
+    if out.exists():
+        raise OutputError(f"{out} exists; nothing was touched: choose another place with --out")
+    circuits = shown_circuits(paths)
+    given = Overrides(model=model, device=device, task=task, examples=examples)
+    with watch(messages()) as watcher:
+        probed = [None] * len(paths) if graph_only else _probed(paths, circuits, given, watcher.say)
+        content = report_document(circuits, probed, most_edges=most_edges, points=points, say=watcher.say)
+    size = write_report(content, out).stat().st_size
+    results().print(plain(f"report   {out}   {size / 1e6:.1f} MB"), soft_wrap=True)
+
+
+def _probed(
+    paths: "Sequence[Path]", circuits: "Sequence[Shown]", given: "Overrides", say: "Callable[[str], None]"
+) -> "list[Probed | None]":
+    from subcircuit.cli.recorded import as_found
+    from subcircuit.report.page import Probed
+
+    return [Probed(*as_found(path, shown.circuit, given, say)) for path, shown in zip(paths, circuits, strict=True)]

@@ -1,0 +1,30 @@
+"""Circuits on disk under the names by which a page tells them apart."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from subcircuit.report.page import Shown
+
+
+def shown_circuits(paths: Sequence[Path]) -> "list[Shown]":
+    """The circuits, with what has been said of their components.
+
+    Raises:
+        CircuitFileError: a directory that holds no circuit, or files that are damaged or newer.
+    """
+    from subcircuit.graph import Circuit
+    from subcircuit.report.page import Shown, read_labels
+
+    return [Shown(name, Circuit.load(path), read_labels(path)) for name, path in zip(names_of(paths), paths, strict=True)]
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """As much of the end of each path as tells them apart; never the whole of an absolute one."""
+    parts = [Path(os.path.abspath(path)).parts[1:] for path in paths]
+    length = next((n for n in range(1, 4) if len({p[-n:] for p in parts}) == len(parts)), None)
+    if length is None:
+        return [f"{part[-1]} ({number})" for number, part in enumerate(parts, 1)]
+    return ["/".join(part[-length:]) for part in parts]

@@ -1,0 +1,62 @@
+"""``subcircuit view``: circuits in a browser."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from subcircuit.cli.recorded import Overrides
+    from subcircuit.viewer.bench import Probe
+
+
+def view(
+    paths: Annotated[list[Path], typer.Argument(metavar="DIR…", help="A circuit, or several of one graph to compare.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
+    ] = None,
+    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: those of the search.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
+    host: Annotated[str, typer.Option(help="Where to listen. Beyond this machine, the address holds a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Or the next free one.")] = 8765,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+) -> None:
+    """Explore circuits in a browser: the page is served on this machine alone.
+
+    Prompts, attention patterns and faithfulness are computed when they are first looked at.
+    """
+    import secrets
+
+    from subcircuit.cli.console import messages, plain
+    from subcircuit.cli.recorded import Overrides
+    from subcircuit.cli.shown import shown_circuits
+    from subcircuit.viewer import Bench, free_socket, make_app, serve
+    from subcircuit.viewer.folders import version_of
+    from subcircuit.viewer.serve import address_of
+
+    bench = Bench(
+        lambda: shown_circuits(paths),
+        lambda: version_of(paths),
+        _probe(paths, Overrides(model=model, device=device, task=task, examples=examples)),
+    )
+    # what cannot be shown is refused before anything is served
+    bench.document()
+    token, console = secrets.token_urlsafe(24), messages()
+    bound = free_socket(host, port)
+    app = make_app(bench, lambda: {"version": version_of(paths), "running": False}, host=host, token=token)
+    serve(
+        app, bound, address_of(bound, host, token), browser=browser, say=lambda words: console.print(plain(words), soft_wrap=True)
+    )
+
+
+def _probe(paths: list[Path], given: "Overrides") -> "Probe":
+    """Models are loaded when they are first needed; circuits of one model share it."""
+    from subcircuit.cli.console import messages, plain
+    from subcircuit.cli.recorded import as_found
+    from subcircuit.report.page import Probed
+
+    console = messages()
+    return lambda number, shown: Probed(
+        *as_found(paths[number], shown.circuit, given, lambda words: console.print(plain(words), soft_wrap=True))
+    )

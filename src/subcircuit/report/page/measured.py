@@ -1,0 +1,55 @@
+"""Metric, KL and faithfulness of a ranking's prefixes: what a threshold costs."""
+
+from collections.abc import Sequence
+
+from subcircuit.errors import SettingsError
+from subcircuit.evaluate import faithfulness, measure_all
+from subcircuit.graph import Circuit, Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.report.page.document import Ranking
+from subcircuit.report.page.packed import Json, finite
+from subcircuit.search import Behaviour
+from subcircuit.tasks import metric
+
+POINTS = 12
+
+
+def sizes(count: int, points: int = POINTS) -> list[int]:
+    """About so many numbers of edges between 1 and ``count``, both included, evenly spaced on a logarithmic axis."""
+    if count == 0:
+        return [0]
+    steps = max(1, points - 1)
+    return sorted({round(count ** (step / steps)) for step in range(steps + 1)} | {count})
+
+
+def measured_document(
+    model: Transformer, graph: Graph, behaviour: Behaviour, ranking: Ranking, counts: Sequence[int], kept_only: bool
+) -> Json:
+    """Circuits of the first so many edges, measured on the page's prompts.
+
+    Args:
+        counts: numbers of edges.
+        kept_only: count the circuit's edges alone, or all that are listed.
+
+    Raises:
+        GraphError: the circuit is of another model.
+        NumericalError: a loss is NaN or infinite.
+    """
+    circuits = [Circuit(graph, ranking.mask(graph, count, kept_only)) for count in counts]
+    readings, divergences = measure_all(model, graph, behaviour, circuits, (behaviour.metric, metric("kl_divergence")))
+    value = readings.metric.value
+    try:
+        faithful, why = [finite(f) for f in faithfulness(readings).tolist()], None
+    except SettingsError as error:
+        faithful, why = [None] * len(counts), str(error)
+    values, kls = value(readings.circuits.mean(-1)).tolist(), divergences.circuits.mean(-1).tolist()
+    return {
+        "metric": behaviour.metric.name,
+        "model": finite(float(value(readings.model.mean()))),
+        "empty": finite(float(value(readings.empty.mean()))),
+        "why": why,
+        "points": [
+            {"edges": count, "metric": finite(m), "kl": finite(kl), "faithfulness": f}
+            for count, m, kl, f in zip(counts, values, kls, faithful, strict=True)
+        ],
+    }

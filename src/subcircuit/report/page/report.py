@@ -1,0 +1,103 @@
+"""A circuit as one file that can be sent to a colleague: it works from disk, offline, and nothing leaves it."""
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from subcircuit.errors import OutputError
+from subcircuit.inert import inert
+from subcircuit.model.transformer import Transformer
+from subcircuit.report.page.document import FORMAT, Ranking, Shown, check_one_graph, circuit_document, graph_document
+from subcircuit.report.page.html import report_html
+from subcircuit.report.page.measured import POINTS, measured_document, sizes
+from subcircuit.report.page.packed import Json
+from subcircuit.report.page.prompts import prompts_document
+from subcircuit.search import Behaviour
+
+# beside the circuit's own, the strongest of its other edges: a report stays small enough to be sent
+MOST_EDGES = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class Probed:
+    """What a circuit is measured with: its model, and the prompts, metric and ablation of its search."""
+
+    model: Transformer
+    behaviour: Behaviour
+
+
+def page_document(circuits: Sequence[Shown], rankings: Sequence[Ranking]) -> Json:
+    """Circuits of one graph, without what needs their model.
+
+    Raises:
+        GraphError: they are of different graphs.
+    """
+    graph = check_one_graph(circuits)
+    parts = [circuit_document(shown, ranking) for shown, ranking in zip(circuits, rankings, strict=True)]
+    title = parts[0]["title"] if len(parts) == 1 else " and ".join(part["name"] for part in parts)
+    return {"format": FORMAT, "title": title, "graph": graph_document(graph), "circuits": parts}
+
+
+def report_document(
+    circuits: Sequence[Shown],
+    probed: Sequence[Probed | None],
+    *,
+    most_edges: int = MOST_EDGES,
+    points: int = POINTS,
+    say: Callable[[str], None] = lambda message: None,
+) -> Json:
+    """Everything that a report holds.
+
+    Args:
+        probed: how each circuit is measured; None leaves out what needs its model.
+        most_edges: edges at most, unless a circuit has more.
+        points: numbers of edges at which it is measured.
+        say: told what takes long.
+
+    Raises:
+        GraphError: circuits of different graphs, or of another model than theirs.
+        SettingsError, NumericalError: as `prompts_document`.
+    """
+    rankings = [Ranking.of(shown.circuit, most_edges) for shown in circuits]
+    content = page_document(circuits, rankings)
+    for part, shown, ranking, tools in zip(content["circuits"], circuits, rankings, probed, strict=True):
+        if tools is None:
+            continue
+        model, behaviour, graph = tools.model, tools.behaviour, shown.circuit.graph
+        say(f"measuring {shown.name} at {points} sizes on {len(behaviour.task)} pairs of prompts")
+        part["measured"] = {
+            name: measured_document(model, graph, behaviour, ranking, sizes(ranking.count(kept), points), kept)
+            for name, kept in (("kept", True), ("all", False))
+            if kept or ranking.count(False) > ranking.count(True)
+        }
+        say(f"attention patterns and effects of {shown.name}, prompt by prompt")
+        part["prompts"] = prompts_document(model, shown.circuit, ranking, behaviour)
+    return content
+
+
+def write_report(content: Json, path: Path) -> Path:
+    """Write the page, whole or not at all.
+
+    Raises:
+        OutputError: the file exists, or cannot be written.
+    """
+    if os.path.lexists(path):
+        raise OutputError(f"{path} exists; nothing was touched: choose another place with --out")
+    text = report_html(f"{inert(content['title'])} · subcircuit", content)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        # a link is made only where nothing is: a file that appeared meanwhile stays
+        os.link(temporary, path)
+        path.chmod(0o644)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be written: {error}") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return path

@@ -1,0 +1,84 @@
+// The slider and its numbers, the pickers, the search field and the theme.
+
+import { at, el, many, number } from "./dom.js";
+import { briefly } from "./prompt.js";
+
+const STEPS = 1000;
+
+// The slider is logarithmic in the number of edges: the strongest few deserve as much room as the weak thousands.
+export const toCount = (step, most) => (most <= 1 ? most : Math.round(Math.exp((step / STEPS) * Math.log(most))));
+export const toStep = (count, most) => (most <= 1 || count < 1 ? STEPS : Math.round((STEPS * Math.log(count)) / Math.log(most)));
+
+export function wireControls(store, { most }) {
+  at("slider").addEventListener("input", ({ target }) => store.set({ edges: toCount(Number(target.value), most()) }));
+  at("count").addEventListener("change", ({ target }) => store.set({ edges: Math.max(0, Math.min(most(), Math.round(Number(target.value)) || 0)) }));
+  at("all").addEventListener("change", ({ target }) => store.set({ all: target.checked, edges: null }));
+  const pick = (id, name, empty) => at(id).addEventListener("change", ({ target }) => store.set({ [name]: target.value === "" ? empty : Number(target.value) }));
+  pick("circuit", "circuit", 0);
+  pick("other", "other", null);
+  pick("prompt", "prompt", null);
+  at("find").addEventListener("input", ({ target }) => store.set({ find: target.value }));
+  at("theme").addEventListener("click", () => store.set({ theme: isDark() ? "light" : "dark" }));
+  const zoom = (factor) => store.set({ zoom: Math.min(4, Math.max(1, store.get().zoom * factor)) });
+  at("closer").addEventListener("click", () => zoom(1.4));
+  at("farther").addEventListener("click", () => zoom(1 / 1.4));
+  addEventListener("keydown", (event) => {
+    if (event.key === "/" && !event.target.matches("input, select")) {
+      event.preventDefault();
+      at("find").focus();
+    }
+    if (event.key === "Escape") store.set({ node: null });
+  });
+}
+
+export function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+export function setTheme(theme) {
+  if (theme) document.documentElement.dataset.theme = theme;
+  else delete document.documentElement.dataset.theme;
+  at("theme").textContent = isDark() ? "light" : "dark";
+  at("theme").setAttribute("aria-label", `change to ${isDark() ? "light" : "dark"} colours`);
+}
+
+export function fillPickers(circuits, state) {
+  const options = circuits.map(({ name }, index) => el("option", { value: index }, name));
+  at("circuit").replaceChildren(...options);
+  at("other").replaceChildren(el("option", { value: "" }, "nothing"), ...options.map((option) => option.cloneNode(true)));
+  for (const id of ["pick-circuit", "pick-other"]) at(id).hidden = circuits.length < 2;
+  at("circuit").value = String(state.circuit);
+  at("other").value = state.other === null ? "" : String(state.other);
+}
+
+export function fillPrompts(prompts, state) {
+  at("pick-prompt").hidden = !prompts || state.other !== null;
+  if (!prompts) return;
+  const options = prompts.items.map((item, index) => el("option", { value: index }, `${index + 1}  ${briefly(item)}`));
+  at("prompt").replaceChildren(el("option", { value: "" }, `all ${prompts.items.length}`), ...options);
+  at("prompt").value = state.prompt === null ? "" : String(state.prompt);
+}
+
+export function showCount(count, most, least) {
+  at("slider").value = String(toStep(count, most));
+  at("slider").setAttribute("aria-valuetext", many(count, "edge"));
+  if (document.activeElement !== at("count")) at("count").value = String(count);
+  at("count").max = String(most);
+  at("of").textContent = `of ${most.toLocaleString("en")}`;
+  at("threshold").textContent = least === null ? "–" : `≥ ${number(least)}`;
+}
+
+export function showReading(point, metric, waiting) {
+  const write = (id, value) => {
+    at(id).textContent = waiting ? "…" : value === null || value === undefined ? "–" : `${point.about ? "≈ " : ""}${number(value)}`;
+  };
+  at("metric-name").textContent = (metric ?? "metric").replaceAll("_", " ");
+  write("metric", point?.metric);
+  write("faithfulness", point?.faithfulness);
+  write("kl", point?.kl);
+}
+
+export const say = (words) => {
+  at("said").textContent = words;
+};

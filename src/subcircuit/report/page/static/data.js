@@ -1,0 +1,76 @@
+// The document as typed arrays. Edges come strongest first, so a threshold leaves a prefix of them.
+
+const TYPES = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i2: Int16Array, f4: Float32Array };
+
+export function unpack(packed) {
+  const text = atob(packed.data);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return new TYPES[packed.type](bytes.buffer);
+}
+
+export function readGraph(graph) {
+  const byName = new Map(graph.nodes.map((node, index) => [node.name, index]));
+  return { ...graph, byName };
+}
+
+export function readCircuit(circuit) {
+  const edges = circuit.edges;
+  const kept = unpack(edges.kept);
+  const all = Uint32Array.from({ length: edges.count }, (_, edge) => edge);
+  return {
+    ...circuit,
+    writers: unpack(edges.writers),
+    readers: unpack(edges.readers),
+    scores: unpack(edges.scores),
+    kept,
+    all,
+    inside: all.filter((edge) => kept[edge]),
+  };
+}
+
+// The edges that the slider runs over, strongest first.
+export const listed = (circuit, all) => (all ? circuit.all : circuit.inside);
+
+export function readPrompts(prompts, edges) {
+  if (!prompts) return null;
+  const rows = (packed, width) => {
+    const flat = unpack(packed);
+    return packed.scale.map((scale, row) => ({ scale, values: flat.subarray(row * width, (row + 1) * width) }));
+  };
+  const nodes = (packed) => rows(packed, unpack(packed).length / prompts.items.length);
+  return {
+    ...prompts,
+    effects: rows(prompts.effects, edges),
+    direct: { clean: nodes(prompts.direct.clean), corrupted: nodes(prompts.direct.corrupted) },
+    packedPatterns: prompts.patterns,
+    patterns: new Map(),
+  };
+}
+
+export const valueOf = (row, index) => row.values[index] * row.scale;
+
+// The effect of an edge: over all prompts, or on one of them.
+export function effectOf(circuit, prompts, prompt, edge) {
+  if (prompt === null || !prompts) return circuit.scores[edge];
+  return valueOf(prompts.effects[prompt], edge);
+}
+
+// A head's attention on one prompt, as rows of queries; null where the page does not hold it.
+export function patternOf(prompts, name, prompt, corrupted) {
+  const place = prompts.heads.indexOf(name);
+  if (place < 0) return null;
+  if (!prompts.patterns.has(name)) prompts.patterns.set(name, unpack(prompts.packedPatterns[place]));
+  const flat = prompts.patterns.get(name);
+  const size = (item) => (prompts.causal ? (item.clean.length * (item.clean.length + 1)) / 2 : item.clean.length ** 2);
+  let start = 0;
+  for (const item of prompts.items.slice(0, prompt)) start += 2 * size(item);
+  const item = prompts.items[prompt];
+  start += corrupted ? size(item) : 0;
+  const length = item.clean.length;
+  return Array.from({ length }, (_, query) => {
+    const seen = prompts.causal ? query + 1 : length;
+    const from = start + (prompts.causal ? (query * (query + 1)) / 2 : query * length);
+    return Array.from({ length }, (_, key) => (key < seen ? flat[from + key] / 255 : 0));
+  });
+}

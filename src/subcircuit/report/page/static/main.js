@@ -1,0 +1,221 @@
+// Puts the parts together: state in, picture out.
+
+import { fillPickers, fillPrompts, say, setTheme, showCount, showReading, wireControls } from "./controls.js";
+import { listed, readCircuit, readGraph, readPrompts } from "./data.js";
+import { at, el, many, number } from "./dom.js";
+import { createMap } from "./map.js";
+import { WORDS, comparison, sceneOf } from "./scene.js";
+import { showSide } from "./side.js";
+import { interpolate, live, load, measure, progress, promptsOf } from "./source.js";
+import { createStore } from "./state.js";
+
+const SETTLED = 220, POLL = 2000;
+
+async function start() {
+  let content = await load();
+  const graph = readGraph(content.graph);
+  let circuits = content.circuits.map(readCircuit);
+  let scene, side = "clean", settling, measured = new Map();
+  const prompts = new Map(), problems = new Map();
+  const labelOf = (name) => circuits[store.get().circuit].labels[name]?.label ?? "";
+  const store = createStore(change);
+  const map = createMap(graph, { onSelect: (node) => store.set({ node: node === null ? null : graph.nodes[node].name }), labelOf });
+
+  function valid(state) {
+    const inside = (index) => index !== null && index < circuits.length;
+    const circuit = inside(state.circuit) ? state.circuit : 0;
+    const known = prompts.get(circuit);
+    return {
+      ...state,
+      circuit,
+      other: inside(state.other) && state.other !== circuit ? state.other : null,
+      prompt: known && state.prompt !== null && state.prompt < known.items.length ? state.prompt : null,
+      node: graph.byName.has(state.node) ? state.node : null,
+    };
+  }
+
+  const countOf = (state) => Math.min(scene.most, state.edges ?? Infinity);
+
+  function rebuild(state) {
+    const circuit = circuits[state.circuit];
+    scene = state.other === null ? sceneOf(graph, circuit, prompts.get(state.circuit), state) : comparison(circuit, circuits[state.other], state.all);
+    const used = new Set(circuits.flatMap((one) => [...one.inside].flatMap((edge) => [one.writers[edge], ...graph.readers[one.readers[edge]].nodes])));
+    map.populate(used);
+    legend(state);
+  }
+
+  function change(raw, changed) {
+    const state = valid(raw);
+    if (changed.has("theme")) setTheme(state.theme);
+    if (changed.has("zoom")) map.resize(state.zoom);
+    if (["circuit", "other", "all", "prompt"].some((name) => changed.has(name))) rebuild(state);
+    if (changed.has("circuit")) fetchPrompts(state.circuit);
+    draw(state);
+    if (changed.has("theme")) map.repaint();
+    if (changed.has("find")) find(state.find);
+  }
+
+  function draw(state) {
+    const count = countOf(state), shown = scene.prefix(count), circuit = circuits[state.circuit];
+    const edges = listed(circuit, state.all);
+    const last = count > 0 && count <= edges.length ? Math.abs(circuit.scores[edges[count - 1]]) : NaN;
+    map.show(scene, shown);
+    map.select(state.node === null ? null : graph.byName.get(state.node));
+    showCount(count, scene.most, Number.isFinite(last) ? last : null);
+    read(state, count);
+    clearTimeout(settling);
+    settling = setTimeout(() => settle(state, count, shown), SETTLED);
+    if (settling && !at("side").dataset.of) panel(state, count, shown);
+  }
+
+  // What is slower than drawing waits until the slider rests.
+  function settle(state, count, shown) {
+    panel(state, count, shown);
+    ask(state, count);
+    say(`${many(shown, "edge")} shown. faithfulness ${at("faithfulness").textContent}`);
+  }
+
+  function panel(state, count, shown) {
+    const picked = { ...state };
+    showSide({
+      graph,
+      scene,
+      shown,
+      count,
+      side,
+      circuit: circuits[state.circuit],
+      other: state.other === null ? null : circuits[state.other],
+      prompts: prompts.get(state.circuit) ?? null,
+      why: problems.get(state.circuit) ?? null,
+      state: picked,
+      points: pointsOf(state),
+      onSelect: (node) => store.set({ node: node === null ? null : graph.nodes[node].name }),
+      onSide: (next) => {
+        side = next;
+        panel(state, count, shown);
+      },
+    });
+  }
+
+  const keyOf = (state) => `${state.circuit} ${state.all}`;
+
+  function pointsOf(state) {
+    const fixed = circuits[state.circuit].measured?.[state.all ? "all" : "kept"]?.points ?? [];
+    const asked = measured.get(keyOf(state)) ?? [];
+    return [...fixed, ...asked].sort((a, b) => a.edges - b.edges);
+  }
+
+  function read(state, count) {
+    const points = pointsOf(state);
+    const exact = points.find((point) => point.edges === count);
+    const waiting = live && !exact && !problems.has(state.circuit);
+    showReading(state.other === null ? (exact ?? (live ? null : interpolate(points, count))) : null, circuits[state.circuit].metric, waiting && state.other === null);
+  }
+
+  async function ask(state, count) {
+    if (!live || state.other !== null || problems.has(state.circuit) || pointsOf(state).some((point) => point.edges === count)) return;
+    try {
+      const answer = await measure(state.circuit, count, state.all);
+      const key = keyOf(state);
+      measured.set(key, [...(measured.get(key) ?? []), ...answer.points]);
+    } catch (error) {
+      problems.set(state.circuit, `Not measured: ${error.message}`);
+    }
+    const now = valid(store.get());
+    if (countOf(now) === count) read(now, count);
+  }
+
+  async function fetchPrompts(circuit) {
+    if (prompts.has(circuit)) return;
+    try {
+      const found = await promptsOf(content, circuit);
+      prompts.set(circuit, readPrompts(found, circuits[circuit].all.length));
+    } catch (error) {
+      prompts.set(circuit, null);
+      problems.set(circuit, `No prompts: ${error.message}`);
+    }
+    const state = valid(store.get());
+    fillPrompts(prompts.get(state.circuit), state);
+    if (state.circuit === circuit) {
+      rebuild(state);
+      draw(state);
+    }
+  }
+
+  function find(text) {
+    const wanted = text.trim().toLowerCase();
+    const { labels } = circuits[valid(store.get()).circuit];
+    const matches = (name) => name.includes(wanted) || labels[name]?.label?.toLowerCase().includes(wanted);
+    const hits = wanted ? graph.nodes.flatMap(({ name }, index) => (matches(name) ? [index] : [])) : [];
+    map.mark(new Set(hits));
+    if (wanted) say(`${many(hits.length, "component")} found`);
+    return hits;
+  }
+
+  function legend(state) {
+    const names = state.other === null ? presentKinds() : ["shared", `only ${circuits[state.circuit].name}`, `only ${circuits[state.other].name}`];
+    const classes = state.other === null ? presentKinds().map((kind) => `kind-${kind}`) : ["side-shared", "side-left", "side-right"];
+    const items = names.map((name, i) => el("span", {}, el("i", { class: `stroke ${classes[i]}`, "aria-hidden": "true" }), WORDS[name] ?? name));
+    const what = state.other === null ? "edges into" : "edges";
+    at("legend").replaceChildren(el("span", { class: "faint" }, what), ...items, el("span", { class: "faint" }, "width: size of the effect"));
+  }
+
+  const presentKinds = () => Object.keys(WORDS).filter((kind) => graph.readers.some((reader) => reader.kind === kind));
+
+  // A search that is still running: its circuit grows on the page.
+  async function follow() {
+    const state = await progress().catch(() => null);
+    at("progress").hidden = !state?.running;
+    if (state?.running) {
+      at("done").value = state.total ? state.done / state.total : 0;
+      at("pace").textContent = state.words;
+    }
+    if (state && state.version !== content.version) {
+      content = await load();
+      circuits = content.circuits.map(readCircuit);
+      measured = new Map();
+      prompts.clear();
+      problems.clear();
+      const now = valid(store.get());
+      fillPickers(circuits, now);
+      rebuild(now);
+      draw(now);
+      fetchPrompts(now.circuit);
+    }
+    setTimeout(follow, POLL);
+  }
+
+  wireControls(store, { most: () => scene.most });
+  at("find").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    const [first] = find(event.target.value);
+    if (first !== undefined) store.set({ node: graph.nodes[first].name });
+  });
+  at("prompt").addEventListener("change", () => fillPrompts(prompts.get(store.get().circuit), store.get()));
+  addEventListener("resize", () => map.resize(store.get().zoom));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => map.repaint());
+
+  if (!live) for (const [index, one] of content.circuits.entries()) prompts.set(index, readPrompts(one.prompts, one.edges.count));
+  const state = valid(store.get());
+  at("title").textContent = content.title;
+  at("find").value = state.find;
+  at("all").checked = state.all;
+  at("pick-all").hidden = circuits.every((circuit) => circuit.all.length === circuit.inside.length);
+  setTheme(state.theme);
+  fillPickers(circuits, state);
+  map.resize(state.zoom);
+  rebuild(state);
+  fillPrompts(prompts.get(state.circuit), state);
+  draw(state);
+  if (state.find) find(state.find);
+  document.documentElement.dataset.ready = "1";
+  performance.mark("ready");
+  if (live) {
+    fetchPrompts(state.circuit);
+    follow();
+  }
+}
+
+start().catch((error) => {
+  at("side").replaceChildren(el("p", { class: "problem", role: "alert" }, `The page could not be shown: ${error.message}`));
+});

@@ -1,0 +1,113 @@
+// The panel beside the map: the circuit as a whole, two circuits compared, or one component.
+
+import { curveChart } from "./chart.js";
+import { at, el, many, number } from "./dom.js";
+import { valueOf } from "./data.js";
+import { bars, counted, edgeRows, facts, section } from "./lists.js";
+import { patternView } from "./pattern.js";
+import { promptView } from "./prompt.js";
+import { edgesOf, sideOf } from "./scene.js";
+
+const STRONGEST = 200;
+
+// view: { graph, circuit, other, scene, shown, count, prompts, why, state, points, side, onSelect, onSide }
+export function showSide(view) {
+  const { state, other } = view;
+  const panel = at("side");
+  const content = state.node !== null ? component(view) : other ? compared(view) : overview(view);
+  const key = `${state.node} ${state.other} ${state.circuit}`;
+  const scrolled = panel.dataset.of === key ? panel.scrollTop : 0;
+  panel.dataset.of = key;
+  panel.replaceChildren(...content.filter(Boolean));
+  panel.scrollTop = scrolled;
+}
+
+function overview({ graph, circuit, scene, shown, count, prompts, why, state, points, onSelect }) {
+  const chart = curveChart(points, count);
+  const item = prompts && state.prompt !== null ? prompts.items[state.prompt] : null;
+  const strongest = [...scene.edges.subarray(0, Math.min(shown, STRONGEST))];
+  return [
+    el("h2", {}, circuit.name),
+    item ? section(`prompt ${state.prompt + 1} of ${prompts.items.length}`, promptView(item)) : null,
+    chart ? section("faithfulness by size", chart) : null,
+    section(item ? `effect of cutting an edge on this prompt` : "strongest edges", ...edgesHere(graph, scene, strongest, item, onSelect)),
+    prompts ? section(directTitle(prompts), directNodes(graph, prompts, state.prompt, onSelect)) : null,
+    section("how it was found", facts(circuit.rows)),
+    why ? el("p", { class: "faint" }, why) : null,
+  ];
+}
+
+function edgesHere(graph, scene, edges, item, onSelect) {
+  const rows = edgeRows(graph, scene, edges, onSelect);
+  if (item) rows.sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
+  return [bars(rows, { caption: "edges and their effects" })];
+}
+
+const directTitle = (prompts) => `direct effect on the ${prompts.contrast ? "logit difference" : "answer's logit"}`;
+
+// What each node writes to the answer itself: on one prompt, or the mean over all.
+function directNodes(graph, prompts, prompt, onSelect) {
+  const rows = prompt === null ? prompts.direct.clean : [prompts.direct.clean[prompt]];
+  const nodes = graph.nodes.slice(0, rows[0].values.length).map((node, index) => {
+    const value = rows.reduce((sum, row) => sum + valueOf(row, index), 0) / rows.length;
+    return { name: node.name, value, act: () => onSelect(index) };
+  });
+  nodes.sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
+  return bars(nodes.slice(0, 40), { caption: "components and their direct effects", first: 8 });
+}
+
+function compared({ graph, circuit, other, scene, shown, count, onSelect }) {
+  const groups = [[], [], []];
+  for (let i = 0; i < shown; i++) groups[sideOf(scene.entries[scene.edges[i]], count)].push(scene.edges[i]);
+  const [shared, left, right] = groups;
+  const jaccard = shown ? shared.length / shown : 1;
+  const names = ["shared", `only ${circuit.name}`, `only ${other.name}`];
+  return [
+    el("h2", {}, "two circuits"),
+    el("p", { class: "faint" }, `The first ${count.toLocaleString("en")} edges of each. Jaccard index ${number(jaccard)}.`),
+    el("dl", { class: "facts sides" }, ...groups.flatMap((edges, side) => [el("dt", {}, el("i", { class: `chip side-${["shared", "left", "right"][side]}` }), names[side]), el("dd", {}, counted(edges))])),
+    ...[left, right, shared].map((edges, i) =>
+      edges.length ? section([names[1], names[2], names[0]][i], bars(edgeRows(graph, scene, edges, onSelect), { caption: "edges", first: 8 })) : null,
+    ),
+  ];
+}
+
+function component({ graph, circuit, scene, shown, prompts, why, state, side, onSelect, onSide }) {
+  const node = graph.byName.get(state.node);
+  const { name, kind, layer } = graph.nodes[node];
+  const label = circuit.labels[name];
+  const { read, written } = edgesOf(graph, scene, shown, node);
+  const place = layer === null ? "" : `, layer ${layer}`;
+  const prompt = state.prompt ?? 0;
+  return [
+    el("button", { type: "button", class: "back", on: { click: () => onSelect(null) } }, "← circuit"),
+    el("h2", { class: "mono" }, name),
+    el("p", { class: "faint" }, `${{ attention: "attention", mlp: "MLP", embed: "embedding", logits: "unembedding" }[kind]}${place}`),
+    label?.label ? el("p", { class: "label" }, label.label) : null,
+    label?.evidence ? el("p", { class: "evidence" }, label.evidence) : null,
+    prompts && kind === "attention" ? attention(prompts, name, prompt, state.prompt, side, onSide) : null,
+    read.length ? section(`reads ${counted(read)}`, bars(edgeRows(graph, scene, read, onSelect, { end: "writer" }).map((row, i) => ({ ...row, note: portOf(graph, scene, read[i]) })), { caption: "what it reads", first: 10 })) : null,
+    written.length ? section(`writes ${counted(written)}`, bars(edgeRows(graph, scene, written, onSelect, { end: "reader" }), { caption: "what reads it", first: 10 })) : null,
+    !read.length && !written.length ? el("p", {}, "No edge of it is shown at this threshold.") : null,
+    prompts && kind !== "logits" ? section(directTitle(prompts), directPrompts(prompts, node, state.prompt)) : null,
+    why ? el("p", { class: "faint" }, why) : null,
+  ];
+}
+
+function portOf(graph, scene, edge) {
+  const { kind } = graph.readers[scene.readers[edge]];
+  return { q: "query", k: "key", v: "value" }[kind] ?? "";
+}
+
+function attention(prompts, name, prompt, chosen, side, onSide) {
+  const hint = chosen === null ? ` (the picker above chooses another)` : "";
+  return section("attention", el("p", { class: "faint" }, `prompt ${prompt + 1} of ${prompts.items.length}${hint}`), patternView(prompts, name, prompt, side, onSide));
+}
+
+function directPrompts(prompts, node, chosen) {
+  const rows = prompts.items.flatMap((_, prompt) => {
+    if (chosen !== null && prompt !== chosen) return [];
+    return ["clean", "corrupted"].map((run) => ({ name: `${prompt + 1}`, note: run, value: valueOf(prompts.direct[run][prompt], node) }));
+  });
+  return bars(rows, { caption: `direct effect by prompt, ${many(prompts.items.length, "prompt")}`, first: 8 });
+}

@@ -1,0 +1,41 @@
+// Where data come from: the page itself, or the server that it was opened by.
+
+import { at } from "./dom.js";
+
+const embedded = at("document");
+const token = document.querySelector("meta[name=subcircuit-token]")?.content;
+
+export const live = embedded === null;
+
+export async function load() {
+  return live ? ask("api/document") : JSON.parse(embedded.textContent);
+}
+
+async function ask(path, body) {
+  const options = body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json", "X-Subcircuit-Token": token }, body: JSON.stringify(body) };
+  const answer = await fetch(path, { ...options, cache: "no-store" });
+  const content = await answer.json();
+  if (!answer.ok) throw new Error(content.error ?? answer.statusText);
+  return content;
+}
+
+// Prompts with their effects and patterns: in the page, or computed when they are asked for.
+export const promptsOf = (content, circuit) => (live ? ask("api/prompts", { circuit }) : Promise.resolve(content.circuits[circuit].prompts));
+
+export const progress = () => ask("api/progress");
+
+// The circuit of the first so many edges, measured: points between which a report interpolates, or one that is exact.
+export function measure(circuit, edges, all) {
+  return ask("api/measure", { circuit, edges, all });
+}
+
+// The measured point of this size, or one on the line between its neighbours, which is said to be about so.
+export function interpolate(points, edges) {
+  const above = points.findIndex((point) => point.edges >= edges);
+  if (above < 0) return null;
+  const [right, left] = [points[above], points[above - 1]];
+  if (right.edges === edges || left === undefined) return right.edges === edges ? right : null;
+  const share = Math.log(edges / Math.max(1, left.edges)) / Math.log(right.edges / Math.max(1, left.edges));
+  const between = (name) => (left[name] === null || right[name] === null ? null : left[name] + share * (right[name] - left[name]));
+  return { edges, metric: between("metric"), kl: between("kl"), faithfulness: between("faithfulness"), about: true };
+}

@@ -1,0 +1,85 @@
+"""Running the server: a port, a browser, and an end."""
+
+import errno
+import socket
+import webbrowser
+from collections.abc import Callable
+from threading import Timer
+
+import uvicorn
+
+from subcircuit.errors import SettingsError
+from subcircuit.viewer.guard import Guard, is_loopback
+
+PORT = 8765
+_TRIES = 50
+SECONDS_TO_START = 0.6
+
+
+def free_socket(host: str, port: int) -> socket.socket:
+    """A bound socket: at this port, or at the next free one.
+
+    Raises:
+        SettingsError: there is none, or no such address on this machine.
+    """
+    for candidate in range(port, min(port + _TRIES, 65536)):
+        try:
+            family = socket.getaddrinfo(host, candidate, type=socket.SOCK_STREAM)[0][0]
+            made = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                # not while another server listens there, but at once after one has ended
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                made.bind((host, candidate))
+                made.listen(64)
+            except OSError:
+                made.close()
+                raise
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                continue
+            raise SettingsError(f"--host {host}: {error.strerror or error}: no address of this machine") from None
+        return made
+    raise SettingsError(f"ports {port} to {port + _TRIES - 1} are all taken: choose another with --port")
+
+
+def address_of(bound: socket.socket, host: str, token: str) -> str:
+    """Where a browser finds the server; beyond loopback with the token that it is asked for."""
+    port = bound.getsockname()[1]
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/" + ("" if is_loopback(host) else f"?token={token}")
+
+
+def serve(app: Guard, bound: socket.socket, address: str, *, browser: bool, say: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        app: what is served.
+        bound: a socket that listens.
+        address: of the page.
+        browser: open it there.
+        say: told the address, and that no browser could be opened.
+    """
+    say(f"viewer   {address}   (Ctrl-C ends it)")
+
+    def show() -> None:
+        if not open_browser(address):
+            say("no browser could be opened: open the address yourself")
+
+    timer = Timer(SECONDS_TO_START, show)
+    timer.daemon = True
+    if browser:
+        timer.start()
+    settings = uvicorn.Config(app, log_level="error", access_log=False, timeout_keep_alive=15, limit_concurrency=64, ws="none")
+    try:
+        uvicorn.Server(settings).run(sockets=[bound])
+    finally:
+        timer.cancel()
+        bound.close()
+
+
+def open_browser(address: str) -> bool:
+    """Open the address in a browser, and say whether there is one."""
+    try:
+        return webbrowser.open(address)
+    except (webbrowser.Error, OSError):
+        return False

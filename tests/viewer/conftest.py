@@ -1,0 +1,133 @@
+"""A browser, circuits that are quick to measure, their report, and a server of them."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, sync_playwright
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from subcircuit.graph import Graph, TopN
+from subcircuit.report.page import Probed, Shown, report_document, write_report
+from subcircuit.search import Eap, eap
+from subcircuit.viewer import Bench, free_socket, make_app
+from tests.behaviours import random_behaviour
+from tests.tiny_models import VOCAB, tiny
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+HOSTILE = "<script>document.title='owned'</script>\u2028\u202e<img src=x onerror=document.title='owned'>"
+LABELS = {"a1.h2": {"label": HOSTILE, "evidence": "looks at the last token"}, "m0": {"label": "name mover"}}
+TOKEN = "a-token-of-the-tests"
+EDGES, OTHERS = 60, 40
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Watched:
+    """A page, what it complained of, and what it asked for."""
+
+    page: Page
+    complaints: list[str]
+    requests: list[str]
+
+    def open(self, address: str) -> Page:
+        """Go there and wait until the page can be used."""
+        self.page.goto("about:blank")
+        self.page.goto(address)
+        self.page.wait_for_selector("html[data-ready]")
+        return self.page
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[Watched]:
+    """A fresh page; that nothing was complained of, and nobody else asked, is claimed of every test."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
+    page.set_default_timeout(10_000)
+    watched = Watched(page, [], [])
+    page.on("console", lambda message: watched.complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: watched.complaints.append(str(error)))
+    page.on("request", lambda request: watched.requests.append(request.url))
+    yield watched
+    page.close()
+    assert watched.complaints == []
+    assert all(url.startswith(("file://", "http://127.0.0.1:", "about:")) for url in watched.requests)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Two circuits of one model and how they are measured."""
+
+    probed: Probed
+    circuits: tuple[Shown, Shown]
+
+
+@pytest.fixture(scope="session")
+def sample() -> Sample:
+    words = {f"w{i}": i for i in range(VOCAB)}
+    model = tiny("llama")
+    behaviour = random_behaviour(model, 3, [5, 6, 6], 1, "logit_difference", "resample")
+    named = {HOSTILE if i == int(behaviour.task.clean.ids[0, 1]) else word: i for word, i in words.items()}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(named, unk_token="w0")), unk_token="w0")
+    model, graph = replace(model, tokenizer=tokenizer), Graph.of(model.config)
+    scores = eap(model, graph, behaviour, Eap())
+    circuits = scores.select(TopN(EDGES, "absolute")), scores.select(TopN(OTHERS, "signed"))
+    left, right = (Shown(name, circuit, LABELS) for name, circuit in zip(("by size", "by sign"), circuits, strict=True))
+    return Sample(Probed(model, behaviour), (left, right))
+
+
+@pytest.fixture(scope="session")
+def report(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a report of both circuits."""
+    file = tmp_path_factory.mktemp("report") / "circuit.html"
+    write_report(report_document(sample.circuits, [sample.probed, sample.probed], points=6), file)
+    return file.as_uri()
+
+
+@dataclass
+class Running:
+    """A server, and what it was told of its search."""
+
+    address: str
+    port: int
+    progress: dict[str, object]
+    circuits: list[Shown]
+
+
+@pytest.fixture(scope="session")
+def server(sample: Sample) -> Iterator[Running]:
+    progress: dict[str, object] = {"version": "1", "running": False}
+    circuits = list(sample.circuits)
+    bench = Bench(lambda: circuits, lambda: str(progress["version"]), lambda number, shown: sample.probed)
+    bound = free_socket("127.0.0.1", 8700)
+    app = make_app(bench, lambda: dict(progress), host="127.0.0.1", token=TOKEN)
+    app = replace(app, seconds=0.5)
+    uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    while not uvicorn_server.started:
+        time.sleep(0.01)
+    port = bound.getsockname()[1]
+    yield Running(f"http://127.0.0.1:{port}/", port, progress, circuits)
+    uvicorn_server.should_exit = True
+    thread.join(5)
+
+
+@pytest.fixture
+def saved(sample: Sample, tmp_path: Path) -> Path:
+    """A circuit directory."""
+    sample.circuits[0].circuit.save(tmp_path / "run")
+    return tmp_path / "run"
