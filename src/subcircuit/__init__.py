@@ -46,7 +46,17 @@ if TYPE_CHECKING:
     from subcircuit.explain import Explanation, Thresholds, explain_circuit
     from subcircuit.graph import Circuit, Comparison, Edge, Graph, Greedy, Scope, Threshold, TopN
     from subcircuit.model import Transformer, load_model
-    from subcircuit.report import Summary, draw_attention, draw_circuit, new_directory, save_picture, write_run
+    from subcircuit.report import (
+        Summary,
+        draw_attention,
+        draw_circuit,
+        export_circuit,
+        import_circuit,
+        new_directory,
+        save_picture,
+        to_networkx,
+        write_run,
+    )
     from subcircuit.search import (
         Acdc,
         AtpStar,
@@ -108,7 +118,17 @@ _HOMES = {
     "subcircuit.explain": ("Explanation", "Thresholds", "explain_circuit"),
     "subcircuit.graph": ("Circuit", "Comparison", "Edge", "Graph", "Greedy", "Scope", "Threshold", "TopN"),
     "subcircuit.model": ("Transformer", "load_model"),
-    "subcircuit.report": ("Summary", "draw_attention", "draw_circuit", "new_directory", "save_picture", "write_run"),
+    "subcircuit.report": (
+        "Summary",
+        "draw_attention",
+        "draw_circuit",
+        "export_circuit",
+        "import_circuit",
+        "new_directory",
+        "save_picture",
+        "to_networkx",
+        "write_run",
+    ),
     "subcircuit.search": (
         "AtpStar",
         "EapIgActivations",
@@ -195,7 +215,9 @@ __all__ = [
     "draw_circuit",
     "evaluate_circuit",
     "explain_circuit",
+    "export_circuit",
     "faithfulness",
+    "import_circuit",
     "judge",
     "learn_optimal",
     "load_held_out",
@@ -208,6 +230,7 @@ __all__ = [
     "reset",
     "save_picture",
     "stability",
+    "to_networkx",
     "validate",
     "write_run",
 ]

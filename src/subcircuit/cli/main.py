@@ -13,7 +13,20 @@ import typer
 from typer.exceptions import TyperException
 
 from subcircuit import __version__
-from subcircuit.cli import compare, discover, evaluate, explain, listings, report, show, sweep, tasks, validate, view
+from subcircuit.cli import (
+    compare,
+    discover,
+    evaluate,
+    exchange,
+    explain,
+    listings,
+    report,
+    show,
+    sweep,
+    tasks,
+    validate,
+    view,
+)
 from subcircuit.errors import SubcircuitError
 
 app = typer.Typer(
@@ -31,6 +44,9 @@ app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)
 app.command("validate")(validate.validate)
+app.command("export")(exchange.export)
+app.command("import")(exchange.import_)
+app.command("mib-submission")(exchange.mib_submission)
 app.command("models")(listings.models)
 app.add_typer(tasks.app, name="tasks")
 app.command("metrics")(listings.metrics)

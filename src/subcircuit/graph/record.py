@@ -10,13 +10,14 @@ class _Frozen(BaseModel):
 
 
 class ModelRecord(_Frozen):
-    """Which model: its name, the checkpoint's revision, and digests of its config and tokenizer."""
+    """Which model: its name, the checkpoint's revision, digests of its config and tokenizer, and its width."""
 
     name: str
     revision: str | None
     config: str
     tokenizer: str | None
     dtype: str
+    d_model: int | None = None
 
 
 class TaskRecord(_Frozen):

@@ -1,6 +1,7 @@
 """What a person sees of a circuit: pictures, summaries, and the directory that a run leaves."""
 
 from subcircuit.report.attention_figure import draw_attention
+from subcircuit.report.exchange import export_circuit, import_circuit, to_networkx
 from subcircuit.report.folder import new_directory, write_run
 from subcircuit.report.picture import draw_circuit, save_picture
 from subcircuit.report.summary import Summary
@@ -18,8 +19,11 @@ __all__ = [
     "draw_roc",
     "draw_sweep",
     "draw_table",
+    "export_circuit",
+    "import_circuit",
     "new_directory",
     "save_picture",
+    "to_networkx",
     "write_run",
     "write_sweep",
     "write_validations",

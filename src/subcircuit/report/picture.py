@@ -110,7 +110,8 @@ def _nodes_of(layout: Layout, reader: Reader) -> list[Node]:
     return [Logits()] if isinstance(reader, Logits) else [graph.writers[index] for index in owners(graph, reader)]
 
 
-def _kind(reader: Reader) -> str:
+def kind_of(reader: Reader) -> str:
+    """What a reader is, as ``COLOURS`` names it."""
     match reader:
         case HeadInput(part=part):
             return _KINDS[part]
@@ -130,7 +131,7 @@ def _draw_edges(axes: Axes, layout: Layout, edges: list[tuple[Writer, Reader, fl
         for node in _nodes_of(layout, reader):
             curves.append(route(layout, writer, reader, node))
             widths.append(0.6 + 2.6 * strength)
-            colours.append(to_rgba(COLOURS[_kind(reader)], 0.4 + 0.55 * strength))
+            colours.append(to_rgba(COLOURS[kind_of(reader)], 0.4 + 0.55 * strength))
     axes.add_collection(
         PathCollection(curves, facecolors="none", edgecolors=colours, linewidths=widths, capstyle="round", zorder=2),
         autolim=False,
@@ -183,7 +184,7 @@ def _draw_words(figure: Figure, axes: Axes, circuit: Circuit, n_edges: int, draw
 
 def _draw_legend(axes: Axes, circuit: Circuit, middle: float, y: float) -> None:
     """One line under the title: each colour's name, in its colour."""
-    kinds = [kind for kind in COLOURS if kind in {_kind(reader) for reader in circuit.graph.readers}]
+    kinds = [kind for kind in COLOURS if kind in {kind_of(reader) for reader in circuit.graph.readers}]
     words = ["edges into", *kinds] + (["width: effect"] if circuit.scores is not None else [])
     step = 0.78
     x = middle - step * (len(words) - 1) / 2

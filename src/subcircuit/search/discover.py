@@ -99,6 +99,7 @@ def _record(model: Transformer, behaviour: Behaviour, method: Method, parameters
             config=model.config.digest,
             tokenizer=_tokenizer_digest(model),
             dtype=str(model.dtype).removeprefix("torch."),
+            d_model=model.config.d_model,
         ),
         task=TaskRecord(name=behaviour.task.name, parameters=dict(behaviour.task.parameters), digest=behaviour.task.digest),
         method=MethodRecord(name=method.name, parameters=parameters),

@@ -1,0 +1,157 @@
+"""Circuits out to the tools of the field and back: one table of formats."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from subcircuit.errors import CircuitFileError, OutputError, UnknownNameError
+from subcircuit.graph import Circuit, Scope
+from subcircuit.model import Transformer
+from subcircuit.report.exchange.acdc_pickle import read_acdc_pickle
+from subcircuit.report.exchange.attribution_graph import write_attribution_graph
+from subcircuit.report.exchange.bounded import read_json
+from subcircuit.report.exchange.csv_edges import read_edges_csv, write_edges_csv
+from subcircuit.report.exchange.dot import write_dot
+from subcircuit.report.exchange.edge_pruning import read_edge_pruning, write_edge_pruning
+from subcircuit.report.exchange.mib_json import read_mib_json, write_mib_json
+from subcircuit.report.exchange.mib_pt import read_mib_pt, write_mib_pt
+from subcircuit.report.exchange.networks import read_graphml, read_networkx, write_graphml, write_networkx
+from subcircuit.report.exchange.target import Target
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of exchange.
+
+    Args:
+        name: to ask for it by.
+        suffix: of its files.
+        description: one line.
+        write: writes a circuit to a path; None for formats that are only read.
+        read: reads a circuit for a model; None for formats that cannot be read back.
+        width: its files state the width of the model.
+    """
+
+    name: str
+    suffix: str
+    description: str
+    write: Callable[..., None] | None
+    read: Callable[[Path, Target], Circuit] | None
+    width: bool = False
+
+
+FORMATS: dict[str, Format] = {
+    entry.name: entry
+    for entry in (
+        Format("mib-json", ".mib.json", "EAP-IG and MIB, by name", write_mib_json, read_mib_json, width=True),
+        Format("mib-pt", ".mib.pt", "EAP-IG and MIB, as matrices", write_mib_pt, read_mib_pt, width=True),
+        Format("edge-pruning", ".edge-pruning.json", "Edge-Pruning: kept edges", write_edge_pruning, read_edge_pruning),
+        Format("attribution-graph", ".attribution-graph.json", "circuit-tracer, Neuronpedia", write_attribution_graph, None),
+        Format("networkx", ".networkx.json", "node-link JSON of networkx", write_networkx, read_networkx),
+        Format("graphml", ".graphml", "Gephi, Cytoscape, yEd, igraph", write_graphml, read_graphml),
+        Format("dot", ".dot", "graphviz", write_dot, None),
+        Format("csv", ".csv", "a table of edges and scores", write_edges_csv, read_edges_csv),
+        Format("acdc", ".pkl", "pickles of the ACDC authors' program", None, read_acdc_pickle),
+    )
+}
+WRITTEN = tuple(name for name, entry in FORMATS.items() if entry.write is not None)
+READ = tuple(name for name, entry in FORMATS.items() if entry.read is not None)
+
+
+def export_circuit(circuit: Circuit, path: str | Path, format: str, *, d_model: int | None = None) -> Path:
+    """Write a circuit for another tool.
+
+    Args:
+        path: a file that does not exist yet; it appears whole or not at all.
+        format: one of ``WRITTEN``.
+        d_model: the width of the model, which MIB's formats state, for circuits whose record does not say it.
+
+    Raises:
+        UnknownNameError: there is no such format.
+        GraphError: the format cannot hold a circuit of this scope.
+        OutputError: the file exists, or cannot be written.
+
+    >>> export_circuit(circuit, "ioi.graphml", "graphml")  # doctest: +SKIP
+    """
+    entry = FORMATS.get(format)
+    if entry is None or entry.write is None:
+        raise UnknownNameError("format", format, WRITTEN)
+    write = entry.write
+    return _write_new(Path(path), lambda file: write(circuit, file, d_model) if entry.width else write(circuit, file))
+
+
+def import_circuit(path: str | Path, model: Transformer, *, scope: Scope | None = None, format: str | None = None) -> Circuit:
+    """Read a circuit that another tool wrote.
+
+    Args:
+        model: whose circuit it is; names that its graph does not have are refused.
+        scope: None leaves it to the file, or, where its format does not state one, is ``qkv``.
+        format: one of ``READ``; None tells it by name and content.
+
+    Raises:
+        UnknownNameError: there is no such format.
+        CircuitFileError: a file that is damaged, hostile, or not of its format.
+        GraphError: a circuit of another model, or at another scope.
+
+    >>> import_circuit("ioi-eap-ig.json", model)  # doctest: +SKIP
+    """
+    file = Path(path)
+    if format is not None and format not in READ:
+        raise UnknownNameError("format", format, READ, "The others are made to be looked at." if format in WRITTEN else "")
+    read = FORMATS[format or guess_format(file)].read
+    if read is None:
+        raise CircuitFileError(
+            f"{file} is made to be looked at and cannot be read back; of these formats circuits are: {', '.join(READ)}"
+        )
+    return read(file, Target(model.config, scope))
+
+
+def guess_format(file: Path) -> str:
+    """The format of a file, by the end of its name, and of JSON by what is in it.
+
+    Raises:
+        CircuitFileError: it cannot be told.
+    """
+    ends = {".pt": "mib-pt", ".csv": "csv", ".graphml": "graphml", ".xml": "graphml", ".pkl": "acdc", ".pickle": "acdc"}
+    ends |= {".dot": "dot", ".gv": "dot"}
+    if file.suffix in ends:
+        return ends[file.suffix]
+    content = read_json(file)
+    if isinstance(content, list):
+        return "edge-pruning"
+    keys = set(content) if isinstance(content, dict) else set()
+    for name, needed in (
+        ("attribution-graph", {"metadata", "links"}),
+        ("mib-json", {"cfg", "edges"}),
+        ("networkx", {"nodes", "edges"}),
+    ):
+        if needed <= keys:
+            return name
+    if {"format", "graph", "edges"} <= keys:
+        raise CircuitFileError(f"{file} is a circuit of ours: it needs no import, see `subcircuit show`")
+    raise CircuitFileError(f"{file}: its format cannot be told: give --format, one of {', '.join(READ)}")
+
+
+def _write_new(path: Path, write: Callable[[Path], None]) -> Path:
+    if os.path.lexists(path):
+        raise OutputError(f"{path} exists; nothing was touched: choose another place with --out")
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        # unlike a renaming, a link never takes the place of a file that appeared meanwhile
+        os.link(temporary, path)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path

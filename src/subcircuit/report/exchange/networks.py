@@ -1,0 +1,127 @@
+"""A circuit as a networkx ``DiGraph``, as its node-link JSON, and as GraphML.
+
+Nodes are writers and readers by name. An edge of the circuit has ``kind="edge"`` and its ``score``; what a head reads leads on
+to what it writes by edges of ``kind="input"``, so that paths through the graph are paths through the circuit; that the heads of
+a layer act on each other through a norm that they share (sandwich norms) is not drawn, as it would make cycles. The graph's
+attribute ``subcircuit`` says of which graph the circuit is a part. Scores of edges that are cut are not in it.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+from pydantic import TypeAdapter, ValidationError
+
+from subcircuit.errors import CircuitFileError, GraphError
+from subcircuit.graph import Circuit, Graph, GraphShape, Scope
+from subcircuit.graph.circuit import owners
+from subcircuit.report.exchange.bounded import read_json, read_text
+from subcircuit.report.exchange.target import Gathered, Target, number
+
+_EDGE, _INPUT, _ABOUT = "edge", "input", "subcircuit"
+
+
+def to_networkx(circuit: Circuit) -> "nx.DiGraph[str]":
+    """The kept edges as a directed acyclic graph."""
+    graph, result = circuit.graph, nx.DiGraph()
+    shape, scope = TypeAdapter(GraphShape), TypeAdapter(Scope)
+    about = {"shape": shape.dump_python(graph.shape, mode="json"), "scope": scope.dump_python(graph.scope, mode="json")}
+    result.graph[_ABOUT] = json.dumps(about, sort_keys=True)
+    for edge in circuit.edges:
+        for node in (edge.writer, edge.reader):
+            layer = getattr(node, "layer", None)
+            result.add_node(str(node), **({} if layer is None else {"layer": layer}))
+        score = math.nan if circuit.scores is None else float(circuit.scores[graph.find(edge)])
+        result.add_edge(str(edge.writer), str(edge.reader), kind=_EDGE, **({} if math.isnan(score) else {"score": score}))
+    inputs = _inputs(graph)
+    for reader in dict.fromkeys(str(edge.reader) for edge in circuit.edges):
+        for name in sorted(inputs[reader]):
+            if name in result and name != reader:
+                result.add_edge(reader, name, kind=_INPUT)
+    return result
+
+
+def from_networkx(network: Any, target: Target, file: Path = Path("the graph")) -> Circuit:
+    """The circuit of such a graph; one without the attribute ``subcircuit`` is read at the scope asked for, or ``qkv``.
+
+    Raises:
+        CircuitFileError: edges that the model's graph does not have; GraphError: a circuit of another model.
+    """
+    if not network.is_directed() or network.is_multigraph():
+        raise CircuitFileError(f"{file}: not a directed graph, or two edges between the same nodes")
+    graph = _graph(network.graph.get(_ABOUT), target, file)
+    gathered, inputs = Gathered(file, graph), _inputs(graph)
+    for writer, reader, data in network.edges(data=True):
+        names = str(writer), str(reader)
+        if data.get("kind", _EDGE) == _INPUT:
+            if names[1] not in inputs.get(names[0], ()):
+                raise CircuitFileError(f"{file}: {names[0][:80]!r} is not an input of {names[1][:80]!r}")
+            continue
+        gathered.add(*names, kept=True, score=number(file, data.get("score", math.nan), f"the score of {names[0][:40]}"))
+    return gathered.circuit()
+
+
+def write_networkx(circuit: Circuit, path: Path) -> None:
+    """Write node-link JSON, for ``networkx.node_link_graph``."""
+    path.write_text(json.dumps(nx.node_link_data(to_networkx(circuit), edges="edges"), indent=1), encoding="utf-8")
+
+
+def read_networkx(path: Path, target: Target) -> Circuit:
+    """Read node-link JSON.
+
+    Raises:
+        CircuitFileError: not such a file; and as ``from_networkx``.
+    """
+    content = read_json(path)
+    try:
+        network = nx.node_link_graph(content, edges="edges")
+        once = len(content["edges"]) == network.number_of_edges()
+    except (nx.NetworkXException, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CircuitFileError(f"{path} is not node-link JSON of networkx: {type(error).__name__}") from None
+    if not once:
+        raise CircuitFileError(f"{path}: an edge stands there twice")
+    return from_networkx(network, target, path)
+
+
+def write_graphml(circuit: Circuit, path: Path) -> None:
+    """Write GraphML, for Gephi, Cytoscape, yEd, networkx, igraph."""
+    path.write_text("\n".join(nx.generate_graphml(to_networkx(circuit))) + "\n", encoding="utf-8")
+
+
+def read_graphml(path: Path, target: Target) -> Circuit:
+    """Read GraphML.
+
+    Raises:
+        CircuitFileError: not such a file, or one that declares entities; and as ``from_networkx``.
+    """
+    text = read_text(path)
+    # entities can grow without bound when they are expanded; graphs need none
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise CircuitFileError(f"{path}: a document type or entity is declared, which no graph needs: not read")
+    try:
+        network = nx.parse_graphml(text)
+    except Exception as error:  # the parser raises KeyError, TypeError, SyntaxError and more, depending on what is wrong
+        raise CircuitFileError(f"{path} cannot be read as GraphML: {type(error).__name__}: {str(error)[:200]}") from None
+    return from_networkx(network, target, path)
+
+
+def _inputs(graph: Graph) -> dict[str, frozenset[str]]:
+    """For each reader, the names of the nodes whose input it is; none for the logits."""
+    return {str(reader): frozenset(str(graph.writers[index]) for index in owners(graph, reader)) for reader in graph.readers}
+
+
+def _graph(about: object, target: Target, file: Path) -> Graph:
+    if about is None:
+        return target.graph_or(Scope())
+    try:
+        told = json.loads(str(about))
+        shape = TypeAdapter(GraphShape).validate_python(told["shape"])
+        scope = TypeAdapter(Scope).validate_python(told["scope"])
+    except (KeyError, TypeError, ValueError, RecursionError, ValidationError):
+        raise CircuitFileError(f"{file}: the attribute {_ABOUT!r} does not describe a graph") from None
+    graph = target.graph(scope)
+    if graph.shape != shape:
+        raise GraphError(f"{file} is a circuit of another model: {shape}; this one is {graph.shape}")
+    return graph

@@ -1,0 +1,98 @@
+"""What an import needs to know of the model, and how edges out of a file become a circuit of its graph."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from subcircuit.errors import CircuitFileError, GraphError, SubcircuitError
+from subcircuit.graph import Circuit, Edge, Graph, Scope, parse_reader, parse_writer
+from subcircuit.model import TransformerConfig
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model that a file is read for.
+
+    Args:
+        config: of the model.
+        scope: as the user asked for it; None leaves it to the file.
+    """
+
+    config: TransformerConfig
+    scope: Scope | None = None
+
+    def graph(self, stated: Scope) -> Graph:
+        """The model's graph at the scope that a file states, or that its format always has.
+
+        Raises:
+            GraphError: the user asked for another scope, or the model does not have this one.
+        """
+        if self.scope not in (None, stated):
+            raise GraphError(f"the file holds a circuit at {stated}, not at {self.scope}: leave the scope out")
+        return Graph.of(self.config, stated)
+
+    def graph_or(self, otherwise: Scope) -> Graph:
+        """The model's graph at the scope asked for, for files that do not state one."""
+        return Graph.of(self.config, otherwise if self.scope is None else self.scope)
+
+
+class Gathered:
+    """Edges out of a file, one after another, each at most once.
+
+    Args:
+        file: where they come from, for messages.
+        graph: whose edges they must be.
+    """
+
+    def __init__(self, file: Path, graph: Graph):
+        self.file, self.graph = file, graph
+        self._writers = {str(writer): index for index, writer in enumerate(graph.writers)}
+        self._readers = {str(reader): index for index, reader in enumerate(graph.readers)}
+        self._exists = graph.edges.tolist()
+        self._found: dict[tuple[int, int], tuple[bool, float]] = {}
+
+    def add(self, writer: str, reader: str, *, kept: bool, score: float = math.nan) -> None:
+        """Take one more edge.
+
+        Raises:
+            CircuitFileError: the graph does not have it, or it was there already.
+        """
+        row, column = self._writers.get(writer), self._readers.get(reader)
+        if row is None or column is None or not self._exists[row][column]:
+            raise CircuitFileError(f"{self.file}: {self._why_not(writer, reader)}")
+        if (row, column) in self._found:
+            raise CircuitFileError(f"{self.file}: the edge {writer}->{reader} stands there twice")
+        self._found[row, column] = (kept, score)
+
+    def circuit(self) -> Circuit:
+        """The circuit of what was gathered; its scores are None where no edge has one."""
+        kept = torch.zeros_like(self.graph.edges)
+        scores = torch.full(kept.shape, math.nan)
+        if self._found:
+            rows, columns = torch.tensor(list(self._found)).T
+            kept[rows, columns] = torch.tensor([entry[0] for entry in self._found.values()])
+            scores[rows, columns] = torch.tensor([entry[1] for entry in self._found.values()], dtype=torch.float32)
+        return Circuit(self.graph, kept, None if bool(scores.isnan().all()) else scores)
+
+    def _why_not(self, writer: str, reader: str) -> str:
+        try:
+            self.graph.find(Edge(parse_writer(writer[:80]), parse_reader(reader[:80])))
+        except SubcircuitError as error:
+            return f"{error} Is it a circuit of this model, at this scope?"
+        return f"{writer[:80]!r}->{reader[:80]!r} is no edge of this graph"
+
+
+def number(file: Path, value: object, what: str) -> float:
+    """A number out of a file; NaN where nothing was measured.
+
+    Raises:
+        CircuitFileError: it is something else, or too large for float32.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CircuitFileError(f"{file}: {what} is not a number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise CircuitFileError(f"{file}: {what} is too large a number") from None
