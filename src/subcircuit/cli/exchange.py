@@ -144,7 +144,7 @@ def _scope(scope: str | None, kv: str | None, split: bool | None) -> "Scope | No
     """The scope asked for; None where nothing was."""
     from subcircuit.graph import Scope
 
-    given: dict[str, Any] = {"level": scope, "kv": kv, "split_embeddings": split}
+    given: dict[str, Any] = {"scope": scope, "kv": kv, "split_embeddings": split}
     given = {name: value for name, value in given.items() if value is not None}
     return Scope.named(**given) if given else None
 

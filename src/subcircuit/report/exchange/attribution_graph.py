@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from subcircuit.graph import MLP, Circuit, Embed, Logits, Writer
+from subcircuit.graph import MLP, Circuit, Embed, Logits, Neuron, Writer
 from subcircuit.graph.circuit import owners
 from subcircuit.inert import inert
 from subcircuit.report.summary import Summary
@@ -62,7 +62,7 @@ def _node(circuit: Circuit, node: Writer | Logits, columns: dict[str, int]) -> d
             layer, kind = "E", "embedding"
         case Logits():
             layer, kind = str(circuit.graph.shape.n_layers + 1), "logit"
-        case MLP():
+        case MLP() | Neuron():
             layer, kind = str(node.layer), "mlp"
         case _:
             layer, kind = str(node.layer), "attention head"
