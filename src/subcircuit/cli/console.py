@@ -38,7 +38,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], console: C
     """A table with a header: the first column to the left, numbers to the right."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for index, name in enumerate(header):
-        table.add_column(plain(name), justify="right" if index else "left", style="" if index else "bold")
+        table.add_column(plain(name), justify="right" if index else "left", style="" if index else "bold", no_wrap=not index)
     for row in rows:
         table.add_row(*(plain(cell) for cell in row))
     console.print(table)
