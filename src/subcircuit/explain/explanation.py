@@ -2,15 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from subcircuit.errors import CircuitFileError
+from subcircuit.graph.file import read_json, write_whole
 
 FORMAT: Final = 1
 EXPLANATION_FILE = "explanation.json"
-LARGEST_FILE = 1 << 28
 
 
 class _Frozen(BaseModel):
@@ -127,8 +127,6 @@ class Explanation(_Frozen):
 
     def save(self, directory: str | Path) -> Path:
         """Write ``explanation.json`` into a directory, in place of one that is there."""
-        from subcircuit.graph.file import write_whole
-
         path = Path(directory) / EXPLANATION_FILE
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
@@ -153,17 +151,7 @@ def largest(explanation: Explanation, count: int) -> list[str]:
 
 
 def _parse(file: Path) -> Explanation:
-    try:
-        if file.stat().st_size > LARGEST_FILE:
-            raise CircuitFileError(f"{file}: larger than any explanation")
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CircuitFileError(f"{file}: there is no explanation here; `subcircuit explain` makes one") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CircuitFileError(f"{file}: cannot be read as JSON: {error}") from None
-    version = content.get("format") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > FORMAT:
-        raise CircuitFileError(f"{file}: format {version} is newer than this version reads ({FORMAT}): upgrade subcircuit")
+    content = read_json(file, "explanation", "`subcircuit explain` makes one", FORMAT)
     try:
         return Explanation.model_validate(content)
     except ValidationError as error:

@@ -100,18 +100,33 @@ def _graph(file: Path, content: CircuitFile) -> Graph:
     return Graph(shape, scope)
 
 
-def _parse(file: Path) -> CircuitFile:
+def read_json(file: Path, kind: str, absent: str, newest: int) -> Any:
+    """The content of a file that may come from anybody, and that says its format.
+
+    Args:
+        kind: what it should be, for messages.
+        absent: what to say where there is no such file.
+        newest: the last format that can be read.
+
+    Raises:
+        CircuitFileError: there is none, it is too large or no JSON, or its format is newer.
+    """
     try:
         if file.stat().st_size > LARGEST_FILE:
-            raise CircuitFileError(f"{file}: larger than any circuit")
+            raise CircuitFileError(f"{file}: larger than any {kind}")
         content: Any = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CircuitFileError(f"{file}: there is no circuit here; a circuit directory holds {CIRCUIT_FILE}") from None
+        raise CircuitFileError(f"{file}: there is no {kind} here; {absent}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CircuitFileError(f"{file}: cannot be read as JSON: {error}") from None
     version = content.get("format") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > FORMAT:
-        raise CircuitFileError(f"{file}: format {version} is newer than this version reads ({FORMAT}): upgrade subcircuit")
+    if isinstance(version, int) and version > newest:
+        raise CircuitFileError(f"{file}: format {version} is newer than this version reads ({newest}): upgrade subcircuit")
+    return content
+
+
+def _parse(file: Path) -> CircuitFile:
+    content = read_json(file, "circuit", f"a circuit directory holds {CIRCUIT_FILE}", FORMAT)
     try:
         return CircuitFile.model_validate(content)
     except SubcircuitError as error:
