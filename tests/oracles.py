@@ -234,6 +234,7 @@ class SequentialAcdc:
 
     def run(self) -> Circuit:
         with torch.no_grad():
+            self.before([Logits()])
             self.edges(Logits())
             for layer in reversed(range(self.graph.shape.n_layers)):
                 if self.graph.shape.mlps:
@@ -248,12 +249,14 @@ class SequentialAcdc:
 
     def mlp(self, layer: int) -> None:
         if self.graph.scope.of_mlp(layer) == "block":
+            self.before([MLP(layer)])
             self.edges(MLP(layer))
             return
         self.inputs([Neuron(layer, n) for n in reversed(range(self.graph.shape.neurons))])
 
     def attention(self, layer: int) -> None:
         if self.graph.scope.of_head(layer, 0) == "block":
+            self.before([AttentionBlock(layer)])
             self.edges(AttentionBlock(layer))
             return
         inputs = [r for r in self.graph.readers if isinstance(r, HeadInput) and r.layer == layer]
@@ -261,10 +264,23 @@ class SequentialAcdc:
         inputs.sort(key=lambda r: (["v", "k", "q"].index(r.part or "v"), -r.head if high_first else r.head))
         self.inputs(inputs)
 
+    def before(self, readers) -> None:
+        """What was decided before this search is put into force, untried."""
+        columns = [self.graph.reader_index[reader] for reader in readers if self.reaches_logits(reader)]
+        if self.within is not None and columns:
+            self.kept[:, columns] &= self.within.kept[:, columns]
+            self.current = self.loss(self.kept)
+
+    def is_open(self, writer: Writer, reader) -> bool:
+        at = self.graph.writer_index[writer], self.graph.reader_index[reader]
+        return self.within is None or bool(self.within.tried[at])
+
     def inputs(self, inputs) -> None:
+        self.before(inputs)
         if self.config.whole_input:
             for reader in inputs:
-                if self.reaches_logits(reader):
+                # a reader with edges that are to stay cannot go as a whole
+                if self.reaches_logits(reader) and all(self.is_open(w, reader) for w in self.writers_of(reader)):
                     self.attempt([(w, reader) for w in self.writers_of(reader)], whole=True)
         for reader in inputs:
             self.edges(reader)
@@ -290,7 +306,7 @@ class SequentialAcdc:
                 case Embed(part):
                     return 1, 0, 0 if part == "pos" else 1
 
-        for writer in sorted(self.writers_of(reader), key=late_first):
+        for writer in sorted((w for w in self.writers_of(reader) if self.is_open(w, reader)), key=late_first):
             self.attempt([(writer, reader)])
 
     def attempt(self, edges, whole: bool = False) -> None:

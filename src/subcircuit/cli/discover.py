@@ -24,6 +24,14 @@ def discover(
     scope: Annotated[
         str, typer.Option(help='What counts as a node: block, head, qkv, or a mixture such as "qkv, m5=neuron, a9=block".')
     ] = "qkv",
+    coarse_to_fine: Annotated[
+        bool,
+        typer.Option(
+            "--coarse-to-fine",
+            help="Search from blocks down to --scope, at every level only inside what the one above kept.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = False,
     kv: Annotated[
         str, typer.Option(help="Key and value inputs where heads share them: per_query_head, grouped.")
     ] = "per_query_head",
@@ -146,6 +154,7 @@ def discover(
             ablation=carried,
             scope=resolved,
             selection=selection,
+            descend=coarse_to_fine,
             on_step=watcher.step,
         )
     print_run(write_run(result.circuit, directory), result.circuit, as_json=json)

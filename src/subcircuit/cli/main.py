@@ -26,6 +26,7 @@ from subcircuit.cli import (
     tasks,
     validate,
     view,
+    zoom,
 )
 from subcircuit.errors import SubcircuitError
 
@@ -36,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("discover")(discover.discover)
+app.command("zoom")(zoom.zoom)
 app.command("show")(show.show)
 app.command("view")(view.view)
 app.command("report")(report.report)

@@ -98,6 +98,28 @@ class Scope:
         """Whether any MLP is resolved into neurons."""
         return self.level == "neuron" or any(level == "neuron" for _, level in self.overrides)
 
+    def at_most(self, level: Level) -> "Scope":
+        """With nothing resolved further than at this level.
+
+        >>> str(Scope("qkv", overrides=(("m5", "neuron"), ("a9", "block"))).at_most("head"))
+        'head, a9=block'
+        """
+        limited: list[Override] = []
+        for name, wanted in self.overrides:
+            component = component_named(name)
+            whole = Attention(component.layer) if isinstance(component, Head) else component
+            if isinstance(component, Head) and self._limit(whole, self.of_head(component.layer, -1), level) == "block":
+                continue
+            limited.append((name, self._limit(component, wanted, level)))
+        return Scope(LEVELS[min(LEVELS.index(self.level), LEVELS.index(level))], self.kv, self.split_embeddings, tuple(limited))
+
+    @staticmethod
+    def _limit(component: Attention | Head | MLP, wanted: Level, level: Level) -> Level:
+        """The finest level up to ``level`` that a component at ``wanted`` can have."""
+        possible = COMPONENT_LEVELS[type(component)]
+        most = min(LEVELS.index(wanted), LEVELS.index(level))
+        return next((known for known in reversed(possible) if LEVELS.index(known) <= most), possible[0])
+
     def at(self, component: str, level: Level) -> "Scope":
         """With a component at another level.
 

@@ -48,7 +48,7 @@ class CleanRun:
         An input with some of the latest edges cut is summed from what is left rather than subtracted from the whole:
         where all is cut under Zero it is zero.
         """
-        return _prefix_sums(self.differences, self.order)
+        return prefix_sums(self.differences, self.order)
 
     def model_stream(self) -> Float[Tensor, "answer d_model"]:
         """The last residual stream at the answers with all edges kept."""
@@ -117,7 +117,8 @@ def clean_run(
     return CleanRun(model, graph, rows, order, differences, tuple(streams), tuple(ablated_streams), tuple(keys), tuple(values))
 
 
-def _prefix_sums(differences: Float[Tensor, "writer row d_model"], order: tuple[int, ...]) -> Float[Tensor, "prefix row d_model"]:
+def prefix_sums(differences: Float[Tensor, "writer row d_model"], order: tuple[int, ...]) -> Float[Tensor, "prefix row d_model"]:
+    """Sums of the first 0, 1, 2, … of some writers' differences."""
     sums = torch.zeros(len(order) + 1, *differences.shape[1:], dtype=differences.dtype, device=differences.device)
     for index, writer in enumerate(order):
         torch.add(sums[index], differences[writer], out=sums[index + 1])

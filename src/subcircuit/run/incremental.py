@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.run.clean import CleanRun
+from subcircuit.run.clean import CleanRun, prefix_sums
 from subcircuit.run.live import Inputs, Live, Since
 from subcircuit.run.readout import BoundMetric, read
 
@@ -29,12 +29,16 @@ class Visit:
 
     Args:
         base: its input with only the edges decided to be kept.
-        left: undecided edges: those of the first ``left`` writers in the order of cutting.
+        left: undecided edges: those of the first ``left`` writers of ``order``.
+        order: the writers whose edges are decided on; the last is cut first.
+        prefixes: sums of the first 0, 1, 2, … of their differences.
     """
 
     reader: int
     base: Float[Tensor, "row d_model"]
     left: int
+    order: tuple[int, ...]
+    prefixes: Tensor  # [prefix row d_model], at all rows that can change and not at the reader's alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,21 +98,31 @@ class Engine:
         """The last residual stream at the answers, in the circuit as committed."""
         return self.live.inputs[len(self.run.graph.readers) - 1][self.run.rows.answer_row]
 
-    def visit(self, reader: int) -> Visit:
-        """Begin with an opened, live reader that keeps all its edges."""
+    def visit(self, reader: int, writers: frozenset[int] | None = None) -> Visit:
+        """Begin with an opened, live reader.
+
+        Args:
+            writers: those whose edges are decided on; the reader's other edges stay as they are. None: all of them, the
+                reader keeping all its edges.
+        """
         base = self.live.at_rows_of(reader, self.run.ablated_streams[self.run.graph.unit_of[reader]])
-        return Visit(reader, base, self.run.graph.n_read(reader))
+        if writers is None:
+            return Visit(reader, base, self.run.graph.n_read(reader), self.run.order, self.run.prefixes)
+        fixed = [w for w in self.kept[:, reader].nonzero().flatten().tolist() if w not in writers]
+        order = tuple(w for w in self.run.order if w in writers)
+        base = base + self.live.difference(reader, fixed).sum(0)
+        return Visit(reader, base, len(order), order, prefix_sums(self.run.differences, order))
 
     def decide(self, visit: Visit, cut: int, keep: bool) -> Visit:
         """Cut the next ``cut`` edges of the visited reader, and keep the one after them if ``keep``."""
         left = visit.left - cut
         if not keep:
-            return Visit(visit.reader, visit.base, left)
-        return Visit(visit.reader, visit.base + self.live.difference(visit.reader, [self.run.order[left - 1]])[0], left - 1)
+            return replace(visit, left=left)
+        return replace(visit, base=visit.base + self.live.difference(visit.reader, [visit.order[left - 1]])[0], left=left - 1)
 
     def try_edges(self, visit: Visit, count: int) -> Float[Tensor, "trial answer"]:
         """Losses after cutting the next, the next two, … the next ``count`` undecided edges of the visited reader."""
-        rest = self.run.prefixes[visit.left - count : visit.left].flip(0)
+        rest = visit.prefixes[visit.left - count : visit.left].flip(0)
         x = visit.base + self.live.at_rows_of(visit.reader, rest)
         return self._propagate(self.run.graph.unit_of[visit.reader], {visit.reader: x})
 

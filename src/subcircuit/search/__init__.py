@@ -4,7 +4,7 @@ from subcircuit.search.acdc import Acdc, acdc
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
-from subcircuit.search.discover import circuit_of, discover
+from subcircuit.search.discover import circuit_of, discover, look_inside
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
@@ -22,6 +22,7 @@ from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Rou
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from subcircuit.search.ugs import Ugs, ugs
+from subcircuit.search.zoom import coarse_to_fine, zoom
 
 __all__ = [
     "METHODS",
@@ -55,6 +56,7 @@ __all__ = [
     "atp_star",
     "circuit_of",
     "clean_corrupted",
+    "coarse_to_fine",
     "discover",
     "eap",
     "eap_ig_activations",
@@ -66,10 +68,12 @@ __all__ = [
     "hybrid",
     "ifr",
     "learn_optimal",
+    "look_inside",
     "method_named",
     "method_of",
     "random_scores",
     "relp",
     "subnetwork_probing",
     "ugs",
+    "zoom",
 ]

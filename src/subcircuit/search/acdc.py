@@ -89,8 +89,41 @@ class Acdc:
                 raise SettingsError(f"{name} is {value}: it must be at least 1, or None to adapt")
 
 
+@dataclass(frozen=True, eq=False)
+class Within:
+    """What a search that continues another one is given: most edges are decided already.
+
+    Such edges are cut, or stay, when their reader is visited; everything upstream is whole then, as always.
+
+    Args:
+        kept: edges that are not cut untried.
+        tried: those of them that are decided on; the others stay.
+    """
+
+    kept: Bool[Tensor, "writer reader"]
+    tried: Bool[Tensor, "writer reader"]
+
+    def __post_init__(self) -> None:
+        assert not bool((self.tried & ~self.kept).any()), "what is tried is there"
+
+    def writers(self, reader: int) -> frozenset[int]:
+        """Those whose edges into a reader are tried."""
+        return frozenset(self.tried[:, reader].nonzero().flatten().tolist())
+
+    def whole(self, reader: int) -> bool:
+        """Whether all that a reader keeps is tried."""
+        return bool(self.tried[:, reader].any()) and self.kept[:, reader].equal(self.tried[:, reader])
+
+
 @torch.no_grad()
-def acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, on_step: OnStep | None = None) -> Discovery:
+def acdc(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: Acdc,
+    on_step: OnStep | None = None,
+    within: Within | None = None,
+) -> Discovery:
     """Find the circuit.
 
     Args:
@@ -99,6 +132,7 @@ def acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, o
         behaviour: prompts, metric and ablation.
         config: threshold and variants.
         on_step: called after every batch of trials.
+        within: what is decided before; None decides on every edge.
 
     Raises:
         SettingsError: a direction that needs a corrupted run, and an ablation that has none.
@@ -109,7 +143,7 @@ def acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, o
     began = perf_counter()
     searches: list[_Search] = []
     for restoring in ENDS[config.direction]:
-        searches.append(_Search(model, graph, behaviour, config, _told(on_step, searches, config), restoring))
+        searches.append(_Search(model, graph, behaviour, config, _told(on_step, searches, config), restoring, within))
         searches[-1].run()
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
@@ -154,8 +188,16 @@ class _Search:
     """The state of one search: the only thing here that changes as it runs."""
 
     def __init__(
-        self, model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, on_step: OnStep, restoring: bool = False
+        self,
+        model: Transformer,
+        graph: Graph,
+        behaviour: Behaviour,
+        config: Acdc,
+        on_step: OnStep,
+        restoring: bool = False,
+        within: Within | None = None,
     ):
+        self.within = within
         self.model, self.graph, self.behaviour, self.config = model, graph, behaviour, config
         self.on_step, self.restoring = on_step, restoring
         pairs = config.batch_size or _PAIRS_AT_ONCE
@@ -190,14 +232,30 @@ class _Search:
             dead = [r for r in self.graph.readers_in[unit] if r not in live]
             self.kept[:, dead] = False
             self.decided += int(self.graph.edges[:, dead].sum())
+            if self.within is not None:
+                live = self._decided_before(self.within, live)
             if self.config.whole_input and any(isinstance(self.graph.readers[r], HeadInput | Neuron) for r in live):
                 live = self._whole_inputs(unit, live)
             for reader in live:
                 self._edges(unit, reader)
         self._report(self.graph.readers_in[0][0])
 
+    def _decided_before(self, within: Within, readers: list[int]) -> list[int]:
+        """Cut what is cut untried; returns the readers that have edges to try."""
+        self.kept[:, readers] &= within.kept[:, readers]
+        self.decided += int((self.graph.edges & ~within.tried)[:, readers].sum())
+        self._commit(readers)
+        return [reader for reader in readers if within.writers(reader)]
+
     def _whole_inputs(self, unit: int, readers: list[int]) -> list[int]:
-        """Try to cut readers from all their writers at once; returns those that stay."""
+        """Try to cut readers from all their writers at once, where all are tried; returns those that stay."""
+        if self.within is not None:
+            waiting = [reader for reader in readers if self.within.whole(reader)]
+            others = [reader for reader in readers if reader not in waiting]
+            return sorted(others + self._cut_whole(unit, waiting), key=readers.index) if waiting else others
+        return self._cut_whole(unit, readers)
+
+    def _cut_whole(self, unit: int, readers: list[int]) -> list[int]:
         waiting, staying, rows = readers, [], len(self.batches.visit(readers[0])[0].base)
         while waiting:
             batch = waiting[: self.speculation.size(rows)]
@@ -205,16 +263,20 @@ class _Search:
             cut = self._judge(unit, losses, [(reader, None) for reader in batch])
             staying += batch[cut : cut + 1]
             waiting = waiting[cut + 1 :] if cut < len(batch) else waiting[cut:]
-            self.decided += int(self.graph.edges[:, batch[:cut]].sum())
+            self.decided += int(self._open_edges()[:, batch[:cut]].sum())
             self._commit(batch[:cut])
             self._report(batch[0])
         return staying
 
+    def _open_edges(self) -> Bool[Tensor, "writer reader"]:
+        """The edges that this search decides on."""
+        return self.graph.edges if self.within is None else self.within.tried
+
     def _edges(self, unit: int, reader: int) -> None:
         """Decide on the edges into one reader, one after the other."""
-        visits = self.batches.visit(reader)
+        visits = self.batches.visit(reader, None if self.within is None else self.within.writers(reader))
         while left := visits[0].left:
-            writers = self.batches.first.run.order[max(0, left - self.speculation.size(len(visits[0].base))) : left][::-1]
+            writers = visits[0].order[max(0, left - self.speculation.size(len(visits[0].base))) : left][::-1]
             losses = self.batches.try_edges(visits, len(writers))
             cut = self._judge(unit, losses, [(reader, writer) for writer in writers])
             visits = self.batches.decide(visits, cut, keep=cut < len(writers))

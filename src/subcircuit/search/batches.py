@@ -92,9 +92,9 @@ class Batches:
         """Per-example loss of the circuit as committed."""
         return self.losses(lambda _, engine: engine.loss())
 
-    def visit(self, reader: int) -> tuple[Visit, ...]:
-        """Begin visiting a reader in every batch."""
-        return tuple(engine.visit(reader) for engine in self.engines)
+    def visit(self, reader: int, writers: frozenset[int] | None = None) -> tuple[Visit, ...]:
+        """Begin visiting a reader in every batch, to decide on its edges from some writers or from all."""
+        return tuple(engine.visit(reader, writers) for engine in self.engines)
 
     def decide(self, visits: Sequence[Visit], cut: int, keep: bool) -> tuple[Visit, ...]:
         """``Engine.decide`` in every batch."""

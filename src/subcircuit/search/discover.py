@@ -6,10 +6,11 @@ from importlib.metadata import version
 from typing import Any
 
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Graph, MethodRecord, ModelRecord, Record, Scope, TaskRecord, TopN
+from subcircuit.graph import Circuit, Graph, MethodRecord, ModelRecord, Record, Scope, TaskRecord, TopN
 from subcircuit.graph.select import Selection, check_selection, selection_record
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import OPTIMAL, Ablation, Mean, Optimal, name_of
+from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
@@ -18,6 +19,7 @@ from subcircuit.search.optimal import LearnOptimal, ablation_for
 from subcircuit.search.outcome import measure_circuit
 from subcircuit.search.result import Discovery, OnProgress
 from subcircuit.search.scores import EdgeScores
+from subcircuit.search.zoom import coarse_to_fine, zoom, zoomed
 from subcircuit.tasks import Task
 from subcircuit.tasks import metric as metric_named
 
@@ -31,6 +33,7 @@ def discover(
     ablation: str | Ablation | LearnOptimal = "resample",
     scope: Scope | None = None,
     selection: Selection | None = None,
+    descend: bool = False,
     on_step: OnProgress | None = None,
 ) -> Discovery:
     """Find the circuit of a behaviour.
@@ -45,6 +48,8 @@ def discover(
         scope: at which level the model is resolved; queries, keys and values of every head by default.
         selection: which of the scored edges make the circuit; None is the 1 % of largest magnitude. Edges on no path
             from an embedding to the logits are pruned. Methods that find a circuit themselves take none.
+        descend: search from blocks down to ``scope``, at every level only inside what the one above kept (``coarse_to_fine``);
+            for ``Acdc`` alone.
         on_step: called with a ``Step`` after every batch of trials, or with a ``Round`` after every batch of examples.
 
     Raises:
@@ -64,15 +69,43 @@ def discover(
         parameters |= selection_record(selection)
     elif selection is not None:
         raise SettingsError(f"{chosen.name} decides itself which edges to keep: it takes no selection, see its threshold.")
+    if descend and not isinstance(method, Acdc):
+        raise SettingsError(f"{chosen.name} scores all edges at once: only acdc searches from coarse levels to fine ones.")
     if isinstance(ablation, LearnOptimal):
         parameters |= {"optimal": asdict(ablation)}
     asked = Behaviour(task.to(model.device), metric_named(metric or task.metric), Mean())
     behaviour = replace(asked, ablation=ablation_for(ablation, model, graph, asked, on_step))
-    found = chosen.search(model, graph, behaviour, method, on_step)
+    if descend:
+        parameters |= {"coarse_to_fine": True}
+        found = coarse_to_fine(model, graph.scope, behaviour, method, on_step)
+    else:
+        found = chosen.search(model, graph, behaviour, method, on_step)
     result = found if selection is None else circuit_of(model, found, behaviour, selection)
     record = _record(model, behaviour, chosen, parameters, result)
     constants = behaviour.ablation.constants.float().cpu() if isinstance(behaviour.ablation, Optimal) else None
     return replace(result, circuit=replace(result.circuit, record=record, constants=constants))
+
+
+def look_inside(
+    model: Transformer,
+    circuit: Circuit,
+    component: str,
+    into: str,
+    behaviour: Behaviour,
+    config: Acdc,
+    on_step: OnProgress | None = None,
+) -> Discovery:
+    """``zoom`` of a circuit whose record is carried on: of the method, with what was zoomed into added to its settings.
+
+    Raises:
+        GraphError, NumericalError: as ``zoom``.
+    """
+    result = zoom(model, circuit, component, into, behaviour, config, on_step)
+    before = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, "threshold": config.threshold}
+    record = _record(model, behaviour, method_of(config), zoomed(before, component, into), result)
+    if circuit.record is not None:
+        record = record.model_copy(update={"seed": circuit.record.seed})
+    return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
 
 
 def circuit_of(model: Transformer, scores: EdgeScores, behaviour: Behaviour, selection: Selection) -> Discovery:

@@ -1,0 +1,139 @@
+"""From coarse levels to fine ones: a finished search continued inside one node, and a search that descends level by level.
+
+Both are ACDC on a finer graph in which most edges are decided already (``Within``): edges that are parts of no kept
+coarse edge are cut untried, those that are not looked into stay, and only the rest is tried, edge by edge, in ACDC's own
+order and with its threshold. As in ACDC, everything upstream of the visited reader is whole; what was decided before is
+put into force where its reader is visited. What the coarse search cut is never looked at again: of two parts of a node
+whose effects cancel, both are lost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from subcircuit.errors import GraphError, SettingsError
+from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, HeadInput, Level, Scope, refine
+from subcircuit.graph.graph import unit_with
+from subcircuit.graph.nodes import MLP, Neuron, Reader, Writer
+from subcircuit.graph.scope import COMPONENT_LEVELS, component_named
+from subcircuit.model.transformer import Transformer
+from subcircuit.search.acdc import Acdc, Within, acdc
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.result import Discovery, OnStep
+
+DESCENT: tuple[Level, ...] = ("block", "head", "qkv", "neuron")
+
+
+def zoom(
+    model: Transformer,
+    circuit: Circuit,
+    component: str,
+    into: str,
+    behaviour: Behaviour,
+    config: Acdc,
+    on_step: OnStep | None = None,
+) -> Discovery:
+    """Continue a finished search inside one node, the rest of its circuit staying as it is.
+
+    Args:
+        circuit: of this model; its scores and record are dropped.
+        component: an attention block, a head or an MLP of the circuit.
+        into: the level at which it is resolved now.
+        behaviour: prompts, metric and ablation, those of the search that is continued.
+        config: of the continued search.
+        on_step: called after every batch of trials.
+
+    Raises:
+        GraphError: the component is not in the circuit, cannot have this level, or has it already.
+        NumericalError: a loss is NaN or infinite; names the edge.
+    """
+    node = _checked(circuit, component, into)
+    level = next(known for known in COMPONENT_LEVELS[type(node)] if known == into)
+    finer = Graph.of(model.config, circuit.graph.scope.at(component, level))
+    kept = refine(circuit, finer).kept
+    inside = kept.clone()
+    for row, writer in enumerate(finer.writers):
+        for column in kept[row].nonzero().flatten().tolist():
+            inside[row, column] = is_inside(writer, node) or is_inside(finer.readers[column], node)
+    return acdc(model, finer, behaviour, config, on_step, Within(kept, inside))
+
+
+def coarse_to_fine(
+    model: Transformer, scope: Scope, behaviour: Behaviour, config: Acdc, on_step: OnStep | None = None
+) -> Discovery:
+    """Search at the level of blocks first, and at every finer level only inside what the level above kept.
+
+    Args:
+        scope: the finest level: where the descent ends.
+        config: of the search at every level.
+        on_step: called after every batch of trials; every level counts from the beginning.
+
+    Returns:
+        The last level's circuit; trials and seconds are those of all levels, ``notes`` has them and the edges kept by level.
+
+    Raises:
+        SettingsError: the search is not one that cuts edges of the model.
+        NumericalError: a loss is NaN or infinite; names the edge.
+    """
+    if config.direction != "noising":
+        raise SettingsError(f"direction {config.direction}: a descent cuts edges of the model, it goes with noising alone")
+    found: Discovery | None = None
+    notes: dict[str, float] = {}
+    seconds, trials, borderline = 0.0, 0, 0
+    for level, limited in descent(scope):
+        graph = Graph.of(model.config, limited)
+        kept = None if found is None else refine(found.circuit, graph).kept
+        found = acdc(model, graph, behaviour, config, on_step, None if kept is None else Within(kept, kept))
+        seconds, trials, borderline = seconds + found.seconds, trials + (found.trials or 0), borderline + (found.borderline or 0)
+        notes |= {f"{level}_edges": float(found.circuit.n_edges), f"{level}_trials": float(found.trials or 0)}
+        notes[f"{level}_seconds"] = found.seconds
+    assert found is not None, "every scope is at least at the level of blocks"
+    counted = None if found.borderline is None else borderline
+    return replace(found, seconds=seconds, trials=trials, borderline=counted, notes=notes)
+
+
+def descent(scope: Scope) -> Sequence[tuple[Level, Scope]]:
+    """The scopes from blocks down to this one, each with the level that it resolves."""
+    steps: list[tuple[Level, Scope]] = []
+    for level in DESCENT:
+        limited = scope.at_most(level)
+        if not steps or limited != steps[-1][1]:
+            steps.append((level, limited))
+    return steps
+
+
+def zoomed(parameters: dict[str, Any], component: str, into: str) -> dict[str, Any]:
+    """A search's recorded parameters with a zoom added to those before it."""
+    return {**parameters, "zooms": [*parameters.get("zooms", []), f"{component}={into}"]}
+
+
+def is_inside(part: Writer | Reader, component: Attention | Head | MLP) -> bool:
+    """Whether a node is the component or a part of it."""
+    match part, component:
+        case ((Attention() | Head() | HeadInput() | MLP() | Neuron()), (Attention() | MLP())):
+            return unit_with(part) == component
+        case ((Head(layer, head) | HeadInput(layer, head)), Head()):
+            return Head(layer, head) == component
+        case _:
+            return False
+
+
+def _checked(circuit: Circuit, component: str, into: str) -> Attention | Head | MLP:
+    node, graph = component_named(component), circuit.graph
+    levels = COMPONENT_LEVELS[type(node)]
+    if into not in levels:
+        raise GraphError(f"{component} has no level {into!r}: choose {', '.join(levels)}")
+    if not any(_touches(graph, edge, node) for edge in circuit.edges):
+        shown = ", ".join(str(n) for n in circuit.nodes[:20]) + (", …" if len(circuit.nodes) > 20 else "")
+        raise GraphError(f"{component} is not in the circuit: there is nothing to look into. Its nodes: {shown}")
+    now = graph.scope.of_mlp(node.layer) if isinstance(node, MLP) else graph.scope.of_head(node.layer, getattr(node, "head", 0))
+    if levels.index(into) <= levels.index(now if now in levels else levels[0]) and now != "block":
+        raise GraphError(f"{component} is at level {now} already: zooming goes to a finer one")
+    if into == "block":
+        raise GraphError(f"{component} is at level {now}, and none is coarser than block: zooming goes to a finer one")
+    return node
+
+
+def _touches(graph: Graph, edge: Edge, component: Attention | Head | MLP) -> bool:
+    """Whether an edge ends at a component; a head of a block that is one node is not there by itself."""
+    return is_inside(edge.writer, component) or is_inside(edge.reader, component)
