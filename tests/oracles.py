@@ -17,6 +17,7 @@ from subcircuit.run import Mean, MeanByPosition, Optimal, Resample, Zero, run_ci
 from subcircuit.run.ablation import Ablation, ablated_values
 from subcircuit.run.readout import readout_of
 from subcircuit.search import Acdc, Behaviour
+from subcircuit.search.acdc import Within
 
 # ---- the masked forward pass, one prompt, one node, one edge at a time --------------------------------------------------
 
@@ -213,8 +214,16 @@ class SequentialAcdc:
     Restoring, it runs corrupted prompts, puts the clean run's value in place of an edge's, and wants the loss to fall.
     """
 
-    def __init__(self, model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, restoring: bool = False):
-        self.model, self.graph, self.behaviour, self.config = model, graph, behaviour, config
+    def __init__(
+        self,
+        model: Transformer,
+        graph: Graph,
+        behaviour: Behaviour,
+        config: Acdc,
+        restoring: bool = False,
+        within: Within | None = None,
+    ):
+        self.model, self.graph, self.behaviour, self.config, self.within = model, graph, behaviour, config, within
         task, self.restoring = behaviour.task, restoring
         self.prompts = task.corrupted if restoring else task.clean
         if restoring:

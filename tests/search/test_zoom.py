@@ -37,7 +37,7 @@ def test_a_search_within_decides_as_the_sequential_one_does(family, seed, scope,
     tried = kept & torch.tensor([[rng.random() < shares[1] for _ in graph.readers] for _ in graph.writers])
     within = Within(kept, tried)
     found = acdc(model, graph, behaviour, CONFIG, within=within).circuit.kept
-    assert found.equal(SequentialAcdc(model, graph, behaviour, CONFIG, within).run().kept)
+    assert found.equal(SequentialAcdc(model, graph, behaviour, CONFIG, within=within).run().kept)
     assert not (found & ~kept).any()
 
 
@@ -59,7 +59,7 @@ def test_zooming_decides_inside_alone_and_as_the_sequential_search_does(componen
     tried = torch.zeros_like(refined)
     for edge, is_in in zip(Circuit(found.graph, refined).edges, inside, strict=True):
         tried[found.graph.find(edge)] = is_in
-    slow = SequentialAcdc(model, found.graph, behaviour, CONFIG, Within(refined, tried)).run()
+    slow = SequentialAcdc(model, found.graph, behaviour, CONFIG, within=Within(refined, tried)).run()
     assert found.kept.equal(slow.kept)
     assert int((refined & ~found.kept).sum()) > 0
 

@@ -244,7 +244,8 @@ class _Search:
         """Cut what is cut untried; returns the readers that have edges to try."""
         self.kept[:, readers] &= within.kept[:, readers]
         self.decided += int((self.graph.edges & ~within.tried)[:, readers].sum())
-        self._commit(readers)
+        self.batches = self.batches.map(lambda engine: engine.commit(self.kept, readers))
+        self.current = self._mean(self.batches.loss(), "what was decided before")
         return [reader for reader in readers if within.writers(reader)]
 
     def _whole_inputs(self, unit: int, readers: list[int]) -> list[int]:
