@@ -153,7 +153,10 @@ def test_modules_import_from_those_before_them_and_no_name_is_taken_twice() -> N
     for index, module in enumerate(MODULES):
         source = static(f"{module}.js")
         assert set(re.findall(r'from "\./([a-z]+)\.js"', source)) <= set(MODULES[:index]), module
-        names += re.findall(r"^(?:export )?(?:async )?(?:function|const|let) ([A-Za-z_]+)", source, re.MULTILINE)
+        for line in re.findall(r"^(?:export )?(?:async )?(?:function|const|let) .*", source, re.MULTILINE):
+            names += re.findall(
+                r"(?:function|const|let|, ) ?([A-Za-z_]+)(?= =|\()" if "function" not in line else r"function ([A-Za-z_]+)", line
+            )
     assert len(names) == len(set(names))
     assert "import " not in re.sub(r"//.*", "", script())
     assert "innerHTML" not in script()

@@ -27,7 +27,8 @@ def unpacked(content: Json) -> NDArray[Any]:
 def quantised(values: NDArray[np.float64]) -> Json:
     """Rows of numbers in 16 bits: each row is off by at most its largest size / 65,534. ``scale`` is what 1 stands for."""
     largest = np.abs(values).max(axis=-1, initial=0.0)
-    scale = np.where(largest > 0, largest, 1.0) / 32767
+    # what is smaller than any effect would make a scale of zero
+    scale = np.where(largest > 1e-300, largest, 1.0) / 32767
     return {**packed(np.rint(values / scale[..., None]).astype(np.int16)), "scale": scale.tolist()}
 
 

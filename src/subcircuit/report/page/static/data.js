@@ -17,7 +17,8 @@ export function readGraph(graph) {
 export function readCircuit(circuit) {
   const edges = circuit.edges;
   const kept = unpack(edges.kept);
-  const all = Uint32Array.from({ length: edges.count }, (_, edge) => edge);
+  const all = new Uint32Array(edges.count);
+  for (let edge = 0; edge < edges.count; edge++) all[edge] = edge;
   return {
     ...circuit,
     writers: unpack(edges.writers),

@@ -10,7 +10,7 @@ const NEAR = 5, PICKABLE = 20000, MOST_BUTTONS = 4000;
 export function createMap(graph, { onSelect, labelOf }) {
   const [stage, view, sheet, holder] = ["stage", "view", "sheet", "nodes"].map(at);
   const [paintAll, paintSome] = [createPainter(at("edges")), createPainter(at("over"))];
-  let layout, scene, routed, shown = 0, selected = null, pointed = null, buttons = new Map(), active;
+  let layout, scene, routed, shown = 0, selected = null, pointed = null, buttons = new Map(), active, lastLit = 0;
 
   function resize(zoom) {
     const [width, height] = [stage.clientWidth, stage.clientHeight];
@@ -64,7 +64,7 @@ export function createMap(graph, { onSelect, labelOf }) {
     const colours = scene.names.map(colour);
     const { scrollLeft: left, scrollTop: top } = view;
     const { clientWidth: width, clientHeight: height } = stage;
-    return { edges, count, routed: routed.numbers, buckets: scene.buckets, kinds: scene.kinds, colours, left, top, width, height };
+    return { edges, count, fickle: Boolean(scene.entries), routed: routed.numbers, buckets: scene.buckets, kinds: scene.kinds, colours, left, top, width, height };
   }
 
   // What is pointed at or selected stands out; everything else steps back.
@@ -76,7 +76,8 @@ export function createMap(graph, { onSelect, labelOf }) {
       lit = [...read, ...written];
     }
     stage.classList.toggle("focused", lit.length > 0);
-    paintSome(window_(Uint32Array.from(lit), lit.length), () => {});
+    if (lit.length || lastLit) paintSome(window_(Uint32Array.from(lit), lit.length), () => {});
+    lastLit = lit.length;
     const near = new Set(lit.flatMap((edge) => [scene.writers[edge], ...graph.readers[scene.readers[edge]].nodes]));
     for (const [index, button] of buttons) {
       button.classList.toggle("near", near.has(index));

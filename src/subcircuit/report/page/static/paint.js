@@ -1,9 +1,10 @@
-// Edges on a canvas. The strongest are drawn first and later ones beneath them, a slice of time at a stretch: a hundred
-// thousand edges never block the page, and what matters is there at once.
+// Edges on a canvas. The strongest are drawn first and later ones beneath them, some in each frame: a hundred thousand
+// edges never block the page, and what matters is there at once. How an edge looks depends on itself and its rank alone, so
+// pictures of prefixes are kept, and a slider goes on from the nearest of them.
 
 import { STRIDE } from "./layout.js";
 
-const SLICE = 24, CHUNK = 500;
+const AT_FIRST = 1500, LEAST = 300, SMOOTH = 24, ROUGH = 40, SHOTS_FROM = 1000, SHOTS_RATIO = 1.25;
 export const BUCKETS = 10;
 
 // How wide an edge is, in steps of strength from 0 to 1.
@@ -22,34 +23,67 @@ export function fit(canvas, width, height) {
 
 export function createPainter(canvas) {
   const context = canvas.getContext("2d");
-  let present = 0;
+  let present = 0, last = null, painted = 0, shots = [];
 
-  // scene: { edges, count, routed, buckets, kinds, colours, left, top, width, height }
+  // scene: { edges, count, routed, buckets, kinds, colours, left, top, width, height, fickle }
   return function paint(scene, onDone) {
     const ours = ++present;
     const density = fit(canvas, scene.width, scene.height);
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
+    if (!sameView(scene, last)) shots = [];
+    if (!sameView(scene, last) || painted > scene.count) painted = goBack(canvas, context, shots, scene.count);
+    last = scene;
     context.setTransform(density, 0, 0, density, -scene.left * density, -scene.top * density);
     context.globalCompositeOperation = "destination-over";
-    const crowd = Math.max(0.06, Math.min(0.5, 12 / Math.sqrt(scene.count + 1)));
-    let next = 0;
-    const some = () => {
+    let size = AT_FIRST, before = performance.now();
+    const some = (now) => {
       if (ours !== present) return;
-      const until = performance.now() + SLICE;
-      while (next < scene.count && performance.now() < until) {
-        const stop = Math.min(scene.count, next + CHUNK);
-        chunk(context, scene, next, stop, crowd);
-        next = stop;
-      }
-      if (next < scene.count) requestAnimationFrame(some);
+      // what is drawn is paid for after the script has ended: the time between frames tells
+      if (now - before < SMOOTH) size *= 1.5;
+      else if (now - before > ROUGH) size = Math.max(LEAST, size / 2);
+      before = now;
+      const mark = scene.fickle ? Infinity : nextShot(painted);
+      const stop = Math.min(scene.count, mark, painted + Math.round(size));
+      chunk(context, scene, painted, stop);
+      painted = stop;
+      if (stop === mark) shots.push({ count: stop, image: copyOf(canvas) });
+      if (painted < scene.count) requestAnimationFrame(some);
       else onDone();
     };
-    some();
+    some(before);
   };
 }
 
-function chunk(context, scene, start, stop, crowd) {
+function sameView(scene, last) {
+  if (last === null || scene.fickle || last.fickle) return false;
+  const same = (name) => scene[name] === last[name];
+  return ["edges", "routed", "buckets", "left", "top", "width", "height"].every(same) && String(scene.colours) === String(last.colours);
+}
+
+function nextShot(count) {
+  let mark = SHOTS_FROM;
+  while (mark <= count) mark = Math.ceil(mark * SHOTS_RATIO);
+  return mark;
+}
+
+function copyOf(canvas) {
+  const copy = document.createElement("canvas");
+  [copy.width, copy.height] = [canvas.width, canvas.height];
+  copy.getContext("2d").drawImage(canvas, 0, 0);
+  return copy;
+}
+
+// The largest picture of no more than so many edges, or nothing; shots beyond it are kept.
+function goBack(canvas, context, shots, count) {
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.globalAlpha = 1;
+  context.globalCompositeOperation = "copy";
+  const found = shots.filter((shot) => shot.count <= count).at(-1);
+  if (found) context.drawImage(found.image, 0, 0);
+  else context.clearRect(0, 0, canvas.width, canvas.height);
+  return found?.count ?? 0;
+}
+
+function chunk(context, scene, start, stop) {
   let style = -1;
   for (let i = start; i < stop; i++) {
     const edge = scene.edges[i];
@@ -60,7 +94,7 @@ function chunk(context, scene, start, stop, crowd) {
       context.beginPath();
       context.strokeStyle = scene.colours[kind];
       context.lineWidth = widthOf(bucket);
-      context.globalAlpha = alphaOf(bucket, crowd);
+      context.globalAlpha = alphaOf(bucket, Math.max(0.06, Math.min(0.5, 12 / Math.sqrt(i + 1))));
       style = wanted;
     }
     trace(context, scene.routed, edge * STRIDE);
