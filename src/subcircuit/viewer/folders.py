@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from subcircuit.explain import EXPLANATION_FILE
 from subcircuit.graph.file import CIRCUIT_FILE, SCORES_FILE
-from subcircuit.report.page.labels import FILE as LABELS_FILE
 
-_FILES = (CIRCUIT_FILE, SCORES_FILE, LABELS_FILE)
+_FILES = (CIRCUIT_FILE, SCORES_FILE, EXPLANATION_FILE)
 
 
 def version_of(paths: Sequence[Path]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from subcircuit.errors import GraphError
+from subcircuit.explain.labels import UNCLEAR
 from subcircuit.graph import Circuit, Graph
 from subcircuit.inert import inert
 from subcircuit.report.page.packed import Json, packed
@@ -133,4 +134,6 @@ def _narrow(indices: np.ndarray) -> np.ndarray:
 
 
 def _label(label: Mapping[str, Any]) -> Json:
+    """Of a component without a label its evidence alone."""
+    label = {**label, "label": None} if label.get("label") == UNCLEAR else label
     return {key: inert(str(label[key])) for key in ("label", "evidence") if label.get(key)}
