@@ -28,12 +28,24 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert done.stdout.split() == ["subcircuit"]
 
 
-def test_without_a_command_the_help_is_shown(subcircuit: Run) -> None:
+def test_without_a_command_it_is_shown_how_to_begin(subcircuit: Run) -> None:
     bare, asked = subcircuit(), subcircuit("--help")
     assert bare.code == asked.code == 0
-    assert bare.out.strip() == asked.out.strip()
-    for command in ("discover", "show", "models", "tasks", "metrics", "methods"):
-        assert command in bare.out
+    commands = [line.strip().removeprefix("subcircuit ") for line in bare.out.splitlines() if line.startswith("  ")]
+    assert [command.split()[0] for command in commands] == ["tasks", "discover", "view"]
+    assert "subcircuit --help" in bare.out
+    for command in ("discover", "show", "models", "tasks", "metrics", "methods", "doctor"):
+        assert command in asked.out
+
+
+def test_the_doctor_says_what_is_there_and_what_to_do(subcircuit: Run) -> None:
+    done = subcircuit("doctor")
+    assert (done.code, done.err) == (0, "")
+    for words in ("subcircuit", "torch", "threads", "cache", "tiny-induction-ioi", "chromium", "ray", "tracr"):
+        assert words in done.out
+    findings = subcircuit("doctor", "--json").json["findings"]
+    assert {finding["state"] for finding in findings} <= {"ok", "absent", "broken"}
+    assert all(finding["advice"] for finding in findings if finding["state"] != "ok")
 
 
 def test_version(subcircuit: Run) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from subcircuit.cli.config_file import Config
+
 _METHOD = "Options of the method; without them, its defaults"
 _SELECTION = "Which edges make the circuit, for methods that score them"
 
@@ -43,6 +45,7 @@ def discover(
     dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/<task>-<model>-<number>.")] = None,
+    config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
     threshold: Annotated[
         float | None,

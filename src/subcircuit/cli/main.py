@@ -16,6 +16,7 @@ from subcircuit import __version__
 from subcircuit.cli import (
     compare,
     discover,
+    doctor,
     evaluate,
     exchange,
     explain,
@@ -28,6 +29,7 @@ from subcircuit.cli import (
     view,
     zoom,
 )
+from subcircuit.cli.welcome import welcome
 from subcircuit.errors import SubcircuitError
 
 app = typer.Typer(
@@ -49,6 +51,7 @@ app.command("validate")(validate.validate)
 app.command("export")(exchange.export)
 app.command("import")(exchange.import_)
 app.command("mib-submission")(exchange.mib_submission)
+app.command("doctor")(doctor.doctor)
 app.command("models")(listings.models)
 app.add_typer(tasks.app, name="tasks")
 app.command("metrics")(listings.metrics)
@@ -85,8 +88,11 @@ def run() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; mistakes become one paragraph on standard error."""
+    if not arguments:
+        welcome()
+        return 0
     try:
-        code = app(args=list(arguments) or ["--help"], prog_name="subcircuit", standalone_mode=False)
+        code = app(args=list(arguments), prog_name="subcircuit", standalone_mode=False)
     except SubcircuitError as error:
         return _complain(str(error))
     except TyperException as error:

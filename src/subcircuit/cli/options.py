@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from subcircuit.errors import SettingsError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -64,6 +62,8 @@ def ablation_asked(name: str, assignments: Sequence[str], seed: int) -> "str | L
 
 
 def _filled(what: str, settings: type[Any], options: dict[str, Any], assignments: Sequence[str], seed: int | None) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
     known = {field.name: field.default is MISSING for field in fields(settings)}
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from subcircuit.cli.config_file import Config
+
 
 def sweep(
     model: Annotated[str, typer.Option("--model", "-m", help="Built-in name, Hugging Face id, directory or .gguf file.")],
@@ -35,6 +37,7 @@ def sweep(
     dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/sweep-<task>-<model>-<number>.")] = None,
+    config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Search with several methods and judge them on other prompts: faithfulness at ten sizes, and what each costs.

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subcircuit.cli.config_file import Config
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -40,6 +42,7 @@ def validate(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model of a published circuit is.")] = None,
     examples: Annotated[int, typer.Option(help="Pairs of prompts of published circuits.")] = 32,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/validate-<case>-<number>.")] = None,
+    config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Search models whose circuits are known, and measure what is found of them again: ROC, AUC, precision, recall.

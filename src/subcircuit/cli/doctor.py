@@ -1,0 +1,120 @@
+"""``subcircuit doctor``: what is installed here, what is missing, and what to do about it."""
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Annotated, Literal
+
+import typer
+
+_PACKAGES = ("torch", "transformers", "safetensors", "numpy")
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_MARKS = {"ok": "✓", "absent": "–", "broken": "✗"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        what: its name.
+        state: ``absent`` is what one can do without.
+        found: what there is.
+        advice: what to do; empty where all is well.
+    """
+
+    what: str
+    state: Literal["ok", "absent", "broken"]
+    found: str
+    advice: str = ""
+
+
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Say what is installed here, which models are at hand, what is missing, and what to do about it."""
+    from subcircuit.cli.console import plain, print_json, results
+
+    findings = (*_versions(), _device(), _threads(), _cache(), *_models(), *_extras())
+    if json:
+        print_json({"findings": [asdict(finding) for finding in findings]})
+    else:
+        console = results()
+        width = max(len(finding.what) for finding in findings)
+        for finding in findings:
+            console.print(plain(f"{_MARKS[finding.state]} {finding.what:<{width}}  {finding.found}"), soft_wrap=True)
+            if finding.advice:
+                console.print(plain(f"  {'':<{width}}  → {finding.advice}", "dim"), soft_wrap=True)
+    if any(finding.state == "broken" for finding in findings):
+        raise typer.Exit(2)
+
+
+def _versions() -> list[Finding]:
+    from subcircuit import __version__
+
+    findings = [Finding("subcircuit", "ok", f"{__version__}, Python {platform.python_version()}, {platform.system()}")]
+    for package in _PACKAGES:
+        try:
+            findings.append(Finding(package, "ok", version(package)))
+        except PackageNotFoundError:
+            findings.append(Finding(package, "broken", "not installed", f"{sys.executable} -m pip install {package}"))
+    return findings
+
+
+def _device() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding(
+            "devices", "ok", f"cpu, {', '.join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))}"
+        )
+    mps = ", mps (give --device mps)" if torch.backends.mps.is_available() else ""
+    return Finding("devices", "ok", f"cpu{mps}; no CUDA device")
+
+
+def _threads() -> Finding:
+    import torch
+
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    found = f"{threads} of {cores} cores"
+    if threads < cores:
+        return Finding("threads", "ok", found, "OMP_NUM_THREADS sets how many; results do not depend on it")
+    return Finding("threads", "ok", found)
+
+
+def _cache() -> Finding:
+    from subcircuit.model.load.cache import cache_directory
+
+    folder = cache_directory()
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(nearest, os.W_OK):
+        return Finding("cache", "broken", f"{folder} cannot be written", "set SUBCIRCUIT_CACHE to a directory of your own")
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    free = shutil.disk_usage(nearest).free
+    return Finding("cache", "ok", f"{folder}, {size / 1e9:.1f} GB, {free / 1e9:.0f} GB free")
+
+
+def _models() -> list[Finding]:
+    from subcircuit.model import models
+
+    findings = []
+    for entry in models():
+        advice = "" if entry.installed else "it is downloaded when it is first used, or: make setup"
+        findings.append(Finding(entry.model.name, "ok" if entry.installed else "absent", entry.source, advice))
+    return findings
+
+
+def _extras() -> list[Finding]:
+    browser = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
+    advice = "any browser will do for subcircuit view; its tests need chromium: apt install chromium"
+    findings = [Finding("chromium", "ok", browser) if browser else Finding("chromium", "absent", "not found", advice)]
+    for package, extra, use in (("ray", "distributed", "work on many machines"), ("tracr", "tracr", "compiled known circuits")):
+        if find_spec(package):
+            findings.append(Finding(package, "ok", "installed"))
+        else:
+            findings.append(Finding(package, "absent", "not installed", f"for {use}: pip install 'subcircuit[{extra}]'"))
+    return findings

@@ -1,0 +1,20 @@
+"""What ``subcircuit`` alone says: the three things that one does first."""
+
+_FIRST = """\
+Find the sub-circuit of a language model that carries out a behaviour.
+
+See whether a model does the task at all:
+  subcircuit tasks show ioi --model smollm2-135m
+
+Find the circuit, a few seconds to try it out (a directory appears under runs/):
+  subcircuit discover --model smollm2-135m --task ioi --method eap --metric logit_difference
+
+Look at it in the browser:
+  subcircuit view runs/ioi-smollm2-135m-1
+
+subcircuit --help lists all commands; subcircuit doctor says what is installed here and what is missing."""
+
+
+def welcome() -> None:
+    """Print how to begin."""
+    print(_FIRST)  # noqa: T201
