@@ -183,6 +183,39 @@ def mixture_of_one(model: Transformer, w: MixtureWeights, x: Tensor, run, times=
     return out if w.shared is None else out + times(1 / (1 + (-(w.W_shared @ x)).exp()), run(w.shared, x))
 
 
+@dataclass
+class WithoutNodes(NodeByNode):
+    """The same, with heads and MLPs that write a constant (None: nothing) into whatever norm follows their block."""
+
+    removed: dict[Head | MLP, Tensor | None]
+
+    def head(self, layer: int, head: int, values: dict[Writer, Tensor]) -> Tensor:
+        """The constant of a removed head at every position."""
+        out = super().head(layer, head, values)
+        return self.instead(Head(layer, head), out) if Head(layer, head) in self.removed else out
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        """The constant of a removed MLP at every position."""
+        if MLP(layer) not in self.removed:
+            return super().mlp(layer, x)
+        out, post = self.instead(MLP(layer), x), self.model.weights.layers[layer].mlp_post_norm
+        return out if post is None else norm(self.model, out, post)
+
+    def instead(self, node: Head | MLP, like: Tensor) -> Tensor:
+        constant = self.removed[node]
+        return torch.zeros_like(like) if constant is None else constant.expand_as(like)
+
+
+def run_without_nodes(model: Transformer, removed: dict[Head | MLP, Tensor | None], tokens: Tokens) -> Tensor:
+    """Logits of a model without nodes, one prompt at a time."""
+    graph = Graph.of(model.config)
+    logits = torch.zeros(*tokens.ids.shape, model.config.vocab, dtype=model.dtype)
+    for row, ids in zip(logits, tokens.to_lists(), strict=True):
+        nothing = torch.zeros(len(graph.writers), len(ids), model.config.d_model, dtype=model.dtype)
+        row[: len(ids)] = WithoutNodes(model, graph, graph.edges, nothing, removed).run(ids)[1]
+    return logits
+
+
 def ablated_slowly(model: Transformer, graph: Graph, corrupted: Tokens, ablation: Ablation) -> list[Tensor]:
     """Per example, what every writer's cut edges carry: [writer pos d_model]."""
     runs = []

@@ -9,6 +9,7 @@
     ├── GraphError              nodes, edges, scopes or circuits that do not fit their graph
     ├── CircuitFileError        a saved circuit that cannot be read
     ├── SettingsError           options that are out of range or do not go together
+    ├── EditError               an edit of a model that cannot be made, or that does not reach its target
     ├── NumericalError          NaN or infinity where a number is needed
     └── OutputError             an output directory that cannot be written or already holds a run
 
@@ -59,6 +60,10 @@ class CircuitFileError(SubcircuitError):
 
 class SettingsError(SubcircuitError):
     """Options that are out of range or do not go together."""
+
+
+class EditError(SubcircuitError):
+    """An edit of a model that cannot be made, or that does not reach its target."""
 
 
 class NumericalError(SubcircuitError):

@@ -1,6 +1,7 @@
 """A model: config, weights and tokenizer, with the plain forward pass."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,7 @@ class Transformer:
         tokenizer: None for models that are fed token ids only.
         name: how the model was asked for; of a path its last part alone.
         revision: commit of the checkpoint where it came from a hub, else a digest of its files.
+        folder: of the checkpoint, in the Hugging Face layout; None for models that were not read from one. Not recorded.
     """
 
     config: TransformerConfig
@@ -44,6 +46,7 @@ class Transformer:
     tokenizer: PreTrainedTokenizerBase | None = None
     name: str = "model"
     revision: str | None = None
+    folder: Path | None = None
 
     @property
     def device(self) -> torch.device:

@@ -127,7 +127,7 @@ def _from_directory(folder: Path, name: str, revision: str | None) -> Transforme
         # a cache never changes, a user's directory may: overwriting a mapped file would change or end the process
         tensors = {key: tensor.clone() for key, tensor in tensors.items()}
         revision = f"sha256:{digest_of_checkpoint(folder)}"
-    return Transformer(*read_model(config, tensors), read_tokenizer(folder), name, revision)
+    return Transformer(*read_model(config, tensors), read_tokenizer(folder), name, revision, folder)
 
 
 def _looks_like_a_path(name: str) -> bool:

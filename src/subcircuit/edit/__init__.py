@@ -1,0 +1,50 @@
+"""Acting on a circuit: taking a capability out of a model, or keeping nothing else; and what that does to the rest."""
+
+from subcircuit.edit.checkpoint import write_checkpoint
+from subcircuit.edit.effects import Change, Effects, Recovery, effects
+from subcircuit.edit.fill import Fill, fill_named
+from subcircuit.edit.parts import all_nodes, nodes_of
+from subcircuit.edit.probe import Probe
+from subcircuit.edit.relearn import Relearning, damaged_at_random, relearn
+from subcircuit.edit.remove import EdgeEdit, Edit, Level, Means, NodeEdit, Removal, check_same_model, keep, remove
+from subcircuit.edit.search import Found, Greedy, OnPoint, Point
+from subcircuit.edit.text import Side, Texts, read_text, side_effects
+from subcircuit.edit.weights import Node, remove_nodes
+from subcircuit.edit.wrapper import CutModel, load_edited
+
+__all__ = [
+    "Change",
+    "CutModel",
+    "EdgeEdit",
+    "Edit",
+    "Effects",
+    "Fill",
+    "Found",
+    "Greedy",
+    "Level",
+    "Means",
+    "Node",
+    "NodeEdit",
+    "OnPoint",
+    "Point",
+    "Probe",
+    "Recovery",
+    "Relearning",
+    "Removal",
+    "Side",
+    "Texts",
+    "all_nodes",
+    "check_same_model",
+    "damaged_at_random",
+    "effects",
+    "fill_named",
+    "keep",
+    "load_edited",
+    "nodes_of",
+    "read_text",
+    "relearn",
+    "remove",
+    "remove_nodes",
+    "side_effects",
+    "write_checkpoint",
+]

@@ -1,0 +1,129 @@
+"""Before and after: what an edit does to the capability, to what was to be retained, to text, and whether it lasts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from subcircuit.edit.parts import Stream
+from subcircuit.edit.probe import Probe, measure
+from subcircuit.edit.relearn import Curve, Relearning, damaged_at_random, relearn
+from subcircuit.edit.text import Side, Texts, side_effects
+from subcircuit.edit.weights import Node
+from subcircuit.model import Transformer
+from subcircuit.tasks import METRICS, Task
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One task before and after.
+
+    Args:
+        task: its name.
+        metric: what was measured.
+        examples: prompts, none of which was used before.
+        before, after: means over them.
+        accuracy_before, accuracy_after: share of answers that outrank the wrong ones; None without wrong ones.
+    """
+
+    task: str
+    metric: str
+    examples: int
+    before: float
+    after: float
+    accuracy_before: float | None
+    accuracy_after: float | None
+
+    @property
+    def share(self) -> float:
+        """What is left, of what there was."""
+        return self.after / self.before
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Whether the capability comes back.
+
+    Args:
+        settings: of the fine-tuning.
+        examples: prompts that were trained on.
+        edited: the share of the capability after so many steps.
+        random: the same for a model that lacks as many random nodes as take the capability as low; None where there is none.
+        random_nodes: how many these are.
+    """
+
+    settings: Relearning
+    examples: int
+    edited: Curve
+    random: Curve | None
+    random_nodes: int | None
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What an edit does.
+
+    Args:
+        target: the capability.
+        retained: what was to stay.
+        side: text and unrelated prompts; None for models that read no text.
+        recovery: None where it was not tried.
+    """
+
+    target: Change
+    retained: tuple[Change, ...]
+    side: Side | None
+    recovery: Recovery | None
+
+
+def effects(model: Transformer, run: Stream, target: Probe, retained: Sequence[Probe], texts: Texts | None) -> Effects:
+    """Measure an edited model beside the whole one.
+
+    Args:
+        model: the whole model.
+        run: the edited one.
+        target, retained: on prompts that the search did not see.
+        texts: None leaves text out.
+    """
+    side = None if texts is None else side_effects(model, run, texts)
+    return Effects(_change(target, run), tuple(_change(probe, run) for probe in retained), side, None)
+
+
+def recovery(
+    edited: Transformer,
+    spared: Sequence[Node],
+    removed: Sequence[Node],
+    train: Task,
+    judged: Probe,
+    settings: Relearning,
+    say: Say,
+) -> Recovery:
+    """Fine-tune the edited model, and one that is damaged as much at random.
+
+    Args:
+        edited: without its nodes.
+        spared: the circuit's nodes, which the random damage leaves alone.
+        removed: the nodes that are gone.
+        train: prompts to train on.
+        judged: other prompts.
+        say: told what takes long.
+    """
+    say(f"relearning: {settings.steps} steps of fine-tuning on {len(train)} prompts of {train.name}")
+    curve = relearn(edited, train, judged, settings)
+    with torch.no_grad():
+        left = float(judged.share(edited.stream))
+    say("relearning: the same after random damage")
+    damaged = damaged_at_random(judged.model, spared, removed, judged, max(left, 0.0))
+    random = None if damaged is None else relearn(damaged[0], train, judged, settings)
+    return Recovery(settings, len(train), curve, random, None if damaged is None else damaged[1])
+
+
+@torch.no_grad()
+def _change(probe: Probe, run: Stream) -> Change:
+    model, task, accuracy = probe.model, probe.task, METRICS["accuracy"]
+    contrasts = bool(task.answers.wrong_mask.any(-1).all())
+    right = [float(measure(model, task, accuracy, each)) if contrasts else None for each in (model.stream, run)]
+    after = float(measure(model, task, probe.metric, run))
+    return Change(task.name, probe.metric.name, len(task), probe.whole, after, *right)

@@ -1,0 +1,145 @@
+"""What stands in for parts that are gone: one constant vector each.
+
+    zero       nothing
+    mean       what it writes on average over all real positions of the prompts that are given: information is taken away,
+               the level that the rest of the model is used to stays
+    optimal    what costs other behaviours least: learned by ``search/optimal.py``, from the mean, for what is gone and no more
+
+With sandwich norms what a node writes is what goes into the norm after the block (see ``weights.py``), and what an edge carries is
+what comes out of it. Cost of a mean: two plain forward passes.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.edit.weights import Node
+from subcircuit.errors import EditError, UnknownNameError
+from subcircuit.graph import MLP, Circuit, Graph, Head, Scope
+from subcircuit.model.components import embed, mlp, normalize
+from subcircuit.model.tokens import Tokens
+from subcircuit.model.transformer import Transformer, attention, block
+from subcircuit.run import writer_values
+from subcircuit.run.heads import PARTS, mix, project
+from subcircuit.search import Behaviour, LearnOptimal, OnRound, learn_optimal
+from subcircuit.tasks import Answer, Task, build_task_of_ids, metric
+
+Fill: TypeAlias = Literal["mean", "zero", "optimal"]
+
+_PROMPTS_AT_ONCE = 16
+_STEPS = 100
+
+
+def fill_named(name: str) -> Fill:
+    """The stand-in of this name.
+
+    Raises:
+        UnknownNameError: there is none; what a corrupted prompt carries is no constant.
+    """
+    for fill in get_args(Fill):
+        if fill == name:
+            return fill
+    raise UnknownNameError("ablation", name, get_args(Fill), "What is removed for good cannot depend on a corrupted prompt.")
+
+
+@torch.no_grad()
+def mean_writes(model: Transformer, nodes: Sequence[Node], prompts: Iterable[Tokens]) -> Float[Tensor, "part d_model"]:
+    """The mean of what each node writes."""
+    totals = torch.zeros(len(nodes), model.config.d_model, dtype=torch.float64, device=model.device)
+    count = 0
+    for tokens, real in _batches(prompts):
+        count += int(real.sum())
+        stream = embed(model.config, model.weights, tokens.ids)
+        for layer in range(model.config.n_layers):
+            heads = {row: node.head for row, node in enumerate(nodes) if isinstance(node, Head) and node.layer == layer}
+            if heads:
+                totals[list(heads)] += _heads(model, layer, tuple(heads.values()), stream)[:, real].double().sum(1)
+            if MLP(layer) in nodes:
+                totals[nodes.index(MLP(layer))] += _mlp(model, layer, stream)[real].double().sum(0)
+            stream = block(model, layer, stream)
+    return (totals / count).to(model.dtype)
+
+
+@torch.no_grad()
+def mean_values(model: Transformer, graph: Graph, prompts: Iterable[Tokens]) -> Float[Tensor, "writer d_model"]:
+    """The mean of what each writer of a graph adds to the stream."""
+    totals = torch.zeros(len(graph.writers), model.config.d_model, dtype=torch.float64, device=model.device)
+    count = 0
+    for tokens, real in _batches(prompts):
+        count += int(real.sum())
+        totals += writer_values(model, graph, tokens)[:, real].double().sum(1)
+    return (totals / count).to(model.dtype)
+
+
+def optimal_values(
+    model: Transformer, circuit: Circuit, tasks: Sequence[Task], on_step: OnRound | None = None
+) -> Float[Tensor, "writer d_model"]:
+    """Constants on a circuit's cut edges that move the model's predictions on these tasks as little as possible (KL)."""
+    behaviour = Behaviour(_joined(model, tasks), metric("kl_divergence"))
+    settings = LearnOptimal(circuit=circuit, steps=_STEPS)
+    return learn_optimal(model, circuit.graph, behaviour, settings, on_step).constants.to(model.device, model.dtype)
+
+
+def optimal_writes(
+    model: Transformer, nodes: Sequence[Node], tasks: Sequence[Task], on_step: OnRound | None = None
+) -> Float[Tensor, "part d_model"]:
+    """The same for nodes of which every edge is cut.
+
+    Raises:
+        EditError: the family has sandwich norms.
+    """
+    if model.config.post_norms:
+        raise EditError(
+            f"optimal constants of {model.name} are learned behind the norm that follows a block, and cannot be written in front of it: "
+            "use --ablation mean or zero, or --level edge"
+        )
+    graph = Graph.of(model.config, Scope(level="head"))
+    rows = [graph.writer_index[node] for node in nodes]
+    kept = graph.edges.clone()
+    kept[rows] = False
+    return optimal_values(model, Circuit(graph, kept), tasks, on_step)[rows]
+
+
+def _joined(model: Transformer, tasks: Sequence[Task]) -> Task:
+    """Several tasks as one."""
+    clean, corrupted, answers = [], [], []
+    for task in tasks:
+        a = task.answers
+        for example, pos, right, is_right, wrong, is_wrong in zip(
+            a.example.tolist(), a.pos.tolist(), a.correct, a.correct_mask, a.wrong, a.wrong_mask, strict=True
+        ):
+            shifted = len(clean) + example
+            answers.append(Answer(shifted, pos, tuple(right[is_right].tolist()), tuple(wrong[is_wrong].tolist())))
+        clean += task.clean.to_lists()
+        corrupted += task.corrupted.to_lists()
+    parameters = {"of": [dict(task.parameters) for task in tasks]}
+    return build_task_of_ids(" and ".join(task.name for task in tasks), clean, corrupted, answers, model, parameters=parameters)
+
+
+def _batches(prompts: Iterable[Tokens]) -> Iterator[tuple[Tokens, Tensor]]:
+    """A few prompts at a time, and which of their positions are real."""
+    for tokens in prompts:
+        for start in range(0, len(tokens), _PROMPTS_AT_ONCE):
+            part = tokens[start : start + _PROMPTS_AT_ONCE]
+            yield part, torch.arange(part.ids.shape[1], device=part.ids.device) < part.lengths[:, None]
+
+
+def _heads(
+    model: Transformer, layer: int, heads: tuple[int, ...], stream: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "head batch pos d_model"]:
+    """What heads write before any norm after the block."""
+    positions = torch.arange(stream.shape[1], device=stream.device)
+    q, k, v = (project(model, layer, part, stream[None], positions, heads) for part in PARTS)
+    W_O = model.weights.layers[layer].attention.W_O[list(heads)]
+    return mix(model, layer, q, k, v) @ W_O[:, None]
+
+
+def _mlp(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    """What an MLP writes before any norm after it."""
+    weights = model.weights.layers[layer]
+    assert weights.mlp is not None and weights.mlp_norm is not None
+    read = stream if model.config.parallel else stream + attention(model, layer, stream)
+    return mlp(model.config, weights.mlp, normalize(read, model.config.norm, weights.mlp_norm))

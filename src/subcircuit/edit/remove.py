@@ -1,0 +1,290 @@
+"""Taking a capability out of a model, and the mirror image: keeping nothing but a circuit.
+
+Parts are nodes (heads and MLPs, removed from the weights) or edges (cut, behind a wrapper). What stands in for them is in
+``fill.py``: means are over the task's corrupted prompts and the retained tasks' prompts. Optimal constants are learned on
+the retained tasks (without any, on the corrupted prompts) once the search has chosen what to remove with means; where they let
+the capability back in, the search goes on from there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.edit.families import check_constants, keeps_constants
+from subcircuit.edit.fill import Fill, mean_values, mean_writes, optimal_values, optimal_writes
+from subcircuit.edit.parts import EdgeParts, NodeParts, Parts, all_nodes, nodes_of
+from subcircuit.edit.probe import Probe
+from subcircuit.edit.search import Found, Greedy, OnPoint, find
+from subcircuit.edit.weights import Node, remove_nodes
+from subcircuit.edit.wrapper import CutModel
+from subcircuit.errors import EditError, GraphError
+from subcircuit.graph import Circuit, Graph
+from subcircuit.model import Transformer
+from subcircuit.model.tokens import Tokens
+from subcircuit.search import OnRound
+from subcircuit.tasks import Task
+
+Level: TypeAlias = Literal["node", "edge"]
+
+_MOST_REPAIRS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class NodeEdit:
+    """Nodes removed from the weights.
+
+    Args:
+        base: the whole model.
+        nodes: what is gone.
+        constants: what each writes instead; None is nothing.
+    """
+
+    base: Transformer
+    nodes: tuple[Node, ...]
+    constants: Float[Tensor, "part d_model"] | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is gone."""
+        return tuple(str(node) for node in self.nodes)
+
+    @property
+    def model(self) -> Transformer:
+        """The model without them."""
+        return remove_nodes(self.base, self.nodes, self.constants)
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeEdit:
+    """Edges cut, behind a wrapper.
+
+    Args:
+        base: the whole model.
+        model: the wrapper.
+    """
+
+    base: Transformer
+    model: CutModel
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The edges that are gone."""
+        left = self.model.circuit
+        return tuple(Circuit.full(left.graph).difference(left).names)
+
+
+Edit: TypeAlias = NodeEdit | EdgeEdit
+
+
+@dataclass(frozen=True)
+class Means:
+    """How an edit is made.
+
+    Args:
+        level: ``"node"`` removes heads and MLPs from the weights, ``"edge"`` cuts edges behind a wrapper.
+        fill: what stands in for what is gone. None is the mean; at level ``node`` zero where checkpoints of the family have no
+            place for it.
+    """
+
+    level: Level = "node"
+    fill: Fill | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """A capability that was taken out.
+
+    Args:
+        edit: the edited model.
+        fill: what stands in for what is gone.
+        target, retained: the behaviours, on the prompts of the search.
+        found: how the search went.
+        settings: its settings.
+    """
+
+    edit: Edit
+    fill: Fill
+    target: Probe
+    retained: tuple[Probe, ...]
+    found: Found
+    settings: Greedy
+
+    @property
+    def floor_held(self) -> bool:
+        """Every retained task kept its floor on the prompts of the search."""
+        return min(self.found.path[-1].retained, default=1.0) >= self.settings.floor
+
+
+def check_same_model(circuit: Circuit, model: Transformer) -> None:
+    """Refuse to edit another model than the circuit's.
+
+    Raises:
+        GraphError: its graph or the digest of its config differs.
+    """
+    if Graph.of(model.config, circuit.graph.scope) != circuit.graph:
+        raise GraphError(f"the circuit was found in another model than {model.name}: its graph differs. Nothing was removed")
+    recorded = None if circuit.record is None else circuit.record.model
+    if recorded is not None and recorded.config != model.config.digest:
+        raise GraphError(
+            f"the circuit was found in {recorded.name}, whose config has the digest {recorded.config}; that of {model.name} is "
+            f"{model.config.digest}. Nothing was removed: give the model that the circuit is of"
+        )
+
+
+def remove(
+    model: Transformer,
+    circuit: Circuit,
+    task: Task,
+    *,
+    retain: Sequence[Task] = (),
+    means: Means | None = None,
+    metric: str | None = None,
+    settings: Greedy | None = None,
+    on_step: OnPoint | None = None,
+    on_round: OnRound | None = None,
+) -> Removal:
+    """Take a capability out of a model: the smallest part of its circuit whose removal brings it below a target.
+
+    Args:
+        model: in which the circuit was found.
+        circuit: of the capability; only its parts are removed.
+        task: the capability, as prompts to search with.
+        retain: what is to stay.
+        means: nodes or edges, and what stands in for them.
+        metric: of the capability; None is the task's own or the logit difference.
+        settings: of the search.
+        on_step: called after every step of the search.
+        on_round: called while optimal constants are learned.
+
+    Raises:
+        GraphError: the circuit is another model's.
+        EditError: the target cannot be reached, or the family has no place for the constants.
+        SettingsError: the model does not do one of the tasks, or a metric that cannot be used.
+
+    >>> removal = remove(model, circuit, load_task("ioi", model), retain=[load_task("sva", model)])  # doctest: +SKIP
+    """
+    check_same_model(circuit, model)
+    means, settings = means or Means(), settings or Greedy()
+    target, retained = Probe.of(model, task, metric), tuple(Probe.of(model, other) for other in retain)
+    nodes = nodes_of(circuit)
+    fill = _fill(model, nodes, means)
+    material = _Material(model, task.to(model.device), [other.to(model.device) for other in retain], fill)
+    parts = material.edges(circuit) if means.level == "edge" else material.nodes(nodes)
+    found = find(parts, target, retained, settings, on_step)
+    for _ in range(_MOST_REPAIRS if fill == "optimal" else 0):
+        parts = material.learned(parts, found.removed, on_round)
+        more = find(parts, target, retained, settings, on_step, found.removed)
+        found = Found(more.removed, (*found.path, *more.path))
+        if len(more.path) == 1:
+            break
+    return Removal(_edit(parts, found.removed), fill, target, retained, found, settings)
+
+
+def keep(
+    model: Transformer,
+    circuit: Circuit,
+    task: Task,
+    *,
+    retain: Sequence[Task] = (),
+    means: Means | None = None,
+    on_round: OnRound | None = None,
+) -> tuple[Edit, Fill]:
+    """Keep nothing of a model but a circuit: its heads and MLPs, with all that they read, or its edges alone.
+
+    Args:
+        model, circuit, means, on_round: as in `remove`.
+        task: of the circuit; optimal constants are learned on its prompts.
+        retain: means are taken over their prompts too.
+
+    Returns:
+        The edit, and what stands in for what is gone.
+
+    Raises:
+        GraphError: the circuit is another model's.
+        EditError: nothing would be removed, or the family has no place for the constants.
+    """
+    check_same_model(circuit, model)
+    means, kept = means or Means(), set(nodes_of(circuit))
+    gone = tuple(node for node in all_nodes(model) if node not in kept)
+    fill = _fill(model, gone, means)
+    material = _Material(model, task.to(model.device), [other.to(model.device) for other in retain], fill)
+    if means.level == "edge":
+        parts = material.edges(Circuit.full(circuit.graph).difference(circuit))
+    elif gone:
+        parts = material.nodes(gone)
+    else:
+        raise EditError("the circuit holds every head and every MLP of the model: nothing would be removed. Use --level edge")
+    everything = tuple(range(len(parts.names)))
+    if fill == "optimal":
+        parts = replace(material, learn_on=[material.task]).learned(parts, everything, on_round)
+    return _edit(parts, everything), fill
+
+
+def _fill(model: Transformer, nodes: tuple[Node, ...], means: Means) -> Fill:
+    """What stands in for nodes or edges, where the checkpoint can hold it."""
+    if means.level == "edge":
+        return means.fill or "mean"
+    possible = keeps_constants(model.config.architecture, nodes)
+    fill: Fill = means.fill or ("mean" if possible else "zero")
+    if fill != "zero":
+        check_constants(model.config.architecture, nodes, fill)
+    return fill
+
+
+@dataclass(frozen=True, eq=False)
+class _Material:
+    """What constants are made from.
+
+    Args:
+        learn_on: tasks that optimal constants are to cost least; None is the retained ones.
+    """
+
+    model: Transformer
+    task: Task
+    retain: Sequence[Task]
+    fill: Fill
+    learn_on: Sequence[Task] | None = None
+
+    def nodes(self, nodes: tuple[Node, ...]) -> NodeParts:
+        """Nodes, before anything is learned."""
+        constants = None if self.fill == "zero" else mean_writes(self.model, nodes, self._prompts)
+        return NodeParts(self.model, nodes, constants)
+
+    def edges(self, circuit: Circuit) -> EdgeParts:
+        """A circuit's edges, before anything is learned."""
+        if self.fill == "zero":
+            constants = self.model.weights.W_E.new_zeros(len(circuit.graph.writers), self.model.config.d_model)
+        else:
+            constants = mean_values(self.model, circuit.graph, self._prompts)
+        return EdgeParts.of(self.model, circuit, constants)
+
+    def learned(self, parts: Parts, removed: Sequence[int], on_round: OnRound | None) -> Parts:
+        """The parts with optimal constants for those that are gone."""
+        tasks, gone = self._tasks, list(removed)
+        if isinstance(parts, EdgeParts):
+            return replace(parts, constants=optimal_values(self.model, parts.left(removed), tasks, on_round))
+        assert parts.constants is not None
+        constants = parts.constants.clone()
+        constants[gone] = optimal_writes(self.model, [parts.nodes[row] for row in gone], tasks, on_round)
+        return replace(parts, constants=constants)
+
+    @property
+    def _prompts(self) -> list[Tokens]:
+        return [self.task.corrupted, *(other.clean for other in self.retain)]
+
+    @property
+    def _tasks(self) -> Sequence[Task]:
+        if self.learn_on is not None or self.retain:
+            return self.learn_on or self.retain
+        return [replace(self.task, clean=self.task.corrupted, corrupted=self.task.clean)]
+
+
+def _edit(parts: Parts, removed: Sequence[int]) -> Edit:
+    if isinstance(parts, EdgeParts):
+        return EdgeEdit(parts.model, CutModel(parts.model, parts.left(removed), parts.constants))
+    gone = list(removed)
+    constants = None if parts.constants is None else parts.constants[gone]
+    return NodeEdit(parts.model, tuple(parts.nodes[row] for row in gone), constants)

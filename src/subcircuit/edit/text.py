@@ -1,0 +1,132 @@
+"""What an edit does to everything else: perplexity on text, and how far next-token distributions move.
+
+    perplexity       exp of the mean −log p(token | tokens before it in its window), in the edited and in the whole model
+    KL               mean over positions of KL(p_M ‖ p_M'), in nats
+
+The text and the unrelated prompts that come with the package were written for it, so that no model has been trained on them.
+The text is cut into windows of up to 128 tokens, each of which begins as the model's prompts do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.edit.parts import Stream
+from subcircuit.errors import PromptError
+from subcircuit.model import Transformer
+from subcircuit.model.components import unembed
+from subcircuit.model.tokens import Tokens
+from subcircuit.tasks import BosPolicy
+from subcircuit.tasks.encoding import make_encoder
+
+WINDOW = 128
+_LARGEST = 1 << 24  # bytes of a text
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Token ids of what edits are measured on beside tasks.
+
+    Args:
+        windows: pieces of a text.
+        unrelated: prompts that have nothing to do with any task.
+    """
+
+    windows: tuple[tuple[int, ...], ...]
+    unrelated: tuple[tuple[int, ...], ...]
+
+    @staticmethod
+    def of(model: Transformer, text: str | None = None, bos: BosPolicy = "auto") -> "Texts | None":
+        """For a model; None for one without a tokenizer, which reads no text.
+
+        Args:
+            text: instead of the one that comes with the package.
+
+        Raises:
+            PromptError: the text is shorter than two tokens.
+        """
+        if model.tokenizer is None:
+            return None
+        encoder = make_encoder(model, bos)
+        home = files("subcircuit.edit")
+        prompts = (home / "unrelated.txt").read_text(encoding="utf-8").split("\n")
+        (ids,) = encoder.plain([text or (home / "held_out.txt").read_text(encoding="utf-8")])
+        size = min(WINDOW, model.config.context) - len(encoder.prefix)
+        pieces = [(*encoder.prefix, *ids[start : start + size]) for start in range(0, len(ids), size)]
+        windows = tuple(piece for piece in pieces if len(piece) > 1)
+        if not windows:
+            raise PromptError("the text for perplexity is shorter than two tokens: give a longer one with --text")
+        unrelated = [ids[: model.config.context] for ids in encoder.encode([line for line in prompts if line.strip()])]
+        return Texts(windows, tuple(tuple(ids) for ids in unrelated))
+
+
+def read_text(file: Path) -> str:
+    """A text from a file.
+
+    Raises:
+        PromptError: it cannot be read, is not UTF-8, or is larger than 16 MB.
+    """
+    try:
+        if file.stat().st_size > _LARGEST:
+            raise PromptError(f"{file} is larger than {_LARGEST >> 20} MB: give a part of it")
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"{file} cannot be read as text: {error}") from None
+    if not text.strip():
+        raise PromptError(f"{file} is empty")
+    return text
+
+
+@dataclass(frozen=True)
+class Side:
+    """What an edit does beside its purpose.
+
+    Args:
+        perplexity, perplexity_before: on the text, of the edited and of the whole model.
+        kl_text, kl_unrelated: KL(whole ‖ edited) in nats a token, on the text and on unrelated prompts.
+        tokens: of the text.
+    """
+
+    perplexity: float
+    perplexity_before: float
+    kl_text: float
+    kl_unrelated: float
+    tokens: int
+
+
+@torch.no_grad()
+def side_effects(model: Transformer, run: Stream, texts: Texts) -> Side:
+    """Measure.
+
+    Args:
+        model: the whole model; edits leave its final norm and unembedding as they are.
+        run: the edited model.
+    """
+    text = [_compare(model, run, ids) for ids in texts.windows]
+    unrelated = [_compare(model, run, ids) for ids in texts.unrelated]
+    before, after, moved = (torch.cat(column) for column in zip(*text, strict=True))
+    return Side(
+        perplexity=float(after.mean().exp()),
+        perplexity_before=float(before.mean().exp()),
+        kl_text=float(moved.mean()),
+        kl_unrelated=float(torch.cat([row[2] for row in unrelated]).mean()),
+        tokens=len(before),
+    )
+
+
+def _compare(model: Transformer, run: Stream, ids: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """−log p of each next token before and after the edit, and KL at each position; float64."""
+    tokens = Tokens.from_lists([list(ids)], model.device)
+    log_p, log_q = (_log_softmax(model, stream) for stream in (model.stream(tokens), run(tokens)))
+    following = tokens.ids[0, 1:, None]
+    before, after = (-log[:-1].gather(-1, following)[:, 0] for log in (log_p, log_q))
+    return before, after, (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _log_softmax(model: Transformer, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "pos vocab"]:
+    return unembed(model.config, model.weights, stream)[0].double().log_softmax(-1)

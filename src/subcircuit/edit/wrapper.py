@@ -1,0 +1,144 @@
+"""A model with edges cut, kept as what it is: the base model, a circuit, and the constants that cut edges carry.
+
+Weights cannot express a cut edge: what a head writes reaches every later reader or none. So an edited directory holds
+``circuit.json`` (the edges that are left), ``constants.safetensors`` (one vector for each writer), and ``edited.json``, which names
+the base model and the digests that it must have.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from subcircuit.edit.parts import cut_stream
+from subcircuit.errors import CircuitFileError, ModelError
+from subcircuit.graph import Circuit, Graph
+from subcircuit.graph.file import CIRCUIT_FILE
+from subcircuit.model import Transformer, load_model
+from subcircuit.model.components import unembed
+from subcircuit.model.tokens import Tokens
+
+EDITED_FILE: Final = "edited.json"
+CONSTANTS_FILE: Final = "constants.safetensors"
+
+
+class EditedFile(BaseModel):
+    """The content of ``edited.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal[1]
+    model: str
+    revision: str | None
+    config: str
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class CutModel:
+    """A model of which only some edges are left.
+
+    Args:
+        model: the base model; its weights are as they were.
+        circuit: the edges that are left.
+        constants: what each writer's cut edges carry.
+    """
+
+    model: Transformer
+    circuit: Circuit
+    constants: Float[Tensor, "writer d_model"]
+
+    def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos vocab"]:
+        """Logits at every position; meaningless past a prompt's end."""
+        return unembed(self.model.config, self.model.weights, self.stream(tokens))
+
+    def stream(self, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream after the last layer, before the final norm."""
+        kept = self.circuit.kept.to(torch.promote_types(self.model.dtype, torch.float32))
+        return cut_stream(self.model, self.circuit.graph, kept, tokens, self.constants)
+
+    def save(self, directory: str | Path) -> None:
+        """Write the directory that `load_edited` reads."""
+        directory = Path(directory)
+        self.circuit.save(directory)
+        constants = {"constants": self.constants.float().cpu().contiguous()}
+        save_file(constants, directory / CONSTANTS_FILE)
+        content = EditedFile(
+            format=1,
+            model=self.model.name,
+            revision=self.model.revision,
+            config=self.model.config.digest,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+        )
+        text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        (directory / EDITED_FILE).write_text(text, encoding="utf-8")
+
+
+def load_edited(
+    directory: str | Path, model: str | Path | Transformer | None = None, *, device: str | torch.device | None = None
+) -> CutModel:
+    """A model with edges cut, from the directory that it was saved in.
+
+    Args:
+        model: the base model or where it is now; None loads it under its recorded name.
+        device: to load it on.
+
+    Raises:
+        CircuitFileError: the directory does not hold one, or it is damaged.
+        ModelError: the base model is another: its config or its weights are not those recorded.
+        UnknownNameError: it is not to be had under its name.
+    """
+    directory = Path(directory)
+    recorded = _read(directory / EDITED_FILE)
+    if not isinstance(model, Transformer):
+        hub = (
+            None
+            if model is not None or recorded.revision is None or recorded.revision.startswith("sha256:")
+            else recorded.revision
+        )
+        model = load_model(model or recorded.model, revision=hub, device=device, dtype=recorded.dtype)
+    if model.config.digest != recorded.config:
+        raise ModelError(
+            f"{directory} is an edit of {recorded.model}, and {model.name} has another config: give the model it was"
+        )
+    if recorded.revision is not None and model.revision != recorded.revision:
+        raise ModelError(
+            f"{directory} is an edit of {recorded.model} in revision {recorded.revision}, and {model.name} is {model.revision}: "
+            "its weights are others"
+        )
+    circuit = Circuit.load(directory / CIRCUIT_FILE)
+    if Graph.of(model.config, circuit.graph.scope) != circuit.graph:
+        raise ModelError(f"{directory}: the circuit is not of {model.name}: its graph differs")
+    return CutModel(model, circuit, _constants(directory / CONSTANTS_FILE, circuit, model).to(model.device, model.dtype))
+
+
+def _read(file: Path) -> EditedFile:
+    try:
+        return EditedFile.model_validate_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CircuitFileError(
+            f"{file}: there is no model with edges cut here. Models with nodes removed are checkpoints: load them with load_model"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CircuitFileError(f"{file}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+    except (OSError, ValueError) as error:
+        raise CircuitFileError(f"{file}: cannot be read: {error}") from None
+
+
+def _constants(file: Path, circuit: Circuit, model: Transformer) -> Float[Tensor, "writer d_model"]:
+    expected = (len(circuit.graph.writers), model.config.d_model)
+    try:
+        constants = load_file(file)["constants"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise CircuitFileError(f"{file}: the constants of cut edges cannot be read: {error}") from None
+    if tuple(constants.shape) != expected or not bool(constants.isfinite().all()):
+        raise CircuitFileError(f"{file}: constants of shape {tuple(constants.shape)}, expected {expected} finite numbers")
+    return constants

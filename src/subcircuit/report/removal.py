@@ -1,0 +1,224 @@
+"""An edited model on disk, with its report: what was there before, and what is there after."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from subcircuit.edit import (
+    Change,
+    CutModel,
+    EdgeEdit,
+    Edit,
+    Effects,
+    Fill,
+    Greedy,
+    NodeEdit,
+    Point,
+    Probe,
+    Relearning,
+    Removal,
+    Texts,
+    effects,
+    load_edited,
+    nodes_of,
+    recovery,
+    write_checkpoint,
+)
+from subcircuit.graph import Circuit
+from subcircuit.model import Transformer, load_model
+from subcircuit.report.folder import write_csv, write_directory, write_json
+from subcircuit.report.removal_figure import draw_removal
+from subcircuit.report.style import save_figure
+
+_TABLE = ("what", "measure", "before", "after", "left")
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What an edit is measured on: nothing of it was used to find or to learn it.
+
+    Args:
+        target, retained: prompts of the same tasks.
+        texts: None for models that read no text.
+    """
+
+    target: Probe
+    retained: tuple[Probe, ...]
+    texts: Texts | None
+
+
+@dataclass(frozen=True, eq=False)
+class EditReport:
+    """What an edit did.
+
+    Args:
+        conditions: model, circuit and how the edit was made, as JSON values.
+        removed: names of the parts that are gone.
+        effects: before and after.
+        path: of the search, one point a step; empty where there was none.
+        settings: of the search; None where there was none.
+    """
+
+    conditions: dict[str, Any]
+    removed: tuple[str, ...]
+    effects: Effects
+    path: tuple[Point, ...] = ()
+    settings: Greedy | None = None
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Names of the columns of ``rows``."""
+        return _TABLE
+
+    @property
+    def rows(self) -> tuple[tuple[str, ...], ...]:
+        """The table before and after."""
+        e, wanted = self.effects, self.conditions["command"] == "keep"
+        rows = [_row(e.target, "kept" if wanted else "removed"), *(_row(change, "retained") for change in e.retained)]
+        if e.side is not None:
+            side = e.side
+            rows.append(("text", "perplexity", f"{side.perplexity_before:.2f}", f"{side.perplexity:.2f}", ""))
+            rows.append(("text", "KL, nats a token", "0", f"{side.kl_text:.4f}", ""))
+            rows.append(("unrelated prompts", "KL, nats a token", "0", f"{side.kl_unrelated:.4f}", ""))
+        if e.recovery is not None:
+            back = e.recovery
+            for name, curve in (("relearning", back.edited), ("after random damage", back.random)):
+                if curve is not None:
+                    measure = f"left after {curve[-1][0]} steps"
+                    rows.append((name, measure, f"{curve[0][1]:.1%}", f"{curve[-1][1]:.1%}", ""))
+        return tuple(rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        e = self.effects
+        return {
+            **self.conditions,
+            "removed": list(self.removed),
+            "target": _change(e.target),
+            "retained": [_change(change) for change in e.retained],
+            "side_effects": None if e.side is None else asdict(e.side),
+            "relearning": None if e.recovery is None else asdict(e.recovery),
+            "settings": None if self.settings is None else asdict(self.settings),
+            "path": [asdict(point) for point in self.path],
+        }
+
+
+def write_removal(
+    removal: Removal,
+    path: str | Path,
+    circuit: Circuit,
+    held_out: HeldOut,
+    relearning: Relearning | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> EditReport:
+    """Write a model without a capability, read it back, measure what was written, and put the report beside it.
+
+    Args:
+        path: a new directory.
+        circuit: in which the search was made.
+        held_out: what to measure on.
+        relearning: whether and how to try to bring the capability back; None does not. Only checkpoints can be fine-tuned.
+        say: told what takes long.
+
+    Raises:
+        OutputError: the directory is not empty or cannot be written; it is left as it was.
+        EditError: the model cannot be written.
+    """
+    conditions = _conditions("remove", removal.edit, removal.fill, circuit) | {"floor_held": removal.floor_held}
+
+    def report(done: Effects, edited: Transformer | CutModel) -> EditReport:
+        if relearning is not None and relearning.steps and isinstance(edited, Transformer) and isinstance(removal.edit, NodeEdit):
+            train, gone = removal.target.task, removal.edit.nodes
+            done = replace(
+                done, recovery=recovery(edited, nodes_of(circuit), gone, train, held_out.target, relearning, say)
+            )
+        return EditReport(conditions, removal.edit.names, done, removal.found.path, removal.settings)
+
+    return _write(removal.edit, path, held_out, report, say)
+
+
+def write_kept(
+    edit: Edit, fill: Fill, path: str | Path, circuit: Circuit, held_out: HeldOut, say: Callable[[str], None] = lambda _: None
+) -> EditReport:
+    """Write a model of which only a circuit is left, read it back, measure what was written, and put the report beside it.
+
+    Args and errors as in `write_removal`.
+    """
+    conditions = _conditions("keep", edit, fill, circuit)
+    return _write(edit, path, held_out, lambda done, _: EditReport(conditions, edit.names, done), say)
+
+
+def _write(
+    edit: Edit,
+    path: str | Path,
+    held_out: HeldOut,
+    report: Callable[[Effects, Transformer | CutModel], EditReport],
+    say: Callable[[str], None],
+) -> EditReport:
+    made: list[EditReport] = []
+
+    def fill(directory: Path) -> None:
+        edited = _saved(edit, directory)
+        say(f"measuring the edited model on {len(held_out.target.task)} other prompts a task, and on text")
+        done = effects(edit.base, edited.stream, held_out.target, held_out.retained, held_out.texts)
+        made.append(report(done, edited))
+        _fill_report(made[0], directory)
+
+    write_directory(path, fill)
+    return made[0]
+
+
+def _saved(edit: Edit, directory: Path) -> Transformer | CutModel:
+    """The edited model as it is read back from the disk."""
+    if isinstance(edit, EdgeEdit):
+        edit.model.save(directory)
+        return load_edited(directory, edit.base)
+    write_checkpoint(edit.base, edit.nodes, edit.constants, directory)
+    loaded = load_model(directory, device=edit.base.device, dtype=edit.base.dtype)
+    return replace(loaded, name=f"{edit.base.name}, edited")
+
+
+def _fill_report(report: EditReport, directory: Path) -> None:
+    content = report.to_json()
+    write_json(directory / "edit.json", content)
+    write_csv(directory / "edit.csv", _TABLE, report.rows)
+    names = [change.task for change in report.effects.retained]
+    if report.path:
+        steps = (
+            (number, " ".join(point.changed), point.back, point.removed, point.target, *point.retained)
+            for number, point in enumerate(report.path)
+        )
+        header = ("step", "parts", "put_back", "removed", report.effects.target.task, *names)
+        write_csv(directory / "tradeoff.csv", header, steps)
+    save_figure(draw_removal(report.conditions, report.effects, report.path, report.settings), directory, "edit")
+
+
+def _conditions(command: str, edit: Edit, fill: Fill, circuit: Circuit) -> dict[str, Any]:
+    record, base = circuit.record, edit.base
+    return {
+        "command": command,
+        "model": base.name,
+        "revision": base.revision,
+        "config": base.config.digest,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "level": "edge" if isinstance(edit, EdgeEdit) else "node",
+        "ablation": fill,
+        "circuit_edges": circuit.n_edges,
+        "circuit_method": None if record is None else record.method.name,
+    }
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {**asdict(change), "left": change.share}
+
+
+def _row(change: Change, role: str) -> tuple[str, ...]:
+    measure = change.metric.replace("_", " ")
+    return (f"{change.task}, {role}", measure, f"{change.before:.3f}", f"{change.after:.3f}", f"{change.share:.1%}")
+
+
+def list_of(names: Sequence[str], most: int = 12) -> str:
+    """Names with spaces between them, and how many more there are."""
+    rest = len(names) - most
+    return " ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")
