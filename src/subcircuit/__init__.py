@@ -15,8 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from subcircuit.edit import CutModel, Means, Relearning, Removal, keep, load_edited, remove
     from subcircuit.errors import (
         CircuitFileError,
+        EditError,
         GraphError,
         ModelError,
         NumericalError,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from subcircuit.graph import Circuit, Comparison, Edge, Graph, Greedy, Scope, Threshold, TopN
     from subcircuit.model import Transformer, load_model
     from subcircuit.report import (
+        HeldOut,
         Summary,
         draw_attention,
         draw_circuit,
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
         new_directory,
         save_picture,
         to_networkx,
+        write_kept,
+        write_removal,
         write_run,
     )
     from subcircuit.search import (
@@ -89,6 +94,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "subcircuit.errors": (
         "CircuitFileError",
+        "EditError",
         "GraphError",
         "ModelError",
         "NumericalError",
@@ -100,6 +106,7 @@ _HOMES = {
         "UnknownNameError",
         "UnsupportedModelError",
     ),
+    "subcircuit.edit": ("CutModel", "Means", "Relearning", "Removal", "keep", "load_edited", "remove"),
     "subcircuit.evaluate": (
         "Contest",
         "Judgement",
@@ -127,6 +134,9 @@ _HOMES = {
         "new_directory",
         "save_picture",
         "to_networkx",
+        "HeldOut",
+        "write_kept",
+        "write_removal",
         "write_run",
     ),
     "subcircuit.search": (
@@ -166,6 +176,7 @@ __all__ = [
     "CleanCorrupted",
     "Comparison",
     "Contest",
+    "CutModel",
     "Discovery",
     "Eap",
     "EapIgActivations",
@@ -173,23 +184,28 @@ __all__ = [
     "Edge",
     "EdgePruning",
     "EdgeScores",
+    "EditError",
     "Exact",
     "Explanation",
     "Graph",
     "GraphError",
     "Greedy",
+    "HeldOut",
     "Hisp",
     "Hybrid",
     "Ifr",
     "Judgement",
     "LearnOptimal",
+    "Means",
     "ModelError",
     "NumericalError",
     "OutputError",
     "PromptError",
     "PromptMismatchError",
     "RandomScores",
+    "Relearning",
     "Relp",
+    "Removal",
     "Round",
     "Scope",
     "SettingsError",
@@ -219,7 +235,9 @@ __all__ = [
     "faithfulness",
     "import_circuit",
     "judge",
+    "keep",
     "learn_optimal",
+    "load_edited",
     "load_held_out",
     "load_model",
     "load_task",
@@ -227,11 +245,14 @@ __all__ = [
     "random_circuit",
     "random_connected_circuit",
     "recovery",
+    "remove",
     "reset",
     "save_picture",
     "stability",
     "to_networkx",
     "validate",
+    "write_kept",
+    "write_removal",
     "write_run",
 ]
 

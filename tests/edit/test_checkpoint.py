@@ -14,7 +14,7 @@ from subcircuit.edit.families import keeps_constants
 from subcircuit.edit.fill import mean_writes
 from subcircuit.errors import EditError
 from subcircuit.graph import MLP, Graph, Head, Scope
-from subcircuit.model import Tokens, Transformer, load_model
+from subcircuit.model import MLPWeights, Tokens, Transformer, load_model
 from subcircuit.model.components import unembed
 from subcircuit.run import last_stream_of_nodes
 from tests.oracles import run_without_nodes
@@ -22,6 +22,8 @@ from tests.tiny_models import HF_FAMILIES, VOCAB, tiny, tiny_hf
 
 HEADS: tuple[Node, ...] = (Head(0, 1), Head(1, 2), Head(1, 3))
 NODES: tuple[Node, ...] = (*HEADS, MLP(1))
+# mixtures of experts are refused
+WRITTEN = tuple(family for family in HF_FAMILIES if "moe" not in family and family != "mixtral")
 
 
 def prompts(seed: int = 0) -> Tokens:
@@ -46,7 +48,7 @@ def removable(model: Transformer) -> tuple[tuple[Node, ...], Tensor | None]:
     return NODES, None
 
 
-@pytest.mark.parametrize("family", HF_FAMILIES)
+@pytest.mark.parametrize("family", WRITTEN)
 @pytest.mark.parametrize("zero", [True, False])
 def test_a_checkpoint_computes_what_the_definition_says(family: str, zero: bool, tmp_path: Path) -> None:
     model, tokens = saved(family, tmp_path / "base"), prompts()
@@ -65,7 +67,7 @@ def test_a_checkpoint_computes_what_the_definition_says(family: str, zero: bool,
     for logits in (ours(tokens), in_memory):
         torch.testing.assert_close(real(tokens, logits), real(tokens, expected), atol=1e-9, rtol=1e-9)
     # rotary angles are float32 in transformers
-    torch.testing.assert_close(real(tokens, by_transformers), real(tokens, expected), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(real(tokens, by_transformers), real(tokens, expected), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "llama_gqa", "qwen3"])
@@ -97,7 +99,7 @@ def test_nothing_of_a_removed_head_is_left_in_the_file(family: str, tmp_path: Pa
     for tensor in (one.W_Q[2:], one.W_O[2:], two.W_Q[0], two.W_O[0], one.W_K[-1 if shared else 3], one.W_V[-1 if shared else 3]):
         assert not tensor.any()
     mlp = edited.weights.layers[0].mlp
-    assert mlp is not None and not mlp.W_in.any() and not mlp.W_out.any()
+    assert isinstance(mlp, MLPWeights) and not mlp.W_in.any() and not mlp.W_out.any()
     if shared:
         # the other head of the group needs them
         assert torch.equal(two.W_K, model.weights.layers[2].attention.W_K)
@@ -141,6 +143,9 @@ def test_a_model_without_a_checkpoint_cannot_be_written(tmp_path: Path) -> None:
     assert edit.model.config == model.config
     with pytest.raises(EditError, match="save_pretrained"):
         write_checkpoint(model, HEADS, None, tmp_path)
+    for family in set(HF_FAMILIES) - set(WRITTEN):
+        with pytest.raises(EditError, match=r"architecture .*--level edge"):
+            keeps_constants(tiny(family).config.architecture, NODES)
     strange = replace(model, folder=tmp_path, config=replace(model.config, architecture="planted"))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EditError, match="architecture 'planted'"):

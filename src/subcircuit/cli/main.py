@@ -20,7 +20,9 @@ from subcircuit.cli import (
     evaluate,
     exchange,
     explain,
+    keep,
     listings,
+    remove,
     report,
     show,
     sweep,
@@ -45,6 +47,8 @@ app.command("view")(view.view)
 app.command("report")(report.report)
 app.command("evaluate")(evaluate.evaluate)
 app.command("explain")(explain.explain)
+app.command("remove")(remove.remove)
+app.command("keep")(keep.keep)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)
 app.command("validate")(validate.validate)

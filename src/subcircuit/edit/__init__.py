@@ -1,7 +1,7 @@
 """Acting on a circuit: taking a capability out of a model, or keeping nothing else; and what that does to the rest."""
 
 from subcircuit.edit.checkpoint import write_checkpoint
-from subcircuit.edit.effects import Change, Effects, Recovery, effects
+from subcircuit.edit.effects import Change, Effects, Recovery, effects, recovery
 from subcircuit.edit.fill import Fill, fill_named
 from subcircuit.edit.parts import all_nodes, nodes_of
 from subcircuit.edit.probe import Probe
@@ -42,6 +42,7 @@ __all__ = [
     "load_edited",
     "nodes_of",
     "read_text",
+    "recovery",
     "relearn",
     "remove",
     "remove_nodes",

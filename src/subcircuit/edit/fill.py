@@ -22,6 +22,7 @@ from subcircuit.graph import MLP, Circuit, Graph, Head, Scope
 from subcircuit.model.components import embed, mlp, normalize
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, attention, block
+from subcircuit.model.weights import MLPWeights
 from subcircuit.run import writer_values
 from subcircuit.run.heads import PARTS, mix, project
 from subcircuit.search import Behaviour, LearnOptimal, OnRound, learn_optimal
@@ -79,8 +80,8 @@ def optimal_values(
 ) -> Float[Tensor, "writer d_model"]:
     """Constants on a circuit's cut edges that move the model's predictions on these tasks as little as possible (KL)."""
     behaviour = Behaviour(_joined(model, tasks), metric("kl_divergence"))
-    settings = LearnOptimal(circuit=circuit, steps=_STEPS)
-    return learn_optimal(model, circuit.graph, behaviour, settings, on_step).constants.to(model.device, model.dtype)
+    learned = learn_optimal(model, circuit.graph, behaviour, LearnOptimal(steps=_STEPS), on_step, circuit)
+    return learned.constants.to(model.device, model.dtype)
 
 
 def optimal_writes(
@@ -140,6 +141,6 @@ def _heads(
 def _mlp(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
     """What an MLP writes before any norm after it."""
     weights = model.weights.layers[layer]
-    assert weights.mlp is not None and weights.mlp_norm is not None
+    assert isinstance(weights.mlp, MLPWeights) and weights.mlp_norm is not None
     read = stream if model.config.parallel else stream + attention(model, layer, stream)
     return mlp(model.config, weights.mlp, normalize(read, model.config.norm, weights.mlp_norm))

@@ -21,8 +21,8 @@ from subcircuit.edit.search import Found, Greedy, OnPoint, find
 from subcircuit.edit.weights import Node, remove_nodes
 from subcircuit.edit.wrapper import CutModel
 from subcircuit.errors import EditError, GraphError
-from subcircuit.graph import Circuit, Graph
-from subcircuit.model import Transformer
+from subcircuit.graph import MLP, Circuit, Graph
+from subcircuit.model import MixtureWeights, Transformer
 from subcircuit.model.tokens import Tokens
 from subcircuit.search import OnRound
 from subcircuit.tasks import Task
@@ -224,8 +224,15 @@ def keep(
 
 
 def _fill(model: Transformer, nodes: tuple[Node, ...], means: Means) -> Fill:
-    """What stands in for nodes or edges, where the checkpoint can hold it."""
+    """What stands in for nodes or edges; of models that were read from a checkpoint, what a checkpoint can hold."""
     if means.level == "edge":
+        return means.fill or "mean"
+    for node in nodes:
+        if isinstance(node, MLP) and isinstance(model.weights.layers[node.layer].mlp, MixtureWeights):
+            raise EditError(
+                f"{node} is a mixture of experts, which cannot be removed from the weights as a node: use --level edge"
+            )
+    if model.folder is None:
         return means.fill or "mean"
     possible = keeps_constants(model.config.architecture, nodes)
     fill: Fill = means.fill or ("mean" if possible else "zero")
@@ -284,7 +291,8 @@ class _Material:
 
 def _edit(parts: Parts, removed: Sequence[int]) -> Edit:
     if isinstance(parts, EdgeParts):
-        return EdgeEdit(parts.model, CutModel(parts.model, parts.left(removed), parts.constants))
+        left = replace(parts.left(removed), constants=parts.constants.float().cpu())
+        return EdgeEdit(parts.model, CutModel(parts.model, left))
     gone = list(removed)
     constants = None if parts.constants is None else parts.constants[gone]
     return NodeEdit(parts.model, tuple(parts.nodes[row] for row in gone), constants)

@@ -3,8 +3,8 @@
 Greedy. With the parts S gone, let s(S) be the share of the behaviour that is left and r_t(S) that of each retained task t
 (``probe.py``). What is still to go, and what has been lost elsewhere:
 
-    way(S)    = max(s − target, −target − s, 0)             0 where the behaviour is gone; to turn it round is not to remove it
-    damage(S) = Σ_t max(0, 1 − r_t)
+    way(S)    = max(0, s − target)
+    damage(S) = Σ_t max(0, 1 − r_t) + max(0, −target − s)        to turn a behaviour round is not to remove it
 
 A step takes out what brings −way(S) − weight · damage(S) furthest, measured exactly; as long as there is a step that makes
 way and leaves every retained task its ``floor``, no other is taken. Which parts are measured: those that gradients nominate,
@@ -112,11 +112,10 @@ class _State:
     retained: tuple[float, ...]
 
     def way(self, target: float) -> float:
-        return max(self.target - target, -target - self.target, 0.0)
+        return max(self.target - target, 0.0)
 
-    @property
-    def damage(self) -> float:
-        return sum(max(0.0, 1 - share) for share in self.retained)
+    def damage(self, target: float) -> float:
+        return sum((max(0.0, 1 - share) for share in self.retained), max(0.0, -target - self.target))
 
     @property
     def least(self) -> float:
@@ -188,7 +187,7 @@ class _Search:
             raise EditError(
                 f"the target cannot be reached: with {len(state.removed)} of {len(self.parts.names)} parts of the circuit removed, "
                 f"{state.target:.1%} of {self.target.task.name} is left, and no other takes it further. "
-                f"Use --target {abs(state.target) + 0.01:.2f}, or a larger circuit."
+                f"Use --target {state.target + 0.01:.2f}, or a larger circuit."
             )
         harmless = [one for one in made if one.least >= min(self.settings.floor, state.least)]
         return max(harmless or made, key=self._score)
@@ -226,7 +225,8 @@ class _Search:
             gone = sorted(state.removed)
             for chunk in (gone[start : start + size] for start in range(0, len(gone), size)):
                 tried = self.measure(state.removed - set(chunk))
-                if tried.removed and not self._way(tried) and tried.damage <= state.damage + _ROUNDING:
+                harm = tried.damage(self.settings.target) - state.damage(self.settings.target)
+                if tried.removed and not self._way(tried) and harm <= _ROUNDING:
                     state = tried
             size //= 2
         return state
@@ -260,4 +260,4 @@ class _Search:
         return sorted(rest, key=lambda part: (-expected(part), part))
 
     def _score(self, state: _State) -> float:
-        return -self._way(state) - self.settings.weight * state.damage
+        return -self._way(state) - self.settings.weight * state.damage(self.settings.target)

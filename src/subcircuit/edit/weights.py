@@ -69,8 +69,8 @@ def _attention(
 
 
 def _with_mlp(layer: LayerWeights, kept: Float[Tensor, ""], fill: Float[Tensor, " d_model"] | None) -> LayerWeights:
-    assert layer.mlp is not None, "a graph has MLPs where its model has them"
-    weights: MLPWeights = layer.mlp
+    weights = layer.mlp
+    assert isinstance(weights, MLPWeights), "families with mixtures of experts are refused before"
     bias = None if weights.b_out is None else weights.b_out * kept
     return replace(layer, mlp=replace(weights, W_out=weights.W_out * kept, b_out=_sum(bias, fill)))
 

@@ -13,12 +13,10 @@ from typing import Final, Literal
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from subcircuit.edit.parts import cut_stream
-from subcircuit.errors import CircuitFileError, ModelError
+from subcircuit.errors import CircuitFileError, EditError, ModelError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.graph.file import CIRCUIT_FILE
 from subcircuit.model import Transformer, load_model
@@ -26,7 +24,6 @@ from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
 
 EDITED_FILE: Final = "edited.json"
-CONSTANTS_FILE: Final = "constants.safetensors"
 
 
 class EditedFile(BaseModel):
@@ -47,13 +44,15 @@ class CutModel:
 
     Args:
         model: the base model; its weights are as they were.
-        circuit: the edges that are left.
-        constants: what each writer's cut edges carry.
+        circuit: the edges that are left, with the constants that cut edges carry.
     """
 
     model: Transformer
     circuit: Circuit
-    constants: Float[Tensor, "writer d_model"]
+
+    def __post_init__(self) -> None:
+        if self.circuit.constants is None:
+            raise EditError("a model with edges cut needs a circuit with constants: they are what cut edges carry")
 
     def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos vocab"]:
         """Logits at every position; meaningless past a prompt's end."""
@@ -62,14 +61,13 @@ class CutModel:
     def stream(self, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream after the last layer, before the final norm."""
         kept = self.circuit.kept.to(torch.promote_types(self.model.dtype, torch.float32))
-        return cut_stream(self.model, self.circuit.graph, kept, tokens, self.constants)
+        assert self.circuit.constants is not None
+        return cut_stream(self.model, self.circuit.graph, kept, tokens, self.circuit.constants)
 
     def save(self, directory: str | Path) -> None:
         """Write the directory that `load_edited` reads."""
         directory = Path(directory)
         self.circuit.save(directory)
-        constants = {"constants": self.constants.float().cpu().contiguous()}
-        save_file(constants, directory / CONSTANTS_FILE)
         content = EditedFile(
             format=1,
             model=self.model.name,
@@ -116,7 +114,9 @@ def load_edited(
     circuit = Circuit.load(directory / CIRCUIT_FILE)
     if Graph.of(model.config, circuit.graph.scope) != circuit.graph:
         raise ModelError(f"{directory}: the circuit is not of {model.name}: its graph differs")
-    return CutModel(model, circuit, _constants(directory / CONSTANTS_FILE, circuit, model).to(model.device, model.dtype))
+    if circuit.constants is None or circuit.constants.shape[1] != model.config.d_model or not circuit.constants.isfinite().all():
+        raise CircuitFileError(f"{directory}: the circuit has no constants of width {model.config.d_model}, all of them finite")
+    return CutModel(model, circuit)
 
 
 def _read(file: Path) -> EditedFile:
@@ -131,14 +131,3 @@ def _read(file: Path) -> EditedFile:
         raise CircuitFileError(f"{file}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
     except (OSError, ValueError) as error:
         raise CircuitFileError(f"{file}: cannot be read: {error}") from None
-
-
-def _constants(file: Path, circuit: Circuit, model: Transformer) -> Float[Tensor, "writer d_model"]:
-    expected = (len(circuit.graph.writers), model.config.d_model)
-    try:
-        constants = load_file(file)["constants"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise CircuitFileError(f"{file}: the constants of cut edges cannot be read: {error}") from None
-    if tuple(constants.shape) != expected or not bool(constants.isfinite().all()):
-        raise CircuitFileError(f"{file}: constants of shape {tuple(constants.shape)}, expected {expected} finite numbers")
-    return constants

@@ -130,9 +130,7 @@ def write_removal(
     def report(done: Effects, edited: Transformer | CutModel) -> EditReport:
         if relearning is not None and relearning.steps and isinstance(edited, Transformer) and isinstance(removal.edit, NodeEdit):
             train, gone = removal.target.task, removal.edit.nodes
-            done = replace(
-                done, recovery=recovery(edited, nodes_of(circuit), gone, train, held_out.target, relearning, say)
-            )
+            done = replace(done, recovery=recovery(edited, nodes_of(circuit), gone, train, held_out.target, relearning, say))
         return EditReport(conditions, removal.edit.names, done, removal.found.path, removal.settings)
 
     return _write(removal.edit, path, held_out, report, say)

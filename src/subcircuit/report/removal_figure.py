@@ -17,9 +17,7 @@ _TARGET, _RETAINED, _RANDOM = "#D55E00", "#0072B2", "#777777"
 _LOWEST, _HIGHEST = -1.0, 2.0
 
 
-def draw_removal(
-    conditions: Mapping[str, Any], effects: Effects, path: Sequence[Point], settings: Greedy | None
-) -> Figure:
+def draw_removal(conditions: Mapping[str, Any], effects: Effects, path: Sequence[Point], settings: Greedy | None) -> Figure:
     """Up to three panels: tasks on held-out prompts; the search, step by step; relearning.
 
     Args:
@@ -38,7 +36,9 @@ def draw_removal(
             _relearning(axes.pop(0), effects.target.task, effects.recovery)
         verb = "kept alone" if conditions["command"] == "keep" else "removed"
         figure.suptitle(
-            inert(f"{effects.target.task} {verb} · {conditions['model']} · {conditions['level']}s · {conditions['ablation']} ablation"),
+            inert(
+                f"{effects.target.task} {verb} · {conditions['model']} · {conditions['level']}s · {conditions['ablation']} ablation"
+            ),
             fontsize=9,
         )
     return figure
@@ -67,7 +67,7 @@ def _tasks(axes: Axes, effects: Effects, settings: Greedy | None, command: str) 
 def _search(axes: Axes, effects: Effects, path: Sequence[Point], settings: Greedy | None) -> None:
     steps = range(len(path))
     axes.plot(steps, [point.target for point in path], color=_TARGET, marker="o", markersize=3.5, linewidth=1.3)
-    _name(axes, len(path) - 1, path[-1].target, effects.target.task, _TARGET)
+    _name(axes, float(len(path) - 1), path[-1].target, effects.target.task, _TARGET)
     for index, change in enumerate(effects.retained):
         ys = [point.retained[index] for point in path]
         axes.plot(steps, ys, linewidth=1.1, markersize=3.5, label=inert(change.task), **line_style(index + (index >= 1)))

@@ -1,0 +1,118 @@
+"""What ``remove`` and ``keep`` have in common: a circuit with its model, prompts to edit with, and others to judge with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subcircuit.cli.recorded import Overrides, ready
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from subcircuit.edit import Means
+    from subcircuit.graph import Circuit
+    from subcircuit.model import Transformer
+    from subcircuit.report import EditReport, HeldOut
+    from subcircuit.tasks import BosPolicy, Task
+
+EXAMPLES, EVAL_EXAMPLES = 24, 64
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What an edit works with.
+
+    Args:
+        found: prompts of the circuit's task to search with.
+        retain: prompts of what is to stay.
+        held_out: other prompts of the same tasks.
+        metric: of the capability; None where the recorded one cannot say how much of it is left.
+    """
+
+    circuit: "Circuit"
+    model: "Transformer"
+    found: "Task"
+    retain: "tuple[Task, ...]"
+    held_out: "HeldOut"
+    metric: str | None
+
+
+def means_named(level: str, ablation: str | None) -> "Means":
+    """How an edit is made.
+
+    Raises:
+        UnknownNameError: no such level or ablation.
+    """
+    from subcircuit.edit import Means, fill_named
+    from subcircuit.errors import UnknownNameError
+
+    fill = None if ablation is None else fill_named(ablation)
+    match level:
+        case "node":
+            return Means("node", fill)
+        case "edge":
+            return Means("edge", fill)
+        case _:
+            raise UnknownNameError("level", level, ("node", "edge"))
+
+
+def material(
+    path: Path,
+    given: Overrides,
+    retain: "Sequence[str]",
+    eval_examples: int,
+    text: Path | None,
+    say: "Callable[[str], None]",
+) -> Material:
+    """Load and draw everything.
+
+    Raises:
+        SubcircuitError: something cannot be had; a model that is not the circuit's, above all.
+    """
+    from subcircuit.edit import Probe, Texts, check_same_model, read_text
+    from subcircuit.report import HeldOut
+    from subcircuit.tasks import load_held_out, load_task
+
+    content = None if text is None else read_text(text)
+    # its evaluation prompts are not the ones that are used here, nor is what it says of them
+    circuit, model, behaviour, _ = ready(path, given, EXAMPLES, lambda line: None if "flatter" in line else say(line))
+    check_same_model(circuit, model)
+    name = given.task or (behaviour.task.name if circuit.record is None else circuit.record.task.name)
+    recorded = 0 if circuit.record is None else circuit.record.seed
+    seed, count, bos = recorded if given.seed is None else given.seed, given.examples or EXAMPLES, _bos(circuit)
+    names = (name, *dict.fromkeys(retain))
+    found = [load_task(each, model, examples=count, seed=seed, bos=bos) for each in names]
+    others = [
+        load_held_out(each, model, task, examples=eval_examples, seed=seed + 1, bos=bos)
+        for each, task in zip(names, found, strict=True)
+    ]
+    metric = given.metric or (behaviour.metric.name if _tells(behaviour.metric) else None)
+    probes = [Probe.of(model, others[0], metric), *(Probe.of(model, other) for other in others[1:])]
+    held_out = HeldOut(probes[0], tuple(probes[1:]), Texts.of(model, content, bos))
+    return Material(circuit, model, found[0], tuple(found[1:]), held_out, metric)
+
+
+def show(report: "EditReport", directory: Path, as_json: bool) -> None:
+    """The table before and after."""
+    from subcircuit.cli.console import plain, print_json, print_table, results
+
+    if as_json:
+        print_json({**report.to_json(), "out": str(directory)})
+        return
+    print_table(report.header, report.rows, results())
+    results().print()
+    results().print(plain(f"written   {directory}"), soft_wrap=True)
+    results().print(plain(f"picture   {directory / 'edit.png'}"), soft_wrap=True)
+
+
+def _tells(metric: object) -> bool:
+    from subcircuit.tasks import Metric
+
+    assert isinstance(metric, Metric)
+    return metric.direction == "higher" and metric.differentiable and not metric.compares
+
+
+def _bos(circuit: "Circuit") -> "BosPolicy":
+    from subcircuit.cli.options import bos_policy
+
+    return bos_policy("auto" if circuit.record is None else str(circuit.record.task.parameters.get("bos", "auto")))

@@ -1,0 +1,82 @@
+"""``subcircuit remove``: take the capability of a circuit out of its model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from subcircuit.cli.editing import EVAL_EXAMPLES, EXAMPLES
+
+if TYPE_CHECKING:
+    from subcircuit.edit import Point
+
+
+def remove(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `subcircuit discover` wrote, or a circuit file.")],
+    out: Annotated[Path, typer.Option(help="New or empty directory for the edited model.")],
+    level: Annotated[
+        str, typer.Option(help="node: heads and MLPs, out of the weights. edge: edges, cut behind a wrapper.")
+    ] = "node",
+    ablation: Annotated[
+        str | None, typer.Option(help="What stands in for what is gone: mean, zero, optimal. Default: mean, or zero.")
+    ] = None,
+    retain: Annotated[list[str] | None, typer.Option(help="A task that is to stay, by name or file; may be repeated.")] = None,
+    target: Annotated[float, typer.Option(help="Share of the capability that may be left.")] = 0.1,
+    floor: Annotated[float, typer.Option(help="Share of each retained task that is to stay.")] = 0.9,
+    width: Annotated[int, typer.Option(help="Parts that are measured in each step of the search.")] = 8,
+    relearn: Annotated[int, typer.Option(help="Steps of fine-tuning that try to bring the capability back; 0: none.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Of this fine-tuning.")] = 1e-5,
+    text: Annotated[Path | None, typer.Option(help="Text for perplexity. Default: a short one of the package's own.")] = None,
+    examples: Annotated[int | None, typer.Option(help=f"Pairs of prompts a task to search with. Default: {EXAMPLES}.")] = None,
+    eval_examples: Annotated[int, typer.Option(help="Other pairs of prompts a task to judge with.")] = EVAL_EXAMPLES,
+    seed: Annotated[int | None, typer.Option(help="Of the prompts. Default: as recorded.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Of the capability. Default: as recorded, or logit_difference.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Where the prompts are. Default: as recorded.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Default: as recorded.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a model on the hub. Default: as recorded.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Remove the smallest part of a circuit that takes its capability away, and save the model without it.
+
+    Writes a checkpoint that transformers loads (or, for edges, a wrapper), and edit.json, edit.csv, tradeoff.csv and edit.png.
+    """
+    from subcircuit.cli.console import messages
+    from subcircuit.cli.editing import material, means_named, show
+    from subcircuit.cli.progress import watch
+    from subcircuit.cli.recorded import Overrides
+    from subcircuit.edit import Greedy, Relearning
+    from subcircuit.edit import remove as take_out
+    from subcircuit.report import list_of, new_directory, write_removal
+
+    # what can be refused is refused before anything large is loaded
+    means, settings = means_named(level, ablation), Greedy(target, floor, width=width)
+    relearning = Relearning(relearn, learning_rate)
+    directory = new_directory(out, "remove", "model")
+    given = Overrides(model, revision, device, dtype, task, examples, seed, metric, None)
+    with watch(messages()) as watcher:
+        m = material(path, given, retain or (), eval_examples, text, watcher.say)
+        watcher.say(f"searching for the smallest part of {m.circuit.n_edges:,} edges whose removal leaves at most {target:.0%}")
+
+        def told(point: "Point") -> None:
+            names = (m.found.name, *(other.name for other in m.retain))
+            shares = zip(names, (point.target, *point.retained), strict=True)
+            what = "whole model" if not point.changed else f"{'back' if point.back else 'out'}: {list_of(point.changed, 6)}"
+            watcher.say(f"{point.removed:>4} removed  {', '.join(f'{name} {share:.1%}' for name, share in shares)}  {what}")
+
+        found = take_out(
+            m.model,
+            m.circuit,
+            m.found,
+            retain=m.retain,
+            means=means,
+            metric=m.metric,
+            settings=settings,
+            on_step=told,
+            on_round=watcher.step,
+        )
+        if not found.floor_held:
+            watcher.say(f"warning: no removal was found that leaves {floor:.0%} of every retained task; see tradeoff.csv")
+        report = write_removal(found, directory, m.circuit, m.held_out, relearning, watcher.say)
+    show(report, directory, json)

@@ -1,0 +1,142 @@
+"""``remove`` and ``keep`` from end to end on a tiny random model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from subcircuit import load_edited, load_model, load_task
+from subcircuit.edit import Probe
+from subcircuit.errors import CircuitFileError, ModelError
+from subcircuit.model import Tokens
+from tests.cli.conftest import Output
+from tests.tiny_models import tiny_hf
+
+Run = Callable[..., Output]
+_BRIEF = ("--eval-examples", 3, "--relearn", 2)
+
+
+@pytest.fixture
+def many(tmp_path: Path, model: str) -> Path:
+    """Pairs of prompts whose right answers are those that the random model prefers."""
+    loaded = load_model(model, device="cpu")
+    file, lines = tmp_path / "many.jsonl", []
+    with torch.no_grad():
+        for i in range(10, 22):
+            clean, corrupted = (f"w3 w{j} w5 w6" for j in (i, i + 12))
+            assert loaded.tokenizer is not None
+            ids = loaded.tokenizer([clean, corrupted], add_special_tokens=False)["input_ids"]
+            before, after = loaded(Tokens.from_lists(ids))[:, -1, 2:]
+            right, wrong = int((before - after).argmax()) + 2, int((after - before).argmax()) + 2
+            pair = {"clean": clean, "corrupt": corrupted, "answers": [f"w{right}"], "wrong_answers": [f"w{wrong}"]}
+            lines.append(json.dumps(pair))
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def circuit(subcircuit: Run, model: str, many: Path) -> str:
+    options = ("--method", "eap-ig-inputs", "--edges", "40%", "--scope", "head", "--metric", "logit_difference")
+    done = subcircuit("discover", "--model", model, "--task", many, "--examples", 6, "--json", *options)
+    assert done.code == 0, done.err
+    return done.json["out"]
+
+
+@pytest.fixture
+def arguments(model: str, many: Path, circuit: str) -> tuple[object, ...]:
+    return (circuit, "--model", model, "--task", many, "--examples", 6)
+
+
+def test_a_capability_is_removed_and_the_checkpoint_loads(
+    subcircuit: Run, arguments: tuple[object, ...], model: str, many: Path
+) -> None:
+    done = subcircuit("remove", *arguments, "--out", "edited", "--target", 0.3, "--json", *_BRIEF)
+    assert done.code == 0, done.err
+    content = done.json
+    assert content["removed"]
+    assert content["path"][-1]["target"] <= 0.3
+    assert content["side_effects"]["kl_text"] > 0
+    assert [step for step, _ in content["relearning"]["edited"]] == [0, 1, 2]
+    assert {"config.json", "model.safetensors", "tokenizer.json", "edit.json", "edit.csv", "tradeoff.csv", "edit.png"} <= {
+        file.name for file in Path("edited").iterdir()
+    }
+    # what the report says is so of the file
+    whole, edited = load_model(model, device="cpu"), load_model("edited", device="cpu")
+    judged = Probe.of(whole, load_task(many, whole)[6:9], "logit_difference")
+    assert content["target"]["before"] == pytest.approx(judged.whole, rel=1e-4)
+    with torch.no_grad():
+        assert content["target"]["left"] == pytest.approx(float(judged.share(edited.stream)), abs=1e-3)
+        theirs = AutoModelForCausalLM.from_pretrained("edited", attn_implementation="eager")
+        ids = AutoTokenizer.from_pretrained("edited")(["w3 w10 w5 w6"], return_tensors="pt", add_special_tokens=False)[
+            "input_ids"
+        ]
+        torch.testing.assert_close(theirs(ids).logits, edited(Tokens(ids, torch.tensor([4]))), atol=1e-3, rtol=1e-3)
+
+
+def test_the_table_and_the_steps_are_shown(subcircuit: Run, arguments: tuple[object, ...], many: Path) -> None:
+    done = subcircuit("remove", *arguments, "--out", "edited", "--target", 0.5, "--retain", many, *_BRIEF)
+    assert done.code == 0, done.err
+    assert "whole model" in done.err
+    for words in ("many", "removed", "retained", "perplexity", "unrelated prompts", "relearning", "edit.png"):
+        assert words in done.out
+
+
+def test_edges_are_cut_behind_a_wrapper(subcircuit: Run, arguments: tuple[object, ...], model: str) -> None:
+    done = subcircuit("remove", *arguments, "--out", "cut", "--level", "edge", "--target", 0.3, "--json", *_BRIEF)
+    assert done.code == 0, done.err
+    assert done.json["relearning"] is None
+    with pytest.raises(Exception, match="tiny-llama"):
+        load_edited("cut")
+    wrapper = load_edited("cut", model, device="cpu")
+    assert set(done.json["removed"]).isdisjoint(wrapper.circuit.names)
+    assert len(done.json["removed"]) + wrapper.circuit.n_edges == wrapper.circuit.graph.n_edges
+    with pytest.raises(ModelError, match="another config"):
+        load_edited("cut", load_model(tiny_hf("gpt2"), device="cpu"))
+    with pytest.raises(ModelError, match="its weights are others"):
+        load_edited("cut", load_model(tiny_hf("llama", seed=1), device="cpu"))
+    with pytest.raises(CircuitFileError, match="load_model"):
+        load_edited(model)
+    Path("cut/edited.json").write_text('{"format": 1}')
+    with pytest.raises(CircuitFileError, match="model: Field required"):
+        load_edited("cut", model)
+
+
+def test_only_the_circuit_is_kept(subcircuit: Run, arguments: tuple[object, ...]) -> None:
+    for level in ("node", "edge"):
+        done = subcircuit("keep", *arguments, "--out", level, "--level", level, "--eval-examples", 3, "--json")
+        if done.code == 2:
+            assert "every head and every MLP" in done.err
+            continue
+        assert done.code == 0, done.err
+        assert (done.json["command"], done.json["level"], done.json["path"]) == ("keep", level, [])
+        assert (Path(level) / "edit.png").is_file()
+
+
+def test_mistakes_leave_nothing_behind(
+    subcircuit: Run, arguments: tuple[object, ...], model: str, many: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("mine")
+    other = tmp_path / "other"
+    tiny_hf("llama", rms_norm_eps=1e-3).save_pretrained(other)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (other / name).write_bytes((Path(model) / name).read_bytes())
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for wrong, told in (
+        (("--out", "taken"), "not empty"),
+        (("--out", "new", "--retain", "ioy"), "Did you mean 'ioi'"),
+        (("--out", "new", "--level", "nodes"), "Did you mean 'node'"),
+        (("--out", "new", "--ablation", "resample"), "corrupted prompt"),
+        (("--out", "new", "--target", "2"), "target is 2"),
+        (("--out", "new", "--text", "nowhere.txt"), "nowhere.txt"),
+        (("--out", "new", "--metric", "kl_divergence"), "how much of a capability"),
+        (("--out", "new", "--model", str(other)), "digest"),
+    ):
+        done = subcircuit("remove", *arguments, *wrong, "--eval-examples", 3)
+        assert done.code == 2, (wrong, done.err)
+        assert told in done.err, (wrong, done.err)
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert (tmp_path / "taken" / "file").read_text() == "mine"
