@@ -29,7 +29,7 @@ def draw_removal(conditions: Mapping[str, Any], effects: Effects, path: Sequence
         figure = Figure(figsize=(1.2 + 3.3 * panels, 3.4), facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
         axes = list(figure.subplots(1, panels, squeeze=False)[0])
-        _tasks(axes.pop(0), effects, settings, conditions["command"])
+        _tasks(axes.pop(0), effects, settings)
         if path:
             _search(axes.pop(0), effects, path, settings)
         if effects.recovery is not None:
@@ -44,7 +44,7 @@ def draw_removal(conditions: Mapping[str, Any], effects: Effects, path: Sequence
     return figure
 
 
-def _tasks(axes: Axes, effects: Effects, settings: Greedy | None, command: str) -> None:
+def _tasks(axes: Axes, effects: Effects, settings: Greedy | None) -> None:
     changes = [effects.target, *effects.retained]
     shares = [min(max(change.share, _LOWEST), _HIGHEST) for change in changes]
     colours = [_TARGET, *[_RETAINED] * len(effects.retained)]
