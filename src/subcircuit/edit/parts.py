@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from subcircuit.edit.weights import Node, blend
-from subcircuit.graph import MLP, Attention, Circuit, Graph, Head
+from subcircuit.errors import EditError
+from subcircuit.graph import MLP, Attention, Circuit, Graph, Head, Neuron
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import last_stream
@@ -120,12 +121,17 @@ def nodes_of(circuit: Circuit) -> tuple[Node, ...]:
     """The heads and MLPs that a circuit's edges touch, in order of computation; a block stands for its heads.
 
     Embeddings are left out: they are no circuit's own.
+
+    Raises:
+        EditError: a neuron is among them.
     """
     nodes: list[Node] = []
     for node in circuit.nodes:
         match node:
             case Head() | MLP():
                 nodes.append(node)
+            case Neuron():
+                raise EditError(f"{node} is a neuron: nodes that can be removed are heads and MLPs. Use --level edge")
             case Attention(layer):
                 nodes += [Head(layer, head) for head in range(circuit.graph.shape.n_heads)]
     return tuple(nodes)

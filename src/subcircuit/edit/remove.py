@@ -169,7 +169,7 @@ def remove(
     check_same_model(circuit, model)
     means, settings = means or Means(), settings or Greedy()
     target, retained = Probe.of(model, task, metric), tuple(Probe.of(model, other) for other in retain)
-    nodes = nodes_of(circuit)
+    nodes = nodes_of(circuit) if means.level == "node" else ()
     fill = _fill(model, nodes, means)
     material = _Material(model, task.to(model.device), [other.to(model.device) for other in retain], fill)
     parts = material.edges(circuit) if means.level == "edge" else material.nodes(nodes)
@@ -207,7 +207,8 @@ def keep(
         EditError: nothing would be removed, or the family has no place for the constants.
     """
     check_same_model(circuit, model)
-    means, kept = means or Means(), set(nodes_of(circuit))
+    means = means or Means()
+    kept = set(nodes_of(circuit)) if means.level == "node" else set()
     gone = tuple(node for node in all_nodes(model) if node not in kept)
     fill = _fill(model, gone, means)
     material = _Material(model, task.to(model.device), [other.to(model.device) for other in retain], fill)
