@@ -44,6 +44,7 @@ class Record(_Frozen):
         results: numbers that the search reported.
         versions: of this package and of torch and transformers.
         seed: of everything random.
+        timings: seconds that the search took, apart from all that is the same whenever it is made.
     """
 
     model: ModelRecord
@@ -54,3 +55,4 @@ class Record(_Frozen):
     results: dict[str, Any]
     versions: dict[str, str]
     seed: int
+    timings: dict[str, float] = {}

@@ -202,7 +202,8 @@ _RESULTS = {
 
 def _recorded(record: Record) -> dict[str, Any]:
     """A record's entries under the summary's names; results that are no numbers are left out."""
-    known = {to: record.results.get(name) for name, to in _RESULTS.items()}
+    # circuits of earlier versions have their timings among their results
+    known = {to: {**record.results, **record.timings}.get(name) for name, to in _RESULTS.items()}
     return {
         "model": record.model.name,
         "revision": record.model.revision,

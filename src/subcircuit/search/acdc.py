@@ -23,8 +23,9 @@ then carry clean values, and each restored along the way brought back less than 
 keeps both, and of two that are needed together the one that is tried last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from statistics import median
 from time import perf_counter
 from typing import TypeAlias
@@ -41,6 +42,7 @@ from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.borderline import TIE, Borderline
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
+from subcircuit.search.journal import FORGETFUL, Journal, once
 from subcircuit.search.order import HeadOrder, cutting_order, visiting_order
 from subcircuit.search.outcome import measure_circuit
 from subcircuit.search.result import Discovery, OnStep, Step
@@ -51,6 +53,8 @@ from subcircuit.search.speculation import Speculation
 _PAIRS_AT_ONCE = 512
 
 Cells: TypeAlias = tuple[slice | int, int]
+Cut: TypeAlias = tuple[int, int | None]
+"""A reader, and the writer it is cut from; None for all of them."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ class Within:
         """Those whose edges into a reader are tried."""
         return frozenset(self.tried[:, reader].nonzero().flatten().tolist())
 
+    @property
+    def digest(self) -> str:
+        """Tells it from others."""
+        return sha256(b"".join(mask.cpu().numpy().tobytes() for mask in (self.kept, self.tried))).hexdigest()
+
     def whole(self, reader: int) -> bool:
         """Whether all that a reader keeps is tried."""
         return bool(self.tried[:, reader].any()) and self.kept[:, reader].equal(self.tried[:, reader])
@@ -122,6 +131,7 @@ def acdc(
     behaviour: Behaviour,
     config: Acdc,
     on_step: OnStep | None = None,
+    journal: Journal = FORGETFUL,
     within: Within | None = None,
 ) -> Discovery:
     """Find the circuit.
@@ -132,6 +142,7 @@ def acdc(
         behaviour: prompts, metric and ablation.
         config: threshold and variants.
         on_step: called after every batch of trials.
+        journal: remembers the losses of every batch of trials.
         within: what is decided before; None decides on every edge.
 
     Raises:
@@ -143,7 +154,7 @@ def acdc(
     began = perf_counter()
     searches: list[_Search] = []
     for restoring in ENDS[config.direction]:
-        searches.append(_Search(model, graph, behaviour, config, _told(on_step, searches, config), restoring, within))
+        searches.append(_Search(model, graph, behaviour, config, _told(on_step, searches, config), journal, restoring, within))
         searches[-1].run()
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
@@ -194,12 +205,13 @@ class _Search:
         behaviour: Behaviour,
         config: Acdc,
         on_step: OnStep,
+        journal: Journal = FORGETFUL,
         restoring: bool = False,
         within: Within | None = None,
     ):
         self.within = within
         self.model, self.graph, self.behaviour, self.config = model, graph, behaviour, config
-        self.on_step, self.restoring = on_step, restoring
+        self.on_step, self.journal, self.restoring = on_step, journal, restoring
         pairs = config.batch_size or _PAIRS_AT_ONCE
         self.examples = min(pairs, len(behaviour.task))
         self.batches = self.start(restoring)
@@ -208,6 +220,7 @@ class _Search:
         self.current = self._first_loss()
         self.borderline = Borderline(model, graph, behaviour, self.examples, abs(self.current), restoring)
         self.speculation = Speculation(config.speculation, pairs // self.examples)
+        self.history = f"restoring {restoring}, heads {config.head_order}, {self.examples} examples at once, {self.graph.scope}, {within and within.digest}"
         self.decided, self.trials, self.began = 0, 0, perf_counter()
 
     def start(self, restoring: bool) -> Batches:
@@ -260,8 +273,9 @@ class _Search:
         waiting, staying, rows = readers, [], len(self.batches.visit(readers[0])[0].base)
         while waiting:
             batch = waiting[: self.speculation.size(rows)]
-            losses = self.batches.try_readers(batch)
-            cut = self._judge(unit, losses, [(reader, None) for reader in batch])
+            cuts: list[Cut] = [(reader, None) for reader in batch]
+            losses = self._losses(cuts, lambda: self.batches.try_readers(batch))  # noqa: B023 - called at once
+            cut = self._judge(unit, losses, cuts)
             staying += batch[cut : cut + 1]
             waiting = waiting[cut + 1 :] if cut < len(batch) else waiting[cut:]
             self.decided += int(self._open_edges()[:, batch[:cut]].sum())
@@ -278,19 +292,28 @@ class _Search:
         visits = self.batches.visit(reader, None if self.within is None else self.within.writers(reader))
         while left := visits[0].left:
             writers = visits[0].order[max(0, left - self.speculation.size(len(visits[0].base))) : left][::-1]
-            losses = self.batches.try_edges(visits, len(writers))
-            cut = self._judge(unit, losses, [(reader, writer) for writer in writers])
+            cuts: list[Cut] = [(reader, writer) for writer in writers]
+            losses = self._losses(cuts, lambda: self.batches.try_edges(visits, len(writers)))  # noqa: B023 - called at once
+            cut = self._judge(unit, losses, cuts)
             visits = self.batches.decide(visits, cut, keep=cut < len(writers))
             self.decided += min(cut + 1, len(writers))
             self._report(reader)
         self._commit([reader])
 
-    def _judge(self, unit: int, losses: Float[Tensor, "trial batch"], cuts: list[tuple[int, int | None]]) -> int:
+    def _losses(self, cuts: list[Cut], work: Callable[[], Float[Tensor, "trial batch"]]) -> Float[Tensor, "trial batch"]:
+        """Losses of trials, as the journal has them or worked out."""
+        return once(self.journal, self._key("trials", cuts), work)
+
+    def _key(self, kind: str, cuts: list[Cut]) -> str:
+        """Names a unit of work: a loss depends on all decisions so far, and on the cuts."""
+        return f"{self.graph.readers[cuts[0][0]]}/{kind}/{sha256(repr((self.history, cuts)).encode()).hexdigest()[:32]}"
+
+    def _judge(self, unit: int, losses: Float[Tensor, "trial batch"], cuts: list[Cut]) -> int:
         """Take decisions in order up to the first kept edge; returns how many cuts were accepted before it.
 
         Args:
             losses: after the first cut, the first two, …
-            cuts: (reader, writer) of each; writer None for all of them.
+            cuts: of each trial, the one that it adds.
         """
         self.trials += len(losses)
         kept = self.kept.clone()
@@ -308,6 +331,7 @@ class _Search:
         else:
             accepted = len(cuts)
         self.kept = kept
+        self.history = self._key(str(accepted), cuts)
         self.speculation.learn(accepted, kept=accepted < len(cuts))
         return accepted
 
@@ -318,7 +342,9 @@ class _Search:
             return change, self._size(change) >= threshold
         after = kept.clone()
         after[where] = False
-        change = self.borderline.change(kept, unit, where[1], after)
+        self.borderline.count_one()
+        key = self._key("float64", [(where[1], None if isinstance(where[0], slice) else where[0])])
+        change = float(once(self.journal, key, lambda: self.borderline.change(kept, unit, where[1], after)))
         return change, self._size(change) >= threshold - TIE
 
     def _size(self, change: float) -> float:

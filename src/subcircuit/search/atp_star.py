@@ -39,8 +39,9 @@ from subcircuit.graph.nodes import HeadPart
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import Rules, UnitGradient, pull_back, reader_gradients, widened
 from subcircuit.run.heads import PARTS, pattern, project, shares
-from subcircuit.search.attribution import Probe, Rounds, check_batch_size, check_differentiable, probes
+from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_differentiable, summed
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -65,7 +66,12 @@ class AtpStar:
 
 
 def atp_star(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: AtpStar, on_step: OnRound | None = None
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: AtpStar,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
 ) -> EdgeScores:
     """Score every edge.
 
@@ -75,28 +81,32 @@ def atp_star(
         behaviour: prompts, metric and ablation.
         config: settings.
         on_step: called after every batch of examples.
+        journal: remembers the share of every batch of examples.
 
     Raises:
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
-    return scored("atp-star", model, graph, behaviour, lambda: _search(model, graph, behaviour, config, on_step))
+    return scored("atp-star", model, graph, behaviour, lambda: _search(model, graph, behaviour, config, on_step, journal))
 
 
 @torch.no_grad()
 def _search(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: AtpStar, on_step: OnRound | None
+    model: Transformer, graph: Graph, behaviour: Behaviour, config: AtpStar, on_step: OnRound | None, journal: Journal
 ) -> Float[Tensor, "writer reader"]:
     check_differentiable(behaviour)
-    scores, rounds = torch.zeros(graph.edges.shape, dtype=torch.float64), Rounds(len(behaviour.task), on_step)
-    for probe in probes(model, graph, behaviour, config.batch_size):
+
+    def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+        scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
         for unit, gradients in _backwards(probe, config.grad_drop):
             effects = _effects(probe, unit, gradients)
             if config.grad_drop:
                 effects = effects[_others(graph, unit, len(effects))].abs()
             scores[: effects.shape[1], list(graph.readers_in[unit])] += effects.mean(0).sum(-1).cpu()
         rounds.done(len(probe))
-    return scores
+        return scores
+
+    return summed(model, graph, behaviour, config.batch_size, share, Watch(config, 1, on_step, journal))
 
 
 def _backwards(probe: Probe, grad_drop: bool) -> Iterator[tuple[int, tuple[UnitGradient, ...]]]:

@@ -18,12 +18,13 @@ from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.components import unembed
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.ablation import Resample, ablated_by_batch
+from subcircuit.run.ablation import AblatedBatch, Resample, ablated_by_batch
 from subcircuit.run.backward import GRADIENTS, Rules, Streams, UnitGradient, reader_gradients
 from subcircuit.run.contrast import Contrast, contrast
 from subcircuit.run.readout import readout_of
 from subcircuit.run.rows import Places
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal, once
 from subcircuit.search.result import OnRound, Round
 from subcircuit.tasks import Answers, Bound
 
@@ -47,6 +48,11 @@ class Rounds:
         self._done += rounds
         if self._on_step is not None:
             self._on_step(Round(self._done, self._total, perf_counter() - self._began))
+
+    def reach(self, rounds: int) -> None:
+        """So many are finished in all: some of them may have been remembered."""
+        if rounds > self._done:
+            self.done(rounds - self._done)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,26 +93,78 @@ class Probe:
         return reader_gradients(self.contrast.model, self.contrast.graph, streams, self.at_logits(streams, rules), rules)
 
 
+@dataclass(frozen=True)
+class Watch:
+    """How a sum over batches is watched and remembered.
+
+    Args:
+        settings: of the search, which tell its units of work from those of other searches.
+        rounds: how often each example is run.
+        on_step: told of every round.
+        journal: remembers the share of every batch.
+    """
+
+    settings: object
+    rounds: int = 1
+    on_step: OnRound | None = None
+    journal: Journal = FORGETFUL
+
+
+def summed(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    batch_size: int | None,
+    share: Callable[[Probe, Rounds], Float[Tensor, "..."]],
+    watch: Watch,
+) -> Float[Tensor, "..."]:
+    """The sum over the batches of a behaviour, in their order.
+
+    Args:
+        batch_size: examples at once; None chooses by memory.
+        share: of a batch, in float64 on the processor: a unit of work. Tells of every round.
+        watch: told of the rounds, and remembers the shares.
+    """
+    task, size = behaviour.task, examples_at_once(model, graph, behaviour, batch_size)
+    rounds = Rounds(len(task) * watch.rounds, watch.on_step)
+    by_batch = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
+    total: Tensor | None = None
+    for examples in _batches(behaviour, size):
+
+        def work(examples: slice = examples) -> Tensor:
+            return share(_probe(model, graph, behaviour, examples, by_batch), rounds)
+
+        part = once(watch.journal, f"{watch.settings}/examples {examples.start} to {examples.stop}", work)
+        total = part if total is None else total + part
+        rounds.reach(examples.stop * watch.rounds)
+    assert total is not None
+    return total
+
+
 def probes(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int | None) -> Iterator[Probe]:
     """The examples of a behaviour, a batch at a time.
 
     Args:
         batch_size: examples at once; None chooses by memory.
-
-    Raises:
-        SettingsError: the metric has no gradients.
     """
-    task, first_changes = behaviour.task, behaviour.first_changes()
-    size = examples_at_once(model, graph, behaviour, batch_size)
-    by_batch = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
-    for begin in range(0, len(task), size):
-        part = task[begin : begin + size]
-        # the corrupted run itself is run there, with what else is needed of it
-        ablated = part.corrupted if isinstance(behaviour.ablation, Resample) else by_batch(part.corrupted, begin)
-        answers = part.answers
-        run = contrast(model, graph, part.clean, ablated, first_changes[begin : begin + size], answers.example, answers.pos)
-        reference = unembed(model.config, model.weights, answers.rows(run.streams[-1])) if behaviour.metric.compares else None
-        yield Probe(run, answers, behaviour.metric.bind(answers, reference), 1 / len(task))
+    by_batch = ablated_by_batch(model, graph, behaviour.task.corrupted, behaviour.ablation)
+    for examples in _batches(behaviour, examples_at_once(model, graph, behaviour, batch_size)):
+        yield _probe(model, graph, behaviour, examples, by_batch)
+
+
+def _batches(behaviour: Behaviour, size: int) -> Iterator[slice]:
+    count = len(behaviour.task)
+    return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))
+
+
+def _probe(model: Transformer, graph: Graph, behaviour: Behaviour, examples: slice, by_batch: AblatedBatch) -> Probe:
+    task, part = behaviour.task, behaviour.task[examples]
+    # the corrupted run itself is run there, with what else is needed of it
+    ablated = part.corrupted if isinstance(behaviour.ablation, Resample) else by_batch(part.corrupted, examples.start)
+    answers = part.answers
+    run = contrast(model, graph, part.clean, ablated, behaviour.first_changes()[examples], answers.example, answers.pos)
+    reference = unembed(model.config, model.weights, answers.rows(run.streams[-1])) if behaviour.metric.compares else None
+    return Probe(run, answers, behaviour.metric.bind(answers, reference), 1 / len(task))
 
 
 def attribute(
@@ -115,8 +173,7 @@ def attribute(
     behaviour: Behaviour,
     batch_size: int | None,
     runs: Callable[[Probe], Iterable[Streams]],
-    n_runs: int,
-    on_step: OnRound | None,
+    watch: Watch,
     rules: Rules = GRADIENTS,
 ) -> Float[Tensor, "writer reader"]:
     """Score every edge.
@@ -124,20 +181,21 @@ def attribute(
     Args:
         batch_size: examples at once; None chooses by memory.
         runs: the runs of a batch at which to differentiate; several of them may lie after each other along the batch axis.
-        n_runs: how many of them there are.
-        on_step: called after every run.
+        watch: its ``rounds`` are how many of them there are.
         rules: how gradients pass what is not linear.
     """
     check_differentiable(behaviour)
-    scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
-    rounds = Rounds(len(behaviour.task) * n_runs, on_step)
-    for probe in probes(model, graph, behaviour, batch_size):
+
+    def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+        scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
         for streams in runs(probe):
             for gradient in probe.gradients(streams, rules):
                 effects = probe.contrast.effects(gradient).cpu()
-                scores[: len(effects), list(gradient.readers)] += effects / n_runs
+                scores[: len(effects), list(gradient.readers)] += effects / watch.rounds
             rounds.done(len(streams[-1]))
-    return scores
+        return scores
+
+    return summed(model, graph, behaviour, batch_size, share, watch)
 
 
 def examples_at_once(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int | None) -> int:

@@ -8,7 +8,7 @@ What lies within float64's own rounding of the threshold is a tie, and a tie kee
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.graph import Graph
@@ -62,7 +62,14 @@ class Borderline:
         """Whether a change is too near the threshold to be decided as measured."""
         return self.count is not None and abs(change - threshold) <= self.tolerance
 
-    def change(self, kept: Bool[Tensor, "writer reader"], unit: int, reader: int, cut: Bool[Tensor, "writer reader"]) -> float:
+    def count_one(self) -> None:
+        """One more decision is made in float64."""
+        assert self.count is not None
+        self.count += 1
+
+    def change(
+        self, kept: Bool[Tensor, "writer reader"], unit: int, reader: int, cut: Bool[Tensor, "writer reader"]
+    ) -> Float[Tensor, ""]:
         """The change of the loss between two circuits, in float64.
 
         Args:
@@ -70,15 +77,13 @@ class Borderline:
             unit: of ``reader``; everything upstream of it keeps all its edges.
             cut: the circuit after; differs in the column of ``reader`` alone.
         """
-        assert self.count is not None
-        self.count += 1
         if self._precise is None:
             model = self._double()
             behaviour = replace(self.behaviour, task=self.behaviour.task.to(model.device))
             self._precise = Batches.start(model, self.graph, behaviour, self.batch_size, restoring=self.restoring)
         before = self._precise.map(lambda engine: engine.restore(kept, unit))
         after = before.map(lambda engine: engine.commit(cut, [reader]))
-        return float((after.loss() - before.loss()).mean())
+        return (after.loss() - before.loss()).mean()
 
     def _double(self) -> Transformer:
         # some accelerators have no float64

@@ -16,8 +16,9 @@ from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import Resample
 from subcircuit.run.backward import Streams, streams_from
-from subcircuit.search.attribution import Probe, attribute, check_batch_size, check_differentiable
+from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size, check_differentiable
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -37,7 +38,12 @@ class CleanCorrupted:
 
 
 def clean_corrupted(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: CleanCorrupted, on_step: OnRound | None = None
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: CleanCorrupted,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
 ) -> EdgeScores:
     """Score every edge.
 
@@ -47,6 +53,7 @@ def clean_corrupted(
         behaviour: prompts and metric; the ablation is Resample.
         config: settings.
         on_step: called after each end of every batch of examples.
+        journal: remembers the share of every batch of examples.
 
     Raises:
         SettingsError: the metric has no gradients, or another ablation, whose far end is no run of the model.
@@ -63,7 +70,7 @@ def clean_corrupted(
         model,
         graph,
         behaviour,
-        lambda: attribute(model, graph, behaviour, config.batch_size, ends, 2, on_step),
+        lambda: attribute(model, graph, behaviour, config.batch_size, ends, Watch(config, 2, on_step, journal)),
     )
 
 

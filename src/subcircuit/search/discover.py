@@ -14,6 +14,7 @@ from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.methods import Method, method_of
 from subcircuit.search.optimal import LearnOptimal, ablation_for
 from subcircuit.search.outcome import measure_circuit
@@ -22,6 +23,8 @@ from subcircuit.search.scores import EdgeScores
 from subcircuit.search.zoom import coarse_to_fine, zoom, zoomed
 from subcircuit.tasks import Task
 from subcircuit.tasks import metric as metric_named
+
+_TIMINGS = ("seconds", "forward_seconds")
 
 
 def discover(
@@ -35,6 +38,7 @@ def discover(
     selection: Selection | None = None,
     descend: bool = False,
     on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
 ) -> Discovery:
     """Find the circuit of a behaviour.
 
@@ -51,6 +55,7 @@ def discover(
         descend: search from blocks down to ``scope``, at every level only inside what the one above kept (``coarse_to_fine``);
             for ``Acdc`` alone.
         on_step: called with a ``Step`` after every batch of trials, or with a ``Round`` after every batch of examples.
+        journal: remembers what was worked out, for a search that was interrupted to go on.
 
     Raises:
         UnknownNameError: no such metric or ablation.
@@ -74,12 +79,12 @@ def discover(
     if isinstance(ablation, LearnOptimal):
         parameters |= {"optimal": asdict(ablation)}
     asked = Behaviour(task.to(model.device), metric_named(metric or task.metric), Mean())
-    behaviour = replace(asked, ablation=ablation_for(ablation, model, graph, asked, on_step))
+    behaviour = replace(asked, ablation=ablation_for(ablation, model, graph, asked, on_step, journal))
     if descend:
         parameters |= {"coarse_to_fine": True}
-        found = coarse_to_fine(model, graph.scope, behaviour, method, on_step)
+        found = coarse_to_fine(model, graph.scope, behaviour, method, on_step, journal)
     else:
-        found = chosen.search(model, graph, behaviour, method, on_step)
+        found = chosen.search(model, graph, behaviour, method, on_step, journal)
     result = found if selection is None else circuit_of(model, found, behaviour, selection)
     record = _record(model, behaviour, chosen, parameters, result)
     constants = behaviour.ablation.constants.float().cpu() if isinstance(behaviour.ablation, Optimal) else None
@@ -139,6 +144,7 @@ def _record(model: Transformer, behaviour: Behaviour, method: Method, parameters
         ablation=name_of(behaviour.ablation),
         metric=behaviour.metric.name,
         results=_results(result),
+        timings={name: getattr(result, name) for name in _TIMINGS},
         versions={package: version(package) for package in ("subcircuit", "torch", "transformers")},
         seed=int(behaviour.task.parameters.get("seed", 0)),
     )
@@ -146,7 +152,7 @@ def _record(model: Transformer, behaviour: Behaviour, method: Method, parameters
 
 def _results(result: Discovery) -> dict[str, Any]:
     """The numbers of a result, as JSON values."""
-    numbers = {key: value for key, value in vars(result).items() if key not in ("circuit", "notes")}
+    numbers = {key: value for key, value in vars(result).items() if key not in ("circuit", "notes", *_TIMINGS)}
     return {**numbers, **result.notes, "edges_kept": result.circuit.n_edges, "edges_total": result.circuit.graph.n_edges}
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.search.attribution import attribute, check_batch_size
+from subcircuit.search.attribution import Watch, attribute, check_batch_size
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -33,7 +34,14 @@ class Eap:
         check_batch_size(self.batch_size)
 
 
-def eap(model: Transformer, graph: Graph, behaviour: Behaviour, config: Eap, on_step: OnRound | None = None) -> EdgeScores:
+def eap(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: Eap,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
+) -> EdgeScores:
     """Score every edge.
 
     Args:
@@ -42,15 +50,17 @@ def eap(model: Transformer, graph: Graph, behaviour: Behaviour, config: Eap, on_
         behaviour: prompts, metric and ablation.
         config: settings.
         on_step: called after every batch of examples.
+        journal: remembers the share of every batch of examples.
 
     Raises:
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    watch = Watch(config, 1, on_step, journal)
     return scored(
         "eap",
         model,
         graph,
         behaviour,
-        lambda: attribute(model, graph, behaviour, config.batch_size, lambda probe: [probe.contrast.streams], 1, on_step),
+        lambda: attribute(model, graph, behaviour, config.batch_size, lambda probe: [probe.contrast.streams], watch),
     )

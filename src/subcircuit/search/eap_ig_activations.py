@@ -28,9 +28,10 @@ from torch import Tensor
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import UnitGradient, streams_from
-from subcircuit.search.attribution import Probe, Rounds, check_batch_size, check_differentiable, probes
+from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_differentiable, summed
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap_ig_inputs import check_steps
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -66,7 +67,12 @@ class Stage:
 
 
 def eap_ig_activations(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: EapIgActivations, on_step: OnRound | None = None
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: EapIgActivations,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
 ) -> EdgeScores:
     """Score every edge.
 
@@ -76,12 +82,15 @@ def eap_ig_activations(
         behaviour: prompts, metric and ablation.
         config: settings.
         on_step: called after the clean run and after every stage of every batch of examples.
+        journal: remembers the share of every batch of examples.
 
     Raises:
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
-    return scored("eap-ig-activations", model, graph, behaviour, lambda: _search(model, graph, behaviour, config, on_step))
+    return scored(
+        "eap-ig-activations", model, graph, behaviour, lambda: _search(model, graph, behaviour, config, on_step, journal)
+    )
 
 
 def stages(graph: Graph) -> list[Stage]:
@@ -93,12 +102,13 @@ def stages(graph: Graph) -> list[Stage]:
 
 
 def _search(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: EapIgActivations, on_step: OnRound | None
+    model: Transformer, graph: Graph, behaviour: Behaviour, config: EapIgActivations, on_step: OnRound | None, journal: Journal
 ) -> Float[Tensor, "writer reader"]:
     check_differentiable(behaviour)
-    scores, paths = torch.zeros(graph.edges.shape, dtype=torch.float64), stages(graph)
-    rounds = Rounds(len(behaviour.task) * (1 + len(paths)), on_step)
-    for probe in probes(model, graph, behaviour, config.batch_size):
+    paths = stages(graph)
+
+    def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+        scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
         for gradient in probe.gradients(probe.contrast.streams):
             effects = probe.contrast.effects(gradient).cpu()
             scores[: len(effects), list(gradient.readers)] += effects / config.steps
@@ -109,7 +119,10 @@ def _search(
                     effects = probe.contrast.effects(gradient, stage.writers).cpu()
                     scores[stage.writers, list(gradient.readers)] += effects / config.steps
             rounds.done(len(probe))
-    return scores
+        return scores
+
+    watch = Watch(config, 1 + len(paths), on_step, journal)
+    return summed(model, graph, behaviour, config.batch_size, share, watch)
 
 
 def _downstream(probe: Probe, stage: Stage, share: float) -> Iterator[UnitGradient]:

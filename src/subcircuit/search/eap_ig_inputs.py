@@ -19,8 +19,9 @@ from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import Streams, streams_from
-from subcircuit.search.attribution import Probe, attribute, check_batch_size
+from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -46,7 +47,12 @@ class EapIgInputs:
 
 
 def eap_ig_inputs(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: EapIgInputs, on_step: OnRound | None = None
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: EapIgInputs,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
 ) -> EdgeScores:
     """Score every edge.
 
@@ -56,6 +62,7 @@ def eap_ig_inputs(
         behaviour: prompts, metric and ablation.
         config: settings.
         on_step: called after every step of every batch of examples.
+        journal: remembers the share of every batch of examples.
 
     Raises:
         SettingsError: the metric has no gradients.
@@ -69,12 +76,13 @@ def eap_ig_inputs(
             yield streams_from(model, torch.cat([start.lerp(end, step / config.steps) for step in steps]))
         yield probe.contrast.streams
 
+    watch = Watch(config, config.steps, on_step, journal)
     return scored(
         "eap-ig-inputs",
         model,
         graph,
         behaviour,
-        lambda: attribute(model, graph, behaviour, config.batch_size, path, config.steps, on_step),
+        lambda: attribute(model, graph, behaviour, config.batch_size, path, watch),
     )
 
 

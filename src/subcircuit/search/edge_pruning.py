@@ -24,7 +24,9 @@ from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import last_stream
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.search.masks import MaskedLoss, check_training, descend, hard_concrete, log_kept, odds, on_edges, rounds_of
+from subcircuit.search.descent import Log, descend
+from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.masks import MaskedLoss, check_training, hard_concrete, log_kept, odds, on_edges
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -68,7 +70,12 @@ class EdgePruning:
 
 
 def edge_pruning(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: EdgePruning, on_step: OnRound | None = None
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: EdgePruning,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
 ) -> EdgeScores:
     """Score every edge.
 
@@ -78,6 +85,7 @@ def edge_pruning(
         behaviour: prompts, metric and ablation.
         config: settings.
         on_step: called after every step.
+        journal: remembers where the descent is.
 
     Raises:
         SettingsError: the metric has no gradients.
@@ -99,7 +107,7 @@ def edge_pruning(
 
         masks = torch.optim.Adam([edges, writers], config.learning_rate)
         lagrangian = torch.optim.Adam([multipliers], config.multiplier_rate, maximize=True)
-        descend([masks, lagrangian], config.steps, objective, rounds_of(behaviour, config.steps, on_step), len(behaviour.task))
+        descend([masks, lagrangian], generator, config.steps, objective, behaviour, Log(config, on_step, journal))
         return on_edges(graph, odds(_log_chance(edges, writers[writer_of]).detach()))
 
     return scored("edge-pruning", model, graph, behaviour, search)

@@ -13,6 +13,7 @@ not the effect of cutting both. Restored to the corrupted run one by one (``dire
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,6 +28,7 @@ from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
+from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -51,7 +53,14 @@ class Exact:
         check_direction(self.direction)
 
 
-def exact(model: Transformer, graph: Graph, behaviour: Behaviour, config: Exact, on_step: OnRound | None = None) -> EdgeScores:
+def exact(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: Exact,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
+) -> EdgeScores:
     """Score every edge by its effect.
 
     Args:
@@ -60,6 +69,7 @@ def exact(model: Transformer, graph: Graph, behaviour: Behaviour, config: Exact,
         behaviour: prompts, metric and ablation.
         config: settings.
         on_step: called after every reader, with the edges done so far.
+        journal: remembers the effects of the edges into each reader.
 
     Raises:
         SettingsError: a direction that needs a corrupted run, and an ablation that has none.
@@ -71,11 +81,11 @@ def exact(model: Transformer, graph: Graph, behaviour: Behaviour, config: Exact,
     rounds = Rounds(graph.n_edges * len(ends), on_step)
 
     def search() -> Float[Tensor, "writer reader"]:
-        each = [effects_of(model, graph, behaviour, graph.edges, size, rounds, restoring) for restoring in ends]
-        for effects in each:
+        from_ends = [effects_of(model, graph, behaviour, graph.edges, size, rounds, restoring, journal) for restoring in ends]
+        for effects in from_ends:
             # before the larger is taken: a comparison would hide NaN
             check_scores(graph, effects)
-        return larger(each)
+        return larger(from_ends)
 
     return scored("exact", model, graph, behaviour, search)
 
@@ -89,6 +99,7 @@ def effects_of(
     examples: int,
     rounds: Rounds,
     restoring: bool = False,
+    journal: Journal = FORGETFUL,
 ) -> Float[Tensor, "writer reader"]:
     """Effects of these edges, 0 elsewhere.
 
@@ -96,17 +107,31 @@ def effects_of(
         examples: at once.
         rounds: told of the edges done, reader by reader.
         restoring: measure what restoring an edge to the corrupted run brings back, not what cutting it costs.
+        journal: remembers the effects of the edges into each reader.
     """
     batches = Batches.start(model, graph, behaviour, examples, restoring=restoring).map(open_all)
     whole = batches.loss().mean()
     rows = max(len(engine.run.rows.changed.flat) for engine in batches.engines)
     scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
-    for reader in edges.any(0).nonzero().flatten().tolist():
+
+    def effects(reader: int) -> Float[Tensor, " edge"]:
         writers = edges[:, reader].nonzero().flatten()
-        for some in writers.split(max(1, _ROWS_AT_ONCE // rows)):
-            scores[some, reader] = (_losses(batches, reader, some.tolist()) - whole).cpu()
-        rounds.done(len(writers))
+        parts = writers.split(max(1, _ROWS_AT_ONCE // rows))
+        return torch.cat([(_losses(batches, reader, part.tolist()) - whole).cpu() for part in parts])
+
+    readers = edges.any(0).nonzero().flatten().tolist()
+    for reader, found in zip(
+        readers, each(journal, ((_key(graph, edges, r, (examples, restoring)), r) for r in readers), effects), strict=True
+    ):
+        scores[edges[:, reader], reader] = found
+        rounds.done(len(found))
     return scores
+
+
+def _key(graph: Graph, edges: Bool[Tensor, "writer reader"], reader: int, how: tuple[int, bool]) -> str:
+    """Names the unit of work of one reader."""
+    writers = edges[:, reader].nonzero().flatten().tolist()
+    return f"{graph.readers[reader]}/effects/{sha256(repr((writers, how)).encode()).hexdigest()[:32]}"
 
 
 def _losses(batches: Batches, reader: int, writers: Sequence[int]) -> Float[Tensor, " trial"]:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.search.attribution import Probe, Rounds, check_batch_size, check_differentiable, probes
+from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_differentiable, summed
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored, scores_of_nodes
 
@@ -37,7 +38,14 @@ class Hisp:
         check_batch_size(self.batch_size)
 
 
-def hisp(model: Transformer, graph: Graph, behaviour: Behaviour, config: Hisp, on_step: OnRound | None = None) -> EdgeScores:
+def hisp(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: Hisp,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
+) -> EdgeScores:
     """Score every edge.
 
     Args:
@@ -46,6 +54,7 @@ def hisp(model: Transformer, graph: Graph, behaviour: Behaviour, config: Hisp, o
         behaviour: prompts, metric and ablation.
         config: settings.
         on_step: called after every batch of examples.
+        journal: remembers the share of every batch of examples.
 
     Raises:
         SettingsError: the metric has no gradients.
@@ -54,10 +63,12 @@ def hisp(model: Transformer, graph: Graph, behaviour: Behaviour, config: Hisp, o
 
     def search() -> Float[Tensor, "writer reader"]:
         check_differentiable(behaviour)
-        importance, rounds = torch.zeros(len(graph.writers), dtype=torch.float64), Rounds(len(behaviour.task), on_step)
-        for probe in probes(model, graph, behaviour, config.batch_size):
-            importance += _importance(probe).cpu()
+
+        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, " writer"]:
             rounds.done(len(probe))
+            return _importance(probe).cpu()
+
+        importance = summed(model, graph, behaviour, config.batch_size, share, Watch(config, 1, on_step, journal))
         return scores_of_nodes(graph, _scaled(graph, importance))
 
     return scored("hisp", model, graph, behaviour, search)

@@ -24,6 +24,7 @@ from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
 from subcircuit.search.exact import effects_of
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, rank_correlation, scored
 
@@ -56,7 +57,14 @@ class Hybrid:
             raise SettingsError(f"most is {self.most} and sample {self.sample}: expected at least 1 and at least 0")
 
 
-def hybrid(model: Transformer, graph: Graph, behaviour: Behaviour, config: Hybrid, on_step: OnRound | None = None) -> EdgeScores:
+def hybrid(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: Hybrid,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
+) -> EdgeScores:
     """Score every edge: the nominated ones by their effect.
 
     Args:
@@ -65,6 +73,7 @@ def hybrid(model: Transformer, graph: Graph, behaviour: Behaviour, config: Hybri
         behaviour: prompts, metric and ablation.
         config: settings.
         on_step: called after every reader, with the edges measured so far.
+        journal: remembers attributions batch by batch, and effects reader by reader.
 
     Raises:
         SettingsError: the metric has no gradients.
@@ -73,12 +82,14 @@ def hybrid(model: Transformer, graph: Graph, behaviour: Behaviour, config: Hybri
     notes: dict[str, float] = {}
 
     def search() -> Float[Tensor, "writer reader"]:
-        attributions = eap_ig_inputs(model, graph, behaviour, EapIgInputs(config.steps, config.batch_size)).values
+        attributions = eap_ig_inputs(
+            model, graph, behaviour, EapIgInputs(config.steps, config.batch_size), journal=journal
+        ).values
         nominated = nominate(graph, attributions, config.coverage, config.most)
         sampled = _sample(graph.edges & ~nominated, config.sample, config.seed)
         size = examples_at_once(model, graph, behaviour, config.batch_size)
         rounds = Rounds(int((nominated | sampled).sum()), on_step)
-        effects = effects_of(model, graph, behaviour, nominated | sampled, size, rounds)
+        effects = effects_of(model, graph, behaviour, nominated | sampled, size, rounds, journal=journal)
         notes.update(_notes(graph, attributions, effects, nominated, sampled))
         return effects.where(nominated, 0)
 

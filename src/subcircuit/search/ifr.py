@@ -18,8 +18,9 @@ from torch import Tensor
 from subcircuit.graph import Graph, Logits
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import Zero
-from subcircuit.search.attribution import Probe, Rounds, check_batch_size, probes
+from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, summed
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -38,7 +39,14 @@ class Ifr:
         check_batch_size(self.batch_size)
 
 
-def ifr(model: Transformer, graph: Graph, behaviour: Behaviour, config: Ifr, on_step: OnRound | None = None) -> EdgeScores:
+def ifr(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: Ifr,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
+) -> EdgeScores:
     """Score every edge.
 
     Args:
@@ -47,6 +55,7 @@ def ifr(model: Transformer, graph: Graph, behaviour: Behaviour, config: Ifr, on_
         behaviour: whose clean prompts to run, up to their answers.
         config: settings.
         on_step: called after every batch of examples.
+        journal: remembers the share of every batch of examples.
 
     Raises:
         NumericalError: a score is NaN or infinite; names the edge.
@@ -56,13 +65,15 @@ def ifr(model: Transformer, graph: Graph, behaviour: Behaviour, config: Ifr, on_
 
     @torch.no_grad()
     def search() -> Float[Tensor, "writer reader"]:
-        scores, rounds = torch.zeros(graph.edges.shape, dtype=torch.float64), Rounds(len(behaviour.task), on_step)
-        for probe in probes(model, graph, whole, config.batch_size):
+        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+            scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
             for unit, readers in enumerate(graph.readers_in):
                 flow = _importance(probe, unit).cpu()
                 scores[: len(flow), list(readers)] += flow[:, None]
             rounds.done(len(probe))
-        return scores
+            return scores
+
+        return summed(model, graph, whole, config.batch_size, share, Watch(config, 1, on_step, journal))
 
     return scored("ifr", model, graph, behaviour, search)
 

@@ -11,7 +11,7 @@ All draws come from one generator, those of an example never depend on how examp
 batches are added up in float64: batches change results by rounding alone.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import isfinite, log
 from typing import TypeAlias
@@ -28,9 +28,8 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import ablated_by_batch
 from subcircuit.run.backward import streams_from
 from subcircuit.run.readout import read
-from subcircuit.search.attribution import Rounds, check_batch_size, check_differentiable, examples_at_once
+from subcircuit.search.attribution import check_batch_size, check_differentiable, examples_at_once
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.search.result import OnRound
 from subcircuit.tasks import Answers, Bound, Metric
 
 _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
@@ -157,24 +156,6 @@ class MaskedLoss:
         stream = self.run(self.model, self.graph, mask if len(mask) == 1 else mask[batch.examples], batch.tokens, ablated)
         readout = read(self.model, batch.answers.rows(stream), batch.metric.needs)
         return batch.answers.per_example(batch.metric(readout)).sum() * self.share
-
-
-def descend(
-    optimisers: Sequence[torch.optim.Optimizer], steps: int, objective: Callable[[int], object], rounds: Rounds, examples: int
-) -> None:
-    """Step after step: gradients from ``objective``, which gets the step's number, then every optimiser's move."""
-    for step in range(steps):
-        for optimiser in optimisers:
-            optimiser.zero_grad()
-        objective(step)
-        for optimiser in optimisers:
-            optimiser.step()
-        rounds.done(examples)
-
-
-def rounds_of(behaviour: Behaviour, steps: int, on_step: OnRound | None) -> Rounds:
-    """Progress of so many steps, each over all examples."""
-    return Rounds(len(behaviour.task) * steps, on_step)
 
 
 def check_training(steps: int, batch_size: int | None, **rates: float) -> None:

@@ -36,7 +36,7 @@ class Method:
         name: to ask for it by.
         description: one line.
         settings: its config type.
-        search: ``search(model, graph, behaviour, settings, on_step)``.
+        search: ``search(model, graph, behaviour, settings, on_step, journal)``.
         check: refuses behaviours that the search would refuse, before anything is run.
         ranks: whether it returns ``EdgeScores``, of which a selection makes a circuit; otherwise it finds one itself.
     """

@@ -22,7 +22,9 @@ from subcircuit.graph import Circuit, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import Ablation, Mean, Optimal, ablated_values, ablation_named, last_stream, writer_values
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.search.masks import MaskedLoss, check_training, descend, on_edges, rounds_of
+from subcircuit.search.descent import Log, descend
+from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.masks import MaskedLoss, check_training, on_edges
 from subcircuit.search.result import OnRound
 
 
@@ -52,6 +54,8 @@ def learn_optimal(
     behaviour: Behaviour,
     config: LearnOptimal,
     on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
+    *,
     circuit: Circuit | None = None,
 ) -> Optimal:
     """Constants that make cut edges cost the least.
@@ -62,6 +66,7 @@ def learn_optimal(
         behaviour: prompts and metric; its ablation plays no part.
         config: settings.
         on_step: called after every step.
+        journal: remembers where the descent is.
         circuit: whose constants to learn; None learns them for circuits of all kinds.
 
     Raises:
@@ -81,7 +86,7 @@ def learn_optimal(
         kept = _circuits(graph, len(behaviour.task), generator) if circuit is None else circuit.kept[None]
         loss.backward(kept, start.constants(moves))
 
-    descend([optimiser], config.steps, objective, rounds_of(behaviour, config.steps, on_step), len(behaviour.task))
+    descend([optimiser], generator, config.steps, objective, behaviour, Log(config, on_step, journal))
     return Optimal(start.constants(moves).detach())
 
 
@@ -91,6 +96,7 @@ def ablation_for(
     graph: Graph,
     behaviour: Behaviour,
     on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
 ) -> Ablation:
     """What cut edges carry: the ablation of this name, or constants that are learned now.
 
@@ -104,7 +110,7 @@ def ablation_for(
     """
     match ablation:
         case LearnOptimal():
-            return learn_optimal(model, graph, behaviour, ablation, on_step)
+            return learn_optimal(model, graph, behaviour, ablation, on_step, journal)
         case str():
             return ablation_named(ablation)
         case _:

@@ -11,6 +11,7 @@ import torch
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -27,7 +28,12 @@ class RandomScores:
 
 
 def random_scores(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: RandomScores, on_step: OnRound | None = None
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: RandomScores,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
 ) -> EdgeScores:
     """Score every edge; the arguments are those of every search, and only ``graph`` and ``config`` matter."""
     # on the processor, so that every device draws the same

@@ -36,8 +36,9 @@ from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm
 from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import NormWeights
 from subcircuit.run.backward import Rules, widened
-from subcircuit.search.attribution import attribute, check_batch_size
+from subcircuit.search.attribution import Watch, attribute, check_batch_size
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -56,7 +57,14 @@ class Relp:
         check_batch_size(self.batch_size)
 
 
-def relp(model: Transformer, graph: Graph, behaviour: Behaviour, config: Relp, on_step: OnRound | None = None) -> EdgeScores:
+def relp(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: Relp,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
+) -> EdgeScores:
     """Score every edge.
 
     Args:
@@ -65,19 +73,19 @@ def relp(model: Transformer, graph: Graph, behaviour: Behaviour, config: Relp, o
         behaviour: prompts, metric and ablation.
         config: settings.
         on_step: called after every batch of examples.
+        journal: remembers the share of every batch of examples.
 
     Raises:
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    watch = Watch(config, 1, on_step, journal)
     return scored(
         "relp",
         model,
         graph,
         behaviour,
-        lambda: attribute(
-            model, graph, behaviour, config.batch_size, lambda probe: [probe.contrast.streams], 1, on_step, RELEVANCE
-        ),
+        lambda: attribute(model, graph, behaviour, config.batch_size, lambda probe: [probe.contrast.streams], watch, RELEVANCE),
     )
 
 

@@ -20,7 +20,9 @@ from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.node_masks import last_stream_of_nodes
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.search.masks import MaskedLoss, check_price, check_training, descend, hard_concrete, log_kept, odds, rounds_of
+from subcircuit.search.descent import Log, descend
+from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.masks import MaskedLoss, check_price, check_training, hard_concrete, log_kept, odds
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored, scores_of_nodes
 
@@ -52,7 +54,12 @@ class SubnetworkProbing:
 
 
 def subnetwork_probing(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: SubnetworkProbing, on_step: OnRound | None = None
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: SubnetworkProbing,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
 ) -> EdgeScores:
     """Score every edge.
 
@@ -62,6 +69,7 @@ def subnetwork_probing(
         behaviour: prompts, metric and ablation.
         config: settings.
         on_step: called after every step.
+        journal: remembers where the descent is.
 
     Raises:
         SettingsError: the metric has no gradients.
@@ -78,7 +86,7 @@ def subnetwork_probing(
             (config.price * log_kept(log_odds).exp().sum()).backward()
 
         optimiser = torch.optim.Adam([log_odds], config.learning_rate)
-        descend([optimiser], config.steps, objective, rounds_of(behaviour, config.steps, on_step), len(behaviour.task))
+        descend([optimiser], generator, config.steps, objective, behaviour, Log(config, on_step, journal))
         return scores_of_nodes(graph, odds(log_kept(log_odds.detach())))
 
     return scored("subnetwork-probing", model, graph, behaviour, search)

@@ -26,7 +26,9 @@ from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import last_stream
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.search.masks import MaskedLoss, check_price, check_training, descend, on_edges, rounds_of
+from subcircuit.search.descent import Log, descend
+from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.masks import MaskedLoss, check_price, check_training, on_edges
 from subcircuit.search.optimal import Start
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
@@ -62,7 +64,14 @@ class Ugs:
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate, constant_rate=self.constant_rate)
 
 
-def ugs(model: Transformer, graph: Graph, behaviour: Behaviour, config: Ugs, on_step: OnRound | None = None) -> EdgeScores:
+def ugs(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: Ugs,
+    on_step: OnRound | None = None,
+    journal: Journal = FORGETFUL,
+) -> EdgeScores:
     """Score every edge.
 
     Args:
@@ -71,6 +80,7 @@ def ugs(model: Transformer, graph: Graph, behaviour: Behaviour, config: Ugs, on_
         behaviour: prompts, metric and ablation.
         config: settings.
         on_step: called after every step.
+        journal: remembers where the descent is.
 
     Raises:
         SettingsError: the metric has no gradients.
@@ -92,7 +102,7 @@ def ugs(model: Transformer, graph: Graph, behaviour: Behaviour, config: Ugs, on_
 
         optimisers = [torch.optim.Adam([log_odds], config.learning_rate)]
         optimisers += [] if moves is None else [torch.optim.Adam([moves], config.constant_rate)]
-        descend(optimisers, config.steps, objective, rounds_of(behaviour, config.steps, on_step), len(behaviour.task))
+        descend(optimisers, generator, config.steps, objective, behaviour, Log(config, on_step, journal))
         return on_edges(graph, log_odds.detach().exp())
 
     return scored("ugs", model, graph, behaviour, search)

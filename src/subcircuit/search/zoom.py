@@ -19,6 +19,7 @@ from subcircuit.graph.scope import COMPONENT_LEVELS, component_named
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.acdc import Acdc, Within, acdc
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import Discovery, OnStep
 
 DESCENT: tuple[Level, ...] = ("block", "head", "qkv", "neuron")
@@ -55,11 +56,16 @@ def zoom(
     for row, writer in enumerate(finer.writers):
         for column in kept[row].nonzero().flatten().tolist():
             inside[row, column] = is_inside(writer, node) or is_inside(finer.readers[column], node)
-    return acdc(model, finer, behaviour, config, on_step, Within(kept, inside))
+    return acdc(model, finer, behaviour, config, on_step, within=Within(kept, inside))
 
 
 def coarse_to_fine(
-    model: Transformer, scope: Scope, behaviour: Behaviour, config: Acdc, on_step: OnStep | None = None
+    model: Transformer,
+    scope: Scope,
+    behaviour: Behaviour,
+    config: Acdc,
+    on_step: OnStep | None = None,
+    journal: Journal = FORGETFUL,
 ) -> Discovery:
     """Search at the level of blocks first, and at every finer level only inside what the level above kept.
 
@@ -67,6 +73,7 @@ def coarse_to_fine(
         scope: the finest level: where the descent ends.
         config: of the search at every level.
         on_step: called after every batch of trials; every level counts from the beginning.
+        journal: remembers the losses of every batch of trials.
 
     Returns:
         The last level's circuit; trials and seconds are those of all levels, ``notes`` has them and the edges kept by level.
@@ -83,7 +90,7 @@ def coarse_to_fine(
     for level, limited in descent(scope):
         graph = Graph.of(model.config, limited)
         kept = None if found is None else refine(found.circuit, graph).kept
-        found = acdc(model, graph, behaviour, config, on_step, None if kept is None else Within(kept, kept))
+        found = acdc(model, graph, behaviour, config, on_step, journal, None if kept is None else Within(kept, kept))
         seconds, trials, borderline = seconds + found.seconds, trials + (found.trials or 0), borderline + (found.borderline or 0)
         notes |= {f"{level}_edges": float(found.circuit.n_edges), f"{level}_trials": float(found.trials or 0)}
         notes[f"{level}_seconds"] = found.seconds
