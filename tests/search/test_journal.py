@@ -1,0 +1,49 @@
+"""A search that was stopped anywhere goes on to the bits of one that was not, whatever the method."""
+
+import pytest
+import torch
+
+from subcircuit.graph import Graph
+from subcircuit.search import METHODS, EdgeScores
+from subcircuit.search.journal import Under
+from tests.behaviours import random_behaviour
+from tests.tiny_models import tiny
+
+
+class Memory:
+    """A journal that stops the search after so many results."""
+
+    def __init__(self, stop_after: int | None = None):
+        self.results: dict[str, bytes] = {}
+        self.leaving, self._left = False, stop_after
+
+    def recall(self, key: str) -> bytes | None:
+        return self.results.get(key)
+
+    def record(self, key: str, result: bytes) -> None:
+        self.results[key] = result
+        if self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                raise InterruptedError
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "random"])
+def test_a_search_that_was_stopped_goes_on_to_the_same_bits(name: str):
+    model, method = tiny("llama"), METHODS[name]
+    graph = Graph.of(model.config)
+    behaviour = random_behaviour(model, 3, [6, 7, 5], 1, "logit_difference", "resample")
+    settings = method.settings(**{"steps": 7} if name in ("ugs", "edge-pruning", "subnetwork-probing") else {"batch_size": 2})
+    whole = Memory()
+    expected = method.search(model, graph, behaviour, settings, None, Under(whole, "part"))
+    for after in {1, max(1, len(whole.results) - 1)}:
+        stopped = Memory(after)
+        with pytest.raises(InterruptedError):
+            method.search(model, graph, behaviour, settings, None, Under(stopped, "part"))
+        found = method.search(model, graph, behaviour, settings, None, Under(stopped, "part"))
+        assert stopped.results == whole.results
+        assert torch.equal(_values(found).nan_to_num(9), _values(expected).nan_to_num(9))
+
+
+def _values(found) -> torch.Tensor:
+    return found.values if isinstance(found, EdgeScores) else torch.stack([found.circuit.kept, found.circuit.scores])
