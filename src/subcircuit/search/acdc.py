@@ -220,7 +220,8 @@ class _Search:
         self.current = self._first_loss()
         self.borderline = Borderline(model, graph, behaviour, self.examples, abs(self.current), restoring)
         self.speculation = Speculation(config.speculation, pairs // self.examples)
-        self.history = f"restoring {restoring}, heads {config.head_order}, {self.examples} examples at once, {self.graph.scope}, {within and within.digest}"
+        start = f"restoring {restoring}, heads {config.head_order}, {self.examples} examples at once"
+        self.history = f"{start}, {graph.scope}, {within and within.digest}"
         self.decided, self.trials, self.began = 0, 0, perf_counter()
 
     def start(self, restoring: bool) -> Batches:
