@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from subcircuit.graph import MLP, Circuit, Edge, Embed, Graph, Head, HeadInput, Logits, Neuron, Writer
+from subcircuit.graph import MLP, Circuit, Edge, Embed, Expert, Graph, Head, HeadInput, Logits, Neuron, RouterInput, Writer
 from subcircuit.graph import Attention as AttentionBlock
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import activate, rotate, soft_cap
@@ -58,6 +58,8 @@ class NodeByNode:
             self.attention(layer, values)
             if config.d_mlp and self.graph.scope.of_mlp(layer) == "neuron":
                 self.each_neuron(layer, values)
+            elif RouterInput(layer) in self.graph.readers:
+                self.experts(layer, values)
             elif config.d_mlp:
                 x = norm(model, self.read(MLP(layer), values), weights.layers[layer].mlp_norm)
                 values[MLP(layer)] = self.mlp(layer, x)
@@ -77,7 +79,9 @@ class NodeByNode:
         config = self.model.config
         last = config.n_layers if isinstance(reader, Logits) else reader.layer
         for layer, weights in enumerate(self.model.weights.layers):
-            written = layer < last or (layer == last and isinstance(reader, MLP | Neuron) and not config.parallel)
+            written = layer < last or (
+                layer == last and isinstance(reader, MLP | Neuron | Expert | RouterInput) and not config.parallel
+            )
             if written and weights.attention.b_O is not None:
                 total = total + weights.attention.b_O
             # the output bias of an MLP that is resolved belongs to no neuron
@@ -156,12 +160,23 @@ class NodeByNode:
         """What the MLP writes."""
         weights = self.model.weights.layers[layer]
         if isinstance(weights.mlp, MixtureWeights):
-            out = torch.stack([mixture_of_one(self.model, weights.mlp, row, self.neurons) for row in x])
+            out = torch.stack([mixture_of_one(self.model, weights.mlp, row, self.plain) for row in x])
         else:
-            out = self.neurons(weights.mlp, x)
+            out = self.plain(weights.mlp, x)
         return out if weights.mlp_post_norm is None else norm(self.model, out, weights.mlp_post_norm)
 
-    def neurons(self, w: MLPWeights, x: Tensor) -> Tensor:
+    def experts(self, layer: int, values: dict[Writer, Tensor]) -> None:
+        """All experts of a mixture, each on an input of its own, with shares by what the router reads, position by position."""
+        weights = self.model.weights.layers[layer]
+        w, reads = weights.mlp, lambda node: norm(self.model, self.read(node, values), weights.mlp_norm)
+        given = torch.stack([shares_of_one(self.model, w, x) for x in reads(RouterInput(layer))])
+        for e, expert in enumerate(w.experts):
+            values[Expert(layer, e)] = given[:, e, None] * self.plain(expert, reads(Expert(layer, e)))
+        if w.shared is not None:
+            x = reads(Expert(layer, None))
+            values[Expert(layer, None)] = (x @ w.W_shared).sigmoid()[:, None] * self.plain(w.shared, x)
+
+    def plain(self, w: MLPWeights, x: Tensor) -> Tensor:
         """What the neurons of an MLP or expert write together."""
         config = self.model.config
         hidden = x @ w.W_in.T if w.b_in is None else x @ w.W_in.T + w.b_in
@@ -173,13 +188,19 @@ class NodeByNode:
         return hidden @ w.W_out if w.b_out is None else hidden @ w.W_out + w.b_out
 
 
-def mixture_of_one(model: Transformer, w: MixtureWeights, x: Tensor, run, times=torch.mul) -> Tensor:
-    """A mixture of experts on one position, every expert run: ``run`` gives an expert's output, ``times`` multiplies by its share."""
+def shares_of_one(model: Transformer, w: MixtureWeights, x: Tensor) -> Tensor:
+    """Every expert's share of one position."""
     experts = model.config.experts
     odds = (w.W_router @ x).exp()
     chosen = sorted(range(experts.n), key=lambda e: (-odds[e].item(), e))[: experts.top]
     of = sum(odds[e] for e in chosen) if experts.normalised else odds.sum()
-    out = torch.stack([times(odds[e] / of, run(w.experts[e], x)) for e in chosen]).sum(0)
+    return torch.stack([odds[e] / of if e in chosen else odds[e] * 0 for e in range(experts.n)])
+
+
+def mixture_of_one(model: Transformer, w: MixtureWeights, x: Tensor, run, times=torch.mul) -> Tensor:
+    """A mixture of experts on one position, every expert run: ``run`` gives an expert's output, ``times`` multiplies by its share."""
+    shares = shares_of_one(model, w, x)
+    out = torch.stack([times(share, run(expert, x)) for share, expert in zip(shares, w.experts, strict=True)]).sum(0)
     return out if w.shared is None else out + times(1 / (1 + (-(w.W_shared @ x)).exp()), run(w.shared, x))
 
 
@@ -290,9 +311,14 @@ class SequentialAcdc:
         return float(self.effects[-1, -1])
 
     def mlp(self, layer: int) -> None:
-        if self.graph.scope.of_mlp(layer) == "block":
+        if MLP(layer) in self.graph.readers:
             self.before([MLP(layer)])
             self.edges(MLP(layer))
+            return
+        if RouterInput(layer) in self.graph.readers:
+            shared = [Expert(layer, None)] if Expert(layer, None) in self.graph.readers else []
+            experts = [Expert(layer, e) for e in reversed(range(self.graph.shape.experts))]
+            self.inputs([*shared, *experts, RouterInput(layer)])
             return
         self.inputs([Neuron(layer, n) for n in reversed(range(self.graph.shape.neurons))])
 
@@ -341,6 +367,8 @@ class SequentialAcdc:
                     return -layer, 0, 0
                 case Neuron(layer, neuron):
                     return -layer, 0, -neuron
+                case Expert(layer, expert):
+                    return -layer, 0, -1000 if expert is None else -expert
                 case Head(layer, head):
                     return -layer, 1, -head if self.config.head_order == "descending" else head
                 case AttentionBlock(layer):

@@ -37,6 +37,11 @@ def graphs(draw: st.DrawFn, most_layers: int = 3) -> Graph:
         coupled_heads=draw(st.booleans()),
     )
     scope = draw(scopes(shape.n_layers, shape.n_heads, shape.mlps, shape.learned_positions))
+    if shape.mlps and draw(st.booleans()):
+        layers = draw(st.lists(st.integers(0, shape.n_layers - 1), min_size=1, unique=True))
+        shape = replace(shape, mixtures=tuple(sorted(layers)), experts=draw(st.integers(1, 3)), shared_expert=draw(st.booleans()))
+        for layer in layers:
+            scope = scope.at(f"m{layer}", draw(st.sampled_from(["block", "expert"])))
     resolved = any(scope.of_mlp(layer) == "neuron" for layer in range(shape.n_layers))
     return Graph(replace(shape, neurons=draw(st.integers(1, 3)) if resolved else 0), scope)
 

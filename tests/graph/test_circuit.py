@@ -8,7 +8,22 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from subcircuit.errors import GraphError
-from subcircuit.graph import MLP, Attention, Circuit, Embed, Graph, GraphShape, Head, HeadInput, Logits, Neuron, Reader, Scope
+from subcircuit.graph import (
+    MLP,
+    Attention,
+    Circuit,
+    Embed,
+    Expert,
+    Graph,
+    GraphShape,
+    Head,
+    HeadInput,
+    Logits,
+    Neuron,
+    Reader,
+    RouterInput,
+    Scope,
+)
 from tests.graph.strategies import circuits, graphs
 
 
@@ -40,8 +55,10 @@ def heads_it_feeds(graph: Graph, reader: Reader) -> list[str]:
     match reader:
         case Logits():
             return []
-        case MLP() | Attention():
+        case MLP() | Attention() | Expert():
             return [str(reader)]
+        case RouterInput(layer):
+            return [f"m{layer}.e{e}" for e in range(graph.shape.experts)]
         case Neuron(layer):
             return [f"m{layer}.n{n}" for n in range(graph.shape.neurons)] if graph.shape.coupled_heads else [str(reader)]
         case HeadInput(layer, head, part):

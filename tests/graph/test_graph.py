@@ -24,8 +24,11 @@ def written_before_read(graph: Graph) -> set[str]:
         shared = sorted({head // group for head, level in enumerate(levels) if level == "qkv"})
         inputs += [f"a{layer}.h{head}<{part}>" for part in "kv" for head in shared]
         neurons = [f"m{layer}.n{n}" for n in range(shape.neurons)] if scope.of_mlp(layer) == "neuron" else [f"m{layer}"]
+        if layer in shape.mixtures and scope.of_mlp(layer) == "expert":
+            neurons = [f"m{layer}.e{e}" for e in range(shape.experts)] + [f"m{layer}.shared"] * shape.shared_expert
         mlps = neurons if shape.mlps else []
-        steps = [(inputs + mlps, heads + mlps)] if shape.parallel else [(inputs, heads), (mlps, mlps)]
+        read = [f"m{layer}<router>", *mlps] if mlps and neurons[0].endswith(".e0") else mlps
+        steps = [(inputs + read, heads + mlps)] if shape.parallel else [(inputs, heads), (read, mlps)]
         for readers, writers in steps:
             edges |= {f"{writer}->{reader}" for writer in written for reader in readers}
             written += writers

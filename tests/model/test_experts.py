@@ -48,7 +48,7 @@ def test_a_mixture_is_its_chosen_experts_by_their_shares(family: str, dtype: tor
     model, x = model.to(dtype=dtype).to(dtype=torch.float64), x.to(dtype).double()
     layer = model.config.experts.layers[-1]  # pyright: ignore[reportOptionalMemberAccess]
     weights = weights_of(model, layer)
-    run = NodeByNode(model, None, None, None).neurons  # pyright: ignore[reportArgumentType]
+    run = NodeByNode(model, None, None, None).plain  # pyright: ignore[reportArgumentType]
     expected = torch.stack([mixture_of_one(model, weights, row, run) for row in x.flatten(0, 1)]).view_as(x)
     found = mixture(model.config, weights_of(model.to(dtype=dtype), layer), x.to(dtype))
     assert found.dtype == dtype

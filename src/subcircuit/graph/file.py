@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -93,6 +94,10 @@ def _graph(file: Path, content: CircuitFile) -> Graph:
     resolved = sum(scope.of_mlp(layer) == "neuron" for layer in range(shape.n_layers))
     if (shape.neurons > 0) != (resolved > 0) or shape.neurons < 0 or resolved * shape.neurons > MOST_NEURONS:
         raise CircuitFileError(f"{file}: {shape.neurons} neurons in each of {resolved} MLPs: no scope of any model has these")
+    layers, experts = shape.mixtures, shape.experts
+    in_order = all(0 <= one < other for one, other in pairwise((*layers, shape.n_layers)))
+    if (experts > 0) != bool(layers) or not in_order or experts < 0 or len(layers) * experts > MOST_NEURONS:
+        raise CircuitFileError(f"{file}: no model has mixtures of {experts} experts in layers {list(layers)}")
     try:
         check_scope(shape, scope)
     except SubcircuitError as error:

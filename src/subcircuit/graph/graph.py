@@ -22,12 +22,14 @@ from subcircuit.graph.nodes import (
     Attention,
     Edge,
     Embed,
+    Expert,
     Head,
     HeadInput,
     HeadPart,
     Logits,
     Neuron,
     Reader,
+    RouterInput,
     Writer,
     parse_edge,
 )
@@ -47,6 +49,9 @@ class GraphShape:
     Args:
         coupled_heads: the heads of a layer act on each other's writes (sandwich norms), and so do an MLP's neurons.
         neurons: of each MLP, where the scope resolves any of them; 0 otherwise, when no graph depends on it.
+        mixtures: layers whose MLP is a mixture of experts.
+        experts: of each mixture, without the one of all positions.
+        shared_expert: mixtures have an expert of all positions.
     """
 
     n_layers: int
@@ -57,10 +62,14 @@ class GraphShape:
     learned_positions: bool = False
     coupled_heads: bool = False
     neurons: int = 0
+    mixtures: tuple[int, ...] = ()
+    experts: int = 0
+    shared_expert: bool = False
 
     @staticmethod
     def of(config: TransformerConfig) -> "GraphShape":
         """The shape of a model's graph."""
+        experts = config.experts
         return GraphShape(
             config.n_layers,
             config.n_heads,
@@ -69,6 +78,9 @@ class GraphShape:
             config.parallel,
             config.learned_positions,
             config.post_norms,
+            mixtures=() if experts is None else experts.layers,
+            experts=0 if experts is None else experts.n,
+            shared_expert=experts is not None and experts.d_shared > 0,
         )
 
 
@@ -104,19 +116,20 @@ class Graph:
         writers: list[Writer] = [Embed("token"), Embed("pos")] if self.scope.split_embeddings else [Embed()]
         for layer in range(self.shape.n_layers):
             writers += self._attention_writers(layer)
-            writers += self._mlp_nodes(layer)
+            writers += self._mlp_writers(layer)
         return tuple(writers)
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
         """Readers in order of computation; ``logits`` last.
 
-        Per layer: heads with a single input, queries, keys, values of the others, the MLP or its neurons.
+        Per layer: heads with a single input, queries, keys, values of the others, the MLP, its neurons, or its router and experts.
         """
         readers: list[Reader] = []
         for layer in range(self.shape.n_layers):
             readers += self._attention_readers(layer)
-            readers += self._mlp_nodes(layer)
+            readers += [RouterInput(layer)] if self.has_experts(layer) else []
+            readers += self._mlp_writers(layer)
         return (*readers, Logits())
 
     def _attention_writers(self, layer: int) -> list[Writer]:
@@ -124,9 +137,13 @@ class Graph:
             return [Attention(layer)]
         return [Head(layer, head) for head in range(self.shape.n_heads)]
 
-    def _mlp_nodes(self, layer: int) -> "list[MLP | Neuron]":
+    def _mlp_writers(self, layer: int) -> "list[MLP | Neuron | Expert]":
+        """What an MLP writes, each part of it also a reader."""
         if not self.shape.mlps:
             return []
+        if self.has_experts(layer):
+            shared = [Expert(layer, None)] if self.shape.shared_expert else []
+            return [*(Expert(layer, e) for e in range(self.shape.experts)), *shared]
         return [Neuron(layer, n) for n in range(self.shape.neurons)] if self.has_neurons(layer) else [MLP(layer)]
 
     def _attention_readers(self, layer: int) -> list[Reader]:
@@ -159,6 +176,15 @@ class Graph:
     @cached_property
     def _resolved_mlps(self) -> tuple[bool, ...]:
         return tuple(self.shape.mlps and self.scope.of_mlp(layer) == "neuron" for layer in range(self.shape.n_layers))
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer's MLP is a mixture that is resolved into its experts."""
+        return self._resolved_mixtures[layer]
+
+    @cached_property
+    def _resolved_mixtures(self) -> tuple[bool, ...]:
+        layers = range(self.shape.n_layers)
+        return tuple(layer in self.shape.mixtures and self.scope.of_mlp(layer) == "expert" for layer in layers)
 
     @cached_property
     def edges(self) -> Bool[Tensor, "writer reader"]:
@@ -193,7 +219,7 @@ class Graph:
                 return 0
             case Head(layer) | Attention(layer) if not self.shape.parallel:
                 return 2 * layer + 1
-            case Head(layer) | Attention(layer) | MLP(layer) | Neuron(layer):
+            case Head(layer) | Attention(layer) | MLP(layer) | Neuron(layer) | Expert(layer):
                 return 2 * layer + 2
 
     def _read(self, reader: Reader) -> int:
@@ -201,7 +227,7 @@ class Graph:
         match reader:
             case HeadInput(layer) | Attention(layer):
                 return 2 * layer + 1
-            case MLP(layer) | Neuron(layer):
+            case MLP(layer) | Neuron(layer) | Expert(layer) | RouterInput(layer):
                 return 2 * layer + (1 if self.shape.parallel else 2)
             case Logits():
                 return 2 * self.shape.n_layers + 1
@@ -266,7 +292,9 @@ class Graph:
                 return ()
             case Neuron(layer) if self.shape.coupled_heads:
                 return tuple(self.writer_index[Neuron(layer, n)] for n in range(self.shape.neurons))
-            case Attention() | MLP() | Neuron():
+            case RouterInput(layer):
+                return tuple(self.writer_index[Expert(layer, e)] for e in range(self.shape.experts))
+            case Attention() | MLP() | Neuron() | Expert():
                 return (self.writer_index[reader],)
             case HeadInput(layer, head, part):
                 heads = [head]
@@ -333,12 +361,12 @@ class Graph:
         return row, column
 
 
-def unit_with(node: Head | HeadInput | Attention | MLP | Neuron | Logits) -> Unit:
+def unit_with(node: Head | HeadInput | Attention | MLP | Neuron | Expert | RouterInput | Logits) -> Unit:
     """The unit that a node belongs to."""
     match node:
         case Head(layer) | HeadInput(layer):
             return Attention(layer)
-        case Neuron(layer):
+        case Neuron(layer) | Expert(layer) | RouterInput(layer):
             return MLP(layer)
         case _:
             return node
@@ -354,7 +382,14 @@ def check_scope(shape: GraphShape, scope: Scope) -> None:
         raise GraphError("token and position embeddings cannot be split: this model has no learned positions")
     if scope.level == "neuron" and not shape.mlps:
         raise GraphError("scope neuron: this model has no MLPs")
-    for name, _ in scope.overrides:
+    if scope.level == "expert" and not shape.mixtures:
+        raise GraphError("scope expert: this model has no experts, its MLPs are whole; choose another level, for example neuron")
+    for layer in shape.mixtures:
+        if scope.of_mlp(layer) == "neuron":
+            raise GraphError(
+                f"scope {scope}: m{layer} is a mixture of experts and resolves into these, not into neurons: write m{layer}=expert"
+            )
+    for name, level in scope.overrides:
         component = component_named(name)
         if component.layer >= shape.n_layers:
             raise GraphError(f"scope {scope}: there is no {name}, this model has layers 0 to {shape.n_layers - 1}")
@@ -362,3 +397,8 @@ def check_scope(shape: GraphShape, scope: Scope) -> None:
             raise GraphError(f"scope {scope}: there is no {name}, this model has heads 0 to {shape.n_heads - 1}")
         if isinstance(component, MLP) and not shape.mlps:
             raise GraphError(f"scope {scope}: there is no {name}, this model has no MLPs")
+        if isinstance(component, MLP) and level == "expert" and component.layer not in shape.mixtures:
+            mixed = ", ".join(f"m{layer}" for layer in shape.mixtures)
+            raise GraphError(
+                f"scope {scope}: {name} has no experts; " + (f"those that have are {mixed}" if mixed else "no layer has")
+            )

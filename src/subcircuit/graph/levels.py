@@ -1,6 +1,6 @@
 """One model's graphs at two levels: which nodes of the finer one are parts of which nodes of the coarser one.
 
-A neuron is part of its MLP, a head of its attention block, a query input of its head's input. Where heads share keys and
+A neuron, an expert and the input of a router are parts of their MLP, a head of its attention block, a query input of its head's input. Where heads share keys and
 values, the reader of a group is part of the inputs of all its heads.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from subcircuit.errors import GraphError
 from subcircuit.graph.circuit import Circuit, owners
 from subcircuit.graph.graph import Graph
-from subcircuit.graph.nodes import MLP, Attention, Embed, Head, HeadInput, Neuron, Reader, Writer
+from subcircuit.graph.nodes import MLP, Attention, Embed, Expert, Head, HeadInput, Neuron, Reader, RouterInput, Writer
 
 
 def refine(circuit: Circuit, finer: Graph) -> Circuit:
@@ -62,7 +62,7 @@ def _parts(finer: Graph, coarser: Graph) -> tuple[Tensor, Bool[Tensor, "reader p
 def _whole(coarser: Graph, writer: Writer) -> Writer:
     candidates: list[Writer] = [writer]
     match writer:
-        case Neuron(layer):
+        case Neuron(layer) | Expert(layer):
             candidates.append(MLP(layer))
         case Head(layer):
             candidates.append(Attention(layer))
@@ -77,7 +77,7 @@ def _whole(coarser: Graph, writer: Writer) -> Writer:
 def _wholes(finer: Graph, coarser: Graph, reader: Reader) -> list[Reader]:
     known: list[Reader] = [reader] if reader in coarser.reader_index else []
     match reader:
-        case Neuron(layer):
+        case Neuron(layer) | Expert(layer) | RouterInput(layer):
             known = known or [MLP(layer)]
         case HeadInput(layer, _, part):
             heads = [node.head for w in owners(finer, reader) if isinstance(node := finer.writers[w], Head)]

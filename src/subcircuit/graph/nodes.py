@@ -2,6 +2,8 @@
 
     embed  token_embed  pos_embed     what the embedding writes
     a5.h3  a5  m5  m5.n1021           writers: a head, a whole attention block, an MLP, one neuron of it
+    m5.e3  m5.shared                  writers and readers: an expert of a mixture, the expert of all positions
+    m5<router>                        a reader: what decides which experts a position goes to
     a5.h3<q>  a5.h3<k>  a5.h3<v>      readers: a head's query, key and value inputs
     a5.h3  a5  m5  m5.n1021  logits   readers: a head, a block, an MLP, one neuron, the unembedding
     a1.h0->a5.h3<k>                   an edge: writer -> reader
@@ -71,6 +73,27 @@ class Neuron:
 
 
 @dataclass(frozen=True, slots=True)
+class Expert:
+    """One expert of a mixture, as writer (times its share) or as reader; ``expert`` None is the one of all positions."""
+
+    layer: int
+    expert: int | None
+
+    def __str__(self) -> str:
+        return f"m{self.layer}.shared" if self.expert is None else f"m{self.layer}.e{self.expert}"
+
+
+@dataclass(frozen=True, slots=True)
+class RouterInput:
+    """What the router of a mixture of experts reads."""
+
+    layer: int
+
+    def __str__(self) -> str:
+        return f"m{self.layer}<router>"
+
+
+@dataclass(frozen=True, slots=True)
 class HeadInput:
     """What one head reads: its query, key or value input, or (``part`` None) one input for all three."""
 
@@ -90,8 +113,8 @@ class Logits:
         return "logits"
 
 
-Writer: TypeAlias = Embed | Head | Attention | MLP | Neuron
-Reader: TypeAlias = HeadInput | Attention | MLP | Neuron | Logits
+Writer: TypeAlias = Embed | Head | Attention | MLP | Neuron | Expert
+Reader: TypeAlias = HeadInput | Attention | MLP | Neuron | Expert | RouterInput | Logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +132,8 @@ _NUMBER = r"(0|[1-9][0-9]{0,5})"
 _BLOCK = re.compile(rf"(a|m){_NUMBER}")
 _HEAD = re.compile(rf"a{_NUMBER}\.h{_NUMBER}(?:<([qkv])>)?")
 _NEURON = re.compile(rf"m{_NUMBER}\.n{_NUMBER}")
+_EXPERT = re.compile(rf"m{_NUMBER}\.(?:e{_NUMBER}|shared)")
+_ROUTER = re.compile(rf"m{_NUMBER}<router>")
 _PARTS: dict[str | None, HeadPart | None] = {None: None, "q": "q", "k": "k", "v": "v"}
 _EMBEDS: dict[str, Embed] = {str(e): e for e in (Embed(), Embed("token"), Embed("pos"))}
 
@@ -124,9 +149,9 @@ def parse_writer(name: str) -> Writer:
     match _parse_component(name):
         case HeadInput(layer, head, None):
             return Head(layer, head)
-        case Attention() | MLP() | Neuron() as node:
+        case Attention() | MLP() | Neuron() | Expert() as node:
             return node
-    expected = "embed, token_embed, pos_embed, a<layer>, a<layer>.h<head>, m<layer> or m<layer>.n<neuron>"
+    expected = "embed, token_embed, pos_embed, a<layer>, a<layer>.h<head>, m<layer>, m<layer>.n<neuron>, m<layer>.e<expert> or m<layer>.shared"
     raise GraphError(f"{name!r} is not a writer: expected {expected}")
 
 
@@ -138,7 +163,10 @@ def parse_reader(name: str) -> Reader:
     """
     reader = Logits() if name == "logits" else _parse_component(name)
     if reader is None:
-        expected = "a<layer>, a<layer>.h<head>, a<layer>.h<head><q|k|v>, m<layer>, m<layer>.n<neuron> or logits"
+        expected = (
+            "a<layer>, a<layer>.h<head>, a<layer>.h<head><q|k|v>, m<layer>, m<layer>.n<neuron>, m<layer>.e<expert>, "
+            "m<layer>.shared, m<layer><router> or logits"
+        )
         raise GraphError(f"{name!r} is not a reader: expected {expected}")
     return reader
 
@@ -155,13 +183,18 @@ def parse_edge(name: str) -> Edge:
     return Edge(parse_writer(writer), parse_reader(reader))
 
 
-def _parse_component(name: str) -> HeadInput | Attention | MLP | Neuron | None:
+def _parse_component(name: str) -> HeadInput | Attention | MLP | Neuron | Expert | RouterInput | None:
     if match := _HEAD.fullmatch(name):
         layer, head, part = match.groups()
         return HeadInput(int(layer), int(head), _PARTS[part])
     if match := _NEURON.fullmatch(name):
         layer, neuron = match.groups()
         return Neuron(int(layer), int(neuron))
+    if match := _EXPERT.fullmatch(name):
+        layer, expert = match.groups()
+        return Expert(int(layer), None if expert is None else int(expert))
+    if match := _ROUTER.fullmatch(name):
+        return RouterInput(int(match[1]))
     if match := _BLOCK.fullmatch(name):
         kind, layer = match.groups()
         return Attention(int(layer)) if kind == "a" else MLP(int(layer))

@@ -4,6 +4,7 @@
     head      heads with one input each, and MLPs
     qkv       heads whose query, key and value inputs are readers of their own, and MLPs
     neuron    heads as at qkv; every neuron of an MLP is a node
+    expert    heads as at qkv; of mixtures of experts, every expert and the router's input
 
 A scope is a level for the whole model and levels of single components that differ from it. ``parse_scope`` reads the
 grammar of the command line (``scope_text.py``), ``str`` prints it.
@@ -16,7 +17,7 @@ from typing import Literal, TypeAlias, get_args
 from subcircuit.errors import GraphError, UnknownNameError
 from subcircuit.graph.nodes import MLP, Attention, Head, Writer, parse_writer
 
-Level: TypeAlias = Literal["block", "head", "qkv", "neuron"]
+Level: TypeAlias = Literal["block", "head", "qkv", "neuron", "expert"]
 KeyValues: TypeAlias = Literal["per_query_head", "grouped"]
 Override: TypeAlias = tuple[str, Level]
 """A component's name (``a5``, ``a5.h3``, ``m5``) and its level."""
@@ -27,7 +28,7 @@ KEY_VALUES: tuple[KeyValues, ...] = get_args(KeyValues)
 COMPONENT_LEVELS: dict[type[Writer], tuple[Level, ...]] = {
     Attention: ("block", "head", "qkv"),
     Head: ("head", "qkv"),
-    MLP: ("block", "neuron"),
+    MLP: ("block", "neuron", "expert"),
 }
 
 
@@ -90,7 +91,7 @@ class Scope:
         return levels.get(f"a{layer}.h{head}") or levels.get(f"a{layer}") or _of_attention(self.level)
 
     def of_mlp(self, layer: int) -> Level:
-        """How an MLP is resolved: ``block`` or ``neuron``."""
+        """How an MLP is resolved: ``block``, ``neuron`` or ``expert``, which leaves a plain MLP whole."""
         return dict(self.overrides).get(f"m{layer}") or _of_mlp(self.level)
 
     @property
@@ -145,11 +146,11 @@ def component_named(name: str) -> Attention | Head | MLP:
 
 
 def _of_attention(level: Level) -> Level:
-    return "qkv" if level == "neuron" else level
+    return "qkv" if level in ("neuron", "expert") else level
 
 
 def _of_mlp(level: Level) -> Level:
-    return "neuron" if level == "neuron" else "block"
+    return level if level in ("neuron", "expert") else "block"
 
 
 def _normal(level: Level, overrides: Iterable[Override]) -> tuple[Override, ...]:

@@ -1,7 +1,7 @@
 """Scopes as text: the grammar of ``--scope``.
 
     scope       item, item, …
-    item        block | head | qkv | neuron              the level of all that is not named; qkv unless given
+    item        block | head | qkv | neuron | expert     the level of all that is not named; qkv unless given
                 COMPONENT=LEVEL                          a9=block   a9.h3=qkv   m5=neuron
                 COMPONENT-COMPONENT=LEVEL                a3-a7=head   m0-m4=neuron: first and last of several layers
                 kv=per_query_head | kv=grouped

@@ -123,6 +123,7 @@ class TransformerConfig:
         assert self.n_heads % self.n_kv_heads == 0, (self.n_heads, self.n_kv_heads)
         assert len(self.rotary) == len(self.windows) == self.n_layers
         assert self.experts is None or set(self.experts.layers) <= set(range(self.n_layers))
+        assert self.experts is None or not self.post_norms, "an expert's share of a post-norm is not defined"
         assert self.causal or not any(self.windows), "a window is over latest positions"
 
     @property

@@ -59,15 +59,22 @@ def draw_circuit(circuit: Circuit, *, most: int = 2000) -> Figure:
 
 
 def _drawn(circuit: Circuit) -> Circuit:
-    """What is drawn of a circuit: neurons as their MLPs, of which there is one box each."""
+    """What is drawn of a circuit: neurons and experts as their MLPs, of which there is one box each."""
     graph = circuit.graph
-    if not graph.shape.neurons:
+    if _parts(graph) is None:
         return circuit
     scope, mlps = graph.scope, range(graph.shape.n_layers)
-    level = "qkv" if scope.level == "neuron" else scope.level
+    level = "qkv" if scope.level in ("neuron", "expert") else scope.level
     overrides = tuple(override for override in scope.overrides if override[0] not in {f"m{layer}" for layer in mlps})
     shape = replace(graph.shape, neurons=0)
     return coarsen(circuit, Graph(shape, Scope(level, scope.kv, scope.split_embeddings, overrides)))
+
+
+def _parts(graph: Graph) -> str | None:
+    """What MLPs are resolved into; None where each is one node."""
+    layers = range(graph.shape.n_layers)
+    neurons, experts = any(map(graph.has_neurons, layers)), any(map(graph.has_experts, layers))
+    return " and ".join(name for name, there in (("neurons", neurons), ("experts", experts)) if there) or None
 
 
 def save_picture(circuit: Circuit, directory: str | FilePath) -> tuple[FilePath, FilePath]:
@@ -174,8 +181,8 @@ def _draw_words(figure: Figure, axes: Axes, circuit: Circuit, n_edges: int, draw
     middle = (left + right) / 2
     axes.text(middle, top - 0.16, inert(summary.title), ha="center", va="center", fontsize=8.5, color=_INK)
     caption = summary.caption
-    if circuit.graph.shape.neurons:
-        caption = f"neurons are drawn as their MLPs · {caption}".removesuffix(" · ")
+    if (parts := _parts(circuit.graph)) is not None:
+        caption = f"{parts} are drawn as their MLPs · {caption}".removesuffix(" · ")
     if drawn < n_edges:
         caption = f"the {drawn:,} strongest of {n_edges:,} edges are drawn · {caption}".removesuffix(" · ")
     axes.text(middle, bottom + 0.14, inert(caption), ha="center", va="center", fontsize=6, color="#555555")

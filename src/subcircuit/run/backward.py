@@ -31,6 +31,7 @@ from subcircuit.model.config import LayerNorm, NoNorm, Norm, RMSNorm
 from subcircuit.model.transformer import Transformer, attention, feed_forward
 from subcircuit.model.weights import NormWeights
 from subcircuit.run.heads import PARTS, finish, mix, projection
+from subcircuit.run.mixtures import experts_in, mixture_writes, normed
 from subcircuit.run.mlps import mlp_weights
 
 Streams: TypeAlias = tuple[Float[Tensor, "batch pos d_model"], ...]
@@ -176,9 +177,11 @@ def _mlp_gradients(
     after: Float[Tensor, "batch pos d_model"],
     rules: Rules,
 ) -> Float[Tensor, "reader batch pos d_model"]:
-    """Gradients with respect to the input of an MLP, or of each of its neurons."""
+    """Gradients with respect to the input of an MLP, or of each of its neurons, or of its router and experts."""
     if layer == rules.dropped:
         return torch.zeros_like(after).expand(len(graph.readers_in[graph.units.index(MLP(layer))]), *after.shape)
+    if graph.has_experts(layer):
+        return _mixture_gradients(model, graph, layer, stream, after, rules)
     if not graph.has_neurons(layer):
         return widened(pull_back(lambda x: feed_forward(model, layer, x, rules.nonlinear), (stream,), after)[0])[None]
     config, weights, mlp = model.config, model.weights.layers[layer], mlp_weights(model, layer)
@@ -190,6 +193,26 @@ def _mlp_gradients(
     pulled = (torch.einsum("bpn,nd->nbpd", g, W) for g, (W, _) in zip(gradients, maps, strict=True))
     at_normed = reduce(torch.add, pulled)
     return norm_pull_back(config.norm, weights.mlp_norm, stream, at_normed, rules.frozen_norms)
+
+
+def _mixture_gradients(
+    model: Transformer,
+    graph: Graph,
+    layer: int,
+    stream: Float[Tensor, "batch pos d_model"],
+    after: Float[Tensor, "batch pos d_model"],
+    rules: Rules,
+) -> Float[Tensor, "reader batch pos d_model"]:
+    """Gradients with respect to the input of a mixture's router and of each of its experts; routing is frozen."""
+    x, n_readers = normed(model, layer, stream), 1 + len(experts_in(graph, layer))
+
+    def written(router: Tensor, *experts: Tensor) -> Tensor:
+        return mixture_writes(model, graph, layer, router, experts, rules.nonlinear).sum(0)
+
+    norm = model.weights.layers[layer].mlp_norm
+    assert norm is not None
+    at_normed = torch.stack(pull_back(written, (x,) * n_readers, after))
+    return norm_pull_back(model.config.norm, norm, stream, at_normed, rules.frozen_norms)
 
 
 def _fire(

@@ -31,6 +31,7 @@ from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, feed_forward
 from subcircuit.run.backward import widened
 from subcircuit.run.heads import PARTS, attend
+from subcircuit.run.mixtures import mixture_writes, normed
 from subcircuit.run.mlps import activations, shares, unit_bias, write_out
 from subcircuit.run.values import embedding_values
 
@@ -89,9 +90,10 @@ def _places(graph: Graph) -> Iterator[_Place]:
     for index, unit in enumerate(graph.units):
         readers, writers = graph.readers_in[index], graph.writers_in[index]
         # neurons of a shared post-norm are one
-        some = _NEURONS_AT_ONCE if isinstance(unit, MLP) and not graph.shape.coupled_heads else len(readers)
+        neurons = isinstance(unit, MLP) and graph.has_neurons(unit.layer)
+        some = _NEURONS_AT_ONCE if neurons and not graph.shape.coupled_heads else len(readers)
         for first in range(0, len(readers), some):
-            rows = writers[first : first + some] if isinstance(unit, MLP) else writers
+            rows = writers[first : first + some] if neurons else writers
             columns = readers[first : first + some]
             yield _Place(
                 unit,
@@ -188,6 +190,9 @@ def _writes(
 def _mlp_writes(
     model: Transformer, graph: Graph, place: _Place, layer: int, inputs: Float[Tensor, "reader batch pos d_model"]
 ) -> Float[Tensor, "writer batch pos d_model"]:
+    if graph.has_experts(layer):
+        router, *experts = normed(model, layer, inputs)
+        return mixture_writes(model, graph, layer, router, experts)
     if not graph.has_neurons(layer):
         return feed_forward(model, layer, inputs)
     first = place.readers.start - graph.reader_index[Neuron(layer, 0)]

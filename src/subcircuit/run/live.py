@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.graph import MLP, Attention, Graph, HeadInput, HeadPart, Logits, Neuron
+from subcircuit.graph import MLP, Attention, Expert, Graph, HeadInput, HeadPart, Logits, Neuron, RouterInput
 from subcircuit.model.components import attention_pattern
 from subcircuit.model.transformer import feed_forward
 from subcircuit.run.clean import CleanRun
 from subcircuit.run.heads import PARTS, post_norm_scale, project, write_out
+from subcircuit.run.mixtures import expert_writes, normed, shares
 from subcircuit.run.mlps import activations, mlp_scale
 from subcircuit.run.mlps import write_out as write_neurons
 from subcircuit.run.rows import Reach
@@ -97,8 +98,11 @@ class Live:
         match self.graph.readers[reader]:
             case Logits():
                 return "answers"
-            case MLP() | Neuron() as node:
+            case MLP() | Neuron() | Expert() as node:
                 return self.reach[self.graph.writer_index[node]]
+            case RouterInput() as node:
+                reaches = {self.reach[w] for w in self.graph.writers_of(node) if w in self.reach}
+                return "changed" if "changed" in reaches else "answers"
             case HeadInput(layer, head, "q"):
                 return self.reach[self.graph.writer_of(layer, head)]
             case _:
@@ -148,11 +152,40 @@ class Live:
                 return self._writes_of_heads(layer, {h: s.out for h, s in self._recompute_heads(layer, inputs, since).items()})
             case MLP(layer) if self.graph.has_neurons(layer):
                 return self._writes_of_neurons(layer, self._activations(layer, inputs, since))
+            case MLP(layer) if self.graph.has_experts(layer):
+                return self._writes_of_experts(layer, inputs, since)
             case MLP(layer) as node:
                 (x,) = inputs.values()
                 return {self.graph.writer_index[node]: feed_forward(self.run.model, layer, x)}
             case Logits():
                 raise AssertionError("the logits write nothing")
+
+    def _writes_of_experts(self, layer: int, inputs: Inputs, since: Since | None) -> Writes:
+        """Writes of the experts that change: those that read changed inputs, and where the router does all but the shared."""
+        model, router = self.run.model, self.graph.reader_index[RouterInput(layer)]
+
+        def as_read(reader: int) -> Float[Tensor, "trial row d_model"]:
+            standing = self.inputs[reader][None]
+            if reader not in inputs or since is None:
+                return inputs.get(reader, standing)
+            begun = torch.arange(len(since), device=model.device) >= since[reader]
+            return torch.where(begun[:, None, None], inputs[reader], standing)
+
+        given = shares(model, layer, normed(model, layer, as_read(router))) if router in self.inputs else None
+        outs: Writes = {}
+        for reader in (r for r in self.graph.readers_in[self.graph.unit_of[router]] if r in self.inputs and r != router):
+            node = self.graph.readers[reader]
+            assert isinstance(node, Expert)
+            if reader in inputs or (router in inputs and node.expert is not None):
+                share = None
+                if given is not None and node.expert is not None:
+                    share = self.run.rows.take(
+                        given[..., node.expert, None], self.reader_reach(router), self.reader_reach(reader)
+                    )
+                x = normed(model, layer, as_read(reader))
+                written = expert_writes(model, layer, node.expert, x, None if share is None else share[..., 0])
+                outs[self.graph.writer_index[node]] = written
+        return outs
 
     def _activations(self, layer: int, inputs: Inputs, since: Since | None = None) -> dict[int, Tensor]:
         """Activations of the neurons that read changed inputs, by writer."""

@@ -18,6 +18,7 @@ from subcircuit.model.components import fire, neurons, normalize
 from subcircuit.model.transformer import Transformer, feed_forward
 from subcircuit.model.weights import MLPWeights
 from subcircuit.run.heads import post_norm_scale
+from subcircuit.run.mixtures import experts_in, mixture_writes, normed
 
 
 def mlp_weights(model: Transformer, layer: int) -> MLPWeights:
@@ -74,6 +75,9 @@ def mlp_writes(
     model: Transformer, graph: Graph, layer: int, stream: Float[Tensor, "*rows d_model"]
 ) -> Float[Tensor, "writer *rows d_model"]:
     """What an MLP's writers write when all of its readers find the same stream."""
+    if graph.has_experts(layer):
+        x = normed(model, layer, stream)
+        return mixture_writes(model, graph, layer, x, [x] * len(experts_in(graph, layer)))
     if not graph.has_neurons(layer):
         return feed_forward(model, layer, stream)[None]
     norm = model.weights.layers[layer].mlp_norm

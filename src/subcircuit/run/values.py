@@ -24,7 +24,7 @@ class LayerRun:
         before_attention, before_mlp: the stream that attention and MLP read.
         k, v: keys and values, repeated for every query head.
         writes: per head, or one row for the whole block at level ``block``; without ``b_O``.
-        mlp: what the MLP writes: one row, or a row per neuron where they are nodes (without ``b_out``); None in
+        mlp: what the MLP writes: one row, or a row per neuron (without ``b_out``) or expert where they are nodes; None in
             attention-only models.
         after: the stream that the next layer reads.
     """

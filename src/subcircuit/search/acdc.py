@@ -4,8 +4,8 @@
         cut the edge if that worsens the metric by less than τ:   L(circuit without it) − L(circuit) < τ
 
 A tie keeps the edge. Before the edges into a layer's heads are tried one by one, each head input is tried as a whole
-(the authors' program; Algorithm 1 of the paper does without), and so is each neuron of an MLP that is resolved.
-Readers without a kept path to the logits lose their edges untested, which changes nothing.
+(the authors' program; Algorithm 1 of the paper does without), and so is each neuron, expert or
+router of an MLP that is resolved. Readers without a kept path to the logits lose their edges untested, which changes nothing.
 
 Cost: a trial per edge into a live reader; the engine evaluates runs of trials at once on the bet that edges are cut,
 which most are, and drops what comes after the first kept one. It is greedy: of two edges that can stand in for each
@@ -35,7 +35,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.errors import NumericalError, SettingsError
-from subcircuit.graph import Circuit, Graph, HeadInput, Neuron
+from subcircuit.graph import Circuit, Expert, Graph, HeadInput, Neuron, RouterInput
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import name_of
 from subcircuit.search.batches import Batches
@@ -63,7 +63,7 @@ class Acdc:
 
     Args:
         threshold: τ, in units of the metric: an edge whose cut worsens the metric by less goes.
-        whole_input: first try to cut each head input, and each neuron, from all its writers at once.
+        whole_input: first try to cut each head input, neuron, expert and router from all its writers at once.
         absolute: compare the absolute change with τ, so that edges whose cut *improves* the metric stay too.
         head_order: in which order heads of a layer are visited and cut.
         direction: cut edges of the model, restore edges to the corrupted run, or do both and unite the circuits.
@@ -248,7 +248,8 @@ class _Search:
             self.decided += int(self.graph.edges[:, dead].sum())
             if self.within is not None:
                 live = self._decided_before(self.within, live)
-            if self.config.whole_input and any(isinstance(self.graph.readers[r], HeadInput | Neuron) for r in live):
+            whole = HeadInput | Neuron | Expert | RouterInput
+            if self.config.whole_input and any(isinstance(self.graph.readers[r], whole) for r in live):
                 live = self._whole_inputs(unit, live)
             for reader in live:
                 self._edges(unit, reader)

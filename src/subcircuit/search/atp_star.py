@@ -129,7 +129,7 @@ def _others(graph: Graph, unit: int, drops: int) -> list[int]:
 def _apart(graph: Graph) -> Graph:
     """The same model's graph with a reader for the query, key and value of every head."""
     mlps = tuple(override for override in graph.scope.overrides if override[0].startswith("m"))
-    return Graph(graph.shape, Scope("neuron" if graph.scope.level == "neuron" else "qkv", overrides=mlps))
+    return Graph(graph.shape, Scope(graph.scope.level if graph.scope.level in ("neuron", "expert") else "qkv", overrides=mlps))
 
 
 def _effects(probe: Probe, unit: int, gradients: tuple[UnitGradient, ...]) -> Float[Tensor, "drop writer reader batch"]:
