@@ -19,6 +19,7 @@ from subcircuit.cli import (
     doctor,
     evaluate,
     exchange,
+    experts,
     explain,
     keep,
     listings,
@@ -51,6 +52,7 @@ app.command("remove")(remove.remove)
 app.command("keep")(keep.keep)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)
+app.command("experts")(experts.experts)
 app.command("validate")(validate.validate)
 app.command("export")(exchange.export)
 app.command("import")(exchange.import_)

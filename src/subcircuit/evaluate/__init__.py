@@ -20,6 +20,7 @@ from subcircuit.evaluate.minimality import minimality
 from subcircuit.evaluate.random_circuits import random_circuit, random_connected_circuit
 from subcircuit.evaluate.recovery import Overlap, Recovery, Roc, overlap, recovery, recovery_of_circuits, roc_of_circuits
 from subcircuit.evaluate.reset import reset
+from subcircuit.evaluate.routing import Effects, Frequencies, LayerRouting, RoutingReport, routing
 from subcircuit.evaluate.stability import Stability, stability
 from subcircuit.evaluate.sweep import THRESHOLDS, Contender, Contest
 from subcircuit.evaluate.validation import SLOW, Attempt, Conditions, Refusal, Validation, needed, validate, validate_all
@@ -35,18 +36,22 @@ __all__ = [
     "Contest",
     "Curve",
     "CurvePoint",
+    "Effects",
     "Equivalence",
     "Evaluation",
+    "Frequencies",
     "Independence",
     "Interval",
     "Judgement",
     "Knockout",
+    "LayerRouting",
     "Minimality",
     "Overlap",
     "Readings",
     "Recovery",
     "Refusal",
     "Roc",
+    "RoutingReport",
     "Stability",
     "Validation",
     "agreements",
@@ -77,6 +82,7 @@ __all__ = [
     "recovery_of_circuits",
     "reset",
     "roc_of_circuits",
+    "routing",
     "stability",
     "validate",
     "validate_all",

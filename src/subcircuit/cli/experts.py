@@ -1,0 +1,123 @@
+"""``subcircuit experts``: where a mixture of experts sends the positions of a task, and whether that carries the behaviour."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from subcircuit.evaluate import Effects, LayerRouting, RoutingReport
+    from subcircuit.search import Behaviour
+
+_CUTS = ("routing cut", "share", "contents cut", "share")
+SHOWN = 4  # experts of a role, those that most positions go to
+
+
+def experts(
+    model: Annotated[str, typer.Option("--model", "-m", help="Hugging Face id or directory of a mixture-of-experts model.")],
+    task: Annotated[str, typer.Option("--task", "-t", help="Built-in name, or a .jsonl file of prompts.")],
+    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: 8, or all of a file.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    metric: Annotated[str | None, typer.Option(help="See `subcircuit metrics`. Default: the task's own.")] = None,
+    detail: Annotated[int, typer.Option(help="For how many layers, those that matter most, to show roles and sources.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Prompts that run together; the result does not depend on it.")] = 16,
+    bos: Annotated[str, typer.Option(help="Beginning-of-sequence token: auto (as the tokenizer does), always, never.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all layers, instead of the tables.")] = False,
+) -> None:
+    """Tell whether routing to experts carries a behaviour: who goes where, and what cutting the routers' inputs costs."""
+    from subcircuit.cli.console import messages, print_json
+    from subcircuit.cli.options import bos_policy
+    from subcircuit.cli.progress import watch
+    from subcircuit.evaluate import routing
+    from subcircuit.model import load_model
+    from subcircuit.search import Behaviour
+    from subcircuit.tasks import load_task
+    from subcircuit.tasks import metric as metric_named
+
+    policy = bos_policy(bos)
+    with watch(messages()) as watcher:
+        watcher.say(f"loading {model}")
+        transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)
+        prompts = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
+        behaviour = Behaviour(prompts, metric_named(metric or prompts.metric))
+        watcher.say(f"cutting edges into routers and experts on {len(prompts)} pairs of prompts")
+        found = routing(transformer, behaviour, detail, batch_size)
+    if json:
+        print_json(_as_json(transformer.name, behaviour, found))
+    else:
+        _print(behaviour, found, detail)
+
+
+def _print(behaviour: "Behaviour", found: "RoutingReport", detail: int) -> None:
+    from subcircuit.cli.console import plain, print_table, results
+
+    console = results()
+    whole = f"with every edge cut {behaviour.metric.name} is worse by {found.whole:.4g} (100%)"
+    console.print(plain(f"{behaviour.task.name}, {len(behaviour.task)} pairs: {whole}"))
+    console.print()
+    lines = [("all", found.total), *((f"m{layer.layer}", layer.effects) for layer in found.layers)]
+    cells = [(name, *_effects(found, effects)) for name, effects in lines]
+    print_table(("layer", *_CUTS), cells, console)
+    for layer in found.most_effective(detail):
+        console.print()
+        console.print(plain(f"m{layer.layer}: where the effects come from", "bold"))
+        print_table(("from", *_CUTS), [(s.source, *_effects(found, s)) for s in layer.sources], console)
+        console.print()
+        console.print(plain(f"m{layer.layer}: where positions go", "bold"))
+        rows = [(r.role, str(r.positions), _top(r.clean), _top(r.corrupted), f"{r.moved:.0%}") for r in layer.roles]
+        print_table(("role", "positions", "clean", "corrupted", "moved"), rows, console)
+    console.print()
+    console.print(plain("routing cut: experts are chosen as on the corrupted prompt, and read clean inputs", "dim"))
+    console.print(plain("contents cut: experts are chosen as on the clean prompt, and read corrupted inputs", "dim"))
+
+
+def _effects(found: "RoutingReport", effects: "Effects") -> tuple[str, str, str, str]:
+    routed, read = (_share(found.share(effect)) for effect in (effects.routing, effects.contents))
+    return f"{effects.routing:+.4g}", routed, f"{effects.contents:+.4g}", read
+
+
+def _share(share: float) -> str:
+    return "" if share != share else f"{share + 0.0:.0%}"
+
+
+def _top(shares: "Tensor") -> str:
+    """The experts that most positions go to."""
+    best = shares.sort(descending=True, stable=True)
+    named = [f"e{e} {s:.0%}" for e, s in zip(best.indices.tolist(), best.values.tolist(), strict=True) if s > 0]
+    return ", ".join(named[:SHOWN]) + (", …" if len(named) > SHOWN else "")
+
+
+def _as_json(model: str, behaviour: "Behaviour", found: "RoutingReport") -> dict[str, Any]:
+    return {
+        "model": model,
+        "task": behaviour.task.name,
+        "examples": len(behaviour.task),
+        "metric": behaviour.metric.name,
+        "effect_of_all_edges": found.whole,
+        "rounding": found.rounding,
+        "routing": found.total.routing,
+        "contents": found.total.contents,
+        "layers": [_layer_as_json(layer) for layer in found.layers],
+    }
+
+
+def _layer_as_json(layer: "LayerRouting") -> dict[str, Any]:
+    return {
+        "layer": layer.layer,
+        "routing": layer.effects.routing,
+        "contents": layer.effects.contents,
+        "sources": {s.source: {"routing": s.routing, "contents": s.contents} for s in layer.sources},
+        "roles": {
+            r.role: {
+                "positions": r.positions,
+                "clean": r.clean.tolist(),
+                "corrupted": r.corrupted.tolist(),
+                "moved": r.moved,
+            }
+            for r in layer.roles
+        },
+    }

@@ -1,0 +1,217 @@
+"""Does routing carry meaning for a behaviour? Where positions are sent in a mixture of experts, and what that decides.
+
+Frequencies: of the positions of a token role, how many go to each expert, on clean and on corrupted prompts; and how many
+go elsewhere when the prompt is corrupted.
+
+Effects: what a position is sent to, and what the experts make of it, are told apart by cutting edges:
+
+    routing   every edge into the routers cut: experts are chosen as on the corrupted prompt, from clean inputs they work
+    contents  every edge into the experts cut: experts are chosen as on the clean prompt and work on corrupted inputs
+
+each as L(cut) − L(model), and as a share of L(all edges cut) − L(model). The shares need not sum to 1: either alone may
+undo the behaviour, or only both together. Of the layers whose routers or experts matter most the effects are also told by
+where the edges come from. All by masked forward passes, because gradients do not see that a position is sent elsewhere.
+
+Cost: two plain forward passes, and 5 + 2 masked ones per mixture + 2 per source of each layer told in detail.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import nan
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.errors import ModelError, SettingsError
+from subcircuit.evaluate.measure import Readings, measure
+from subcircuit.graph import MLP, Circuit, Embed, Expert, Graph, RouterInput, Scope
+from subcircuit.graph.graph import unit_with
+from subcircuit.model import Tokens, Transformer
+from subcircuit.model.components import embed
+from subcircuit.model.experts import route
+from subcircuit.run.backward import streams_from
+from subcircuit.run.mixtures import mixture_weights, normed
+from subcircuit.search import Behaviour
+from subcircuit.tasks import Task
+from subcircuit.tasks.roles import END, Roles
+
+_MOST_POSITIONS = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Frequencies:
+    """Where the positions of one role go in one layer.
+
+    Args:
+        role: which positions; of tasks without roles a position's number, or END and rest.
+        positions: how many there are in all prompts.
+        clean, corrupted: the share of them that goes to each expert; sums to as many experts as each goes to.
+        moved: the share of them that goes to another set of experts on the corrupted prompt.
+    """
+
+    role: str
+    positions: int
+    clean: Float[Tensor, " expert"]
+    corrupted: Float[Tensor, " expert"]
+    moved: float
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What cutting edges into routers, and into experts, costs: loss with them cut less that of the model.
+
+    Args:
+        source: where the edges come from: ``embed``, ``a0``, ``m0``, or ``all``.
+        routing: of the edges into routers; contents: of those into experts.
+    """
+
+    source: str
+    routing: float
+    contents: float
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRouting:
+    """One mixture of experts: who goes where, and what that does; ``sources`` only of layers told in detail."""
+
+    layer: int
+    roles: tuple[Frequencies, ...]
+    effects: Effects
+    sources: tuple[Effects, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingReport:
+    """What routing does for a behaviour.
+
+    Args:
+        total: of all layers at once.
+        whole: the loss with every edge cut less that of the model.
+        rounding: effects smaller than this may be rounding.
+    """
+
+    layers: tuple[LayerRouting, ...]
+    total: Effects
+    whole: float
+    rounding: float
+
+    def share(self, effect: float) -> float:
+        """An effect as a share of that of cutting every edge; NaN where that is within rounding."""
+        return effect / self.whole if abs(self.whole) > self.rounding else nan
+
+    def most_effective(self, n: int) -> tuple[LayerRouting, ...]:
+        """The layers whose routers or experts matter most, in order of layers."""
+        best = sorted(self.layers, key=lambda layer: -_size(layer.effects))[:n]
+        return tuple(sorted(best, key=lambda layer: layer.layer))
+
+
+def routing(model: Transformer, behaviour: Behaviour, detailed: int = 3, batch_size: int = 16) -> RoutingReport:
+    """Whether sending positions to experts carries the behaviour.
+
+    Args:
+        behaviour: prompts, metric, and what cut edges carry.
+        detailed: for how many layers to tell effects by where they come from.
+        batch_size: prompts that run together.
+
+    Raises:
+        ModelError: the model has no experts.
+        SettingsError: ``detailed`` is negative.
+        NumericalError: a loss is NaN or infinite.
+    """
+    if model.config.experts is None:
+        raise ModelError(f"{model.name} ({model.config.architecture}) has no experts: every layer's MLP is one")
+    if detailed < 0:
+        raise SettingsError(f"detailed is {detailed}: it must be at least 0")
+    layers = model.config.experts.layers
+    graph = Graph.of(model.config, Scope("block", overrides=tuple((f"m{layer}", "expert") for layer in layers)))
+    cuts = [_cut(graph, kind, chosen) for chosen in (layers, *((layer,) for layer in layers)) for kind in (RouterInput, Expert)]
+    readings = measure(model, graph, behaviour, cuts, batch_size)
+    total, *each = _paired(["all"] * (1 + len(layers)), readings)
+    told = sorted(range(len(layers)), key=lambda i: -_size(each[i]))[:detailed]
+    sources = {layers[i]: _by_source(model, graph, behaviour, layers[i], batch_size) for i in told}
+    frequencies = _frequencies(model, graph, behaviour.task, batch_size)
+    return RoutingReport(
+        tuple(LayerRouting(layer, frequencies[layer], each[i], sources.get(layer, ())) for i, layer in enumerate(layers)),
+        total,
+        float((readings.empty - readings.model).mean()),
+        readings.rounding,
+    )
+
+
+def _size(effects: Effects) -> float:
+    return max(abs(effects.routing), abs(effects.contents))
+
+
+def _cut(
+    graph: Graph, kind: type[RouterInput] | type[Expert], layers: Sequence[int], source: Sequence[int] | None = None
+) -> Circuit:
+    """All edges but those into the routers, or the experts, of these layers: from some writers, or from all."""
+    kept = graph.edges.clone()
+    columns = [r for r, node in enumerate(graph.readers) if isinstance(node, kind) and node.layer in layers]
+    rows = list(range(len(graph.writers))) if source is None else list(source)
+    kept[torch.tensor(rows)[:, None], torch.tensor(columns)] = False
+    return Circuit(graph, kept)
+
+
+def _paired(names: Sequence[str], readings: Readings) -> list[Effects]:
+    effects = (readings.circuits - readings.model).mean(-1).tolist()
+    return [Effects(name, *pair) for name, pair in zip(names, zip(effects[::2], effects[1::2], strict=True), strict=True)]
+
+
+def _by_source(model: Transformer, graph: Graph, behaviour: Behaviour, layer: int, batch_size: int) -> tuple[Effects, ...]:
+    """Effects of the edges into one layer's router and experts, by what computes their writers."""
+    rows: dict[str, list[int]] = {}
+    for row in range(graph.n_read(graph.reader_index[RouterInput(layer)])):
+        writer = graph.writers[row]
+        rows.setdefault("embed" if isinstance(writer, Embed) else str(unit_with(writer)), []).append(row)
+    cuts = [_cut(graph, kind, (layer,), source) for source in rows.values() for kind in (RouterInput, Expert)]
+    return tuple(_paired(list(rows), measure(model, graph, behaviour, cuts, batch_size)))
+
+
+@torch.no_grad()
+def _frequencies(model: Transformer, graph: Graph, task: Task, batch_size: int) -> dict[int, tuple[Frequencies, ...]]:
+    task, experts = task.to(model.device), model.config.experts
+    assert experts is not None
+    roles = task.roles or _places(task)
+    clean, corrupted = (_chosen(model, graph, tokens, batch_size) for tokens in (task.clean, task.corrupted))
+    real = torch.arange(task.clean.ids.shape[1], device=model.device) < task.clean.lengths[:, None]
+    masks = {name: mask for name in roles.names if (mask := roles.mask(name) & real).any()}
+    return {
+        layer: tuple(
+            Frequencies(
+                role=name,
+                positions=int(mask.sum()),
+                clean=clean[layer][mask].double().mean(0).cpu(),
+                corrupted=corrupted[layer][mask].double().mean(0).cpu(),
+                moved=float((clean[layer] != corrupted[layer]).any(-1)[mask].double().mean()),
+            )
+            for name, mask in masks.items()
+        )
+        for layer in experts.layers
+    }
+
+
+def _chosen(model: Transformer, graph: Graph, tokens: Tokens, batch_size: int) -> dict[int, Tensor]:
+    """Whether each position goes to each expert, by layer: [batch pos expert]."""
+    experts, chosen = model.config.experts, {}
+    assert experts is not None
+    for ids in tokens.ids.split(batch_size):
+        streams = streams_from(model, embed(model.config, model.weights, ids))
+        for layer in experts.layers:
+            x = normed(model, layer, streams[graph.units.index(MLP(layer))]).flatten(0, -2)
+            to = route(experts, mixture_weights(model, layer), x).experts
+            sent = torch.zeros(len(x), experts.n, dtype=torch.bool, device=x.device).scatter(1, to, True)
+            chosen.setdefault(layer, []).append(sent.view(*ids.shape, experts.n))
+    return {layer: torch.cat(parts) for layer, parts in chosen.items()}
+
+
+def _places(task: Task) -> Roles:
+    """For tasks without roles: positions by number where prompts are of one length and not long, else END and rest."""
+    lengths = task.clean.lengths.tolist()
+    if len(set(lengths)) == 1 and lengths[0] <= _MOST_POSITIONS:
+        return Roles.from_positions([{f"{p}": [p] for p in range(lengths[0])}] * len(lengths), lengths, task.clean.ids.device)
+    ends: list[dict[str, list[int]]] = [{END: []} for _ in lengths]
+    for example, pos in zip(task.answers.example.tolist(), task.answers.pos.tolist(), strict=True):
+        ends[example][END].append(pos)
+    return Roles.from_positions(ends, lengths, task.clean.ids.device)
