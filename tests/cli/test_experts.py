@@ -38,13 +38,27 @@ def test_routing_is_told_as_json_and_as_tables(subcircuit: Run, mixture: str, pr
 
 
 def test_a_circuit_of_experts_is_found_drawn_and_loaded(subcircuit: Run, mixture: str, prompts: Path) -> None:
-    asked = ("discover", "--model", mixture, "--task", prompts, "--scope", "expert", "--method", "eap", "--edges", 60)
-    done = subcircuit(*asked, "--json")
+    asked = ("discover", "--model", mixture, "--task", prompts, "--scope", "expert", "--method", "eap", "--edges", 200)
+    done = subcircuit(*asked, "--metric", "logit_difference", "--json")
     assert done.code == 0, done.err
     edges = json.loads((Path(done.json["out"]) / "circuit.json").read_text())["edges"]
     assert any(".e" in edge or ".shared" in edge for edge in edges)
     assert (Path(done.json["out"]) / "circuit.svg").stat().st_size > 1000
-    assert subcircuit("evaluate", done.json["out"], "--model", mixture, "--task", prompts, "--random-circuits", 2).code == 0
+    assert (
+        subcircuit(
+            "evaluate",
+            done.json["out"],
+            "--model",
+            mixture,
+            "--task",
+            prompts,
+            "--metric",
+            "kl_divergence",
+            "--random-circuits",
+            2,
+        ).code
+        == 0
+    )
 
 
 def test_what_has_no_experts_is_refused(subcircuit: Run, model: str, prompts: Path) -> None:

@@ -9,16 +9,17 @@ from subcircuit.errors import GraphError
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope, coarsen, refine
 
 SHAPE = GraphShape(3, 4, 2, neurons=2)
+MIXED = GraphShape(2, 1, 1, mixtures=(1,), experts=2, shared_expert=True)
 CHAINS = [("block", "head", "qkv", "neuron"), ("a1=block", "a1=block, m1=neuron", "qkv, m1=neuron"), ("head", "head, a1.h2=qkv")]
 
 
 @st.composite
 def nested(draw: st.DrawFn) -> tuple[Graph, Graph]:
     """A coarser and a finer graph of one model."""
-    chain = draw(st.sampled_from(CHAINS))
+    shape, chain = draw(st.sampled_from([*((SHAPE, chain) for chain in CHAINS), (MIXED, ("block", "head", "expert"))]))
     first = draw(st.integers(0, len(chain) - 2))
     scopes = [Scope.named(chain[first]), Scope.named(chain[draw(st.integers(first + 1, len(chain) - 1))])]
-    return Graph(SHAPE, scopes[0]), Graph(SHAPE, scopes[1])
+    return Graph(shape, scopes[0]), Graph(shape, scopes[1])
 
 
 def random_circuit(graph: Graph, seed: int) -> Circuit:

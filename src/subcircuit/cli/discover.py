@@ -24,7 +24,7 @@ def discover(
         str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")
     ] = "resample",
     scope: Annotated[
-        str, typer.Option(help='What counts as a node: block, head, qkv, or a mixture such as "qkv, m5=neuron, a9=block".')
+        str, typer.Option(help='What counts as a node: block, head, qkv, expert, or mixed: "qkv, m5=neuron, a9=block".')
     ] = "qkv",
     coarse_to_fine: Annotated[
         bool,

@@ -23,7 +23,7 @@ def sweep(
         str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")
     ] = "resample",
     scope: Annotated[
-        str, typer.Option(help='What counts as a node: block, head, qkv, or a mixture such as "qkv, m5=neuron, a9=block".')
+        str, typer.Option(help='What counts as a node: block, head, qkv, expert, or mixed: "qkv, m5=neuron, a9=block".')
     ] = "qkv",
     by: Annotated[str, typer.Option(help="How scores are ranked: signed, absolute.")] = "signed",
     thresholds: Annotated[str | None, typer.Option(help="Of acdc, with commas between them: a circuit for each.")] = None,

@@ -102,12 +102,6 @@ class Graph:
         shape = GraphShape.of(config)
         shape = replace(shape, neurons=config.d_mlp) if scope.resolves_neurons else shape
         check_scope(shape, scope)
-        mixtures = () if config.experts is None else config.experts.layers
-        resolved = [layer for layer in mixtures if scope.of_mlp(layer) == "neuron"]
-        if resolved:
-            raise GraphError(
-                f"scope {scope}: m{resolved[0]} is a mixture of experts, which has no level neuron; write m{resolved[0]}=block"
-            )
         return Graph(shape, scope)
 
     @cached_property

@@ -1,7 +1,7 @@
 """One model's graphs at two levels: which nodes of the finer one are parts of which nodes of the coarser one.
 
-A neuron, an expert and the input of a router are parts of their MLP, a head of its attention block, a query input of its head's input. Where heads share keys and
-values, the reader of a group is part of the inputs of all its heads.
+A neuron, an expert and a router's input are parts of their MLP, a head of its attention block, a query input of its head's
+input. Where heads share keys and values, the reader of a group is part of the inputs of all its heads.
 """
 
 from typing import NoReturn
