@@ -1,6 +1,7 @@
 """The picture: what it shows, that nothing overlaps, that it is the same every time, and that hostile names are inert."""
 
 import itertools
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +14,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from subcircuit.graph import MLP, Circuit, Embed, Graph, GraphShape, HeadInput, Logits, Scope
+from subcircuit.graph import MLP, Circuit, Embed, Graph, GraphShape, HeadInput, Logits, RouterInput, Scope
 from subcircuit.graph.circuit import owners
 from subcircuit.report import draw_circuit, save_picture
 from subcircuit.report.layout import BOX_HEIGHT, BOX_WIDTH, Layout
@@ -48,8 +49,8 @@ def test_exactly_the_nodes_in_the_circuit_are_labelled_and_all_edges_drawn(circu
     figure = draw_circuit(circuit)
 
     def drawn(node: object) -> str:
-        """A neuron is drawn as its MLP."""
-        return str(node).split(".n")[0]
+        """Neurons, experts and routers are drawn as their MLP."""
+        return re.sub(r"\.n\d+|\.e\d+|\.shared|<router>", "", str(node))
 
     names = {drawn(writer) for writer in circuit.graph.writers} | {"logits"}
     ends = {str(w) for w in circuit.graph.writers if isinstance(w, Embed)} | {"logits"}
@@ -58,7 +59,10 @@ def test_exactly_the_nodes_in_the_circuit_are_labelled_and_all_edges_drawn(circu
     ]
     assert sorted(labels) == sorted({drawn(node) for node in circuit.nodes} | ends)
     curves = next(c for c in figure.axes[0].collections if isinstance(c, PathCollection) and c.get_zorder() == 2)
-    edges = {(drawn(e.writer), drawn(e.reader)): len(owners(circuit.graph, e.reader)) for e in circuit.edges}
+    edges = {
+        (drawn(e.writer), drawn(e.reader)): 1 if isinstance(e.reader, RouterInput) else len(owners(circuit.graph, e.reader))
+        for e in circuit.edges
+    }
     assert len(curves.get_paths()) == sum(max(1, ends_of) for ends_of in edges.values())
 
 

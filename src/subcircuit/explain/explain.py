@@ -15,7 +15,21 @@ from subcircuit.explain.labels import Facts, Label, Thresholds, label_head, labe
 from subcircuit.explain.observe import Observation, observe
 from subcircuit.explain.weights import Mechanism, carried, mechanisms
 from subcircuit.explain.writing import Written, neurons_at_work, written
-from subcircuit.graph import MLP, Attention, Circuit, Embed, Graph, Head, HeadInput, Logits, Neuron, Reader, Writer
+from subcircuit.graph import (
+    MLP,
+    Attention,
+    Circuit,
+    Embed,
+    Expert,
+    Graph,
+    Head,
+    HeadInput,
+    Logits,
+    Neuron,
+    Reader,
+    RouterInput,
+    Writer,
+)
 from subcircuit.graph.circuit import owners
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks import Task
@@ -92,7 +106,7 @@ def rows_of(graph: Graph, node: Node) -> list[int]:
 
 def _columns(graph: Graph, circuit: Circuit, reader: Reader) -> list[int]:
     """The readers of a graph with queries, keys and values apart that a reader of the circuit's stands for."""
-    if isinstance(reader, MLP | Neuron | Logits):
+    if isinstance(reader, MLP | Neuron | Expert | RouterInput | Logits):
         return [graph.reader_index[reader]]
     if isinstance(reader, HeadInput) and reader.part is not None:
         heads = [writer.head for w in owners(circuit.graph, reader) if isinstance(writer := circuit.graph.writers[w], Head)]
@@ -133,7 +147,7 @@ def _composition(graph: Graph, reader: Reader, columns: Sequence[int], effects: 
     match reader:
         case Logits():
             return "logits"
-        case MLP() | Neuron():
+        case MLP() | Neuron() | Expert() | RouterInput():
             return "MLP"
         case _:
             by_part: dict[str, float] = {}
@@ -293,6 +307,8 @@ def _component(
                 head=head,
                 strongest_head=str(strongest),
             )
+        case Expert():
+            return _as(common, "expert", label_mlp(facts, thresholds))
         case MLP(layer) | Neuron(layer):
             only = node.neuron if isinstance(node, Neuron) else None
             kind = "MLP" if only is None else "neuron"

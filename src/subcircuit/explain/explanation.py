@@ -90,7 +90,7 @@ class Component(_Frozen):
         reads, feeds: the circuit's edges into it and out of it, from the largest effect on.
     """
 
-    kind: Literal["embedding", "head", "attention block", "MLP", "neuron", "experts", "logits"]
+    kind: Literal["embedding", "head", "attention block", "MLP", "neuron", "expert", "experts", "logits"]
     label: str
     evidence: str
     acts_at: str | None = None

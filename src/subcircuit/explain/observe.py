@@ -125,13 +125,13 @@ def observe(model: Transformer, task: Task, like: Graph | None = None, steps: in
 
 
 def _apart(model: Transformer, like: Graph | None) -> Graph:
-    """Heads with queries, keys and values apart; embeddings and neurons as they are in a graph."""
+    """Heads with queries, keys and values apart; embeddings, neurons and experts as they are in a graph."""
     if like is None:
         return Graph.of(model.config)
-    neurons: tuple[tuple[str, Level], ...] = tuple(
-        (f"m{layer}", "neuron") for layer in range(model.config.n_layers) if like.has_neurons(layer)
-    )
-    return Graph.of(model.config, Scope("qkv", "per_query_head", like.scope.split_embeddings, neurons))
+    layers = range(model.config.n_layers)
+    neurons: list[tuple[str, Level]] = [(f"m{layer}", "neuron") for layer in layers if like.has_neurons(layer)]
+    experts: list[tuple[str, Level]] = [(f"m{layer}", "expert") for layer in layers if like.has_experts(layer)]
+    return Graph.of(model.config, Scope("qkv", "per_query_head", like.scope.split_embeddings, (*neurons, *experts)))
 
 
 def _check_size(graph: Graph, task: Task, model: Transformer) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
-from subcircuit.graph import MLP, Attention, Circuit, Embed, Graph, Head, Logits, Neuron
+from subcircuit.graph import MLP, Attention, Circuit, Embed, Expert, Graph, Head, Logits, Neuron
 
-Node: TypeAlias = Embed | Head | Attention | MLP | Neuron | Logits
+Node: TypeAlias = Embed | Head | Attention | MLP | Neuron | Expert | Logits
 Point: TypeAlias = tuple[float, float]
 
 BOX_WIDTH, BOX_HEIGHT = 0.5, 0.185
@@ -45,7 +45,7 @@ class Layout:
         """Height of each layer's row of heads (``"a"``) and row of its MLP (``"m"``)."""
         kinds = ("a", "m") if self.graph.shape.mlps else ("a",)
         used = {
-            (node.layer, "m" if isinstance(node, MLP | Neuron) else "a")
+            (node.layer, "m" if isinstance(node, MLP | Neuron | Expert) else "a")
             for node in self.labelled
             if not isinstance(node, (Embed, Logits))
         }
@@ -93,7 +93,7 @@ class Layout:
                 return sum(self.bar) / 2, -_BAR_STEP if part == "pos" else 0.0
             case Logits():
                 return sum(self.bar) / 2, self.top
-            case MLP(layer) | Neuron(layer):
+            case MLP(layer) | Neuron(layer) | Expert(layer):
                 return self.mlp_column, self.rows[layer, "m"]
             case Attention(layer) | Head(layer):
                 return self.columns[_column(node)], self.rows[layer, "a"]

@@ -24,9 +24,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.errors import GraphError, UnsupportedModelError
-from subcircuit.graph import MLP, Attention, Circuit, Graph, HeadInput, Logits, Reader
+from subcircuit.graph import MLP, Circuit, Graph, HeadInput, Logits, Reader
 from subcircuit.model.config import NoNorm
 from subcircuit.model.transformer import Transformer, feed_forward
+from subcircuit.model.weights import MLPWeights
 from subcircuit.run.ablation import Ablation, ablated_values
 from subcircuit.run.heads import PARTS, attend, projection
 from subcircuit.run.values import writer_values
@@ -134,7 +135,7 @@ class _Derivation:
                 return feed_forward(self.model, layer, mine)
             case Logits():
                 return mine
-            case Attention():
+            case _:
                 raise AssertionError("derived at scope qkv")
 
 
@@ -172,7 +173,7 @@ def directions_read(model: Transformer, reader: Reader) -> Bool[Tensor, " d_mode
             matrix = projection(model, layer, part, (head,))[0]
         case MLP(layer):
             mlp = model.weights.layers[layer].mlp
-            assert mlp is not None
+            assert isinstance(mlp, MLPWeights)
             matrix = mlp.W_in
         case Logits():
             matrix = model.weights.W_U
