@@ -4,7 +4,9 @@
 
 import { STRIDE } from "./layout.js";
 
-const AT_FIRST = 1500, LEAST = 300, SMOOTH = 24, ROUGH = 40, SHOTS_FROM = 1000, SHOTS_RATIO = 1.25;
+const SLICE = 18, CHUNK = 50, SHOTS_FROM = 500, SHOTS_RATIO = 1.2;
+// drawn when it is said, not after the script has ended: only so does the clock tell when a frame is full
+const AT_ONCE = { willReadFrequently: true };
 export const BUCKETS = 10;
 
 // How wide an edge is, in steps of strength from 0 to 1.
@@ -22,34 +24,33 @@ export function fit(canvas, width, height) {
 }
 
 export function createPainter(canvas) {
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", AT_ONCE);
   let present = 0, last = null, painted = 0, shots = [];
 
   // scene: { edges, count, routed, buckets, kinds, colours, left, top, width, height, fickle }
   return function paint(scene, onDone) {
     const ours = ++present;
     const density = fit(canvas, scene.width, scene.height);
-    if (!sameView(scene, last)) shots = [];
-    if (!sameView(scene, last) || painted > scene.count) painted = goBack(canvas, context, shots, scene.count);
+    if (!sameView(scene, last)) [shots, painted] = [[], Infinity];
+    const shot = shots.filter((one) => one.count <= scene.count).at(-1);
+    if (painted > scene.count || (shot?.count ?? 0) > painted) painted = restore(canvas, context, shot);
     last = scene;
     context.setTransform(density, 0, 0, density, -scene.left * density, -scene.top * density);
     context.globalCompositeOperation = "destination-over";
-    let size = AT_FIRST, before = performance.now();
-    const some = (now) => {
+    const some = () => {
       if (ours !== present) return;
-      // what is drawn is paid for after the script has ended: the time between frames tells
-      if (now - before < SMOOTH) size *= 1.5;
-      else if (now - before > ROUGH) size = Math.max(LEAST, size / 2);
-      before = now;
-      const mark = scene.fickle ? Infinity : nextShot(painted);
-      const stop = Math.min(scene.count, mark, painted + Math.round(size));
-      chunk(context, scene, painted, stop);
-      painted = stop;
-      if (stop === mark) shots.push({ count: stop, image: copyOf(canvas) });
+      const until = performance.now() + SLICE;
+      while (painted < scene.count && performance.now() < until) {
+        const mark = scene.fickle ? Infinity : nextShot(painted);
+        const stop = Math.min(scene.count, mark, painted + CHUNK);
+        chunk(context, scene, painted, stop);
+        painted = stop;
+        if (stop === mark && !shots.some((one) => one.count === mark)) shots.push({ count: stop, image: copyOf(canvas) });
+      }
       if (painted < scene.count) requestAnimationFrame(some);
       else onDone();
     };
-    some(before);
+    some();
   };
 }
 
@@ -68,19 +69,18 @@ function nextShot(count) {
 function copyOf(canvas) {
   const copy = document.createElement("canvas");
   [copy.width, copy.height] = [canvas.width, canvas.height];
-  copy.getContext("2d").drawImage(canvas, 0, 0);
+  copy.getContext("2d", AT_ONCE).drawImage(canvas, 0, 0);
   return copy;
 }
 
-// The largest picture of no more than so many edges, or nothing; shots beyond it are kept.
-function goBack(canvas, context, shots, count) {
+// Go on from a picture that was kept, or from nothing.
+function restore(canvas, context, shot) {
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.globalAlpha = 1;
   context.globalCompositeOperation = "copy";
-  const found = shots.filter((shot) => shot.count <= count).at(-1);
-  if (found) context.drawImage(found.image, 0, 0);
+  if (shot) context.drawImage(shot.image, 0, 0);
   else context.clearRect(0, 0, canvas.width, canvas.height);
-  return found?.count ?? 0;
+  return shot?.count ?? 0;
 }
 
 function chunk(context, scene, start, stop) {
