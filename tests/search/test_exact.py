@@ -99,12 +99,6 @@ def test_nothing_is_restored_where_cut_edges_carry_constants():
         acdc(model, graph, mean, Acdc(direction="both"))
 
 
-@pytest.mark.parametrize("settings_of", [Exact, Acdc])
-def test_directions_have_names(settings_of):
-    with pytest.raises(SettingsError, match="choose 'noising', 'denoising' or 'both'"):
-        settings_of(direction="sideways")
-
-
 def linear() -> Transformer:
     """Heads that look everywhere alike and read their values without a norm: the logits are linear in the embedding."""
     model = tiny("attention_only_bare", dtype=torch.float64)
