@@ -19,6 +19,7 @@ AXES: dict[str, str] = {
     "top": "the experts that one position is routed to",
     "routed": "rows that are routed to one expert",
     "neuron": "neurons of one MLP that are being computed",
+    "layer": "layers of a model",
     "d_in": "inputs of a linear map",
     "d_out": "outputs of a linear map",
     "vocab": "tokens of the vocabulary",

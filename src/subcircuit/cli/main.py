@@ -23,6 +23,7 @@ from subcircuit.cli import (
     explain,
     keep,
     listings,
+    neurons,
     remove,
     report,
     show,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.command("discover")(discover.discover)
 app.command("zoom")(zoom.zoom)
+app.command("neurons")(neurons.neurons)
 app.command("show")(show.show)
 app.command("view")(view.view)
 app.command("report")(report.report)

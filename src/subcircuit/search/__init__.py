@@ -14,6 +14,7 @@ from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.hybrid import Hybrid, hybrid
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.methods import METHODS, Method, method_named, method_of
+from subcircuit.search.neurons import NeuronScores, loss_with_neurons, neuron_scores
 from subcircuit.search.optimal import LearnOptimal, ablation_for, learn_optimal
 from subcircuit.search.per_example import effects_by_example
 from subcircuit.search.random_scores import RandomScores, random_scores
@@ -42,6 +43,7 @@ __all__ = [
     "Ifr",
     "LearnOptimal",
     "Method",
+    "NeuronScores",
     "OnProgress",
     "OnRound",
     "OnStep",
@@ -69,8 +71,10 @@ __all__ = [
     "ifr",
     "learn_optimal",
     "look_inside",
+    "loss_with_neurons",
     "method_named",
     "method_of",
+    "neuron_scores",
     "random_scores",
     "relp",
     "subnetwork_probing",

@@ -1,0 +1,54 @@
+"""``subcircuit neurons``: which MLP neurons of a model a behaviour needs."""
+
+from typing import Annotated
+
+import typer
+
+SIZES = (0, 100, 1_000, 10_000)
+
+
+def neurons(
+    model: Annotated[str, typer.Option("--model", "-m", help="Built-in name, Hugging Face id, directory or .gguf file.")],
+    task: Annotated[str, typer.Option("--task", "-t", help="Built-in name, or a .jsonl file of prompts.")],
+    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: 8, or all of a file.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    metric: Annotated[str, typer.Option(help="What is attributed; it needs gradients at the clean run.")] = "logit_difference",
+    ablation: Annotated[str, typer.Option(help="What ablated neurons carry: resample, zero.")] = "resample",
+    top: Annotated[int, typer.Option(help="How many neurons to show.")] = 20,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the tables.")] = False,
+) -> None:
+    """Rank all MLP neurons of a model by attribution, and measure the model with only the best of them."""
+    from subcircuit.cli.console import messages, print_json, print_rows, results
+    from subcircuit.cli.progress import watch
+    from subcircuit.errors import SettingsError
+    from subcircuit.model import load_model
+    from subcircuit.run import ablation_named
+    from subcircuit.search import Behaviour, Eap, loss_with_neurons, neuron_scores
+    from subcircuit.tasks import load_task
+    from subcircuit.tasks import metric as metric_named
+
+    if top < 1:
+        raise SettingsError(f"--top is {top}: it must be at least 1")
+    measured, carried = metric_named(metric), ablation_named(ablation)
+    with watch(messages()) as watcher:
+        transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)
+        prompts = load_task(task, transformer, examples=examples, seed=seed)
+        behaviour = Behaviour(prompts.to(transformer.device), measured, carried)
+        scores = neuron_scores(transformer, behaviour, Eap(), watcher.step)
+        total = scores.values.numel()
+        sizes = [size for size in SIZES if size < total] + [total]
+        left = {size: loss_with_neurons(transformer, behaviour, scores.keep(size)) for size in sizes}
+    best = scores.largest(top)
+    if json:
+        ranked = [{"neuron": str(neuron), "score": score} for neuron, score in best]
+        cost = {"seconds": scores.seconds, "forward_equivalents": scores.forward_equivalents}
+        print_json({"neurons": total, "top": ranked, metric: {str(size): value for size, value in left.items()}, **cost})
+        return
+    console = results()
+    print_rows([(str(neuron), f"{score:+.4g}") for neuron, score in best], console)
+    console.print()
+    print_rows([(f"{size:,} neurons kept", f"{metric} {value:.4g}") for size, value in left.items()], console)
+    print_rows([("cost", f"{scores.seconds:.1f} s = {scores.forward_equivalents:.0f} plain forward passes")], console)

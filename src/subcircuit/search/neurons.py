@@ -1,0 +1,185 @@
+"""All neurons of a model ranked at once, and what is left of a behaviour with only some of them.
+
+    score(n) = Σ (ablated(a_n) − clean(a_n)) · dL/da_n        a_n the neuron's activation; clean run, over positions, mean over examples
+
+This is edge attribution patching (Syed et al. 2023, arXiv 2310.10348) at the level of nodes: to first order the sum of
+the scores of all edges out of the neuron. Edges between neurons are not scored one by one: SmolLM2-135M has 1.1 billion
+of them, and their contraction alone would cost more than fifty forward passes. So circuits at this level are selections
+of neurons: an edge is kept exactly if both its ends are, which is a mask on activations and costs a plain forward pass.
+All attention heads and the embedding stay. To search edges of neurons, resolve one MLP (``zoom``).
+
+Cost: the clean and the ablated run, and one backward pass. Memory: activations of one layer, never a matrix of neurons.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.errors import GraphError, NumericalError, SettingsError
+from subcircuit.graph import MLP, Graph, Neuron, Scope
+from subcircuit.model.components import embed, neurons, normalize, unembed
+from subcircuit.model.tokens import Tokens
+from subcircuit.model.transformer import Transformer, attention
+from subcircuit.run.ablation import Resample, Zero
+from subcircuit.run.backward import pull_back, streams_from, widened
+from subcircuit.run.mlps import mlp_weights
+from subcircuit.run.readout import readout_of
+from subcircuit.search.attribution import Rounds, check_differentiable, probes
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.eap import Eap
+from subcircuit.search.result import OnRound
+from subcircuit.search.scores import time_forward
+from subcircuit.tasks import Task
+
+# activations of a layer at so many places stay small
+_EXAMPLES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronScores:
+    """A finite number for every neuron, and what it cost.
+
+    Args:
+        values: float32 on the processor; first-order estimates of how much the loss grows when the neuron is ablated.
+        seconds: of the search, without loading.
+        forward_seconds: one plain forward pass over the clean prompts, measured in the same run.
+    """
+
+    values: Float[Tensor, "layer d_mlp"]
+    seconds: float
+    forward_seconds: float
+
+    @property
+    def forward_equivalents(self) -> float:
+        """Cost in units of one plain forward pass."""
+        return self.seconds / self.forward_seconds
+
+    def largest(self, n: int) -> list[tuple[Neuron, float]]:
+        """The neurons of largest magnitude with their scores; ties in order of computation."""
+        width = self.values.shape[1]
+        flat = self.values.flatten()
+        order = flat.abs().sort(descending=True, stable=True).indices[:n].tolist()
+        return [(Neuron(index // width, index % width), float(flat[index])) for index in order]
+
+    def keep(self, n: int) -> Bool[Tensor, "layer d_mlp"]:
+        """A mask of the ``n`` neurons of largest magnitude."""
+        kept = torch.zeros(self.values.shape, dtype=torch.bool)
+        for neuron, _ in self.largest(n):
+            kept[neuron.layer, neuron.neuron] = True
+        return kept
+
+
+def neuron_scores(model: Transformer, behaviour: Behaviour, config: Eap, on_step: OnRound | None = None) -> NeuronScores:
+    """Score every neuron of every MLP.
+
+    Args:
+        model: with MLPs that are no mixtures of experts.
+        behaviour: prompts, metric, and resample or zero ablation.
+        config: examples at once.
+        on_step: called after every batch of examples.
+
+    Raises:
+        GraphError: the model has no MLPs, or mixtures of experts.
+        SettingsError: the metric has no gradients, or another ablation.
+        NumericalError: a score is NaN or infinite; names the neuron.
+    """
+    _check(model, behaviour)
+    check_differentiable(behaviour)
+    before = time_forward(model, behaviour)
+    began = perf_counter()
+    graph, rounds = Graph.of(model.config, Scope("block")), Rounds(len(behaviour.task), on_step)
+    values = torch.zeros(model.config.n_layers, model.config.d_mlp, dtype=torch.float64)
+    done = 0
+    for probe in probes(model, graph, behaviour, config.batch_size or _EXAMPLES_AT_ONCE):
+        part, run = behaviour.task[done : done + len(probe)], probe.contrast
+        other = None if isinstance(behaviour.ablation, Zero) else _streams(model, part.corrupted.until(run.rows.n_pos))
+        for gradient in probe.gradients(run.streams):
+            unit = graph.unit_of[gradient.readers[0]]
+            node = graph.units[unit]
+            if isinstance(node, MLP):
+                clean = _activations(model, node.layer, run.streams[unit])
+                change = -clean if other is None else _activations(model, node.layer, other[unit]) - clean
+                at = pull_back(lambda a: _write(model, node.layer, a), (clean,), gradient.written)[0]  # noqa: B023 - called at once
+                values[node.layer] += (widened(change) * widened(at)).sum((0, 1)).double().cpu()
+        done += len(probe)
+        rounds.done(len(probe))
+    seconds = perf_counter() - began
+    _check_finite(values)
+    return NeuronScores(values.float(), seconds, median(before + time_forward(model, behaviour)))
+
+
+@torch.no_grad()
+def loss_with_neurons(model: Transformer, behaviour: Behaviour, kept: Bool[Tensor, "layer d_mlp"]) -> float:
+    """The metric's own value, mean over examples, where only these neurons write what they compute: all others are ablated.
+
+    Raises:
+        GraphError, SettingsError: as ``neuron_scores``.
+    """
+    _check(model, behaviour)
+    losses = []
+    for part in _parts(behaviour.task):
+        reference = part.answers.rows(model(part.clean)) if behaviour.metric.compares else None
+        bound = behaviour.metric.bind(part.answers, reference)
+        last = _masked(model, part, kept.to(model.device), isinstance(behaviour.ablation, Zero))
+        logits = unembed(model.config, model.weights, part.answers.rows(last))
+        losses.append(part.answers.per_example(bound(readout_of(logits, bound.needs))))
+    return float(behaviour.metric.value(torch.cat(losses).mean()))
+
+
+def _masked(model: Transformer, part: Task, kept: Bool[Tensor, "layer d_mlp"], zero: bool) -> Float[Tensor, "batch pos d_model"]:
+    """The last stream; the ablated run goes alongside, so that no layer's activations have to be stored."""
+    stream, other = (embed(model.config, model.weights, tokens.ids) for tokens in (part.clean, part.corrupted))
+    for layer in range(model.config.n_layers):
+        attended, other_attended = (x + attention(model, layer, x) for x in (stream, other))
+        read, other_read = (stream, other) if model.config.parallel else (attended, other_attended)
+        carried = _activations(model, layer, other_read)
+        fired = torch.where(kept[layer], _activations(model, layer, read), torch.zeros_like(carried) if zero else carried)
+        stream, other = attended + _write(model, layer, fired), other_attended + _write(model, layer, carried)
+    return stream
+
+
+def _parts(task: Task) -> Iterator[Task]:
+    for begin in range(0, len(task), _EXAMPLES_AT_ONCE):
+        yield task[begin : begin + _EXAMPLES_AT_ONCE]
+
+
+def _streams(model: Transformer, tokens: Tokens) -> tuple[Float[Tensor, "batch pos d_model"], ...]:
+    return streams_from(model, embed(model.config, model.weights, tokens.ids))
+
+
+@torch.no_grad()
+def _activations(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_mlp"]:
+    norm = model.weights.layers[layer].mlp_norm
+    assert norm is not None
+    return neurons(model.config, mlp_weights(model, layer), normalize(stream, model.config.norm, norm))
+
+
+def _write(model: Transformer, layer: int, activations: Float[Tensor, "batch pos d_mlp"]) -> Float[Tensor, "batch pos d_model"]:
+    weights = mlp_weights(model, layer)
+    written = activations @ weights.W_out
+    written = written if weights.b_out is None else written + weights.b_out
+    post = model.weights.layers[layer].mlp_post_norm
+    return written if post is None else normalize(written, model.config.norm, post)
+
+
+def _check(model: Transformer, behaviour: Behaviour) -> None:
+    if not model.config.d_mlp or model.config.experts is not None:
+        what = "no MLPs" if not model.config.d_mlp else "mixtures of experts, whose neurons have no level of their own"
+        raise GraphError(f"{model.name} has {what}: neurons cannot be ranked.")
+    if not isinstance(behaviour.ablation, Resample | Zero):
+        raise SettingsError("neurons are ranked under resample or zero ablation: choose one of them.")
+
+
+def _check_finite(values: Float[Tensor, "layer d_mlp"]) -> None:
+    bad = (~values.isfinite()).nonzero().tolist()
+    if bad:
+        layer, neuron = bad[0]
+        raise NumericalError(
+            f"the score of {Neuron(layer, neuron)} is {float(values[layer, neuron])}: nothing was ranked. Try float32, and check "
+            "the model's weights for NaN."
+        )
