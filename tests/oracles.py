@@ -2,7 +2,7 @@
 """Slow, obvious truths that the fast paths must equal. Clarity over speed; nothing here is shared with what it checks."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from subcircuit.graph import MLP, Circuit, Edge, Embed, Expert, Graph, Head, HeadInput, Logits, Neuron, RouterInput, Writer
 from subcircuit.graph import Attention as AttentionBlock
 from subcircuit.model import Tokens, Transformer
-from subcircuit.model.components import activate, rotate, soft_cap
+from subcircuit.model.components import activate, mlp, rotate, soft_cap
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.weights import MixtureWeights, MLPWeights, NormWeights
 from subcircuit.run import Mean, MeanByPosition, Optimal, Resample, Zero, run_circuit, writer_values
@@ -208,7 +208,7 @@ def mixture_of_one(model: Transformer, w: MixtureWeights, x: Tensor, run, times=
 class WithoutNodes(NodeByNode):
     """The same, with heads and MLPs that write a constant (None: nothing) into whatever norm follows their block."""
 
-    removed: dict[Head | MLP, Tensor | None]
+    removed: dict[Head | MLP | Neuron, Tensor | None]
 
     def head(self, layer: int, head: int, values: dict[Writer, Tensor]) -> Tensor:
         """The constant of a removed head at every position."""
@@ -217,17 +217,24 @@ class WithoutNodes(NodeByNode):
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """The constant of a removed MLP at every position."""
-        if MLP(layer) not in self.removed:
+        weights = self.model.weights.layers[layer]
+        gone = [node for node in self.removed if isinstance(node, Neuron) and node.layer == layer]
+        if MLP(layer) in self.removed:
+            out = self.instead(MLP(layer), x)
+        elif gone:
+            others = weights.mlp.W_out.clone()
+            others[[node.neuron for node in gone]] = 0
+            out = mlp(self.model.config, replace(weights.mlp, W_out=others), x) + sum(self.instead(node, x) for node in gone)
+        else:
             return super().mlp(layer, x)
-        out, post = self.instead(MLP(layer), x), self.model.weights.layers[layer].mlp_post_norm
-        return out if post is None else norm(self.model, out, post)
+        return out if weights.mlp_post_norm is None else norm(self.model, out, weights.mlp_post_norm)
 
-    def instead(self, node: Head | MLP, like: Tensor) -> Tensor:
+    def instead(self, node: Head | MLP | Neuron, like: Tensor) -> Tensor:
         constant = self.removed[node]
         return torch.zeros_like(like) if constant is None else constant.expand_as(like)
 
 
-def run_without_nodes(model: Transformer, removed: dict[Head | MLP, Tensor | None], tokens: Tokens) -> Tensor:
+def run_without_nodes(model: Transformer, removed: dict[Head | MLP | Neuron, Tensor | None], tokens: Tokens) -> Tensor:
     """Logits of a model without nodes, one prompt at a time."""
     graph = Graph.of(model.config)
     logits = torch.zeros(*tokens.ids.shape, model.config.vocab, dtype=model.dtype)

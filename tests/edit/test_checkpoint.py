@@ -13,7 +13,7 @@ from subcircuit.edit import Node, NodeEdit, remove_nodes, write_checkpoint
 from subcircuit.edit.families import keeps_constants
 from subcircuit.edit.fill import mean_writes
 from subcircuit.errors import EditError
-from subcircuit.graph import MLP, Graph, Head, Scope
+from subcircuit.graph import MLP, Graph, Head, Neuron, Scope
 from subcircuit.model import MLPWeights, Tokens, Transformer, load_model
 from subcircuit.model.components import unembed
 from subcircuit.run import last_stream_of_nodes
@@ -21,7 +21,7 @@ from tests.oracles import run_without_nodes
 from tests.tiny_models import HF_FAMILIES, VOCAB, tiny, tiny_hf
 
 HEADS: tuple[Node, ...] = (Head(0, 1), Head(1, 2), Head(1, 3))
-NODES: tuple[Node, ...] = (*HEADS, MLP(1))
+NODES: tuple[Node, ...] = (*HEADS, MLP(1), Neuron(2, 5), Neuron(2, 40))
 # mixtures of experts are refused
 WRITTEN = tuple(family for family in HF_FAMILIES if "moe" not in family and family != "mixtral")
 
@@ -74,7 +74,7 @@ def test_a_checkpoint_computes_what_the_definition_says(family: str, zero: bool,
 def test_removed_nodes_are_those_that_masks_ablate(family: str) -> None:
     """Without sandwich norms, removal in the weights is ablation of the writer for all its readers."""
     model, tokens = tiny(family, dtype=torch.float64), prompts()
-    graph = Graph.of(model.config, Scope(level="head"))
+    graph = Graph.of(model.config, Scope(level="head", overrides=(("m2", "neuron"),)))
     constants = mean_writes(model, NODES, [prompts(1)])
     rows = [graph.writer_index[node] for node in NODES]
     kept, ablated = (

@@ -12,7 +12,7 @@ from subcircuit.edit.fill import mean_values, mean_writes, optimal_writes
 from subcircuit.edit.parts import EdgeParts, NodeParts
 from subcircuit.edit.search import Point, find
 from subcircuit.errors import EditError, GraphError, SettingsError
-from subcircuit.graph import MLP, Circuit, Graph, Head, MethodRecord, ModelRecord, Record, Scope, TaskRecord
+from subcircuit.graph import MLP, Circuit, Graph, Head, MethodRecord, ModelRecord, Neuron, Record, Scope, TaskRecord
 from subcircuit.model import Transformer, load_model
 from subcircuit.run import Mean, Resample, ablated_values, run_circuit
 from subcircuit.tasks import Task, metric
@@ -149,6 +149,18 @@ def test_keeping_a_circuit_removes_every_other_node() -> None:
     with torch.no_grad():
         assert float(kept.share(edit.model.stream)) > 0.8
         assert float(lost.share(edit.model.stream)) < 0.3
+
+
+def test_neurons_of_a_circuit_are_nodes_of_their_own() -> None:
+    model, _, ioi, _ = trained()
+    graph = Graph.of(model.config, Scope(level="head", overrides=(("m1", "neuron"),)))
+    circuit = Circuit.of_edges(graph, ["embed->a1.h3", "a1.h3->m1.n4", "m1.n4->logits", "m1.n9->m2"])
+    assert nodes_of(circuit) == (Head(1, 3), Neuron(1, 4), Neuron(1, 9), MLP(2))
+    done = remove(model, circuit, ioi, settings=Greedy(target=0.2))
+    assert "a1.h3" in done.edit.names
+    edit, _ = keep(model, circuit, ioi)
+    assert "m1.n5" in edit.names
+    assert not {"m1", "m1.n4", "m1.n9"} & set(edit.names)
 
 
 def test_learned_constants_cost_the_retained_tasks_less_than_means(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from subcircuit.edit.families import Layout, check_constants, layout_of, read_slices
 from subcircuit.edit.weights import Node
 from subcircuit.errors import EditError
-from subcircuit.graph import MLP, Head
+from subcircuit.graph import MLP, Head, Neuron
 from subcircuit.model import Transformer
 from subcircuit.model.config import TransformerConfig
 from subcircuit.model.load.directory import WEIGHTS, read_tensors
@@ -56,6 +56,7 @@ def write_checkpoint(
         tensors.remove_heads(layer, [node.head for node in nodes if isinstance(node, Head) and node.layer == layer])
         if MLP(layer) in nodes:
             tensors.remove_mlp(layer)
+        tensors.remove_neurons(layer, [node.neuron for node in nodes if isinstance(node, Neuron) and node.layer == layer])
     if constants is not None:
         raw |= tensors.fill(nodes, constants.cpu())
     save_file(tensors.by_name, directory / WEIGHTS, metadata={"format": "pt"})
@@ -90,6 +91,13 @@ class _Tensors:
         self._clear(out, everything, inputs=True)
         if out + ".bias" in self.by_name:
             self.by_name[out + ".bias"] = torch.zeros_like(self.by_name[out + ".bias"])
+
+    def remove_neurons(self, layer: int, neurons: list[int]) -> None:
+        """Nothing goes through these neurons; the MLP keeps its bias."""
+        for neuron in neurons:
+            for name in self._layout.mlp_in:
+                self._clear(self._name(layer, name), slice(neuron, neuron + 1), inputs=False)
+            self._clear(self._name(layer, self._layout.mlp_out), slice(neuron, neuron + 1), inputs=True)
 
     def fill(self, nodes: Sequence[Node], constants: Float[Tensor, "part d_model"]) -> dict[str, bool]:
         """Constants into biases; returns the switches of the config that this takes."""

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.edit.weights import Node
 from subcircuit.errors import EditError, UnknownNameError
-from subcircuit.graph import MLP, Circuit, Graph, Head, Scope
-from subcircuit.model.components import embed, mlp, normalize
+from subcircuit.graph import MLP, Circuit, Graph, Head, Neuron, Scope
+from subcircuit.model.components import embed, mlp, neurons, normalize
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, attention, block
 from subcircuit.model.weights import MLPWeights
@@ -60,6 +60,9 @@ def mean_writes(model: Transformer, nodes: Sequence[Node], prompts: Iterable[Tok
                 totals[list(heads)] += _heads(model, layer, tuple(heads.values()), stream)[:, real].double().sum(1)
             if MLP(layer) in nodes:
                 totals[nodes.index(MLP(layer))] += _mlp(model, layer, stream)[real].double().sum(0)
+            fired = {row: node.neuron for row, node in enumerate(nodes) if isinstance(node, Neuron) and node.layer == layer}
+            if fired:
+                totals[list(fired)] += _neurons(model, layer, list(fired.values()), stream, real)
             stream = block(model, layer, stream)
     return (totals / count).to(model.dtype)
 
@@ -97,7 +100,8 @@ def optimal_writes(
             f"optimal constants of {model.name} are learned behind the norm that follows a block, and cannot be written in front of it: "
             "use --ablation mean or zero, or --level edge"
         )
-    graph = Graph.of(model.config, Scope(level="head"))
+    split = {node.layer for node in nodes if isinstance(node, Neuron)}
+    graph = Graph.of(model.config, Scope(level="head", overrides=tuple((f"m{layer}", "neuron") for layer in sorted(split))))
     rows = [graph.writer_index[node] for node in nodes]
     kept = graph.edges.clone()
     kept[rows] = False
@@ -140,7 +144,26 @@ def _heads(
 
 def _mlp(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
     """What an MLP writes before any norm after it."""
+    return mlp(model.config, *_mlp_and_input(model, layer, stream))
+
+
+def _neurons(
+    model: Transformer,
+    layer: int,
+    which: list[int],
+    stream: Float[Tensor, "batch pos d_model"],
+    real: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, "part d_model"]:
+    """The sum over real positions of what neurons write."""
+    weights, x = _mlp_and_input(model, layer, stream)
+    activations = neurons(model.config, weights, x[real])[:, which].double().sum(0)
+    return activations[:, None] * weights.W_out[which].double()
+
+
+def _mlp_and_input(
+    model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]
+) -> tuple[MLPWeights, Float[Tensor, "batch pos d_model"]]:
     weights = model.weights.layers[layer]
     assert isinstance(weights.mlp, MLPWeights) and weights.mlp_norm is not None
     read = stream if model.config.parallel else stream + attention(model, layer, stream)
-    return mlp(model.config, weights.mlp, normalize(read, model.config.norm, weights.mlp_norm))
+    return weights.mlp, normalize(read, model.config.norm, weights.mlp_norm)

@@ -3,7 +3,7 @@
 Both run with a number for each part, 1 where it stays and 0 where it is gone, and are differentiable in it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from subcircuit.edit.weights import Node, blend
-from subcircuit.errors import EditError
 from subcircuit.graph import MLP, Attention, Circuit, Graph, Head, Neuron
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
@@ -24,7 +23,7 @@ Stream: TypeAlias = Callable[[Tokens], Float[Tensor, "batch pos d_model"]]
 
 @dataclass(frozen=True, eq=False)
 class NodeParts:
-    """Heads and MLPs, removed from the weights.
+    """Heads, MLPs and neurons, removed from the weights.
 
     Args:
         constants: what each node writes when it is gone; None is nothing.
@@ -118,29 +117,31 @@ def cut_stream(
 
 
 def nodes_of(circuit: Circuit) -> tuple[Node, ...]:
-    """The heads and MLPs that a circuit's edges touch, in order of computation; a block stands for its heads.
+    """The heads, MLPs and neurons that a circuit's edges touch, in order of computation; a block stands for its heads.
 
     Embeddings are left out: they are no circuit's own.
-
-    Raises:
-        EditError: a neuron is among them.
     """
     nodes: list[Node] = []
     for node in circuit.nodes:
         match node:
-            case Head() | MLP():
+            case Head() | MLP() | Neuron():
                 nodes.append(node)
-            case Neuron():
-                raise EditError(f"{node} is a neuron: nodes that can be removed are heads and MLPs. Use --level edge")
             case Attention(layer):
                 nodes += [Head(layer, head) for head in range(circuit.graph.shape.n_heads)]
     return tuple(nodes)
 
 
-def all_nodes(model: Transformer) -> tuple[Node, ...]:
-    """Every head and MLP of a model, in order of computation."""
+def all_nodes(model: Transformer, split: Collection[int] = ()) -> tuple[Node, ...]:
+    """Every head and MLP of a model, in order of computation.
+
+    Args:
+        split: layers whose MLP is resolved into its neurons.
+    """
     nodes: list[Node] = []
     for layer in range(model.config.n_layers):
         nodes += [Head(layer, head) for head in range(model.config.n_heads)]
-        nodes += [MLP(layer)] if model.config.d_mlp else []
+        if layer in split:
+            nodes += [Neuron(layer, neuron) for neuron in range(model.config.d_mlp)]
+        elif model.config.d_mlp:
+            nodes.append(MLP(layer))
     return tuple(nodes)

@@ -21,7 +21,7 @@ from subcircuit.edit.search import Found, Greedy, OnPoint, find
 from subcircuit.edit.weights import Node, remove_nodes
 from subcircuit.edit.wrapper import CutModel
 from subcircuit.errors import EditError, GraphError
-from subcircuit.graph import MLP, Circuit, Graph
+from subcircuit.graph import MLP, Circuit, Graph, Neuron
 from subcircuit.model import MixtureWeights, Transformer
 from subcircuit.model.tokens import Tokens
 from subcircuit.search import OnRound
@@ -209,7 +209,8 @@ def keep(
     check_same_model(circuit, model)
     means = means or Means()
     kept = set(nodes_of(circuit)) if means.level == "node" else set()
-    gone = tuple(node for node in all_nodes(model) if node not in kept)
+    split = {writer.layer for writer in circuit.graph.writers if isinstance(writer, Neuron)}
+    gone = tuple(node for node in all_nodes(model, split) if node not in kept)
     fill = _fill(model, gone, means)
     material = _Material(model, task.to(model.device), [other.to(model.device) for other in retain], fill)
     if means.level == "edge":
