@@ -53,7 +53,7 @@ def _call(name: str, value: Any) -> str:
     for parameter in inspect.signature(value).parameters.values():
         default = "" if parameter.default is inspect.Parameter.empty else f"={_default(parameter.default)}"
         shown.append({"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(parameter.kind.name, "") + parameter.name + default)
-    return f"```python\n{name}({', '.join(shown)})\n```\n"
+    return f"```\n{name}({', '.join(shown)})\n```\n"
 
 
 def _default(value: Any) -> str:
