@@ -49,7 +49,7 @@ from subcircuit.model import (
     check_weights,
     load_model,
 )
-from subcircuit.model.weights import map_tensors
+from subcircuit.model.weights import MixtureWeights, map_tensors
 
 VOCAB = 61
 CONTEXT = 32
@@ -155,9 +155,10 @@ def tiny(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tran
 def narrow(model: Transformer, neurons: int = 5) -> Transformer:
     """A model with only the first few neurons of its MLPs, so that each of them can be a node."""
 
-    def cut(w: MLPWeights | None) -> MLPWeights | None:
+    def cut(w: MLPWeights | MixtureWeights | None) -> MLPWeights | None:
         if w is None:
             return None
+        assert isinstance(w, MLPWeights)
         first = {name: getattr(w, name) for name in ("W_in", "W_out", "W_gate", "b_in", "b_gate")}
         return replace(w, **{name: None if tensor is None else tensor[:neurons] for name, tensor in first.items()})
 

@@ -5,22 +5,25 @@ from dataclasses import replace
 import torch
 from hypothesis import strategies as st
 
-from subcircuit.graph import Circuit, Graph, GraphShape, MethodRecord, ModelRecord, Record, Scope, TaskRecord
+from subcircuit.graph import Attention, Circuit, Graph, GraphShape, MethodRecord, ModelRecord, Record, Scope, TaskRecord
+from subcircuit.graph.scope import COMPONENT_LEVELS, KEY_VALUES, LEVELS, KeyValues, Level, Override
 
 
 @st.composite
 def scopes(draw: st.DrawFn, layers: int = 12, heads: int = 3, mlps: bool = True, learned: bool = True) -> Scope:
     """Any scope of a model with so many layers and heads."""
-    attention = draw(st.dictionaries(st.integers(0, layers - 1), st.sampled_from(["block", "head", "qkv"]), max_size=4))
-    level = draw(st.sampled_from(["block", "head", "qkv", "neuron"] if mlps else ["block", "head", "qkv"]))
-    overrides = [(f"a{layer}", chosen) for layer, chosen in attention.items()]
+    of_attention: tuple[Level, ...] = COMPONENT_LEVELS[Attention]
+    attention = draw(st.dictionaries(st.integers(0, layers - 1), st.sampled_from(of_attention), max_size=4))
+    level: Level = draw(st.sampled_from(LEVELS if mlps else of_attention))
+    overrides: list[Override] = []
+    overrides.extend((f"a{layer}", chosen) for layer, chosen in attention.items())
     for layer in draw(st.lists(st.integers(0, layers - 1), max_size=3)):
         if attention.get(layer, level) != "block":
             overrides.append((f"a{layer}.h{draw(st.integers(0, heads - 1))}", draw(st.sampled_from(["head", "qkv"]))))
     if mlps:
         neurons = draw(st.dictionaries(st.integers(0, layers - 1), st.sampled_from(["block", "neuron"]), max_size=4))
-        overrides += [(f"m{layer}", chosen) for layer, chosen in neurons.items()]
-    kv = draw(st.sampled_from(["per_query_head", "grouped"]))
+        overrides.extend((f"m{layer}", chosen) for layer, chosen in neurons.items())
+    kv: KeyValues = draw(st.sampled_from(KEY_VALUES))
     return Scope(level, kv, learned and draw(st.booleans()), tuple(overrides))
 
 

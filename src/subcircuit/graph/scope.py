@@ -117,9 +117,10 @@ class Scope:
     @staticmethod
     def _limit(component: Attention | Head | MLP, wanted: Level, level: Level) -> Level:
         """The finest level up to ``level`` that a component at ``wanted`` can have."""
-        possible = COMPONENT_LEVELS[type(component)]
+        possible: tuple[Level, ...] = COMPONENT_LEVELS[type(component)]
         most = min(LEVELS.index(wanted), LEVELS.index(level))
-        return next((known for known in reversed(possible) if LEVELS.index(known) <= most), possible[0])
+        fine_enough: list[Level] = [known for known in possible if LEVELS.index(known) <= most]
+        return fine_enough[-1] if fine_enough else possible[0]
 
     def at(self, component: str, level: Level) -> "Scope":
         """With a component at another level.

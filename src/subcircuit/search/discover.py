@@ -80,6 +80,7 @@ def discover(
         parameters |= {"optimal": asdict(ablation)}
     asked = Behaviour(task.to(model.device), metric_named(metric or task.metric), Mean())
     behaviour = replace(asked, ablation=ablation_for(ablation, model, graph, asked, on_step, journal))
+    found: Any
     if descend:
         parameters |= {"coarse_to_fine": True}
         found = coarse_to_fine(model, graph.scope, behaviour, method, on_step, journal)

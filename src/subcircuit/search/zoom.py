@@ -49,7 +49,8 @@ def zoom(
         NumericalError: a loss is NaN or infinite; names the edge.
     """
     node = _checked(circuit, component, into)
-    level = next(known for known in COMPONENT_LEVELS[type(node)] if known == into)
+    levels: tuple[Level, ...] = COMPONENT_LEVELS[type(node)]
+    level = levels[levels.index(into)]
     finer = Graph.of(model.config, circuit.graph.scope.at(component, level))
     kept = refine(circuit, finer).kept
     inside = kept.clone()
