@@ -68,7 +68,7 @@ def test_the_summary_is_shown_and_shown_again(subcircuit: Run, model: str, promp
         assert words in shown.out
     as_json = subcircuit("show", folder, "--json").json
     assert as_json.keys() >= KEYS
-    assert as_json["scope"] == {"level": "head", "kv": "per_query_head", "split_embeddings": False}
+    assert as_json["scope"] == {"level": "head", "kv": "per_query_head", "split_embeddings": False, "overrides": []}
 
 
 def test_default_directories_are_counted_up(subcircuit: Run, model: str) -> None:
@@ -130,7 +130,9 @@ def test_mistakes_are_one_paragraph(
     done = subcircuit("discover", *(word for option in options.items() for word in option if word is not None))
     assert (done.code, done.out) == (2, "")
     error = done.err[done.err.index("error: ") :]
-    assert len(error.splitlines()) == 1
+    _, *pointer = error.splitlines()
+    # a scope is written out below the sentence, with a mark where it is wrong
+    assert not pointer or ("--scope" in changes and len(pointer) == 2 and pointer[1].strip() == "^")
     assert "Traceback" not in done.err
     for word in words:
         assert word in error

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from subcircuit.graph import Attention, Circuit, Graph, GraphShape, MethodRecord, ModelRecord, Record, Scope, TaskRecord
-from subcircuit.graph.scope import COMPONENT_LEVELS, KEY_VALUES, LEVELS, KeyValues, Level, Override
+from subcircuit.graph.scope import COMPONENT_LEVELS, KEY_VALUES, KeyValues, Level, Override
 
 
 @st.composite
@@ -14,7 +14,8 @@ def scopes(draw: st.DrawFn, layers: int = 12, heads: int = 3, mlps: bool = True,
     """Any scope of a model with so many layers and heads."""
     of_attention: tuple[Level, ...] = COMPONENT_LEVELS[Attention]
     attention = draw(st.dictionaries(st.integers(0, layers - 1), st.sampled_from(of_attention), max_size=4))
-    level: Level = draw(st.sampled_from(LEVELS if mlps else of_attention))
+    of_everything: tuple[Level, ...] = (*of_attention, "neuron") if mlps else of_attention
+    level = draw(st.sampled_from(of_everything))
     overrides: list[Override] = []
     overrides.extend((f"a{layer}", chosen) for layer, chosen in attention.items())
     for layer in draw(st.lists(st.integers(0, layers - 1), max_size=3)):

@@ -61,7 +61,7 @@ class Watched:
         q_input, k_input, v_input = (x.expand(model.config.n_heads, *x.shape[1:]) for x in (q_input, k_input, v_input))
         self.read[f"q{layer}"], self.read[f"k{layer}"] = q_input.detach(), k_input.detach()
         out = self.watch(f"heads{layer}", heads(model, layer, q_input, k_input, self.watch(f"v{layer}", v_input)))
-        scale = post_norm_scale(model, layer, out.sum(0))
+        scale = post_norm_scale(model, model.weights.layers[layer].attention_post_norm, out.sum(0))
         writes = out if scale is None else out * scale
         return SimpleNamespace(writes=writes.detach() if layer == self.dropped else writes)
 

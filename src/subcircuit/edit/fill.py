@@ -83,7 +83,7 @@ def optimal_values(
 ) -> Float[Tensor, "writer d_model"]:
     """Constants on a circuit's cut edges that move the model's predictions on these tasks as little as possible (KL)."""
     behaviour = Behaviour(_joined(model, tasks), metric("kl_divergence"))
-    learned = learn_optimal(model, circuit.graph, behaviour, LearnOptimal(steps=_STEPS), on_step, circuit)
+    learned = learn_optimal(model, circuit.graph, behaviour, LearnOptimal(steps=_STEPS), on_step, circuit=circuit)
     return learned.constants.to(model.device, model.dtype)
 
 
