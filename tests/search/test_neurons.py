@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from subcircuit.errors import GraphError, NumericalError, SettingsError
-from subcircuit.graph import Embed, Graph, Head, Neuron, Scope
+from subcircuit.graph import Graph, Neuron, Scope
+from subcircuit.model.weights import MLPWeights
 from subcircuit.run import Mean, ablated_values
 from subcircuit.run.node_masks import last_stream_of_nodes
 from subcircuit.run.readout import read
@@ -34,7 +35,7 @@ def test_masks_on_neurons_are_masks_on_nodes(family):
     behaviour = random_behaviour(model, 6, [5, 4], 1, "logit_difference", "resample")
     graph, task = Graph.of(model.config, Scope("neuron")), behaviour.task
     kept = torch.rand(model.config.n_layers, model.config.d_mlp, generator=torch.Generator().manual_seed(1)) < 0.5
-    mask = [1.0 if isinstance(w, Embed | Head) else float(kept[w.layer, w.neuron]) for w in graph.writers]
+    mask = [float(kept[w.layer, w.neuron]) if isinstance(w, Neuron) else 1.0 for w in graph.writers]
     ablated = ablated_values(model, graph, task.corrupted, behaviour.ablation)
     last = last_stream_of_nodes(model, graph, torch.tensor(mask), task.clean, ablated)
     bound = behaviour.metric.bind(task.answers, None)
@@ -60,6 +61,8 @@ def test_what_cannot_be_ranked_is_refused():
         neuron_scores(model, replace(behaviour, ablation=Mean()), Eap())
     with pytest.raises(GraphError, match="no MLPs"):
         neuron_scores(bare, random_behaviour(bare, 5, [6], 1, "logit_difference", "resample"), Eap())
-    model.weights.layers[1].mlp.W_out[2, 3] = float("nan")
+    mlp = model.weights.layers[1].mlp
+    assert isinstance(mlp, MLPWeights)
+    mlp.W_out[2, 3] = float("nan")
     with pytest.raises(NumericalError, match=r"m[01]\.n"):
         neuron_scores(model, behaviour, Eap())

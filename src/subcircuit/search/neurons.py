@@ -104,7 +104,7 @@ def neuron_scores(model: Transformer, behaviour: Behaviour, config: Eap, on_step
             if isinstance(node, MLP):
                 clean = _activations(model, node.layer, run.streams[unit])
                 change = -clean if other is None else _activations(model, node.layer, other[unit]) - clean
-                at = pull_back(lambda a: _write(model, node.layer, a), (clean,), gradient.written)[0]  # noqa: B023 - called at once
+                at = pull_back(lambda a, layer=node.layer: _write(model, layer, a), (clean,), gradient.written)[0]
                 values[node.layer] += (widened(change) * widened(at)).sum((0, 1)).double().cpu()
         done += len(probe)
         rounds.done(len(probe))
