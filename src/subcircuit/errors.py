@@ -11,7 +11,10 @@
     ├── SettingsError           options that are out of range or do not go together
     ├── EditError               an edit of a model that cannot be made, or that does not reach its target
     ├── NumericalError          NaN or infinity where a number is needed
+    ├── RunError                a run on disk that cannot be read, resumed or written
     └── OutputError             an output directory that cannot be written or already holds a run
+
+Stopped is no mistake: a run was left with Ctrl-C.
 
 Messages say what was wrong, where, and what to do. Asserts state invariants of the code itself.
 """
@@ -72,3 +75,11 @@ class NumericalError(SubcircuitError):
 
 class OutputError(SubcircuitError):
     """An output directory that cannot be written or that already holds a run."""
+
+
+class RunError(SubcircuitError):
+    """A run on disk that cannot be read, resumed or written."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """A run was left with Ctrl-C; the message says what was kept and how to go on."""

@@ -1,9 +1,13 @@
 """``subcircuit discover``: find a circuit and write it to a directory."""
 
 from pathlib import Path
-from typing import Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from subcircuit.search.journal import Journal
 
 from subcircuit.cli.config_file import Config
 
@@ -105,59 +109,97 @@ def discover(
 ) -> None:
     """Find the circuit with which a model carries out a task.
 
-    Writes circuit.json, scores.safetensors, circuit.svg and circuit.png. Nothing that exists is overwritten.
+    Writes circuit.json, scores.safetensors, circuit.svg and circuit.png, and a journal from which `subcircuit resume` goes on
+    where the search was stopped. Nothing that exists is overwritten.
+    """
+    search_for(dict(locals()), None)
+
+
+def search_for(asked: dict[str, Any], begun: Path | None, forked: Path | None = None) -> None:
+    """Begin a search, or go on with one.
+
+    Args:
+        asked: the options of ``discover``.
+        begun: the directory of the run to go on with.
+        forked: the run that a new one in ``begun`` takes over what it can use of.
     """
     from subcircuit.cli.console import messages
     from subcircuit.cli.options import Chosen, ablation_asked, bos_policy, configured, split_settings
     from subcircuit.cli.progress import watch
     from subcircuit.cli.summary import print_run
     from subcircuit.errors import SettingsError
-    from subcircuit.graph import Graph, Scope
+    from subcircuit.graph import Circuit, Graph, Scope
     from subcircuit.graph.select import check_selection
     from subcircuit.model import load_model
-    from subcircuit.report import new_directory, write_run
+    from subcircuit.report import new_directory, save_picture
+    from subcircuit.run import Mean, ablation_named
+    from subcircuit.runs import fork, identity, run_in
+    from subcircuit.search import Behaviour, method_named
     from subcircuit.search import discover as search
-    from subcircuit.search import method_named
     from subcircuit.search.direction import check_start
     from subcircuit.tasks import competence, load_task, shortfall
     from subcircuit.tasks import metric as metric_named
 
+    o = SimpleNamespace(**asked)
     # what can be refused is refused before anything large is loaded
-    ranks = method_named(method).ranks
-    if not ranks and (edges is not None or greedy or by != "absolute"):
-        raise SettingsError(f"method {method} decides itself which edges to keep: it has no --edges, --greedy or --by")
-    given = {"whole_input": whole_input, "absolute": absolute, "head_order": head_order, "direction": direction}
-    given |= {"speculation": speculation, "batch_size": batch_size} | ({} if ranks else {"threshold": threshold})
-    own, learning = split_settings(settings or ())
-    config, carried = configured(method, given, own, seed), ablation_asked(ablation, learning, seed)
-    check_start(ablation, getattr(config, "direction", "noising"))
-    chosen = Chosen(edges, threshold, greedy, by) if ranks else None
-    resolved = Scope.named(scope, kv, split_embeddings)
-    policy = bos_policy(bos)
-    if metric is not None:
-        metric_named(metric)
-    directory = new_directory(out, task, model)
+    ranks = method_named(o.method).ranks
+    if not ranks and (o.edges is not None or o.greedy or o.by != "absolute"):
+        raise SettingsError(f"method {o.method} decides itself which edges to keep: it has no --edges, --greedy or --by")
+    given = {name: asked[name] for name in ("whole_input", "absolute", "head_order", "direction", "speculation", "batch_size")}
+    given |= {} if ranks else {"threshold": o.threshold}
+    own, learning = split_settings(o.settings or ())
+    config, carried = configured(o.method, given, own, o.seed), ablation_asked(o.ablation, learning, o.seed)
+    check_start(o.ablation, getattr(config, "direction", "noising"))
+    chosen = Chosen(o.edges, o.threshold, o.greedy, o.by) if ranks else None
+    resolved = Scope.named(o.scope, o.kv, o.split_embeddings)
+    policy = bos_policy(o.bos)
+    if o.metric is not None:
+        metric_named(o.metric)
+    directory = new_directory(o.out, o.task, o.model) if begun is None else begun
     with watch(messages()) as watcher:
-        watcher.say(f"loading {model}")
-        transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)
+        watcher.say(f"loading {o.model}")
+        transformer = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=watcher.say)
         graph = Graph.of(transformer.config, resolved)
         selection = None if chosen is None else chosen.selection(graph)
         if selection is not None:
             check_selection(graph, selection)
-        behaviour = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
+        behaviour = load_task(o.task, transformer, examples=o.examples, seed=o.seed, bos=policy)
+        method_named(o.method).check(
+            Behaviour(behaviour, metric_named(o.metric or behaviour.metric), Mean() if learning else ablation_named(o.ablation))
+        )
         lacking = shortfall(transformer, behaviour, competence(transformer, behaviour))
         if lacking is not None:
             watcher.say(f"warning: {lacking}")
         watcher.say(f"searching for the circuit of {behaviour.name}, {len(behaviour.pairs)} pairs of prompts")
-        result = search(
-            transformer,
-            behaviour,
-            config,
-            metric=metric,
-            ablation=carried,
-            scope=resolved,
-            selection=selection,
-            descend=coarse_to_fine,
-            on_step=watcher.step,
-        )
-    print_run(write_run(result.circuit, directory), result.circuit, as_json=json)
+
+        def work(journal: "Journal") -> None:
+            result = search(
+                transformer,
+                behaviour,
+                config,
+                metric=o.metric,
+                ablation=carried,
+                scope=resolved,
+                selection=selection,
+                descend=o.coarse_to_fine,
+                on_step=watcher.step,
+                journal=journal,
+            )
+            result.circuit.save(directory)
+            save_picture(result.circuit, directory)
+
+        kept, found = recorded(asked), identity(transformer, behaviour)
+        if forked is not None:
+            watcher.say(f"{fork(forked, directory, kept, found):,} units of work taken over from {forked}")
+        run_in(directory, kept, found, work)
+    print_run(directory, Circuit.load(directory), as_json=o.json)
+
+
+def recorded(asked: dict[str, Any]) -> dict[str, Any]:
+    """The options as a run keeps them: of paths the last part alone, for runs are shown to others."""
+    where = {name: Path(asked[name]).name if _is_path(asked[name]) else asked[name] for name in ("model", "task")}
+    return {**asked, **where, "out": None}
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).expanduser().exists() or name.startswith((".", "~", "/"))

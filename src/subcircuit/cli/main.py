@@ -26,6 +26,7 @@ from subcircuit.cli import (
     neurons,
     remove,
     report,
+    runs,
     show,
     sweep,
     tasks,
@@ -34,7 +35,7 @@ from subcircuit.cli import (
     zoom,
 )
 from subcircuit.cli.welcome import welcome
-from subcircuit.errors import SubcircuitError
+from subcircuit.errors import Stopped, SubcircuitError
 
 app = typer.Typer(
     name="subcircuit",
@@ -45,6 +46,9 @@ app = typer.Typer(
 app.command("discover")(discover.discover)
 app.command("zoom")(zoom.zoom)
 app.command("neurons")(neurons.neurons)
+app.command("resume")(runs.resume)
+app.command("runs")(runs.runs)
+app.command("verify")(runs.verify)
 app.command("show")(show.show)
 app.command("view")(view.view)
 app.command("report")(report.report)
@@ -106,6 +110,9 @@ def main(arguments: Sequence[str]) -> int:
     except TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "subcircuit")
         return _complain(f"{error.format_message().rstrip('.')}. See {command} --help.")
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)  # noqa: T201
+        return 130
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:

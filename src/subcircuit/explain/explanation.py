@@ -6,8 +6,9 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from subcircuit.durable import write_whole
 from subcircuit.errors import CircuitFileError
-from subcircuit.graph.file import read_json, write_whole
+from subcircuit.graph.file import read_json
 
 FORMAT: Final = 1
 EXPLANATION_FILE = "explanation.json"
@@ -129,7 +130,7 @@ class Explanation(_Frozen):
         """Write ``explanation.json`` into a directory, in place of one that is there."""
         path = Path(directory) / EXPLANATION_FILE
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_whole(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return path
 
     @staticmethod

@@ -1,9 +1,6 @@
 """Circuits on disk: ``circuit.json`` with sorted edge names; beside it ``scores.safetensors`` and ``constants.safetensors``."""
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -11,8 +8,9 @@ from typing import Any, Final, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from subcircuit.durable import write_whole
 from subcircuit.errors import CircuitFileError, SubcircuitError
 from subcircuit.graph.circuit import Circuit
 from subcircuit.graph.graph import Graph, GraphShape, check_scope
@@ -65,7 +63,7 @@ def save_circuit(circuit: Circuit, path: Path) -> None:
         if values is not None:
             _save_numbers(directory / name, circuit.graph, values)
     text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-    write_whole(path if single else path / CIRCUIT_FILE, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    write_whole(path if single else path / CIRCUIT_FILE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def load_circuit(path: Path) -> Circuit:
@@ -145,7 +143,15 @@ def _parse(file: Path) -> CircuitFile:
 def _save_numbers(file: Path, graph: Graph, values: torch.Tensor) -> None:
     names = {"writers": json.dumps([str(w) for w in graph.writers]), "readers": json.dumps([str(r) for r in graph.readers])}
     tensors = {_name_in(file): values.to(torch.float32).cpu().contiguous()}
-    write_whole(file, lambda temporary: save_file(tensors, temporary, metadata=names))
+    write_whole(file, lambda temporary: temporary.write_bytes(_in_order(save(tensors, metadata=names))))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its header in order: the library writes metadata in another one each time."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 def _load_numbers(file: Path, expected: tuple[int, int | None]) -> torch.Tensor:
@@ -165,15 +171,3 @@ def _load_numbers(file: Path, expected: tuple[int, int | None]) -> torch.Tensor:
 
 def _name_in(file: Path) -> str:
     return file.name.removesuffix(".safetensors")
-
-
-def write_whole(path: Path, write: Callable[[str], Any]) -> None:
-    """Write a file that appears whole or not at all; ``write`` is given the name of a temporary one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

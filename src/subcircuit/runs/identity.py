@@ -1,0 +1,34 @@
+"""What a run's results depend on beside its options: digests of the model's weights, the tokenizer and the prompts."""
+
+from hashlib import sha256
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from subcircuit.model.transformer import Transformer
+from subcircuit.model.weights import named_tensors
+from subcircuit.tasks import Task
+
+
+def identity(model: Transformer, task: Task) -> dict[str, Any]:
+    """As JSON values; runs with the same identity and options have the same results, to the last bit."""
+    vocabulary = None if model.tokenizer is None else repr(sorted(model.tokenizer.get_vocab().items()))
+    return {
+        "weights": _digest_of_weights(model),
+        "config": model.config.digest,
+        "tokenizer": None if vocabulary is None else sha256(vocabulary.encode()).hexdigest(),
+        "prompts": task.digest,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        **{package: version(package) for package in ("subcircuit", "torch")},
+    }
+
+
+def _digest_of_weights(model: Transformer) -> str:
+    digest = sha256()
+    for name, tensor in named_tensors(model.weights):
+        digest.update(name.encode())
+        # as bytes: numpy has no bfloat16
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
