@@ -1,7 +1,6 @@
 """``discover`` and ``show`` from end to end on a tiny random model, and every mistake a user can make."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,7 +38,16 @@ KEYS = {
     "out",
     "pictures",
 }
-FILES = ["circuit.json", "circuit.png", "circuit.svg", "scores.safetensors"]
+FILES = [
+    ".lock",
+    "checksums.json",
+    "circuit.json",
+    "circuit.png",
+    "circuit.svg",
+    "journal.sqlite",
+    "run.json",
+    "scores.safetensors",
+]
 
 
 def files(folder: Path) -> list[str]:
@@ -201,20 +209,23 @@ def test_ctrl_c_leaves_nothing_behind(subcircuit: Run, model: str, prompts: Path
     done = subcircuit("discover", "--model", model, "--task", prompts, "--out", "new/run")
     assert (done.code, done.out) == (130, "")
     assert done.err.splitlines()[-1] == "stopped; nothing was written"
-    assert not Path("new").exists()
+    assert not Path("new/run").exists()
 
 
-def test_a_crash_while_writing_leaves_no_half_run(
+def test_a_disk_that_is_full_at_the_end_costs_nothing_that_was_worked_out(
     subcircuit: Run, model: str, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("subcircuit.report.folder.save_picture", full)
-    done = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "block", "--out", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("subcircuit.report.save_picture", full)
+        done = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "block", "--out", "run")
     assert done.code == 2
     assert "No space left on device" in done.err
-    assert os.listdir() == ["words.jsonl"]
+    assert "subcircuit resume run" in done.err
+    assert subcircuit("resume", "run", "--model", model, "--task", prompts).code == 0
+    assert files(Path("run")) == FILES
 
 
 def test_show_refuses_what_is_no_circuit(subcircuit: Run) -> None:
