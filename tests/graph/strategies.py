@@ -25,8 +25,7 @@ def scopes(draw: st.DrawFn, layers: int = 12, heads: int = 3, mlps: bool = True,
         of_mlps: tuple[Level, ...] = ("block", "neuron")
         neurons = draw(st.dictionaries(st.integers(0, layers - 1), st.sampled_from(of_mlps), max_size=4))
         overrides.extend((f"m{layer}", chosen) for layer, chosen in neurons.items())
-    single_heads = any("." in name for name, _ in overrides)
-    kv: KeyValues = "per_query_head" if single_heads else draw(st.sampled_from(KEY_VALUES))
+    kv: KeyValues = draw(st.sampled_from(KEY_VALUES))
     return Scope(level, kv, learned and draw(st.booleans()), tuple(overrides))
 
 

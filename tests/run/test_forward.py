@@ -19,7 +19,7 @@ SCOPES = [
     Scope("qkv"),
     Scope("qkv", kv="grouped"),
     Scope("qkv", split_embeddings=True),
-    Scope.named("qkv, kv=grouped, a0=block, a1=head"),
+    Scope.named("qkv, kv=grouped, a0=block, a1=head, a1.h2=qkv"),
     Scope.named("head, a1=block, a0.h1=qkv"),
 ]
 LENGTHS = [7, 4, 9]

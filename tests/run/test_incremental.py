@@ -35,7 +35,7 @@ class Walk:
         self.slow = slow
 
     def agree(self, fast, kept):
-        torch.testing.assert_close(fast, self.slow(kept), atol=1e-7, rtol=1e-7)
+        torch.testing.assert_close(fast, self.slow(kept), atol=1e-9, rtol=1e-9)
 
     def run(self):
         for unit in reversed(range(len(self.graph.units))):

@@ -374,8 +374,6 @@ def check_scope(shape: GraphShape, scope: Scope) -> None:
     """
     if scope.split_embeddings and not shape.learned_positions:
         raise GraphError("token and position embeddings cannot be split: this model has no learned positions")
-    if scope.kv == "grouped" and any("." in name for name, _ in scope.overrides):
-        raise GraphError("single heads at a level of their own do not go with kv=grouped, whose inputs belong to several heads")
     if scope.level == "neuron" and not shape.mlps:
         raise GraphError("scope neuron: this model has no MLPs")
     if scope.level == "expert" and not shape.mixtures:

@@ -29,6 +29,7 @@ class CleanRun:
         streams: what readers find at each unit (attention and MLP of each layer, logits) with all edges kept.
         ablated_streams: what they find with all edges cut.
         k, v: clean keys and values per layer, repeated for every query head, at all positions.
+        ablates_to_zero: cut edges carry zeros.
     """
 
     model: Transformer
@@ -40,6 +41,7 @@ class CleanRun:
     ablated_streams: tuple[Float[Tensor, "row d_model"], ...]
     k: tuple[Float[Tensor, "head batch pos d_head"], ...]
     v: tuple[Float[Tensor, "head batch pos d_head"], ...]
+    ablates_to_zero: bool
 
     @cached_property
     def prefixes(self) -> Float[Tensor, "prefix row d_model"]:
@@ -114,7 +116,18 @@ def clean_run(
         streams.append(at_rows(run.after))
         ablated_streams.append(carried)
     order = tuple(range(len(differences))) if order is None else order
-    return CleanRun(model, graph, rows, order, differences, tuple(streams), tuple(ablated_streams), tuple(keys), tuple(values))
+    return CleanRun(
+        model,
+        graph,
+        rows,
+        order,
+        differences,
+        tuple(streams),
+        tuple(ablated_streams),
+        tuple(keys),
+        tuple(values),
+        ablates_to_zero=not ablated.any(),
+    )
 
 
 def prefix_sums(differences: Float[Tensor, "writer row d_model"], order: tuple[int, ...]) -> Float[Tensor, "prefix row d_model"]:

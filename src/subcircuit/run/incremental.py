@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.run.clean import CleanRun, prefix_sums
-from subcircuit.run.live import Inputs, Live, Since
+from subcircuit.run.live import Inputs, Live, Since, Writes
 from subcircuit.run.readout import BoundMetric, read
 
 
@@ -139,21 +139,28 @@ class Engine:
             inputs: the new input of each changed reader, per trial; with ``since``, one for all trials.
             since: the first of the trials (as many as there are readers) in which each reader finds its new input.
         """
-        waiting: dict[int, dict[int, Tensor]] = {unit: dict(inputs)}
+        written: Writes = {}
         last = len(self.run.graph.units) - 1
         for later in range(unit, last):
-            # nodes are computed in order, so all that a unit's inputs depend on has been added when its turn comes
-            if later in waiting:
-                written = self.live.recompute(later, waiting.pop(later), since if later == unit else None)
-                for writer, values in written.items():
-                    self._feed(waiting, writer, values - self.live.writes[writer])
-        return self.measure(waiting[last][len(self.run.graph.readers) - 1])
+            # nodes are computed in order, so all that a unit reads has been written when its turn comes
+            found = inputs if later == unit else self._inputs(later, written)
+            if found:
+                written |= self.live.recompute(later, found, since if later == unit else None)
+        return self.measure((inputs if unit == last else self._inputs(last, written))[len(self.run.graph.readers) - 1])
 
-    def _feed(self, waiting: dict[int, dict[int, Tensor]], writer: int, change: Float[Tensor, "trial row d_model"]) -> None:
-        for reader in self.live.fed_by(writer):
-            inputs = waiting.setdefault(self.run.graph.unit_of[reader], {})
-            extra = self.run.rows.take(change, self.live.reach[writer], self.live.reader_reach(reader))
-            inputs[reader] = self.live.inputs[reader] + extra if reader not in inputs else inputs[reader].add_(extra)
+    def _inputs(self, unit: int, written: Writes) -> Inputs:
+        """What the live readers of a unit find that read any of these writers anew."""
+        inputs: dict[int, Tensor] = {}
+        for reader in self.live.readers_in(unit):
+            changed = tuple(w for w in self.live.read_by(reader) if w in written)
+            if changed:
+                reach = self.live.reader_reach(reader)
+                first, *others = (self.run.rows.take(written[w], self.live.reach[w], reach) for w in changed)
+                x = self.live.rest(unit, reader, changed) + first
+                for other in others:
+                    x += other
+                inputs[reader] = x
+        return inputs
 
     def measure(self, stream: Float[Tensor, "trial row d_model"]) -> Float[Tensor, "trial answer"]:
         """The metric of last residual streams, given at the rows of the answers."""

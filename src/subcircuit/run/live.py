@@ -61,6 +61,8 @@ class Live:
     writes: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
     ablated: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
     _targets: dict[int, tuple[int, ...]] = field(default_factory=dict, init=False)
+    _sources: dict[int, tuple[int, ...]] = field(default_factory=dict, init=False)
+    _rests: dict[tuple[int, tuple[int, ...]], Float[Tensor, "row d_model"]] = field(default_factory=dict, init=False)
 
     @property
     def graph(self) -> Graph:
@@ -87,6 +89,16 @@ class Live:
         if writer not in self._targets:
             self._targets[writer] = tuple(r for r in self.kept[writer].nonzero().flatten().tolist() if r in self.inputs)
         return self._targets[writer]
+
+    def read_by(self, reader: int) -> tuple[int, ...]:
+        """The live, opened writers that a live reader keeps edges from, in order."""
+        if reader not in self._sources:
+            self._sources[reader] = tuple(w for w in self.kept[:, reader].nonzero().flatten().tolist() if w in self.writes)
+        return self._sources[reader]
+
+    def readers_in(self, unit: int) -> tuple[int, ...]:
+        """The live, opened readers of a unit."""
+        return tuple(r for r in self.graph.readers_in[unit] if r in self.inputs)
 
     def is_joined(self, reader: int, reach: Mapping[int, Reach]) -> bool:
         """Whether a reader belongs to the logits or to one of these live writers."""
@@ -126,7 +138,12 @@ class Live:
             case MLP() if live:
                 opened = opened.refresh(unit, live)
         joined = [w for w in self.graph.writers_in[unit] if w in reach]
-        ablated = {w: opened.writes[w] - self.run.rows.take(self.run.differences[w], "changed", reach[w]) for w in joined}
+        ablated = {
+            w: torch.zeros_like(opened.writes[w])
+            if self.run.ablates_to_zero
+            else opened.writes[w] - self.run.rows.take(self.run.differences[w], "changed", reach[w])
+            for w in joined
+        }
         return replace(opened, ablated={**self.ablated, **ablated})
 
     def _open_heads(self, unit: int, layer: int) -> "Live":
@@ -307,13 +324,24 @@ class Live:
 
     def input_from_scratch(self, unit: int, reader: int) -> Float[Tensor, "row d_model"]:
         """A reader's input from scratch, so that rounding does not add up over commits."""
+        return self._input(unit, reader, ())
+
+    def rest(self, unit: int, reader: int, changed: tuple[int, ...]) -> Float[Tensor, "row d_model"]:
+        """A reader's input without what these live writers write, by which it is to be summed up anew.
+
+        Nothing is subtracted from the whole: norms would blow up what rounding leaves of it where all is cut under Zero.
+        """
+        if (reader, changed) not in self._rests:
+            self._rests[reader, changed] = self._input(unit, reader, changed)
+        return self._rests[reader, changed]
+
+    def _input(self, unit: int, reader: int, without: tuple[int, ...]) -> Float[Tensor, "row d_model"]:
         reach = self.reader_reach(reader)
-        writers = self.kept[:, reader].nonzero().flatten().tolist()
-        clean = [w for w in writers if w not in self.writes]
+        clean = [w for w in self.kept[:, reader].nonzero().flatten().tolist() if w not in self.writes]
         x = self.at_rows_of(reader, self.run.ablated_streams[unit]) + self.difference(reader, clean).sum(0)
-        for w in writers:
-            if w in self.writes:
-                x = x + self.run.rows.take(self.writes[w] - self.ablated[w], self.reach[w], reach)
+        for w in self.read_by(reader):
+            extra = -self.ablated[w] if w in without else self.writes[w] - self.ablated[w]
+            x = x + self.run.rows.take(extra, self.reach[w], reach)
         return x
 
     def difference(self, reader: int, writers: Sequence[int]) -> Float[Tensor, "writer row d_model"]:
