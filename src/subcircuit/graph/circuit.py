@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.display import bundle_of, html_of
 from subcircuit.errors import GraphError
 from subcircuit.graph.graph import Graph
 from subcircuit.graph.nodes import Edge, Embed, HeadInput, Logits, Neuron, Reader, Writer
@@ -105,6 +107,12 @@ class Circuit:
 
     def __repr__(self) -> str:
         return f"Circuit({self.n_edges} of {self.graph.n_edges} edges, {len(self.nodes)} nodes, scope {self.graph.scope})"
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        return bundle_of(self)
 
     def select(self, edges: Iterable[str | Edge]) -> "Circuit":
         """Only those of the kept edges that are in ``edges``; all of ``edges`` must exist in the graph."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from subcircuit.display import bundle_of, html_of
 from subcircuit.graph import Circuit
 
 
@@ -97,3 +98,9 @@ class Discovery:
     def forward_equivalents(self) -> float:
         """Cost in units of one plain forward pass."""
         return self.seconds / self.forward_seconds
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        return bundle_of(self)
