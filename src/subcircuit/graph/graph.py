@@ -187,14 +187,22 @@ class Graph:
         Raises:
             GraphError: so many writers and readers that the matrix would not fit in memory.
         """
+        self.check_size()
+        return self._clocks[0][:, None] < self._clocks[1]
+
+    def check_size(self) -> None:
+        """The matrix of edges fits in memory; to be asked before anything is run.
+
+        Raises:
+            GraphError: so many writers and readers that it does not.
+        """
         cells = len(self.writers) * len(self.readers)
         if cells > MOST_CELLS:
             raise GraphError(
                 f"{len(self.writers):,} writers and {len(self.readers):,} readers have {self.n_edges:,} edges, too many to tell "
-                f"apart: {cells:,} cells, at most {MOST_CELLS:,}. Resolve fewer MLPs into neurons, for example --scope "
-                '"qkv, m5=neuron".'
+                f"apart: {cells:,} cells, at most {MOST_CELLS:,}. Resolve fewer MLPs into neurons, "
+                'for example --scope "qkv, m5=neuron"; `subcircuit neurons` ranks all of them.'
             )
-        return self._clocks[0][:, None] < self._clocks[1]
 
     @cached_property
     def _clocks(self) -> tuple[Int[Tensor, " writer"], Int[Tensor, " reader"]]:

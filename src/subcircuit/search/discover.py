@@ -66,6 +66,7 @@ def discover(
     >>> result.circuit.save("runs/ioi")  # doctest: +SKIP
     """
     chosen, graph = method_of(method), Graph.of(model.config, scope)
+    graph.check_size()
     ablation = LearnOptimal() if ablation == OPTIMAL else ablation
     parameters = asdict(method)
     if chosen.ranks:
