@@ -112,3 +112,25 @@ def test_only_a_search_that_cuts_descends():
     model = narrow(tiny("gpt2", dtype=torch.float64), 3)
     with pytest.raises(SettingsError, match="noising"):
         coarse_to_fine(model, Scope("qkv"), behaviour_of(model), Acdc(0.1, direction="both"))
+
+
+def test_descents_and_zooms_go_into_experts():
+    steps = [(level, str(scope)) for level, scope in descent(parse_scope("expert"))]
+    assert steps == [("block", "block"), ("head", "head"), ("qkv", "qkv"), ("expert", "expert")]
+    assert [str(scope) for _, scope in descent(parse_scope("block, m0=expert, m1=neuron"))] == [
+        "block",
+        "block, m1=neuron",
+        "block, m0=expert, m1=neuron",
+    ]
+    model = tiny("qwen2_moe", dtype=torch.float64)
+    behaviour, scope = behaviour_of(model), Scope("block")
+    graph = Graph.of(model.config, scope.at("m2", "expert"))
+    found = zoom(model, Circuit.full(Graph.of(model.config, scope)), "m2", "expert", behaviour, CONFIG).circuit
+    inside = torch.tensor([["m2" in f"{w}->{r}" for r in graph.readers] for w in graph.writers])
+    within = Within(graph.edges, graph.edges & inside)
+    assert found.kept.equal(SequentialAcdc(model, graph, behaviour, CONFIG, within=within).run().kept)
+    whole = Circuit.full(Graph.of(tiny("qwen2_moe").config, Scope("expert")))
+    with pytest.raises(GraphError, match="m1 has no experts; those that have are m0, m2"):
+        zoom(model, Circuit.full(Graph.of(model.config, scope)), "m1", "expert", behaviour, CONFIG)
+    with pytest.raises(GraphError, match="m0 is at level expert already"):
+        zoom(model, whole, "m0", "expert", behaviour, CONFIG)

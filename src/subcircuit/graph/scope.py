@@ -112,13 +112,13 @@ class Scope:
             if isinstance(component, Head) and self._limit(whole, self.of_head(component.layer, -1), level) == "block":
                 continue
             limited.append((name, self._limit(component, wanted, level)))
-        return Scope(LEVELS[min(LEVELS.index(self.level), LEVELS.index(level))], self.kv, self.split_embeddings, tuple(limited))
+        return Scope(_at_most(self.level, level), self.kv, self.split_embeddings, tuple(limited))
 
     @staticmethod
     def _limit(component: Attention | Head | MLP, wanted: Level, level: Level) -> Level:
         """The finest level up to ``level`` that a component at ``wanted`` can have."""
         possible: tuple[Level, ...] = COMPONENT_LEVELS[type(component)]
-        most = min(LEVELS.index(wanted), LEVELS.index(level))
+        most = LEVELS.index(_at_most(wanted, level))
         fine_enough: list[Level] = [known for known in possible if LEVELS.index(known) <= most]
         return fine_enough[-1] if fine_enough else possible[0]
 
@@ -144,6 +144,13 @@ def component_named(name: str) -> Attention | Head | MLP:
     if isinstance(node, Attention | Head | MLP):
         return node
     raise GraphError(f"{name!r} is no component: expected a<layer>, a<layer>.h<head> or m<layer>")
+
+
+def _at_most(wanted: Level, most: Level) -> Level:
+    """A level no finer than the second; experts come last, and above them is what both they and neurons are finer than."""
+    if most == "expert":
+        return wanted
+    return LEVELS[min(LEVELS.index("qkv" if wanted == "expert" else wanted), LEVELS.index(most))]
 
 
 def _of_attention(level: Level) -> Level:

@@ -14,7 +14,7 @@ from typing import Any
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, HeadInput, Level, Scope, refine
 from subcircuit.graph.graph import unit_with
-from subcircuit.graph.nodes import MLP, Neuron, Reader, Writer
+from subcircuit.graph.nodes import MLP, Expert, Neuron, Reader, RouterInput, Writer
 from subcircuit.graph.scope import COMPONENT_LEVELS, component_named
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.acdc import Acdc, Within, acdc
@@ -22,7 +22,7 @@ from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import Discovery, OnStep
 
-DESCENT: tuple[Level, ...] = ("block", "head", "qkv", "neuron")
+DESCENT: tuple[Level, ...] = ("block", "head", "qkv", "neuron", "expert")
 
 
 def zoom(
@@ -118,12 +118,16 @@ def zoomed(parameters: dict[str, Any], component: str, into: str) -> dict[str, A
 def is_inside(part: Writer | Reader, component: Attention | Head | MLP) -> bool:
     """Whether a node is the component or a part of it."""
     match part, component:
-        case ((Attention() | Head() | HeadInput() | MLP() | Neuron()), (Attention() | MLP())):
+        case ((Attention() | Head() | HeadInput() | MLP() | Neuron() | Expert() | RouterInput()), (Attention() | MLP())):
             return unit_with(part) == component
         case ((Head(layer, head) | HeadInput(layer, head)), Head()):
             return Head(layer, head) == component
         case _:
             return False
+
+
+def _level_of_mlp(graph: Graph, layer: int) -> Level:
+    return "expert" if graph.has_experts(layer) else "neuron" if graph.has_neurons(layer) else "block"
 
 
 def _checked(circuit: Circuit, component: str, into: str) -> Attention | Head | MLP:
@@ -134,7 +138,7 @@ def _checked(circuit: Circuit, component: str, into: str) -> Attention | Head | 
     if not any(_touches(graph, edge, node) for edge in circuit.edges):
         shown = ", ".join(str(n) for n in circuit.nodes[:20]) + (", …" if len(circuit.nodes) > 20 else "")
         raise GraphError(f"{component} is not in the circuit: there is nothing to look into. Its nodes: {shown}")
-    now = graph.scope.of_mlp(node.layer) if isinstance(node, MLP) else graph.scope.of_head(node.layer, getattr(node, "head", 0))
+    now = _level_of_mlp(graph, node.layer) if isinstance(node, MLP) else graph.scope.of_head(node.layer, getattr(node, "head", 0))
     if levels.index(into) <= levels.index(now if now in levels else levels[0]) and now != "block":
         raise GraphError(f"{component} is at level {now} already: zooming goes to a finer one")
     if into == "block":
