@@ -1,12 +1,13 @@
 """Every method from a model to a recorded circuit: one signature, selections, refusals, and hybrid's promises."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
 
-from subcircuit.errors import SettingsError, UnknownNameError
-from subcircuit.graph import Circuit, Graph, Greedy, Threshold, TopN
+from subcircuit.errors import GraphError, SettingsError, UnknownNameError
+from subcircuit.graph import Circuit, Graph, Greedy, Scope, Threshold, TopN
 from subcircuit.run import ABLATIONS, run_circuit
 from subcircuit.run.ablation import ablated_values
 from subcircuit.search import METHODS, Acdc, Eap, Exact, Hybrid, Round, discover, exact, hybrid, method_named, method_of
@@ -72,6 +73,15 @@ def test_refusals():
     for name, value in (("coverage", 0.0), ("most", 0), ("sample", -1), ("batch_size", 0)):
         with pytest.raises(SettingsError, match=name):
             replace(Hybrid(), **{name: value})
+
+
+def test_graphs_too_large_are_refused_before_anything_is_run(monkeypatch):
+    model = tiny("gpt2")
+    task = random_task(model, 3, [5])
+    monkeypatch.setattr("subcircuit.graph.graph.MOST_CELLS", Graph.of(model.config).n_edges)
+    monkeypatch.setattr(import_module("subcircuit.search.discover"), "ablation_for", lambda *_: pytest.fail("the model is run"))
+    with pytest.raises(GraphError, match="Resolve fewer MLPs"):
+        discover(model, task, Eap(), metric="logit_difference", scope=Scope("neuron"))
 
 
 def test_hybrid_measures_what_was_nominated_and_tells_what_was_not():
