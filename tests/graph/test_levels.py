@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subcircuit.errors import GraphError
@@ -32,6 +32,7 @@ def is_part(name: str, whole: str) -> bool:
     return name == whole or any(name.startswith(whole + mark) for mark in (".", "<"))
 
 
+@settings(max_examples=25)
 @given(nested(), st.integers(0, 2**20))
 def test_refined_are_exactly_the_edges_whose_ends_are_parts_of_a_kept_edge_s_ends(graphs: tuple[Graph, Graph], seed: int) -> None:
     coarse, fine = graphs
@@ -45,6 +46,7 @@ def test_refined_are_exactly_the_edges_whose_ends_are_parts_of_a_kept_edge_s_end
     assert coarsen(refine(circuit, fine), coarse).kept.equal(circuit.kept)
 
 
+@settings(max_examples=25)
 @given(nested(), st.integers(0, 2**20))
 def test_coarsened_scores_are_the_largest_of_the_kept_parts(graphs: tuple[Graph, Graph], seed: int) -> None:
     coarse, fine = graphs
