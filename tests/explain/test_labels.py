@@ -1,12 +1,16 @@
 """Labels, on circuits that are known: by construction, and of a small trained model."""
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
 from subcircuit.explain import Explanation, Thresholds, explain_circuit
+from subcircuit.graph import Circuit, Graph
 from subcircuit.run import Resample, Zero
+from subcircuit.tasks import Answer, build_task_of_ids
 from subcircuit.truth import Case
+from subcircuit.truth.features import SHARP, Head, Stream
 from subcircuit.truth.planted import planted_case
 from subcircuit.truth.trained import trained_case
 
@@ -27,6 +31,49 @@ def labels(explanation: Explanation) -> dict[str, str]:
 def induction() -> tuple[Case, Explanation]:
     case = trained_case("trained-induction", Resample())
     return case, explain_circuit(case.model, case.circuit, case.task)
+
+
+STREAM = Stream({"token": 4, "pos": 4, "one": 1, "bos": 1, "end": 1, "out": 4, "idle": 4})
+
+
+def looking(place: int) -> list:
+    """Attend from the end to a place."""
+    return [(SHARP * STREAM.direction("pos", 3), STREAM.direction("pos", place))]
+
+
+def labels_of(layers: list[list[Head]], right: int, circuit: list[str]) -> dict[str, str]:
+    """Labels in a model of prompts of two tokens, one of which is the right answer and the other the wrong one."""
+    markers = [STREAM.direction(name) + STREAM.direction("one") for name in ("bos", "end")]
+    model = STREAM.model("by-hand", [*(STREAM.direction("token", i) for i in range(4)), *markers], layers)
+    prompts = [(4, *two, 5) for two in permutations(range(4), 2)]
+    roles = [{"RIGHT": (right,), "WRONG": (3 - right,)}] * len(prompts)
+    answers = [Answer(i, 3, (p[right],), (p[3 - right],)) for i, p in enumerate(prompts)]
+    counterparts = [*prompts[5:], *prompts[:5]]
+    task = build_task_of_ids(
+        "by-hand", prompts, counterparts, answers, model, parameters={}, metric="logit_difference", roles=roles
+    )
+    return labels(explain_circuit(model, Circuit.of_edges(Graph.of(model.config), circuit), task))
+
+
+def test_a_head_that_lowers_the_wrong_token_suppresses_copies():
+    lowers = looking(1), STREAM.carry("token", "out", gain=-1.0)
+    assert labels_of([[lowers]], 2, ["embed->a0.h0<v>", "a0.h0->logits"]) == {"a0.h0": "copy suppression"}
+
+
+@pytest.mark.parametrize(("reacts", "label"), [(True, "backup mover"), (False, "rests")])
+def test_a_head_that_moves_when_the_mover_fails_is_its_backup(reacts: bool, label: str):
+    mover = looking(1), STREAM.carry("token", "out")
+    # a token that has been written already repels twice what its place draws; the other draws to the first place alone
+    shy = STREAM.match("out", "token", strength=-2 * SHARP)
+    backup = shy + (looking(1) if reacts else looking(0)), STREAM.carry("token", "out")
+    circuit = ["embed->a0.h0<v>", "a0.h0->logits", "a0.h0->a1.h0<q>", "embed->a1.h0<v>", "a1.h0->logits"]
+    assert labels_of([[mover], [backup]], 1, circuit) == {"a0.h0": "mover", "a1.h0": label}
+
+
+@pytest.mark.parametrize(("place", "label"), [(0, "rests"), (1, "mover")])
+def test_a_head_that_looks_at_the_first_token_rests(place: int, label: str):
+    head = looking(place), STREAM.carry("token", "out")
+    assert labels_of([[head]], 1, ["embed->a0.h0<v>", "a0.h0->logits"]) == {"a0.h0": label}
 
 
 @pytest.mark.parametrize("name", PLANTED)
