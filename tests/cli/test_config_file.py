@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from subcircuit.graph import Circuit
+from subcircuit.runs import read_run
 from tests.cli.conftest import Output
 
 Run = Callable[..., Output]
@@ -41,14 +42,19 @@ def test_a_file_stands_for_its_options(subcircuit: Run, model: str, prompts: Pat
 def test_a_run_is_found_again_from_its_own_record(options: tuple[object, ...], subcircuit: Run, model: str) -> None:
     first = subcircuit("discover", "-m", model, "-t", "induction", "--examples", 2, *options, "--out", "first")
     assert first.code == 0, first.err
-    again = subcircuit("discover", "--config", "first", "--model", model, "--out", "again")
-    assert again.code == 0, again.err
-    one, other = Circuit.load("first"), Circuit.load("again")
-    assert (one.graph, one.names) == (other.graph, other.names)
-    assert one.record is not None
-    assert other.record is not None
-    for part in ("model", "task", "method", "ablation", "metric", "seed"):
-        assert getattr(one.record, part) == getattr(other.record, part)
+    one = Circuit.load("first")
+    for source in ("first", "first/circuit.json"):
+        out = source.replace("first", "again").replace("/", "-")
+        again = subcircuit("discover", "--config", source, "--model", model, "--out", out)
+        assert again.code == 0, again.err
+        other = Circuit.load(out)
+        assert (one.graph, one.names) == (other.graph, other.names)
+        assert one.record is not None
+        assert other.record is not None
+        for part in ("model", "task", "method", "ablation", "metric", "seed"):
+            assert getattr(one.record, part) == getattr(other.record, part)
+    # of a run, what was asked for word by word
+    assert read_run(Path("again"))["asked"] == read_run(Path("first"))["asked"]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +70,7 @@ def test_a_run_is_found_again_from_its_own_record(options: tuple[object, ...], s
         ("a.toml", 'config = "a.toml"', ["unknown option 'config'"]),
         ("a.ini", "", [".yaml or .toml"]),
         ("circuit.json", "{}", ["circuit.json"]),
+        ("run.json", "{}", ["run.json is damaged"]),
     ],
 )
 def test_mistakes_in_a_file_are_told(name: str, text: str, words: list[str], subcircuit: Run) -> None:

@@ -6,11 +6,13 @@ import pytest
 from rich.console import Console
 
 from subcircuit.cli.progress import Lines, Pace, clock, quiet_at_first, watch
+from subcircuit.graph import Circuit, Graph, GraphShape, Scope
 from subcircuit.search import Step
 
 
 def at(seconds: float, decided: int, edges: int = 1000) -> Step:
-    return Step(reader="a1.h0<q>", decided=decided, kept=7, edges=edges, trials=decided // 2, value=0.1, seconds=float(seconds))
+    so_far = Circuit.empty(Graph(GraphShape(1, 1, 1), Scope()))
+    return Step("a1.h0<q>", decided, 7, edges, trials=decided // 2, value=0.1, seconds=float(seconds), circuit=lambda: so_far)
 
 
 def test_time_left_is_exact_at_a_steady_pace() -> None:

@@ -1,5 +1,7 @@
 """ACDC on the engine decides as the sequential search does, whatever the batching and the precision."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -128,6 +130,17 @@ def test_progress_adds_up():
     assert steps[-1].decided == graph.n_edges
     assert steps[-1].trials == result.trials
     assert all(s.decided <= s.edges == graph.n_edges for s in steps)
+
+
+@pytest.mark.parametrize("direction", ["noising", "both"])
+def test_the_circuit_so_far_grows_into_the_result(direction):
+    model = tiny("gpt2")
+    graph, so_far = Graph.of(model.config), []
+    behaviour = random_behaviour(model, 1, [6, 5], 1, "kl_divergence", "resample")
+    result = acdc(model, graph, behaviour, Acdc(0.02, direction=direction), lambda step: so_far.append((step, step.circuit())))
+    assert all(circuit.n_edges <= step.kept for step, circuit in so_far)
+    assert all(bool((a.kept <= b.kept).all()) for (_, a), (_, b) in pairwise(so_far))
+    assert so_far[-1][1].kept.equal(result.circuit.kept)
 
 
 def test_nan_is_never_ranked():

@@ -1,12 +1,16 @@
 """The page in a browser: a report opened from disk, and the same page from the server."""
 
 import re
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import Page, expect
 
-from subcircuit.graph import Circuit
-from subcircuit.report.page import Ranking, measured_document
+from subcircuit.graph import Circuit, Expert, Graph, Logits, Neuron, Scope, TopN, select_edges
+from subcircuit.report.page import Ranking, Shown, measured_document, report_document, write_report
+from tests.tiny_models import tiny
 from tests.viewer.conftest import EDGES, HOSTILE, Running, Sample, Watched
 
 
@@ -200,3 +204,67 @@ def test_a_running_search_grows_on_the_page(watched: Watched, server: Running, s
     finally:
         server.circuits[0] = whole
         server.progress.update(version="3", running=False)
+
+
+def test_a_screen_reader_finds_everything_by_role_and_name(watched: Watched, report: str) -> None:
+    page = watched.open(f"{report}#node=a1.h2&prompt=0")
+    expect(page.locator("#side h2")).to_have_text("a1.h2")
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    heard = [(node["role"]["value"], node.get("name", {}).get("value", ""), node) for node in tree if not node["ignored"]]
+    named = {(role, name) for role, name, _ in heard}
+    assert {
+        ("slider", "edges"),
+        ("spinbutton", "number of edges shown"),
+        ("searchbox", "find a component"),
+        ("combobox", "circuit"),
+        ("combobox", "compare with"),
+        ("combobox", "prompt"),
+        ("checkbox", "also edges outside the circuit"),
+        ("button", "change to dark colours"),
+        ("image", f"{EDGES} edges between components, layers from bottom to top"),
+        ("region", "circuit"),
+        ("complementary", "details"),
+        ("table", "what it reads"),
+        ("heading", "a1.h2"),
+    } <= named
+    focusable = [
+        (role, name)
+        for role, name, node in heard
+        if role != "RootWebArea"
+        and any(one["name"] == "focusable" and one["value"]["value"] for one in node.get("properties", []))
+    ]
+    assert len(focusable) > 20
+    assert [role for role, name in focusable if not name.strip()] == []
+    assert any(role == "image" and name.startswith("attention, clean: ") for role, name in named)
+    # where the focus is can be seen, and the tab key comes to the map once
+    assert page.locator("#nodes button[tabindex='0']").count() == 1
+
+
+def test_parts_of_a_component_share_its_row_and_have_room(watched: Watched, tmp_path: Path) -> None:
+    graph = Graph.of(tiny("qwen2_moe").config, Scope.named("qkv, m0=expert, m1=neuron, a1=block"))
+    scores = torch.randn(graph.edges.shape, generator=torch.Generator().manual_seed(0))
+    circuit = select_edges(graph, scores, TopN(graph.n_edges, "absolute"))
+    file = write_report(report_document([Shown("mixed", circuit, {})], [None]), tmp_path / "mixed.html")
+    page = watched.open(file.as_uri())
+    boxes = {
+        name: (left, right, top, words)
+        for name, left, right, top, words in page.locator(".node").evaluate_all(
+            "(all) => all.map((n) => [n.dataset.node, n.offsetLeft, n.offsetLeft + n.offsetWidth, n.offsetTop, n.textContent])"
+        )
+    }
+    assert set(boxes) == {str(node) for node in (*graph.writers, Logits())}
+    for layer, kind in ((0, Expert), (1, Neuron)):
+        parts = [boxes[str(w)] for w in graph.writers if isinstance(w, kind) and w.layer == layer]
+        assert len(parts) > 2
+        assert len({top for _, _, top, _ in parts}) == 1
+        assert all(one[1] <= other[0] for one, other in pairwise(sorted(parts)))
+    assert all(boxes[f"m0.e{expert}"][3].endswith(f"e{expert}") for expert in range(graph.shape.experts))
+    # the block is as wide as the heads that it stands for
+    heads = [boxes[f"a0.h{head}"] for head in range(graph.shape.n_heads)]
+    assert boxes["a1"][:2] == pytest.approx((heads[0][0], heads[-1][1]), abs=2)
+
+
+def test_numbers_of_one_prompt_say_what_they_are(watched: Watched, report: str) -> None:
+    page = watched.open(f"{report}#prompt=0")
+    words = page.locator("#side section").filter(has_text="effect of cutting an edge on this prompt")
+    expect(words).to_contain_text("logit difference, estimated to first order (eap), for this prompt alone")

@@ -1,10 +1,9 @@
 """``--config FILE``: options out of a YAML or TOML file, or out of what a search recorded.
 
 The keys of a file are the names of the command's options (and of its argument, in small letters). What is said on the command
-line counts more. A ``circuit.json``, or the directory it is in, stands for the options with which it was found.
+line counts more. A ``run.json``, a ``circuit.json``, or the directory they are in, stands for the options with which it was found.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, no_type_check
 
@@ -69,22 +68,29 @@ def defaults(file: Path, names: dict[str, str]) -> dict[str, Any]:
 
 def _read(file: Path) -> tuple[dict[str, Any], bool]:
     """The options in a file, and whether a search recorded them."""
-    file = file / "circuit.json" if file.is_dir() else file
+    if file.is_dir():
+        file = next((file / name for name in ("run.json", "circuit.json") if (file / name).exists()), file / "circuit.json")
     if file.suffix not in _ENDS:
-        raise SettingsError(f"--config {file}: expected a .yaml or .toml file, a circuit.json, or the directory of a run")
+        raise SettingsError(f"--config {file}: expected a .yaml or .toml file, a run.json or circuit.json, or their directory")
     if file.suffix == ".json":
-        return _recorded(file), True
+        return _asked(file) if file.name == "run.json" else _recorded(file), True
     try:
         with file.open("rb") as stream:
             text = stream.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise SettingsError(f"--config {file}: larger than any configuration")
-        content = tomllib.loads(text.decode()) if file.suffix == ".toml" else _yaml(text)
+        content = _toml(text) if file.suffix == ".toml" else _yaml(text)
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"--config {file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(content, dict):
         raise SettingsError(f"--config {file}: expected option: value, one a line")
     return content, False
+
+
+def _toml(text: bytes) -> Any:
+    import tomllib
+
+    return tomllib.loads(text.decode())
 
 
 def _yaml(text: bytes) -> Any:
@@ -108,7 +114,7 @@ def _value(file: Path, key: str, value: Any) -> Any:
         case bool() | int() | float() | str():
             return value
         case list() if all(isinstance(item, str | int | float) for item in value):
-            return [str(item) for item in value] if key in ("set", "method", "methods") else ",".join(map(str, value))
+            return [str(item) for item in value] if key in ("set", "settings", "method", "methods") else ",".join(map(str, value))
         case dict() if key == "set":
             return [f"{name}={_word(file, key, one)}" for name, one in _flat(value)]
         case _:
@@ -130,6 +136,13 @@ def _word(file: Path, key: str, value: Any) -> str:
     if not isinstance(value, bool | int | float | str):
         raise SettingsError(f"{file}: {key} holds a setting that is neither a text, a number nor a switch")
     return str(value)
+
+
+def _asked(file: Path) -> dict[str, Any]:
+    """The options with which a run was begun, apart from where it is and how its result is printed."""
+    from subcircuit.runs import read_run
+
+    return {name: value for name, value in read_run(file.parent)["asked"].items() if name not in ("out", "json")}
 
 
 def _recorded(file: Path) -> dict[str, Any]:

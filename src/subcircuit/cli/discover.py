@@ -125,7 +125,7 @@ def search_for(asked: dict[str, Any], begun: Path | None, forked: Path | None = 
     """
     from subcircuit.cli.console import messages
     from subcircuit.cli.options import Chosen, ablation_asked, bos_policy, configured, split_settings
-    from subcircuit.cli.progress import watch
+    from subcircuit.cli.progress import in_words, watch
     from subcircuit.cli.summary import print_run
     from subcircuit.errors import SettingsError
     from subcircuit.graph import Circuit, Graph, Scope
@@ -133,8 +133,8 @@ def search_for(asked: dict[str, Any], begun: Path | None, forked: Path | None = 
     from subcircuit.model import load_model
     from subcircuit.report import new_directory, save_picture
     from subcircuit.run import Mean, ablation_named
-    from subcircuit.runs import fork, identity, run_in
-    from subcircuit.search import Behaviour, method_named
+    from subcircuit.runs import Beacon, fork, identity, run_in
+    from subcircuit.search import Behaviour, Round, Step, method_named
     from subcircuit.search import discover as search
     from subcircuit.search.direction import check_start
     from subcircuit.tasks import competence, load_task, shortfall
@@ -173,6 +173,12 @@ def search_for(asked: dict[str, Any], begun: Path | None, forked: Path | None = 
         watcher.say(f"searching for the circuit of {behaviour.name}, {len(behaviour.pairs)} pairs of prompts")
 
         def work(journal: "Journal") -> None:
+            beacon = Beacon(directory, Circuit.empty(graph), in_words())
+
+            def on_step(step: Step | Round) -> None:
+                watcher.step(step)
+                beacon.step(step)
+
             result = search(
                 transformer,
                 behaviour,
@@ -182,11 +188,12 @@ def search_for(asked: dict[str, Any], begun: Path | None, forked: Path | None = 
                 scope=resolved,
                 selection=selection,
                 descend=o.coarse_to_fine,
-                on_step=watcher.step,
+                on_step=on_step,
                 journal=journal,
             )
             result.circuit.save(directory)
             save_picture(result.circuit, directory)
+            beacon.end()
 
         kept, found = recorded(asked), identity(transformer, behaviour)
         if forked is not None:

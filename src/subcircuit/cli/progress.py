@@ -1,7 +1,7 @@
 """How a search is watched: a bar on a terminal, a line every few seconds elsewhere."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -90,6 +90,17 @@ class Lines:
         if step.seconds - self._last >= self._every or step.done == step.total:
             self._last = step.seconds
             self.say(": ".join(part for part in (_place(step), state_of(step, self._pace.left())) if part))
+
+
+def in_words() -> Callable[[Step | Round], str]:
+    """Says of each step of one search how far it is."""
+    pace = Pace()
+
+    def words(step: Step | Round) -> str:
+        pace.note(step)
+        return " ".join(part for part in (_place(step), state_of(step, pace.left())) if part)
+
+    return words
 
 
 def state_of(step: Step | Round, left: float | None) -> str:

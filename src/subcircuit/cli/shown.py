@@ -10,15 +10,17 @@ if TYPE_CHECKING:
 
 
 def shown_circuits(paths: Sequence[Path]) -> "list[Shown]":
-    """The circuits, with what has been said of their components.
+    """The circuits, as far as their searches are, with what has been said of their components.
 
     Raises:
         CircuitFileError: a directory that holds no circuit, or files that are damaged or newer.
     """
     from subcircuit.graph import Circuit
     from subcircuit.report.page import Shown, read_labels
+    from subcircuit.viewer.folders import now_at
 
-    return [Shown(name, Circuit.load(path), read_labels(path)) for name, path in zip(names_of(paths), paths, strict=True)]
+    places = [now_at(path) for path in paths]
+    return [Shown(name, Circuit.load(place), read_labels(place)) for name, place in zip(names_of(paths), places, strict=True)]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

@@ -5,13 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subcircuit.errors import SettingsError
+
 if TYPE_CHECKING:
     from subcircuit.cli.recorded import Overrides
+    from subcircuit.report.page import Probed, Shown
     from subcircuit.viewer.bench import Probe
 
 
 def view(
-    paths: Annotated[list[Path], typer.Argument(metavar="DIR…", help="A circuit, or several of one graph to compare.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR…", help="A circuit, or several of one graph to compare; or a search that is still running."),
+    ],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
@@ -24,7 +30,8 @@ def view(
 ) -> None:
     """Explore circuits in a browser: the page is served on this machine alone.
 
-    Prompts, attention patterns and faithfulness are computed when they are first looked at.
+    Prompts, attention patterns and faithfulness are computed when they are first looked at. Of a search that is still
+    running the page shows how far it is and the circuit so far.
     """
     import secrets
 
@@ -32,7 +39,7 @@ def view(
     from subcircuit.cli.recorded import Overrides
     from subcircuit.cli.shown import shown_circuits
     from subcircuit.viewer import Bench, free_socket, make_app, serve
-    from subcircuit.viewer.folders import version_of
+    from subcircuit.viewer.folders import progress_of, version_of
     from subcircuit.viewer.serve import address_of
 
     bench = Bench(
@@ -44,7 +51,7 @@ def view(
     bench.document()
     token, console = secrets.token_urlsafe(24), messages()
     bound = free_socket(host, port)
-    app = make_app(bench, lambda: {"version": version_of(paths), "running": False}, host=host, token=token)
+    app = make_app(bench, lambda: progress_of(paths), host=host, token=token)
     serve(
         app, bound, address_of(bound, host, token), browser=browser, say=lambda words: console.print(plain(words), soft_wrap=True)
     )
@@ -55,8 +62,14 @@ def _probe(paths: list[Path], given: "Overrides") -> "Probe":
     from subcircuit.cli.console import messages, plain
     from subcircuit.cli.recorded import as_found
     from subcircuit.report.page import Probed
+    from subcircuit.viewer.folders import now_at
 
     console = messages()
-    return lambda number, shown: Probed(
-        *as_found(paths[number], shown.circuit, given, lambda words: console.print(plain(words), soft_wrap=True))
-    )
+
+    def probe(number: int, shown: "Shown") -> "Probed":
+        path = paths[number]
+        if now_at(path) != path:
+            raise SettingsError("prompts and faithfulness are looked at when the search is done")
+        return Probed(*as_found(path, shown.circuit, given, lambda words: console.print(plain(words), soft_wrap=True)))
+
+    return probe

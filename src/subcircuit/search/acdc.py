@@ -177,12 +177,16 @@ def _told(on_step: OnStep | None, before: Sequence["_Search"], config: Acdc) -> 
     if on_step is None:
         return lambda step: None
     done, trials, seconds = (sum(getattr(search, name) for search in before) for name in ("decided", "trials", "seconds"))
-    kept = sum(int(search.kept.sum()) for search in before)
+    masks = [search.kept for search in before]
+    kept = sum(int(mask.sum()) for mask in masks)
+
+    def both(found: Circuit) -> Circuit:
+        return replace(found, kept=torch.stack([found.kept, *masks]).any(0))
 
     def tell(step: Step) -> None:
         edges = step.edges * len(ENDS[config.direction])
         total = replace(step, decided=step.decided + done, kept=step.kept + kept, trials=step.trials + trials)
-        on_step(replace(total, edges=edges, seconds=step.seconds + seconds))
+        on_step(replace(total, edges=edges, seconds=step.seconds + seconds, circuit=lambda: both(step.circuit())))
 
     return tell
 
@@ -216,6 +220,7 @@ class _Search:
         self.examples = min(pairs, len(behaviour.task))
         self.batches = self.start(restoring)
         self.kept = graph.edges.clone()
+        self.visited = torch.zeros(len(graph.readers), dtype=torch.bool)
         self.effects = torch.full(graph.edges.shape, float("nan"))
         self.current = self._first_loss()
         self.borderline = Borderline(model, graph, behaviour, self.examples, abs(self.current), restoring)
@@ -253,6 +258,7 @@ class _Search:
                 live = self._whole_inputs(unit, live)
             for reader in live:
                 self._edges(unit, reader)
+            self.visited[list(self.graph.readers_in[unit])] = True
         self._report(self.graph.readers_in[0][0])
 
     def _decided_before(self, within: Within, readers: list[int]) -> list[int]:
@@ -301,6 +307,7 @@ class _Search:
             self.decided += min(cut + 1, len(writers))
             self._report(reader)
         self._commit([reader])
+        self.visited[reader] = True
 
     def _losses(self, cuts: list[Cut], work: Callable[[], Float[Tensor, "trial batch"]]) -> Float[Tensor, "trial batch"]:
         """Losses of trials, as the journal has them or worked out."""
@@ -365,6 +372,9 @@ class _Search:
             raise _not_finite(losses, f"{what} {'restored' if self.restoring else 'cut'}", self.model)
         return float(losses.mean())
 
+    def _so_far(self) -> Circuit:
+        return Circuit(self.graph, self.kept & self.visited, self.effects)
+
     def _report(self, reader: int) -> None:
         undecided = self.graph.n_edges - self.decided
         self.on_step(
@@ -376,6 +386,7 @@ class _Search:
                 trials=self.trials,
                 value=float(self.behaviour.metric.sign * (-self.current if self.restoring else self.current)),
                 seconds=self.seconds,
+                circuit=self._so_far,
             )
         )
 

@@ -18,7 +18,7 @@ from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.methods import Method, method_of
 from subcircuit.search.optimal import LearnOptimal, ablation_for
 from subcircuit.search.outcome import measure_circuit
-from subcircuit.search.result import Discovery, OnProgress
+from subcircuit.search.result import Discovery, OnProgress, Round, Step
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.zoom import coarse_to_fine, zoom, zoomed
 from subcircuit.tasks import Task
@@ -81,14 +81,16 @@ def discover(
         parameters |= {"optimal": asdict(ablation)}
     asked = Behaviour(task.to(model.device), metric_named(metric or task.metric), Mean())
     behaviour = replace(asked, ablation=ablation_for(ablation, model, graph, asked, on_step, journal))
-    found: Any
     if descend:
         parameters |= {"coarse_to_fine": True}
+    on_step = _with_record(on_step, _record(model, behaviour, chosen, parameters, {}, {}))
+    found: Any
+    if descend:
         found = coarse_to_fine(model, graph.scope, behaviour, method, on_step, journal)
     else:
         found = chosen.search(model, graph, behaviour, method, on_step, journal)
     result = found if selection is None else circuit_of(model, found, behaviour, selection)
-    record = _record(model, behaviour, chosen, parameters, result)
+    record = _record(model, behaviour, chosen, parameters, *_results(result))
     constants = behaviour.ablation.constants.float().cpu() if isinstance(behaviour.ablation, Optimal) else None
     return replace(result, circuit=replace(result.circuit, record=record, constants=constants))
 
@@ -109,7 +111,7 @@ def look_inside(
     """
     result = zoom(model, circuit, component, into, behaviour, config, on_step)
     before = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, "threshold": config.threshold}
-    record = _record(model, behaviour, method_of(config), zoomed(before, component, into), result)
+    record = _record(model, behaviour, method_of(config), zoomed(before, component, into), *_results(result))
     if circuit.record is not None:
         record = record.model_copy(update={"seed": circuit.record.seed})
     return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
@@ -131,7 +133,28 @@ def circuit_of(model: Transformer, scores: EdgeScores, behaviour: Behaviour, sel
     )
 
 
-def _record(model: Transformer, behaviour: Behaviour, method: Method, parameters: dict[str, Any], result: Discovery) -> Record:
+def _with_record(on_step: OnProgress | None, record: Record) -> OnProgress | None:
+    """The callback, told of circuits that say how they are being found."""
+    if on_step is None:
+        return None
+
+    def tell(step: Step | Round) -> None:
+        if isinstance(step, Step):
+            so_far = step.circuit
+            step = replace(step, circuit=lambda: replace(so_far(), record=record))
+        on_step(step)
+
+    return tell
+
+
+def _record(
+    model: Transformer,
+    behaviour: Behaviour,
+    method: Method,
+    parameters: dict[str, Any],
+    results: dict[str, Any],
+    timings: dict[str, float],
+) -> Record:
     return Record(
         model=ModelRecord(
             name=model.name,
@@ -145,17 +168,18 @@ def _record(model: Transformer, behaviour: Behaviour, method: Method, parameters
         method=MethodRecord(name=method.name, parameters=parameters),
         ablation=name_of(behaviour.ablation),
         metric=behaviour.metric.name,
-        results=_results(result),
-        timings={name: getattr(result, name) for name in _TIMINGS},
+        results=results,
+        timings=timings,
         versions={package: version(package) for package in ("subcircuit", "torch", "transformers")},
         seed=int(behaviour.task.parameters.get("seed", 0)),
     )
 
 
-def _results(result: Discovery) -> dict[str, Any]:
-    """The numbers of a result, as JSON values."""
+def _results(result: Discovery) -> tuple[dict[str, Any], dict[str, float]]:
+    """The numbers of a result, as JSON values, and how long it took."""
     numbers = {key: value for key, value in vars(result).items() if key not in ("circuit", "notes", *_TIMINGS)}
-    return {**numbers, **result.notes, "edges_kept": result.circuit.n_edges, "edges_total": result.circuit.graph.n_edges}
+    sizes = {"edges_kept": result.circuit.n_edges, "edges_total": result.circuit.graph.n_edges}
+    return {**numbers, **result.notes, **sizes}, {name: getattr(result, name) for name in _TIMINGS}
 
 
 def _tokenizer_digest(model: Transformer) -> str | None:

@@ -20,6 +20,8 @@ class Step:
         trials: circuits evaluated so far, discarded speculation included.
         value: the metric of the circuit so far.
         seconds: since the search began.
+        circuit: makes the circuit so far, of the edges kept into those readers that are decided; for as long as the
+            callback runs.
     """
 
     reader: str
@@ -29,6 +31,7 @@ class Step:
     trials: int
     value: float
     seconds: float
+    circuit: Callable[[], Circuit]
 
     @property
     def done(self) -> int:

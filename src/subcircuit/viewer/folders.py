@@ -1,17 +1,41 @@
-"""Run directories as the viewer watches them."""
+"""Run directories as the viewer watches them: what is done, and what is still being searched."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from subcircuit.explain import EXPLANATION_FILE
 from subcircuit.graph.file import CIRCUIT_FILE, SCORES_FILE
+from subcircuit.inert import inert
+from subcircuit.report.page.packed import Json
+from subcircuit.runs import glimpse, is_locked
 
 _FILES = (CIRCUIT_FILE, SCORES_FILE, EXPLANATION_FILE)
 
 
+def now_at(path: Path) -> Path:
+    """Where the circuit of a run is now: beside what it left when it is done, else as far as it is."""
+    if not path.is_dir() or (path / CIRCUIT_FILE).exists():
+        return path
+    seen = glimpse(path)
+    return path if seen is None else seen[1]
+
+
+def progress_of(paths: Sequence[Path]) -> Json:
+    """What the page is told of its runs: which version of them there is, and how far the first is that is not done."""
+    told: Json = {"version": version_of(paths), "running": False, "words": ""}
+    for path in paths:
+        seen = None if now_at(path) == path else glimpse(path)
+        if seen is not None:
+            running, words = is_locked(path), inert(seen[0].words)
+            said = (words or "searching") if running else f"stopped: {words}".removesuffix(": ")
+            return {**told, "running": running, "done": seen[0].done, "total": seen[0].total, "words": said}
+    return told
+
+
 def version_of(paths: Sequence[Path]) -> str:
     """A word that changes when what a circuit is read from does."""
-    return "-".join(_stamp(path / name if path.is_dir() else path) for path in paths for name in _FILES)
+    places = [now_at(path) for path in paths]
+    return "-".join(_stamp(place / name if place.is_dir() else place) for place in places for name in _FILES)
 
 
 def _stamp(file: Path) -> str:

@@ -111,6 +111,7 @@ def circuit_document(shown: Shown, ranking: Ranking) -> Json:
         "title": inert(summary.title),
         "rows": [[name, inert(value)] for name, value in summary.rows],
         "metric": None if record is None else record.metric,
+        "method": None if record is None else record.method.name,
         "labels": {name: _label(label) for name, label in shown.labels.items()},
         "edges": {
             "count": len(ranking.kept),

@@ -21,7 +21,7 @@ class Place:
         name: of the node.
         kind: what stands there: ``embed``, ``attention``, ``mlp`` or ``logits``.
         layer: None for embeddings and logits, which are bars below and above all layers.
-        column: of a head; None for what has no column of heads.
+        column: of a head; None for what has no column of heads, as MLPs and whole blocks of attention.
     """
 
     name: str
@@ -54,5 +54,5 @@ def _place(name: str) -> Place:
         return Place(name, "embed")
     head = found["head"]
     kind = "attention" if found["block"] == "a" else "mlp"
-    column = None if kind == "mlp" else int(head or 0)
+    column = None if kind == "mlp" or head is None else int(head)
     return Place(name, kind, int(found["layer"]), column)

@@ -17,6 +17,8 @@ from subcircuit.tasks import Metric, Task, metric
 
 # bytes of attention patterns in a page that is sent around
 MOST_BYTES = 1_000_000
+# the method by which `effects_by_example` estimates
+EFFECTS_BY = "eap"
 
 
 def prompts_document(
@@ -39,6 +41,7 @@ def prompts_document(
     return {
         "items": [_prompt(model, task[i : i + 1]) for i in range(len(task))],
         "metric": measured.name,
+        "method": EFFECTS_BY,
         "sign": measured.sign,
         "effects": quantised(_effects(model, graph, Behaviour(task, measured, behaviour.ablation), ranking)),
         "direct": {

@@ -4,48 +4,80 @@
 export const MARGIN = { left: 64, right: 118, top: 34, bottom: 34 };
 const LEAST_ROW = 15, LEAST_COLUMN = 20;
 
-export function layOut(graph, width, height, zoom) {
+// used: numbers of the nodes that some circuit of the page touches; parts of one component that none does get no room.
+export function layOut(graph, width, height, zoom, used) {
   const columns = 1 + Math.max(0, ...graph.nodes.map((node) => node.column ?? 0));
   const mlps = graph.nodes.some((node) => node.kind === "mlp");
-  const across = columns + (mlps ? 1.25 : 0);
-  const column = Math.max(LEAST_COLUMN, (width * zoom - MARGIN.left - MARGIN.right) / across);
+  const cells = cellsOf(graph, used);
+  const room = width * zoom - MARGIN.left - MARGIN.right;
+  const wide = Math.min(widest(graph, cells), room / 2);
+  const across = columns + (wide ? 0.4 : mlps ? 1.25 : 0);
+  const column = Math.max(LEAST_COLUMN, (room - wide) / across);
   const row = Math.max(LEAST_ROW, (height * zoom - MARGIN.top - MARGIN.bottom) / (graph.layers + 1.4));
-  const sheet = { width: MARGIN.left + MARGIN.right + column * across, height: MARGIN.top + MARGIN.bottom + row * (graph.layers + 1.4) };
+  const sheet = { width: MARGIN.left + MARGIN.right + column * across + wide, height: MARGIN.top + MARGIN.bottom + row * (graph.layers + 1.4) };
   const box = { width: Math.min(64, column - 8), height: Math.min(22, Math.max(9, row * 0.62)) };
-  const mlpAt = MARGIN.left + column * (columns + 0.75);
+  const mlpAt = MARGIN.left + (wide ? column * across + wide - box.width / 2 : column * (columns + 0.75));
   const end = (mlps ? mlpAt : MARGIN.left + column * (columns - 0.5)) + box.width / 2;
   const bar = { left: MARGIN.left + column / 2 - box.width / 2, right: end, top: MARGIN.top, bottom: sheet.height - MARGIN.bottom };
-  const places = graph.nodes.map((node) => placeOf(node, { sheet, row, column, mlpAt, bar, box }));
-  spread(graph, places, box, column);
-  return { sheet, row, column, box, bar, places };
+  const heads = { left: bar.left, right: MARGIN.left + column * (columns - 0.5) + box.width / 2 };
+  const places = graph.nodes.map((node) => placeOf(node, { sheet, row, column, mlpAt, bar, box, heads }));
+  const parts = spread(graph, places, cells, { box, column, wide, right: end });
+  return { sheet, row, column, box, bar, places, parts };
 }
 
-function placeOf(node, { sheet, row, column, mlpAt, bar, box }) {
+function placeOf(node, { sheet, row, column, mlpAt, bar, box, heads }) {
   const middle = (bar.left + bar.right) / 2;
   if (node.kind === "logits") return { x: middle, y: bar.top, width: bar.right - bar.left };
   if (node.kind === "embed") return { x: middle, y: bar.bottom, width: bar.right - bar.left };
   const base = sheet.height - MARGIN.bottom - row * (node.layer + 1);
   if (node.kind === "mlp") return { x: mlpAt, y: base - row * 0.42, width: box.width };
+  // a block of attention is as wide as its heads would be
+  if (node.column === null) return { x: (heads.left + heads.right) / 2, y: base, width: heads.right - heads.left };
   return { x: MARGIN.left + column * (node.column + 0.5), y: base, width: box.width };
 }
 
-// Nodes of one cell side by side; embeddings apart share the bar.
-function spread(graph, places, box, column) {
+// Nodes that share a place: parts of one MLP, positions of one head, embeddings apart.
+function cellsOf(graph, used) {
   const cells = new Map();
   graph.nodes.forEach((node, index) => {
     const cell = `${node.kind} ${node.layer} ${node.column}`;
-    cells.set(cell, [...(cells.get(cell) ?? []), index]);
+    if (!cells.has(cell)) cells.set(cell, { all: [], used: [] });
+    cells.get(cell).all.push(index);
+    if (used.has(index)) cells.get(cell).used.push(index);
   });
-  for (const nodes of cells.values()) {
-    if (nodes.length === 1) continue;
-    const place = places[nodes[0]];
-    const whole = graph.nodes[nodes[0]].layer === null ? place.width : column - 4;
-    const left = place.x - whole / 2;
-    const step = whole / nodes.length;
-    for (const [i, node] of nodes.entries()) {
-      places[node] = { ...places[node], x: left + step * (i + 0.5), width: Math.max(3, Math.min(whole === place.width ? step : box.width, step - 2)) };
+  return [...cells.values()].filter(({ all }) => all.length > 1);
+}
+
+const LETTER = 6.4;
+
+export const shortName = (name) => (name.includes(".") ? name.slice(name.indexOf(".") + 1) : name);
+
+// How much room the parts of MLPs ask for: that of their names.
+function widest(graph, cells) {
+  const length = (node) => shortName(graph.nodes[node].name).length * LETTER + 8;
+  const sizes = cells.filter(({ all }) => graph.nodes[all[0]].kind === "mlp").map(({ used }) => used.length * Math.max(0, ...used.map(length)));
+  return Math.max(0, ...sizes);
+}
+
+// Nodes of one cell side by side, those without an edge behind the next one that has some; returns all that share a cell.
+function spread(graph, places, cells, { box, column, wide, right }) {
+  const parts = new Set();
+  for (const { all, used } of cells) {
+    const { kind, layer } = graph.nodes[all[0]];
+    const place = places[all[0]];
+    const whole = layer === null ? place.width : kind === "mlp" && wide ? wide : Math.max(place.width, column - 4);
+    const left = kind === "mlp" && wide ? right - whole : place.x - whole / 2;
+    const shown = new Set(used.length ? used : all);
+    const step = whole / shown.size;
+    const most = layer === null || place.width > box.width ? step : box.width;
+    let before = 0;
+    for (const node of all) {
+      places[node] = { ...places[node], x: left + step * (Math.min(before, shown.size - 1) + 0.5), width: Math.max(3, Math.min(most, step - 2)) };
+      if (shown.has(node)) before++;
+      if (layer !== null) parts.add(node);
     }
   }
+  return parts;
 }
 
 // Ten numbers an edge: where it starts and a line goes to the curve, the curve's four points, where a line ends it.
@@ -66,22 +98,26 @@ function route(graph, layout, writer, reader, out, from) {
   const [a, b] = [layout.places[writer], layout.places[target]];
   const [source, sink] = [graph.nodes[writer].kind, graph.nodes[target].kind];
   const half = layout.box.height / 2;
+  // beside a head is the gutter of its column, beside a block that of all its heads
+  const beside = (node, place) => (graph.nodes[node].kind === "attention" ? Math.max(layout.column, place.width) : layout.column) / 2;
   const port = b.x + (PORT[kind] ?? 0) * b.width;
   const [right, left] = [a.x + a.width / 2, b.x - b.width / 2];
-  const side = (sink === "mlp" || sink === "logits") && source === "mlp";
-  if (side || (source === "embed" && sink === "mlp")) arc(layout, right, a.y, b.x + b.width / 2, b.y, out, from);
+  // parts of an MLP are entered from below and left from above, as heads are
+  const [from_part, into_part] = [source === "mlp" && layout.parts.has(writer), sink === "mlp" && layout.parts.has(target)];
+  const side = !from_part && !into_part && (sink === "mlp" || sink === "logits") && source === "mlp";
+  if (side || (source === "embed" && sink === "mlp" && !into_part)) arc(layout, right, a.y, b.x + b.width / 2, b.y, out, from);
   else if (source === "embed") {
-    const gutter = b.x - layout.column / 2 + (PORT[kind] ?? 0) * 12;
+    const gutter = into_part ? port : b.x - beside(target, b) + (PORT[kind] ?? 0) * 12;
     const turn = Math.min(a.y - half, b.y + half + layout.row * 0.75);
     write(out, from, a.y - half, gutter, turn, gutter, turn - layout.row * 0.4, port, b.y + half + layout.row * 0.4, port, b.y + half, b.y + half);
   } else if (sink === "logits") {
-    const gutter = a.x + layout.column / 2;
+    const gutter = from_part ? a.x : a.x + beside(writer, a);
     const turn = Math.max(b.y + half, a.y - half - layout.row * 0.75);
     write(out, from, a.y - half, a.x, a.y - half, a.x, a.y - half - layout.row * 0.4, gutter, turn + layout.row * 0.4, gutter, turn, b.y + half);
-  } else if (sink === "mlp") {
+  } else if (sink === "mlp" && !into_part && !from_part) {
     const rise = Math.min(a.y - b.y, layout.row * 1.5);
     write(out, from, a.y - half, a.x, a.y - half, a.x, a.y - half - rise, left - layout.column * 0.9, b.y, left, b.y, b.y);
-  } else if (source === "mlp") {
+  } else if (source === "mlp" && !from_part && !into_part) {
     const start = a.x - a.width / 2;
     write(out, from, a.y, start, a.y, start - layout.column * 0.9, a.y, port, b.y + half + Math.min(a.y - b.y, layout.row * 1.5), port, b.y + half, b.y + half);
   } else {

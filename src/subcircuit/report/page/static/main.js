@@ -39,9 +39,20 @@ async function start() {
   function rebuild(state) {
     const circuit = circuits[state.circuit];
     scene = state.other === null ? sceneOf(graph, circuit, prompts.get(state.circuit), state) : comparison(circuit, circuits[state.other], state.all);
-    const used = new Set(circuits.flatMap((one) => [...one.inside].flatMap((edge) => [one.writers[edge], ...graph.readers[one.readers[edge]].nodes])));
-    map.populate(used);
+    map.populate(touched(state.all));
     legend(state);
+  }
+
+  // The components that some circuit on the page has an edge of.
+  function touched(all) {
+    const found = new Set();
+    for (const circuit of circuits) {
+      for (const edge of listed(circuit, all)) {
+        found.add(circuit.writers[edge]);
+        for (const node of graph.readers[circuit.readers[edge]].nodes) found.add(node);
+      }
+    }
+    return found;
   }
 
   function change(raw, changed) {
@@ -162,22 +173,37 @@ async function start() {
 
   const presentKinds = () => Object.keys(WORDS).filter((kind) => graph.readers.some((reader) => reader.kind === kind));
 
+  function describe() {
+    at("title").textContent = content.title;
+    at("pick-all").hidden = circuits.every((circuit) => circuit.all.length === circuit.inside.length);
+  }
+
+  function showProgress(state) {
+    const began = !at("progress").hidden;
+    at("progress").hidden = !state?.words;
+    at("done").hidden = !state?.running;
+    if (state?.words) {
+      at("done").value = state.total ? state.done / state.total : 0;
+      at("pace").textContent = state.words;
+    } else if (state && began) say("the search is done");
+  }
+
   // A search that is still running: its circuit grows on the page.
   async function follow() {
     const state = await progress().catch(() => null);
-    at("progress").hidden = !state?.running;
-    if (state?.running) {
-      at("done").value = state.total ? state.done / state.total : 0;
-      at("pace").textContent = state.words;
-    }
+    showProgress(state);
     if (state && state.version !== content.version) {
+      const shape = JSON.stringify(content.graph);
       content = await load();
+      // a search from coarse levels to fine ones goes on in another graph
+      if (JSON.stringify(content.graph) !== shape) location.reload();
       circuits = content.circuits.map(readCircuit);
       measured = new Map();
       prompts.clear();
       problems.clear();
       const now = valid(store.get());
       fillPickers(circuits, now);
+      describe();
       rebuild(now);
       draw(now);
       fetchPrompts(now.circuit);
@@ -197,10 +223,9 @@ async function start() {
 
   if (!live) for (const [index, one] of content.circuits.entries()) prompts.set(index, readPrompts(one.prompts, one.edges.count));
   const state = valid(store.get());
-  at("title").textContent = content.title;
+  describe();
   at("find").value = state.find;
   at("all").checked = state.all;
-  at("pick-all").hidden = circuits.every((circuit) => circuit.all.length === circuit.inside.length);
   setTheme(state.theme);
   fillPickers(circuits, state);
   map.resize(state.zoom);

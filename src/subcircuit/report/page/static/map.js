@@ -1,7 +1,7 @@
 // The map of the circuit: edges on two canvases, components as buttons over them.
 
 import { at, colour, el, many, number } from "./dom.js";
-import { MARGIN, distance, layOut, routes } from "./layout.js";
+import { MARGIN, distance, layOut, routes, shortName } from "./layout.js";
 import { createPainter } from "./paint.js";
 import { activity, edgeName, edgesOf } from "./scene.js";
 
@@ -10,11 +10,12 @@ const NEAR = 5, PICKABLE = 20000, MOST_BUTTONS = 4000;
 export function createMap(graph, { onSelect, labelOf }) {
   const [stage, view, sheet, holder] = ["stage", "view", "sheet", "nodes"].map(at);
   const [paintAll, paintSome] = [createPainter(at("edges")), createPainter(at("over"))];
-  let layout, scene, routed, shown = 0, selected = null, pointed = null, buttons = new Map(), active, lastLit = 0;
+  let layout, scene, routed, shown = 0, selected = null, pointed = null, buttons = new Map(), active, lastLit = 0, used = new Set(), zoomed = 1;
 
   function resize(zoom) {
+    zoomed = zoom;
     const [width, height] = [stage.clientWidth, stage.clientHeight];
-    layout = layOut(graph, width, height, zoom);
+    layout = layOut(graph, width, height, zoom, used);
     const { sheet: size } = layout;
     sheet.style.width = `${Math.max(1, Math.floor(size.width))}px`;
     sheet.style.height = `${Math.max(1, Math.floor(size.height))}px`;
@@ -24,7 +25,11 @@ export function createMap(graph, { onSelect, labelOf }) {
   }
 
   // Buttons for the components that can be in view; made once, so that focus stays where it is.
-  function populate(used) {
+  function populate(touched) {
+    if ([...touched].some((node) => !used.has(node))) {
+      used = touched;
+      resize(zoomed);
+    }
     const many_ = graph.nodes.length > MOST_BUTTONS;
     graph.nodes.forEach((node, index) => {
       if (buttons.has(index) || (many_ && !used.has(index))) return;
@@ -200,7 +205,7 @@ function place(button, layout, node, name) {
   const { x, y, width } = layout.places[node];
   const { height } = layout.box;
   Object.assign(button.style, { left: `${x - width / 2}px`, top: `${y - height / 2}px`, width: `${width}px`, height: `${height}px` });
-  const short = name.includes(".") ? name.slice(name.indexOf(".") + 1) : name;
+  const short = shortName(name);
   const letter = height < 13 ? 5.4 : 6.4;
   const text = name.length * letter + 6 <= width ? name : short.length * letter + 4 <= width ? short : "";
   button.firstChild.textContent = text;

@@ -30,12 +30,21 @@ function overview({ graph, circuit, scene, shown, count, prompts, why, state, po
     el("h2", {}, circuit.name),
     item ? section(`prompt ${state.prompt + 1} of ${prompts.items.length}`, promptView(item)) : null,
     chart ? section("faithfulness by size", chart) : null,
-    section(item ? `effect of cutting an edge on this prompt` : "strongest edges", ...edgesHere(graph, scene, strongest, item, onSelect)),
+    item
+      ? section("effect of cutting an edge on this prompt", el("p", { class: "evidence faint" }, howMeasured(prompts)), ...edgesHere(graph, scene, strongest, item, onSelect))
+      : section("strongest edges", scoreWords(circuit), ...edgesHere(graph, scene, strongest, item, onSelect)),
     prompts ? section(directTitle(prompts), directNodes(graph, prompts, state.prompt, onSelect)) : null,
     section("how it was found", facts(circuit.rows)),
     why ? el("p", { class: "faint" }, why) : null,
   ];
 }
+
+const spaced = (name) => name.replaceAll("_", " ");
+
+// What an edge's number on one prompt is: an estimate, and of which metric.
+const howMeasured = (prompts) => `${spaced(prompts.metric)}, estimated to first order (${prompts.method}), for this prompt alone`;
+
+const scoreWords = ({ method, metric }) => (method && metric ? el("p", { class: "evidence faint" }, `by ${method} on the ${spaced(metric)}, all prompts`) : null);
 
 function edgesHere(graph, scene, edges, item, onSelect) {
   const rows = edgeRows(graph, scene, edges, onSelect);

@@ -1,0 +1,70 @@
+"""A search is looked at while it runs: how far it is, its circuit so far, and its result when it is done."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from subcircuit.cli.progress import in_words
+from subcircuit.cli.shown import shown_circuits
+from subcircuit.graph import Circuit, Graph, Scope
+from subcircuit.runs import Beacon, glimpse
+from subcircuit.runs.lock import locked
+from subcircuit.search import Acdc, Round, Step, discover
+from subcircuit.viewer.folders import now_at, progress_of, version_of
+from tests.behaviours import random_task
+from tests.tiny_models import tiny
+
+
+def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subcircuit.runs.beacon.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("subcircuit.runs.beacon._SHARE", 0)
+    model = tiny("gpt2")
+    task, scope = random_task(model, 3, [6, 5]), Scope("block")
+    beacon = Beacon(tmp_path, Circuit.empty(Graph.of(model.config, scope)), in_words())
+    seen: list[Circuit] = []
+    versions = [version_of([tmp_path])]
+
+    def on_step(step: Step | Round) -> None:
+        beacon.step(step)
+        shown = shown_circuits([tmp_path])[0]
+        assert shown.name == tmp_path.name
+        told = progress_of([tmp_path])
+        assert told["running"]
+        assert (told["done"], told["total"]) == (step.done, step.total)
+        assert f"{step.done:,}/{step.total:,} edges" in told["words"]
+        assert isinstance(step, Step)
+        assert shown.circuit == step.circuit()
+        seen.append(shown.circuit)
+        versions.append(told["version"])
+
+    with locked(tmp_path):
+        assert progress_of([tmp_path])["words"] == "searching"
+        assert shown_circuits([tmp_path])[0].circuit.n_edges == 0
+        found = discover(model, task, Acdc(0.01), metric="logit_difference", scope=scope, on_step=on_step)
+    assert len({circuit.n_edges for circuit in seen}) > 2
+    last, record = seen[-1].record, found.circuit.record
+    assert last is not None
+    assert record is not None
+    assert (last.model, last.task, last.method, last.results) == (record.model, record.task, record.method, {})
+    assert seen[-1].kept.equal(found.circuit.kept)
+    assert len(set(versions)) == len(versions)
+    # nobody is at work on it any more, and it is not done
+    assert progress_of([tmp_path])["words"].startswith("stopped: ")
+    found.circuit.save(tmp_path)
+    beacon.end()
+    assert now_at(tmp_path) == tmp_path
+    assert shown_circuits([tmp_path])[0].circuit == found.circuit
+    assert progress_of([tmp_path]) == {"version": version_of([tmp_path]), "running": False, "words": ""}
+
+
+@pytest.mark.parametrize("change", [{"circuit": "../../elsewhere"}, {"done": "many"}, {"words": None, "circuit": 3}])
+def test_what_is_no_view_of_a_search_is_left_alone(tmp_path: Path, change: dict[str, object]) -> None:
+    Beacon(tmp_path, Circuit.empty(Graph.of(tiny("gpt2").config)), in_words())
+    file = tmp_path / ".live" / "now.json"
+    good = json.loads(file.read_text())
+    assert glimpse(tmp_path) is not None
+    file.write_text(json.dumps(good | change))
+    assert glimpse(tmp_path) is None
+    file.write_text("{" * 100_000)
+    assert glimpse(tmp_path) is None
