@@ -11,6 +11,7 @@
     ├── SettingsError           options that are out of range or do not go together
     ├── EditError               an edit of a model that cannot be made, or that does not reach its target
     ├── NumericalError          NaN or infinity where a number is needed
+    ├── ShortOfMemoryError      the work does not fit into memory, in however small parts
     ├── RunError                a run on disk that cannot be read, resumed or written
     └── OutputError             an output directory that cannot be written or already holds a run
 
@@ -71,6 +72,10 @@ class EditError(SubcircuitError):
 
 class NumericalError(SubcircuitError):
     """NaN or infinity where a number is needed."""
+
+
+class ShortOfMemoryError(SubcircuitError):
+    """The work does not fit into memory, in however small parts."""
 
 
 class OutputError(SubcircuitError):

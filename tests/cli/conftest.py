@@ -1,7 +1,7 @@
 """A tiny random model on disk, and the command line called as a shell would call it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,10 +42,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
     """A file of three pairs of prompts."""
-    file = tmp_path / "words.jsonl"
+    return written(tmp_path / "words.jsonl", (10, 20, 30), 1)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A file of twelve pairs of prompts."""
+    return written(tmp_path / "many.jsonl", range(10, 22), 12)
+
+
+def written(file: Path, words: Iterable[int], away: int) -> Path:
+    """Pairs of prompts, one for each of these words; the corrupted one has another word, so far away."""
     pairs = [
-        {"clean": f"w3 w{i} w5 w6", "corrupt": f"w3 w{i + 1} w5 w6", "answers": [f"w{i}"], "wrong_answers": [f"w{i + 1}"]}
-        for i in (10, 20, 30)
+        {"clean": f"w3 w{i} w5 w6", "corrupt": f"w3 w{i + away} w5 w6", "answers": [f"w{i}"], "wrong_answers": [f"w{i + away}"]}
+        for i in words
     ]
     file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     return file

@@ -12,18 +12,6 @@ from tests.cli.conftest import Output
 Run = Callable[..., Output]
 
 
-@pytest.fixture
-def many(tmp_path: Path) -> Path:
-    """A file of twelve pairs of prompts."""
-    file = tmp_path / "many.jsonl"
-    pairs = [
-        {"clean": f"w3 w{i} w5 w6", "corrupt": f"w3 w{i + 12} w5 w6", "answers": [f"w{i}"], "wrong_answers": [f"w{i + 12}"]}
-        for i in range(10, 22)
-    ]
-    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
-    return file
-
-
 def found(subcircuit: Run, model: str, task: Path | str, *options: object) -> str:
     done = subcircuit("discover", "--model", model, "--task", task, "--metric", "kl_divergence", "--json", *options)
     assert done.code == 0, done.err
@@ -147,9 +135,12 @@ def test_methods_are_swept(subcircuit: Run, model: str, many: Path) -> None:
     assert (content["found_on"]["pairs"], content["judged_on"]["pairs"]) == (4, 8)
     assert content["settings"]["eap-ig-inputs"]["steps"] == 2
     folder = Path(content["out"])
-    assert sorted(file.name for file in folder.iterdir()) == [
+    assert sorted(file.name for file in folder.iterdir() if not file.name.startswith(".")) == [
+        "checksums.json",
+        "journal.sqlite",
         "methods.csv",
         "points.csv",
+        "run.json",
         "sweep.json",
         "sweep.png",
         "sweep.svg",

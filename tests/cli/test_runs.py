@@ -2,18 +2,22 @@
 
 import json
 import os
+import resource
 import signal
 import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
+from time import monotonic, sleep
+from typing import Any
 
 import pytest
 
 from subcircuit import durable
 from subcircuit.cli.main import main
 from subcircuit.errors import RunError
-from subcircuit.runs import SqliteJournal
+from subcircuit.runs import SqliteJournal, run_in
 from subcircuit.runs.lock import locked
 from tests.cli.conftest import Output
 
@@ -90,22 +94,139 @@ def test_a_killed_run_is_resumed_to_the_same_bits(subcircuit: Run, model: str, p
         assert subcircuit("verify", folder).code == 0
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(subcircuit: Run, model: str, prompts: Path) -> None:
-    arguments = [*options(model, prompts), "run"]
+COSTS = {"seconds", "forward_seconds", "forward_equivalents", "peak_memory", "peak_memory_bytes", "timings"}
+
+
+def costless(content: Any) -> Any:
+    """JSON without what differs from run to run."""
+    if isinstance(content, list):
+        return [costless(part) for part in content]
+    if not isinstance(content, dict):
+        return content
+    return {key: costless(part) for key, part in content.items() if key not in COSTS}
+
+
+def journal_of(folder: Path) -> dict[str, bytes]:
+    with sqlite3.connect(folder / "journal.sqlite") as database:
+        return dict(database.execute("select key, result from work"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        ("sweep --model MODEL --task TASK --scope block --examples 2 --methods eap,acdc --thresholds 0.1", "sweep.json"),
+        ("validate and-gate --method eap,acdc --thresholds 0.1", "validation.json"),
+        ("zoom base a1 --into head --threshold 0.001 --model MODEL --task TASK", "circuit.json"),
+    ],
+)
+def test_other_commands_lose_nothing(subcircuit: Run, model: str, many: Path, arguments: str, file: str) -> None:
+    where = {"MODEL": model, "TASK": str(many)}
+    given = [where.get(word, word) for word in arguments.split()] + ["--out"]
+    if given[0] == "zoom":
+        begun = ("--model", model, "--task", many, "--scope", "block", "--examples", 2, "--threshold", 0.001, "--out", "base")
+        assert subcircuit("discover", *begun).code == 0
+    whole = subcircuit(*given, "whole")
+    assert whole.code == 0, whole.err
+    expected, units = costless(json.loads(Path("whole", file).read_text())), journal_of(Path("whole"))
+    assert killed_after([*given, "run"], len(units) // 2, 99) == -signal.SIGKILL
+    before = journal_of(Path("run"))
+    places = [word for name, place in where.items() if name in arguments for word in (f"--{name.lower()}", place)]
+    done = subcircuit("resume", "run", *places)
+    assert done.code == 0, done.err
+    assert costless(json.loads(Path("run", file).read_text())) == expected
+    after = journal_of(Path("run"))
+    # what was finished is as it was, what it cost among it
+    assert (len(before) > 0, after.keys(), before.items() <= after.items()) == (True, units.keys(), True)
+    assert subcircuit("verify", "run").code == 0
+
+
+def test_what_a_command_does_not_have_is_refused_when_it_is_resumed(subcircuit: Run) -> None:
+    assert subcircuit("validate", "and-gate", "--method", "eap", "--out", "run").code == 0
+    refused = subcircuit("resume", "run", "--threshold", 0.5)
+    assert (refused.code, "--threshold: run is of subcircuit validate" in refused.err) == (2, True)
+    asked = json.loads(Path("run/run.json").read_text())
+    for broken in ({"command": "rm"}, {"command": "validate", "seed": [1]}, "validate", {"command": ["a"]}):
+        Path("run/run.json").write_text(json.dumps({**asked, "asked": broken}))
+        refused = subcircuit("resume", "run")
+        assert (refused.code, "Nothing was touched" in refused.err) == (2, True)
+
+
+def said_by(arguments: list[str], before: Callable[[], None]) -> tuple[int, str]:
+    """A command in a process of its own: its exit code, and the last line that it says."""
 
     def work() -> None:
-        write = SqliteJournal.write
-        SqliteJournal.write = lambda self: (write(self), os.kill(os.getpid(), signal.SIGINT))[0]
-        os.dup2(os.open("said", os.O_CREAT | os.O_WRONLY), 2)
+        before()
+        os.dup2(os.open("said", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 2)
         sys.stderr = os.fdopen(2, "w")
         code = main(arguments)
         sys.stderr.flush()
         os._exit(code)
 
-    assert in_a_process(work) == 130
-    assert Path("said").read_text().splitlines()[-1] == "stopped; to go on: subcircuit resume run"
+    code = in_a_process(work)
+    return code, Path("said").read_text().splitlines()[-1]
+
+
+def interrupt(times: int, after: int) -> None:
+    """Ctrl-C while results are being written for the n-th time."""
+    write, left = SqliteJournal.write, [after]
+
+    def interrupted(self: SqliteJournal) -> None:
+        write(self)
+        left[0] -= 1
+        if left[0] == 0:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    SqliteJournal.write = interrupted
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(subcircuit: Run, model: str, prompts: Path, times: int) -> None:
+    arguments = options(model, prompts)
+    assert said_by([*arguments, "run"], lambda: interrupt(times, 3)) == (130, "stopped; to go on: subcircuit resume run")
     assert subcircuit("verify", "run").code == 0
+    # at once: not even the results at hand are written again
+    assert len(journal_of(Path("run"))) == 3
     assert subcircuit("resume", "run", "--model", model, "--task", prompts).code == 0
+    assert subcircuit(*arguments, "whole").code == 0
+    assert results(Path("run")) == results(Path("whole"))
+
+
+def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(subcircuit: Run, model: str, prompts: Path) -> None:
+    arguments, rng = options(model, prompts), Random(0)
+    began = monotonic()
+    assert subcircuit(*arguments, "whole").code == 0
+    seconds = monotonic() - began
+    go_on = ["resume", "run", "--model", model, "--task", str(prompts)]
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            os._exit(main(go_on if Path("run").exists() else [*arguments, "run"]))
+        sleep(rng.uniform(0.1, 0.7) * seconds)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert not Path("run").exists() or subcircuit("verify", "run").code == 0
+    done = subcircuit(*(go_on if Path("run").exists() else [*arguments, "run"]))
+    assert done.code == 0, done.err
+    assert results(Path("run")) == results(Path("whole"))
+
+
+@pytest.mark.parametrize("size", [16_000, 40_000])
+def test_a_disk_that_fills_up_while_a_run_is_at_work(subcircuit: Run, model: str, prompts: Path, size: int) -> None:
+    def small_disk() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    arguments = options(model, prompts)
+    code, said = said_by([*arguments, "run"], small_disk)
+    assert (code, "make room" in said) == (2, True), said
+    if Path("run").exists():
+        assert subcircuit("verify", "run").code == 0
+        assert subcircuit("resume", "run", "--model", model, "--task", prompts).code == 0
+    else:
+        assert subcircuit(*arguments, "run").code == 0
+    assert subcircuit(*arguments, "whole").code == 0
+    assert results(Path("run")) == results(Path("whole"))
 
 
 def test_any_flipped_bit_is_found_and_named(subcircuit: Run, model: str, prompts: Path) -> None:
@@ -149,12 +270,30 @@ def test_another_configuration_is_refused_with_the_difference(subcircuit: Run, m
     assert (changed.code, "prompts was" in changed.err) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["weights", "config", "tokenizer", "prompts", "dtype", "device", "torch"])
+def test_a_run_does_not_go_on_with_anything_else(tmp_path: Path, name: str) -> None:
+    found = {name: "one", "same": "same"}
+    run_in(tmp_path / "run", {"seed": 0}, found, lambda journal: journal.record("unit", b"result"))
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    with pytest.raises(RunError, match=f"begun with something else: {name} was one, is another"):
+        run_in(tmp_path / "run", {"seed": 0}, {**found, name: "another"}, lambda journal: None)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+
+
 def test_a_run_has_one_process(subcircuit: Run, model: str, prompts: Path) -> None:
     assert killed_after([*options(model, prompts), "run"], 3, 99) == -signal.SIGKILL
     assert Path("run/.lock").exists()  # and holds nothing: its process is dead
-    with locked(Path("run")):
-        refused = subcircuit("resume", "run", "--model", model, "--task", prompts)
-        assert (refused.code, "another process" in refused.err) == (2, True)
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with locked(Path("run")):
+            os.write(tell, b"1")
+            signal.pause()
+    os.read(ready, 1)
+    refused = subcircuit("resume", "run", "--model", model, "--task", prompts)
+    assert (refused.code, "another process" in refused.err) == (2, True)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     assert subcircuit("resume", "run", "--model", model, "--task", prompts).code == 0
 
 

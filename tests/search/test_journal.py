@@ -1,11 +1,14 @@
 """A search that was stopped anywhere goes on to the bits of one that was not, whatever the method."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from subcircuit.graph import Graph
-from subcircuit.search import METHODS, EdgeScores
+from subcircuit.graph import Circuit, Graph, Scope
+from subcircuit.search import METHODS, Acdc, Discovery, EdgeScores
 from subcircuit.search.journal import Under
+from subcircuit.search.zoom import coarse_to_fine, zoom
 from tests.behaviours import random_behaviour
 from tests.tiny_models import tiny
 
@@ -31,16 +34,31 @@ class Memory:
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "random"])
 def test_a_search_that_was_stopped_goes_on_to_the_same_bits(name: str):
     model, method = tiny("llama"), METHODS[name]
-    graph = Graph.of(model.config)
+    graph = Graph.of(model.config, Scope.named("head"))
     behaviour = random_behaviour(model, 3, [6, 7, 5], 1, "logit_difference", "resample")
     settings = method.settings(**{"steps": 7} if name in ("ugs", "edge-pruning", "subnetwork-probing") else {"batch_size": 2})
+    goes_on_to_the_same(lambda journal: method.search(model, graph, behaviour, settings, None, Under(journal, "part")))
+
+
+def test_searches_inside_of_others_go_on_to_the_same_bits():
+    model, config = tiny("llama"), Acdc(0.05)
+    behaviour = random_behaviour(model, 3, [6, 7, 5], 1, "logit_difference", "resample")
+    head = Scope.named("head")
+    goes_on_to_the_same(lambda journal: coarse_to_fine(model, head, behaviour, config, None, journal))
+    blocks = Graph.of(model.config, Scope.named("block"))
+    whole = Circuit(blocks, blocks.edges)
+    goes_on_to_the_same(lambda journal: zoom(model, whole, "a1", "head", behaviour, config, None, journal))
+
+
+def goes_on_to_the_same(search: Callable[[Memory], EdgeScores | Discovery]) -> None:
+    """Stopped after its first result, or before its last, a search given these results makes the same."""
     whole = Memory()
-    expected = method.search(model, graph, behaviour, settings, None, Under(whole, "part"))
+    expected = search(whole)
     for after in {1, max(1, len(whole.results) - 1)}:
         stopped = Memory(after)
         with pytest.raises(InterruptedError):
-            method.search(model, graph, behaviour, settings, None, Under(stopped, "part"))
-        found = method.search(model, graph, behaviour, settings, None, Under(stopped, "part"))
+            search(stopped)
+        found = search(stopped)
         assert stopped.results == whole.results
         assert torch.equal(_values(found).nan_to_num(9), _values(expected).nan_to_num(9))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from subcircuit.cli.kept import Begun
     from subcircuit.search.journal import Journal
 
 from subcircuit.cli.config_file import Config
@@ -112,18 +113,13 @@ def discover(
     Writes circuit.json, scores.safetensors, circuit.svg and circuit.png, and a journal from which `subcircuit resume` goes on
     where the search was stopped. Nothing that exists is overwritten.
     """
-    search_for(dict(locals()), None)
+    search_for({"command": "discover", **locals()})
 
 
-def search_for(asked: dict[str, Any], begun: Path | None, forked: Path | None = None) -> None:
-    """Begin a search, or go on with one.
-
-    Args:
-        asked: the options of ``discover``.
-        begun: the directory of the run to go on with.
-        forked: the run that a new one in ``begun`` takes over what it can use of.
-    """
+def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
+    """Begin a search with these options of ``discover``, or go on with one."""
     from subcircuit.cli.console import messages
+    from subcircuit.cli.kept import directory_for, keep
     from subcircuit.cli.options import Chosen, ablation_asked, bos_policy, configured, split_settings
     from subcircuit.cli.progress import in_words, watch
     from subcircuit.cli.summary import print_run
@@ -131,9 +127,9 @@ def search_for(asked: dict[str, Any], begun: Path | None, forked: Path | None = 
     from subcircuit.graph import Circuit, Graph, Scope
     from subcircuit.graph.select import check_selection
     from subcircuit.model import load_model
-    from subcircuit.report import new_directory, save_picture
+    from subcircuit.report import save_picture
     from subcircuit.run import Mean, ablation_named
-    from subcircuit.runs import Beacon, fork, identity, run_in
+    from subcircuit.runs import Beacon, identity
     from subcircuit.search import Behaviour, Round, Step, method_named
     from subcircuit.search import discover as search
     from subcircuit.search.direction import check_start
@@ -155,7 +151,7 @@ def search_for(asked: dict[str, Any], begun: Path | None, forked: Path | None = 
     policy = bos_policy(o.bos)
     if o.metric is not None:
         metric_named(o.metric)
-    directory = new_directory(o.out, o.task, o.model) if begun is None else begun
+    directory = directory_for(begun, o.out, o.task, o.model)
     with watch(messages()) as watcher:
         watcher.say(f"loading {o.model}")
         transformer = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=watcher.say)
@@ -195,18 +191,5 @@ def search_for(asked: dict[str, Any], begun: Path | None, forked: Path | None = 
             save_picture(result.circuit, directory)
             beacon.end()
 
-        kept, found = recorded(asked), identity(transformer, behaviour)
-        if forked is not None:
-            watcher.say(f"{fork(forked, directory, kept, found):,} units of work taken over from {forked}")
-        run_in(directory, kept, found, work)
+        keep(asked, identity(transformer, behaviour), (directory, begun), work, watcher.say)
     print_run(directory, Circuit.load(directory), as_json=o.json)
-
-
-def recorded(asked: dict[str, Any]) -> dict[str, Any]:
-    """The options as a run keeps them: of paths the last part alone, for runs are shown to others."""
-    where = {name: Path(asked[name]).name if _is_path(asked[name]) else asked[name] for name in ("model", "task")}
-    return {**asked, **where, "out": None}
-
-
-def _is_path(name: str) -> bool:
-    return Path(name).expanduser().exists() or name.startswith((".", "~", "/"))

@@ -1,17 +1,26 @@
 """``subcircuit resume``, ``runs`` and ``verify``: runs that were begun."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-_RUN = typer.Argument(metavar="DIR", help="A directory that `subcircuit discover` wrote.")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from subcircuit.cli.kept import Begun
+
+_RUN = typer.Argument(metavar="DIR", help="A directory that `discover`, `zoom`, `sweep` or `validate` wrote.")
 
 
 def resume(
     path: Annotated[Path, _RUN],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is, if it was given as a path.")] = None,
     task: Annotated[str | None, typer.Option("--task", "-t", help="Where the prompt file is.")] = None,
+    circuit: Annotated[
+        Path | None, typer.Option(help="Where the circuit is now that `zoom` looked into. Default: beside the run.")
+    ] = None,
     threshold: Annotated[float | None, typer.Option(help="Another threshold; with --fork.")] = None,
     edges: Annotated[str | None, typer.Option(help="Another number of edges; with --fork.")] = None,
     fork: Annotated[
@@ -19,26 +28,55 @@ def resume(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
 ) -> None:
-    """Go on with a search that was stopped: the result is that of one that was not, to the last bit."""
-    from subcircuit.cli.discover import search_for
+    """Go on with what was stopped: the result is that of a run that was not, to the last bit."""
+    from subcircuit.cli.kept import Begun
     from subcircuit.cli.summary import print_run
-    from subcircuit.errors import RunError
+    from subcircuit.errors import RunError, SettingsError
     from subcircuit.graph import Circuit
     from subcircuit.report import new_directory
     from subcircuit.runs import damage, read_run
 
-    asked = read_run(path)["asked"]
-    changes = {"model": model, "task": task, "threshold": threshold, "edges": edges}
-    wanted = {**asked, **{name: value for name, value in changes.items() if value is not None}, "json": json}
-    if fork is not None:
-        search_for(wanted, new_directory(fork, "", ""), path)
-        return
-    if (path / "checksums.json").exists() and wanted == {**asked, "json": json}:
-        if broken := damage(path):
-            raise RunError("; ".join(broken))
+    given = {"model": model, "task": task, "path": circuit, "threshold": threshold, "edges": edges}
+    changes = {name: value for name, value in given.items() if value is not None}
+    go_on, asked = _asked_of(path, read_run(path)["asked"])
+    if foreign := [name for name in changes if name not in asked]:
+        option = "circuit" if foreign[0] == "path" else foreign[0]
+        raise SettingsError(f"--{option}: {path} is of subcircuit {asked['command']}, which has none")
+    done = (path / "checksums.json").exists() and fork is None
+    if done and (broken := damage(path)):
+        raise RunError("; ".join(broken))
+    if done and not changes and (path / "circuit.json").exists():
         print_run(path, Circuit.load(path), as_json=json)
         return
-    search_for(wanted, path)
+    if "path" in asked:
+        # of what was looked into, the last part of the path is recorded
+        changes.setdefault("path", path.absolute().parent / asked["path"])
+    go_on({**asked, **changes, "json": json}, Begun(path) if fork is None else Begun(new_directory(fork, "", ""), path))
+
+
+def _asked_of(path: Path, asked: Any) -> "tuple[Callable[[dict[str, Any], Begun], None], dict[str, Any]]":
+    """How a run goes on, and the options that it was begun with, each of the type that its command gives it."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from subcircuit.cli import discover, sweep, validate, zoom
+    from subcircuit.errors import RunError
+
+    commands: dict[str, tuple[Any, Callable[[dict[str, Any], Begun], None]]] = {
+        "discover": (discover.discover, discover.search_for),
+        "zoom": (zoom.zoom, zoom.zoom_for),
+        "sweep": (sweep.sweep, sweep.sweep_for),
+        "validate": (validate.validate, validate.validate_for),
+    }
+    command = asked.get("command") if isinstance(asked, dict) else None
+    if not isinstance(command, str) or command not in commands:
+        raise RunError(f"{path} is of a command that cannot be resumed: {str(command)[:40]!r}. Nothing was touched.")
+    begin, go_on = commands[command]
+    types = {name: kind for name, kind in get_type_hints(begin, include_extras=True).items() if name not in ("return", "config")}
+    try:
+        options = {name: TypeAdapter(kind).validate_python(asked.get(name)) for name, kind in types.items()}
+    except ValidationError as error:
+        raise RunError(f"{path / 'run.json'} is damaged: {error.errors()[0]['msg']}. Nothing was touched.") from None
+    return go_on, {"command": command, **options}
 
 
 def runs(
@@ -50,14 +88,21 @@ def runs(
     from subcircuit.runs import list_runs
 
     found = list_runs(path)
-    names = ("run", "state", "method", "model", "task", "units done")
-    rows = [(str(r.path), r.state, *(str(r.asked.get(n)) for n in ("method", "model", "task")), f"{r.units:,}") for r in found]
+    names = ("run", "state", "command", "method", "model", "task", "units done")
+    rows = [(str(r.path), r.state, *_described(r.asked), f"{r.units:,}") for r in found]
     if json:
         print_json({"runs": [dict(zip(("path", *names[1:]), row, strict=True)) for row in rows]})
     elif rows:
         print_table(names, rows, results())
     else:
         results().print(plain(f"no runs in {path}"))
+
+
+def _described(asked: "Mapping[str, Any]") -> tuple[str, ...]:
+    """Command, method, model and task of a run, as far as it has them."""
+    methods, task = asked.get("methods") or [asked.get("method") or ""], asked.get("task") or asked.get("case") or ""
+    inside = f"{asked['path']} {asked.get('component')}" if "path" in asked else ""
+    return (str(asked.get("command")), ", ".join(map(str, methods)), str(asked.get("model") or ""), str(inside or task))
 
 
 def verify(path: Annotated[Path, _RUN]) -> None:

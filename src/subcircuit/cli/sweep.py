@@ -1,9 +1,14 @@
 """``subcircuit sweep``: search methods side by side."""
 
 from pathlib import Path
-from typing import Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from subcircuit.cli.kept import Begun
+    from subcircuit.search.journal import Journal
 
 from subcircuit.cli.config_file import Config
 
@@ -42,11 +47,18 @@ def sweep(
 ) -> None:
     """Search with several methods and judge them on other prompts: faithfulness at ten sizes, and what each costs.
 
-    Writes sweep.json, methods.csv, points.csv, sweep.svg and sweep.png.
+    Writes sweep.json, methods.csv, points.csv, sweep.svg and sweep.png, and a journal from which `subcircuit resume` goes on
+    where the sweep was stopped.
     """
+    sweep_for({"command": "sweep", **locals()})
+
+
+def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
+    """Begin a sweep with these options of ``sweep``, or go on with one."""
     from dataclasses import replace
 
     from subcircuit.cli.console import messages, plain, print_json, print_table, results
+    from subcircuit.cli.kept import directory_for, keep
     from subcircuit.cli.options import (
         ablation_asked,
         bos_policy,
@@ -61,43 +73,51 @@ def sweep(
     from subcircuit.evaluate import THRESHOLDS, Contest
     from subcircuit.graph import Graph, Scope
     from subcircuit.model import load_model
-    from subcircuit.report import Sweep, new_directory, write_sweep
+    from subcircuit.report import Sweep, save_sweep
     from subcircuit.run import Mean
+    from subcircuit.runs import identity
     from subcircuit.search import Behaviour, ablation_for
     from subcircuit.tasks import load_held_out, load_task
     from subcircuit.tasks import metric as metric_named
 
-    names = names_in(methods)
-    assigned, learning = split_settings(settings or ())
-    own, carried = settings_of(names, assigned), ablation_asked(ablation, learning, seed)
-    configs = [configured(name, {}, own[name], seed) for name in names]
-    order, cuts, policy = ranked_by(by), THRESHOLDS if thresholds is None else numbers("thresholds", thresholds), bos_policy(bos)
-    resolved = Scope.named(scope)
-    if metric is not None:
-        metric_named(metric)
-    directory = new_directory(out, f"sweep-{task}", model)
+    o = SimpleNamespace(**asked)
+    names = names_in(o.methods)
+    assigned, learning = split_settings(o.settings or ())
+    own, carried = settings_of(names, assigned), ablation_asked(o.ablation, learning, o.seed)
+    configs = [configured(name, {}, own[name], o.seed) for name in names]
+    cuts = THRESHOLDS if o.thresholds is None else numbers("thresholds", o.thresholds)
+    order, policy, resolved = ranked_by(o.by), bos_policy(o.bos), Scope.named(o.scope)
+    if o.metric is not None:
+        metric_named(o.metric)
+    directory = directory_for(begun, o.out, f"sweep-{o.task}", o.model)
+    made: list[Sweep] = []
     with watch(messages()) as watcher:
-        watcher.say(f"loading {model}")
-        transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)
-        found_on = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
-        judged_on = load_held_out(task, transformer, found_on, examples=eval_examples, seed=seed + 1, bos=policy)
-        measured = metric_named(metric or found_on.metric)
-        graph = Graph.of(transformer.config, resolved)
-        uncut = Behaviour(found_on.to(transformer.device), measured, Mean())
-        cut = ablation_for(carried, transformer, graph, uncut, watcher.step)
-        search_on, judge_on = replace(uncut, ablation=cut), Behaviour(judged_on.to(transformer.device), measured, cut)
-        contest = Contest(transformer, graph, search_on, judge_on, order, cuts, batch_size)
-        contest.check(configs)
-        contenders = []
-        for number, (name, config) in enumerate(zip(names, configs, strict=True), 1):
-            watcher.say(f"{name} ({number} of {len(names)})")
-            contenders.append(contest.run(config, watcher.step))
-    result = Sweep.of(contest, contenders, configs)
-    write_sweep(result, directory)
-    if json:
-        print_json({**result.to_json(), "out": str(directory)})
+        watcher.say(f"loading {o.model}")
+        model = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=watcher.say)
+        found_on = load_task(o.task, model, examples=o.examples, seed=o.seed, bos=policy)
+        judged_on = load_held_out(o.task, model, found_on, examples=o.eval_examples, seed=o.seed + 1, bos=policy)
+        measured = metric_named(o.metric or found_on.metric)
+        graph = Graph.of(model.config, resolved)
+        uncut = Behaviour(found_on.to(model.device), measured, Mean())
+
+        def work(journal: "Journal") -> None:
+            cut = ablation_for(carried, model, graph, uncut, watcher.step, journal)
+            search_on, judge_on = replace(uncut, ablation=cut), Behaviour(judged_on.to(model.device), measured, cut)
+            contest = Contest(model, graph, search_on, judge_on, order, cuts, o.batch_size)
+            contest.check(configs)
+            contenders = []
+            for number, (name, config) in enumerate(zip(names, configs, strict=True), 1):
+                watcher.say(f"{name} ({number} of {len(names)})")
+                contenders.append(contest.run(config, watcher.step, journal))
+            made.append(Sweep.of(contest, contenders, configs))
+            save_sweep(made[0], directory)
+
+        found = {**identity(model, found_on), "judged_on": judged_on.digest}
+        keep(asked, found, (directory, begun), work, watcher.say)
+    if o.json:
+        print_json({**made[0].to_json(), "out": str(directory)})
         return
-    print_table(result.header, result.rows, results())
+    print_table(made[0].header, made[0].rows, results())
     results().print()
     results().print(plain(f"written   {directory}"), soft_wrap=True)
     results().print(plain(f"picture   {directory / 'sweep.png'}"), soft_wrap=True)

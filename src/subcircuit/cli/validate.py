@@ -1,6 +1,7 @@
 """``subcircuit validate``: searches against circuits that are known."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,9 +10,12 @@ from subcircuit.cli.config_file import Config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any
 
+    from subcircuit.cli.kept import Begun
     from subcircuit.evaluate import Attempt
     from subcircuit.report import Validations
+    from subcircuit.search.journal import Journal
 
 _EVERY = "all"
 # in a table of everything, slow methods leave larger graphs out
@@ -47,42 +51,64 @@ def validate(
 ) -> None:
     """Search models whose circuits are known, and measure what is found of them again: ROC, AUC, precision, recall.
 
-    Writes validation.json, validation.csv, points.csv, validation.md, and roc or table as svg and png.
+    Writes validation.json, validation.csv, points.csv, validation.md, and roc or table as svg and png, and a journal from
+    which `subcircuit resume` goes on where the command was stopped.
     """
+    validate_for({"command": "validate", **locals()})
+
+
+def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
+    """Begin with these options of ``validate``, or go on."""
+    from importlib.metadata import version
+
     from subcircuit.cli.console import messages, plain, print_json, results
+    from subcircuit.cli.kept import directory_for, keep
     from subcircuit.cli.options import configured, names_in, numbers, ranked_by, settings_of
     from subcircuit.cli.progress import quiet_at_first, watch
     from subcircuit.errors import UnknownNameError
     from subcircuit.evaluate import Conditions, validate_all
-    from subcircuit.report import Validations, new_directory, write_validations
+    from subcircuit.report import Validations, save_validations
     from subcircuit.run import ablation_named
     from subcircuit.search import METHODS
     from subcircuit.tasks import metric as metric_named
     from subcircuit.truth import Setting, known_cases
 
-    every = case == _EVERY
-    names = names_in(methods or (list(METHODS) if every else ["acdc"]))
-    own = settings_of(names, settings or ())
-    configs = [configured(name, _directed(name, direction, names), own[name], seed) for name in names]
-    ablations = [ablation_named(name) for name in ([ablation] if ablation else ["zero", "resample"] if every else ["resample"])]
-    cuts = None if thresholds is None else numbers("thresholds", thresholds)
-    asked = None if metric is None else metric_named(metric)
-    conditions = Conditions(asked, ranked_by(by), cuts, _MOST_EDGES if every else None)
-    cases = known_cases(Setting(model, examples, seed))
-    if not every and case not in cases:
-        raise UnknownNameError("case", case, (*cases, _EVERY))
-    directory = new_directory(out, "validate", case)
+    o = SimpleNamespace(**asked)
+    every = o.case == _EVERY
+    names = names_in(o.methods or (list(METHODS) if every else ["acdc"]))
+    own = settings_of(names, o.settings or ())
+    configs = [configured(name, _directed(name, o.direction, names), own[name], o.seed) for name in names]
+    ablations = [ablation_named(name) for name in _ablations(o.ablation, every)]
+    cuts = None if o.thresholds is None else numbers("thresholds", o.thresholds)
+    metric = None if o.metric is None else metric_named(o.metric)
+    conditions = Conditions(metric, ranked_by(o.by), cuts, _MOST_EDGES if every else None)
+    cases = known_cases(Setting(o.model, o.examples, o.seed))
+    if not every and o.case not in cases:
+        raise UnknownNameError("case", o.case, (*cases, _EVERY))
+    directory = directory_for(begun, o.out, "validate", o.case)
+    made: list[Validations] = []
     with watch(messages()) as watcher:
-        chosen = cases if every else {case: cases[case]}
-        attempts = validate_all(chosen, ablations, configs, conditions, watcher.say, quiet_at_first(watcher.step))
-        found = Validations(tuple(_told(attempts, every, watcher.say)))
-    write_validations(found, directory)
-    if json:
-        print_json({**found.to_json(), "out": str(directory)})
+
+        def work(journal: "Journal") -> None:
+            chosen, step = cases if every else {o.case: cases[o.case]}, quiet_at_first(watcher.step)
+            attempts = validate_all(chosen, ablations, configs, conditions, watcher.say, step, journal)
+            made.append(Validations(tuple(_told(attempts, every, watcher.say))))
+            save_validations(made[0], directory)
+
+        found = {package: version(package) for package in ("subcircuit", "torch")}
+        keep(asked, found, (directory, begun), work, watcher.say)
+    if o.json:
+        print_json({**made[0].to_json(), "out": str(directory)})
         return
-    _show(found, every)
+    _show(made[0], every)
     results().print()
     results().print(plain(f"written   {directory}"), soft_wrap=True)
+
+
+def _ablations(asked: str | None, every: bool) -> tuple[str, ...]:
+    if asked is not None:
+        return (asked,)
+    return ("zero", "resample") if every else ("resample",)
 
 
 def _directed(name: str, direction: str | None, methods: "Sequence[str]") -> "dict[str, str]":

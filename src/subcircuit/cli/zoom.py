@@ -1,9 +1,15 @@
 """``subcircuit zoom``: continue a finished search inside one node of its circuit."""
 
+from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from subcircuit.cli.kept import Begun
+    from subcircuit.search.journal import Journal
 
 
 def zoom(
@@ -25,26 +31,43 @@ def zoom(
 
     Works on the prompts of the search with the edges of any method's circuit. Writes a directory as `discover` does.
     """
+    zoom_for({"command": "zoom", **locals()})
+
+
+def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
+    """Begin with these options of ``zoom``, or go on."""
     from subcircuit.cli.console import messages
+    from subcircuit.cli.kept import directory_for, keep
     from subcircuit.cli.progress import watch
     from subcircuit.cli.recorded import Overrides, as_found
     from subcircuit.cli.summary import print_run
     from subcircuit.errors import SettingsError
     from subcircuit.graph import Circuit
-    from subcircuit.report import new_directory, write_run
+    from subcircuit.report import save_picture
+    from subcircuit.runs import identity
     from subcircuit.search import Acdc, look_inside
 
-    circuit = Circuit.load(path)
-    record = circuit.record
+    o = SimpleNamespace(**asked)
+    circuit = Circuit.load(o.path)
+    record, threshold = circuit.record, o.threshold
     if threshold is None:
         known = None if record is None or record.method.name != "acdc" else record.method.parameters.get("threshold")
         if not isinstance(known, float | int):
-            raise SettingsError(f"{path} was not found with a threshold: give --threshold")
+            raise SettingsError(f"{o.path} was not found with a threshold: give --threshold")
         threshold = float(known)
-    directory = new_directory(out, record.task.name if record else "circuit", record.model.name if record else "model")
+    name, model = (record.task.name, record.model.name) if record else ("circuit", "model")
+    directory = directory_for(begun, o.out, name, model)
     with watch(messages()) as watcher:
-        given = Overrides(model=model, revision=revision, device=device, dtype=dtype, task=task)
-        transformer, behaviour = as_found(path, circuit, given, watcher.say)
-        watcher.say(f"looking into {component} on the {len(behaviour.task)} pairs of prompts of the search")
-        result = look_inside(transformer, circuit, component, into, behaviour, Acdc(threshold), watcher.step)
-    print_run(write_run(result.circuit, directory), result.circuit, as_json=json)
+        given = Overrides(model=o.model, revision=o.revision, device=o.device, dtype=o.dtype, task=o.task)
+        transformer, behaviour = as_found(o.path, circuit, given, watcher.say)
+        watcher.say(f"looking into {o.component} on the {len(behaviour.task)} pairs of prompts of the search")
+
+        def work(journal: "Journal") -> None:
+            config = Acdc(threshold)
+            result = look_inside(transformer, circuit, o.component, o.into, behaviour, config, watcher.step, journal)
+            result.circuit.save(directory)
+            save_picture(result.circuit, directory)
+
+        found = {**identity(transformer, behaviour.task), "circuit": sha256("\n".join(circuit.names).encode()).hexdigest()}
+        keep(asked, found, (directory, begun), work, watcher.say)
+    print_run(directory, Circuit.load(directory), as_json=o.json)

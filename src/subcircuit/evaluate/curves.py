@@ -28,6 +28,7 @@ from subcircuit.evaluate.measure import measure_all
 from subcircuit.graph import By, Circuit, Graph, TopN, select_edges
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import metric
 
 PERCENTAGES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -102,11 +103,13 @@ def curve(
     scores: Float[Tensor, "writer reader"],
     by: By = "signed",
     batch_size: int = 16,
+    journal: Journal = FORGETFUL,
 ) -> Curve:
     """Faithfulness of the best edges at ten sizes, `PERCENTAGES`.
 
     Args:
         scores: a number for every edge; places without an edge are not looked at.
+        journal: remembers the losses of every batch of prompts.
 
     Raises:
         GraphError: scores of another shape.
@@ -115,7 +118,8 @@ def curve(
     """
     counts = [floor(Fraction(str(percent)) * graph.n_edges / 100) for percent in PERCENTAGES]
     circuits = [select_edges(graph, scores.cpu(), TopN(count, by)).prune() for count in counts]
-    return Curve(by, points_of(model, graph, behaviour, circuits, list(zip(PERCENTAGES, counts, strict=True)), batch_size))
+    sizes = list(zip(PERCENTAGES, counts, strict=True))
+    return Curve(by, points_of(model, graph, behaviour, circuits, sizes, batch_size, journal))
 
 
 def points_of(
@@ -125,17 +129,19 @@ def points_of(
     circuits: Sequence[Circuit],
     sizes: Sequence[tuple[float, int]],
     batch_size: int = 16,
+    journal: Journal = FORGETFUL,
 ) -> tuple[CurvePoint, ...]:
     """Where circuits lie in the plane of size and faithfulness.
 
     Args:
         sizes: the percentage and the number of edges that each was asked for.
+        journal: remembers the losses of every batch of prompts.
 
     Raises:
         SettingsError: faithfulness is undefined, see `check_gap`.
     """
     readings, divergences = measure_all(
-        model, graph, behaviour, circuits, (behaviour.metric, metric("kl_divergence")), batch_size
+        model, graph, behaviour, circuits, (behaviour.metric, metric("kl_divergence")), batch_size, journal
     )
     values, kls = faithfulness(readings).tolist(), divergences.circuits.mean(-1).tolist()
     return tuple(

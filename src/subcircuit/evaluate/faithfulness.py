@@ -23,6 +23,7 @@ from subcircuit.evaluate.measure import Readings, measure_all
 from subcircuit.graph import Circuit
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import metric
 
 
@@ -120,15 +121,21 @@ class Evaluation:
         }
 
 
-def evaluate_circuit(model: Transformer, circuit: Circuit, behaviour: Behaviour, batch_size: int = 16) -> Evaluation:
+def evaluate_circuit(
+    model: Transformer, circuit: Circuit, behaviour: Behaviour, batch_size: int = 16, journal: Journal = FORGETFUL
+) -> Evaluation:
     """Measure a circuit on a behaviour: better not on the prompts with which it was found.
+
+    Args:
+        batch_size: prompts that run together.
+        journal: remembers the losses of every batch of prompts.
 
     Raises:
         GraphError, SettingsError, NumericalError: as in `measure_all`.
     """
     contrasts = bool(behaviour.task.answers.wrong_mask.any(-1).all())
     asked = (behaviour.metric, metric("kl_divergence"), metric("match"), *([metric("accuracy")] if contrasts else []))
-    readings = measure_all(model, circuit.graph, behaviour, [circuit], asked, batch_size)
+    readings = measure_all(model, circuit.graph, behaviour, [circuit], asked, batch_size, journal)
     return Evaluation(circuit, readings[0], readings[1], readings[2], readings[3] if contrasts else None)
 
 

@@ -23,6 +23,7 @@ from subcircuit.evaluate.random_circuits import random_circuit, random_connected
 from subcircuit.graph import By, Circuit, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ def judge(
     by: By = "signed",
     seed: int = 0,
     batch_size: int = 16,
+    journal: Journal = FORGETFUL,
 ) -> Judgement:
     """Measure all of it.
 
@@ -71,6 +73,7 @@ def judge(
         by: how scores are ranked for the curve.
         seed: of the random circuits.
         batch_size: prompts that run together.
+        journal: remembers the losses of every batch of prompts.
 
     Raises:
         GraphError: the circuit is another model's.
@@ -78,13 +81,13 @@ def judge(
     """
     if random_circuits < 1:
         raise SettingsError(f"random circuits is {random_circuits}: it takes at least 1 to compare with")
-    evaluation = evaluate_circuit(model, circuit, behaviour, batch_size)
+    evaluation = evaluate_circuit(model, circuit, behaviour, batch_size, journal)
     others = [complement(circuit)] + [_random(circuit.graph, circuit.n_edges, seed + i) for i in range(random_circuits)]
-    rest, *random = faithfulness(measure(model, circuit.graph, behaviour, others, batch_size)).tolist()
+    rest, *random = faithfulness(measure(model, circuit.graph, behaviour, others, batch_size, journal)).tolist()
     ranked = circuit.scores is not None and bool(circuit.scores[circuit.graph.edges].isfinite().all())
-    found = (
-        curve(model, circuit.graph, behaviour, circuit.scores, by, batch_size) if ranked and circuit.scores is not None else None
-    )
+    found = None
+    if ranked and circuit.scores is not None:
+        found = curve(model, circuit.graph, behaviour, circuit.scores, by, batch_size, journal)
     return Judgement(evaluation, rest, tuple(random), found)
 
 

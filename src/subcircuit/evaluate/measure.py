@@ -10,6 +10,7 @@ on it beyond rounding.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TypeAlias
 
 import torch
@@ -24,6 +25,7 @@ from subcircuit.run import ablated_by_batch, last_stream
 from subcircuit.run.readout import read
 from subcircuit.search import Behaviour
 from subcircuit.search.borderline import rounding
+from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.tasks import Metric, Task
 
 Stream: TypeAlias = Callable[[Bool[Tensor, "writer reader"]], Float[Tensor, "answer d_model"]]
@@ -49,10 +51,15 @@ class Readings:
 
 
 def measure(
-    model: Transformer, graph: Graph, behaviour: Behaviour, circuits: Sequence[Circuit], batch_size: int = 16
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    circuits: Sequence[Circuit],
+    batch_size: int = 16,
+    journal: Journal = FORGETFUL,
 ) -> Readings:
     """`measure_all` for the behaviour's own metric."""
-    (readings,) = measure_all(model, graph, behaviour, circuits, (behaviour.metric,), batch_size)
+    (readings,) = measure_all(model, graph, behaviour, circuits, (behaviour.metric,), batch_size, journal)
     return readings
 
 
@@ -64,6 +71,7 @@ def measure_all(
     circuits: Sequence[Circuit],
     metrics: Sequence[Metric],
     batch_size: int = 16,
+    journal: Journal = FORGETFUL,
 ) -> tuple[Readings, ...]:
     """Measure circuits with several metrics at the price of one.
 
@@ -71,6 +79,7 @@ def measure_all(
         behaviour: the prompts, and what cut edges carry; its metric is measured only if it is among ``metrics``.
         circuits: of ``graph``.
         batch_size: prompts that run together.
+        journal: remembers the losses of every batch of prompts.
 
     Returns:
         Readings in the order of ``metrics``.
@@ -84,13 +93,17 @@ def measure_all(
     masks = [graph.edges, torch.zeros_like(graph.edges), *(circuit.kept for circuit in circuits)]
     task = behaviour.task.to(model.device)
     ablated = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
-    parts = [
-        _losses(model, _stream(model, graph, part, ablated(part.corrupted, start)), masks, part, metrics)
-        for start in range(0, len(task), batch_size)
-        for part in [task[start : start + batch_size]]
-    ]
+    what = sha256(b"".join(mask.cpu().numpy().tobytes() for mask in masks)).hexdigest()[:32]
+    what = f"losses/{what}/{', '.join(metric.name for metric in metrics)}"
+
+    def losses(start: int) -> Float[Tensor, "metric trial batch"]:
+        part = task[start : start + batch_size]
+        stream = _stream(model, graph, part, ablated(part.corrupted, start))
+        return torch.stack(_losses(model, stream, masks, part, metrics))
+
+    units = [(f"{what}/examples {start} to {start + batch_size}", start) for start in range(0, len(task), batch_size)]
     # losses are float64, which some accelerators do not have
-    joined = [torch.cat(batches, -1).cpu() for batches in zip(*parts, strict=True)]
+    joined = torch.cat([part.cpu() for part in each(journal, units, losses)], -1)
     return tuple(_readings(metric, losses, model.dtype) for metric, losses in zip(metrics, joined, strict=True))
 
 

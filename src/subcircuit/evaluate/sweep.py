@@ -4,10 +4,13 @@ Methods that rank edges give a curve of ten sizes each (`curves.py`); ACDC gives
 thresholds. Faithfulness is always that on the evaluation prompts.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from subcircuit.evaluate.curves import Curve, CurvePoint, curve, points_of
 from subcircuit.evaluate.faithfulness import check_gap
@@ -16,6 +19,7 @@ from subcircuit.graph import By, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.memory import peak_memory
 from subcircuit.search import Acdc, Behaviour, Discovery, EdgeScores, OnProgress, acdc, method_of
+from subcircuit.search.journal import FORGETFUL, Journal, Under
 
 THRESHOLDS = (0.5, 0.1, 0.02)
 
@@ -52,6 +56,9 @@ class Contender:
         return next((point.kl for point in points if point.percent == percent), None)
 
 
+_CONTENDERS = TypeAdapter(Contender)
+
+
 @dataclass(frozen=True, eq=False)
 class Contest:
     """The conditions that all methods of a sweep share.
@@ -85,28 +92,40 @@ class Contest:
             method_of(settings).check(self.found_on)
         check_gap(measure(self.model, self.graph, self.judged_on, [], self.batch_size))
 
-    def run(self, settings: Any, on_step: OnProgress | None = None) -> Contender:
+    def run(self, settings: Any, on_step: OnProgress | None = None, journal: Journal = FORGETFUL) -> Contender:
         """Search with one method, and judge what it found.
 
         Args:
             settings: of the method; ACDC's own threshold is not used.
             on_step: progress of the search.
+            journal: remembers what was worked out, and of a finished method all numbers, what it cost among them.
         """
+        name = method_of(settings).name
+        part = Under(journal, name)
+        known = part.recall("contender")
+        if known is not None:
+            return _CONTENDERS.validate_python(json.loads(known))
+        contender = self._run(name, settings, on_step, part)
+        part.record("contender", json.dumps(_CONTENDERS.dump_python(contender)).encode())
+        return contender
+
+    def _run(self, name: str, settings: Any, on_step: OnProgress | None, journal: Journal) -> Contender:
+        model, graph = self.model, self.graph
         with peak_memory(self.model.device) as peak:
-            found = self._circuits(settings, on_step) if isinstance(settings, Acdc) else self._scores(settings, on_step)
-        name, model, graph = method_of(settings).name, self.model, self.graph
+            search = self._circuits if isinstance(settings, Acdc) else self._scores
+            found = search(settings, on_step, journal)
         if isinstance(found, EdgeScores):
-            ranked = curve(model, graph, self.judged_on, found.values, self.by, self.batch_size)
+            ranked = curve(model, graph, self.judged_on, found.values, self.by, self.batch_size, journal)
             return Contender(name, ranked.points, ranked, found.seconds, found.forward_seconds, peak.size, found.notes)
         circuits = sorted((result.circuit for result in found), key=lambda circuit: circuit.n_edges)
         sizes = [(100 * circuit.n_edges / graph.n_edges, circuit.n_edges) for circuit in circuits]
-        points = points_of(model, graph, self.judged_on, circuits, sizes, self.batch_size)
+        points = points_of(model, graph, self.judged_on, circuits, sizes, self.batch_size, journal)
         seconds = sum(result.seconds for result in found)
         return Contender(name, points, None, seconds, median(result.forward_seconds for result in found), peak.size, {})
 
-    def _scores(self, settings: Any, on_step: OnProgress | None) -> EdgeScores:
-        return method_of(settings).search(self.model, self.graph, self.found_on, settings, on_step)
+    def _scores(self, settings: Any, on_step: OnProgress | None, journal: Journal) -> EdgeScores:
+        return method_of(settings).search(self.model, self.graph, self.found_on, settings, on_step, journal)
 
-    def _circuits(self, settings: Acdc, on_step: OnProgress | None) -> list[Discovery]:
-        each = [replace(settings, threshold=threshold) for threshold in self.thresholds]
-        return [acdc(self.model, self.graph, self.found_on, config, on_step) for config in each]
+    def _circuits(self, settings: Acdc, on_step: OnProgress | None, journal: Journal) -> list[Discovery]:
+        each = [(replace(settings, threshold=t), Under(journal, f"threshold {t}")) for t in self.thresholds]
+        return [acdc(self.model, self.graph, self.found_on, config, on_step, part) for config, part in each]

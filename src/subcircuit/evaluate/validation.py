@@ -11,14 +11,21 @@ edge is needed where cutting it alone worsens the case's own metric; true edges 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import UInt8
+from pydantic import ConfigDict, TypeAdapter
+from torch import Tensor
 
 from subcircuit.errors import SettingsError, SubcircuitError
 from subcircuit.evaluate.recovery import Part, Recovery, recovery, recovery_of_circuits
 from subcircuit.graph import By, Circuit
 from subcircuit.run import Ablation, name_of
 from subcircuit.search import METHODS, Acdc, Behaviour, Discovery, EdgeScores, Exact, OnProgress, acdc, exact, method_of
+from subcircuit.search.journal import FORGETFUL, Journal, Under, each
 from subcircuit.tasks import Metric, metric
 from subcircuit.truth import Case
 
@@ -105,12 +112,19 @@ class Refusal:
 
 
 Attempt: TypeAlias = Validation | Refusal
+_ATTEMPTS: TypeAdapter[Attempt] = TypeAdapter(Attempt, config=ConfigDict(ser_json_inf_nan="constants"))
 
 Found: TypeAlias = EdgeScores | list[tuple[float, Discovery]]
 """What a method says: scores, or a circuit for each threshold."""
 
 
-def validate(case: Case, settings: Any, conditions: Conditions | None = None, on_step: OnProgress | None = None) -> Validation:
+def validate(
+    case: Case,
+    settings: Any,
+    conditions: Conditions | None = None,
+    on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+) -> Validation:
     """Search a case's model, and compare with its circuit.
 
     Args:
@@ -118,6 +132,7 @@ def validate(case: Case, settings: Any, conditions: Conditions | None = None, on
         settings: of the method; ACDC's own threshold is not used.
         conditions: metric and ranking.
         on_step: progress of the search.
+        journal: remembers the search's units of work.
 
     Raises:
         SettingsError: the method does not go with metric or ablation, the metric with the case, or the method is slow and
@@ -130,10 +145,10 @@ def validate(case: Case, settings: Any, conditions: Conditions | None = None, on
     method.check(behaviour)
     _check_size(method.name, case, conditions.most_edges)
     if isinstance(settings, Acdc):
-        found = _circuits(case, behaviour, settings, conditions.thresholds, on_step)
+        found = _circuits(case, behaviour, settings, conditions.thresholds, on_step, journal)
         seconds = sum(one.seconds for _, one in found)
     else:
-        found = method.search(case.model, case.graph, behaviour, settings, on_step)
+        found = method.search(case.model, case.graph, behaviour, settings, on_step, journal)
         seconds = found.seconds
     known = needed(case) if case.redundant else case.circuit
     edges, inputs, nodes = _recovered(case, known, found, conditions.by)
@@ -162,6 +177,7 @@ def validate_all(
     conditions: Conditions | None = None,
     on_start: Callable[[str], None] | None = None,
     on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
 ) -> Iterator[Attempt]:
     """Every method on every case under every ablation; what does not go together is told and not raised.
 
@@ -171,17 +187,55 @@ def validate_all(
         conditions: metric and ranking.
         on_start: told what begins.
         on_step: progress of each search.
+        journal: remembers each attempt, and the units of work of the one that is being made.
     """
-    names = [method_of(settings).name for settings in methods]
-    say = on_start or (lambda message: None)
-    for number, ((name, make), ablation) in enumerate(product(cases.items(), ablations), 1):
-        say(f"{name}, {name_of(ablation)} ({number} of {len(cases) * len(ablations)})")
-        try:
-            case = make(ablation)
-        except SubcircuitError as error:
-            yield from (Refusal(name, method, name_of(ablation), None, str(error)) for method in names)
-            continue
-        yield from (_attempt(case, settings, conditions or Conditions(), on_step) for settings in methods)
+    asked, say = conditions or Conditions(), on_start or (lambda message: None)
+    places = [(name, make, ablation) for (name, make), ablation in product(cases.items(), ablations)]
+
+    @lru_cache(maxsize=1)
+    def case_of(place: int) -> Case | str:
+        name, make, ablation = places[place]
+        say(f"{name}, {name_of(ablation)} ({place + 1} of {len(places)})")
+        return _made(make, ablation)
+
+    def attempt(unit: tuple[int, Any]) -> Tensor:
+        place, settings = unit
+        name, _, ablation = places[place]
+        made = case_of(place)
+        if isinstance(made, Case):
+            part = Under(journal, _attempt_key(name, ablation, settings, asked))
+            return _packed(_attempt(made, settings, asked, on_step, part))
+        return _packed(Refusal(name, method_of(settings).name, name_of(ablation), None, made))
+
+    units = [
+        (_attempt_key(name, ablation, settings, asked), (place, settings))
+        for place, (name, _, ablation) in enumerate(places)
+        for settings in methods
+    ]
+    yield from map(_unpacked, each(journal, units, attempt))
+
+
+def _attempt_key(name: str, ablation: Ablation, settings: Any, conditions: Conditions) -> str:
+    # metrics hold functions, whose representation is another one in every process
+    told = replace(conditions, metric=None), conditions.metric and conditions.metric.name
+    return f"{name}/{name_of(ablation)}/{settings}/{told}"
+
+
+def _made(make: Callable[[Ablation], Case], ablation: Ablation) -> Case | str:
+    """A case, or why it cannot be had."""
+    try:
+        return make(ablation)
+    except SubcircuitError as error:
+        return str(error)
+
+
+def _packed(attempt: Attempt) -> UInt8[Tensor, " byte"]:
+    """An attempt as the result of a unit of work: JSON, in which floats are told to the last bit."""
+    return torch.frombuffer(bytearray(_ATTEMPTS.dump_json(attempt)), dtype=torch.uint8)
+
+
+def _unpacked(packed: UInt8[Tensor, " byte"]) -> Attempt:
+    return _ATTEMPTS.validate_json(packed.numpy().tobytes())
 
 
 def needed(case: Case) -> Circuit:
@@ -190,9 +244,9 @@ def needed(case: Case) -> Circuit:
     return Circuit(case.graph, case.circuit.kept & (effects > _NEEDED))
 
 
-def _attempt(case: Case, settings: Any, conditions: Conditions, on_step: OnProgress | None) -> Attempt:
+def _attempt(case: Case, settings: Any, conditions: Conditions, on_step: OnProgress | None, journal: Journal) -> Attempt:
     try:
-        return validate(case, settings, conditions, on_step)
+        return validate(case, settings, conditions, on_step, journal)
     except SubcircuitError as error:
         metric_name = conditions.metric.name if conditions.metric else case.task.metric
         return Refusal(case.name, method_of(settings).name, name_of(case.ablation), metric_name, str(error))
@@ -204,10 +258,18 @@ def _check_size(method: str, case: Case, most_edges: int | None) -> None:
 
 
 def _circuits(
-    case: Case, behaviour: Behaviour, settings: Acdc, thresholds: Sequence[float] | None, on_step: OnProgress | None
+    case: Case,
+    behaviour: Behaviour,
+    settings: Acdc,
+    thresholds: Sequence[float] | None,
+    on_step: OnProgress | None,
+    journal: Journal,
 ) -> list[tuple[float, Discovery]]:
-    each = thresholds or (FINE if case.graph.n_edges <= _LARGE else COARSE)
-    return [(t, acdc(case.model, case.graph, behaviour, replace(settings, threshold=t), on_step)) for t in each]
+    def at(threshold: float) -> Discovery:
+        config, part = replace(settings, threshold=threshold), Under(journal, f"threshold {threshold}")
+        return acdc(case.model, case.graph, behaviour, config, on_step, part)
+
+    return [(t, at(t)) for t in thresholds or (FINE if case.graph.n_edges <= _LARGE else COARSE)]
 
 
 def _circuit_at(found: Found, threshold: float, by: By) -> Circuit:

@@ -7,9 +7,9 @@ from subcircuit.report.picture import draw_circuit, save_picture
 from subcircuit.report.removal import EditReport, HeldOut, list_of, write_kept, write_removal
 from subcircuit.report.removal_figure import draw_removal
 from subcircuit.report.summary import Summary
-from subcircuit.report.sweep import Sweep, write_sweep
+from subcircuit.report.sweep import Sweep, save_sweep, write_sweep
 from subcircuit.report.sweep_figure import draw_sweep
-from subcircuit.report.validation import Validations, write_validations
+from subcircuit.report.validation import Validations, save_validations, write_validations
 from subcircuit.report.validation_figure import draw_roc, draw_table
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "list_of",
     "new_directory",
     "save_picture",
+    "save_sweep",
+    "save_validations",
     "to_networkx",
     "write_kept",
     "write_removal",

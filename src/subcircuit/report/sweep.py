@@ -83,20 +83,21 @@ class Sweep:
 
 
 def write_sweep(sweep: Sweep, path: str | Path) -> Path:
-    """Write sweep.json, methods.csv, points.csv, sweep.svg and sweep.png into a new directory.
+    """``save_sweep`` into a new directory.
 
     Raises:
         OutputError: the directory is not empty or cannot be written; it is left as it was.
     """
+    return write_directory(path, lambda directory: save_sweep(sweep, directory))
 
-    def fill(directory: Path) -> None:
-        write_json(directory / "sweep.json", sweep.to_json())
-        write_csv(directory / "methods.csv", _METHODS, (_numbers(c) for c in sweep.contenders))
-        points = ((c.method, *_point(p).values()) for c in sweep.contenders for p in c.points)
-        write_csv(directory / "points.csv", _POINTS, points)
-        save_figure(draw_sweep(sweep.conditions, sweep.contenders), directory, "sweep")
 
-    return write_directory(path, fill)
+def save_sweep(sweep: Sweep, directory: Path) -> None:
+    """Write sweep.json, methods.csv, points.csv, sweep.svg and sweep.png."""
+    write_json(directory / "sweep.json", sweep.to_json())
+    write_csv(directory / "methods.csv", _METHODS, (_numbers(c) for c in sweep.contenders))
+    points = ((c.method, *_point(p).values()) for c in sweep.contenders for p in c.points)
+    write_csv(directory / "points.csv", _POINTS, points)
+    save_figure(draw_sweep(sweep.conditions, sweep.contenders), directory, "sweep")
 
 
 def _point(point: CurvePoint) -> dict[str, float | int | None]:

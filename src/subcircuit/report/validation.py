@@ -103,27 +103,29 @@ def _numbers(attempt: Attempt) -> dict[str, Any]:
 
 
 def write_validations(validations: Validations, path: str | Path) -> Path:
-    """Write a new directory: validation.json, validation.csv, points.csv, validation.md, and the figure.
-
-    The figure is ``roc`` for one case under one ablation, else ``table``, each as svg and png.
+    """``save_validations`` into a new directory.
 
     Raises:
         OutputError: the directory is not empty or cannot be written; it is left as it was.
     """
+    return write_directory(path, lambda directory: save_validations(validations, directory))
+
+
+def save_validations(validations: Validations, directory: Path) -> None:
+    """Write validation.json, validation.csv, points.csv, validation.md, and the figure.
+
+    The figure is ``roc`` for one case under one ablation, else ``table``, each as svg and png.
+    """
     alone = len({(one.case, one.ablation) for one in validations.attempts}) == 1 and validations.made
-
-    def fill(directory: Path) -> None:
-        write_json(directory / "validation.json", validations.to_json())
-        header = tuple(name for name in _COLUMNS if name not in _LISTS)
-        write_csv(directory / "validation.csv", header, [_cells(one) for one in validations.attempts])
-        write_csv(directory / "points.csv", _POINTS, [point for one in validations.made for point in _points(one)])
-        (directory / "validation.md").write_text(validations.to_markdown(), encoding="utf-8")
-        if alone:
-            save_figure(draw_roc(validations.made), directory, "roc")
-        else:
-            save_figure(draw_table(validations.attempts), directory, "table")
-
-    return write_directory(path, fill)
+    write_json(directory / "validation.json", validations.to_json())
+    header = tuple(name for name in _COLUMNS if name not in _LISTS)
+    write_csv(directory / "validation.csv", header, [_cells(one) for one in validations.attempts])
+    write_csv(directory / "points.csv", _POINTS, [point for one in validations.made for point in _points(one)])
+    (directory / "validation.md").write_text(validations.to_markdown(), encoding="utf-8")
+    if alone:
+        save_figure(draw_roc(validations.made), directory, "roc")
+    else:
+        save_figure(draw_table(validations.attempts), directory, "table")
 
 
 def _found(one: Validation) -> dict[str, Any]:

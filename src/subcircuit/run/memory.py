@@ -1,11 +1,17 @@
-"""How much memory a piece of work takes."""
+"""How much memory a piece of work takes, and what is done where there is too little."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+from subcircuit.errors import ShortOfMemoryError
+
+Result = TypeVar("Result")
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -49,3 +55,39 @@ def _highest(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     (mark,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
     return int(mark.split()[1]) * 1024
+
+
+def in_parts(work: Callable[[range], Result], items: range, join: Callable[[Result, Result], Result]) -> Result:
+    """Do work on items at once, or where memory does not suffice on one half after the other, and so on.
+
+    What comes of it is the same but for rounding in the model's dtype: which items there are, and in which order their
+    results are joined, does not change. A ``ResourceWarning`` says that it happened.
+
+    Args:
+        work: on some of the items.
+        join: the results of two parts, the first of them first.
+
+    Raises:
+        ShortOfMemoryError: one item is too much.
+    """
+    try:
+        return work(items)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(items) == 1:
+            raise ShortOfMemoryError(
+                "out of memory with the smallest piece of work there is: try bfloat16 (--dtype), shorter or fewer prompts, or a "
+                "coarser --scope"
+            ) from None
+    # only now, as the error held on to what was worked out
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    warnings.warn("out of memory: going on in smaller parts", ResourceWarning, stacklevel=2)
+    middle = len(items) // 2
+    return join(in_parts(work, items[:middle], join), in_parts(work, items[middle:], join))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is memory that lacks, on the processor or on an accelerator."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -9,14 +9,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from subcircuit.durable import digest_of, flush, write_whole
-from subcircuit.errors import RunError, Stopped
+from subcircuit.errors import NumericalError, RunError, Stopped, SubcircuitError
 from subcircuit.runs.journal import JOURNAL_FILE, SqliteJournal
 from subcircuit.runs.lock import LOCK_FILE, is_locked, locked
 from subcircuit.runs.stop import stoppable
@@ -52,18 +53,34 @@ def run_in(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any], 
         RunError: damaged, in use, or of other options: the message has the difference; or it cannot be written.
         Stopped: Ctrl-C; the message says how to go on.
     """
-    began = not (directory / RUN_FILE).exists()
-    if began:
-        _begin(directory, asked, found)
+    if (directory / RUN_FILE).exists():
+        _work(directory, asked, found, work)
+        return directory
+    new = [parent for parent in directory.absolute().parents if not parent.exists()]
+    _begin(directory, asked, found)
     try:
         _work(directory, asked, found, work)
     except BaseException as error:
-        if began and not SqliteJournal.count(directory / JOURNAL_FILE):
-            shutil.rmtree(directory, ignore_errors=True)
+        if not _worth_keeping(directory, error):
+            _remove(directory, new)
             if isinstance(error, Stopped):
                 raise Stopped("stopped; nothing was written") from None
         raise
     return directory
+
+
+def _worth_keeping(directory: Path, error: BaseException) -> bool:
+    """Whether a run that failed as it began can go on: there are results, and it was not refused."""
+    refused = isinstance(error, SubcircuitError) and not isinstance(error, RunError | NumericalError)
+    return not refused and SqliteJournal.count(directory / JOURNAL_FILE) > 0
+
+
+def _remove(directory: Path, parents: Sequence[Path]) -> None:
+    """Take a run away, and the directories that were made for it."""
+    shutil.rmtree(directory, ignore_errors=True)
+    with suppress(OSError):
+        for parent in parents:
+            parent.rmdir()
 
 
 def _work(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any], work: Callable[[SqliteJournal], None]) -> None:

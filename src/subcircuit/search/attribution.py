@@ -21,6 +21,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import AblatedBatch, Resample, ablated_by_batch
 from subcircuit.run.backward import GRADIENTS, Rules, Streams, UnitGradient, reader_gradients
 from subcircuit.run.contrast import Contrast, contrast
+from subcircuit.run.memory import in_parts
 from subcircuit.run.readout import readout_of
 from subcircuit.run.rows import Places
 from subcircuit.search.behaviour import Behaviour
@@ -44,8 +45,8 @@ class Rounds:
         self._total, self._on_step, self._done, self._began = total, on_step, 0, perf_counter()
 
     def done(self, rounds: int) -> None:
-        """So many more are finished."""
-        self._done += rounds
+        """So many more are finished; what is done again, in smaller parts, counts once."""
+        self._done = min(self._done + rounds, self._total)
         if self._on_step is not None:
             self._on_step(Round(self._done, self._total, perf_counter() - self._began))
 
@@ -129,10 +130,14 @@ def summed(
     rounds = Rounds(len(task) * watch.rounds, watch.on_step)
     by_batch = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
     total: Tensor | None = None
+
+    def some(examples: range) -> Tensor:
+        return share(_probe(model, graph, behaviour, slice(examples.start, examples.stop), by_batch), rounds)
+
     for examples in _batches(behaviour, size):
 
         def work(examples: slice = examples) -> Tensor:
-            return share(_probe(model, graph, behaviour, examples, by_batch), rounds)
+            return in_parts(some, range(examples.start, examples.stop), torch.add)
 
         part = once(watch.journal, f"{watch.settings}/examples {examples.start} to {examples.stop}", work)
         total = part if total is None else total + part

@@ -6,6 +6,7 @@ whatever the batches are.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,8 +18,14 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import ablated_by_batch
 from subcircuit.run.clean import clean_run
 from subcircuit.run.incremental import Engine, Visit
+from subcircuit.run.memory import in_parts
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.tasks import Answers
+
+
+def after_each_other(first: Tensor, second: Tensor) -> Tensor:
+    """Results of trials, and of those after them."""
+    return torch.cat([first, second])
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,15 +55,15 @@ class Batches:
         task, first_changes = behaviour.task, behaviour.first_changes()
         start, other = (task.corrupted, task.clean) if restoring else (task.clean, task.corrupted)
         ablated = ablated_by_batch(model, graph, other, behaviour.ablation)
-        engines, answers = [], []
-        for begin in range(0, len(task), batch_size):
-            examples = slice(begin, begin + batch_size)
+
+        def some(within: range) -> Batches:
+            examples = slice(within.start, within.stop)
             asked = task[examples].answers
             run = clean_run(
                 model,
                 graph,
                 start[examples],
-                ablated(other[examples], begin),
+                ablated(other[examples], within.start),
                 first_changes[examples],
                 asked.example,
                 asked.pos,
@@ -65,9 +72,15 @@ class Batches:
             of_model = run.ablated_stream() if restoring else run.model_stream()
             reference = unembed(model.config, model.weights, of_model) if behaviour.metric.compares else None
             bound = behaviour.metric.bind(asked, reference)
-            engines.append(Engine.start(run, replace(bound, sign=-bound.sign) if restoring else bound))
-            answers.append(asked)
-        return Batches(tuple(engines), tuple(answers))
+            return Batches((Engine.start(run, replace(bound, sign=-bound.sign) if restoring else bound),), (asked,))
+
+        begins = range(0, len(task), batch_size)
+        parts = [in_parts(some, range(begin, min(begin + batch_size, len(task))), Batches.and_) for begin in begins]
+        return reduce(Batches.and_, parts)
+
+    def and_(self, others: "Batches") -> "Batches":
+        """These and others."""
+        return Batches(self.engines + others.engines, self.answers + others.answers)
 
     @property
     def first(self) -> Engine:
@@ -101,8 +114,13 @@ class Batches:
         return tuple(e.decide(v, cut, keep) for e, v in zip(self.engines, visits, strict=True))
 
     def try_edges(self, visits: Sequence[Visit], count: int) -> Float[Tensor, "trial batch"]:
-        """``Engine.try_edges`` over all examples."""
-        return self.losses(lambda i, engine: engine.try_edges(visits[i], count))
+        """``Engine.try_edges`` over all examples, in parts where memory does not suffice."""
+
+        def some(trials: range) -> Float[Tensor, "trial batch"]:
+            at = visits if trials.start == 0 else self.decide(visits, trials.start, keep=False)
+            return self.losses(lambda i, engine: engine.try_edges(at[i], len(trials)))
+
+        return in_parts(some, range(count), after_each_other)
 
     def try_readers(self, readers: Sequence[int]) -> Float[Tensor, "trial batch"]:
         """``Engine.try_readers`` over all examples."""

@@ -20,6 +20,7 @@ from subcircuit.search.optimal import LearnOptimal, ablation_for
 from subcircuit.search.outcome import measure_circuit
 from subcircuit.search.result import Discovery, OnProgress, Round, Step
 from subcircuit.search.scores import EdgeScores
+from subcircuit.search.unsound import naming_the_place
 from subcircuit.search.zoom import coarse_to_fine, zoom, zoomed
 from subcircuit.tasks import Task
 from subcircuit.tasks import metric as metric_named
@@ -85,11 +86,12 @@ def discover(
         parameters |= {"coarse_to_fine": True}
     on_step = _with_record(on_step, _record(model, behaviour, chosen, parameters, {}, {}))
     found: Any
-    if descend:
-        found = coarse_to_fine(model, graph.scope, behaviour, method, on_step, journal)
-    else:
-        found = chosen.search(model, graph, behaviour, method, on_step, journal)
-    result = found if selection is None else circuit_of(model, found, behaviour, selection)
+    with naming_the_place(model, behaviour.task):
+        if descend:
+            found = coarse_to_fine(model, graph.scope, behaviour, method, on_step, journal)
+        else:
+            found = chosen.search(model, graph, behaviour, method, on_step, journal)
+        result = found if selection is None else circuit_of(model, found, behaviour, selection)
     record = _record(model, behaviour, chosen, parameters, *_results(result))
     constants = behaviour.ablation.constants.float().cpu() if isinstance(behaviour.ablation, Optimal) else None
     return replace(result, circuit=replace(result.circuit, record=record, constants=constants))
@@ -103,13 +105,15 @@ def look_inside(
     behaviour: Behaviour,
     config: Acdc,
     on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
 ) -> Discovery:
     """``zoom`` of a circuit whose record is carried on: of the method, with what was zoomed into added to its settings.
 
     Raises:
         GraphError, NumericalError: as ``zoom``.
     """
-    result = zoom(model, circuit, component, into, behaviour, config, on_step)
+    with naming_the_place(model, behaviour.task):
+        result = zoom(model, circuit, component, into, behaviour, config, on_step, journal)
     before = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, "threshold": config.threshold}
     record = _record(model, behaviour, method_of(config), zoomed(before, component, into), *_results(result))
     if circuit.record is not None:
@@ -178,8 +182,10 @@ def _record(
 def _results(result: Discovery) -> tuple[dict[str, Any], dict[str, float]]:
     """The numbers of a result, as JSON values, and how long it took."""
     numbers = {key: value for key, value in vars(result).items() if key not in ("circuit", "notes", *_TIMINGS)}
+    notes = {name: value for name, value in result.notes.items() if not name.endswith("_seconds")}
+    times = {name: value for name, value in result.notes.items() if name not in notes}
     sizes = {"edges_kept": result.circuit.n_edges, "edges_total": result.circuit.graph.n_edges}
-    return {**numbers, **result.notes, **sizes}, {name: getattr(result, name) for name in _TIMINGS}
+    return {**numbers, **notes, **sizes}, {name: getattr(result, name) for name in _TIMINGS} | times
 
 
 def _tokenizer_digest(model: Transformer) -> str | None:

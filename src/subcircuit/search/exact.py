@@ -11,7 +11,7 @@ not the effect of cutting both. Restored to the corrupted run one by one (``dire
     score(w → r) = L(M on corrupted prompts) − L(the same with w → r as in the clean run)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -23,9 +23,10 @@ from subcircuit.graph import Graph
 from subcircuit.graph.select import check_scores
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import name_of
+from subcircuit.run.memory import in_parts
 from subcircuit.run.single import open_all, try_singly
 from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_once
-from subcircuit.search.batches import Batches
+from subcircuit.search.batches import Batches, after_each_other
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
 from subcircuit.search.journal import FORGETFUL, Journal, each
@@ -117,7 +118,7 @@ def effects_of(
     def effects(reader: int) -> Float[Tensor, " edge"]:
         writers = edges[:, reader].nonzero().flatten()
         parts = writers.split(max(1, _ROWS_AT_ONCE // rows))
-        return torch.cat([(_losses(batches, reader, part.tolist()) - whole).cpu() for part in parts])
+        return torch.cat([(in_parts(*_trials(batches, reader, part.tolist()), after_each_other) - whole).cpu() for part in parts])
 
     readers = edges.any(0).nonzero().flatten().tolist()
     for reader, found in zip(
@@ -134,5 +135,11 @@ def _key(graph: Graph, edges: Bool[Tensor, "writer reader"], reader: int, how: t
     return f"{graph.readers[reader]}/effects/{sha256(repr((writers, how)).encode()).hexdigest()[:32]}"
 
 
-def _losses(batches: Batches, reader: int, writers: Sequence[int]) -> Float[Tensor, " trial"]:
-    return batches.losses(lambda _, engine: try_singly(engine, reader, writers)).mean(-1)
+def _trials(batches: Batches, reader: int, writers: Sequence[int]) -> tuple[Callable[[range], Tensor], range]:
+    """Mean losses of some of the trials, and which there are."""
+
+    def losses(some: range) -> Float[Tensor, " trial"]:
+        cut = [writers[i] for i in some]
+        return batches.losses(lambda _, engine: try_singly(engine, reader, cut)).mean(-1)
+
+    return losses, range(len(writers))

@@ -33,6 +33,7 @@ def zoom(
     behaviour: Behaviour,
     config: Acdc,
     on_step: OnStep | None = None,
+    journal: Journal = FORGETFUL,
 ) -> Discovery:
     """Continue a finished search inside one node, the rest of its circuit staying as it is.
 
@@ -43,6 +44,7 @@ def zoom(
         behaviour: prompts, metric and ablation, those of the search that is continued.
         config: of the continued search.
         on_step: called after every batch of trials.
+        journal: remembers the losses of every batch of trials.
 
     Raises:
         GraphError: the component is not in the circuit, cannot have this level, or has it already.
@@ -57,7 +59,7 @@ def zoom(
     for row, writer in enumerate(finer.writers):
         for column in kept[row].nonzero().flatten().tolist():
             inside[row, column] = is_inside(writer, node) or is_inside(finer.readers[column], node)
-    return acdc(model, finer, behaviour, config, on_step, within=Within(kept, inside))
+    return acdc(model, finer, behaviour, config, on_step, journal, Within(kept, inside))
 
 
 def coarse_to_fine(

@@ -22,6 +22,7 @@ from subcircuit.model.load.quiet import first_line, reading
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_MOST_LAYERS = 10_000
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -34,6 +35,10 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """
     raw = _json(folder / "config.json", f"{folder} holds no config.json: it is not a Hugging Face checkpoint")
     check_architecture(raw.get("model_type"))
+    for name, value in raw.items():
+        # transformers makes lists of so many entries
+        if "layer" in name and isinstance(value, int) and value > _MOST_LAYERS:
+            raise ModelError(f"{folder / 'config.json'}: {name} is {value:,}, and no model has more than {_MOST_LAYERS:,} layers")
     with reading(f"{folder / 'config.json'} is not a valid {raw['model_type']} config"):
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 

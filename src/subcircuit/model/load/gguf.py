@@ -21,6 +21,16 @@ from subcircuit.model.load.families import check_architecture
 from subcircuit.model.load.quiet import quiet, reading
 
 _MAGIC = b"GGUF"
+_SIZES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "head_dim",
+    "vocab_size",
+    "num_experts",
+    "num_local_experts",
+)
 
 
 def converted(parts: Sequence[Path], report: Callable[[str], None] | None = None) -> tuple[Path, str]:
@@ -70,8 +80,11 @@ def _convert(parts: Sequence[Path], folder: Path) -> None:
 def _read_and_save(file: Path, folder: Path) -> None:
     source: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
     with reading(f"{file.name} cannot be read as GGUF"):
-        _refuse_scaled_rotary(GGUFReader(file))
-        check_architecture(AutoConfig.from_pretrained(**source).model_type)
+        reader = GGUFReader(file)
+        _refuse_scaled_rotary(reader)
+        config = AutoConfig.from_pretrained(**source)
+        check_architecture(config.model_type)
+        _refuse_more_than_it_holds(config, reader, file)
         loaded: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(**source)
     model, info = loaded
@@ -87,6 +100,17 @@ def _read_and_save(file: Path, folder: Path) -> None:
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _refuse_more_than_it_holds(config: Any, reader: GGUFReader, file: Path) -> None:
+    """Refuse a header that announces a larger model than the file can hold, before anything of that size is made."""
+    of = {name: getattr(config, name, None) or 0 for name in _SIZES}
+    inside = max(of["intermediate_size"], of["num_attention_heads"] * of["head_dim"], of["vocab_size"])
+    experts = max(1, of["num_experts"], of["num_local_experts"])
+    # no format packs more than eight weights into a byte
+    if of["num_hidden_layers"] > len(reader.tensors) or of["hidden_size"] * inside * experts > 8 * file.stat().st_size:
+        told = ", ".join(f"{name} {size:,}" for name, size in of.items() if size)
+        raise ModelError(f"{file.name} cannot be read as GGUF: it announces a model larger than itself: {told}")
 
 
 def _refuse_scaled_rotary(reader: GGUFReader) -> None:

@@ -1,0 +1,63 @@
+"""Where memory does not suffice, searches go on in smaller parts and find the same."""
+
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+
+from subcircuit.errors import ShortOfMemoryError
+from subcircuit.graph import Graph, Scope
+from subcircuit.run.incremental import Engine
+from subcircuit.search import METHODS, EdgeScores, attribution, batches
+from tests.behaviours import random_behaviour
+from tests.tiny_models import tiny
+
+SEARCHES = ("acdc", "exact", "eap", "eap-ig-inputs")
+
+
+def short_of(most: int, really: Callable[..., Any], size: Callable[..., int]) -> Callable[..., Any]:
+    """A function on a machine whose memory holds so much of its work."""
+
+    def limited(*given: Any, **named: Any) -> Any:
+        if size(*given, **named) > most:
+            raise torch.OutOfMemoryError("injected")
+        return really(*given, **named)
+
+    return limited
+
+
+def shrink_memory(patch: pytest.MonkeyPatch, examples: int, trials: int) -> None:
+    length = lambda model, graph, behaviour, examples, by_batch: examples.stop - examples.start  # noqa: E731
+    patch.setattr(attribution, "_probe", short_of(examples, attribution._probe, length))
+    patch.setattr(batches, "clean_run", short_of(examples, batches.clean_run, lambda model, graph, clean, *rest: len(clean)))
+    exact: Any = import_module("subcircuit.search.exact")  # the package's name of it is the function
+    patch.setattr(exact, "try_singly", short_of(trials, exact.try_singly, lambda engine, reader, writers: len(writers)))
+    patch.setattr(Engine, "try_edges", short_of(trials, Engine.try_edges, lambda engine, visit, count: count))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_that_runs_out_of_memory_finds_the_same(name: str, monkeypatch: pytest.MonkeyPatch):
+    model, method = tiny("gpt2", 0, torch.float64), METHODS[name]
+    graph = Graph.of(model.config, Scope.named("head"))
+    behaviour = random_behaviour(model, 3, [6, 7, 5, 6, 7], 1, "logit_difference", "resample")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = method.search(model, graph, behaviour, method.settings(), None)
+    shrink_memory(monkeypatch, 2, 3)
+    with pytest.warns(ResourceWarning, match="smaller parts"):
+        found = method.search(model, graph, behaviour, method.settings(), None)
+    if isinstance(found, EdgeScores):
+        torch.testing.assert_close(found.values, whole.values, atol=1e-7, rtol=1e-6, equal_nan=True)
+    else:
+        assert torch.equal(found.circuit.kept, whole.circuit.kept)
+
+
+def test_what_does_not_fit_in_any_part_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch):
+    model, method = tiny("gpt2"), METHODS["eap"]
+    behaviour = random_behaviour(model, 3, [6, 7, 5], 1, "logit_difference", "resample")
+    shrink_memory(monkeypatch, 0, 0)
+    with pytest.raises(ShortOfMemoryError, match="bfloat16"):
+        method.search(model, Graph.of(model.config), behaviour, method.settings(), None)
