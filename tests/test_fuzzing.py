@@ -21,7 +21,7 @@ from tests.graph.test_file import scored
 from tests.model.test_gguf import write_gguf
 from tests.tiny_models import tiny_hf
 
-SHORT = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHORT = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NUMBERS = st.integers(-(2**70), 2**70) | st.sampled_from([0, -1, 1, 10**6, 10**9, 2**31, 2**63]) | st.floats()
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(max_size=12),
@@ -83,10 +83,9 @@ def only_our_errors(read: Callable[[], object]) -> None:
 @SHORT
 @given(st.data())
 def test_circuit_files(circuit: Path, tmp_path: Path, data: st.DataObject) -> None:
-    file = shutil.copy(circuit / "circuit.json", tmp_path / "circuit.json")
     shutil.copy(circuit / "scores.safetensors", tmp_path)
-    content = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(data.draw(changed(content))), encoding="utf-8")
+    content = json.loads((circuit / "circuit.json").read_text(encoding="utf-8"))
+    (tmp_path / "circuit.json").write_text(json.dumps(data.draw(changed(content))), encoding="utf-8")
     only_our_errors(lambda: Circuit.load(tmp_path))
 
 
@@ -117,7 +116,7 @@ def test_a_file_that_says_a_word_a_billion_times_is_refused_at_once(tmp_path: Pa
         defaults(tmp_path / "a.yaml", {f"a{i}": f"a{i}" for i in range(10)})
 
 
-@settings(SHORT, max_examples=15)
+@settings(SHORT, max_examples=30)
 @given(st.data())
 def test_configs_of_models(checkpoint: Path, tmp_path: Path, data: st.DataObject) -> None:
     shutil.copy(checkpoint / "model.safetensors", tmp_path)
@@ -126,7 +125,7 @@ def test_configs_of_models(checkpoint: Path, tmp_path: Path, data: st.DataObject
     only_our_errors(lambda: load_model(tmp_path))
 
 
-@settings(SHORT, max_examples=15)
+@settings(SHORT, max_examples=30)
 @given(st.data())
 def test_weights_of_models(checkpoint: Path, tmp_path: Path, data: st.DataObject) -> None:
     shutil.copy(checkpoint / "config.json", tmp_path)
@@ -135,7 +134,7 @@ def test_weights_of_models(checkpoint: Path, tmp_path: Path, data: st.DataObject
     only_our_errors(lambda: load_model(tmp_path))
 
 
-@settings(SHORT, max_examples=12)
+@settings(SHORT, max_examples=25)
 @given(st.data())
 def test_gguf_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject) -> None:
     monkeypatch.setenv("SUBCIRCUIT_CACHE", str(tmp_path / "cache"))
@@ -156,8 +155,8 @@ def test_a_gguf_file_cannot_announce_more_than_it_holds(size: bytes, tmp_path: P
         load_model(tmp_path / "tiny.gguf")
 
 
-@settings(SHORT, max_examples=12)
-@given(st.data())
+@settings(SHORT, max_examples=8)
+@given(data=st.data())
 def test_descriptions_of_runs(tmp_path: Path, data: st.DataObject, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     if not run.exists():

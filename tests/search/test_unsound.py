@@ -7,6 +7,7 @@ import torch
 
 from subcircuit.errors import NumericalError
 from subcircuit.graph import Scope
+from subcircuit.model.weights import MLPWeights
 from subcircuit.search import Acdc, Eap, discover
 from subcircuit.search.unsound import first_unsound
 from tests.behaviours import random_task
@@ -35,6 +36,7 @@ def test_float16_that_overflows_is_told_what_to_do() -> None:
     model = tiny("gpt2", 0, torch.float16)
     task = random_task(model, 1, [6, 5])
     mlp = model.weights.layers[0].mlp
+    assert isinstance(mlp, MLPWeights)
     mlp.W_out.mul_(60_000)
     with pytest.raises(NumericalError, match=r"the MLP of layer 0 .*in float16: try bfloat16 or float32"):
         discover(model, replace(task, metric="logit_difference"), Eap(), scope=Scope.named("head"))

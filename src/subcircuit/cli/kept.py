@@ -66,4 +66,4 @@ def recorded(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _last_part(name: str | Path) -> str:
     is_path = isinstance(name, Path) or Path(name).expanduser().exists() or name.startswith((".", "~", "/"))
-    return Path(name).resolve().name if is_path else name
+    return Path(name).resolve().name if is_path else str(name)

@@ -22,7 +22,6 @@ from subcircuit.model.load.quiet import quiet, reading
 
 _MAGIC = b"GGUF"
 _SIZES = (
-    "num_hidden_layers",
     "hidden_size",
     "intermediate_size",
     "num_attention_heads",
@@ -82,9 +81,10 @@ def _read_and_save(file: Path, folder: Path) -> None:
     with reading(f"{file.name} cannot be read as GGUF"):
         reader = GGUFReader(file)
         _refuse_scaled_rotary(reader)
+        _refuse_layers_without_tensors(reader, file)
         config = AutoConfig.from_pretrained(**source)
         check_architecture(config.model_type)
-        _refuse_more_than_it_holds(config, reader, file)
+        _refuse_more_than_it_holds(config, file)
         loaded: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(**source)
     model, info = loaded
@@ -102,13 +102,22 @@ def _read_and_save(file: Path, folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def _refuse_more_than_it_holds(config: Any, reader: GGUFReader, file: Path) -> None:
+def _refuse_layers_without_tensors(reader: GGUFReader, file: Path) -> None:
+    """transformers makes lists of as many entries as a config has layers."""
+    for name, field in reader.fields.items():
+        if name.endswith(".block_count") and int(field.contents()) > len(reader.tensors):
+            raise ModelError(
+                f"{file.name} cannot be read as GGUF: it announces a model of {field.contents():,} layers, larger than itself"
+            )
+
+
+def _refuse_more_than_it_holds(config: Any, file: Path) -> None:
     """Refuse a header that announces a larger model than the file can hold, before anything of that size is made."""
     of = {name: getattr(config, name, None) or 0 for name in _SIZES}
     inside = max(of["intermediate_size"], of["num_attention_heads"] * of["head_dim"], of["vocab_size"])
     experts = max(1, of["num_experts"], of["num_local_experts"])
     # no format packs more than eight weights into a byte
-    if of["num_hidden_layers"] > len(reader.tensors) or of["hidden_size"] * inside * experts > 8 * file.stat().st_size:
+    if of["hidden_size"] * inside * experts > 8 * file.stat().st_size:
         told = ", ".join(f"{name} {size:,}" for name, size in of.items() if size)
         raise ModelError(f"{file.name} cannot be read as GGUF: it announces a model larger than itself: {told}")
 
