@@ -4,6 +4,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
+
+from subcircuit.cli.main import main
 from tests.cli.conftest import Output
 
 Run = Callable[..., Output]
@@ -19,6 +22,17 @@ def test_help_does_not_wait_for_torch() -> None:
     assert done.returncode == 0, done.stderr
     modules = set(done.stdout.splitlines()[-1].split())
     assert not modules & {"torch", "transformers", "numpy", "matplotlib"}
+
+
+def test_a_shell_completes_commands_and_options(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_SUBCIRCUIT_COMPLETE", "complete_bash")
+    for line, expected in (("subcircuit ver", ["verify"]), ("subcircuit discover --spec", ["--speculation"])):
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - 1))
+        with pytest.raises(SystemExit) as ended:
+            main([])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.split() == expected
 
 
 def test_importing_the_package_imports_nothing_else() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -30,6 +30,8 @@ EDGES, OTHERS = 60, 40
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    # a machine that is busy with other tests is slow, and not wrong
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -56,7 +58,7 @@ class Watched:
 def watched(browser: Browser) -> Iterator[Watched]:
     """A fresh page; that nothing was complained of, and nobody else asked, is claimed of every test."""
     page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     watched = Watched(page, [], [])
     page.on("console", lambda message: watched.complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: watched.complaints.append(str(error)))

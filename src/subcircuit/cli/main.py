@@ -37,6 +37,8 @@ from subcircuit.cli import (
 from subcircuit.cli.welcome import welcome
 from subcircuit.errors import Stopped, SubcircuitError
 
+_COMPLETING = "_SUBCIRCUIT_COMPLETE"
+
 app = typer.Typer(
     name="subcircuit",
     help="Find the sub-circuit of a language model that carries out a behaviour.",
@@ -88,8 +90,9 @@ def start(
 
 def run() -> None:
     """Entry point of the ``subcircuit`` command."""
-    code = main(sys.argv[1:])
+    code = 0
     try:
+        code = main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
         # the reader of our output left; there is nobody to tell, and the interpreter's own flush would complain
@@ -100,7 +103,8 @@ def run() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; mistakes become one paragraph on standard error."""
-    if not arguments:
+    # a shell that completes a line says so in the environment, and gives no words
+    if not arguments and _COMPLETING not in os.environ:
         welcome()
         return 0
     try:

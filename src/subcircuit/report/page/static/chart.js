@@ -1,6 +1,6 @@
 // Faithfulness against the number of edges, on a logarithmic axis.
 
-import { number, svg } from "./dom.js";
+import { grouped, number, svg } from "./dom.js";
 
 const CHART = { width: 380, height: 132, left: 36, right: 10, top: 10, bottom: 30 };
 
@@ -22,7 +22,7 @@ export function curveChart(points, now) {
     "svg",
     { viewBox: `0 0 ${CHART.width} ${CHART.height}`, class: "chart", role: "img", "aria-label": `faithfulness by number of edges: ${spoken}` },
     ...ticks.flatMap((value) => [line(value), word(String(value), CHART.left - 6, y(value) + 4, "end")]),
-    ...decades.map((edges) => word(edges.toLocaleString("en"), x(edges), CHART.height - 14, "middle")),
+    ...decades.map((edges) => word(grouped(edges), x(edges), CHART.height - 14, "middle")),
     word("edges (log)", CHART.width - CHART.right, CHART.height - 2, "end"),
     svg("line", { x1: x(now), x2: x(now), y1: CHART.top, y2: CHART.height - CHART.bottom, class: "now" }),
     svg("polyline", { points: known.map((point) => `${x(point.edges)},${y(point.faithfulness)}`).join(" "), class: "curve" }),

@@ -1,6 +1,6 @@
 // The slider and its numbers, the pickers, the search field and the theme.
 
-import { at, el, many, number } from "./dom.js";
+import { at, el, forgetColours, grouped, many, number } from "./dom.js";
 import { briefly } from "./prompt.js";
 
 const STEPS = 1000;
@@ -39,6 +39,7 @@ export function isDark() {
 export function setTheme(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
+  forgetColours();
   at("theme").textContent = isDark() ? "light" : "dark";
   at("theme").setAttribute("aria-label", `change to ${isDark() ? "light" : "dark"} colours`);
 }
@@ -65,7 +66,7 @@ export function showCount(count, most, least) {
   at("slider").setAttribute("aria-valuetext", many(count, "edge"));
   if (document.activeElement !== at("count")) at("count").value = String(count);
   at("count").max = String(most);
-  at("of").textContent = `of ${most.toLocaleString("en")}`;
+  at("of").textContent = `of ${grouped(most)}`;
   at("threshold").textContent = least === null ? "–" : `≥ ${number(least)}`;
 }
 

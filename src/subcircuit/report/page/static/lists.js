@@ -1,6 +1,6 @@
 // Lists of edges and of numbers, as tables that a screen reader can read too.
 
-import { el, many, number } from "./dom.js";
+import { el, grouped, many, number } from "./dom.js";
 import { edgeName } from "./scene.js";
 
 const FIRST = 12;
@@ -13,7 +13,7 @@ export function bars(rows, { caption, first = FIRST } = {}) {
   fill(first);
   const table = el("table", { class: "bars" }, el("caption", { class: "hidden" }, caption ?? ""), el("colgroup", {}, el("col", { class: "names" }), el("col"), el("col", { class: "numbers" })), body);
   if (rows.length <= first) return table;
-  const more = el("button", { type: "button", class: "more" }, `all ${rows.length.toLocaleString("en")}`);
+  const more = el("button", { type: "button", class: "more" }, `all ${grouped(rows.length)}`);
   more.addEventListener("click", () => {
     fill(rows.length);
     more.remove();

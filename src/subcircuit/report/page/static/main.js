@@ -218,8 +218,12 @@ async function start() {
     if (first !== undefined) store.set({ node: graph.nodes[first].name });
   });
   at("prompt").addEventListener("change", () => fillPrompts(prompts.get(store.get().circuit), store.get()));
-  addEventListener("resize", () => map.resize(store.get().zoom));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => map.repaint());
+  // not of the window alone: what the readings need below takes room from the map
+  new ResizeObserver(() => map.resize(store.get().zoom)).observe(at("stage"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    setTheme(store.get().theme);
+    map.repaint();
+  });
 
   if (!live) for (const [index, one] of content.circuits.entries()) prompts.set(index, readPrompts(one.prompts, one.edges.count));
   const state = valid(store.get());

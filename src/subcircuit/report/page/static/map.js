@@ -10,11 +10,13 @@ const NEAR = 5, PICKABLE = 20000, MOST_BUTTONS = 4000;
 export function createMap(graph, { onSelect, labelOf }) {
   const [stage, view, sheet, holder] = ["stage", "view", "sheet", "nodes"].map(at);
   const [paintAll, paintSome] = [createPainter(at("edges")), createPainter(at("over"))];
-  let layout, scene, routed, shown = 0, selected = null, pointed = null, buttons = new Map(), active, lastLit = 0, used = new Set(), zoomed = 1;
+  let layout, scene, routed, shown = 0, selected = null, pointed = null, buttons = new Map(), active, lastLit = 0, used = new Set(), zoomed = 1, laid = null;
 
   function resize(zoom) {
     zoomed = zoom;
     const [width, height] = [stage.clientWidth, stage.clientHeight];
+    if (laid?.width === width && laid.height === height && laid.zoom === zoom && laid.used === used) return;
+    laid = { width, height, zoom, used };
     layout = layOut(graph, width, height, zoom, used);
     const { sheet: size } = layout;
     sheet.style.width = `${Math.max(1, Math.floor(size.width))}px`;

@@ -4,7 +4,7 @@
 
 import { STRIDE } from "./layout.js";
 
-const SLICE = 18, CHUNK = 50, SHOTS_FROM = 500, SHOTS_RATIO = 1.2;
+const SLICE = 18, CHUNK = 50, SHOTS_FROM = 2000, SHOTS_RATIO = 1.2;
 // drawn when it is said, not after the script has ended: only so does the clock tell when a frame is full
 const AT_ONCE = { willReadFrequently: true };
 export const BUCKETS = 10;

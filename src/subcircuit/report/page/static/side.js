@@ -1,7 +1,7 @@
 // The panel beside the map: the circuit as a whole, two circuits compared, or one component.
 
 import { curveChart } from "./chart.js";
-import { at, el, many, number } from "./dom.js";
+import { at, el, grouped, many, number } from "./dom.js";
 import { valueOf } from "./data.js";
 import { bars, counted, edgeRows, facts, section } from "./lists.js";
 import { patternView } from "./pattern.js";
@@ -73,7 +73,7 @@ function compared({ graph, circuit, other, scene, shown, count, onSelect }) {
   const names = ["shared", `only ${circuit.name}`, `only ${other.name}`];
   return [
     el("h2", {}, "two circuits"),
-    el("p", { class: "faint" }, `The first ${count.toLocaleString("en")} edges of each. Jaccard index ${number(jaccard)}.`),
+    el("p", { class: "faint" }, `The first ${grouped(count)} edges of each. Jaccard index ${number(jaccard)}.`),
     el("dl", { class: "facts sides" }, ...groups.flatMap((edges, side) => [el("dt", {}, el("i", { class: `chip side-${["shared", "left", "right"][side]}` }), names[side]), el("dd", {}, counted(edges))])),
     ...[left, right, shared].map((edges, i) =>
       edges.length ? section([names[1], names[2], names[0]][i], bars(edgeRows(graph, scene, edges, onSelect), { caption: "edges", first: 8 })) : null,
