@@ -2,7 +2,7 @@
 """Slow, obvious truths that the fast paths must equal. Clarity over speed; nothing here is shared with what it checks."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ class NodeByNode:
     graph: Graph
     kept: Tensor
     ablated: Tensor  # writer pos d_model
+    # of each position, where the graph tells them apart
+    places: list[str | None] | None = field(default=None, kw_only=True)
 
     def run(self, ids: list[int]) -> tuple[dict[Writer, Tensor], Tensor]:
         """Every writer's value and the logits."""
@@ -58,7 +60,7 @@ class NodeByNode:
             self.attention(layer, values)
             if config.d_mlp and self.graph.scope.of_mlp(layer) == "neuron":
                 self.each_neuron(layer, values)
-            elif RouterInput(layer) in self.graph.readers:
+            elif RouterInput(layer) in self.graph.unplaced.readers:
                 self.experts(layer, values)
             elif config.d_mlp:
                 x = norm(model, self.read(MLP(layer), values), weights.layers[layer].mlp_norm)
@@ -71,11 +73,14 @@ class NodeByNode:
     def read(self, reader, values: dict[Writer, Tensor]) -> Tensor:
         """Σ over writers of value or ablated value, and the output biases that belong to no head."""
         total = torch.zeros_like(self.ablated[0])
+        places = self.places or [None] * len(total)
         for writer, value in values.items():
-            edge = Edge(writer, reader)
-            row, column = self.graph.writer_index[writer], self.graph.reader_index[reader]
-            if self.graph.edges[self.graph.find(edge)] if self.graph.edges[row, column] else False:
-                total = total + (value if self.kept[row, column] else self.ablated[row])
+            for place in dict.fromkeys(places):
+                at = replace(reader, place=place)
+                row, column = self.graph.writer_index[writer], self.graph.reader_index[at]
+                here = [pos for pos, other in enumerate(places) if other == place]
+                if self.graph.edges[self.graph.find(Edge(writer, at))] if self.graph.edges[row, column] else False:
+                    total[here] += (value if self.kept[row, column] else self.ablated[row])[here]
         config = self.model.config
         last = config.n_layers if isinstance(reader, Logits) else reader.layer
         for layer, weights in enumerate(self.model.weights.layers):
@@ -246,7 +251,7 @@ def run_without_nodes(model: Transformer, removed: dict[Head | MLP | Neuron, Ten
 
 def ablated_slowly(model: Transformer, graph: Graph, corrupted: Tokens, ablation: Ablation) -> list[Tensor]:
     """Per example, what every writer's cut edges carry: [writer pos d_model]."""
-    runs = []
+    runs, graph = [], graph.unplaced
     for ids, length in zip(corrupted.ids.tolist(), corrupted.lengths.tolist(), strict=True):
         nothing = torch.zeros(len(graph.writers), length, model.config.d_model, dtype=model.dtype)
         values, _ = NodeByNode(model, graph, graph.edges, nothing).run(ids[:length])

@@ -27,6 +27,7 @@ AXES: dict[str, str] = {
     "context": "the longest prompt that learned positions allow",
     "writer": "nodes that add to the residual stream, in order of computation",
     "reader": "nodes' inputs that read the residual stream, in order of computation",
+    "place": "token roles or positions at which a graph tells nodes apart; one where it does not",
     "row": "(example, position) pairs, flattened: the places where something can change",
     "answer": "(example, position) pairs at which the metric reads logits, flattened",
     "correct": "right next tokens of one answer, padded",

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from subcircuit.graph import Attention, Circuit, Graph, GraphShape, MethodRecord, ModelRecord, Record, Scope, TaskRecord
-from subcircuit.graph.scope import COMPONENT_LEVELS, KEY_VALUES, KeyValues, Level, Override
+from subcircuit.graph.scope import COMPONENT_LEVELS, KEY_VALUES, POSITIONS, KeyValues, Level, Override
 
 
 @st.composite
@@ -26,7 +26,7 @@ def scopes(draw: st.DrawFn, layers: int = 12, heads: int = 3, mlps: bool = True,
         neurons = draw(st.dictionaries(st.integers(0, layers - 1), st.sampled_from(of_mlps), max_size=4))
         overrides.extend((f"m{layer}", chosen) for layer, chosen in neurons.items())
     kv: KeyValues = draw(st.sampled_from(KEY_VALUES))
-    return Scope(level, kv, learned and draw(st.booleans()), tuple(overrides))
+    return Scope(level, kv, learned and draw(st.booleans()), tuple(overrides), draw(st.sampled_from(POSITIONS)))
 
 
 @st.composite
@@ -47,6 +47,8 @@ def graphs(draw: st.DrawFn, most_layers: int = 3) -> Graph:
         shape = replace(shape, mixtures=tuple(sorted(layers)), experts=draw(st.integers(1, 3)), shared_expert=draw(st.booleans()))
         for layer in layers:
             scope = scope.at(f"m{layer}", draw(st.sampled_from(["block", "expert"])))
+    places = {"all": (), "each": ("0", "1", "2"), "roles": ("IO", "S1+1")}[scope.positions]
+    shape = replace(shape, places=places, ordered=scope.positions == "each" and draw(st.booleans()))
     resolved = any(scope.of_mlp(layer) == "neuron" for layer in range(shape.n_layers))
     return Graph(replace(shape, neurons=draw(st.integers(1, 3)) if resolved else 0), scope)
 

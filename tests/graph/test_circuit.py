@@ -24,6 +24,7 @@ from subcircuit.graph import (
     RouterInput,
     Scope,
 )
+from subcircuit.graph.nodes import at, bare
 from tests.graph.strategies import circuits, graphs
 
 
@@ -71,23 +72,35 @@ def heads_it_feeds(graph: Graph, reader: Reader) -> list[str]:
             return [str(Head(layer, h)) for h in heads]
 
 
+def where_it_leads(graph: Graph, reader: Reader) -> list[str]:
+    """The writers to which a reader leads, each at the places at which it does, by name."""
+    places, names = graph.shape.places, heads_it_feeds(graph, bare(reader))
+    if reader.place is None:
+        return names
+    queries_attend = isinstance(reader, Attention) or (isinstance(reader, HeadInput) and reader.part != "q")
+    after = places[places.index(reader.place) :] if graph.shape.ordered else places
+    return [f"{name}@{place}" for name in names for place in (after if queries_attend else [reader.place])]
+
+
 def flow(circuit: Circuit) -> nx.DiGraph:
     """Kept edges writer → reader, and each reader → the writers that it is an input of."""
     graph = nx.DiGraph()
     graph.add_edges_from((("w", str(edge.writer)), ("r", str(edge.reader))) for edge in circuit.edges)
     for reader in circuit.graph.readers:
-        graph.add_edges_from((("r", str(reader)), ("w", name)) for name in heads_it_feeds(circuit.graph, reader))
-    graph.add_nodes_from(("w", str(writer)) for writer in circuit.graph.writers)
-    graph.add_node(("r", "logits"))
+        graph.add_edges_from((("r", str(reader)), ("w", name)) for name in where_it_leads(circuit.graph, reader))
+    graph.add_nodes_from(("w", str(at(writer, place))) for writer in circuit.graph.writers for place in circuit.graph.places)
+    graph.add_nodes_from(("r", str(Logits(place))) for place in circuit.graph.places)
     return graph
 
 
 @given(circuits())
 def test_pruning_keeps_the_edges_on_a_path_from_embedding_to_logits(circuit: Circuit) -> None:
     graph = flow(circuit)
-    starts = [("w", str(writer)) for writer in circuit.graph.writers if isinstance(writer, Embed)]
+    writers, places = circuit.graph.writers, circuit.graph.places
+    starts = [("w", str(at(writer, place))) for writer in writers for place in places if isinstance(writer, Embed)]
     reached = set(starts).union(*(nx.descendants(graph, start) for start in starts))
-    leading = nx.ancestors(graph, ("r", "logits")) | {("r", "logits")}
+    ends = {("r", str(Logits(place))) for place in places}
+    leading = ends.union(*(nx.ancestors(graph, end) for end in ends))
     on_a_path = {str(edge) for edge in circuit.edges if ("w", str(edge.writer)) in reached and ("r", str(edge.reader)) in leading}
     leading_there = {str(edge) for edge in circuit.edges if ("r", str(edge.reader)) in leading}
     pruned = circuit.prune()
@@ -100,15 +113,17 @@ def test_pruning_keeps_the_edges_on_a_path_from_embedding_to_logits(circuit: Cir
 def test_the_model_itself_has_nothing_to_prune(graph: Graph) -> None:
     assert Circuit.full(graph).prune() == Circuit.full(graph)
     assert Circuit.empty(graph).n_edges == 0
-    assert len(Circuit.full(graph).nodes) == len(graph.writers) + 1
+    assert len(Circuit.full(graph).nodes) == (len(graph.writers) + 1) * len(graph.places)
 
 
 @given(circuits())
 def test_nodes_are_those_that_edges_touch(circuit: Circuit) -> None:
     nodes = [str(node) for node in circuit.nodes]
-    assert nodes == [str(n) for n in (*circuit.graph.writers, Logits()) if str(n) in set(nodes)]
+    everything = [str(at(node, place)) for node in (*circuit.graph.writers, Logits()) for place in circuit.graph.places]
+    assert nodes == [name for name in everything if name in set(nodes)]
     assert {str(edge.writer) for edge in circuit.edges} <= set(nodes)
-    assert ("logits" in nodes) == any(isinstance(edge.reader, Logits) for edge in circuit.edges)
+    for place in circuit.graph.places:
+        assert (str(Logits(place)) in nodes) == any(edge.reader == Logits(place) for edge in circuit.edges)
 
 
 def test_a_circuit_of_a_handful_of_edges() -> None:

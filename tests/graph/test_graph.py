@@ -32,12 +32,13 @@ def written_before_read(graph: Graph) -> set[str]:
         for readers, writers in steps:
             edges |= {f"{writer}->{reader}" for writer in written for reader in readers}
             written += writers
-    return edges | {f"{writer}->logits" for writer in written}
+    edges |= {f"{writer}->logits" for writer in written}
+    return {edge.replace("->", f"@{p}->") + f"@{p}" for edge in edges for p in shape.places} if shape.places else edges
 
 
 @given(graphs())
 def test_an_edge_exists_if_and_only_if_it_is_written_before_it_is_read(graph: Graph) -> None:
-    names = {f"{graph.writers[w]}->{graph.readers[r]}" for w, r in graph.edges.nonzero().tolist()}
+    names = {str(graph.edge(w, r)) for w, r in graph.edges.nonzero().tolist()}
     assert names == written_before_read(graph)
     assert graph.n_edges == len(names)
 

@@ -1,5 +1,7 @@
 """Circuits of one model at two levels: refining and coarsening are each other's counterparts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from subcircuit.graph import Circuit, Graph, GraphShape, Scope, coarsen, refine
 SHAPE = GraphShape(3, 4, 2, neurons=2)
 MIXED = GraphShape(2, 1, 1, mixtures=(1,), experts=2, shared_expert=True)
 CHAINS = [("block", "head", "qkv", "neuron"), ("a1=block", "a1=block, m1=neuron", "qkv, m1=neuron"), ("head", "head, a1.h2=qkv")]
+PLACES = ("IO", "S1")
 
 
 @st.composite
@@ -19,7 +22,13 @@ def nested(draw: st.DrawFn) -> tuple[Graph, Graph]:
     shape, chain = draw(st.sampled_from([*((SHAPE, chain) for chain in CHAINS), (MIXED, ("block", "head", "expert"))]))
     first = draw(st.integers(0, len(chain) - 2))
     scopes = [Scope.named(chain[first]), Scope.named(chain[draw(st.integers(first + 1, len(chain) - 1))])]
-    return Graph(shape, scopes[0]), Graph(shape, scopes[1])
+    # neither, the finer one or both have nodes at roles
+    placed = draw(st.integers(0, 2))
+    fine, coarse = (
+        Graph(replace(shape, places=PLACES), replace(scope, positions="roles")) if i < placed else Graph(shape, scope)
+        for i, scope in enumerate(reversed(scopes))
+    )
+    return coarse, fine
 
 
 def random_circuit(graph: Graph, seed: int) -> Circuit:
@@ -28,8 +37,9 @@ def random_circuit(graph: Graph, seed: int) -> Circuit:
 
 
 def is_part(name: str, whole: str) -> bool:
-    """By the names alone: m5.n3 of m5, a5.h3<q> of a5.h3 and of a5."""
-    return name == whole or any(name.startswith(whole + mark) for mark in (".", "<"))
+    """By the names alone: m5.n3 of m5, a5.h3<q> of a5.h3 and of a5, m5@S2 of m5."""
+    (name, _, place), (whole, _, at) = name.partition("@"), whole.partition("@")
+    return at in ("", place) and (name == whole or any(name.startswith(whole + mark) for mark in (".", "<")))
 
 
 @settings(max_examples=25)

@@ -27,7 +27,7 @@ def ranked(graph, scores, by):
     """All edges, the largest first, ties by reader and then writer."""
     size = (lambda e: abs(float(scores[graph.find(e)]))) if by == "absolute" else (lambda e: float(scores[graph.find(e)]))
     edges = Circuit.full(graph).edges
-    return sorted(edges, key=lambda e: (-size(e), graph.reader_index[e.reader], graph.writer_index[e.writer]))
+    return sorted(edges, key=lambda e: (-size(e), graph.reader_index[e.reader], graph.find(e)[0]))
 
 
 @given(scored_graphs(), st.sampled_from(["signed", "absolute"]), st.floats(0, 1))
@@ -50,15 +50,20 @@ def test_a_threshold_keeps_what_reaches_it(scored, by, least):
     assert torch.equal(kept, graph.edges & (sizes >= torch.tensor(least)))
 
 
+def opens(graph, reader):
+    """The writers, with their places, that are reached through a reader."""
+    return {(writer, graph.places[place]) for writer in owners(graph, reader) for place in graph.reached_from(reader)}
+
+
 @given(scored_graphs(), st.sampled_from(["signed", "absolute"]), st.floats(0, 0.3))
 def test_greedy_takes_the_largest_edge_that_leads_on_to_the_logits(scored, by, share):
     graph, scores = scored
     n = int(share * graph.n_edges)
     order, taken, nodes = ranked(graph, scores, by), set(), set()
     for _ in range(n):
-        edge = next(e for e in order if e not in taken and (e.reader == Logits() or nodes & set(owners(graph, e.reader))))
+        edge = next(e for e in order if e not in taken and (isinstance(e.reader, Logits) or nodes & opens(graph, e.reader)))
         taken.add(edge)
-        nodes.add(graph.writer_index[edge.writer])
+        nodes.add((graph.find(edge)[0], edge.writer.place))
     circuit = select_edges(graph, scores, Greedy(n, by))
     assert set(circuit.edges) == taken
     assert torch.equal(circuit.to_logits(), circuit.kept)

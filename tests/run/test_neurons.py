@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import GraphError
 from subcircuit.graph import Graph, GraphShape, Scope
-from subcircuit.run import ABLATIONS, Resample, ablated_values, forward, run_circuit, writer_values
+from subcircuit.run import ABLATIONS, Resample, ablated_values, forward, run_circuit, sums, writer_values
 from subcircuit.run.mlps import unit_bias
 from subcircuit.run.node_masks import last_stream_of_nodes
 from subcircuit.search import Acdc, acdc
@@ -36,7 +36,7 @@ def drawn(family: str, data: st.DataObject, seed: int):
 @pytest.mark.parametrize("family", WITH_MLPS)
 def test_all_kept_is_the_model_all_cut_the_corrupted_run_and_writers_sum_to_the_stream(family, monkeypatch):
     # more neurons than run at once
-    monkeypatch.setattr(forward, "_NEURONS_AT_ONCE", 2)
+    monkeypatch.setattr(sums, "_NEURONS_AT_ONCE", 2)
     model = narrow(tiny(family, dtype=torch.float64))
     task = random_task(model, 1, LENGTHS)
     here = real(task.clean)

@@ -102,7 +102,7 @@ def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callab
         dtype=given.dtype or (record.model.dtype if record else None),
         report=say,
     )
-    if Graph.of(model.config, circuit.graph.scope) != circuit.graph:
+    if not circuit.graph.is_of(model.config):
         raise GraphError(
             f"{path} was found in {record.model.name if record else 'another model'}, which {name} is not: its graph differs"
         )

@@ -124,7 +124,7 @@ def check_same_model(circuit: Circuit, model: Transformer) -> None:
     Raises:
         GraphError: its graph or the digest of its config differs.
     """
-    if Graph.of(model.config, circuit.graph.scope) != circuit.graph:
+    if not circuit.graph.is_of(model.config):
         raise GraphError(f"the circuit was found in another model than {model.name}: its graph differs. Nothing was removed")
     recorded = None if circuit.record is None else circuit.record.model
     if recorded is not None and recorded.config != model.config.digest:

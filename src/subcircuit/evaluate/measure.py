@@ -108,7 +108,7 @@ def measure_all(
 
 
 def _check(model: Transformer, graph: Graph, circuits: Sequence[Circuit], batch_size: int) -> None:
-    if Graph.of(model.config, graph.scope) != graph:
+    if not graph.is_of(model.config):
         raise GraphError(f"a graph of {graph.shape} is not that of {model.name}: the circuit was found in another model")
     for circuit in circuits:
         if circuit.graph != graph:

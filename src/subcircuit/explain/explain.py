@@ -59,7 +59,7 @@ def explain_circuit(model: Transformer, circuit: Circuit, task: Task, thresholds
         SettingsError: it has no edges, or its nodes are too many to observe on these prompts.
         NumericalError: NaN or infinity in the model's run.
     """
-    if Graph.of(model.config, circuit.graph.scope) != circuit.graph:
+    if not circuit.graph.is_of(model.config):
         raise GraphError(f"the circuit is not of {model.name}: their graphs differ")
     if circuit.record is not None and circuit.record.model.config != model.config.digest:
         raise GraphError(

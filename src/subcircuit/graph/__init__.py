@@ -1,7 +1,7 @@
 """The computational graph: nodes, edges, scopes and circuits. Topology only; nothing here runs a model."""
 
 from subcircuit.graph.circuit import Circuit, Comparison
-from subcircuit.graph.graph import Graph, GraphShape, Unit
+from subcircuit.graph.graph import Graph, Unit
 from subcircuit.graph.levels import coarsen, refine
 from subcircuit.graph.nodes import (
     MLP,
@@ -23,6 +23,7 @@ from subcircuit.graph.nodes import (
 )
 from subcircuit.graph.record import MethodRecord, ModelRecord, Record, TaskRecord
 from subcircuit.graph.scope import KEY_VALUES, LEVELS, Level, Scope
+from subcircuit.graph.shape import GraphShape
 from subcircuit.graph.scope_text import parse_scope
 from subcircuit.graph.select import By, Greedy, Selection, Threshold, TopN, select_edges
 

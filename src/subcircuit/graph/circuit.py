@@ -13,7 +13,7 @@ from torch import Tensor
 from subcircuit.display import bundle_of, html_of
 from subcircuit.errors import GraphError
 from subcircuit.graph.graph import Graph
-from subcircuit.graph.nodes import Edge, Embed, HeadInput, Logits, Neuron, Reader, Writer
+from subcircuit.graph.nodes import Edge, Embed, HeadInput, Logits, Neuron, Reader, Writer, at
 from subcircuit.graph.record import Record
 
 
@@ -79,8 +79,7 @@ class Circuit:
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
         """The kept edges, by reader and then writer in order of computation."""
-        writers, readers = self.graph.writers, self.graph.readers
-        return tuple(Edge(writers[w], readers[r]) for r, w in self.kept.T.nonzero().tolist())
+        return tuple(self.graph.edge(w, r) for r, w in self.kept.T.nonzero().tolist())
 
     @property
     def names(self) -> list[str]:
@@ -89,12 +88,17 @@ class Circuit:
 
     @property
     def nodes(self) -> tuple[Writer | Logits, ...]:
-        """The nodes that a kept edge touches, in order of computation."""
-        touched = set(self.kept.any(1).nonzero().flatten().tolist())
-        for reader in self.kept.any(0).nonzero().flatten().tolist():
-            touched.update(owners(self.graph, self.graph.readers[reader]))
-        nodes: tuple[Writer | Logits, ...] = tuple(self.graph.writers[w] for w in sorted(touched))
-        return (*nodes, Logits()) if bool(self.kept[:, -1].any()) else nodes
+        """The nodes that a kept edge touches, in order of computation, each place by place."""
+        graph, touched = self.graph, self._at_places(self.kept)
+        for column in self.kept.any(0).nonzero().flatten().tolist():
+            touched[list(owners(graph, graph.readers[column])), column % len(graph.places)] = True
+        nodes: list[Writer | Logits] = [at(graph.writers[w], graph.places[p]) for w, p in touched.nonzero().tolist()]
+        read = self.kept[:, -len(graph.places) :].any(0)
+        return (*nodes, *(Logits(place) for place, any_ in zip(graph.places, read.tolist(), strict=True) if any_))
+
+    def _at_places(self, edges: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer place"]:
+        """At which places writers have some of these edges."""
+        return edges.unflatten(1, (-1, len(self.graph.places))).any(1)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Circuit) or self.graph != other.graph or self.record != other.record:
@@ -124,22 +128,22 @@ class Circuit:
 
     def to_logits(self) -> Bool[Tensor, "writer reader"]:
         """Kept edges from which a kept path leads to the logits."""
-        graph, kept = self.graph, torch.zeros_like(self.kept)
-        live = torch.zeros(len(graph.writers), dtype=torch.bool)
-        for index in reversed(range(len(graph.readers))):
-            reader = graph.readers[index]
-            if isinstance(reader, Logits) or bool(live[list(graph.writers_of(reader))].any()):
-                kept[:, index] = self.kept[:, index]
-                live |= self.kept[:, index]
+        graph, kept, n_places = self.graph, torch.zeros_like(self.kept), len(self.graph.places)
+        live = torch.zeros(len(graph.writers), n_places, dtype=torch.bool)
+        for column in reversed(range(len(graph.readers))):
+            reader = graph.readers[column]
+            if isinstance(reader, Logits) or bool(live[_reached(graph, reader)].any()):
+                kept[:, column] = self.kept[:, column]
+                live[:, column % n_places] |= self.kept[:, column]
         return kept
 
     def _from_embedding(self) -> Bool[Tensor, "writer reader"]:
-        graph, kept = self.graph, torch.zeros_like(self.kept)
-        live = torch.tensor([isinstance(w, Embed) for w in graph.writers])
-        for index, reader in enumerate(graph.readers):
-            kept[:, index] = self.kept[:, index] & live
-            if bool(kept[:, index].any()):
-                live[list(graph.writers_of(reader))] = True
+        graph, kept, n_places = self.graph, torch.zeros_like(self.kept), len(self.graph.places)
+        live = torch.tensor([isinstance(w, Embed) for w in graph.writers])[:, None].repeat(1, n_places)
+        for column, reader in enumerate(graph.readers):
+            kept[:, column] = self.kept[:, column] & live[:, column % n_places]
+            if bool(kept[:, column].any()):
+                live[_reached(graph, reader)] = True
         return kept
 
     def union(self, other: "Circuit") -> "Circuit":
@@ -196,6 +200,12 @@ class Comparison:
         both = self.shared.n_edges
         either = both + self.only_left.n_edges + self.only_right.n_edges
         return both / either if either else 1.0
+
+
+def _reached(graph: Graph, reader: Reader) -> tuple[Tensor, Tensor]:
+    """Writers and places at which what a reader reads changes what is written, to index a matrix of both."""
+    writers, places = graph.writers_of(reader), graph.reached_from(reader)
+    return torch.tensor(writers, dtype=torch.long)[:, None], torch.tensor(places)
 
 
 def owners(graph: Graph, reader: Reader) -> tuple[int, ...]:

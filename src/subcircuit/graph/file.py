@@ -13,15 +13,17 @@ from safetensors.torch import load_file, save
 from subcircuit.durable import write_whole
 from subcircuit.errors import CircuitFileError, SubcircuitError
 from subcircuit.graph.circuit import Circuit
-from subcircuit.graph.graph import Graph, GraphShape, check_scope
+from subcircuit.graph.graph import Graph
 from subcircuit.graph.record import Record
 from subcircuit.graph.scope import Scope
+from subcircuit.graph.shape import GraphShape, check_scope
 
 FORMAT: Final = 1
 # beyond any real model; a file from elsewhere must not make us build a matrix that fills the memory
 LARGEST_FILE = 1 << 28
 MOST_WRITERS = 20_000
 MOST_NEURONS = 1 << 20
+MOST_PLACES = 1 << 12
 CIRCUIT_FILE = "circuit.json"
 SCORES_FILE = "scores.safetensors"
 CONSTANTS_FILE = "constants.safetensors"
@@ -96,6 +98,8 @@ def _graph(file: Path, content: CircuitFile) -> Graph:
     in_order = all(0 <= one < other for one, other in pairwise((*layers, shape.n_layers)))
     if (experts > 0) != bool(layers) or not in_order or experts < 0 or len(layers) * experts > MOST_NEURONS:
         raise CircuitFileError(f"{file}: no model has mixtures of {experts} experts in layers {list(layers)}")
+    if len(shape.places) > MOST_PLACES:
+        raise CircuitFileError(f"{file}: nodes at {len(shape.places):,} places: no prompts have so many")
     try:
         check_scope(shape, scope)
     except SubcircuitError as error:

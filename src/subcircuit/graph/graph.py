@@ -4,6 +4,11 @@ An edge writer -> reader exists when the writer is computed before the reader. I
 layer feed its MLP; in parallel blocks (GPT-NeoX) they do not. With sandwich norms the heads of a layer share one
 root mean square, so each of them acts wherever one of them acts: they are ``coupled``. So are the neurons of an MLP.
 
+Where a scope tells positions apart, every reader is one for each place: a token role of the task, or a position of prompts
+that line up. The residual stream is per position, so an edge joins a writer and a reader at the same place; a head carries
+what its key and value inputs read at one place to what it writes at others. Rows of a matrix of edges are the writers, each
+at all places; columns are the readers place by place, so that the column of an edge says where both of its ends are.
+
 Edges follow from a clock (when a writer has written, when a reader reads), so counting them takes no matrix. The matrix
 [writer, reader] of a graph is made when asked for, a byte a cell; beyond ``MOST_CELLS`` of them it is refused.
 """
@@ -31,57 +36,18 @@ from subcircuit.graph.nodes import (
     Reader,
     RouterInput,
     Writer,
+    at,
+    bare,
     parse_edge,
 )
-from subcircuit.graph.scope import Scope, component_named
+from subcircuit.graph.scope import Scope
+from subcircuit.graph.shape import GraphShape
 from subcircuit.model.config import TransformerConfig
 
 Unit: TypeAlias = Attention | MLP | Logits
 
 # 64 million: scores of this size take half a gigabyte in float64
 MOST_CELLS = 2**26
-
-
-@dataclass(frozen=True, slots=True)
-class GraphShape:
-    """What of a model its graph depends on.
-
-    Args:
-        coupled_heads: the heads of a layer act on each other's writes (sandwich norms), and so do an MLP's neurons.
-        neurons: of each MLP, where the scope resolves any of them; 0 otherwise, when no graph depends on it.
-        mixtures: layers whose MLP is a mixture of experts.
-        experts: of each mixture, without the one of all positions.
-        shared_expert: mixtures have an expert of all positions.
-    """
-
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    mlps: bool = True
-    parallel: bool = False
-    learned_positions: bool = False
-    coupled_heads: bool = False
-    neurons: int = 0
-    mixtures: tuple[int, ...] = ()
-    experts: int = 0
-    shared_expert: bool = False
-
-    @staticmethod
-    def of(config: TransformerConfig) -> "GraphShape":
-        """The shape of a model's graph."""
-        experts = config.experts
-        return GraphShape(
-            config.n_layers,
-            config.n_heads,
-            config.n_kv_heads,
-            config.d_mlp > 0,
-            config.parallel,
-            config.learned_positions,
-            config.post_norms,
-            mixtures=() if experts is None else experts.layers,
-            experts=0 if experts is None else experts.n,
-            shared_expert=experts is not None and experts.d_shared > 0,
-        )
 
 
 @dataclass(frozen=True)
@@ -92,17 +58,40 @@ class Graph:
     scope: Scope
 
     @staticmethod
-    def of(config: TransformerConfig, scope: Scope | None = None) -> "Graph":
+    def of(config: TransformerConfig, scope: Scope | None = None, places: tuple[str, ...] = ()) -> "Graph":
         """The graph of a model.
+
+        Args:
+            places: where the scope tells positions apart, those of the prompts (``places_of``).
 
         Raises:
             GraphError: the scope asks for something that the model does not have.
         """
         scope = Scope() if scope is None else scope
-        shape = GraphShape.of(config)
-        shape = replace(shape, neurons=config.d_mlp) if scope.resolves_neurons else shape
-        check_scope(shape, scope)
-        return Graph(shape, scope)
+        return Graph(GraphShape.of(config, scope, places), scope)
+
+    def is_of(self, config: TransformerConfig) -> bool:
+        """Whether this is a graph of a model."""
+        return self.shape == GraphShape.of(config, self.scope, self.shape.places)
+
+    @cached_property
+    def unplaced(self) -> "Graph":
+        """The graph of the same nodes, each one at all positions."""
+        if not self.shape.places:
+            return self
+        return Graph(replace(self.shape, places=(), ordered=False), replace(self.scope, positions="all"))
+
+    @property
+    def places(self) -> tuple[str | None, ...]:
+        """The places of readers: column ``r`` of the unplaced graph is columns ``r * n`` to ``r * n + n - 1`` of this one."""
+        return self.shape.places or (None,)
+
+    def reached_from(self, reader: Reader) -> tuple[int, ...]:
+        """The places at which what a reader reads at its own changes what is written: elsewhere too through keys and values."""
+        here = self.places.index(reader.place)
+        if isinstance(reader, Attention) or (isinstance(reader, HeadInput) and reader.part != "q"):
+            return tuple(range(here if self.shape.ordered else 0, len(self.places)))
+        return (here,)
 
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
@@ -115,10 +104,12 @@ class Graph:
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
-        """Readers in order of computation; ``logits`` last.
+        """Readers in order of computation, each place by place; ``logits`` last.
 
         Per layer: heads with a single input, queries, keys, values of the others, the MLP, its neurons, or its router and experts.
         """
+        if self.shape.places:
+            return tuple(at(reader, place) for reader in self.unplaced.readers for place in self.places)
         readers: list[Reader] = []
         for layer in range(self.shape.n_layers):
             readers += self._attention_readers(layer)
@@ -201,7 +192,7 @@ class Graph:
             raise GraphError(
                 f"{len(self.writers):,} writers and {len(self.readers):,} readers have {self.n_edges:,} edges, too many to tell "
                 f"apart: {cells:,} cells, at most {MOST_CELLS:,}. Resolve fewer MLPs into neurons, "
-                'for example --scope "qkv, m5=neuron"; `subcircuit neurons` ranks all of them.'
+                'for example --scope "qkv, m5=neuron", or positions=roles in place of each; `subcircuit neurons` ranks all neurons.'
             )
 
     @cached_property
@@ -289,15 +280,15 @@ class Graph:
 
     def writers_of(self, reader: Reader) -> tuple[int, ...]:
         """The writers whose output depends on this reader directly: a head, a group of heads, a block; none for logits."""
-        match reader:
+        match bare(reader):
             case Logits():
                 return ()
             case Neuron(layer) if self.shape.coupled_heads:
                 return tuple(self.writer_index[Neuron(layer, n)] for n in range(self.shape.neurons))
             case RouterInput(layer):
                 return tuple(self.writer_index[Expert(layer, e)] for e in range(self.shape.experts))
-            case Attention() | MLP() | Neuron() | Expert():
-                return (self.writer_index[reader],)
+            case Attention() | MLP() | Neuron() | Expert() as node:
+                return (self.writer_index[node],)
             case HeadInput(layer, head, part):
                 heads = [head]
                 if part in ("k", "v") and self.scope.kv == "grouped":
@@ -308,7 +299,7 @@ class Graph:
                 return tuple(self.writer_index[Head(layer, h)] for h in heads)
 
     def reader_of(self, layer: int, head: int, part: HeadPart) -> int:
-        """Column of the reader from which a head takes its query, key or value at this scope."""
+        """Column of the reader from which a head takes its query, key or value, in the unplaced graph."""
         return self._head_readers[layer, head, part]
 
     @cached_property
@@ -316,7 +307,7 @@ class Graph:
         parts: tuple[HeadPart, ...] = ("q", "k", "v")
         layers, heads = range(self.shape.n_layers), range(self.shape.n_heads)
         return {
-            (layer, h, part): self.reader_index[self._read_by(layer, h, part)]
+            (layer, h, part): self.unplaced.reader_index[self._read_by(layer, h, part)]
             for layer in layers
             for h in heads
             for part in parts
@@ -353,54 +344,30 @@ class Graph:
             UnknownNameError: this graph has no such writer or reader.
         """
         edge = parse_edge(edge) if isinstance(edge, str) else edge
-        if edge.writer not in self.writer_index:
+        writer, reader = bare(edge.writer), edge.reader
+        if writer not in self.writer_index:
             raise UnknownNameError("writer", str(edge.writer), [str(w) for w in self.writers])
-        if edge.reader not in self.reader_index:
-            raise UnknownNameError("reader", str(edge.reader), [str(r) for r in self.readers])
-        row, column = self.writer_index[edge.writer], self.reader_index[edge.reader]
+        if reader not in self.reader_index:
+            raise UnknownNameError("reader", str(reader), [str(r) for r in self.readers])
+        if edge.writer.place not in (None, reader.place):
+            raise GraphError(f"there is no edge {edge}: an edge has both of its ends at one place")
+        row, column = self.writer_index[writer], self.reader_index[reader]
         if row >= self.n_read(column):
-            raise GraphError(f"there is no edge {edge}: {edge.writer} is not computed before {edge.reader}")
+            raise GraphError(f"there is no edge {edge}: {edge.writer} is not computed before {reader}")
         return row, column
+
+    def edge(self, row: int, column: int) -> Edge:
+        """The edge in a row and column of the matrix."""
+        reader = self.readers[column]
+        return Edge(at(self.writers[row], reader.place), reader)
 
 
 def unit_with(node: Head | HeadInput | Attention | MLP | Neuron | Expert | RouterInput | Logits) -> Unit:
     """The unit that a node belongs to."""
-    match node:
+    match bare(node):
         case Head(layer) | HeadInput(layer):
             return Attention(layer)
         case Neuron(layer) | Expert(layer) | RouterInput(layer):
             return MLP(layer)
-        case _:
-            return node
-
-
-def check_scope(shape: GraphShape, scope: Scope) -> None:
-    """A model of this shape has everything that a scope speaks of.
-
-    Raises:
-        GraphError: it has not.
-    """
-    if scope.split_embeddings and not shape.learned_positions:
-        raise GraphError("token and position embeddings cannot be split: this model has no learned positions")
-    if scope.level == "neuron" and not shape.mlps:
-        raise GraphError("scope neuron: this model has no MLPs")
-    if scope.level == "expert" and not shape.mixtures:
-        raise GraphError("scope expert: this model has no experts, its MLPs are whole; choose another level, for example neuron")
-    for layer in shape.mixtures:
-        if scope.of_mlp(layer) == "neuron":
-            raise GraphError(
-                f"scope {scope}: m{layer} is a mixture of experts and resolves into these, not into neurons: write m{layer}=expert"
-            )
-    for name, level in scope.overrides:
-        component = component_named(name)
-        if component.layer >= shape.n_layers:
-            raise GraphError(f"scope {scope}: there is no {name}, this model has layers 0 to {shape.n_layers - 1}")
-        if isinstance(component, Head) and component.head >= shape.n_heads:
-            raise GraphError(f"scope {scope}: there is no {name}, this model has heads 0 to {shape.n_heads - 1}")
-        if isinstance(component, MLP) and not shape.mlps:
-            raise GraphError(f"scope {scope}: there is no {name}, this model has no MLPs")
-        if isinstance(component, MLP) and level == "expert" and component.layer not in shape.mixtures:
-            mixed = ", ".join(f"m{layer}" for layer in shape.mixtures)
-            raise GraphError(
-                f"scope {scope}: {name} has no experts; " + (f"those that have are {mixed}" if mixed else "no layer has")
-            )
+        case Attention() | MLP() | Logits() as unit:
+            return unit

@@ -1,7 +1,8 @@
 """One model's graphs at two levels: which nodes of the finer one are parts of which nodes of the coarser one.
 
 A neuron, an expert and a router's input are parts of their MLP, a head of its attention block, a query input of its head's
-input. Where heads share keys and values, the reader of a group is part of the inputs of all its heads.
+input. Where heads share keys and values, the reader of a group is part of the inputs of all its heads. A reader at a place is
+part of the reader at all of them.
 """
 
 from typing import NoReturn
@@ -13,7 +14,7 @@ from torch import Tensor
 from subcircuit.errors import GraphError
 from subcircuit.graph.circuit import Circuit, owners
 from subcircuit.graph.graph import Graph
-from subcircuit.graph.nodes import MLP, Attention, Embed, Expert, Head, HeadInput, Neuron, Reader, RouterInput, Writer
+from subcircuit.graph.nodes import MLP, Attention, Embed, Expert, Head, HeadInput, Neuron, Reader, RouterInput, Writer, at, bare
 
 
 def refine(circuit: Circuit, finer: Graph) -> Circuit:
@@ -55,8 +56,18 @@ def _parts(finer: Graph, coarser: Graph) -> tuple[Tensor, Bool[Tensor, "reader p
     rows = torch.tensor([coarser.writer_index[_whole(coarser, writer)] for writer in finer.writers])
     columns = torch.zeros(len(finer.readers), len(coarser.readers), dtype=torch.bool)
     for column, reader in enumerate(finer.readers):
-        columns[column, [coarser.reader_index[whole] for whole in _wholes(finer, coarser, reader)]] = True
+        columns[column, _columns(finer, coarser, reader)] = True
     return rows, columns
+
+
+def _columns(finer: Graph, coarser: Graph, reader: Reader) -> list[int]:
+    """The coarser readers that a finer one is part of."""
+    if coarser.places not in ((None,), finer.places):
+        _not_part(reader)
+    return [
+        coarser.reader_index[at(whole, reader.place if coarser.shape.places else None)]
+        for whole in _wholes(finer.unplaced, coarser.unplaced, bare(reader))
+    ]
 
 
 def _whole(coarser: Graph, writer: Writer) -> Writer:

@@ -7,17 +7,23 @@
     a5.h3<q>  a5.h3<k>  a5.h3<v>      readers: a head's query, key and value inputs
     a5.h3  a5  m5  m5.n1021  logits   readers: a head, a block, an MLP, one neuron, the unembedding
     a1.h0->a5.h3<k>                   an edge: writer -> reader
+    a5.h3@S2  a5.h3<k>@7              a node at one place: at a token role, or at a position of prompts that line up
+    a1.h0@S2->a5.h3<k>@S2             an edge at a place: the residual stream is per position, so both ends have the same
 
 ``str(node)`` prints a name and ``parse_writer``, ``parse_reader``, ``parse_edge`` read it back.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, TypeVar
 
 from subcircuit.errors import GraphError
 
 HeadPart: TypeAlias = Literal["q", "k", "v"]
+
+
+def _at_place(name: str, place: str | None) -> str:
+    return name if place is None else f"{name}@{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +31,10 @@ class Embed:
     """What the embedding writes: all of it, or its token or position part where the scope splits them."""
 
     part: Literal["token", "pos"] | None = None
+    place: str | None = None
 
     def __str__(self) -> str:
-        return "embed" if self.part is None else f"{self.part}_embed"
+        return _at_place("embed" if self.part is None else f"{self.part}_embed", self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +43,10 @@ class Head:
 
     layer: int
     head: int
+    place: str | None = None
 
     def __str__(self) -> str:
-        return f"a{self.layer}.h{self.head}"
+        return _at_place(f"a{self.layer}.h{self.head}", self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +54,10 @@ class Attention:
     """A whole attention block, as writer or as reader."""
 
     layer: int
+    place: str | None = None
 
     def __str__(self) -> str:
-        return f"a{self.layer}"
+        return _at_place(f"a{self.layer}", self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +65,10 @@ class MLP:
     """An MLP, as writer or as reader."""
 
     layer: int
+    place: str | None = None
 
     def __str__(self) -> str:
-        return f"m{self.layer}"
+        return _at_place(f"m{self.layer}", self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +77,10 @@ class Neuron:
 
     layer: int
     neuron: int
+    place: str | None = None
 
     def __str__(self) -> str:
-        return f"m{self.layer}.n{self.neuron}"
+        return _at_place(f"m{self.layer}.n{self.neuron}", self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +89,10 @@ class Expert:
 
     layer: int
     expert: int | None
+    place: str | None = None
 
     def __str__(self) -> str:
-        return f"m{self.layer}.shared" if self.expert is None else f"m{self.layer}.e{self.expert}"
+        return _at_place(f"m{self.layer}.shared" if self.expert is None else f"m{self.layer}.e{self.expert}", self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +100,10 @@ class RouterInput:
     """What the router of a mixture of experts reads."""
 
     layer: int
+    place: str | None = None
 
     def __str__(self) -> str:
-        return f"m{self.layer}<router>"
+        return _at_place(f"m{self.layer}<router>", self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +113,35 @@ class HeadInput:
     layer: int
     head: int
     part: HeadPart | None = None
+    place: str | None = None
 
     def __str__(self) -> str:
-        return f"a{self.layer}.h{self.head}" + ("" if self.part is None else f"<{self.part}>")
+        return _at_place(f"a{self.layer}.h{self.head}" + ("" if self.part is None else f"<{self.part}>"), self.place)
 
 
 @dataclass(frozen=True, slots=True)
 class Logits:
     """What the final norm and the unembedding read."""
 
+    place: str | None = None
+
     def __str__(self) -> str:
-        return "logits"
+        return _at_place("logits", self.place)
 
 
 Writer: TypeAlias = Embed | Head | Attention | MLP | Neuron | Expert
 Reader: TypeAlias = HeadInput | Attention | MLP | Neuron | Expert | RouterInput | Logits
+NodeT = TypeVar("NodeT", bound=Writer | Reader)
+
+
+def at(node: NodeT, place: str | None) -> NodeT:
+    """A node at a place, or (None) at all of them."""
+    return replace(node, place=place)
+
+
+def bare(node: NodeT) -> NodeT:
+    """A node at all places."""
+    return node if node.place is None else replace(node, place=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +161,14 @@ _HEAD = re.compile(rf"a{_NUMBER}\.h{_NUMBER}(?:<([qkv])>)?")
 _NEURON = re.compile(rf"m{_NUMBER}\.n{_NUMBER}")
 _EXPERT = re.compile(rf"m{_NUMBER}\.(?:e{_NUMBER}|shared)")
 _ROUTER = re.compile(rf"m{_NUMBER}<router>")
+_PLACE = re.compile(rf"{_NUMBER}|[A-Za-z_][A-Za-z0-9_+]{{0,31}}")
 _PARTS: dict[str | None, HeadPart | None] = {None: None, "q": "q", "k": "k", "v": "v"}
 _EMBEDS: dict[str, Embed] = {str(e): e for e in (Embed(), Embed("token"), Embed("pos"))}
+
+
+def is_place(name: str) -> bool:
+    """Whether a place can have this name: a position's number, or a name that begins with a letter."""
+    return _PLACE.fullmatch(name) is not None
 
 
 def parse_writer(name: str) -> Writer:
@@ -144,14 +177,16 @@ def parse_writer(name: str) -> Writer:
     Raises:
         GraphError: not a writer's name.
     """
-    if name in _EMBEDS:
-        return _EMBEDS[name]
-    match _parse_component(name):
+    whole, place = _parted(name)
+    match _EMBEDS.get(whole) or _parse_component(whole):
         case HeadInput(layer, head, None):
-            return Head(layer, head)
-        case Attention() | MLP() | Neuron() | Expert() as node:
-            return node
-    expected = "embed, token_embed, pos_embed, a<layer>, a<layer>.h<head>, m<layer>, m<layer>.n<neuron>, m<layer>.e<expert> or m<layer>.shared"
+            return Head(layer, head, place)
+        case Embed() | Attention() | MLP() | Neuron() | Expert() as node:
+            return at(node, place)
+    expected = (
+        "embed, token_embed, pos_embed, a<layer>, a<layer>.h<head>, m<layer>, m<layer>.n<neuron>, m<layer>.e<expert> or "
+        "m<layer>.shared, and @<place> after it where nodes have places"
+    )
     raise GraphError(f"{name!r} is not a writer: expected {expected}")
 
 
@@ -161,14 +196,21 @@ def parse_reader(name: str) -> Reader:
     Raises:
         GraphError: not a reader's name.
     """
-    reader = Logits() if name == "logits" else _parse_component(name)
+    whole, place = _parted(name)
+    reader = Logits() if whole == "logits" else _parse_component(whole)
     if reader is None:
         expected = (
             "a<layer>, a<layer>.h<head>, a<layer>.h<head><q|k|v>, m<layer>, m<layer>.n<neuron>, m<layer>.e<expert>, "
-            "m<layer>.shared, m<layer><router> or logits"
+            "m<layer>.shared, m<layer><router> or logits, and @<place> after it where nodes have places"
         )
         raise GraphError(f"{name!r} is not a reader: expected {expected}")
-    return reader
+    return at(reader, place)
+
+
+def _parted(name: str) -> tuple[str, str | None]:
+    """A node's name without its place, and the place; what cannot be one stays where it is."""
+    whole, sign, place = name.partition("@")
+    return (whole, place) if sign and is_place(place) else (name, None)
 
 
 def parse_edge(name: str) -> Edge:

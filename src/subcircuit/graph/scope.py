@@ -6,12 +6,14 @@
     neuron    heads as at qkv; every neuron of an MLP is a node
     expert    heads as at qkv; of mixtures of experts, every expert and the router's input
 
+and whether a node is one at all positions, or one at each position or token role.
+
 A scope is a level for the whole model and levels of single components that differ from it. ``parse_scope`` reads the
 grammar of the command line (``scope_text.py``), ``str`` prints it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from subcircuit.errors import GraphError, UnknownNameError
@@ -19,11 +21,13 @@ from subcircuit.graph.nodes import MLP, Attention, Head, Writer, parse_writer
 
 Level: TypeAlias = Literal["block", "head", "qkv", "neuron", "expert"]
 KeyValues: TypeAlias = Literal["per_query_head", "grouped"]
+Positions: TypeAlias = Literal["all", "each", "roles"]
 Override: TypeAlias = tuple[str, Level]
 """A component's name (``a5``, ``a5.h3``, ``m5``) and its level."""
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 KEY_VALUES: tuple[KeyValues, ...] = get_args(KeyValues)
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
 # what a component can be resolved into
 COMPONENT_LEVELS: dict[type[Writer], tuple[Level, ...]] = {
     Attention: ("block", "head", "qkv"),
@@ -43,6 +47,8 @@ class Scope:
         split_embeddings: token and position embeddings are separate writers (models with learned positions).
         overrides: levels of components: attention blocks, heads of blocks that are resolved into heads, MLPs. In any order,
             the last one of a component counts; kept in order of layers, without those that say what holds anyway.
+        positions: a node is one at all positions, or every component is a node at each position of prompts that line up, or at
+            each token role of the task.
 
     Raises:
         GraphError: an override names no component or a level that it cannot have, or heads of a block that is one node.
@@ -55,6 +61,7 @@ class Scope:
     kv: KeyValues = "per_query_head"
     split_embeddings: bool = False
     overrides: tuple[Override, ...] = ()
+    positions: Positions = "all"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "overrides", _normal(self.level, self.overrides))
@@ -78,7 +85,7 @@ class Scope:
             raise UnknownNameError("kv", kv, KEY_VALUES)
         parsed = parse_scope(scope)
         chosen = key_values[kv] if parsed.kv == "per_query_head" else parsed.kv
-        return Scope(parsed.level, chosen, parsed.split_embeddings or split_embeddings, parsed.overrides)
+        return Scope(parsed.level, chosen, parsed.split_embeddings or split_embeddings, parsed.overrides, parsed.positions)
 
     def __str__(self) -> str:
         from subcircuit.graph.scope_text import print_scope
@@ -112,7 +119,7 @@ class Scope:
             if isinstance(component, Head) and self._limit(whole, self.of_head(component.layer, -1), level) == "block":
                 continue
             limited.append((name, self._limit(component, wanted, level)))
-        return Scope(_at_most(self.level, level), self.kv, self.split_embeddings, tuple(limited))
+        return replace(self, level=_at_most(self.level, level), overrides=tuple(limited))
 
     @staticmethod
     def _limit(component: Attention | Head | MLP, wanted: Level, level: Level) -> Level:
@@ -128,7 +135,7 @@ class Scope:
         Raises:
             GraphError: as when made.
         """
-        return Scope(self.level, self.kv, self.split_embeddings, (*self.overrides, (component, level)))
+        return replace(self, overrides=(*self.overrides, (component, level)))
 
 
 def component_named(name: str) -> Attention | Head | MLP:
@@ -141,7 +148,7 @@ def component_named(name: str) -> Attention | Head | MLP:
         node = parse_writer(name)
     except GraphError:
         node = None
-    if isinstance(node, Attention | Head | MLP):
+    if isinstance(node, Attention | Head | MLP) and node.place is None:
         return node
     raise GraphError(f"{name!r} is no component: expected a<layer>, a<layer>.h<head> or m<layer>")
 

@@ -6,6 +6,7 @@
                 COMPONENT-COMPONENT=LEVEL                a3-a7=head   m0-m4=neuron: first and last of several layers
                 kv=per_query_head | kv=grouped
                 embeddings=joined | embeddings=split
+                positions=all | positions=each | positions=roles
 
 Later items overrule earlier ones. ``parse_scope(print_scope(scope)) == scope``. What is not understood is pointed at.
 """
@@ -15,13 +16,14 @@ from typing import Any
 
 from subcircuit.errors import GraphError, UnknownNameError
 from subcircuit.graph.nodes import MLP, Attention
-from subcircuit.graph.scope import COMPONENT_LEVELS, KEY_VALUES, LEVELS, Level, Override, Scope, component_named
+from subcircuit.graph.scope import COMPONENT_LEVELS, KEY_VALUES, LEVELS, POSITIONS, Level, Override, Scope, component_named
 
 # of a range; more layers than any model has
 _MOST_LAYERS = 10_000
 _OPTIONS: dict[str, dict[str, Any]] = {
     "kv": {known: known for known in KEY_VALUES},
     "embeddings": {"joined": False, "split": True},
+    "positions": {known: known for known in POSITIONS},
 }
 
 
@@ -42,6 +44,7 @@ def print_scope(scope: Scope) -> str:
     """A scope as text; layers in a row with the same level are one item."""
     options = [f"kv={scope.kv}"] if scope.kv != "per_query_head" else []
     options += ["embeddings=split"] if scope.split_embeddings else []
+    options += [f"positions={scope.positions}"] if scope.positions != "all" else []
     # whole layers first: what is said of a block overrules what was said of its heads
     layers = [override for override in scope.overrides if "." not in override[0]]
     heads = [f"{name}={level}" for name, level in scope.overrides if "." in name]
@@ -70,7 +73,7 @@ class _Parser:
         self.text = text
         self.level: Level | None = None
         self.overrides: list[Override] = []
-        self.options: dict[str, Any] = {"kv": "per_query_head", "embeddings": False}
+        self.options: dict[str, Any] = {"kv": "per_query_head", "embeddings": False, "positions": "all"}
 
     def parse(self) -> Scope:
         start = 0
@@ -80,7 +83,8 @@ class _Parser:
             start += len(item) + 1
         level = self.level or "qkv"
         try:
-            return Scope(level, self.options["kv"], self.options["embeddings"], tuple(self.overrides))
+            kv, split, positions = self.options.values()
+            return Scope(level, kv, split, tuple(self.overrides), positions)
         except GraphError as error:
             # all items were checked alone: a head of a block that is one node
             name = next(n for n, _ in reversed(self.overrides) if n in str(error) and "." in n)

@@ -13,6 +13,7 @@ no path from an embedding stay; ``Circuit.prune`` drops them.
 
 from dataclasses import asdict, dataclass
 from heapq import heapify, heappop, heappush
+from itertools import product
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph.circuit import Circuit, owners
 from subcircuit.graph.graph import Graph
-from subcircuit.graph.nodes import Edge, Logits
+from subcircuit.graph.nodes import Logits
 
 By: TypeAlias = Literal["signed", "absolute"]
 
@@ -124,7 +125,7 @@ def check_scores(graph: Graph, scores: Float[Tensor, "writer reader"]) -> None:
     bad = (graph.edges & ~scores.isfinite()).T.nonzero().tolist()
     if bad:
         reader, writer = bad[0]
-        edge, value = Edge(graph.writers[writer], graph.readers[reader]), float(scores[writer, reader])
+        edge, value = graph.edge(writer, reader), float(scores[writer, reader])
         others = f", and {len(bad) - 1} more edges have none" if len(bad) > 1 else ""
         raise NumericalError(
             f"the score of {edge} is {value}{others}: nothing was ranked. Try float32, and check the model's weights for NaN."
@@ -141,21 +142,22 @@ def _largest(graph: Graph, sizes: Float[Tensor, "writer reader"], n: int) -> Boo
 
 
 def _grown(graph: Graph, sizes: Float[Tensor, "writer reader"], n: int) -> Bool[Tensor, "writer reader"]:
-    reads: dict[int, list[int]] = {}
-    for reader in range(len(graph.readers)):
-        for writer in owners(graph, graph.readers[reader]):
-            reads.setdefault(writer, []).append(reader)
+    reads: dict[tuple[int, int], list[int]] = {}
+    for column, reader in enumerate(graph.readers):
+        for opened in product(owners(graph, reader), graph.reached_from(reader)):
+            reads.setdefault(opened, []).append(column)
     size, kept = sizes.tolist(), torch.zeros_like(graph.edges)
+    joined = {column for column, reader in enumerate(graph.readers) if isinstance(reader, Logits)}
 
     def edges_into(reader: int) -> list[tuple[float, int, int]]:
         return [(-size[writer][reader], reader, writer) for writer in graph.edges[:, reader].nonzero().flatten().tolist()]
 
-    frontier, joined = edges_into(graph.reader_index[Logits()]), {graph.reader_index[Logits()]}
+    frontier = [edge for reader in joined for edge in edges_into(reader)]
     heapify(frontier)
     for _ in range(n):
         _, reader, writer = heappop(frontier)
         kept[writer, reader] = True
-        for opened in reads.get(writer, []):
+        for opened in reads.get((writer, reader % len(graph.places)), []):
             if opened not in joined:
                 joined.add(opened)
                 for edge in edges_into(opened):

@@ -19,10 +19,12 @@ class Tokens:
     Args:
         ids: token ids; past a prompt's end any id, 0 by convention.
         lengths: real tokens per prompt.
+        places: which of a graph's places each position is, where its nodes are told apart by place; past a prompt's end any.
     """
 
     ids: Int[Tensor, "batch pos"]
     lengths: Int[Tensor, " batch"]
+    places: Int[Tensor, "batch pos"] | None = None
 
     @staticmethod
     def from_lists(prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> "Tokens":
@@ -39,11 +41,13 @@ class Tokens:
 
     def to(self, device: torch.device | str) -> "Tokens":
         """The same prompts on another device."""
-        return Tokens(self.ids.to(device), self.lengths.to(device))
+        places = None if self.places is None else self.places.to(device)
+        return Tokens(self.ids.to(device), self.lengths.to(device), places)
 
     def until(self, n_pos: int) -> "Tokens":
         """The first so many positions of every prompt."""
-        return Tokens(self.ids[:, :n_pos], self.lengths.clamp(max=n_pos))
+        places = None if self.places is None else self.places[:, :n_pos]
+        return Tokens(self.ids[:, :n_pos], self.lengths.clamp(max=n_pos), places)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,4 +55,6 @@ class Tokens:
     def __getitem__(self, examples: slice | Bool[Tensor, " batch"]) -> "Tokens":
         """Some of the prompts, cut to the longest of them."""
         lengths = self.lengths[examples]
-        return Tokens(self.ids[examples, : int(lengths.max())], lengths)
+        longest = int(lengths.max())
+        places = None if self.places is None else self.places[examples, :longest]
+        return Tokens(self.ids[examples, :longest], lengths, places)

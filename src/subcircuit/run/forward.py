@@ -16,7 +16,6 @@ that memory is that of all writers' values and all readers' inputs once, and of 
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +24,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from subcircuit.graph import MLP, Attention, Graph, Logits, Neuron
-from subcircuit.graph.graph import Unit
 from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, feed_forward
@@ -33,11 +31,8 @@ from subcircuit.run.backward import widened
 from subcircuit.run.heads import PARTS, attend
 from subcircuit.run.mixtures import mixture_writes, normed
 from subcircuit.run.mlps import activations, shares, unit_bias, write_out
+from subcircuit.run.sums import Stretch, Sums, stretches, sums
 from subcircuit.run.values import embedding_values
-
-# every neuron has an input of its own: those of a whole MLP would be the largest tensor of a run
-_NEURONS_AT_ONCE = 128
-
 
 def run_circuit(
     model: Transformer,
@@ -51,7 +46,7 @@ def run_circuit(
     Args:
         kept: 1 where an edge is kept, 0 where it is cut; values at places without an edge are ignored. One circuit for
             all prompts, or one for each.
-        tokens: the clean prompts.
+        tokens: the clean prompts, from ``placed`` where the graph tells places apart.
         ablated: what cut edges carry, see ``ablated_values``.
     """
     return unembed(model.config, model.weights, last_stream(model, graph, kept, tokens, ablated))
@@ -70,97 +65,25 @@ def last_stream(
     return _MaskedRun.apply(mask[None] if mask.ndim == 2 else mask, ablated, model, graph, tokens)
 
 
-@dataclass(frozen=True, eq=False)
-class _Place:
-    """One unit in the order of computation, or some neurons of it: what it reads and where it writes.
-
-    Args:
-        n_read: it reads the first so many writers.
-        readers: its columns.
-        writers: its rows; an empty slice for the logits.
-    """
-
-    unit: Unit
-    n_read: int
-    readers: slice
-    writers: slice
-
-
-def _places(graph: Graph) -> Iterator[_Place]:
-    for index, unit in enumerate(graph.units):
-        readers, writers = graph.readers_in[index], graph.writers_in[index]
-        # neurons of a shared post-norm are one
-        neurons = isinstance(unit, MLP) and graph.has_neurons(unit.layer)
-        some = _NEURONS_AT_ONCE if neurons and not graph.shape.coupled_heads else len(readers)
-        for first in range(0, len(readers), some):
-            rows = writers[first : first + some] if neurons else writers
-            columns = readers[first : first + some]
-            yield _Place(
-                unit,
-                graph.n_read(columns[0]),
-                slice(columns[0], columns[-1] + 1),
-                slice(rows[0], rows[-1] + 1) if rows else slice(0, 0),
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """The sums that readers read, for masks and for what has been written so far, and their gradients.
-
-    Examples that share a mask are summed in one matrix product: all of them, or each on its own.
-
-    Args:
-        mask: of all examples, or of each of them.
-        differences: value − ablated value of every writer, filled as units run.
-    """
-
-    mask: Float[Tensor, "#batch writer reader"]
-    differences: Float[Tensor, "writer batch pos d_model"]
-
-    def read(self, place: _Place) -> Float[Tensor, "reader batch pos d_model"]:
-        """Σ kept · (value − ablated) at the readers of a unit."""
-        kept = self.mask[:, : place.n_read, place.readers].to(self.differences.dtype)
-        read = kept.mT @ self._by_mask(self.differences[: place.n_read])
-        return read.transpose(0, 1).reshape(-1, *self.differences.shape[1:])
-
-    def at_mask(
-        self, place: _Place, at_readers: Float[Tensor, "reader batch pos d_model"]
-    ) -> Float[Tensor, "#batch writer reader"]:
-        """Gradients at the masks of a unit's edges from those at its readers."""
-        return widened(self._by_mask(self.differences[: place.n_read])) @ self._by_mask(at_readers).mT
-
-    def add_at_values(
-        self,
-        place: _Place,
-        at_readers: Float[Tensor, "reader batch pos d_model"],
-        at_values: Float[Tensor, "writer batch pos d_model"],
-    ) -> None:
-        """Add what a unit's readers pass on to the gradients at the values that they read."""
-        self._by_mask(at_values[: place.n_read]).baddbmm_(self.mask[:, : place.n_read, place.readers], self._by_mask(at_readers))
-
-    def _by_mask(self, x: Float[Tensor, "row batch pos d_model"]) -> Float[Tensor, "#batch row d_in"]:
-        return x.view(len(x), len(self.mask), -1).transpose(0, 1)
-
-
 def _run(
     model: Transformer,
     graph: Graph,
-    sums: _Sums,
+    added: Sums,
     tokens: Tokens,
     ablated: Float[Tensor, "writer batch pos d_model"],
 ) -> Iterator[Float[Tensor, "reader batch pos d_model"]]:
     """The inputs of each unit's readers, from the first layer to the logits; fills the differences."""
     embedding = embedding_values(model, graph, tokens)
-    torch.sub(embedding, ablated[: len(embedding)], out=sums.differences[: len(embedding)])
+    torch.sub(embedding, ablated[: len(embedding)], out=added.differences[: len(embedding)])
     base, biases, n_based = torch.zeros_like(ablated[0]), _biases(model, graph), 0
-    for place in _places(graph):
-        base = base + ablated[n_based : place.n_read].sum(0) + biases[n_based : place.n_read].sum(0)
-        n_based = place.n_read
-        inputs = sums.read(place) + base
+    for at in stretches(graph):
+        base = base + ablated[n_based : at.n_read].sum(0) + biases[n_based : at.n_read].sum(0)
+        n_based = at.n_read
+        inputs = added.read(at) + base
         yield inputs
-        if not isinstance(place.unit, Logits):
-            writes = _writes(model, graph, place, inputs)
-            torch.sub(writes, ablated[place.writers], out=sums.differences[place.writers])
+        if not isinstance(at.unit, Logits):
+            writes = _writes(model, graph, at, inputs)
+            torch.sub(writes, ablated[at.writers], out=added.differences[at.writers])
 
 
 def _biases(model: Transformer, graph: Graph) -> Float[Tensor, "writer d_model"]:
@@ -174,28 +97,28 @@ def _biases(model: Transformer, graph: Graph) -> Float[Tensor, "writer d_model"]
 
 
 def _writes(
-    model: Transformer, graph: Graph, place: _Place, inputs: Float[Tensor, "reader batch pos d_model"]
+    model: Transformer, graph: Graph, at: Stretch, inputs: Float[Tensor, "reader batch pos d_model"]
 ) -> Float[Tensor, "writer batch pos d_model"]:
     """What a unit's writers write, given the inputs of its readers."""
-    if isinstance(place.unit, MLP):
-        return _mlp_writes(model, graph, place, place.unit.layer, inputs)
-    assert isinstance(place.unit, Attention)
-    layer, heads = place.unit.layer, range(model.config.n_heads)
-    columns = ([graph.reader_of(layer, head, part) - place.readers.start for head in heads] for part in PARTS)
+    if isinstance(at.unit, MLP):
+        return _mlp_writes(model, graph, at, at.unit.layer, inputs)
+    assert isinstance(at.unit, Attention)
+    layer, heads = at.unit.layer, range(model.config.n_heads)
+    columns = ([graph.reader_of(layer, head, part) - at.readers.start for head in heads] for part in PARTS)
     q, k, v = (_take(inputs, each) for each in columns)
     writes = attend(model, layer, q, k, v).writes
     return writes.sum(0, keepdim=True) if graph.is_block(layer) else writes
 
 
 def _mlp_writes(
-    model: Transformer, graph: Graph, place: _Place, layer: int, inputs: Float[Tensor, "reader batch pos d_model"]
+    model: Transformer, graph: Graph, at: Stretch, layer: int, inputs: Float[Tensor, "reader batch pos d_model"]
 ) -> Float[Tensor, "writer batch pos d_model"]:
     if graph.has_experts(layer):
         router, *experts = normed(model, layer, inputs)
         return mixture_writes(model, graph, layer, router, experts)
     if not graph.has_neurons(layer):
         return feed_forward(model, layer, inputs)
-    first = place.readers.start - graph.reader_index[Neuron(layer, 0)]
+    first = at.readers.start - graph.reader_index[Neuron(layer, 0)]
     which = slice(first, first + len(inputs))
     fired = activations(model, layer, inputs, which)
     return shares(model, layer, fired) if graph.shape.coupled_heads else write_out(model, layer, fired, which)
@@ -220,9 +143,10 @@ class _MaskedRun(torch.autograd.Function):
         graph: Graph,
         tokens: Tokens,
     ) -> Float[Tensor, "batch pos d_model"]:
-        sums = _Sums(mask, torch.empty_like(ablated, memory_format=torch.contiguous_format))
-        inputs = deque(_run(model, graph, sums, tokens, ablated), maxlen=None if any(ctx.needs_input_grad) else 1)
-        ctx.sums, ctx.inputs, ctx.model, ctx.graph = sums, inputs, model, graph
+        added = sums(graph, mask, torch.empty_like(ablated, memory_format=torch.contiguous_format), tokens)
+        graph = graph.unplaced
+        inputs = deque(_run(model, graph, added, tokens, ablated), maxlen=None if any(ctx.needs_input_grad) else 1)
+        ctx.sums, ctx.inputs, ctx.model, ctx.graph = added, inputs, model, graph
         return inputs[-1][0]
 
     @staticmethod
@@ -230,15 +154,15 @@ class _MaskedRun(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the signature
         ctx: Any, at_logits: Float[Tensor, "batch pos d_model"]
     ) -> tuple[Tensor | None, ...]:
-        sums, graph = ctx.sums, ctx.graph
-        at_mask, at_units = torch.zeros_like(sums.mask), []
-        at_values = torch.zeros_like(sums.differences, dtype=sums.mask.dtype)
-        for place, inputs in zip(reversed(list(_places(graph))), reversed(ctx.inputs), strict=True):
+        added, graph = ctx.sums, ctx.graph
+        at_mask, at_units = torch.zeros_like(added.mask), []
+        at_values = torch.zeros_like(added.differences, dtype=added.mask.dtype)
+        for at, inputs in zip(reversed(list(stretches(graph))), reversed(ctx.inputs), strict=True):
             at_readers = widened(at_logits[None])
-            if not isinstance(place.unit, Logits):
-                at_readers = widened(_pull_back(ctx.model, graph, place, inputs, at_values[place.writers]))
-            at_mask[:, : place.n_read, place.readers] = sums.at_mask(place, at_readers)
-            sums.add_at_values(place, at_readers, at_values)
+            if not isinstance(at.unit, Logits):
+                at_readers = widened(_pull_back(ctx.model, graph, at, inputs, at_values[at.writers]))
+            added.add_at_mask(at, at_readers, at_mask)
+            added.add_at_values(at, at_readers, at_values)
             at_units.append(at_readers.sum(0))
         at_ablated = _at_ablated(graph, at_units[::-1], at_values) if ctx.needs_input_grad[1] else None
         return at_mask, at_ablated, None, None, None
@@ -247,14 +171,14 @@ class _MaskedRun(torch.autograd.Function):
 def _pull_back(
     model: Transformer,
     graph: Graph,
-    place: _Place,
+    at: Stretch,
     inputs: Float[Tensor, "reader batch pos d_model"],
     at_writes: Float[Tensor, "writer batch pos d_model"],
 ) -> Float[Tensor, "reader batch pos d_model"]:
     """Gradients at a unit's readers from those at what it writes; the unit runs again."""
     leaf = inputs.detach().requires_grad_()
     with torch.enable_grad():
-        writes = _writes(model, graph, place, leaf)
+        writes = _writes(model, graph, at, leaf)
     return torch.autograd.grad(writes, leaf, at_writes.to(writes.dtype))[0]
 
 
@@ -264,6 +188,6 @@ def _at_ablated(
     at_values: Float[Tensor, "writer batch pos d_model"],
 ) -> Float[Tensor, "writer batch pos d_model"]:
     """Σ (1 − kept) · gradient over the readers of each writer: that of all of them without what the kept ones have."""
-    n_read = torch.tensor([place.n_read for place in _places(graph)], device=at_values.device)
+    n_read = torch.tensor([at.n_read for at in stretches(graph)], device=at_values.device)
     reads = torch.arange(len(graph.writers), device=at_values.device)[:, None] < n_read
     return torch.einsum("wu,ubpd->wbpd", reads.to(at_values.dtype), torch.stack(at_units)) - at_values

@@ -36,7 +36,7 @@ class Case:
     source: str
 
     def __post_init__(self) -> None:
-        if Graph.of(self.model.config, self.circuit.graph.scope) != self.circuit.graph:
+        if not self.circuit.graph.is_of(self.model.config):
             raise GraphError(f"case {self.name}: the circuit is of a graph that is not the model's")
 
     @property

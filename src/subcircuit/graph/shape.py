@@ -1,0 +1,121 @@
+"""What of a model its graph depends on, and whether a scope speaks of such a model."""
+
+from dataclasses import dataclass
+
+from subcircuit.errors import GraphError
+from subcircuit.graph.nodes import MLP, Head, is_place
+from subcircuit.graph.scope import Scope, component_named
+from subcircuit.model.config import TransformerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class GraphShape:
+    """What of a model its graph depends on.
+
+    Args:
+        coupled_heads: the heads of a layer act on each other's writes (sandwich norms), and so do an MLP's neurons.
+        neurons: of each MLP, where the scope resolves any of them; 0 otherwise, when no graph depends on it.
+        mixtures: layers whose MLP is a mixture of experts.
+        experts: of each mixture, without the one of all positions.
+        shared_expert: mixtures have an expert of all positions.
+        places: token roles, or positions of prompts that line up, each of which is a node of its own; none where a node is
+            one at all positions.
+        ordered: places are positions, and attention looks backwards only.
+    """
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    mlps: bool = True
+    parallel: bool = False
+    learned_positions: bool = False
+    coupled_heads: bool = False
+    neurons: int = 0
+    mixtures: tuple[int, ...] = ()
+    experts: int = 0
+    shared_expert: bool = False
+    places: tuple[str, ...] = ()
+    ordered: bool = False
+
+    @staticmethod
+    def of(config: TransformerConfig, scope: Scope, places: tuple[str, ...] = ()) -> "GraphShape":
+        """The shape of a model's graph at a scope.
+
+        Args:
+            places: of the prompts, where the scope tells positions apart.
+
+        Raises:
+            GraphError: the scope asks for something that the model does not have.
+        """
+        experts = config.experts
+        shape = GraphShape(
+            config.n_layers,
+            config.n_heads,
+            config.n_kv_heads,
+            config.d_mlp > 0,
+            config.parallel,
+            config.learned_positions,
+            config.post_norms,
+            mixtures=() if experts is None else experts.layers,
+            experts=0 if experts is None else experts.n,
+            shared_expert=experts is not None and experts.d_shared > 0,
+            neurons=config.d_mlp if scope.resolves_neurons else 0,
+            places=places,
+            ordered=scope.positions == "each" and config.causal,
+        )
+        check_scope(shape, scope)
+        return shape
+
+
+def check_scope(shape: GraphShape, scope: Scope) -> None:
+    """A model of this shape has everything that a scope speaks of.
+
+    Raises:
+        GraphError: it has not.
+    """
+    check_places(shape, scope)
+    if scope.split_embeddings and not shape.learned_positions:
+        raise GraphError("token and position embeddings cannot be split: this model has no learned positions")
+    if scope.level == "neuron" and not shape.mlps:
+        raise GraphError("scope neuron: this model has no MLPs")
+    if scope.level == "expert" and not shape.mixtures:
+        raise GraphError("scope expert: this model has no experts, its MLPs are whole; choose another level, for example neuron")
+    for layer in shape.mixtures:
+        if scope.of_mlp(layer) == "neuron":
+            raise GraphError(
+                f"scope {scope}: m{layer} is a mixture of experts and resolves into these, not into neurons: write m{layer}=expert"
+            )
+    for name, level in scope.overrides:
+        component = component_named(name)
+        if component.layer >= shape.n_layers:
+            raise GraphError(f"scope {scope}: there is no {name}, this model has layers 0 to {shape.n_layers - 1}")
+        if isinstance(component, Head) and component.head >= shape.n_heads:
+            raise GraphError(f"scope {scope}: there is no {name}, this model has heads 0 to {shape.n_heads - 1}")
+        if isinstance(component, MLP) and not shape.mlps:
+            raise GraphError(f"scope {scope}: there is no {name}, this model has no MLPs")
+        if isinstance(component, MLP) and level == "expert" and component.layer not in shape.mixtures:
+            mixed = ", ".join(f"m{layer}" for layer in shape.mixtures)
+            raise GraphError(
+                f"scope {scope}: {name} has no experts; " + (f"those that have are {mixed}" if mixed else "no layer has")
+            )
+
+
+def check_places(shape: GraphShape, scope: Scope) -> None:
+    """A graph has places where its scope tells positions apart, and only there.
+
+    Raises:
+        GraphError: it has not, or they have names that no places can have.
+    """
+    match scope.positions:
+        case "all":
+            expected = ()
+        case "each":
+            expected = tuple(str(position) for position in range(len(shape.places)))
+        case "roles":
+            expected = tuple(dict.fromkeys(shape.places))
+    if shape.places != expected or not all(map(is_place, shape.places)):
+        raise GraphError(f"scope {scope}: its nodes cannot be at {', '.join(shape.places)}")
+    if scope.positions != "all" and not shape.places:
+        raise GraphError(
+            f"scope {scope}: which positions or roles there are, the prompts tell: pass places=places_of(scope, task)"
+        )

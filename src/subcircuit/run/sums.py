@@ -1,0 +1,175 @@
+"""What readers read in a circuit: sums over writers, for masks that say who reads whom, and their gradients.
+
+    read(r) = Σ_w  kept[w, r] · (value(w) − ablated(w))
+
+One matrix product for all examples that share a mask. Where nodes are told apart by place, ``kept`` has a column for every
+reader and place, and what a reader reads at a position goes by the column of the position's place: one matrix product a place,
+of the rows that are there, so that the work is the same.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from subcircuit.graph import MLP, Graph
+from subcircuit.graph.graph import Unit
+from subcircuit.model.tokens import Tokens
+from subcircuit.run.backward import widened
+
+# every neuron has an input of its own: those of a whole MLP would be the largest tensor of a run
+_NEURONS_AT_ONCE = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """One unit in the order of computation, or some neurons of it: what it reads and where it writes.
+
+    Args:
+        n_read: it reads the first so many writers.
+        readers: its columns in the graph without places.
+        writers: its rows; an empty slice for the logits.
+    """
+
+    unit: Unit
+    n_read: int
+    readers: slice
+    writers: slice
+
+
+def stretches(graph: Graph) -> Iterator[Stretch]:
+    """The units of a graph without places, from the first layer to the logits."""
+    for index, unit in enumerate(graph.units):
+        readers, writers = graph.readers_in[index], graph.writers_in[index]
+        # neurons of a shared post-norm are one
+        neurons = isinstance(unit, MLP) and graph.has_neurons(unit.layer)
+        some = _NEURONS_AT_ONCE if neurons and not graph.shape.coupled_heads else len(readers)
+        for first in range(0, len(readers), some):
+            rows = writers[first : first + some] if neurons else writers
+            columns = readers[first : first + some]
+            yield Stretch(
+                unit,
+                graph.n_read(columns[0]),
+                slice(columns[0], columns[-1] + 1),
+                slice(rows[0], rows[-1] + 1) if rows else slice(0, 0),
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """All positions of all examples, under one mask or each example under its own.
+
+    Args:
+        mask: of all examples, or of each of them.
+        differences: value − ablated value of every writer, filled as units run.
+    """
+
+    mask: Float[Tensor, "#batch writer reader"]
+    differences: Float[Tensor, "writer batch pos d_model"]
+
+    def read(self, at: Stretch) -> Float[Tensor, "reader batch pos d_model"]:
+        """Σ kept · (value − ablated) at the readers of a unit."""
+        kept = self.mask[:, : at.n_read, at.readers].to(self.differences.dtype)
+        read = kept.mT @ self._by_mask(self.differences[: at.n_read])
+        return read.transpose(0, 1).reshape(-1, *self.differences.shape[1:])
+
+    def add_at_mask(
+        self, at: Stretch, at_readers: Float[Tensor, "reader batch pos d_model"], at_mask: Float[Tensor, "#batch writer reader"]
+    ) -> None:
+        """Add the gradients at the masks of a unit's edges, from those at its readers."""
+        gradients = widened(self._by_mask(self.differences[: at.n_read])) @ self._by_mask(at_readers).mT
+        at_mask[:, : at.n_read, at.readers] += gradients
+
+    def add_at_values(
+        self,
+        at: Stretch,
+        at_readers: Float[Tensor, "reader batch pos d_model"],
+        at_values: Float[Tensor, "writer batch pos d_model"],
+    ) -> None:
+        """Add what a unit's readers pass on to the gradients at the values that they read."""
+        self._by_mask(at_values[: at.n_read]).baddbmm_(self.mask[:, : at.n_read, at.readers], self._by_mask(at_readers))
+
+    def _by_mask(self, x: Float[Tensor, "row batch pos d_model"]) -> Float[Tensor, "#batch row d_in"]:
+        return x.view(len(x), len(self.mask), -1).transpose(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class PlaceByPlace:
+    """Positions of each place under the columns of that place; members as those of ``Together``.
+
+    Args:
+        mask: with the columns of all readers, each place by place.
+        places: of every position.
+        n_places: how many there are.
+    """
+
+    mask: Float[Tensor, "#batch writer reader"]
+    differences: Float[Tensor, "writer batch pos d_model"]
+    places: Int[Tensor, "batch pos"]
+    n_places: int
+
+    def read(self, at: Stretch) -> Float[Tensor, "reader batch pos d_model"]:
+        """Σ kept · (value − ablated) at the readers of a unit."""
+        read = self.differences.new_zeros(at.readers.stop - at.readers.start, *self.differences.shape[1:])
+        values = self.differences[: at.n_read].flatten(1, 2)
+        for example, place, rows in self._groups:
+            kept = self._kept(self.mask, at)[example, :, :, place].to(values.dtype)
+            read.flatten(1, 2)[:, rows] = torch.einsum("wr,wnd->rnd", kept, values[:, rows])
+        return read
+
+    def add_at_mask(
+        self, at: Stretch, at_readers: Float[Tensor, "reader batch pos d_model"], at_mask: Float[Tensor, "#batch writer reader"]
+    ) -> None:
+        """Add the gradients at the masks of a unit's edges, from those at its readers."""
+        values, gradients = self.differences[: at.n_read].flatten(1, 2), at_readers.flatten(1, 2)
+        for example, place, rows in self._groups:
+            at_edges = widened(values[:, rows].flatten(1)) @ gradients[:, rows].flatten(1).T
+            self._kept(at_mask, at)[example, :, :, place] += at_edges
+
+    def add_at_values(
+        self,
+        at: Stretch,
+        at_readers: Float[Tensor, "reader batch pos d_model"],
+        at_values: Float[Tensor, "writer batch pos d_model"],
+    ) -> None:
+        """Add what a unit's readers pass on to the gradients at the values that they read."""
+        gradients, values = at_readers.flatten(1, 2), at_values[: at.n_read].flatten(1, 2)
+        for example, place, rows in self._groups:
+            kept = self._kept(self.mask, at)[example, :, :, place]
+            values[:, rows] += torch.einsum("wr,rnd->wnd", kept, gradients[:, rows])
+
+    def _kept(self, mask: Float[Tensor, "#batch writer reader"], at: Stretch) -> Tensor:
+        """[batch, the writers that a unit reads, its readers, places]."""
+        return mask.unflatten(2, (-1, self.n_places))[:, : at.n_read, at.readers]
+
+    @cached_property
+    def _groups(self) -> list[tuple[int, int, Int[Tensor, " row"]]]:
+        """Rows that share a mask and a place, with both."""
+        flat, groups = self.places.flatten(), []
+        owner = torch.arange(len(self.places), device=flat.device).repeat_interleave(self.places.shape[1])
+        for example in range(len(self.mask)):
+            mine = owner == example if len(self.mask) > 1 else torch.ones_like(owner, dtype=torch.bool)
+            for place in range(self.n_places):
+                rows = (mine & (flat == place)).nonzero().flatten()
+                groups += [(example, place, rows)] if len(rows) else []
+        return groups
+
+
+Sums: TypeAlias = Together | PlaceByPlace
+
+
+def sums(
+    graph: Graph,
+    mask: Float[Tensor, "#batch writer reader"],
+    differences: Float[Tensor, "writer batch pos d_model"],
+    tokens: Tokens,
+) -> Sums:
+    """The sums of a graph, whose nodes may be told apart by place."""
+    if not graph.shape.places:
+        return Together(mask, differences)
+    assert tokens.places is not None, "prompts of a graph with places go through tasks.placed"
+    return PlaceByPlace(mask, differences, tokens.places, len(graph.places))

@@ -1,0 +1,88 @@
+"""Where a task's prompts are told apart: at each position of prompts that line up, or at each token role.
+
+A graph knows the names of its places, and a task which position is at which of them. Roles are in one order whatever the
+prompts that declare them, so that circuits found on other prompts of a task have the same graph.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from subcircuit.errors import GraphError, PromptMismatchError
+from subcircuit.graph import Graph, Scope
+from subcircuit.tasks.roles import END, REST, START
+from subcircuit.tasks.task import Task
+
+
+def places_of(scope: Scope, task: Task) -> tuple[str, ...]:
+    """The places at which a scope tells the nodes of a graph apart: none where a node is one at all positions.
+
+    Raises:
+        GraphError: the scope asks for roles and the task declares none.
+        PromptMismatchError: it asks for each position and the prompts have unequal lengths.
+    """
+    match scope.positions:
+        case "all":
+            return ()
+        case "each":
+            return tuple(str(position) for position in range(_length(task, scope)))
+        case "roles":
+            if task.roles is None:
+                raise GraphError(
+                    f"scope {scope}: task {task.name} declares no token roles. Built-in tasks do (ioi: IO, S1, S2, END, …), and "
+                    'prompts in a file with "roles"; prompts of one length can be told apart by positions=each.'
+                )
+            return in_order(task.roles.names)
+
+
+def in_order(roles: Sequence[str]) -> tuple[str, ...]:
+    """Roles as graphs have them: START first, then by name, the rest and END last."""
+    return tuple(sorted(roles, key=lambda name: (name != START, name == END, name == REST, name)))
+
+
+def placed(graph: Graph, task: Task) -> Task:
+    """A task whose prompts say which of a graph's places each position is; the task itself where the graph has none.
+
+    Raises:
+        GraphError: the prompts have a role that the graph does not have, or another length than its positions.
+        PromptMismatchError: the graph is one of each position and the prompts have unequal lengths.
+    """
+    if not graph.shape.places:
+        return task
+    if graph.scope.positions == "each":
+        n = _length(task, graph.scope)
+        if n != len(graph.shape.places):
+            raise GraphError(
+                f"the graph has a node at each of {len(graph.shape.places)} positions, and the prompts have {n}: use prompts of "
+                "that length, or search again on these"
+            )
+        of = torch.arange(n, device=task.clean.ids.device).expand(task.clean.ids.shape)
+    else:
+        of = _roles(graph, task)
+    return replace(task, clean=replace(task.clean, places=of), corrupted=replace(task.corrupted, places=of))
+
+
+def _roles(graph: Graph, task: Task) -> torch.Tensor:
+    roles = () if task.roles is None else task.roles.names
+    unknown = [name for name in roles if name not in graph.shape.places]
+    if task.roles is None or unknown:
+        has = f"the role{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}" if unknown else "no roles"
+        raise GraphError(
+            f"the graph has nodes at {', '.join(graph.shape.places)}, and the prompts of task {task.name} have {has}: search "
+            "again on these prompts"
+        )
+    index = torch.tensor([graph.shape.places.index(name) for name in roles], device=task.roles.of.device)
+    return index[task.roles.of]
+
+
+def _length(task: Task, scope: Scope) -> int:
+    """Tokens of every prompt."""
+    lengths = task.clean.lengths.tolist()
+    other = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
+    if other is not None:
+        raise PromptMismatchError(
+            f"scope {scope}: pair 1 has {lengths[0]} tokens and pair {other + 1} has {lengths[other]}. A node at each position "
+            "needs prompts of one length that line up: use such prompts, or positions=roles where the task declares roles."
+        )
+    return lengths[0]

@@ -1,0 +1,123 @@
+"""Nodes at each position or token role: the invariants and oracles of every other level."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subcircuit.errors import GraphError, PromptMismatchError
+from subcircuit.graph import Circuit, Graph, Scope
+from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit
+from subcircuit.tasks import Roles, Task, placed, places_of
+from tests.behaviours import random_kept, random_task
+from tests.oracles import NodeByNode, ablated_slowly
+from tests.run.test_forward import real
+from tests.tiny_models import narrow, tiny
+
+FAMILIES = ["gpt2", "pythia", "llama_gqa", "gemma2", "mixtral"]
+LEVELS = ["qkv", "block", "head, a1=block", "qkv, kv=grouped", "qkv, m1=neuron, a1=block"]
+
+
+def with_roles(task: Task, seed: int) -> Task:
+    """A task whose positions have roles at random, each prompt in its own order; not all of them need be there."""
+    generator = torch.Generator().manual_seed(seed)
+    return replace(task, roles=Roles(("rest", "S2", "IO", "END"), torch.randint(0, 4, task.clean.ids.shape, generator=generator)))
+
+
+def drawn(family: str, seed: int, scope: str, lengths: list[int]):
+    """A model, its graph with places, and a task that knows them."""
+    model = narrow(tiny(family, seed % 3, dtype=torch.float64), neurons=3)
+    asked = Scope.named(scope)
+    # prompts of one length line up
+    lengths = [max(lengths)] * len(lengths) if asked.positions == "each" else lengths
+    task = with_roles(random_task(model, seed, lengths), seed)
+    graph = Graph.of(model.config, asked, places_of(asked, task))
+    return model, graph, placed(graph, task)
+
+
+def scopes(family: str) -> list[str]:
+    levels = [f"{level}, m1=expert" for level in ("qkv", "block")] if family == "mixtral" else LEVELS
+    return [f"{level}, positions={positions}" for level in levels for positions in ("each", "roles")]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_kept_is_the_model_and_all_cut_the_corrupted_run(family):
+    for scope in scopes(family):
+        model, graph, task = drawn(family, 1, scope, [6, 4])
+        here, ablated = real(task.clean), ablated_values(model, graph, task.corrupted, Resample())
+        kept, cut = (run_circuit(model, graph, m, task.clean, ablated) for m in (graph.edges, graph.edges & False))
+        torch.testing.assert_close(kept[here], model(task.clean)[here], atol=1e-10, rtol=0)
+        torch.testing.assert_close(cut[here], model(task.corrupted)[here], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=3)
+@given(data=st.data(), seed=st.integers(0, 2**20), share=st.sampled_from([0.3, 0.7]), ablation=st.sampled_from(sorted(ABLATIONS)))
+def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, share, ablation):
+    model, graph, task = drawn(family, seed, data.draw(st.sampled_from(scopes(family))), [5, 4])
+    kept = random_kept(graph.edges, seed, share)
+    logits = run_circuit(model, graph, kept, task.clean, ablated_values(model, graph, task.corrupted, ABLATIONS[ablation]))
+    slow = ablated_slowly(model, graph, task.corrupted, ABLATIONS[ablation])
+    assert task.clean.places is not None
+    for example, length in enumerate(task.clean.lengths.tolist()):
+        places = [graph.places[place] for place in task.clean.places[example, :length].tolist()]
+        ids = task.clean.ids[example, :length].tolist()
+        _, expected = NodeByNode(model, graph, kept, slow[example], places=places).run(ids)
+        torch.testing.assert_close(logits[example, :length], expected, atol=1e-6, rtol=1e-6)
+
+
+def test_masks_of_prompts_and_their_gradients():
+    model, graph, task = drawn("llama_gqa", 4, "qkv, positions=roles", [5, 4])
+    ablated = ablated_values(model, graph, task.corrupted, Resample())
+    each = torch.stack([random_kept(graph.edges, seed, 0.7) for seed in range(2)]).double().requires_grad_()
+    together = run_circuit(model, graph, each, task.clean, ablated)
+    weights = torch.randn(together.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (gradients,) = torch.autograd.grad((together * weights)[real(task.clean)].sum(), each)
+    for example in range(2):
+        mask = each[example].detach().requires_grad_()
+        alone = run_circuit(model, graph, mask, task.clean, ablated)[example]
+        torch.testing.assert_close(together[example].detach(), alone.detach(), atol=1e-8, rtol=1e-8)
+        here = real(task.clean)[example]
+        (gradient,) = torch.autograd.grad((alone * weights[example])[here].sum(), mask)
+        torch.testing.assert_close(gradients[example], gradient, atol=1e-8, rtol=1e-8)
+        column = random.Random(example).choice(gradient.abs().sum(0).nonzero().flatten().tolist())
+        row = int(gradient[:, column].abs().argmax())
+        step = torch.zeros_like(mask)
+        step[row, column] = 1e-5
+        with torch.no_grad():
+            up, down = (run_circuit(model, graph, mask + s, task.clean, ablated)[example] for s in (step, -step))
+        slope = ((up - down) * weights[example])[here].sum() / 2e-5
+        torch.testing.assert_close(gradient[row, column], slope, atol=1e-6, rtol=1e-4)
+
+
+def test_places_that_the_prompts_do_not_have_are_refused():
+    model = tiny("gpt2")
+    task = random_task(model, 1, [5, 4])
+    each, roles = Scope.named("qkv, positions=each"), Scope.named("head, positions=roles")
+    with pytest.raises(PromptMismatchError, match="pair 1 has 5 tokens and pair 2 has 4"):
+        places_of(each, task)
+    with pytest.raises(GraphError, match="declares no token roles"):
+        places_of(roles, task)
+    with pytest.raises(GraphError, match="pass places"):
+        Graph.of(model.config, roles)
+    graph = Graph.of(model.config, roles, ("IO", "END"))
+    with pytest.raises(GraphError, match="have no roles"):
+        placed(graph, task)
+    with pytest.raises(GraphError, match="have the roles S2, rest|have the roles rest, S2"):
+        placed(graph, with_roles(task, 1))
+    with pytest.raises(GraphError, match="each of 3 positions, and the prompts have 5"):
+        placed(Graph.of(model.config, each, ("0", "1", "2")), random_task(model, 1, [5]))
+    with pytest.raises(GraphError, match="cannot be at"):
+        Graph.of(model.config, each, ("0", "2"))
+
+
+def test_a_circuit_at_roles_is_read_back(tmp_path):
+    model, graph, _ = drawn("gpt2", 3, "qkv, m1=neuron, positions=roles", [5])
+    circuit = Circuit(graph, random_kept(graph.edges, 1, 0.2))
+    circuit.save(tmp_path)
+    assert Circuit.load(tmp_path) == circuit
+    assert any(name.endswith("@S2") for name in circuit.names)
+    assert circuit.graph.is_of(model.config)
