@@ -18,6 +18,7 @@ from subcircuit.run.ablation import Ablation, ablated_values
 from subcircuit.run.readout import readout_of
 from subcircuit.search import Acdc, Behaviour
 from subcircuit.search.acdc import Within
+from subcircuit.tasks import placed
 
 # ---- the masked forward pass, one prompt, one node, one edge at a time --------------------------------------------------
 
@@ -291,7 +292,8 @@ class SequentialAcdc:
     ):
         self.model, self.graph, self.behaviour, self.config, self.within = model, graph, behaviour, config, within
         task, self.restoring = behaviour.task, restoring
-        self.prompts = task.corrupted if restoring else task.clean
+        placed_task = placed(graph, task)
+        self.prompts = placed_task.corrupted if restoring else placed_task.clean
         if restoring:
             self.ablated = writer_values(model, graph, task.clean)
         else:
@@ -309,8 +311,7 @@ class SequentialAcdc:
 
     def run(self) -> Circuit:
         with torch.no_grad():
-            self.before([Logits()])
-            self.edges(Logits())
+            self.inputs(self.at_places([Logits()]), whole=False)
             for layer in reversed(range(self.graph.shape.n_layers)):
                 if self.graph.shape.mlps:
                     self.mlp(layer)
@@ -322,27 +323,30 @@ class SequentialAcdc:
         self.attempt([(self.graph.writers[-1], Logits())])
         return float(self.effects[-1, -1])
 
+    def at_places(self, readers) -> list:
+        """Readers at every place, from the last place to the first."""
+        return [replace(reader, place=place) for reader in readers for place in reversed(self.graph.places)]
+
     def mlp(self, layer: int) -> None:
-        if MLP(layer) in self.graph.readers:
-            self.before([MLP(layer)])
-            self.edges(MLP(layer))
-            return
-        if RouterInput(layer) in self.graph.readers:
-            shared = [Expert(layer, None)] if Expert(layer, None) in self.graph.readers else []
+        readers = self.graph.unplaced.readers
+        if MLP(layer) in readers:
+            self.inputs(self.at_places([MLP(layer)]), whole=False)
+        elif RouterInput(layer) in readers:
+            shared = [Expert(layer, None)] if Expert(layer, None) in readers else []
             experts = [Expert(layer, e) for e in reversed(range(self.graph.shape.experts))]
-            self.inputs([*shared, *experts, RouterInput(layer)])
-            return
-        self.inputs([Neuron(layer, n) for n in reversed(range(self.graph.shape.neurons))])
+            # the router goes after all places of the experts
+            self.inputs(self.at_places([*shared, *experts, RouterInput(layer)]))
+        else:
+            self.inputs(self.at_places([Neuron(layer, n) for n in reversed(range(self.graph.shape.neurons))]))
 
     def attention(self, layer: int) -> None:
         if self.graph.scope.of_head(layer, 0) == "block":
-            self.before([AttentionBlock(layer)])
-            self.edges(AttentionBlock(layer))
+            self.inputs(self.at_places([AttentionBlock(layer)]), whole=False)
             return
-        inputs = [r for r in self.graph.readers if isinstance(r, HeadInput) and r.layer == layer]
+        inputs = [r for r in self.graph.unplaced.readers if isinstance(r, HeadInput) and r.layer == layer]
         high_first = self.config.head_order == "descending"
         inputs.sort(key=lambda r: (["v", "k", "q"].index(r.part or "v"), -r.head if high_first else r.head))
-        self.inputs(inputs)
+        self.inputs(self.at_places(inputs))
 
     def before(self, readers) -> None:
         """What was decided before this search is put into force, untried."""
@@ -355,9 +359,9 @@ class SequentialAcdc:
         at = self.graph.writer_index[writer], self.graph.reader_index[reader]
         return self.within is None or bool(self.within.tried[at])
 
-    def inputs(self, inputs) -> None:
+    def inputs(self, inputs, whole: bool = True) -> None:
         self.before(inputs)
-        if self.config.whole_input:
+        if whole and self.config.whole_input:
             for reader in inputs:
                 # a reader with edges that are to stay cannot go as a whole
                 if self.reaches_logits(reader) and all(self.is_open(w, reader) for w in self.writers_of(reader)):
@@ -406,12 +410,13 @@ class SequentialAcdc:
             self.kept, self.current = candidate, loss
 
     def reaches_logits(self, reader) -> bool:
-        """Whether kept edges lead from a reader to the logits; heads under one shared post-norm act together."""
+        """Whether kept edges lead from a reader to the logits, at each place; heads under one shared post-norm act together."""
         if isinstance(reader, Logits):
             return True
-        writers = [self.graph.writers[w] for w in self.graph.writers_of(reader)]
+        graph = self.graph
+        written = [(w, graph.places[p]) for w in graph.writers_of(reader) for p in graph.reached_from(reader)]
         return any(
-            self.kept[self.graph.writer_index[w], self.graph.reader_index[r]] and self.reaches_logits(r)
-            for w in writers
-            for r in self.graph.readers
+            r.place == place and self.kept[w, column] and self.reaches_logits(r)
+            for w, place in written
+            for column, r in enumerate(graph.readers)
         )

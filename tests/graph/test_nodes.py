@@ -35,7 +35,27 @@ def test_what_is_read_prints_the_same_and_the_rest_is_refused(text: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a", "a1.h", "a01", "m-1", "a1.h2<x>", "a1.h2<q", "A1", "m1 ", "m1\n", "m٣", "a1.h2<q>", "logits", "m1@", "m1@@S", "m1@-", "m1@S2<q>", "m1@01"]
+    "name",
+    [
+        "",
+        "a",
+        "a1.h",
+        "a01",
+        "m-1",
+        "a1.h2<x>",
+        "a1.h2<q",
+        "A1",
+        "m1 ",
+        "m1\n",
+        "m٣",
+        "a1.h2<q>",
+        "logits",
+        "m1@",
+        "m1@@S",
+        "m1@-",
+        "m1@S2<q>",
+        "m1@01",
+    ],
 )
 def test_refused_writers(name: str) -> None:
     with pytest.raises(GraphError, match="is not a writer"):

@@ -12,6 +12,7 @@ from subcircuit.run import ABLATIONS, ablated_values, run_circuit
 from subcircuit.run.readout import readout_of
 from subcircuit.search.batches import Batches
 from subcircuit.search.order import cutting_order
+from subcircuit.tasks import placed
 from tests.behaviours import random_behaviour
 from tests.run.test_forward import scopes_of
 from tests.tiny_models import FAMILIES, tiny
@@ -24,7 +25,7 @@ class Walk:
         self.graph, self.rng = graph, rng
         order = cutting_order(graph, rng.choice(["descending", "ascending"]))
         self.batches = Batches.start(model, graph, behaviour, batch_size, order)
-        task = behaviour.task
+        task = placed(graph, behaviour.task)
         ablated = ablated_values(model, graph, task.corrupted, behaviour.ablation)
         bound = behaviour.metric.bind(task.answers, task.answers.rows(model(task.clean)))
 

@@ -12,13 +12,14 @@ from subcircuit.run import ablated_values, run_circuit, writer_values
 from subcircuit.run.readout import readout_of
 from subcircuit.run.values import embedding_values
 from subcircuit.search import Behaviour
+from subcircuit.tasks import placed
 
 
 class Autograd:
     """A behaviour's mean loss as a function of a mask over edges."""
 
     def __init__(self, model: Transformer, graph: Graph, behaviour: Behaviour):
-        self.model, self.graph, self.behaviour, self.task = model, graph, behaviour, behaviour.task
+        self.model, self.graph, self.behaviour, self.task = model, graph, behaviour, placed(graph, behaviour.task)
         self.ablated = ablated_values(model, graph, self.task.corrupted, behaviour.ablation)
         self.clean = writer_values(model, graph, self.task.clean)
         self.bound = behaviour.metric.bind(self.task.answers, self.task.answers.rows(model(self.task.clean)))

@@ -124,7 +124,7 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.cli.progress import in_words, watch
     from subcircuit.cli.summary import print_run
     from subcircuit.errors import SettingsError
-    from subcircuit.graph import Circuit, Graph, Scope
+    from subcircuit.graph import Circuit, Scope
     from subcircuit.graph.select import check_selection
     from subcircuit.model import load_model
     from subcircuit.report import save_picture
@@ -133,7 +133,7 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.search import Behaviour, Round, Step, method_named
     from subcircuit.search import discover as search
     from subcircuit.search.direction import check_start
-    from subcircuit.tasks import competence, load_task, shortfall
+    from subcircuit.tasks import competence, graph_of, load_task, shortfall
     from subcircuit.tasks import metric as metric_named
 
     o = SimpleNamespace(**asked)
@@ -155,11 +155,11 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     with watch(messages()) as watcher:
         watcher.say(f"loading {o.model}")
         transformer = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=watcher.say)
-        graph = Graph.of(transformer.config, resolved)
+        behaviour = load_task(o.task, transformer, examples=o.examples, seed=o.seed, bos=policy)
+        graph = graph_of(transformer, resolved, behaviour)
         selection = None if chosen is None else chosen.selection(graph)
         if selection is not None:
             check_selection(graph, selection)
-        behaviour = load_task(o.task, transformer, examples=o.examples, seed=o.seed, bos=policy)
         method_named(o.method).check(
             Behaviour(behaviour, metric_named(o.metric or behaviour.metric), Mean() if learning else ablation_named(o.ablation))
         )

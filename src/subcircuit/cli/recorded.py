@@ -89,7 +89,6 @@ def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callab
         SettingsError: the record does not say its name, or it cannot be had by it.
         GraphError: it is another model.
     """
-    from subcircuit.graph import Graph
     from subcircuit.model import load_model
 
     record = circuit.record

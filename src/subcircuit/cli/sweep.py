@@ -71,13 +71,13 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     )
     from subcircuit.cli.progress import watch
     from subcircuit.evaluate import THRESHOLDS, Contest
-    from subcircuit.graph import Graph, Scope
+    from subcircuit.graph import Scope
     from subcircuit.model import load_model
     from subcircuit.report import Sweep, save_sweep
     from subcircuit.run import Mean
     from subcircuit.runs import identity
     from subcircuit.search import Behaviour, ablation_for
-    from subcircuit.tasks import load_held_out, load_task
+    from subcircuit.tasks import graph_of, load_held_out, load_task
     from subcircuit.tasks import metric as metric_named
 
     o = SimpleNamespace(**asked)
@@ -97,7 +97,7 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
         found_on = load_task(o.task, model, examples=o.examples, seed=o.seed, bos=policy)
         judged_on = load_held_out(o.task, model, found_on, examples=o.eval_examples, seed=o.seed + 1, bos=policy)
         measured = metric_named(o.metric or found_on.metric)
-        graph = Graph.of(model.config, resolved)
+        graph = graph_of(model, resolved, found_on)
         uncut = Behaviour(found_on.to(model.device), measured, Mean())
 
         def work(journal: "Journal") -> None:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def zoom(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `subcircuit discover` or `zoom` wrote.")],
     component: Annotated[str, typer.Argument(metavar="NODE", help="A block, head or MLP of the circuit: a9, a9.h3, m5.")],
-    into: Annotated[str, typer.Option(help="How to resolve it: head or qkv (blocks), qkv (heads), neuron or expert (MLPs).")],
+    into: Annotated[
+        str, typer.Option(help="How to resolve it: head or qkv (blocks), qkv (heads), neuron or expert (MLPs); positions (any).")
+    ],
     threshold: Annotated[
         float | None, typer.Option(help="An edge whose cut changes the metric by less is cut. Default: that of the search.")
     ] = None,

@@ -21,7 +21,7 @@ from subcircuit.edit.search import Found, Greedy, OnPoint, find
 from subcircuit.edit.weights import Node, remove_nodes
 from subcircuit.edit.wrapper import CutModel
 from subcircuit.errors import EditError, GraphError
-from subcircuit.graph import MLP, Circuit, Graph, Neuron
+from subcircuit.graph import MLP, Circuit, Neuron
 from subcircuit.model import MixtureWeights, Transformer
 from subcircuit.model.tokens import Tokens
 from subcircuit.search import OnRound

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from subcircuit.edit.parts import cut_stream
 from subcircuit.errors import CircuitFileError, EditError, ModelError
-from subcircuit.graph import Circuit, Graph
+from subcircuit.graph import Circuit
 from subcircuit.graph.file import CIRCUIT_FILE
 from subcircuit.model import Transformer, load_model
 from subcircuit.model.components import unembed

@@ -26,7 +26,7 @@ from subcircuit.run.readout import read
 from subcircuit.search import Behaviour
 from subcircuit.search.borderline import rounding
 from subcircuit.search.journal import FORGETFUL, Journal, each
-from subcircuit.tasks import Metric, Task
+from subcircuit.tasks import Metric, Task, placed
 
 Stream: TypeAlias = Callable[[Bool[Tensor, "writer reader"]], Float[Tensor, "answer d_model"]]
 
@@ -91,7 +91,7 @@ def measure_all(
     """
     _check(model, graph, circuits, batch_size)
     masks = [graph.edges, torch.zeros_like(graph.edges), *(circuit.kept for circuit in circuits)]
-    task = behaviour.task.to(model.device)
+    task = placed(graph, behaviour.task.to(model.device))
     ablated = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
     what = sha256(b"".join(mask.cpu().numpy().tobytes() for mask in masks)).hexdigest()[:32]
     what = f"losses/{what}/{', '.join(metric.name for metric in metrics)}"

@@ -23,9 +23,9 @@ from subcircuit.graph.nodes import (
 )
 from subcircuit.graph.record import MethodRecord, ModelRecord, Record, TaskRecord
 from subcircuit.graph.scope import KEY_VALUES, LEVELS, Level, Scope
-from subcircuit.graph.shape import GraphShape
 from subcircuit.graph.scope_text import parse_scope
 from subcircuit.graph.select import By, Greedy, Selection, Threshold, TopN, select_edges
+from subcircuit.graph.shape import GraphShape
 
 __all__ = [
     "KEY_VALUES",

@@ -61,8 +61,8 @@ class UnitGradient:
     """Gradients at one unit.
 
     Args:
-        readers: columns of the unit's readers.
-        at_readers: with respect to the input of each.
+        readers: columns of the unit's readers, each place by place.
+        at_readers: with respect to the input of each reader, at all places.
         written: with respect to what each of the unit's writers writes; zero at the logits, which write nothing.
     """
 
@@ -108,20 +108,20 @@ def reader_gradients(
         rules: how gradients pass what is not linear.
     """
     after = widened(at_logits)
-    last = len(graph.units) - 1
-    yield UnitGradient(graph.readers_in[last], after[None], torch.zeros_like(after))
+    columns, graph = graph.readers_in, graph.unplaced
+    yield UnitGradient(columns[-1], after[None], torch.zeros_like(after))
     for layer in reversed(range(model.config.n_layers)):
         into_attention = after
         if model.config.d_mlp:
             unit = graph.units.index(MLP(layer))
             gradients = _mlp_gradients(model, graph, layer, streams[unit], after, rules)
-            yield UnitGradient(graph.readers_in[unit], gradients, after)
+            yield UnitGradient(columns[unit], gradients, after)
             gradient = gradients.sum(0)
             into_attention = after if model.config.parallel else after + gradient
             after = after + gradient
         unit = graph.units.index(Attention(layer))
         gradients = _head_gradients(model, graph, layer, streams[unit], into_attention, rules)
-        yield UnitGradient(graph.readers_in[unit], gradients, into_attention)
+        yield UnitGradient(columns[unit], gradients, into_attention)
         after = after + gradients.sum(0)
 
 

@@ -30,6 +30,7 @@ class CleanRun:
         ablated_streams: what they find with all edges cut.
         k, v: clean keys and values per layer, repeated for every query head, at all positions.
         ablates_to_zero: cut edges carry zeros.
+        places: of every row that can change, where the graph tells places apart.
     """
 
     model: Transformer
@@ -42,6 +43,7 @@ class CleanRun:
     k: tuple[Float[Tensor, "head batch pos d_head"], ...]
     v: tuple[Float[Tensor, "head batch pos d_head"], ...]
     ablates_to_zero: bool
+    places: Int[Tensor, " row"] | None = None
 
     @cached_property
     def prefixes(self) -> Float[Tensor, "prefix row d_model"]:
@@ -59,6 +61,10 @@ class CleanRun:
     def ablated_stream(self) -> Float[Tensor, "answer d_model"]:
         """The last residual stream at the answers with all edges cut."""
         return self.rows.take(self.ablated_streams[-1], "changed", "answers")[self.rows.answer_row]
+
+    def places_in(self, reach: Reach) -> Int[Tensor, " row"] | None:
+        """The place of every row of this reach; None where the graph does not tell places apart."""
+        return self.places if self.places is None or reach == "changed" else self.places[self.rows.answer_of_changed]
 
     def mask(self, layer: int, reach: Reach) -> Bool[Tensor, "batch slot key"]:
         """Which keys each query of this reach sees."""
@@ -87,7 +93,8 @@ def clean_run(
     """
     both_ways = None if model.config.causal else clean.ids.shape[1]
     rows = Rows.of(first_change, answer_example.tolist(), answer_pos.tolist(), model.device, both_ways)
-    tokens = Tokens(clean.ids[:, : rows.n_pos], clean.lengths.clamp(max=rows.n_pos))
+    tokens = clean.until(rows.n_pos)
+    assert not graph.shape.places or tokens.places is not None, "prompts of a graph with places go through tasks.placed"
 
     def at_rows(x: Float[Tensor, "*writer batch pos d_model"]) -> Float[Tensor, "*writer row d_model"]:
         return x[..., : rows.n_pos, :].flatten(-3, -2)[..., rows.changed.flat, :]
@@ -127,6 +134,7 @@ def clean_run(
         tuple(keys),
         tuple(values),
         ablates_to_zero=not ablated.any(),
+        places=tokens.places.flatten()[rows.changed.flat] if graph.shape.places and tokens.places is not None else None,
     )
 
 

@@ -27,6 +27,7 @@ class Contrast:
         differences: ablated − clean value of every writer, in float32 at least.
         streams: what readers find at each unit in the clean run.
         clean_embedding, ablated_embedding: all that the embedding writes.
+        places: of every row, where the graph tells places apart.
     """
 
     model: Transformer
@@ -36,6 +37,7 @@ class Contrast:
     streams: Streams
     clean_embedding: Float[Tensor, "batch pos d_model"]
     ablated_embedding: Float[Tensor, "batch pos d_model"]
+    places: Int[Tensor, " row"] | None = None
 
     def at_rows(self, x: Float[Tensor, "*reader batch pos d_model"]) -> Float[Tensor, "*reader row d_model"]:
         """Values at the rows where something can change and matter."""
@@ -54,6 +56,8 @@ class Contrast:
     def effects(self, gradient: UnitGradient, writers: slice | None = None) -> Float[Tensor, "writer reader"]:
         """First-order effects of cutting each edge into a unit: (ablated − clean) · gradient, summed over examples.
 
+        Where the graph tells places apart, the sum of an edge at a place is over the rows that are there.
+
         Args:
             gradient: at the unit; those of several runs after each other are added up.
             writers: one row for each of these; by default for all that the unit reads.
@@ -61,7 +65,12 @@ class Contrast:
         writers = slice(self.read_by(gradient.readers)) if writers is None else writers
         at_readers = gradient.at_readers.unflatten(1, (-1, len(self.clean_embedding)))
         at_readers = self.at_rows(at_readers[:, 0] if at_readers.shape[1] == 1 else at_readers.sum(1))
-        return (self.differences[writers].flatten(1) @ at_readers.flatten(1).T).double()
+        differences = self.differences[writers]
+        if self.places is None:
+            return (differences.flatten(1) @ at_readers.flatten(1).T).double()
+        rows = [(self.places == place).nonzero().flatten() for place in range(len(self.graph.places))]
+        effects = [differences[:, here].flatten(1) @ at_readers[:, here].flatten(1).T for here in rows]
+        return torch.stack(effects, -1).flatten(1).double()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +111,11 @@ def contrast(
         streams += stage.read
         after = stage.after
     assert after is not None
-    return Contrast(model, graph, rows, torch.cat(differences), (*streams, after), *embeddings)
+    places = (
+        clean.places[:, : rows.n_pos].flatten()[rows.changed.flat] if graph.shape.places and clean.places is not None else None
+    )
+    assert not graph.shape.places or places is not None, "prompts of a graph with places go through tasks.placed"
+    return Contrast(model, graph, rows, torch.cat(differences), (*streams, after), *embeddings, places=places)
 
 
 def _stages(model: Transformer, graph: Graph, tokens: Tokens) -> Iterator[_Stage]:

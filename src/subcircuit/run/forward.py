@@ -34,6 +34,7 @@ from subcircuit.run.mlps import activations, shares, unit_bias, write_out
 from subcircuit.run.sums import Stretch, Sums, stretches, sums
 from subcircuit.run.values import embedding_values
 
+
 def run_circuit(
     model: Transformer,
     graph: Graph,

@@ -10,11 +10,14 @@ recomputes what kept edges carry it to. Trials are batched; nothing is approxima
     try_edges       losses after cutting the next, the next two, … undecided edges of the visited reader
     try_readers     the same, cutting readers of the unit from all their writers at once
     commit          make cuts definite: update what changes downstream, once
+
+Where the graph tells places apart, readers are columns here: a reader at a place, whose edges carry what is at its rows.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -22,13 +25,16 @@ from subcircuit.run.clean import CleanRun, prefix_sums
 from subcircuit.run.live import Inputs, Live, Since, Writes
 from subcircuit.run.readout import BoundMetric, read
 
+# whole readers at places that are tried together: every trial of them has an input of its own for each of these readers
+_READERS_AT_ONCE = 16
+
 
 @dataclass(frozen=True, eq=False)
 class Visit:
     """A reader whose edges are being decided, from the latest writer to the earliest; nothing of it is committed yet.
 
     Args:
-        base: its input with only the edges decided to be kept.
+        base: its input with only the edges decided to be kept; at other places that as committed.
         left: undecided edges: those of the first ``left`` writers of ``order``.
         order: the writers whose edges are decided on; the last is cut first.
         prefixes: sums of the first 0, 1, 2, … of their differences.
@@ -77,7 +83,7 @@ class Engine:
 
     def is_live(self, reader: int) -> bool:
         """Whether an opened reader has a kept path to the logits."""
-        return reader in self.live.inputs
+        return reader in self.live.columns
 
     def restore(self, kept: Bool[Tensor, "writer reader"], unit: int) -> "Engine":
         """The state of a circuit with all units from the logits back to ``unit`` opened.
@@ -92,11 +98,11 @@ class Engine:
 
     def loss(self) -> Float[Tensor, " answer"]:
         """The metric of the circuit as committed, per answer."""
-        return self.measure(self.live.inputs[len(self.run.graph.readers) - 1][None])[0]
+        return self.measure(self.live.inputs[len(self.live.graph.readers) - 1][None])[0]
 
     def circuit_stream(self) -> Float[Tensor, "answer d_model"]:
         """The last residual stream at the answers, in the circuit as committed."""
-        return self.live.inputs[len(self.run.graph.readers) - 1][self.run.rows.answer_row]
+        return self.live.inputs[len(self.live.graph.readers) - 1][self.run.rows.answer_row]
 
     def visit(self, reader: int, writers: frozenset[int] | None = None) -> Visit:
         """Begin with an opened, live reader.
@@ -105,32 +111,64 @@ class Engine:
             writers: those whose edges are decided on; the reader's other edges stay as they are. None: all of them, the
                 reader keeping all its edges.
         """
-        base = self.live.at_rows_of(reader, self.run.ablated_streams[self.run.graph.unit_of[reader]])
+        node = self._node(reader)
+        base = self.live.at_rows_of(node, self.run.ablated_streams[self.run.graph.unit_of[reader]])
+        base = self._here(reader, base, self.live.inputs[node])
         if writers is None:
             return Visit(reader, base, self.run.graph.n_read(reader), self.run.order, self.run.prefixes)
         fixed = [w for w in self.kept[:, reader].nonzero().flatten().tolist() if w not in writers]
         order = tuple(w for w in self.run.order if w in writers)
-        base = base + self.live.difference(reader, fixed).sum(0)
+        base = self._here(reader, base + self.live.difference(node, fixed).sum(0), base)
         return Visit(reader, base, len(order), order, prefix_sums(self.run.differences, order))
+
+    def _node(self, column: int) -> int:
+        """The reader of a column, at all places."""
+        return column // len(self.run.graph.places)
+
+    def _here(self, column: int, x: Tensor, elsewhere: Tensor) -> Tensor:
+        """Values at the rows of a column's place, others at the other rows."""
+        here = self.live.at_place(column)
+        return x if here is None else torch.where(here[:, None], x, elsewhere)
 
     def decide(self, visit: Visit, cut: int, keep: bool) -> Visit:
         """Cut the next ``cut`` edges of the visited reader, and keep the one after them if ``keep``."""
         left = visit.left - cut
         if not keep:
             return replace(visit, left=left)
-        return replace(visit, base=visit.base + self.live.difference(visit.reader, [visit.order[left - 1]])[0], left=left - 1)
+        more = visit.base + self.live.difference(self._node(visit.reader), [visit.order[left - 1]])[0]
+        return replace(visit, base=self._here(visit.reader, more, visit.base), left=left - 1)
 
     def try_edges(self, visit: Visit, count: int) -> Float[Tensor, "trial answer"]:
         """Losses after cutting the next, the next two, … the next ``count`` undecided edges of the visited reader."""
-        rest = visit.prefixes[visit.left - count : visit.left].flip(0)
-        x = visit.base + self.live.at_rows_of(visit.reader, rest)
-        return self._propagate(self.run.graph.unit_of[visit.reader], {visit.reader: x})
+        if self._nowhere(visit.reader):
+            return self.loss().expand(count, -1)
+        node, rest = self._node(visit.reader), visit.prefixes[visit.left - count : visit.left].flip(0)
+        x = self._here(visit.reader, visit.base + self.live.at_rows_of(node, rest), visit.base)
+        return self._propagate(self.run.graph.unit_of[visit.reader], {node: x})
+
+    def _nowhere(self, column: int) -> bool:
+        """Whether nothing can change at a column's place: its rows come before the prompts differ, or where nothing is read."""
+        here = self.live.at_place(column)
+        return here is not None and not bool(here.any())
 
     def try_readers(self, readers: Sequence[int]) -> Float[Tensor, "trial answer"]:
         """Losses after cutting the first, the first two, … of these readers of one unit from all their writers."""
         unit = self.run.graph.unit_of[readers[0]]
+        if self.run.places is not None:
+            starts = range(0, len(readers), _READERS_AT_ONCE)
+            return torch.cat([self._try_at_places(unit, readers[:s], readers[s : s + _READERS_AT_ONCE]) for s in starts])
         inputs = {r: self.live.at_rows_of(r, self.run.ablated_streams[unit])[None] for r in readers}
         return self._propagate(unit, inputs, {reader: trial for trial, reader in enumerate(readers)})
+
+    def _try_at_places(self, unit: int, cut: Sequence[int], columns: Sequence[int]) -> Float[Tensor, "trial answer"]:
+        """Losses after cutting some columns of a unit, and then the first, the first two, … of others."""
+        inputs: dict[int, Tensor] = {}
+        for trial, column in [*((0, column) for column in cut), *enumerate(columns)]:
+            node, here = self._node(column), self.live.at_place(column)
+            if node not in inputs:
+                inputs[node] = self.live.inputs[node].repeat(len(columns), 1, 1)
+            inputs[node][trial:, here] = self.live.at_rows_of(node, self.run.ablated_streams[unit])[here]
+        return self._propagate(unit, inputs)
 
     def _propagate(self, unit: int, inputs: Inputs, since: Since | None = None) -> Float[Tensor, "trial answer"]:
         """Losses of trials that change a unit's inputs.
@@ -146,7 +184,7 @@ class Engine:
             found = inputs if later == unit else self._inputs(later, written)
             if found:
                 written |= self.live.recompute(later, found, since if later == unit else None)
-        return self.measure((inputs if unit == last else self._inputs(last, written))[len(self.run.graph.readers) - 1])
+        return self.measure((inputs if unit == last else self._inputs(last, written))[len(self.live.graph.readers) - 1])
 
     def _inputs(self, unit: int, written: Writes) -> Inputs:
         """What the live readers of a unit find that read any of these writers anew."""
@@ -155,7 +193,9 @@ class Engine:
             changed = tuple(w for w in self.live.read_by(reader) if w in written)
             if changed:
                 reach = self.live.reader_reach(reader)
-                first, *others = (self.run.rows.take(written[w], self.live.reach[w], reach) for w in changed)
+                first, *others = (
+                    self.live.carried(w, reader, self.run.rows.take(written[w], self.live.reach[w], reach)) for w in changed
+                )
                 x = self.live.rest(unit, reader, changed) + first
                 for other in others:
                     x += other
@@ -173,7 +213,7 @@ class Engine:
             kept: the new edges kept; differs from the old only in the columns of ``readers``.
             readers: opened, live readers of one unit.
         """
-        return replace(self, live=_settle(replace(self.live, kept=kept), set(readers)))
+        return replace(self, live=_settle(replace(self.live, kept=kept), set(map(self._node, readers))))
 
 
 def _settle(live: Live, stale: set[int]) -> Live:

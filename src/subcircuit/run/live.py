@@ -3,6 +3,9 @@
 Only nodes with a kept path to the logits are here, each with its inputs and outputs at the rows where it matters
 (``rows.py``). Heads are recomputed together: those of a layer whose queries, keys or values change alike, over all
 trials at once.
+
+Where the graph tells places apart, a reader has a column of edges for each place and still one input: edges of a column carry
+what is at the rows of its place.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +47,8 @@ class Live:
 
     Args:
         run: the clean run and its ablation.
-        kept: edges kept so far.
+        kept: edges kept so far, with the columns of all places.
+        columns: of the opened readers, at the places at which they are live.
         reach: rows at which each live writer matters.
         inputs: of each live reader, not normalised.
         heads: each live head, by layer and number.
@@ -54,6 +58,7 @@ class Live:
 
     run: CleanRun
     kept: Bool[Tensor, "writer reader"]
+    columns: frozenset[int] = frozenset()
     reach: Mapping[int, Reach] = field(default_factory=dict)
     inputs: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
     heads: Mapping[tuple[int, int], HeadState] = field(default_factory=dict)
@@ -66,8 +71,32 @@ class Live:
 
     @property
     def graph(self) -> Graph:
-        """The graph whose edges are kept or cut."""
-        return self.run.graph
+        """The graph of all nodes, each at all places."""
+        return self.run.graph.unplaced
+
+    # ---- places ----------------------------------------------------------------------------------------------------------
+
+    def of(self, reader: int) -> slice:
+        """The columns of a reader."""
+        n_places = len(self.run.graph.places)
+        return slice(reader * n_places, (reader + 1) * n_places)
+
+    def kept_from(self, writer: int) -> Bool[Tensor, "reader place"]:
+        """The edges kept from a writer, by reader and place."""
+        return self.kept[writer].unflatten(0, (-1, len(self.run.graph.places)))
+
+    def carried(self, writers: int | list[int], reader: int, x: Float[Tensor, "*trial row d_model"]) -> Tensor:
+        """What kept edges into a reader carry of its writers' values, given at the reader's rows: one of them, or each in a row."""
+        places = self.run.places_in(self.reader_reach(reader))
+        if places is None:
+            return x
+        kept = self.kept[writers, self.of(reader)].to(x.device)
+        return x if bool(kept.all()) else x.masked_fill(~kept[..., places, None], 0.0)
+
+    def at_place(self, column: int) -> Bool[Tensor, " row"] | None:
+        """Which of a reader's rows are at the place of a column; None where the graph does not tell places apart."""
+        places = self.run.places_in(self.reader_reach(column // len(self.run.graph.places)))
+        return None if places is None else places == column % len(self.run.graph.places)
 
     # ---- who matters where -------------------------------------------------------------------------------------------
 
@@ -87,13 +116,15 @@ class Live:
     def fed_by(self, writer: int) -> tuple[int, ...]:
         """The live, opened readers that a writer has kept edges into."""
         if writer not in self._targets:
-            self._targets[writer] = tuple(r for r in self.kept[writer].nonzero().flatten().tolist() if r in self.inputs)
+            targets = self.kept_from(writer).any(1).nonzero().flatten().tolist()
+            self._targets[writer] = tuple(r for r in targets if r in self.inputs)
         return self._targets[writer]
 
     def read_by(self, reader: int) -> tuple[int, ...]:
         """The live, opened writers that a live reader keeps edges from, in order."""
         if reader not in self._sources:
-            self._sources[reader] = tuple(w for w in self.kept[:, reader].nonzero().flatten().tolist() if w in self.writes)
+            sources = self.kept[:, self.of(reader)].any(1).nonzero().flatten().tolist()
+            self._sources[reader] = tuple(w for w in sources if w in self.writes)
         return self._sources[reader]
 
     def readers_in(self, unit: int) -> tuple[int, ...]:
@@ -120,6 +151,19 @@ class Live:
             case _:
                 return "changed"
 
+    def _live_columns(self, unit: int, live: Sequence[int]) -> list[int]:
+        """Where live readers of a unit are live: at places from which edges kept at each place lead to the logits."""
+        graph, opened = self.run.graph, list(self.inputs)
+        acts = {w: self.kept_from(w)[opened].any(0) for w in graph.writers_in[unit]}
+
+        def matters(column: int) -> bool:
+            node = graph.readers[column]
+            at = list(graph.reached_from(node))
+            return isinstance(node, Logits) or any(bool(acts[w][at].any()) for w in graph.writers_of(node))
+
+        columns = [column for r in live for column in range(self.of(r).start, self.of(r).stop)]
+        return columns if self.run.places is None else [column for column in columns if matters(column)]
+
     # ---- joining with clean values -------------------------------------------------------------------------------------
 
     def open(self, unit: int) -> "Live":
@@ -127,9 +171,10 @@ class Live:
         reach: dict[int, Reach] = {**self.reach, **self.live_writers(unit)}
         mine = self.graph.readers_in[unit]
         live = [r for r in mine if self.is_joined(r, reach)]
+        columns = self._live_columns(unit, live)
         kept = self.kept.clone()
-        kept[:, [r for r in mine if r not in live]] = False
-        opened = replace(self, kept=kept, reach=reach)
+        kept[:, [column for column in self.run.graph.readers_in[unit] if column not in columns]] = False
+        opened = replace(self, kept=kept, columns=self.columns.union(columns), reach=reach)
         inputs = {r: opened.at_rows_of(r, self.run.streams[unit]) for r in live}
         opened = replace(opened, inputs={**self.inputs, **inputs})
         match self.graph.units[unit]:
@@ -337,11 +382,13 @@ class Live:
 
     def _input(self, unit: int, reader: int, without: tuple[int, ...]) -> Float[Tensor, "row d_model"]:
         reach = self.reader_reach(reader)
-        clean = [w for w in self.kept[:, reader].nonzero().flatten().tolist() if w not in self.writes]
-        x = self.at_rows_of(reader, self.run.ablated_streams[unit]) + self.difference(reader, clean).sum(0)
+        kept = self.kept[:, self.of(reader)].any(1).nonzero().flatten().tolist()
+        clean = [w for w in kept if w not in self.writes]
+        x = self.at_rows_of(reader, self.run.ablated_streams[unit])
+        x = x + self.carried(clean, reader, self.difference(reader, clean)).sum(0)
         for w in self.read_by(reader):
             extra = -self.ablated[w] if w in without else self.writes[w] - self.ablated[w]
-            x = x + self.run.rows.take(extra, self.reach[w], reach)
+            x = x + self.carried(w, reader, self.run.rows.take(extra, self.reach[w], reach))
         return x
 
     def difference(self, reader: int, writers: Sequence[int]) -> Float[Tensor, "writer row d_model"]:

@@ -39,10 +39,14 @@ def try_singly(engine: Engine, reader: int, writers: Sequence[int]) -> Float[Ten
         writers: one for each trial.
     """
     live, run = engine.live, engine.run
-    unit, x = run.graph.unit_of[reader], live.inputs[reader] - live.difference(reader, writers)
+    unit, node, here = run.graph.unit_of[reader], reader // len(run.graph.places), live.at_place(reader)
+    if here is not None and not bool(here.any()):
+        return engine.loss().expand(len(writers), -1)
+    cut = live.difference(node, writers)
+    x = live.inputs[node] - (cut if here is None else cut.masked_fill(~here[:, None], 0.0))
     if isinstance(run.graph.units[unit], Logits):
         return engine.measure(x)
-    written = live.recompute(unit, {reader: x})
+    written = live.recompute(unit, {node: x})
     change = torch.stack([values - live.writes[writer] for writer, values in written.items()]).sum(0)
     first = next(iter(written))
     later = next(u for u in range(unit + 1, len(run.graph.units)) if run.graph.edges[first, run.graph.readers_in[u][0]])

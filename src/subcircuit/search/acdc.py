@@ -392,7 +392,7 @@ class _Search:
 
 
 def _name(graph: Graph, reader: int, writer: int | None) -> str:
-    return f"all edges into {graph.readers[reader]}" if writer is None else f"{graph.writers[writer]}->{graph.readers[reader]}"
+    return f"all edges into {graph.readers[reader]}" if writer is None else str(graph.edge(writer, reader))
 
 
 def _not_finite(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> NumericalError:

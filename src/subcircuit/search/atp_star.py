@@ -43,7 +43,7 @@ from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.search.scores import EdgeScores, check_together, scored
 
 # patterns of many writers are the largest tensors here
 _NUMBERS_AT_ONCE = 2**24
@@ -84,9 +84,10 @@ def atp_star(
         journal: remembers the share of every batch of examples.
 
     Raises:
-        SettingsError: the metric has no gradients.
+        SettingsError: the metric has no gradients, or the graph tells places apart.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    check_together(graph, "atp-star")
     return scored("atp-star", model, graph, behaviour, lambda: _search(model, graph, behaviour, config, on_step, journal))
 
 

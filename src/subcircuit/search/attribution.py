@@ -27,7 +27,7 @@ from subcircuit.run.rows import Places
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal, once
 from subcircuit.search.result import OnRound, Round
-from subcircuit.tasks import Answers, Bound
+from subcircuit.tasks import Answers, Bound, placed
 
 # differences of all writers are the largest tensor of a search
 _NUMBERS_AT_ONCE = 2**25
@@ -163,7 +163,7 @@ def _batches(behaviour: Behaviour, size: int) -> Iterator[slice]:
 
 
 def _probe(model: Transformer, graph: Graph, behaviour: Behaviour, examples: slice, by_batch: AblatedBatch) -> Probe:
-    task, part = behaviour.task, behaviour.task[examples]
+    task, part = behaviour.task, placed(graph, behaviour.task[examples])
     # the corrupted run itself is run there, with what else is needed of it
     ablated = part.corrupted if isinstance(behaviour.ablation, Resample) else by_batch(part.corrupted, examples.start)
     answers = part.answers

@@ -20,7 +20,7 @@ from subcircuit.run.clean import clean_run
 from subcircuit.run.incremental import Engine, Visit
 from subcircuit.run.memory import in_parts
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.tasks import Answers
+from subcircuit.tasks import Answers, placed
 
 
 def after_each_other(first: Tensor, second: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Batches:
             restoring: exchange the roles of both runs: the engines run corrupted prompts, what they cut carries clean
                 values, and losses are negated. For resample ablation alone (``direction.py``).
         """
-        task, first_changes = behaviour.task, behaviour.first_changes()
+        task, first_changes = placed(graph, behaviour.task), behaviour.first_changes()
         start, other = (task.corrupted, task.clean) if restoring else (task.clean, task.corrupted)
         ablated = ablated_by_batch(model, graph, other, behaviour.ablation)
 

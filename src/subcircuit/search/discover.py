@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Circuit, Graph, MethodRecord, ModelRecord, Record, Scope, TaskRecord, TopN
+from subcircuit.graph import Circuit, MethodRecord, ModelRecord, Record, Scope, TaskRecord, TopN
 from subcircuit.graph.select import Selection, check_selection, selection_record
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import OPTIMAL, Ablation, Mean, Optimal, name_of
@@ -22,7 +22,7 @@ from subcircuit.search.result import Discovery, OnProgress, Round, Step
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.unsound import naming_the_place
 from subcircuit.search.zoom import coarse_to_fine, zoom, zoomed
-from subcircuit.tasks import Task
+from subcircuit.tasks import Task, graph_of
 from subcircuit.tasks import metric as metric_named
 
 _TIMINGS = ("seconds", "forward_seconds")
@@ -66,7 +66,7 @@ def discover(
     >>> result = discover(model, load_task("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
     >>> result.circuit.save("runs/ioi")  # doctest: +SKIP
     """
-    chosen, graph = method_of(method), Graph.of(model.config, scope)
+    chosen, graph = method_of(method), graph_of(model, scope or Scope(), task)
     graph.check_size()
     ablation = LearnOptimal() if ablation == OPTIMAL else ablation
     parameters = asdict(method)

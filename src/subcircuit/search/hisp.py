@@ -21,7 +21,7 @@ from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored, scores_of_nodes
+from subcircuit.search.scores import EdgeScores, check_together, scored, scores_of_nodes
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,10 @@ def hisp(
         journal: remembers the share of every batch of examples.
 
     Raises:
-        SettingsError: the metric has no gradients.
+        SettingsError: the metric has no gradients, or the graph tells places apart.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    check_together(graph, "hisp")
 
     def search() -> Float[Tensor, "writer reader"]:
         check_differentiable(behaviour)

@@ -22,7 +22,7 @@ from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.search.scores import EdgeScores, check_together, scored
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,10 @@ def ifr(
         journal: remembers the share of every batch of examples.
 
     Raises:
+        SettingsError: the graph tells places apart.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    check_together(graph, "ifr")
     # what a zero ablation takes away is the whole value, at all positions
     whole = replace(behaviour, ablation=Zero())
 

@@ -30,7 +30,7 @@ from subcircuit.run.backward import streams_from
 from subcircuit.run.readout import read
 from subcircuit.search.attribution import check_batch_size, check_differentiable, examples_at_once
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.tasks import Answers, Bound, Metric
+from subcircuit.tasks import Answers, Bound, Metric, placed
 
 _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
 
@@ -187,7 +187,7 @@ def _batches(model: Transformer, graph: Graph, behaviour: Behaviour, size: int) 
     task = behaviour.task
     by_batch = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
     for begin in range(0, len(task), size):
-        part = task[begin : begin + size]
+        part = placed(graph, task[begin : begin + size])
         n_pos = int(part.answers.pos.max()) + 1
         tokens, answers = part.clean.until(n_pos), part.answers
         reference = None

@@ -25,13 +25,13 @@ def cutting_order(graph: Graph, heads: HeadOrder) -> tuple[int, ...]:
 def visiting_order(graph: Graph, unit: int, heads: HeadOrder) -> tuple[int, ...]:
     """A unit's readers as they are visited: v, k, q, and heads within each from high to low or from low to high.
 
-    Neurons and experts go from high to low, the router after them.
+    Neurons and experts go from high to low, the router after them; what is told apart by place from the last place to the first.
     """
 
-    def place(reader: int) -> tuple[int, int]:
+    def place(reader: int) -> tuple[int, int, int]:
         node = graph.readers[reader]
         if not isinstance(node, HeadInput):
-            return 0, -reader
-        return _PARTS[node.part], node.head if heads == "ascending" else -node.head
+            return 0, 0, -reader
+        return _PARTS[node.part], node.head if heads == "ascending" else -node.head, -reader
 
     return tuple(sorted(graph.readers_in[unit], key=place))

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from subcircuit.errors import SettingsError
 from subcircuit.graph import Circuit, Edge, Graph, Logits
 from subcircuit.graph.circuit import owners
 from subcircuit.graph.select import Selection, check_scores, select_edges
@@ -94,6 +95,19 @@ def scored(
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
     return EdgeScores(graph, values, method, seconds, median(before + time_forward(model, behaviour)), notes or {})
+
+
+def check_together(graph: Graph, method: str) -> None:
+    """Refuse a graph that tells places apart, for a method that scores nodes at all positions.
+
+    Raises:
+        SettingsError: it does.
+    """
+    if graph.shape.places:
+        raise SettingsError(
+            f"{method} scores nodes at all positions together, and scope {graph.scope} tells them apart: leave positions out of "
+            "the scope, or use acdc, exact, eap, eap-ig-inputs, eap-ig-activations, clean-corrupted, relp, edge-pruning or ugs."
+        )
 
 
 def rank_correlation(a: Float[Tensor, " edge"], b: Float[Tensor, " edge"]) -> float | None:

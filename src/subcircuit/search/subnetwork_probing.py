@@ -24,7 +24,7 @@ from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_price, check_training, hard_concrete, log_kept, odds
 from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored, scores_of_nodes
+from subcircuit.search.scores import EdgeScores, check_together, scored, scores_of_nodes
 
 # nearly all of what is drawn is 1 at first, and every node is sometimes in between, where there are gradients
 _START = 2.0
@@ -72,9 +72,10 @@ def subnetwork_probing(
         journal: remembers where the descent is.
 
     Raises:
-        SettingsError: the metric has no gradients.
+        SettingsError: the metric has no gradients, or the graph tells places apart.
         NumericalError: the loss is NaN or infinite.
     """
+    check_together(graph, "subnetwork-probing")
 
     def search() -> Float[Tensor, "writer reader"]:
         loss = MaskedLoss.of(model, graph, behaviour, config.batch_size, last_stream_of_nodes)

@@ -21,7 +21,9 @@ from subcircuit.search.acdc import Acdc, Within, acdc
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import Discovery, OnStep
+from subcircuit.tasks import graph_of
 
+PLACES = "positions"
 DESCENT: tuple[Level, ...] = ("block", "head", "qkv", "neuron", "expert")
 
 
@@ -40,7 +42,8 @@ def zoom(
     Args:
         circuit: of this model; its scores and record are dropped.
         component: an attention block, a head or an MLP of the circuit.
-        into: the level at which it is resolved now.
+        into: the level at which it is resolved now; or ``positions``: at which of the task's token roles its edges are needed, or
+            at which positions where the task declares none. All other edges stay, at every place.
         behaviour: prompts, metric and ablation, those of the search that is continued.
         config: of the continued search.
         on_step: called after every batch of trials.
@@ -48,12 +51,16 @@ def zoom(
 
     Raises:
         GraphError: the component is not in the circuit, cannot have this level, or has it already.
+        PromptMismatchError: positions of prompts of unequal lengths.
         NumericalError: a loss is NaN or infinite; names the edge.
     """
-    node = _checked(circuit, component, into)
-    levels: tuple[Level, ...] = COMPONENT_LEVELS[type(node)]
-    level = levels[levels.index(into)]
-    finer = Graph.of(model.config, circuit.graph.scope.at(component, level))
+    node, scope = _checked(circuit, component, into), circuit.graph.scope
+    if into == PLACES:
+        scope = replace(scope, positions="each" if behaviour.task.roles is None else "roles")
+    else:
+        levels: tuple[Level, ...] = COMPONENT_LEVELS[type(node)]
+        scope = scope.at(component, levels[levels.index(into)])
+    finer = graph_of(model, scope, behaviour.task)
     kept = refine(circuit, finer).kept
     inside = kept.clone()
     for row, writer in enumerate(finer.writers):
@@ -91,7 +98,7 @@ def coarse_to_fine(
     notes: dict[str, float] = {}
     seconds, trials, borderline = 0.0, 0, 0
     for level, limited in descent(scope):
-        graph = Graph.of(model.config, limited)
+        graph = graph_of(model, limited, behaviour.task)
         kept = None if found is None else refine(found.circuit, graph).kept
         found = acdc(model, graph, behaviour, config, on_step, journal, None if kept is None else Within(kept, kept))
         seconds, trials, borderline = seconds + found.seconds, trials + (found.trials or 0), borderline + (found.borderline or 0)
@@ -135,11 +142,15 @@ def _level_of_mlp(graph: Graph, layer: int) -> Level:
 def _checked(circuit: Circuit, component: str, into: str) -> Attention | Head | MLP:
     node, graph = component_named(component), circuit.graph
     levels = COMPONENT_LEVELS[type(node)]
-    if into not in levels:
-        raise GraphError(f"{component} has no level {into!r}: choose {', '.join(levels)}")
+    if into not in (*levels, PLACES):
+        raise GraphError(f"{component} has no level {into!r}: choose {', '.join((*levels, PLACES))}")
     if not any(_touches(graph, edge, node) for edge in circuit.edges):
         shown = ", ".join(str(n) for n in circuit.nodes[:20]) + (", …" if len(circuit.nodes) > 20 else "")
         raise GraphError(f"{component} is not in the circuit: there is nothing to look into. Its nodes: {shown}")
+    if into == PLACES:
+        if graph.shape.places:
+            raise GraphError(f"{component} is a node at each of {', '.join(graph.shape.places)} already")
+        return node
     now = _level_of_mlp(graph, node.layer) if isinstance(node, MLP) else graph.scope.of_head(node.layer, getattr(node, "head", 0))
     if levels.index(into) <= levels.index(now if now in levels else levels[0]) and now != "block":
         raise GraphError(f"{component} is at level {now} already: zooming goes to a finer one")

@@ -14,7 +14,7 @@ from subcircuit.tasks.jsonl import jsonl
 from subcircuit.tasks.load import BuiltInTask, load_held_out, load_task, tasks
 from subcircuit.tasks.metrics import METRICS, Bound, Metric, metric
 from subcircuit.tasks.overlap import shared_prompts, without
-from subcircuit.tasks.places import placed, places_of
+from subcircuit.tasks.places import graph_of, placed, places_of
 from subcircuit.tasks.roles import Roles
 from subcircuit.tasks.sva import sva
 from subcircuit.tasks.task import PromptPair, Task
@@ -37,6 +37,7 @@ __all__ = [
     "competence",
     "docstring",
     "gendered_pronoun",
+    "graph_of",
     "greater_than",
     "induction",
     "ioi",

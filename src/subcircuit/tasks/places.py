@@ -11,6 +11,7 @@ import torch
 
 from subcircuit.errors import GraphError, PromptMismatchError
 from subcircuit.graph import Graph, Scope
+from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.roles import END, REST, START
 from subcircuit.tasks.task import Task
 
@@ -34,6 +35,15 @@ def places_of(scope: Scope, task: Task) -> tuple[str, ...]:
                     'prompts in a file with "roles"; prompts of one length can be told apart by positions=each.'
                 )
             return in_order(task.roles.names)
+
+
+def graph_of(model: Transformer, scope: Scope, task: Task) -> Graph:
+    """The graph of a model, with the places of a task where the scope tells them apart.
+
+    Raises:
+        GraphError, PromptMismatchError: the scope asks for something that the model or the task does not have.
+    """
+    return Graph.of(model.config, scope, places_of(scope, task))
 
 
 def in_order(roles: Sequence[str]) -> tuple[str, ...]:
