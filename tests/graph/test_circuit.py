@@ -30,7 +30,7 @@ from tests.graph.strategies import circuits, graphs
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Circuit, Circuit]:
-    graph = draw(graphs())
+    graph = draw(graphs(placed=True))
     return draw(circuits(graph)), draw(circuits(graph))
 
 
@@ -93,7 +93,7 @@ def flow(circuit: Circuit) -> nx.DiGraph:
     return graph
 
 
-@given(circuits())
+@given(circuits(placed=True))
 def test_pruning_keeps_the_edges_on_a_path_from_embedding_to_logits(circuit: Circuit) -> None:
     graph = flow(circuit)
     writers, places = circuit.graph.writers, circuit.graph.places
@@ -109,14 +109,14 @@ def test_pruning_keeps_the_edges_on_a_path_from_embedding_to_logits(circuit: Cir
     assert set(Circuit(circuit.graph, circuit.to_logits()).names) == leading_there
 
 
-@given(graphs())
+@given(graphs(placed=True))
 def test_the_model_itself_has_nothing_to_prune(graph: Graph) -> None:
     assert Circuit.full(graph).prune() == Circuit.full(graph)
     assert Circuit.empty(graph).n_edges == 0
     assert len(Circuit.full(graph).nodes) == (len(graph.writers) + 1) * len(graph.places)
 
 
-@given(circuits())
+@given(circuits(placed=True))
 def test_nodes_are_those_that_edges_touch(circuit: Circuit) -> None:
     nodes = [str(node) for node in circuit.nodes]
     everything = [str(at(node, place)) for node in (*circuit.graph.writers, Logits()) for place in circuit.graph.places]

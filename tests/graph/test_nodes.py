@@ -11,7 +11,7 @@ from subcircuit.graph import Graph, GraphShape, Scope, parse_edge, parse_reader,
 from tests.graph.strategies import graphs
 
 
-@given(graphs())
+@given(graphs(placed=True))
 def test_every_name_of_a_graph_is_read_back(graph: Graph) -> None:
     assert all(parse_writer(str(writer)) == writer for writer in graph.writers)
     assert all(parse_reader(str(reader)) == reader for reader in graph.readers)
@@ -21,7 +21,7 @@ def test_every_name_of_a_graph_is_read_back(graph: Graph) -> None:
         assert graph.find(str(edge)) == (w, r)
 
 
-@given(graphs())
+@given(graphs(placed=True))
 def test_names_are_unique(graph: Graph) -> None:
     assert len({str(writer) for writer in graph.writers}) == len(graph.writers)
     assert len({str(reader) for reader in graph.readers}) == len(graph.readers)

@@ -16,7 +16,7 @@ from tests.graph.strategies import graphs
 @st.composite
 def scored_graphs(draw: st.DrawFn):
     """A graph whose scores are often tied."""
-    graph = draw(graphs(most_layers=2))
+    graph = draw(graphs(most_layers=2, placed=True))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     levels = draw(st.sampled_from([1, 3, 1000]))
     scores = torch.randint(-levels, levels + 1, graph.edges.shape, generator=generator) / levels

@@ -119,11 +119,16 @@ class Removal:
 
 
 def check_same_model(circuit: Circuit, model: Transformer) -> None:
-    """Refuse to edit another model than the circuit's.
+    """Refuse to edit another model than the circuit's, or at single places: weights act at all positions.
 
     Raises:
-        GraphError: its graph or the digest of its config differs.
+        GraphError: its graph or the digest of its config differs, or its nodes are told apart by place.
     """
+    if circuit.graph.shape.places:
+        raise GraphError(
+            f"the circuit has nodes at single places ({circuit.graph.scope}), and weights act at all positions. Nothing was "
+            "removed: search without positions, or join the places, Circuit.load(…), coarsen(circuit, circuit.graph.unplaced)"
+        )
     if not circuit.graph.is_of(model.config):
         raise GraphError(f"the circuit was found in another model than {model.name}: its graph differs. Nothing was removed")
     recorded = None if circuit.record is None else circuit.record.model

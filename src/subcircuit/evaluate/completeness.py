@@ -20,6 +20,7 @@ from subcircuit.errors import UnknownNameError
 from subcircuit.evaluate.faithfulness import faithfulness
 from subcircuit.evaluate.measure import measure
 from subcircuit.graph import Circuit, Graph, Writer, parse_writer
+from subcircuit.graph.nodes import at, bare
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
 
@@ -82,7 +83,7 @@ def random_subsets(circuit: Circuit, count: int, seed: int = 0) -> tuple[Circuit
 
 
 def edges_from(graph: Graph, writers: Sequence[str | Writer]) -> Circuit:
-    """Every edge out of these nodes: cutting them knocks the nodes out.
+    """Every edge out of these nodes, at a node's place where it has one: cutting them knocks the nodes out.
 
     Raises:
         UnknownNameError, GraphError: the graph has no such writer.
@@ -90,8 +91,8 @@ def edges_from(graph: Graph, writers: Sequence[str | Writer]) -> Circuit:
     kept = torch.zeros_like(graph.edges)
     for name in writers:
         writer = parse_writer(name) if isinstance(name, str) else name
-        if writer not in graph.writer_index:
-            raise UnknownNameError("writer", str(writer), [str(w) for w in graph.writers])
-        row = graph.writer_index[writer]
-        kept[row] = graph.edges[row]
+        if bare(writer) not in graph.writer_index or writer.place not in (None, *graph.places):
+            raise UnknownNameError("writer", str(writer), [str(at(w, place)) for w in graph.writers for place in graph.places])
+        row, here = graph.writer_index[bare(writer)], torch.tensor([writer.place in (None, r.place) for r in graph.readers])
+        kept[row] |= graph.edges[row] & here
     return Circuit(graph, kept)

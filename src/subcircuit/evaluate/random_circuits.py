@@ -8,6 +8,7 @@ circuits: late and well-connected nodes come more often, as they do in circuits 
 """
 
 from functools import lru_cache
+from itertools import product
 from random import Random
 from typing import TypeAlias
 
@@ -79,11 +80,12 @@ def random_ear(
     Returns:
         None where the walk came to an input all of whose edges are kept; there may be other ears.
     """
-    live = joined.any(1).tolist()
+    n_places = len(graph.places)
+    live = joined.unflatten(1, (-1, n_places)).any(1).tolist()
     starts = [
         index
         for index, mine in enumerate(_owners(graph))
-        if isinstance(graph.readers[index], Logits) or any(live[writer] for writer in mine)
+        if isinstance(graph.readers[index], Logits) or any(live[writer][place] for writer, place in mine)
     ]
     reader, ear = random.choice(starts), []
     while True:
@@ -92,15 +94,16 @@ def random_ear(
             return None
         writer = random.choice(free)
         ear.append((writer, reader))
-        if live[writer] or isinstance(graph.writers[writer], Embed):
+        at = reader % n_places
+        if live[writer][at] or isinstance(graph.writers[writer], Embed):
             return ear
-        reader = random.choice([index for index, mine in enumerate(_owners(graph)) if writer in mine])
+        reader = random.choice([index for index, mine in enumerate(_owners(graph)) if (writer, at) in mine])
 
 
 @lru_cache(maxsize=4)
-def _owners(graph: Graph) -> tuple[tuple[int, ...], ...]:
-    """For each reader, the writers that it is an input of."""
-    return tuple(owners(graph, reader) for reader in graph.readers)
+def _owners(graph: Graph) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """For each reader, the writers that it is an input of, each with the places at which it is."""
+    return tuple(tuple(product(owners(graph, reader), graph.reached_from(reader))) for reader in graph.readers)
 
 
 def _check_count(graph: Graph, n_edges: int) -> None:

@@ -36,6 +36,7 @@ from subcircuit.errors import GraphError, SettingsError
 from subcircuit.evaluate.curves import trapezoid
 from subcircuit.graph import Circuit, Graph, HeadInput
 from subcircuit.graph.circuit import owners
+from subcircuit.graph.nodes import bare
 from subcircuit.graph.select import By, check_scores
 
 Part: TypeAlias = Literal["edges", "nodes", "edges and inputs"]
@@ -241,9 +242,9 @@ def _counted(known: Circuit, part: Part, accepted: Circuit | None) -> tuple[Bool
 
 
 def _members(circuit: Circuit, part: Part) -> Bool[Tensor, " part"]:
-    """Which edges (by reader and then by writer), inputs or writers belong to a circuit."""
+    """Which edges (by reader and then by writer), inputs or writers, at any place, belong to a circuit."""
     if part == "nodes":
-        nodes = set(circuit.nodes)
+        nodes = {bare(node) for node in circuit.nodes}
         return torch.tensor([writer in nodes for writer in circuit.graph.writers])
     edges = circuit.kept.T[circuit.graph.edges.T]
     return edges if part == "edges" else torch.cat([edges, circuit.kept.any(0)[_inputs(circuit.graph)]])

@@ -29,6 +29,7 @@ from subcircuit.graph import (
     Reader,
     RouterInput,
     Writer,
+    coarsen,
 )
 from subcircuit.graph.circuit import owners
 from subcircuit.model.transformer import Transformer
@@ -50,7 +51,7 @@ def explain_circuit(model: Transformer, circuit: Circuit, task: Task, thresholds
 
     Args:
         model: in which the circuit was found.
-        circuit: at least one edge.
+        circuit: at least one edge; places of its nodes are joined, what a component does is told by role anyway.
         task: prompts with their counterparts; roles make the explanation a better one.
         thresholds: at which numbers labels are given.
 
@@ -67,7 +68,8 @@ def explain_circuit(model: Transformer, circuit: Circuit, task: Task, thresholds
         )
     if not circuit.n_edges:
         raise SettingsError("the circuit has no edges: there is nothing to explain")
-    thresholds = thresholds or Thresholds()
+    thresholds, graph = thresholds or Thresholds(), circuit.graph
+    circuit = coarsen(circuit, graph.unplaced) if graph.shape.places else circuit
     observed = observe(model, task.to(model.device), circuit.graph)
     if not bool(observed.node_effects.isfinite().all()) or not bool(observed.direct.isfinite().all()):
         raise NumericalError(f"{model.name} computes NaN or infinity on these prompts in {model.dtype}: try --dtype float32")

@@ -30,6 +30,7 @@ COLOURS = {
     "MLP": "#CC79A7",
     "logits": "#D55E00",
 }
+_PLACES = {"each": "positions", "roles": "token roles"}
 _KINDS = {"q": "query", "k": "key", "v": "value", None: "attention"}
 _INK, _FAINT = "#222222", "#c9c9c9"
 
@@ -59,7 +60,8 @@ def draw_circuit(circuit: Circuit, *, most: int = 2000) -> Figure:
 
 
 def _drawn(circuit: Circuit) -> Circuit:
-    """What is drawn of a circuit: neurons and experts as their MLPs, of which there is one box each."""
+    """What is drawn of a circuit: neurons and experts as their MLPs, of which there is one box each, all places together."""
+    circuit = coarsen(circuit, circuit.graph.unplaced) if circuit.graph.shape.places else circuit
     graph = circuit.graph
     if _parts(graph) is None:
         return circuit
@@ -183,6 +185,8 @@ def _draw_words(figure: Figure, axes: Axes, circuit: Circuit, n_edges: int, draw
     caption = summary.caption
     if (parts := _parts(circuit.graph)) is not None:
         caption = f"{parts} are drawn as their MLPs · {caption}".removesuffix(" · ")
+    if circuit.graph.shape.places:
+        caption = f"all {_PLACES[circuit.graph.scope.positions]} are drawn together · {caption}".removesuffix(" · ")
     if drawn < n_edges:
         caption = f"the {drawn:,} strongest of {n_edges:,} edges are drawn · {caption}".removesuffix(" · ")
     axes.text(middle, bottom + 0.14, inert(caption), ha="center", va="center", fontsize=6, color="#555555")

@@ -54,7 +54,7 @@ class Summary:
         sizes: dict[str, Any] = {
             "edges_total": circuit.graph.n_edges,
             "edges_kept": circuit.n_edges,
-            "nodes_total": len(circuit.graph.writers) + 1,
+            "nodes_total": (len(circuit.graph.writers) + 1) * len(circuit.graph.places),
             "nodes_kept": len(circuit.nodes),
             "scope": asdict(circuit.graph.scope),
         }
@@ -135,7 +135,10 @@ class Summary:
                 _join(self.task, _pairs(self.examples), f"seed {self.seed}") if self.task else "",
             ),
             ("method", _join(method, None if self.ablation is None else f"{self.ablation} ablation")),
-            ("scope", ", ".join(str(v) for v in (self.scope["level"], self._kv, self._embeddings, *self._overrides) if v)),
+            (
+                "scope",
+                ", ".join(str(v) for v in (self.scope["level"], self._kv, self._embeddings, *self._overrides, self._places) if v),
+            ),
             ("selection", self.selection or ""),
             ("edges kept", self.share),
             ("nodes kept", f"{self.nodes_kept:,} of {self.nodes_total:,}"),
@@ -164,6 +167,10 @@ class Summary:
     @property
     def _embeddings(self) -> str | None:
         return "token and position embeddings apart" if self.scope["split_embeddings"] else None
+
+    @property
+    def _places(self) -> str | None:
+        return {"each": "a node at each position", "roles": "a node at each token role"}.get(self.scope["positions"])
 
     @property
     def _metric(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from subcircuit.graph import MLP, Circuit, Embed, Logits, Neuron, Writer
 from subcircuit.graph.circuit import owners
+from subcircuit.graph.nodes import at
 from subcircuit.inert import inert
 from subcircuit.report.summary import Summary
 
@@ -90,7 +91,8 @@ def _links(circuit: Circuit) -> dict[tuple[str, str], float]:
     for edge in circuit.edges:
         row, column = graph.find(edge)
         weight = float(circuit.scores[row, column]) if scored and circuit.scores is not None else 1.0
-        readers = [graph.writers[index] for index in owners(graph, edge.reader)] or [Logits()]
+        place = edge.reader.place
+        readers = [at(graph.writers[index], place) for index in owners(graph, edge.reader)] or [Logits(place)]
         for reader in readers:
             weights[str(edge.writer), str(reader)] += weight
     return weights

@@ -22,11 +22,11 @@ def write_edges_csv(circuit: Circuit, path: Path) -> None:
     """Write the table, by reader and then writer in order of computation."""
     graph, scores = circuit.graph, circuit.scores
     scored = circuit.kept if scores is None else ~scores.isnan() & graph.edges
-    writers, readers = graph.writers, graph.readers
     rows = []
     for r, w in (circuit.kept | scored).T.nonzero().tolist():
         score = math.nan if scores is None else float(scores[w, r])
-        rows.append((writers[w], readers[r], int(circuit.kept[w, r]), None if math.isnan(score) else repr(score)))
+        edge = graph.edge(w, r)
+        rows.append((edge.writer, edge.reader, int(circuit.kept[w, r]), None if math.isnan(score) else repr(score)))
     write_csv(path, HEADER, rows)
 
 

@@ -8,6 +8,7 @@ attribute ``subcircuit`` says of which graph the circuit is a part. Scores of ed
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from subcircuit.errors import CircuitFileError, GraphError
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
 from subcircuit.graph.circuit import owners
+from subcircuit.graph.nodes import Reader, at, bare
 from subcircuit.report.exchange.bounded import read_json, read_text
 from subcircuit.report.exchange.target import Gathered, Target, number
 
@@ -109,7 +111,16 @@ def read_graphml(path: Path, target: Target) -> Circuit:
 
 def _inputs(graph: Graph) -> dict[str, frozenset[str]]:
     """For each reader, the names of the nodes whose input it is; none for the logits."""
-    return {str(reader): frozenset(str(graph.writers[index]) for index in owners(graph, reader)) for reader in graph.readers}
+    return {str(reader): frozenset(_written_through(graph, reader)) for reader in graph.readers}
+
+
+def _written_through(graph: Graph, reader: Reader) -> Iterator[str]:
+    here = graph.places.index(reader.place)
+    for writer in (graph.writers[index] for index in owners(graph, reader)):
+        for place in graph.reached_from(reader):
+            # where a node's input and output have one name, only one way between two roles keeps the graph free of cycles
+            if place >= here or str(writer) != str(bare(reader)):
+                yield str(at(writer, graph.places[place]))
 
 
 def _graph(about: object, target: Target, file: Path) -> Graph:
@@ -121,7 +132,7 @@ def _graph(about: object, target: Target, file: Path) -> Graph:
         scope = TypeAdapter(Scope).validate_python(told["scope"])
     except (KeyError, TypeError, ValueError, RecursionError, ValidationError):
         raise CircuitFileError(f"{file}: the attribute {_ABOUT!r} does not describe a graph") from None
-    graph = target.graph(scope)
+    graph = target.graph(scope, shape.places)
     if graph.shape != shape:
         raise GraphError(f"{file} is a circuit of another model: {shape}; this one is {graph.shape}")
     return graph

@@ -8,6 +8,7 @@ import torch
 
 from subcircuit.errors import CircuitFileError, GraphError, SubcircuitError
 from subcircuit.graph import Circuit, Edge, Graph, Scope, parse_reader, parse_writer
+from subcircuit.graph.nodes import at
 from subcircuit.model import TransformerConfig
 
 
@@ -23,7 +24,7 @@ class Target:
     config: TransformerConfig
     scope: Scope | None = None
 
-    def graph(self, stated: Scope) -> Graph:
+    def graph(self, stated: Scope, places: tuple[str, ...] = ()) -> Graph:
         """The model's graph at the scope that a file states, or that its format always has.
 
         Raises:
@@ -31,11 +32,18 @@ class Target:
         """
         if self.scope not in (None, stated):
             raise GraphError(f"the file holds a circuit at {stated}, not at {self.scope}: leave the scope out")
-        return Graph.of(self.config, stated)
+        return Graph.of(self.config, stated, places)
 
     def graph_or(self, otherwise: Scope) -> Graph:
-        """The model's graph at the scope asked for, for files that do not state one."""
-        return Graph.of(self.config, otherwise if self.scope is None else self.scope)
+        """The model's graph at the scope asked for, for files that do not state one.
+
+        Raises:
+            GraphError: the scope tells places apart, and such files do not say which there are.
+        """
+        scope = otherwise if self.scope is None else self.scope
+        if scope.positions != "all":
+            raise GraphError(f"scope {scope}: the file does not say which places there are; networkx and graphml do")
+        return Graph.of(self.config, scope)
 
 
 class Gathered:
@@ -48,7 +56,8 @@ class Gathered:
 
     def __init__(self, file: Path, graph: Graph):
         self.file, self.graph = file, graph
-        self._writers = {str(writer): index for index, writer in enumerate(graph.writers)}
+        named = ((at(writer, place), index) for index, writer in enumerate(graph.writers) for place in graph.places)
+        self._writers = {str(writer): index for writer, index in named}
         self._readers = {str(reader): index for index, reader in enumerate(graph.readers)}
         self._exists = graph.edges.tolist()
         self._found: dict[tuple[int, int], tuple[bool, float]] = {}
@@ -60,7 +69,8 @@ class Gathered:
             CircuitFileError: the graph does not have it, or it was there already.
         """
         row, column = self._writers.get(writer), self._readers.get(reader)
-        if row is None or column is None or not self._exists[row][column]:
+        together = writer.partition("@")[2] == reader.partition("@")[2]
+        if row is None or column is None or not together or not self._exists[row][column]:
             raise CircuitFileError(f"{self.file}: {self._why_not(writer, reader)}")
         if (row, column) in self._found:
             raise CircuitFileError(f"{self.file}: the edge {writer}->{reader} stands there twice")
