@@ -88,7 +88,7 @@ if TYPE_CHECKING:
         discover,
         learn_optimal,
     )
-    from subcircuit.tasks import Task, competence, load_held_out, load_task
+    from subcircuit.tasks import Task, competence, graph_of, load_held_out, load_task, placed, places_of
     from subcircuit.truth import case
 
 __version__ = "0.1.0"
@@ -167,7 +167,7 @@ _HOMES = {
         "Step",
         "discover",
     ),
-    "subcircuit.tasks": ("Task", "competence", "load_held_out", "load_task"),
+    "subcircuit.tasks": ("Task", "competence", "graph_of", "load_held_out", "load_task", "placed", "places_of"),
     "subcircuit.truth": ("case",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -239,6 +239,7 @@ __all__ = [
     "explain_circuit",
     "export_circuit",
     "faithfulness",
+    "graph_of",
     "import_circuit",
     "judge",
     "keep",
@@ -248,6 +249,8 @@ __all__ = [
     "load_model",
     "load_task",
     "new_directory",
+    "placed",
+    "places_of",
     "random_circuit",
     "random_connected_circuit",
     "recovery",

@@ -76,7 +76,13 @@ def test_the_summary_is_shown_and_shown_again(subcircuit: Run, model: str, promp
         assert words in shown.out
     as_json = subcircuit("show", folder, "--json").json
     assert as_json.keys() >= KEYS
-    assert as_json["scope"] == {"level": "head", "kv": "per_query_head", "split_embeddings": False, "overrides": []}
+    assert as_json["scope"] == {
+        "level": "head",
+        "kv": "per_query_head",
+        "split_embeddings": False,
+        "overrides": [],
+        "positions": "all",
+    }
 
 
 def test_default_directories_are_counted_up(subcircuit: Run, model: str) -> None:

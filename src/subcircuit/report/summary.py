@@ -14,7 +14,7 @@ class Summary:
 
     Args:
         edges_total, edges_kept, nodes_total, nodes_kept: of the graph and of the circuit; ``logits`` counts as a node.
-        scope: level, kv, split_embeddings and overrides.
+        scope: level, kv, split_embeddings, overrides and positions.
         model, revision, dtype, task, examples, seed, ablation, metric, method, parameters: as recorded.
         metric_model, metric_circuit, metric_corrupted: the metric for the whole model, the circuit, and every edge cut.
         kl: mean KL(model ‖ circuit) in nats.
