@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from subcircuit.errors import GraphError, PromptMismatchError, SettingsError
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit
-from subcircuit.search import Acdc, Behaviour, acdc
+from subcircuit.search import Acdc, Behaviour, acdc, zoom
+from subcircuit.search.acdc import Within
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
 from subcircuit.search.eap import Eap, eap
@@ -175,6 +176,23 @@ def test_methods_that_score_nodes_at_all_positions_say_so(search, config):
     model, graph, task = drawn("gpt2", 6, "qkv, positions=roles", [6, 4])
     with pytest.raises(SettingsError, match="leave positions out of the scope"):
         search(model, graph, Behaviour(task, metric("logit_difference")), config)
+
+
+@torch.no_grad()
+def test_zooming_into_positions_decides_inside_alone_and_as_the_sequential_search_does():
+    model = tiny("gpt2", dtype=torch.float64)
+    task, config = with_roles(random_task(model, 5, [5, 4]), 5), Acdc(0.002)
+    behaviour, whole = Behaviour(task, metric("kl_divergence"), Resample()), Circuit.full(Graph.of(model.config, Scope("block")))
+    found = zoom(model, whole, "a1", "positions", behaviour, config).circuit
+    assert found.graph == graph_of(model, Scope("block", positions="roles"), task)
+    kept, tried = found.graph.edges, torch.zeros_like(found.graph.edges)
+    for edge in Circuit.full(found.graph).edges:
+        tried[found.graph.find(edge)] = "a1@" in str(edge)
+    assert 0 < int((kept & ~found.kept).sum()) == int((tried & ~found.kept).sum())
+    slow = SequentialAcdc(model, found.graph, behaviour, config, within=Within(kept, tried)).run()
+    assert found.kept.equal(slow.kept)
+    with pytest.raises(GraphError, match="already"):
+        zoom(model, found, "m1", "positions", behaviour, config)
 
 
 def test_places_that_the_prompts_do_not_have_are_refused():
