@@ -85,6 +85,21 @@ def test_the_summary_is_shown_and_shown_again(subcircuit: Run, model: str, promp
     }
 
 
+def test_nodes_at_each_position(subcircuit: Run, model: str, prompts: Path) -> None:
+    scope = ("--scope", "head, positions=each", "--method", "eap", "--metric", "logit_difference", "--edges", 12)
+    done = subcircuit("discover", "-m", model, "-t", prompts, *scope, "--out", "found", "--json")
+    assert done.code == 0, done.err
+    circuit = Circuit.load("found")
+    assert done.json["edges_total"] == circuit.graph.n_edges == 4 * circuit.graph.unplaced.n_edges
+    assert {str(node).partition("@")[2] for node in circuit.nodes} <= {"0", "1", "2", "3"}
+    measured = subcircuit("evaluate", "found", "--model", model, "--task", prompts, "--metric", "kl_divergence", "--json")
+    assert measured.code == 0, measured.err
+    assert "at each position" in subcircuit("show", "found").out
+    refused = subcircuit("discover", "-m", model, "-t", prompts, "--scope", "head, positions=roles", "--out", "other")
+    assert (refused.code, refused.out, Path("other").exists()) == (2, "", False)
+    assert "declares no token roles" in refused.err
+
+
 def test_default_directories_are_counted_up(subcircuit: Run, model: str) -> None:
     arguments = ("discover", "--model", model, "--task", "induction", "--examples", 2, "--scope", "block", "--json")
     assert [subcircuit(*arguments).json["out"] for _ in range(2)] == [
@@ -243,7 +258,7 @@ def test_show_refuses_what_is_no_circuit(subcircuit: Run) -> None:
 
 
 def test_scored_edges_are_selected(subcircuit: Run, model: str, prompts: Path) -> None:
-    common = ("discover", "--model", model, "--task", prompts, "--json")
+    common = ("discover", "--model", model, "--task", prompts, "--metric", "kl_divergence", "--json")
     by_count = subcircuit(*common, "--method", "eap", "--edges", 20, "--by", "signed")
     assert by_count.code == 0, by_count.err
     assert by_count.json["parameters"] == {"batch_size": None, "select": "top-n", "n": 20, "by": "signed"}

@@ -186,7 +186,8 @@ def _draw_words(figure: Figure, axes: Axes, circuit: Circuit, n_edges: int, draw
     if (parts := _parts(circuit.graph)) is not None:
         caption = f"{parts} are drawn as their MLPs · {caption}".removesuffix(" · ")
     if circuit.graph.shape.places:
-        caption = f"all {_PLACES[circuit.graph.scope.positions]} are drawn together · {caption}".removesuffix(" · ")
+        together = f"all {_PLACES[circuit.graph.scope.positions]} are drawn together"
+        axes.text(middle, bottom + 0.27, together, ha="center", va="center", fontsize=6, color="#555555")
     if drawn < n_edges:
         caption = f"the {drawn:,} strongest of {n_edges:,} edges are drawn · {caption}".removesuffix(" · ")
     axes.text(middle, bottom + 0.14, inert(caption), ha="center", va="center", fontsize=6, color="#555555")
