@@ -19,7 +19,7 @@ from subcircuit.graph import By, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.memory import peak_memory
 from subcircuit.search import Acdc, Behaviour, Discovery, EdgeScores, OnProgress, acdc, method_of
-from subcircuit.search.journal import FORGETFUL, Journal, Under
+from subcircuit.search.journal import FORGETFUL, Journal, Under, alone
 
 THRESHOLDS = (0.5, 0.1, 0.02)
 
@@ -102,11 +102,12 @@ class Contest:
         """
         name = method_of(settings).name
         part = Under(journal, name)
-        known = part.recall("contender")
+        own = alone(part)
+        known = own.recall("contender")
         if known is not None:
             return _CONTENDERS.validate_python(json.loads(known))
         contender = self._run(name, settings, on_step, part)
-        part.record("contender", json.dumps(_CONTENDERS.dump_python(contender)).encode())
+        own.record("contender", json.dumps(_CONTENDERS.dump_python(contender)).encode())
         return contender
 
     def _run(self, name: str, settings: Any, on_step: OnProgress | None, journal: Journal) -> Contender:

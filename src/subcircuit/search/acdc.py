@@ -23,9 +23,10 @@ then carry clean values, and each restored along the way brought back less than 
 keeps both, and of two that are needed together the one that is tried last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import chain
 from statistics import median
 from time import perf_counter
 from typing import TypeAlias
@@ -38,11 +39,12 @@ from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Circuit, Expert, Graph, HeadInput, Neuron, RouterInput
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import name_of
+from subcircuit.run.incremental import Visit
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.borderline import TIE, Borderline
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
-from subcircuit.search.journal import FORGETFUL, Journal, once
+from subcircuit.search.journal import FORGETFUL, Journal, each, once
 from subcircuit.search.order import HeadOrder, cutting_order, visiting_order
 from subcircuit.search.outcome import measure_circuit
 from subcircuit.search.result import Discovery, OnStep, Step
@@ -55,6 +57,8 @@ _PAIRS_AT_ONCE = 512
 Cells: TypeAlias = tuple[slice | int, int]
 Cut: TypeAlias = tuple[int, int | None]
 """A reader, and the writer it is cut from; None for all of them."""
+Visits: TypeAlias = tuple[Visit, ...]
+"""A visit in every batch of examples."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,14 @@ def _standing(searches: Sequence["_Search"], kept: Bool[Tensor, "writer reader"]
     return first.start(restoring=False).map(lambda engine: engine.restore(kept, 0))
 
 
+@dataclass(frozen=True, eq=False)
+class _Trials:
+    """Trials that run together: the first cut, the first two, …, from where the visits stand."""
+
+    visits: Visits
+    cuts: list[Cut]
+
+
 class _Search:
     """The state of one search: the only thing here that changes as it runs."""
 
@@ -282,7 +294,7 @@ class _Search:
         while waiting:
             batch = waiting[: self.speculation.size(rows)]
             cuts: list[Cut] = [(reader, None) for reader in batch]
-            losses = self._losses(cuts, lambda: self.batches.try_readers(batch))  # noqa: B023 - called at once
+            losses = once(self.journal, self._key("trials", cuts), lambda: self.batches.try_readers(batch))  # noqa: B023 - called at once
             cut = self._judge(unit, losses, cuts)
             staying += batch[cut : cut + 1]
             waiting = waiting[cut + 1 :] if cut < len(batch) else waiting[cut:]
@@ -298,24 +310,36 @@ class _Search:
     def _edges(self, unit: int, reader: int) -> None:
         """Decide on the edges into one reader, one after the other."""
         visits = self.batches.visit(reader, None if self.within is None else self.within.writers(reader))
-        while left := visits[0].left:
-            writers = visits[0].order[max(0, left - self.speculation.size(len(visits[0].base))) : left][::-1]
-            cuts: list[Cut] = [(reader, writer) for writer in writers]
-            losses = self._losses(cuts, lambda: self.batches.try_edges(visits, len(writers)))  # noqa: B023 - called at once
+        while visits[0].left:
+            coming = self._batches_of_trials(visits, reader)
+            first = next(coming)
+            losses = next(each(self.journal, chain([first], coming), self._try_edges))
+            cuts = first[1].cuts
             cut = self._judge(unit, losses, cuts)
-            visits = self.batches.decide(visits, cut, keep=cut < len(writers))
-            self.decided += min(cut + 1, len(writers))
+            visits = self.batches.decide(visits, cut, keep=cut < len(cuts))
+            self.decided += min(cut + 1, len(cuts))
             self._report(reader)
         self._commit([reader])
         self.visited[reader] = True
 
-    def _losses(self, cuts: list[Cut], work: Callable[[], Float[Tensor, "trial batch"]]) -> Float[Tensor, "trial batch"]:
-        """Losses of trials, as the journal has them or worked out."""
-        return once(self.journal, self._key("trials", cuts), work)
+    def _batches_of_trials(self, visits: Visits, reader: int) -> "Iterator[tuple[str, _Trials]]":
+        """The next batch of trials and those that follow it as long as all edges are cut, as units of work."""
+        speculation, history = replace(self.speculation), self.history
+        while left := visits[0].left:
+            writers = visits[0].order[max(0, left - speculation.size(len(visits[0].base))) : left][::-1]
+            cuts: list[Cut] = [(reader, writer) for writer in writers]
+            yield self._key("trials", cuts, history), _Trials(visits, cuts)
+            history = self._key(str(len(cuts)), cuts, history)
+            speculation.learn(len(cuts), kept=False)
+            visits = self.batches.decide(visits, len(cuts), keep=False)
 
-    def _key(self, kind: str, cuts: list[Cut]) -> str:
-        """Names a unit of work: a loss depends on all decisions so far, and on the cuts."""
-        return f"{self.graph.readers[cuts[0][0]]}/{kind}/{sha256(repr((self.history, cuts)).encode()).hexdigest()[:32]}"
+    def _try_edges(self, trials: "_Trials") -> Float[Tensor, "trial batch"]:
+        return self.batches.try_edges(trials.visits, len(trials.cuts))
+
+    def _key(self, kind: str, cuts: list[Cut], history: str | None = None) -> str:
+        """Names a unit of work: a loss depends on all decisions before, which are those so far or ``history``, and on the cuts."""
+        before = self.history if history is None else history
+        return f"{self.graph.readers[cuts[0][0]]}/{kind}/{sha256(repr((before, cuts)).encode()).hexdigest()[:32]}"
 
     def _judge(self, unit: int, losses: Float[Tensor, "trial batch"], cuts: list[Cut]) -> int:
         """Take decisions in order up to the first kept edge; returns how many cuts were accepted before it.

@@ -25,7 +25,7 @@ from subcircuit.run.memory import in_parts
 from subcircuit.run.readout import readout_of
 from subcircuit.run.rows import Places
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.search.journal import FORGETFUL, Journal, once
+from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.search.result import OnRound, Round
 from subcircuit.tasks import Answers, Bound, placed
 
@@ -134,12 +134,12 @@ def summed(
     def some(examples: range) -> Tensor:
         return share(_probe(model, graph, behaviour, slice(examples.start, examples.stop), by_batch), rounds)
 
-    for examples in _batches(behaviour, size):
+    def work(examples: slice) -> Tensor:
+        return in_parts(some, range(examples.start, examples.stop), torch.add)
 
-        def work(examples: slice = examples) -> Tensor:
-            return in_parts(some, range(examples.start, examples.stop), torch.add)
-
-        part = once(watch.journal, f"{watch.settings}/examples {examples.start} to {examples.stop}", work)
+    batches = list(_batches(behaviour, size))
+    units = [(f"{watch.settings}/examples {examples.start} to {examples.stop}", examples) for examples in batches]
+    for examples, part in zip(batches, each(watch.journal, units, work), strict=True):
         total = part if total is None else total + part
         rounds.reach(examples.stop * watch.rounds)
     assert total is not None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.search.journal import FORGETFUL, Journal, recall_tensors, record_tensors
+from subcircuit.search.journal import FORGETFUL, Journal, alone, recall_tensors, record_tensors
 from subcircuit.search.result import OnRound
 
 # a step of a large model takes seconds, and so does what is lost at most
@@ -50,9 +50,9 @@ def descend(
         behaviour: whose examples every step runs.
         log: where the descent goes on from, and where it is kept.
     """
-    examples, key = len(behaviour.task), f"{log.settings}/checkpoint"
+    examples, key, journal = len(behaviour.task), f"{log.settings}/checkpoint", alone(log.journal)
     rounds = Rounds(examples * steps, log.on_step)
-    done = _restore(optimisers, generator, recall_tensors(log.journal, key))
+    done = _restore(optimisers, generator, recall_tensors(journal, key))
     rounds.reach(examples * done)
     for step in range(done, steps):
         for optimiser in optimisers:
@@ -60,8 +60,8 @@ def descend(
         objective(step)
         for optimiser in optimisers:
             optimiser.step()
-        if (step + 1) % _STEPS_BETWEEN == 0 or step + 1 == steps or log.journal.leaving:
-            record_tensors(log.journal, key, _state(optimisers, generator, step + 1))
+        if (step + 1) % _STEPS_BETWEEN == 0 or step + 1 == steps or journal.leaving:
+            record_tensors(journal, key, _state(optimisers, generator, step + 1))
         rounds.done(examples)
 
 
