@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     )
     from subcircuit.tasks import Task, competence, graph_of, load_held_out, load_task, placed, places_of
     from subcircuit.truth import case
+    from subcircuit.workers import Crew, together
 
 __version__ = "0.1.0"
 
@@ -171,6 +172,7 @@ _HOMES = {
     ),
     "subcircuit.tasks": ("Task", "competence", "graph_of", "load_held_out", "load_task", "placed", "places_of"),
     "subcircuit.truth": ("case",),
+    "subcircuit.workers": ("Crew", "together"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -182,6 +184,7 @@ __all__ = [
     "CleanCorrupted",
     "Comparison",
     "Contest",
+    "Crew",
     "CutModel",
     "Discovery",
     "Eap",
@@ -262,6 +265,7 @@ __all__ = [
     "save_picture",
     "stability",
     "to_networkx",
+    "together",
     "validate",
     "write_kept",
     "write_removal",

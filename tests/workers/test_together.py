@@ -2,7 +2,8 @@
 
 import os
 import signal
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -23,6 +24,7 @@ from subcircuit.search import METHODS, Acdc, Behaviour, EdgeScores, discover
 from subcircuit.search.journal import FORGETFUL, Journal, Under
 from subcircuit.workers import Crew, Table, together
 from subcircuit.workers.sharing import Helping, Leading
+from subcircuit.workers.table import Asked
 from tests.behaviours import random_behaviour
 from tests.tiny_models import tiny
 
@@ -62,26 +64,41 @@ def at_worst(model: Transformer, behaviour: Behaviour, folder: str, journal: Jou
     if isinstance(journal, Helping):
         Path(folder, f"{journal.worker}-{os.getpid()}").touch()
         fatal = {1: signal.SIGKILL, 2: signal.SIGSTOP}[journal.worker]
-        journal = Helping(Failing(journal.table, fatal), journal.worker)
+        journal = Helping(Failing(journal.table, lambda: os.kill(os.getpid(), fatal), claims=2), journal.worker)
     found = [search(name, model, behaviour, Under(journal, name)) for name in ("exact", "acdc")]
     return torch.cat([values.flatten() for values in found])
 
 
+@dataclass
 class Failing:
-    """The table as a helper sees it that fails when it has taken a unit ahead."""
+    """The table as a helper sees it that fails when it has taken units ahead or recorded so many results."""
 
-    def __init__(self, table: Any, fatal: signal.Signals):
-        self.table, self.fatal, self.taken = table, fatal, 0
+    table: Asked
+    fail: Callable[[], None]
+    claims: int = 10**6
+    records: int = 10**6
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.table, name)
-
-    def claim(self, worker: int, keys: list[str]) -> str | None:
+    def claim(self, worker: int, keys: Sequence[str]) -> str | None:
         mine = self.table.claim(worker, keys)
-        self.taken += mine is not None
-        if self.taken == 2:
-            os.kill(os.getpid(), self.fatal)
+        self.claims -= mine is not None
+        if self.claims < 1:
+            self.fail()
         return mine
+
+    def recall(self, worker: int, key: str) -> bytes | None:
+        return self.table.recall(worker, key)
+
+    def record(self, worker: int, key: str, result: bytes) -> None:
+        self.records -= 1
+        if self.records < 0:
+            self.fail()
+        self.table.record(worker, key, result)
+
+    def release(self, worker: int, key: str) -> None:
+        self.table.release(worker, key)
+
+    def leave(self, worker: int) -> None:
+        self.table.leave(worker)
 
 
 def test_helpers_that_are_killed_or_hang_change_nothing(tmp_path: Path):
@@ -119,6 +136,7 @@ def test_errors_of_the_work_and_ctrl_c_are_those_of_one_process(tmp_path: Path):
     def stop(_: object) -> None:
         raise KeyboardInterrupt
 
+    # Ctrl-C
     with pytest.raises(KeyboardInterrupt):
         together(partial(discover, task=behaviour_of(model).task, method=Acdc()), model, Crew(2), on_step=stop)
     assert set(children()) <= begun
@@ -134,20 +152,8 @@ class Killed(BaseException):
     """Stands for the end of a process."""
 
 
-class Mortal:
-    """The table as a helper sees it that dies at one of its units."""
-
-    def __init__(self, table: Table, last: int):
-        self.table, self.left = table, last
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.table, name)
-
-    def record(self, worker: int, key: str, result: bytes) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
-        self.table.record(worker, key, result)
+def die() -> None:
+    raise Killed
 
 
 def with_threads(work: Any, workers: int, last: int) -> tuple[torch.Tensor, Kept, Table]:
@@ -156,7 +162,7 @@ def with_threads(work: Any, workers: int, last: int) -> tuple[torch.Tensor, Kept
 
     def help_out(number: int) -> None:
         try:
-            work(journal=Helping(Mortal(table, last) if number == 1 else table, number))
+            work(journal=Helping(Failing(table, die, records=last) if number == 1 else table, number))
         except Killed:
             table.leave(number)
 

@@ -1,5 +1,6 @@
 """``subcircuit discover``: find a circuit and write it to a directory."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from subcircuit.search.journal import Journal
 
 from subcircuit.cli.config_file import Config
+from subcircuit.cli.crew import Ray, Workers, crew_of
 
 _METHOD = "Options of the method; without them, its defaults"
 _SELECTION = "Which edges make the circuit, for methods that score them"
@@ -95,6 +97,8 @@ def discover(
             rich_help_panel=_METHOD,
         ),
     ] = None,
+    workers: Workers = 1,
+    ray: Ray = None,
     edges: Annotated[
         str | None, typer.Option(help="How many: a number, or a share. Default: 1%.", rich_help_panel=_SELECTION)
     ] = None,
@@ -135,6 +139,7 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.search.direction import check_start
     from subcircuit.tasks import competence, graph_of, load_task, shortfall
     from subcircuit.tasks import metric as metric_named
+    from subcircuit.workers import together
 
     o = SimpleNamespace(**asked)
     # what can be refused is refused before anything large is loaded
@@ -153,6 +158,7 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
         metric_named(o.metric)
     directory = directory_for(begun, o.out, o.task, o.model)
     with watch(messages()) as watcher:
+        crew = crew_of(o.workers, o.ray, watcher.say)
         watcher.say(f"loading {o.model}")
         transformer = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=watcher.say)
         behaviour = load_task(o.task, transformer, examples=o.examples, seed=o.seed, bos=policy)
@@ -175,18 +181,17 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
                 watcher.step(step)
                 beacon.step(step)
 
-            result = search(
-                transformer,
-                behaviour,
-                config,
+            searching = partial(
+                search,
+                task=behaviour,
+                method=config,
                 metric=o.metric,
                 ablation=carried,
                 scope=resolved,
                 selection=selection,
                 descend=o.coarse_to_fine,
-                on_step=on_step,
-                journal=journal,
             )
+            result = together(searching, transformer, crew, journal, say=watcher.say, on_step=on_step)
             result.circuit.save(directory)
             save_picture(result.circuit, directory)
             beacon.end()

@@ -13,6 +13,7 @@ number of threads.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.workers.job import Job, Work
 from subcircuit.workers.local import local_helpers
 from subcircuit.workers.sharing import Leading
-from subcircuit.workers.table import PATIENCE
+from subcircuit.workers.table import PATIENCE, Asked
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Crew:
 
     Args:
         workers: processes in all, the one that asks among them.
-        ray: address of a Ray cluster, "auto" or "local" for one that is started here; None: processes of this machine.
+        ray: address of a Ray cluster (``host:port``, "auto"), or "local" to start one here; None: processes of this machine.
         patience: seconds after which a unit that hangs is done again by another.
     """
 
@@ -76,5 +77,13 @@ def together(
     job = Job(partial(work, **mine), model)
     if crew.workers == 1:
         return job(journal)
-    with local_helpers(Job(work, model), crew.workers, crew.patience, say or (lambda message: None)) as table:
+    with _helpers(Job(work, model), crew, say or (lambda message: None)) as table:
         return job(Leading(table, journal))
+
+
+def _helpers(job: Job, crew: Crew, say: Callable[[str], None]) -> AbstractContextManager[Asked]:
+    if crew.ray is None:
+        return local_helpers(job, crew.workers, crew.patience, say)
+    from subcircuit.workers.on_ray import ray_helpers
+
+    return ray_helpers(job, crew.workers, crew.patience, say, crew.ray)

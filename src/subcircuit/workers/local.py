@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
+from socket import socketpair
 from tempfile import TemporaryDirectory
 from threading import Thread
 
@@ -68,7 +69,7 @@ def local_helpers(job: Job, workers: int, patience: float, say: Callable[[str], 
 
 
 def _start(folder: Path, number: int) -> _Helper:
-    mine, theirs = Pipe()
+    mine, theirs = socketpair()
     log, threads = folder / f"helper-{number}.log", str(torch.get_num_threads())
     with log.open("wb") as messages:
         process = subprocess.Popen(
@@ -82,7 +83,7 @@ def _start(folder: Path, number: int) -> _Helper:
             start_new_session=True,
         )
     theirs.close()
-    return _Helper(number, process, mine, log)
+    return _Helper(number, process, Connection(mine.detach()), log)
 
 
 def _serve(table: Table, helper: _Helper, say: Callable[[str], None], leaving: list[bool]) -> None:

@@ -93,8 +93,7 @@ def _connected(address: str) -> Any:
     except ImportError:
         raise SettingsError("--ray needs the extra distributed: pip install 'subcircuit[distributed]'") from None
     try:
-        with_here = {"num_cpus": None} if address == "local" else {}
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False, **with_here)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SettingsError(f"no Ray cluster at {address!r}: {error}") from None
     return ray

@@ -1,0 +1,44 @@
+"""``--workers`` and ``--ray``: by how many processes a command's work is done, and where."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from subcircuit.workers import Crew
+
+_PANEL = "Several processes; the result does not depend on them"
+
+Workers: TypeAlias = Annotated[int, typer.Option(help="Processes that work together, each on a copy.", rich_help_panel=_PANEL)]
+Ray: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Run them on this Ray cluster: host:port, auto, or local to start one here.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+
+def crew_of(workers: int, ray: str | None, say: Callable[[str], None]) -> "Crew":
+    """The crew that was asked for.
+
+    Args:
+        say: warned of threads that get in each other's way.
+
+    Raises:
+        SettingsError: there is no such crew.
+    """
+    import torch
+
+    from subcircuit.workers import Crew
+
+    crew, threads, cores = Crew(workers, ray), torch.get_num_threads(), os.cpu_count() or 1
+    if ray is None and workers > 1 and cores < workers * threads:
+        say(
+            f"warning: {workers} workers of {threads} threads each on {cores} cores slow each other down: "
+            f"set OMP_NUM_THREADS={max(1, cores // workers)}"
+        )
+    return crew
