@@ -1,9 +1,12 @@
 """``subcircuit evaluate``: what a circuit does on prompts that it was not found with."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from subcircuit.cli.crew import Ray, Workers, crew_of
 
 if TYPE_CHECKING:
     from subcircuit.evaluate import Interval, Judgement
@@ -31,6 +34,8 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Default: as recorded.")] = None,
     revision: Annotated[str | None, typer.Option(help="Of a model on the hub. Default: as recorded.")] = None,
+    workers: Workers = 1,
+    ray: Ray = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Measure how faithful and how complete a circuit is, beside random circuits of its size."""
@@ -39,13 +44,18 @@ def evaluate(
     from subcircuit.cli.progress import watch
     from subcircuit.cli.recorded import Overrides, ready
     from subcircuit.evaluate import judge
+    from subcircuit.workers import together
 
     order = ranked_by(by)
     given = Overrides(model, revision, device, dtype, task, examples, seed, metric, ablation)
     with watch(messages()) as watcher:
+        crew = crew_of(workers, ray, watcher.say)
         circuit, transformer, behaviour, shared = ready(path, given, EXAMPLES, watcher.say)
         watcher.say(f"measuring {circuit.n_edges:,} edges on {len(behaviour.task)} pairs of prompts")
-        judged = judge(transformer, circuit, behaviour, random_circuits=random_circuits, by=order, batch_size=batch_size)
+        judging = partial(
+            judge, circuit=circuit, behaviour=behaviour, random_circuits=random_circuits, by=order, batch_size=batch_size
+        )
+        judged = together(judging, transformer, crew, say=watcher.say)
     if json:
         print_json(_as_json(path, circuit, behaviour, judged, shared))
     else:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from subcircuit.search.journal import Journal
 
 from subcircuit.cli.config_file import Config
+from subcircuit.cli.crew import Ray, Workers, crew_of
 
 
 def sweep(
@@ -42,6 +43,8 @@ def sweep(
     dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/sweep-<task>-<model>-<number>.")] = None,
+    workers: Workers = 1,
+    ray: Ray = None,
     config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
@@ -56,6 +59,7 @@ def sweep(
 def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     """Begin a sweep with these options of ``sweep``, or go on with one."""
     from dataclasses import replace
+    from functools import partial
 
     from subcircuit.cli.console import messages, plain, print_json, print_table, results
     from subcircuit.cli.kept import directory_for, keep
@@ -70,7 +74,7 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
         split_settings,
     )
     from subcircuit.cli.progress import watch
-    from subcircuit.evaluate import THRESHOLDS, Contest
+    from subcircuit.evaluate import THRESHOLDS, Contest, contend
     from subcircuit.graph import Scope
     from subcircuit.model import load_model
     from subcircuit.report import Sweep, save_sweep
@@ -79,6 +83,7 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.search import Behaviour, ablation_for
     from subcircuit.tasks import graph_of, load_held_out, load_task
     from subcircuit.tasks import metric as metric_named
+    from subcircuit.workers import together
 
     o = SimpleNamespace(**asked)
     names = names_in(o.methods)
@@ -92,6 +97,7 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     directory = directory_for(begun, o.out, f"sweep-{o.task}", o.model)
     made: list[Sweep] = []
     with watch(messages()) as watcher:
+        crew = crew_of(o.workers, o.ray, watcher.say)
         watcher.say(f"loading {o.model}")
         model = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=watcher.say)
         found_on = load_task(o.task, model, examples=o.examples, seed=o.seed, bos=policy)
@@ -103,12 +109,13 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
         def work(journal: "Journal") -> None:
             cut = ablation_for(carried, model, graph, uncut, watcher.step, journal)
             search_on, judge_on = replace(uncut, ablation=cut), Behaviour(judged_on.to(model.device), measured, cut)
-            contest = Contest(model, graph, search_on, judge_on, order, cuts, o.batch_size)
+            conditions = partial(
+                Contest, graph=graph, found_on=search_on, judged_on=judge_on, by=order, thresholds=cuts, batch_size=o.batch_size
+            )
+            contest, searching = conditions(model), partial(contend, conditions=conditions, methods=configs)
             contest.check(configs)
-            contenders = []
-            for number, (name, config) in enumerate(zip(names, configs, strict=True), 1):
-                watcher.say(f"{name} ({number} of {len(names)})")
-                contenders.append(contest.run(config, watcher.step, journal))
+            told = {"on_start": watcher.say, "on_step": watcher.step}
+            contenders = together(searching, model, crew, journal, say=watcher.say, **told)
             made.append(Sweep.of(contest, contenders, configs))
             save_sweep(made[0], directory)
 

@@ -1,5 +1,6 @@
 """``subcircuit validate``: searches against circuits that are known."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subcircuit.cli.config_file import Config
+from subcircuit.cli.crew import Ray, Workers, crew_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,6 +48,8 @@ def validate(
     model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model of a published circuit is.")] = None,
     examples: Annotated[int, typer.Option(help="Pairs of prompts of published circuits.")] = 32,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/validate-<case>-<number>.")] = None,
+    workers: Workers = 1,
+    ray: Ray = None,
     config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
@@ -66,12 +70,13 @@ def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
     from subcircuit.cli.options import configured, names_in, numbers, ranked_by, settings_of
     from subcircuit.cli.progress import quiet_at_first, watch
     from subcircuit.errors import UnknownNameError
-    from subcircuit.evaluate import Conditions, validate_all
+    from subcircuit.evaluate import Conditions, validations
     from subcircuit.report import Validations, save_validations
     from subcircuit.run import ablation_named
     from subcircuit.search import METHODS
     from subcircuit.tasks import metric as metric_named
     from subcircuit.truth import Setting, known_cases
+    from subcircuit.workers import together
 
     o = SimpleNamespace(**asked)
     every = o.case == _EVERY
@@ -88,10 +93,15 @@ def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
     directory = directory_for(begun, o.out, "validate", o.case)
     made: list[Validations] = []
     with watch(messages()) as watcher:
+        crew = crew_of(o.workers, o.ray, watcher.say)
 
         def work(journal: "Journal") -> None:
             chosen, step = cases if every else {o.case: cases[o.case]}, quiet_at_first(watcher.step)
-            attempts = validate_all(chosen, ablations, configs, conditions, watcher.say, step, journal)
+            validating, told = (
+                partial(validations, chosen, ablations, configs, conditions),
+                {"on_start": watcher.say, "on_step": step},
+            )
+            attempts = together(validating, None, crew, journal, say=watcher.say, **told)
             made.append(Validations(tuple(_told(attempts, every, watcher.say))))
             save_validations(made[0], directory)
 

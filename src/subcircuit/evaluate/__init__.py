@@ -22,8 +22,18 @@ from subcircuit.evaluate.recovery import Overlap, Recovery, Roc, overlap, recove
 from subcircuit.evaluate.reset import reset
 from subcircuit.evaluate.routing import Effects, Frequencies, LayerRouting, RoutingReport, routing
 from subcircuit.evaluate.stability import Stability, stability
-from subcircuit.evaluate.sweep import THRESHOLDS, Contender, Contest
-from subcircuit.evaluate.validation import SLOW, Attempt, Conditions, Refusal, Validation, needed, validate, validate_all
+from subcircuit.evaluate.sweep import THRESHOLDS, Contender, Contest, contend
+from subcircuit.evaluate.validation import (
+    SLOW,
+    Attempt,
+    Conditions,
+    Refusal,
+    Validation,
+    needed,
+    validate,
+    validate_all,
+    validations,
+)
 
 __all__ = [
     "PERCENTAGES",
@@ -59,6 +69,7 @@ __all__ = [
     "check_comparable",
     "complement",
     "completeness",
+    "contend",
     "curve",
     "direct_effects",
     "edges_from",
@@ -86,4 +97,5 @@ __all__ = [
     "stability",
     "validate",
     "validate_all",
+    "validations",
 ]

@@ -5,7 +5,7 @@ thresholds. Faithfulness is always that on the evaluation prompts.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -130,3 +130,28 @@ class Contest:
     def _circuits(self, settings: Acdc, on_step: OnProgress | None, journal: Journal) -> list[Discovery]:
         each = [(replace(settings, threshold=t), Under(journal, f"threshold {t}")) for t in self.thresholds]
         return [acdc(self.model, self.graph, self.found_on, config, on_step, part) for config, part in each]
+
+
+def contend(
+    model: Transformer,
+    conditions: Callable[[Transformer], Contest],
+    methods: Sequence[Any],
+    on_start: Callable[[str], None] | None = None,
+    on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+) -> list[Contender]:
+    """Every method of a sweep, one after the other.
+
+    Args:
+        conditions: the contest, from the model.
+        methods: their settings.
+        on_start: told what begins.
+        on_step: progress of each search.
+        journal: remembers what was worked out.
+    """
+    contest, contenders = conditions(model), []
+    for number, settings in enumerate(methods, 1):
+        if on_start is not None:
+            on_start(f"{method_of(settings).name} ({number} of {len(methods)})")
+        contenders.append(contest.run(settings, on_step, journal))
+    return contenders

@@ -221,6 +221,11 @@ def _attempt_key(name: str, ablation: Ablation, settings: Any, conditions: Condi
     return f"{name}/{name_of(ablation)}/{settings}/{told}"
 
 
+def validations(*asked: Any, **how: Any) -> tuple[Attempt, ...]:
+    """`validate_all` to its end."""
+    return tuple(validate_all(*asked, **how))
+
+
 def _made(make: Callable[[Ablation], Case], ablation: Ablation) -> Case | str:
     """A case, or why it cannot be had."""
     try:
