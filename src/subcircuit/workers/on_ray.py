@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -74,12 +74,14 @@ def ray_helpers(job: Job, workers: int, patience: float, say: Callable[[str], No
         model, threads = ray.put(tensors), str(torch.get_num_threads())
         options = {"max_retries": _RESTARTS, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}}}
         helpers = [ray.remote(_help).options(**options).remote(table, number, outline, model) for number in range(1, workers)]
-        leaving: list[bool] = []
-        Thread(target=_watch, args=(ray, helpers, say, leaving), daemon=True).start()
+        leaving = Event()
+        watcher = Thread(target=_watch, args=(ray, helpers, say, leaving), daemon=True)
+        watcher.start()
         try:
             yield _Desk(ray, table)
         finally:
-            leaving.append(True)
+            leaving.set()
+            watcher.join()
             for helper in helpers:
                 ray.cancel(helper, force=True)
             ray.kill(table)
