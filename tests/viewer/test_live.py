@@ -8,6 +8,7 @@ import pytest
 from subcircuit.cli.progress import in_words
 from subcircuit.cli.shown import shown_circuits
 from subcircuit.graph import Circuit, Graph, Scope
+from subcircuit.report.page import Ranking, circuit_document
 from subcircuit.runs import Beacon, glimpse
 from subcircuit.runs.lock import locked
 from subcircuit.search import Acdc, Round, Step, discover
@@ -35,6 +36,7 @@ def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Pa
         assert f"{step.done:,}/{step.total:,} edges" in told["words"]
         assert isinstance(step, Step)
         assert shown.circuit == step.circuit()
+        assert not circuit_document(shown, Ranking.of(shown.circuit))["finished"]
         seen.append(shown.circuit)
         versions.append(told["version"])
 
@@ -50,11 +52,15 @@ def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Pa
     assert seen[-1].kept.equal(found.circuit.kept)
     assert len(set(versions)) == len(versions)
     # nobody is at work on it any more, and it is not done
-    assert progress_of([tmp_path])["words"].startswith("stopped: ")
+    words = progress_of([tmp_path])["words"]
+    assert words.startswith("stopped: ")
+    assert not words.endswith("left")
     found.circuit.save(tmp_path)
     beacon.end()
     assert now_at(tmp_path) == tmp_path
-    assert shown_circuits([tmp_path])[0].circuit == found.circuit
+    (shown,) = shown_circuits([tmp_path])
+    assert shown.circuit == found.circuit
+    assert circuit_document(shown, Ranking.of(shown.circuit))["finished"]
     assert progress_of([tmp_path]) == {"version": version_of([tmp_path]), "running": False, "words": ""}
 
 

@@ -27,9 +27,13 @@ def progress_of(paths: Sequence[Path]) -> Json:
         seen = None if now_at(path) == path else glimpse(path)
         if seen is not None:
             running, words = is_locked(path), inert(seen[0].words)
-            said = (words or "searching") if running else f"stopped: {words}".removesuffix(": ")
+            said = (words or "searching") if running else f"stopped: {_without_time_left(words)}".removesuffix(": ")
             return {**told, "running": running, "done": seen[0].done, "total": seen[0].total, "words": said}
     return told
+
+
+def _without_time_left(words: str) -> str:
+    return " · ".join(part for part in words.split(" · ") if not part.endswith(" left"))
 
 
 def version_of(paths: Sequence[Path]) -> str:

@@ -112,6 +112,8 @@ def circuit_document(shown: Shown, ranking: Ranking) -> Json:
         "rows": [[name, inert(value)] for name, value in summary.rows],
         "metric": None if record is None else record.metric,
         "method": None if record is None else record.method.name,
+        # of a search that still runs, the record has no results
+        "finished": record is None or bool(record.results),
         "labels": {name: _label(label) for name, label in shown.labels.items()},
         "edges": {
             "count": len(ranking.kept),

@@ -139,6 +139,7 @@ async function start() {
   async function fetchPrompts(circuit) {
     if (prompts.has(circuit)) return;
     try {
+      if (!circuits[circuit].finished) throw new Error("they are looked at when the search is done");
       const found = await promptsOf(content, circuit);
       prompts.set(circuit, readPrompts(found, circuits[circuit].all.length));
     } catch (error) {
