@@ -1,12 +1,14 @@
 """What is said of a search that is under way."""
 
 import io
+import operator
 
 import pytest
 from rich.console import Console
 
 from subcircuit.cli.progress import Lines, Pace, clock, quiet_at_first, watch
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
+from subcircuit.run.memory import in_parts
 from subcircuit.search import Step
 
 
@@ -88,3 +90,18 @@ def test_a_terminal_gets_a_bar() -> None:
     printed = console.file.getvalue()
     for words in ("[red]tiny[/red]", "a1.h0<q>", "900/1,000 edges", "7 kept", "left"):
         assert words in printed
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_short_memory_is_told_in_a_line(terminal: bool) -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=terminal)
+    with watch(console):
+        assert in_parts(lambda some: _at_most_two(list(some)), range(5), operator.add) == [0, 1, 2, 3, 4]
+    assert isinstance(console.file, io.StringIO)
+    assert "warning: out of memory: going on in smaller parts" in console.file.getvalue()
+
+
+def _at_most_two(items: list[int]) -> list[int]:
+    if len(items) > 2:
+        raise MemoryError
+    return items

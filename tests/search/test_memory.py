@@ -11,6 +11,7 @@ import torch
 from subcircuit.errors import ShortOfMemoryError
 from subcircuit.graph import Graph, Scope
 from subcircuit.run.incremental import Engine
+from subcircuit.run.memory import ShortOfMemory, is_out_of_memory
 from subcircuit.search import METHODS, EdgeScores, attribution, batches
 from tests.behaviours import random_behaviour
 from tests.tiny_models import tiny
@@ -47,7 +48,7 @@ def test_a_search_that_runs_out_of_memory_finds_the_same(name: str, monkeypatch:
         warnings.simplefilter("error")
         whole = method.search(model, graph, behaviour, method.settings(), None)
     shrink_memory(monkeypatch, 2, 3)
-    with pytest.warns(ResourceWarning, match="smaller parts"):
+    with pytest.warns(ShortOfMemory, match="smaller parts"):
         found = method.search(model, graph, behaviour, method.settings(), None)
     if isinstance(found, EdgeScores):
         torch.testing.assert_close(found.values, whole.values, atol=1e-7, rtol=1e-6, equal_nan=True)
@@ -61,3 +62,10 @@ def test_what_does_not_fit_in_any_part_is_an_error_of_ours(monkeypatch: pytest.M
     shrink_memory(monkeypatch, 0, 0)
     with pytest.raises(ShortOfMemoryError, match="bfloat16"):
         method.search(model, Graph.of(model.config), behaviour, method.settings(), None)
+
+
+def test_what_the_allocator_says_is_understood():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 45)
+    assert is_out_of_memory(raised.value)
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))

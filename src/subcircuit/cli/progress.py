@@ -1,9 +1,10 @@
 """How a search is watched: a bar on a terminal, a line every few seconds elsewhere."""
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -29,9 +30,11 @@ class Watch(Protocol):
 
 @contextmanager
 def watch(console: Console) -> Iterator[Watch]:
-    """A watch for as long as something runs: a bar if the console is a terminal, else lines."""
+    """A watch for as long as something runs: a bar if the console is a terminal, else lines. It tells of short memory."""
     if not console.is_terminal:
-        yield Lines(console)
+        lines = Lines(console)
+        with _warned(lines.say):
+            yield lines
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -39,7 +42,27 @@ def watch(console: Console) -> Iterator[Watch]:
         TextColumn("{task.fields[state]}", markup=False),
     )
     with Progress(*columns, console=console, expand=True) as progress:
-        yield Bar(progress)
+        bar = Bar(progress)
+        with _warned(bar.say):
+            yield bar
+
+
+@contextmanager
+def _warned(say: Callable[[str], None]) -> Iterator[None]:
+    """Say what the library warns of, instead of showing a line of its source."""
+    from subcircuit.run.memory import ShortOfMemory
+
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def told(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, ShortOfMemory):
+                say(f"warning: {message}")
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = told
+        yield
 
 
 def quiet_at_first(show: OnProgress) -> OnProgress:

@@ -13,6 +13,11 @@ from subcircuit.errors import ShortOfMemoryError
 
 Result = TypeVar("Result")
 
+
+class ShortOfMemory(UserWarning):
+    """Work goes on in smaller parts than it was meant to, and more slowly."""
+
+
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -61,7 +66,7 @@ def in_parts(work: Callable[[range], Result], items: range, join: Callable[[Resu
     """Do work on items at once, or where memory does not suffice on one half after the other, and so on.
 
     What comes of it is the same but for rounding in the model's dtype: which items there are, and in which order their
-    results are joined, does not change. A ``ResourceWarning`` says that it happened.
+    results are joined, does not change. A ``ShortOfMemory`` warning says that it happened.
 
     Args:
         work: on some of the items.
@@ -83,7 +88,7 @@ def in_parts(work: Callable[[range], Result], items: range, join: Callable[[Resu
     # only now, as the error held on to what was worked out
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    warnings.warn("out of memory: going on in smaller parts", ResourceWarning, stacklevel=2)
+    warnings.warn("out of memory: going on in smaller parts", ShortOfMemory, stacklevel=2)
     middle = len(items) // 2
     return join(in_parts(work, items[:middle], join), in_parts(work, items[middle:], join))
 

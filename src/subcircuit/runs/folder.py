@@ -209,7 +209,7 @@ def _begin(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) 
 def _check_same(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     _check_journal(directory)
     before = read_run(directory)
-    lines = [*_differences(before["asked"], asked), *_differences(before["found"], found)]
+    lines = [*_differences(_bound(before["asked"]), _bound(asked)), *_differences(before["found"], found)]
     if lines:
         shown = "; ".join(lines)
         raise RunError(
@@ -228,8 +228,12 @@ def _check_journal(directory: Path) -> None:
         journal.close()
 
 
+def _bound(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in asked.items() if name not in _FREE}
+
+
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    names = [name for name in {**before, **after} if name not in _FREE and before.get(name) != after.get(name)]
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return [f"{name} was {_short(before.get(name))}, is {_short(after.get(name))}" for name in names]
 
 

@@ -172,7 +172,7 @@ def acdc(
         notes={},
         seconds=seconds,
         forward_seconds=forward_seconds,
-        **vars(measure_circuit(_standing(searches, kept), behaviour)),
+        **vars(measure_circuit(_standing(searches[0], kept), behaviour)),
     )
 
 
@@ -195,12 +195,10 @@ def _told(on_step: OnStep | None, before: Sequence["_Search"], config: Acdc) -> 
     return tell
 
 
-def _standing(searches: Sequence["_Search"], kept: Bool[Tensor, "writer reader"]) -> Batches:
-    """The circuit on clean prompts, all other edges cut: what it does is told in the same terms whatever was searched from."""
-    first = searches[0]
-    if len(searches) == 1 and not first.restoring:
-        return first.batches
-    return first.start(restoring=False).map(lambda engine: engine.restore(kept, 0))
+def _standing(search: "_Search", kept: Bool[Tensor, "writer reader"]) -> Batches:
+    """The circuit on clean prompts, all other edges cut: the same bits, however it was found and in whatever batches."""
+    examples = min(_PAIRS_AT_ONCE, len(search.behaviour.task))
+    return search.start(False, examples).map(lambda engine: engine.restore(kept, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +228,7 @@ class _Search:
         self.on_step, self.journal, self.restoring = on_step, journal, restoring
         pairs = config.batch_size or _PAIRS_AT_ONCE
         self.examples = min(pairs, len(behaviour.task))
-        self.batches = self.start(restoring)
+        self.batches = self.start(restoring, self.examples)
         self.kept = graph.edges.clone()
         self.visited = torch.zeros(len(graph.readers), dtype=torch.bool)
         self.effects = torch.full(graph.edges.shape, float("nan"))
@@ -241,10 +239,10 @@ class _Search:
         self.history = f"{start}, {graph.scope}, {within and within.digest}"
         self.decided, self.trials, self.began = 0, 0, perf_counter()
 
-    def start(self, restoring: bool) -> Batches:
-        """Engines that have decided nothing."""
+    def start(self, restoring: bool, examples: int) -> Batches:
+        """Engines that have decided nothing, with so many examples each."""
         order = cutting_order(self.graph, self.config.head_order)
-        return Batches.start(self.model, self.graph, self.behaviour, self.examples, order, restoring)
+        return Batches.start(self.model, self.graph, self.behaviour, examples, order, restoring)
 
     @property
     def seconds(self) -> float:
