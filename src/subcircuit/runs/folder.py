@@ -27,7 +27,7 @@ CHECKSUMS_FILE = "checksums.json"
 FORMAT = 1
 _LARGEST = 1 << 24
 # these change how a result is come by or shown, and not the result
-_FREE = ("out", "json", "device")
+_FREE = ("out", "json", "device", "workers", "ray")
 
 
 @dataclass(frozen=True)
