@@ -77,10 +77,8 @@ class Together:
         read = kept.mT @ self._by_mask(self.differences[: at.n_read])
         return read.transpose(0, 1).reshape(-1, *self.differences.shape[1:])
 
-    def add_at_mask(
-        self, at: Stretch, at_readers: Float[Tensor, "reader batch pos d_model"], at_mask: Float[Tensor, "#batch writer reader"]
-    ) -> None:
-        """Add the gradients at the masks of a unit's edges, from those at its readers."""
+    def add_at_mask(self, at: Stretch, at_readers: Float[Tensor, "reader batch pos d_model"], at_mask: Tensor) -> None:
+        """Add to gradients at all masks, which have their shape, those of a unit's edges from those at its readers."""
         gradients = widened(self._by_mask(self.differences[: at.n_read])) @ self._by_mask(at_readers).mT
         at_mask[:, : at.n_read, at.readers] += gradients
 
@@ -121,10 +119,8 @@ class PlaceByPlace:
             read.flatten(1, 2)[:, rows] = torch.einsum("wr,wnd->rnd", kept, values[:, rows])
         return read
 
-    def add_at_mask(
-        self, at: Stretch, at_readers: Float[Tensor, "reader batch pos d_model"], at_mask: Float[Tensor, "#batch writer reader"]
-    ) -> None:
-        """Add the gradients at the masks of a unit's edges, from those at its readers."""
+    def add_at_mask(self, at: Stretch, at_readers: Float[Tensor, "reader batch pos d_model"], at_mask: Tensor) -> None:
+        """Add to gradients at all masks, which have their shape, those of a unit's edges from those at its readers."""
         values, gradients = self.differences[: at.n_read].flatten(1, 2), at_readers.flatten(1, 2)
         for example, place, rows in self._groups:
             at_edges = widened(values[:, rows].flatten(1)) @ gradients[:, rows].flatten(1).T
