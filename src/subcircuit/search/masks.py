@@ -188,7 +188,8 @@ def _batches(model: Transformer, graph: Graph, behaviour: Behaviour, size: int) 
     by_batch = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
     for begin in range(0, len(task), size):
         part = placed(graph, task[begin : begin + size])
-        n_pos = int(part.answers.pos.max()) + 1
+        # where attention looks both ways, what follows the last answer matters too
+        n_pos = int(part.answers.pos.max()) + 1 if model.config.causal else part.clean.ids.shape[1]
         tokens, answers = part.clean.until(n_pos), part.answers
         reference = None
         if behaviour.metric.compares:
