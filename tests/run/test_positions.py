@@ -69,7 +69,7 @@ def test_all_kept_is_the_model_and_all_cut_the_corrupted_run(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(data=st.data(), seed=st.integers(0, 2**20), share=st.sampled_from([0.3, 0.7]), ablation=st.sampled_from(sorted(ABLATIONS)))
 def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, share, ablation):
     model, graph, task = drawn(family, seed, data.draw(st.sampled_from(scopes(family))), [5, 4])
@@ -139,7 +139,7 @@ def test_attributions_are_the_slopes_of_the_loss_in_every_edge(family):
         assert_scores(eap(model, graph, behaviour, Eap(1)), Autograd(model, graph, behaviour).slope(graph.edges))
 
 
-@pytest.mark.parametrize("family", ["llama_gqa", "gemma2"])
+@pytest.mark.parametrize("family", ["gemma2"])
 @torch.no_grad()
 def test_exact_effects_are_differences_of_masked_runs(family):
     model, graph, task = drawn(family, 5, "qkv, m1=neuron, a1=block, positions=roles", [5, 4])
