@@ -119,7 +119,8 @@ def read_run(directory: Path) -> dict[str, Any]:
         raise RunError(f"{directory} holds no run: there is no {RUN_FILE}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file} is damaged: {error}. Nothing was touched.") from None
-    if not isinstance(content, dict) or not {"format", "asked", "found"} <= content.keys():
+    parts = ("asked", "found")
+    if not isinstance(content, dict) or "format" not in content or any(not isinstance(content.get(p), dict) for p in parts):
         raise RunError(f"{file} is damaged: it does not describe a run. Nothing was touched.")
     if content["format"] != FORMAT:
         raise RunError(f"{file}: format {content['format']!r} is not one that this version reads ({FORMAT}): upgrade subcircuit")

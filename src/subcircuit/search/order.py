@@ -28,10 +28,11 @@ def visiting_order(graph: Graph, unit: int, heads: HeadOrder) -> tuple[int, ...]
     Neurons and experts go from high to low, the router after them; what is told apart by place from the last place to the first.
     """
 
-    def place(reader: int) -> tuple[int, int, int]:
+    def place(reader: int) -> tuple[int, int, bool, int]:
         node = graph.readers[reader]
         if not isinstance(node, HeadInput):
-            return 0, 0, -reader
-        return _PARTS[node.part], node.head if heads == "ascending" else -node.head, -reader
+            return 0, 0, False, -reader
+        # a head with a single input goes before the values of a group that has its number
+        return _PARTS[node.part], node.head if heads == "ascending" else -node.head, node.part is not None, -reader
 
     return tuple(sorted(graph.readers_in[unit], key=place))
