@@ -38,6 +38,7 @@ AXES: dict[str, str] = {
     "slot": "places of a padded grid of positions",
     "drop": "backward passes, each through all layers but one",
     "trial": "circuits that are tried or measured together",
+    "metric": "metrics that are measured together",
     "edge": "edges of a graph, by reader and then by writer in order of computation",
     "part": "edges or nodes of a graph, whichever is looked for",
     "counted": "those parts that are right or wrong, without those that are neither",
