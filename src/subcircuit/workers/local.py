@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socketpair
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Event, Thread
 
 import torch
 
@@ -57,13 +57,13 @@ def local_helpers(job: Job, workers: int, patience: float, say: Callable[[str], 
     with TemporaryDirectory(prefix="subcircuit-") as folder:
         job.save(Path(folder))
         helpers = [_start(Path(folder), number) for number in range(1, workers)]
-        leaving: list[bool] = []
+        leaving = Event()
         for helper in helpers:
             Thread(target=_serve, args=(table, helper, say, leaving), daemon=True).start()
         try:
             yield table
         finally:
-            leaving.append(True)
+            leaving.set()
             for helper in helpers:
                 _end(helper)
 
@@ -86,7 +86,7 @@ def _start(folder: Path, number: int) -> _Helper:
     return _Helper(number, process, Connection(mine.detach()), log)
 
 
-def _serve(table: Table, helper: _Helper, say: Callable[[str], None], leaving: list[bool]) -> None:
+def _serve(table: Table, helper: _Helper, say: Callable[[str], None], leaving: Event) -> None:
     """Answer a helper's questions until it is gone."""
     with suppress(EOFError, OSError):
         while True:
@@ -94,7 +94,7 @@ def _serve(table: Table, helper: _Helper, say: Callable[[str], None], leaving: l
             assert name in _ASKED, name
             helper.pipe.send(getattr(table, name)(helper.number, *arguments))
     table.leave(helper.number)
-    if not leaving and helper.process.wait() != 0:
+    if not leaving.is_set() and helper.process.wait() != 0:
         say(f"warning: worker {helper.number} stopped, {_reason(helper)}; the others do its work")
 
 

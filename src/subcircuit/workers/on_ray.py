@@ -112,14 +112,14 @@ def _help(actor: Any, number: int, outline: bytes, tensors: dict[str, Tensor]) -
         Job.unpack(outline, tensors)(Helping(table, number))
 
 
-def _watch(ray: Any, helpers: list[Any], say: Callable[[str], None], leaving: list[bool]) -> None:
+def _watch(ray: Any, helpers: list[Any], say: Callable[[str], None], leaving: Event) -> None:
     """Tell of helpers that could not be started again."""
     waiting = list(helpers)
-    while waiting and not leaving:
+    while waiting and not leaving.is_set():
         done, waiting = ray.wait(waiting, timeout=1.0)
         for helper in done:
             try:
                 ray.get(helper)
             except Exception as error:
-                if not leaving:
+                if not leaving.is_set():
                     say(f"warning: worker {helpers.index(helper) + 1} stopped, {type(error).__name__}; the others do its work")
