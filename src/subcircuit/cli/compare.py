@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subcircuit.cli.arguments import JsonTables
+
 if TYPE_CHECKING:
     from subcircuit.evaluate import Agreement
 
 
 def compare(
     paths: Annotated[list[Path], typer.Argument(metavar="DIR DIR…", help="Circuits of one graph.")],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the tables.")] = False,
+    json: JsonTables = False,
 ) -> None:
     """Compare circuits: edges shared and of their own, Jaccard index, and the rank correlation of their scores."""
     from dataclasses import asdict

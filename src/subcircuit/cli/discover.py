@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from subcircuit.cli.arguments import Bos, Device, Dtype, JsonSummary, ModelName, Revision, TaskName
+
 if TYPE_CHECKING:
     from subcircuit.cli.kept import Begun
     from subcircuit.search.journal import Journal
@@ -19,8 +21,8 @@ _SELECTION = "Which edges make the circuit, for methods that score them"
 
 
 def discover(
-    model: Annotated[str, typer.Option("--model", "-m", help="Built-in name, Hugging Face id, directory or .gguf file.")],
-    task: Annotated[str, typer.Option("--task", "-t", help="Built-in name, or a .jsonl file of prompts.")],
+    model: ModelName,
+    task: TaskName,
     examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: 8, or all of a file.")] = None,
     seed: Annotated[int, typer.Option(help="Of the prompts, and of methods that draw.")] = 0,
     method: Annotated[str, typer.Option(help="How to search; see `subcircuit methods`.")] = "acdc",
@@ -47,13 +49,13 @@ def discover(
     split_embeddings: Annotated[
         bool, typer.Option("--split-embeddings", help="Token and position embeddings as two nodes.")
     ] = False,
-    bos: Annotated[str, typer.Option(help="Beginning-of-sequence token: auto (as the tokenizer does), always, never.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
+    bos: Bos = "auto",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/<task>-<model>-<number>.")] = None,
     config: Config = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
+    json: JsonSummary = False,
     threshold: Annotated[
         float | None,
         typer.Option(

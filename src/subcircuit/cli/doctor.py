@@ -7,9 +7,11 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
+
+from subcircuit.cli.arguments import JsonTable
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -34,7 +36,7 @@ class Finding:
 
 
 def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    json: JsonTable = False,
 ) -> None:
     """Say what is installed here, which models are at hand, what is missing, and what to do about it."""
     from subcircuit.cli.console import plain, print_json, results

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
 
 from subcircuit.cli.recorded import Overrides, ready
 
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
     from subcircuit.tasks import BosPolicy, Task
 
 EXAMPLES, EVAL_EXAMPLES = 24, 64
+
+Out: TypeAlias = Annotated[Path, typer.Option(help="New or empty directory for the edited model.")]
+StandIn: TypeAlias = Annotated[
+    str | None, typer.Option(help="What stands in for what is gone: mean, zero, optimal. Default: mean, or zero.")
+]
+Text: TypeAlias = Annotated[Path | None, typer.Option(help="Text for perplexity. Default: a short one of the package's own.")]
+EvalExamples: TypeAlias = Annotated[int, typer.Option(help="Other pairs of prompts a task to judge with.")]
+Seed: TypeAlias = Annotated[int | None, typer.Option(help="Of the prompts. Default: as recorded.")]
+CapabilityMetric: TypeAlias = Annotated[
+    str | None, typer.Option(help="Of the capability. Default: as recorded, or logit_difference.")
+]
+Prompts: TypeAlias = Annotated[str | None, typer.Option("--task", "-t", help="Where the prompts are. Default: as recorded.")]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from subcircuit.cli.arguments import CircuitDir, Device, DtypeNow, JsonTable, ModelNow, RevisionNow
 from subcircuit.cli.crew import Ray, Workers, crew_of
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ EXAMPLES = 64
 
 
 def evaluate(
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `subcircuit discover` wrote, or a circuit file.")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
+    path: CircuitDir,
+    model: ModelNow = None,
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
     ] = None,
@@ -26,17 +27,17 @@ def evaluate(
     seed: Annotated[
         int | None, typer.Option(help="Of the prompts. Default: another than the search's, without the search's prompts.")
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="Default: as recorded.")] = None,
+    metric: DtypeNow = None,
     ablation: Annotated[str | None, typer.Option(help="What cut edges carry. Default: as recorded.")] = None,
     random_circuits: Annotated[int, typer.Option(help="How many random circuits of the same size to compare with.")] = 10,
     by: Annotated[str, typer.Option(help="How scores are ranked for CPR and CMD: signed, absolute.")] = "signed",
     batch_size: Annotated[int, typer.Option(help="Prompts evaluated at once; the result does not depend on it.")] = 16,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Default: as recorded.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Of a model on the hub. Default: as recorded.")] = None,
+    device: Device = None,
+    dtype: DtypeNow = None,
+    revision: RevisionNow = None,
     workers: Workers = 1,
     ray: Ray = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    json: JsonTable = False,
 ) -> None:
     """Measure how faithful and how complete a circuit is, beside random circuits of its size."""
     from subcircuit.cli.console import messages, print_json

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from subcircuit.cli.arguments import CircuitDir, JsonSummary, JsonTable, Revision
 from subcircuit.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `subcircuit discover` wrote, or a circuit file.")],
+    path: CircuitDir,
     format: Annotated[
         str,
         typer.Option("--format", "-f", help="mib-json, mib-pt, edge-pruning, attribution-graph, networkx, graphml, dot or csv."),
@@ -60,9 +61,9 @@ def import_(
         bool | None,
         typer.Option("--split-embeddings/--no-split-embeddings", help="As in discover. Default: as the file says."),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
+    revision: Revision = None,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/<file>-<model>-<number>.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
+    json: JsonSummary = False,
 ) -> None:
     """Read a circuit that another tool wrote, check it against its model, and write it as a directory of ours."""
     from subcircuit.cli.console import messages
@@ -91,7 +92,7 @@ def mib_submission(
     by: Annotated[str, typer.Option(help="How scores are ranked for --circuits: absolute, signed.")] = "absolute",
     suffix: Annotated[str, typer.Option("--format", "-f", help="Of the files: pt (small) or json (by name).")] = "pt",
     model: Annotated[str | None, typer.Option("--model", "-m", help="Where circuits do not say how wide their model is.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    json: JsonTable = False,
 ) -> None:
     """Write a folder for MIB's circuit localization track and check it, or check one that is there."""
     from subcircuit.cli.console import print_json

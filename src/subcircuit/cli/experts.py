@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from subcircuit.cli.arguments import Bos, Device, Dtype, Metric, Revision, TaskName
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -16,16 +18,16 @@ SHOWN = 4  # experts of a role, those that most positions go to
 
 def experts(
     model: Annotated[str, typer.Option("--model", "-m", help="Hugging Face id or directory of a mixture-of-experts model.")],
-    task: Annotated[str, typer.Option("--task", "-t", help="Built-in name, or a .jsonl file of prompts.")],
+    task: TaskName,
     examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: 8, or all of a file.")] = None,
     seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
-    metric: Annotated[str | None, typer.Option(help="See `subcircuit metrics`. Default: the task's own.")] = None,
+    metric: Metric = None,
     detail: Annotated[int, typer.Option(help="For how many layers, those that matter most, to show roles and sources.")] = 3,
     batch_size: Annotated[int, typer.Option(help="Prompts that run together; the result does not depend on it.")] = 16,
-    bos: Annotated[str, typer.Option(help="Beginning-of-sequence token: auto (as the tokenizer does), always, never.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
+    bos: Bos = "auto",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all layers, instead of the tables.")] = False,
 ) -> None:
     """Tell whether routing to experts carries a behaviour: who goes where, and what cutting the routers' inputs costs."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subcircuit.cli.arguments import CircuitDir, Device, DtypeNow, ModelNow, RevisionNow
 from subcircuit.errors import OutputError, SettingsError
 
 if TYPE_CHECKING:
@@ -18,20 +19,20 @@ _ROUTES, _TOKENS, _LONGEST = 4, 4, 12
 
 
 def explain(
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `subcircuit discover` wrote, or a circuit file.")],
+    path: CircuitDir,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where explanation and figure go. Default: the circuit's directory.")
     ] = None,
     top: Annotated[int, typer.Option(help="Tell of so many nodes, those with the largest effects; 0: of all.")] = TOP,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
+    model: ModelNow = None,
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
     ] = None,
     examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: those of the search.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the prompts. Default: that of the search.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Default: as recorded.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Of a model on the hub. Default: as recorded.")] = None,
+    device: Device = None,
+    dtype: DtypeNow = None,
+    revision: RevisionNow = None,
     json: Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object instead of the story.")] = False,
 ) -> None:
     """Say what each part of a circuit does, and on what evidence."""

@@ -4,21 +4,23 @@ from typing import Annotated
 
 import typer
 
+from subcircuit.cli.arguments import Device, Dtype, JsonTables, ModelName, Revision, TaskName
+
 SIZES = (0, 100, 1_000, 10_000)
 
 
 def neurons(
-    model: Annotated[str, typer.Option("--model", "-m", help="Built-in name, Hugging Face id, directory or .gguf file.")],
-    task: Annotated[str, typer.Option("--task", "-t", help="Built-in name, or a .jsonl file of prompts.")],
+    model: ModelName,
+    task: TaskName,
     examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: 8, or all of a file.")] = None,
     seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
     metric: Annotated[str, typer.Option(help="What is attributed; it needs gradients at the clean run.")] = "logit_difference",
     ablation: Annotated[str, typer.Option(help="What ablated neurons carry: resample, zero.")] = "resample",
     top: Annotated[int, typer.Option(help="How many neurons to show.")] = 20,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the tables.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    json: JsonTables = False,
 ) -> None:
     """Rank all MLP neurons of a model by attribution, and measure the model with only the best of them."""
     from subcircuit.cli.console import messages, print_json, print_rows, results

@@ -1,42 +1,40 @@
 """``subcircuit remove``: take the capability of a circuit out of its model."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subcircuit.cli.editing import EVAL_EXAMPLES, EXAMPLES
+from subcircuit.cli.arguments import CircuitDir, Device, DtypeNow, JsonTable, ModelNow, RevisionNow
+from subcircuit.cli.editing import EVAL_EXAMPLES, EXAMPLES, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
 
 if TYPE_CHECKING:
     from subcircuit.edit import Point
 
 
 def remove(
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `subcircuit discover` wrote, or a circuit file.")],
-    out: Annotated[Path, typer.Option(help="New or empty directory for the edited model.")],
+    path: CircuitDir,
+    out: Out,
     level: Annotated[
         str, typer.Option(help="node: heads and MLPs, out of the weights. edge: edges, cut behind a wrapper.")
     ] = "node",
-    ablation: Annotated[
-        str | None, typer.Option(help="What stands in for what is gone: mean, zero, optimal. Default: mean, or zero.")
-    ] = None,
+    ablation: StandIn = None,
     retain: Annotated[list[str] | None, typer.Option(help="A task that is to stay, by name or file; may be repeated.")] = None,
     target: Annotated[float, typer.Option(help="Share of the capability that may be left.")] = 0.1,
     floor: Annotated[float, typer.Option(help="Share of each retained task that is to stay.")] = 0.9,
     width: Annotated[int, typer.Option(help="Parts that are measured in each step of the search.")] = 8,
     relearn: Annotated[int, typer.Option(help="Steps of fine-tuning that try to bring the capability back; 0: none.")] = 16,
     learning_rate: Annotated[float, typer.Option(help="Of this fine-tuning.")] = 1e-5,
-    text: Annotated[Path | None, typer.Option(help="Text for perplexity. Default: a short one of the package's own.")] = None,
+    text: Text = None,
     examples: Annotated[int | None, typer.Option(help=f"Pairs of prompts a task to search with. Default: {EXAMPLES}.")] = None,
-    eval_examples: Annotated[int, typer.Option(help="Other pairs of prompts a task to judge with.")] = EVAL_EXAMPLES,
-    seed: Annotated[int | None, typer.Option(help="Of the prompts. Default: as recorded.")] = None,
-    metric: Annotated[str | None, typer.Option(help="Of the capability. Default: as recorded, or logit_difference.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Where the prompts are. Default: as recorded.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Default: as recorded.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Of a model on the hub. Default: as recorded.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    eval_examples: EvalExamples = EVAL_EXAMPLES,
+    seed: Seed = None,
+    metric: CapabilityMetric = None,
+    model: ModelNow = None,
+    task: Prompts = None,
+    device: Device = None,
+    dtype: DtypeNow = None,
+    revision: RevisionNow = None,
+    json: JsonTable = False,
 ) -> None:
     """Remove the smallest part of a circuit that takes its capability away, and save the model without it.
 

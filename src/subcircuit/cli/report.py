@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subcircuit.cli.arguments import Device, ModelNow
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 def report(
     paths: Annotated[list[Path], typer.Argument(metavar="DIR…", help="A circuit, or several of one graph to compare.")],
     out: Annotated[Path, typer.Option(help="The file to write, which must be new.")] = Path("circuit.html"),
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
+    model: ModelNow = None,
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
     ] = None,
@@ -23,7 +25,7 @@ def report(
     points: Annotated[int, typer.Option(help="At how many numbers of edges the circuit is measured.")] = 12,
     most_edges: Annotated[int, typer.Option(help="Edges in the file, unless the circuit has more.")] = 10_000,
     graph_only: Annotated[bool, typer.Option("--graph-only", help="Without prompts and measurements: needs no model.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
+    device: Device = None,
 ) -> None:
     """Write a page with everything inside: the circuit, its prompts, attention patterns, faithfulness by size.
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from subcircuit.cli.arguments import JsonSummary, JsonTable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -26,7 +28,7 @@ def resume(
     fork: Annotated[
         Path | None, typer.Option(help="Leave the run as it is and begin another in this directory, with what it can use of it.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
+    json: JsonSummary = False,
 ) -> None:
     """Go on with what was stopped: the result is that of a run that was not, to the last bit."""
     from subcircuit.cli.kept import Begun
@@ -81,7 +83,7 @@ def _asked_of(path: Path, asked: Any) -> "tuple[Callable[[dict[str, Any], Begun]
 
 def runs(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="Where runs are.")] = Path("runs"),
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    json: JsonTable = False,
 ) -> None:
     """List the runs in a directory: done, running or stopped."""
     from subcircuit.cli.console import plain, print_json, print_table, results

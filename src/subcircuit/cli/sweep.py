@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from subcircuit.cli.arguments import Bos, Device, Dtype, JsonTable, Metric, ModelName, Revision, TaskName
+
 if TYPE_CHECKING:
     from subcircuit.cli.kept import Begun
     from subcircuit.search.journal import Journal
@@ -15,8 +17,8 @@ from subcircuit.cli.crew import Ray, Workers, crew_of
 
 
 def sweep(
-    model: Annotated[str, typer.Option("--model", "-m", help="Built-in name, Hugging Face id, directory or .gguf file.")],
-    task: Annotated[str, typer.Option("--task", "-t", help="Built-in name, or a .jsonl file of prompts.")],
+    model: ModelName,
+    task: TaskName,
     methods: Annotated[
         list[str],
         typer.Option("--method", "--methods", help="See `subcircuit methods`; repeat it, or put commas between names."),
@@ -24,7 +26,7 @@ def sweep(
     examples: Annotated[int, typer.Option(help="Pairs of prompts to search with.")] = 32,
     eval_examples: Annotated[int, typer.Option(help="Other pairs of prompts to judge with.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the prompts, and of methods that draw.")] = 0,
-    metric: Annotated[str | None, typer.Option(help="See `subcircuit metrics`. Default: the task's own.")] = None,
+    metric: Metric = None,
     ablation: Annotated[
         str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")
     ] = "resample",
@@ -38,15 +40,15 @@ def sweep(
         typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A setting of a method or of learning (optimal)."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts evaluated at once; the result does not depend on it.")] = 16,
-    bos: Annotated[str, typer.Option(help="Beginning-of-sequence token: auto (as the tokenizer does), always, never.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
+    bos: Bos = "auto",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/sweep-<task>-<model>-<number>.")] = None,
     workers: Workers = 1,
     ray: Ray = None,
     config: Config = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    json: JsonTable = False,
 ) -> None:
     """Search with several methods and judge them on other prompts: faithfulness at ten sizes, and what each costs.
 

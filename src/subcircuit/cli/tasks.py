@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from subcircuit.cli.arguments import Bos, Device, Dtype, ModelName, Revision
 from subcircuit.cli.console import messages, plain, print_json, print_rows, results
 from subcircuit.cli.options import bos_policy
 from subcircuit.inert import inert
@@ -40,13 +41,13 @@ def tasks(context: typer.Context) -> None:
 @app.command("show")
 def show(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Built-in name, or a .jsonl file of prompts.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Built-in name, Hugging Face id, directory or .gguf file.")],
+    model: ModelName,
     examples: Annotated[int | None, typer.Option(help="How many pairs to measure. Default: 8, or all of a file.")] = None,
     seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
-    bos: Annotated[str, typer.Option(help="Beginning-of-sequence token: auto (as the tokenizer does), always, never.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")] = None,
+    bos: Bos = "auto",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all pairs.")] = False,
 ) -> None:
     """Show pairs of a task as a model's tokens, and how well the model does the task."""

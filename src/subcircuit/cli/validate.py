@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subcircuit.cli.arguments import JsonTable
 from subcircuit.cli.config_file import Config
 from subcircuit.cli.crew import Ray, Workers, crew_of
 
@@ -51,7 +52,7 @@ def validate(
     workers: Workers = 1,
     ray: Ray = None,
     config: Config = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    json: JsonTable = False,
 ) -> None:
     """Search models whose circuits are known, and measure what is found of them again: ROC, AUC, precision, recall.
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from subcircuit.cli.arguments import Device, ModelNow
 from subcircuit.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -18,12 +19,12 @@ def view(
         list[Path],
         typer.Argument(metavar="DIR…", help="A circuit, or several of one graph to compare; or a search that is still running."),
     ],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
+    model: ModelNow = None,
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
     ] = None,
     examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: those of the search.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
+    device: Device = None,
     host: Annotated[str, typer.Option(help="Where to listen. Beyond this machine, the address holds a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Or the next free one.")] = 8765,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from subcircuit.cli.arguments import Device, DtypeNow, JsonSummary, ModelNow, RevisionNow
+
 if TYPE_CHECKING:
     from subcircuit.cli.kept import Begun
     from subcircuit.search.journal import Journal
@@ -21,13 +23,13 @@ def zoom(
     threshold: Annotated[
         float | None, typer.Option(help="An edge whose cut changes the metric by less is cut. Default: that of the search.")
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")] = None,
+    model: ModelNow = None,
     task: Annotated[str | None, typer.Option("--task", "-t", help="Where the prompts are now. Default: as recorded.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Default: as recorded.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Of a model on the hub. Default: as recorded.")] = None,
+    device: Device = None,
+    dtype: DtypeNow = None,
+    revision: RevisionNow = None,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/<task>-<model>-<number>.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")] = False,
+    json: JsonSummary = False,
 ) -> None:
     """Look inside one node: search its parts' edges, all other edges staying as they are.
 
