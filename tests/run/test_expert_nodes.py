@@ -11,12 +11,12 @@ from subcircuit.errors import GraphError
 from subcircuit.graph import Graph, Scope
 from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
 from subcircuit.run.node_masks import last_stream_of_nodes
-from subcircuit.search import Acdc, acdc
+from subcircuit.search import Acdc
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, exact
-from tests.behaviours import random_behaviour, random_kept, random_task
-from tests.oracles import NodeByNode, SequentialAcdc, ablated_slowly
+from tests.behaviours import random_behaviour, random_task
+from tests.run.agreement import assert_node_by_node, assert_sequential
 from tests.run.test_forward import LENGTHS, real
 from tests.run.test_incremental import Walk
 from tests.search.autograd import Autograd, assert_scores
@@ -65,12 +65,7 @@ def test_all_kept_is_the_model_all_cut_the_corrupted_run_and_writers_sum_to_the_
 def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, share, ablation):
     model, graph = drawn(family, data, seed)
     task = random_task(model, seed, data.draw(st.lists(st.integers(3, 6), min_size=1, max_size=2)))
-    kept = random_kept(graph.edges, seed, share)
-    logits = run_circuit(model, graph, kept, task.clean, ablated_values(model, graph, task.corrupted, ABLATIONS[ablation]))
-    slow = ablated_slowly(model, graph, task.corrupted, ABLATIONS[ablation])
-    for example, length in enumerate(task.clean.lengths.tolist()):
-        _, expected = NodeByNode(model, graph, kept, slow[example]).run(task.clean.ids[example, :length].tolist())
-        torch.testing.assert_close(logits[example, :length], expected, atol=1e-6, rtol=1e-6)
+    assert_node_by_node(model, graph, task, seed, share, ablation)
 
 
 @pytest.mark.parametrize("family", MIXED)
@@ -95,7 +90,7 @@ def test_acdc_decides_as_the_sequential_search_does(family, seed):
     model = tiny(family, seed % 3, dtype=torch.float64)
     graph = Graph.of(model.config, Scope.named("block, m0-m2=expert" if family == "mixtral" else "block, m0=expert, m2=expert"))
     behaviour, config = random_behaviour(model, seed, [4], 1, "kl_divergence", "resample"), Acdc(0.02)
-    assert acdc(model, graph, behaviour, config).circuit.kept.equal(SequentialAcdc(model, graph, behaviour, config).run().kept)
+    assert_sequential(model, graph, behaviour, config)
 
 
 @pytest.mark.parametrize("family", MIXED)

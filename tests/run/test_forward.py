@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from subcircuit.graph import Graph, Scope
 from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
 from tests.behaviours import random_kept, random_task
-from tests.oracles import NodeByNode, ablated_slowly
+from tests.run.agreement import assert_node_by_node
 from tests.tiny_models import FAMILIES, tiny
 
 SCOPES = [
@@ -61,13 +61,7 @@ def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, shar
     model = tiny(family, seed % 3, dtype=torch.float64)
     graph = Graph.of(model.config, data.draw(st.sampled_from(scopes_of(family))))
     task = random_task(model, seed, data.draw(st.lists(st.integers(3, 8), min_size=1, max_size=3)))
-    kept = random_kept(graph.edges, seed, share)
-    logits = run_circuit(model, graph, kept, task.clean, ablated_values(model, graph, task.corrupted, ABLATIONS[ablation]))
-    slow = ablated_slowly(model, graph, task.corrupted, ABLATIONS[ablation])
-    for example, length in enumerate(task.clean.lengths.tolist()):
-        _, expected = NodeByNode(model, graph, kept, slow[example]).run(task.clean.ids[example, :length].tolist())
-        # where nearly everything is cut to zero, norms blow rounding up
-        torch.testing.assert_close(logits[example, :length], expected, atol=1e-6, rtol=1e-6)
+    assert_node_by_node(model, graph, task, seed, share, ablation)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -25,7 +25,8 @@ from subcircuit.search.relp import Relp, relp
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from subcircuit.tasks import Roles, Task, graph_of, metric, placed, places_of
 from tests.behaviours import random_kept, random_task
-from tests.oracles import NodeByNode, SequentialAcdc, ablated_slowly
+from tests.oracles import SequentialAcdc
+from tests.run.agreement import assert_node_by_node
 from tests.run.test_forward import real
 from tests.run.test_incremental import Walk
 from tests.search.autograd import Autograd, assert_scores
@@ -73,15 +74,8 @@ def test_all_kept_is_the_model_and_all_cut_the_corrupted_run(family):
 @given(data=st.data(), seed=st.integers(0, 2**20), share=st.sampled_from([0.3, 0.7]), ablation=st.sampled_from(sorted(ABLATIONS)))
 def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, share, ablation):
     model, graph, task = drawn(family, seed, data.draw(st.sampled_from(scopes(family))), [5, 4])
-    kept = random_kept(graph.edges, seed, share)
-    logits = run_circuit(model, graph, kept, task.clean, ablated_values(model, graph, task.corrupted, ABLATIONS[ablation]))
-    slow = ablated_slowly(model, graph, task.corrupted, ABLATIONS[ablation])
     assert task.clean.places is not None
-    for example, length in enumerate(task.clean.lengths.tolist()):
-        places = [graph.places[place] for place in task.clean.places[example, :length].tolist()]
-        ids = task.clean.ids[example, :length].tolist()
-        _, expected = NodeByNode(model, graph, kept, slow[example], places=places).run(ids)
-        torch.testing.assert_close(logits[example, :length], expected, atol=1e-6, rtol=1e-6)
+    assert_node_by_node(model, graph, task, seed, share, ablation)
 
 
 def test_masks_of_prompts_and_their_gradients():

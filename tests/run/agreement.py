@@ -1,0 +1,30 @@
+"""Claims that hold at every level of abstraction, checked in the same way at each."""
+
+import torch
+
+from subcircuit.graph import Graph
+from subcircuit.model import Transformer
+from subcircuit.run import ABLATIONS, ablated_values, run_circuit
+from subcircuit.search import Acdc, Behaviour, acdc
+from subcircuit.tasks import Task
+from tests.behaviours import random_kept
+from tests.oracles import NodeByNode, SequentialAcdc, ablated_slowly
+
+
+def assert_node_by_node(model: Transformer, graph: Graph, task: Task, seed: int, share: float, ablation: str) -> None:
+    """The masked forward pass of a random circuit equals the node-by-node definition, prompt by prompt."""
+    kept = random_kept(graph.edges, seed, share)
+    logits = run_circuit(model, graph, kept, task.clean, ablated_values(model, graph, task.corrupted, ABLATIONS[ablation]))
+    slow = ablated_slowly(model, graph, task.corrupted, ABLATIONS[ablation])
+    for example, length in enumerate(task.clean.lengths.tolist()):
+        at = task.clean.places
+        places = None if at is None else [graph.places[place] for place in at[example, :length].tolist()]
+        ids = task.clean.ids[example, :length].tolist()
+        _, expected = NodeByNode(model, graph, kept, slow[example], places=places).run(ids)
+        # where nearly everything is cut to zero, norms blow rounding up
+        torch.testing.assert_close(logits[example, :length], expected, atol=1e-6, rtol=1e-6)
+
+
+def assert_sequential(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc) -> None:
+    """ACDC keeps what the sequential search keeps."""
+    assert acdc(model, graph, behaviour, config).circuit.kept.equal(SequentialAcdc(model, graph, behaviour, config).run().kept)
