@@ -62,6 +62,7 @@ def test_every_command_in_the_documentation_can_be_given(page: str, words: list[
     words = [word for i, word in enumerate(words) if "--config" not in words[max(0, i - 1) : i + 1]]
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
+        command = getattr(command, "command", command)
     if "runs/ioi-again" not in words:
         command.make_context("subcircuit", list(words)).close()
 

@@ -56,6 +56,7 @@ def test_the_version_is_that_of_the_project() -> None:
 
 def walk(name: str, command: Any) -> Iterator[tuple[str, Any]]:
     """A command with its name, and all below it."""
+    command = getattr(command, "command", command)
     yield name, command
     for below, subcommand in getattr(command, "commands", {}).items():
         yield from walk(f"{name} {below}", subcommand)

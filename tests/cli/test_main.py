@@ -1,12 +1,15 @@
 """The command line around the commands: help, listings, exit codes, speed."""
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
-from subcircuit.cli.main import main
+from subcircuit.cli.main import app, main
 from tests.cli.conftest import Output
 
 Run = Callable[..., Output]
@@ -16,12 +19,30 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys; from subcircuit.cli.main import main; main(['--help']); main(['discover', '--help']); print(*sys.modules)"
-    done = python(code)
+HEAVY = {"torch", "transformers", "numpy", "scipy", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("words", "spared"),
+    [
+        ([], HEAVY | {"rich"}),
+        # neither the commands nor what frames their own help
+        (["--help"], HEAVY | {"rich", "subcircuit.cli.discover", "subcircuit.cli.tasks"}),
+        (["discover", "--help"], HEAVY | {"subcircuit.cli.zoom"}),
+        (["runs"], HEAVY),
+    ],
+)
+def test_a_command_does_not_wait_for_what_it_does_not_need(words: list[str], spared: set[str]) -> None:
+    done = python(f"import sys; from subcircuit.cli.main import main; main({words}); print(*sys.modules)")
     assert done.returncode == 0, done.stderr
-    modules = set(done.stdout.splitlines()[-1].split())
-    assert not modules & {"torch", "transformers", "numpy", "matplotlib"}
+    assert not set(done.stdout.splitlines()[-1].split()) & spared
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    menu: Any = get_command(app)
+    for name, listed in menu.commands.items():
+        itself = listed.command
+        assert (name, listed.help) == (itself.name, inspect.cleandoc(itself.help).partition("\n\n")[0].replace("\n", " "))
 
 
 def test_a_shell_completes_commands_and_options(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The command line: commands, and how their failures look.
 
 Exit codes: 0 done; 2 a mistake that the user can mend (one paragraph on standard error); 130 stopped by Ctrl-C.
-Each command imports what it needs when it runs: ``--help`` does not wait for torch.
+What a command needs is imported when it runs, the command itself when it is called: ``--help`` waits for neither.
 """
 
 import os
@@ -13,27 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from subcircuit import __version__
-from subcircuit.cli import (
-    compare,
-    discover,
-    doctor,
-    evaluate,
-    exchange,
-    experts,
-    explain,
-    keep,
-    listings,
-    neurons,
-    remove,
-    report,
-    runs,
-    show,
-    sweep,
-    tasks,
-    validate,
-    view,
-    zoom,
-)
+from subcircuit.cli.menu import Menu
 from subcircuit.cli.welcome import welcome
 from subcircuit.errors import Stopped, SubcircuitError
 
@@ -41,35 +21,13 @@ _COMPLETING = "_SUBCIRCUIT_COMPLETE"
 
 app = typer.Typer(
     name="subcircuit",
+    cls=Menu,
     help="Find the sub-circuit of a language model that carries out a behaviour.",
     pretty_exceptions_enable=False,
+    # the list is plain: frames take longer to import than to read
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("discover")(discover.discover)
-app.command("zoom")(zoom.zoom)
-app.command("neurons")(neurons.neurons)
-app.command("resume")(runs.resume)
-app.command("runs")(runs.runs)
-app.command("verify")(runs.verify)
-app.command("show")(show.show)
-app.command("view")(view.view)
-app.command("report")(report.report)
-app.command("evaluate")(evaluate.evaluate)
-app.command("explain")(explain.explain)
-app.command("remove")(remove.remove)
-app.command("keep")(keep.keep)
-app.command("compare")(compare.compare)
-app.command("sweep")(sweep.sweep)
-app.command("experts")(experts.experts)
-app.command("validate")(validate.validate)
-app.command("export")(exchange.export)
-app.command("import")(exchange.import_)
-app.command("mib-submission")(exchange.mib_submission)
-app.command("doctor")(doctor.doctor)
-app.command("models")(listings.models)
-app.add_typer(tasks.app, name="tasks")
-app.command("metrics")(listings.metrics)
-app.command("methods")(listings.methods)
 
 
 def _version(asked: bool) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PAIRS, PLACES, OPTIONS = 3, 3, 6  # how much is shown: pairs, places of a pair where answers are read, tokens of an answer
 _VISIBLE = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
 
-app = typer.Typer(help="List the built-in tasks, or show one.", invoke_without_command=True)
+app = typer.Typer(name="tasks", invoke_without_command=True, add_completion=False)
 
 
 @app.callback()

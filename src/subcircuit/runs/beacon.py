@@ -14,11 +14,14 @@ from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from subcircuit.durable import write_whole
-from subcircuit.graph import Circuit
-from subcircuit.search import Round, Step
+
+if TYPE_CHECKING:
+    # whoever searches has them already; a list of runs does not wait for torch
+    from subcircuit.graph import Circuit
+    from subcircuit.search import Round, Step
 
 LIVE_FOLDER = ".live"
 SECONDS_BETWEEN = 2.0
@@ -53,14 +56,16 @@ class Beacon:
         words: what is said of a step.
     """
 
-    def __init__(self, directory: Path, begin: Circuit, words: Callable[[Step | Round], str]):
+    def __init__(self, directory: Path, begin: "Circuit", words: "Callable[[Step | Round], str]"):
         self._folder, self._words, self._circuit = directory / LIVE_FOLDER, words, begin
         self._turns = cycle(_CIRCUITS)
         self._next = 0.0
         self._show(0, 0, "")
 
-    def step(self, step: Step | Round) -> None:
+    def step(self, step: "Step | Round") -> None:
         """Take a step into account; fits ``discover``'s ``on_step``."""
+        from subcircuit.search import Step
+
         words = self._words(step)
         if monotonic() < self._next:
             return

@@ -2,16 +2,14 @@
 
 from hashlib import sha256
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from subcircuit.model.transformer import Transformer
-from subcircuit.model.weights import named_tensors
-from subcircuit.tasks import Task
+if TYPE_CHECKING:
+    from subcircuit.model.transformer import Transformer
+    from subcircuit.tasks import Task
 
 
-def identity(model: Transformer, task: Task) -> dict[str, Any]:
+def identity(model: "Transformer", task: "Task") -> dict[str, Any]:
     """As JSON values; runs with the same identity and options have the same results, to the last bit."""
     vocabulary = None if model.tokenizer is None else repr(sorted(model.tokenizer.get_vocab().items()))
     return {
@@ -25,7 +23,11 @@ def identity(model: Transformer, task: Task) -> dict[str, Any]:
     }
 
 
-def _digest_of_weights(model: Transformer) -> str:
+def _digest_of_weights(model: "Transformer") -> str:
+    import torch
+
+    from subcircuit.model.weights import named_tensors
+
     digest = sha256()
     for name, tensor in named_tensors(model.weights):
         digest.update(name.encode())

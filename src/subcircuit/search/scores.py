@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from subcircuit.errors import SettingsError
@@ -118,6 +117,9 @@ def rank_correlation(a: Float[Tensor, " edge"], b: Float[Tensor, " edge"]) -> fl
     """
     if len(a) < 3 or bool((a == a[0]).all()) or bool((b == b[0]).all()):
         return None
+    # takes as long to import as all searches together
+    from scipy.stats import spearmanr
+
     correlation: Any = spearmanr(a.double().cpu().numpy(), b.double().cpu().numpy())
     return float(correlation.statistic)
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from gguf import GGUFReader
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from subcircuit.errors import ModelError, UnsupportedModelError
 from subcircuit.model.load.cache import cache_directory, digest_of_files, make_directory
@@ -77,6 +76,9 @@ def _convert(parts: Sequence[Path], folder: Path) -> None:
 
 
 def _read_and_save(file: Path, folder: Path) -> None:
+    # takes longer to import than all the rest, and is needed once for each file
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
     source: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
     with reading(f"{file.name} cannot be read as GGUF"):
         reader = GGUFReader(file)

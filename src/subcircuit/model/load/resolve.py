@@ -4,9 +4,10 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from subcircuit.errors import ModelError, SettingsError, UnknownNameError
 from subcircuit.model.load.builtin import BUILT_IN, SHIPPED, BuiltIn, installed_parts
@@ -15,6 +16,10 @@ from subcircuit.model.load.families import read_model
 from subcircuit.model.load.gguf import converted
 from subcircuit.model.load.hub import NotOnHubError, download
 from subcircuit.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    # who brings one has imported it; for everybody else it takes longer to import than all the rest
+    from transformers import PreTrainedModel
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -25,7 +30,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 def load_model(
-    source: str | Path | PreTrainedModel,
+    source: "str | Path | PreTrainedModel",
     *,
     revision: str | None = None,
     device: str | torch.device | None = None,
@@ -53,11 +58,11 @@ def load_model(
     >>> model = load_model("smollm2-135m")  # doctest: +SKIP
     """
     place, precision = _device(device), _dtype(dtype)
-    if isinstance(source, PreTrainedModel):
+    if isinstance(source, str | Path):
+        model = _from_name(source, revision, report)
+    else:
         _only_for_hub(revision, "a transformers model")
         model = _from_transformers(source)
-    else:
-        model = _from_name(source, revision, report)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
     return replace(model.to(place, precision or model.dtype), tokenizer=tokenizer)
 
@@ -97,7 +102,7 @@ def _built_in(model: BuiltIn, revision: str | None, report: Callable[[str], None
         ) from None
 
 
-def _from_transformers(model: PreTrainedModel) -> Transformer:
+def _from_transformers(model: "PreTrainedModel") -> Transformer:
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict(keep_vars=True).items()}
     config, weights = read_model(model.config, tensors)
     name = getattr(model.config, "_name_or_path", "") or type(model).__name__
