@@ -264,6 +264,44 @@ def test_parts_of_a_component_share_its_row_and_have_room(watched: Watched, tmp_
     assert boxes["a1"][:2] == pytest.approx((heads[0][0], heads[-1][1]), abs=2)
 
 
+def test_parts_and_places_can_be_pointed_at_and_opened(watched: Watched, tmp_path: Path) -> None:
+    graph = Graph.of(tiny("qwen2_moe").config, Scope.named("qkv, m0=expert, m1=neuron, positions=each"), ("0", "1", "2"))
+    scores = torch.randn(graph.edges.shape, generator=torch.Generator().manual_seed(0))
+    arc = [f"embed->m2@{place}" for place in ("2", "0", "1")]
+    for rank, name in enumerate(arc):
+        scores[graph.find(name)] = 9.0 - rank
+    circuit = select_edges(graph, scores, TopN(300, "absolute"))
+    page = watched.open(write_report(report_document([Shown("placed", circuit, {})], [None]), tmp_path / "placed.html").as_uri())
+    drawn(page, circuit.n_edges)
+    # whatever has an edge lies above what has none, and can be hit
+    hidden = page.locator(".node:not(.out)").evaluate_all(
+        "(all) => all.filter((n) => { const r = n.getBoundingClientRect(); const hit = document.elementFromPoint(r.x + r.width / 2,"
+        "r.y + r.height / 2); return hit?.closest('[data-node]') !== n; }).map((n) => n.dataset.node)"
+    )
+    assert hidden == []
+    # edges of the same components at several places lie on each other: all of them are told
+    left, right = (page.locator(f"[data-node='{name}']").bounding_box() for name in ("m2", "embed"))
+    assert left is not None
+    assert right is not None
+    for x in range(int(left["x"] + left["width"]) + 40, 900, 2):
+        page.mouse.move(x, (left["y"] + right["y"]) / 2)
+        if page.locator("#tip").is_visible() and "embed → m2" in page.locator("#tip").inner_text():
+            break
+    told = page.locator("#tip p").all_inner_texts()
+    assert [line.split()[0] for line in told] == [name.removeprefix("embed->m2") for name in arc]
+    neuron = page.locator(".node:not(.out)[data-node^='m1.n']").last.get_attribute("data-node")
+    for node, what in ((neuron, "neuron, layer 1"), ("m0.e1", "expert, layer 0")):
+        page.locator(f"[data-node='{node}']").click()
+        expect(page.locator("#side h2")).to_have_text(str(node))
+        expect(page.locator("#side")).to_contain_text(what)
+    read = [name.partition("->m0.e1")[2] for name in circuit.names if "->m0.e1@" in name]
+    into_router = [f"router {name.partition('<router>')[2]}" for name in circuit.names if "->m0<router>@" in name]
+    section = page.locator("#side section").filter(has_text=re.compile("^reads"))
+    if section.locator("button.more").count():
+        section.locator("button.more").click()
+    assert sorted(section.locator(".note").all_inner_texts()) == sorted(read + into_router)
+
+
 def test_numbers_of_one_prompt_say_what_they_are(watched: Watched, report: str) -> None:
     page = watched.open(f"{report}#prompt=0")
     words = page.locator("#side section").filter(has_text="effect of cutting an edge on this prompt")

@@ -18,8 +18,9 @@ export function layOut(graph, width, height, zoom, used) {
   const box = { width: Math.min(64, column - 8), height: Math.min(22, Math.max(9, row * 0.62)) };
   const mlpAt = MARGIN.left + (wide ? column * across + wide - box.width / 2 : column * (columns + 0.75));
   const end = (mlps ? mlpAt : MARGIN.left + column * (columns - 0.5)) + box.width / 2;
-  const bar = { left: MARGIN.left + column / 2 - box.width / 2, right: end, top: MARGIN.top, bottom: sheet.height - MARGIN.bottom };
-  const heads = { left: bar.left, right: MARGIN.left + column * (columns - 0.5) + box.width / 2 };
+  // as wide as the gutters beside the outermost heads, through which edges come to it
+  const bar = { left: MARGIN.left - 8, right: end, top: MARGIN.top, bottom: sheet.height - MARGIN.bottom };
+  const heads = { left: MARGIN.left + column / 2 - box.width / 2, right: MARGIN.left + column * (columns - 0.5) + box.width / 2 };
   const places = graph.nodes.map((node) => placeOf(node, { sheet, row, column, mlpAt, bar, box, heads }));
   const parts = spread(graph, places, cells, { box, column, wide, right: end });
   return { sheet, row, column, box, bar, places, parts };

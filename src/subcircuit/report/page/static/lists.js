@@ -6,14 +6,14 @@ import { edgeName } from "./scene.js";
 const FIRST = 12;
 
 // Rows of a name, a bar and a number. rows: [{ name, value, kind, act, note }]
-export function bars(rows, { caption, first = FIRST } = {}) {
+export function bars(rows, { caption, first = FIRST, total = rows.length } = {}) {
   const most = Math.max(1e-30, ...rows.map((row) => Math.abs(row.value) || 0));
   const body = el("tbody");
   const fill = (count) => body.replaceChildren(...rows.slice(0, count).map((row) => bar(row, most)));
   fill(first);
   const table = el("table", { class: "bars" }, el("caption", { class: "hidden" }, caption ?? ""), el("colgroup", {}, el("col", { class: "names" }), el("col"), el("col", { class: "numbers" })), body);
   if (rows.length <= first) return table;
-  const more = el("button", { type: "button", class: "more" }, `all ${grouped(rows.length)}`);
+  const more = el("button", { type: "button", class: "more" }, rows.length < total ? `first ${grouped(rows.length)} of ${grouped(total)}` : `all ${grouped(total)}`);
   more.addEventListener("click", () => {
     fill(rows.length);
     more.remove();

@@ -6,9 +6,9 @@ import { valueOf } from "./data.js";
 import { bars, counted, edgeRows, facts, section } from "./lists.js";
 import { patternView } from "./pattern.js";
 import { promptView } from "./prompt.js";
-import { edgesOf, sideOf } from "./scene.js";
+import { edgesOf, placeRead, sideOf } from "./scene.js";
 
-const STRONGEST = 200;
+const STRONGEST = 200, MOST_NODES = 40;
 
 // view: { graph, circuit, other, scene, shown, count, prompts, why, state, points, side, onSelect, onSide }
 export function showSide(view) {
@@ -31,8 +31,8 @@ function overview({ graph, circuit, scene, shown, count, prompts, why, state, po
     item ? section(`prompt ${state.prompt + 1} of ${prompts.items.length}`, promptView(item)) : null,
     chart ? section("faithfulness by size", chart) : null,
     item
-      ? section("effect of cutting an edge on this prompt", el("p", { class: "evidence faint" }, howMeasured(prompts)), ...edgesHere(graph, scene, strongest, item, onSelect))
-      : section("strongest edges", scoreWords(circuit), ...edgesHere(graph, scene, strongest, item, onSelect)),
+      ? section("effect of cutting an edge on this prompt", el("p", { class: "evidence faint" }, howMeasured(prompts)), ...edgesHere(graph, scene, strongest, shown, item, onSelect))
+      : section("strongest edges", scoreWords(circuit), ...edgesHere(graph, scene, strongest, shown, item, onSelect)),
     prompts ? section(directTitle(prompts), directNodes(graph, prompts, state.prompt, onSelect)) : null,
     section("how it was found", facts(circuit.rows)),
     why ? el("p", { class: "faint" }, why) : null,
@@ -46,10 +46,10 @@ const howMeasured = (prompts) => `${spaced(prompts.metric)}, estimated to first 
 
 const scoreWords = ({ method, metric }) => (method && metric ? el("p", { class: "evidence faint" }, `by ${method} on the ${spaced(metric)}, all prompts`) : null);
 
-function edgesHere(graph, scene, edges, item, onSelect) {
+function edgesHere(graph, scene, edges, total, item, onSelect) {
   const rows = edgeRows(graph, scene, edges, onSelect);
   if (item) rows.sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
-  return [bars(rows, { caption: "edges and their effects" })];
+  return [bars(rows, { caption: "edges and their effects", total })];
 }
 
 const directTitle = (prompts) => `direct effect on the ${prompts.contrast ? "logit difference" : "answer's logit"}`;
@@ -62,7 +62,7 @@ function directNodes(graph, prompts, prompt, onSelect) {
     return { name: node.name, value, act: () => onSelect(index) };
   });
   nodes.sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
-  return bars(nodes.slice(0, 40), { caption: "components and their direct effects", first: 8 });
+  return bars(nodes.slice(0, MOST_NODES), { caption: "components and their direct effects", first: 8, total: nodes.length });
 }
 
 function compared({ graph, circuit, other, scene, shown, count, onSelect }) {
@@ -91,7 +91,7 @@ function component({ graph, circuit, scene, shown, prompts, why, state, side, on
   return [
     el("button", { type: "button", class: "back", on: { click: () => onSelect(null) } }, "← circuit"),
     el("h2", { class: "mono" }, name),
-    el("p", { class: "faint" }, `${{ attention: "attention", mlp: "MLP", embed: "embedding", logits: "unembedding" }[kind]}${place}`),
+    el("p", { class: "faint" }, `${whatIs(name, kind)}${place}`),
     label?.label ? el("p", { class: "label" }, label.label) : null,
     label?.evidence ? el("p", { class: "evidence" }, label.evidence) : null,
     prompts && kind === "attention" ? attention(prompts, name, prompt, state.prompt, side, onSide) : null,
@@ -103,9 +103,15 @@ function component({ graph, circuit, scene, shown, prompts, why, state, side, on
   ];
 }
 
+function whatIs(name, kind) {
+  const part = { n: "neuron", e: "expert", s: "shared expert" }[/^m\d+\.([nes])/.exec(name)?.[1]];
+  return part ?? { attention: name.includes(".") ? "attention head" : "attention block", mlp: "MLP", embed: "embedding", logits: "unembedding" }[kind];
+}
+
 function portOf(graph, scene, edge) {
-  const { kind } = graph.readers[scene.readers[edge]];
-  return { q: "query", k: "key", v: "value" }[kind] ?? "";
+  const reader = graph.readers[scene.readers[edge]];
+  const port = reader.name.includes("<router>") ? "router" : ({ q: "query", k: "key", v: "value" }[reader.kind] ?? "");
+  return `${port} ${placeRead(reader)}`.trim();
 }
 
 function attention(prompts, name, prompt, chosen, side, onSide) {
