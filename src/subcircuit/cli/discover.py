@@ -124,60 +124,37 @@ def discover(
 
 def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     """Begin a search with these options of ``discover``, or go on with one."""
+    from subcircuit.cli.asked import understood
     from subcircuit.cli.console import messages
     from subcircuit.cli.kept import directory_for, keep
-    from subcircuit.cli.options import Chosen, ablation_asked, bos_policy, configured, split_settings
     from subcircuit.cli.progress import in_words, watch
     from subcircuit.cli.summary import print_run
-    from subcircuit.errors import SettingsError
-    from subcircuit.graph import Circuit, Scope
-    from subcircuit.graph.select import check_selection
-    from subcircuit.model import load_model
+    from subcircuit.graph import Circuit
     from subcircuit.report import save_picture
-    from subcircuit.run import Mean, ablation_named
     from subcircuit.runs import Beacon, identity
-    from subcircuit.search import Behaviour, Round, Step, method_named
+    from subcircuit.search import Round, Step
     from subcircuit.search import discover as search
-    from subcircuit.search.direction import check_start
-    from subcircuit.tasks import competence, graph_of, load_task, shortfall
-    from subcircuit.tasks import metric as metric_named
+    from subcircuit.search.footprint import shortage
+    from subcircuit.tasks import competence, shortfall
     from subcircuit.workers import together
 
     o = SimpleNamespace(**asked)
     # what can be refused is refused before anything large is loaded
-    ranks = method_named(o.method).ranks
-    if not ranks and (o.edges is not None or o.greedy or o.by != "absolute"):
-        raise SettingsError(f"method {o.method} decides itself which edges to keep: it has no --edges, --greedy or --by")
-    given = {name: asked[name] for name in ("whole_input", "absolute", "head_order", "direction", "speculation", "batch_size")}
-    given |= {} if ranks else {"threshold": o.threshold}
-    own, learning = split_settings(o.settings or ())
-    config, carried = configured(o.method, given, own, o.seed), ablation_asked(o.ablation, learning, o.seed)
-    check_start(o.ablation, getattr(config, "direction", "noising"))
-    chosen = Chosen(o.edges, o.threshold, o.greedy, o.by) if ranks else None
-    resolved = Scope.named(o.scope, o.kv, o.split_embeddings)
-    policy = bos_policy(o.bos)
-    if o.metric is not None:
-        metric_named(o.metric)
+    options = understood(o)
     directory = directory_for(begun, o.out, o.task, o.model)
     with watch(messages()) as watcher:
         crew = crew_of(o.workers, o.ray, watcher.say)
-        watcher.say(f"loading {o.model}")
-        transformer = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=watcher.say)
-        behaviour = load_task(o.task, transformer, examples=o.examples, seed=o.seed, bos=policy)
-        graph = graph_of(transformer, resolved, behaviour)
-        selection = None if chosen is None else chosen.selection(graph)
-        if selection is not None:
-            check_selection(graph, selection)
-        method_named(o.method).check(
-            Behaviour(behaviour, metric_named(o.metric or behaviour.metric), Mean() if learning else ablation_named(o.ablation))
-        )
-        lacking = shortfall(transformer, behaviour, competence(transformer, behaviour))
+        at = options.load(watcher.say)
+        lacking = shortfall(at.model, at.task, competence(at.model, at.task))
         if lacking is not None:
             watcher.say(f"warning: {lacking}")
-        watcher.say(f"searching for the circuit of {behaviour.name}, {len(behaviour.pairs)} pairs of prompts")
+        short = shortage(at.model, at.graph, at.behaviour, options.config)
+        if short is not None:
+            watcher.say(f"warning: {short}")
+        watcher.say(f"searching for the circuit of {at.task.name}, {len(at.task.pairs)} pairs of prompts")
 
         def work(journal: "Journal") -> None:
-            beacon = Beacon(directory, Circuit.empty(graph), in_words())
+            beacon = Beacon(directory, Circuit.empty(at.graph), in_words())
 
             def on_step(step: Step | Round) -> None:
                 watcher.step(step)
@@ -185,18 +162,18 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
 
             searching = partial(
                 search,
-                task=behaviour,
-                method=config,
+                task=at.task,
+                method=options.config,
                 metric=o.metric,
-                ablation=carried,
-                scope=resolved,
-                selection=selection,
+                ablation=options.ablation,
+                scope=options.scope,
+                selection=at.selection,
                 descend=o.coarse_to_fine,
             )
-            result = together(searching, transformer, crew, journal, say=watcher.say, on_step=on_step)
+            result = together(searching, at.model, crew, journal, say=watcher.say, on_step=on_step)
             result.circuit.save(directory)
             save_picture(result.circuit, directory)
             beacon.end()
 
-        keep(asked, identity(transformer, behaviour), (directory, begun), work, watcher.say)
+        keep(asked, identity(at.model, at.task), (directory, begun), work, watcher.say)
     print_run(directory, Circuit.load(directory), as_json=o.json)

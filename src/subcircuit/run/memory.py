@@ -18,7 +18,7 @@ class ShortOfMemory(UserWarning):
     """Work goes on in smaller parts than it was meant to, and more slowly."""
 
 
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS, _RESET, _MACHINE = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")
 
 
 @dataclass
@@ -40,6 +40,22 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     yield peak
     if known:
         peak.size = _highest(device)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had; None where that cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu" or not _MACHINE.exists():
+        return None
+    (line,) = (line for line in _MACHINE.read_text().splitlines() if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) * 1024
+
+
+def in_words(size: int) -> str:
+    """``31 GB``, ``4.2 GB``, ``0.3 MB``: bytes in powers of a thousand, to two digits."""
+    amount, unit = (size / 1e9, "GB") if size >= 1e8 else (size / 1e6, "MB")
+    return f"{amount:,.0f} {unit}" if amount >= 10 else f"{amount:.1f} {unit}"
 
 
 def _forget(device: torch.device) -> bool:

@@ -9,6 +9,7 @@ from subcircuit.search.eap import Eap, eap
 from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
 from subcircuit.search.edge_pruning import EdgePruning, edge_pruning
+from subcircuit.search.estimate import Estimate, estimate
 from subcircuit.search.exact import Exact, exact
 from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.hybrid import Hybrid, hybrid
@@ -37,6 +38,7 @@ __all__ = [
     "EapIgInputs",
     "EdgePruning",
     "EdgeScores",
+    "Estimate",
     "Exact",
     "Hisp",
     "Hybrid",
@@ -65,6 +67,7 @@ __all__ = [
     "eap_ig_inputs",
     "edge_pruning",
     "effects_by_example",
+    "estimate",
     "exact",
     "hisp",
     "hybrid",

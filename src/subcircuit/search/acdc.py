@@ -52,7 +52,7 @@ from subcircuit.search.scores import time_forward
 from subcircuit.search.speculation import Speculation
 
 # rows of matrix products grow with (circuit, example) pairs: enough to keep them busy, few enough to stay in cache
-_PAIRS_AT_ONCE = 512
+PAIRS_AT_ONCE = 512
 
 Cells: TypeAlias = tuple[slice | int, int]
 Cut: TypeAlias = tuple[int, int | None]
@@ -197,7 +197,7 @@ def _told(on_step: OnStep | None, before: Sequence["_Search"], config: Acdc) -> 
 
 def _standing(search: "_Search", kept: Bool[Tensor, "writer reader"]) -> Batches:
     """The circuit on clean prompts, all other edges cut: the same bits, however it was found and in whatever batches."""
-    examples = min(_PAIRS_AT_ONCE, len(search.behaviour.task))
+    examples = min(PAIRS_AT_ONCE, len(search.behaviour.task))
     return search.start(False, examples).map(lambda engine: engine.restore(kept, 0))
 
 
@@ -226,7 +226,7 @@ class _Search:
         self.within = within
         self.model, self.graph, self.behaviour, self.config = model, graph, behaviour, config
         self.on_step, self.journal, self.restoring = on_step, journal, restoring
-        pairs = config.batch_size or _PAIRS_AT_ONCE
+        pairs = config.batch_size or PAIRS_AT_ONCE
         self.examples = min(pairs, len(behaviour.task))
         self.batches = self.start(restoring, self.examples)
         self.kept = graph.edges.clone()
@@ -263,8 +263,7 @@ class _Search:
             self.decided += int(self.graph.edges[:, dead].sum())
             if self.within is not None:
                 live = self._decided_before(self.within, live)
-            whole = HeadInput | Neuron | Expert | RouterInput
-            if self.config.whole_input and any(isinstance(self.graph.readers[r], whole) for r in live):
+            if are_tried_whole(self.graph, live, self.config):
                 live = self._whole_inputs(unit, live)
             for reader in live:
                 self._edges(unit, reader)
@@ -390,9 +389,7 @@ class _Search:
             self.current = settled
 
     def _mean(self, losses: Float[Tensor, " batch"], what: str) -> float:
-        if not bool(losses.isfinite().all()):
-            raise _not_finite(losses, f"{what} {'restored' if self.restoring else 'cut'}", self.model)
-        return float(losses.mean())
+        return mean_loss(losses, f"{what} {'restored' if self.restoring else 'cut'}", self.model)
 
     def _so_far(self) -> Circuit:
         return Circuit(self.graph, self.kept & self.visited, self.effects)
@@ -413,8 +410,25 @@ class _Search:
         )
 
 
+def are_tried_whole(graph: Graph, readers: Sequence[int], config: Acdc) -> bool:
+    """Whether a unit's live readers are first cut from all their writers at once."""
+    whole = HeadInput | Neuron | Expert | RouterInput
+    return config.whole_input and any(isinstance(graph.readers[r], whole) for r in readers)
+
+
 def _name(graph: Graph, reader: int, writer: int | None) -> str:
     return f"all edges into {graph.readers[reader]}" if writer is None else str(graph.edge(writer, reader))
+
+
+def mean_loss(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> float:
+    """The mean over all examples.
+
+    Raises:
+        NumericalError: one of them is NaN or infinite; says ``what`` was done to the model.
+    """
+    if not bool(losses.isfinite().all()):
+        raise _not_finite(losses, what, model)
+    return float(losses.mean())
 
 
 def _not_finite(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> NumericalError:

@@ -26,7 +26,7 @@ from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 # larger matrices are quicker, and every unit's gradients are contracted with all writers once for all of these steps
-_STEPS_AT_ONCE = 4
+STEPS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def eap_ig_inputs(
 
     def path(probe: Probe) -> Iterator[Streams]:
         start, end = probe.contrast.ablated_embedding, probe.contrast.clean_embedding
-        for first in range(1, config.steps, _STEPS_AT_ONCE):
-            steps = range(first, min(first + _STEPS_AT_ONCE, config.steps))
+        for first in range(1, config.steps, STEPS_AT_ONCE):
+            steps = range(first, min(first + STEPS_AT_ONCE, config.steps))
             yield streams_from(model, torch.cat([start.lerp(end, step / config.steps) for step in steps]))
         yield probe.contrast.streams
 

@@ -34,7 +34,7 @@ from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
 # rows of matrix products: enough to keep them busy
-_ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def effects_of(
 
     def effects(reader: int) -> Float[Tensor, " edge"]:
         writers = edges[:, reader].nonzero().flatten()
-        parts = writers.split(max(1, _ROWS_AT_ONCE // rows))
+        parts = writers.split(max(1, ROWS_AT_ONCE // rows))
         return torch.cat([(in_parts(*_trials(batches, reader, part.tolist()), after_each_other) - whole).cpu() for part in parts])
 
     readers = edges.any(0).nonzero().flatten().tolist()

@@ -1,0 +1,107 @@
+"""What ``discover`` is asked for: its options understood, and then the model, prompts and graph that they mean."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from subcircuit.cli.options import Chosen
+    from subcircuit.graph import Graph, Scope, Selection
+    from subcircuit.model import Transformer
+    from subcircuit.search import Behaviour, LearnOptimal
+    from subcircuit.tasks import BosPolicy, Task
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a search is given.
+
+    Args:
+        behaviour: of the task; where the constants of its ablation have to be learned, means stand in for them.
+        selection: which scored edges make the circuit; None for methods that decide themselves.
+    """
+
+    model: "Transformer"
+    task: "Task"
+    graph: "Graph"
+    behaviour: "Behaviour"
+    selection: "Selection | None"
+
+
+@dataclass(frozen=True)
+class Understood:
+    """Options that go together, as far as that can be told before anything is loaded.
+
+    Args:
+        options: as they were given.
+        config: the method's settings.
+        ablation: its name, or how its constants are learned.
+        chosen: which scored edges make the circuit; None for methods that decide themselves.
+    """
+
+    options: SimpleNamespace
+    config: Any
+    ablation: "str | LearnOptimal"
+    chosen: "Chosen | None"
+    scope: "Scope"
+    bos: "BosPolicy"
+
+    def load(self, say: Callable[[str], None]) -> Loaded:
+        """Load model and prompts.
+
+        Args:
+            say: told what takes long.
+
+        Raises:
+            SubcircuitError: they cannot be had, or the options do not go with them.
+        """
+        from subcircuit.graph.select import check_selection
+        from subcircuit.model import load_model
+        from subcircuit.run import Mean, ablation_named
+        from subcircuit.search import Behaviour, method_named
+        from subcircuit.tasks import graph_of, load_task
+        from subcircuit.tasks import metric as metric_named
+
+        o = self.options
+        say(f"loading {o.model}")
+        model = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=say)
+        task = load_task(o.task, model, examples=o.examples, seed=o.seed, bos=self.bos)
+        graph = graph_of(model, self.scope, task)
+        selection = None if self.chosen is None else self.chosen.selection(graph)
+        if selection is not None:
+            check_selection(graph, selection)
+        carried = ablation_named(self.ablation) if isinstance(self.ablation, str) else Mean()
+        behaviour = Behaviour(task.to(model.device), metric_named(o.metric or task.metric), carried)
+        method_named(o.method).check(behaviour)
+        return Loaded(model, task, graph, behaviour, selection)
+
+
+def understood(o: SimpleNamespace) -> Understood:
+    """The options of ``discover``.
+
+    Raises:
+        SubcircuitError: one of them is not understood, or they do not go together.
+    """
+    from subcircuit.cli.options import Chosen, ablation_asked, bos_policy, configured, split_settings
+    from subcircuit.errors import SettingsError
+    from subcircuit.graph import Scope
+    from subcircuit.search import method_named
+    from subcircuit.search.direction import check_start
+    from subcircuit.tasks import metric as metric_named
+
+    ranks = method_named(o.method).ranks
+    if not ranks and (o.edges is not None or o.greedy or o.by != "absolute"):
+        raise SettingsError(f"method {o.method} decides itself which edges to keep: it has no --edges, --greedy or --by")
+    given = {
+        name: getattr(o, name) for name in ("whole_input", "absolute", "head_order", "direction", "speculation", "batch_size")
+    }
+    given |= {} if ranks else {"threshold": o.threshold}
+    own, learning = split_settings(o.settings or ())
+    config, carried = configured(o.method, given, own, o.seed), ablation_asked(o.ablation, learning, o.seed)
+    check_start(o.ablation, getattr(config, "direction", "noising"))
+    chosen = Chosen(o.edges, o.threshold, o.greedy, o.by) if ranks else None
+    scope, policy = Scope.named(o.scope, o.kv, o.split_embeddings), bos_policy(o.bos)
+    if o.metric is not None:
+        metric_named(o.metric)
+    return Understood(o, config, carried, chosen, scope, policy)

@@ -1,0 +1,268 @@
+"""What a search will cost, from small parts of it that are run and measured.
+
+    seconds = forward-equivalents on a few examples · seconds of a forward pass over all        attribution, training
+    seconds = edges · mean seconds of a trial, readers drawn in proportion to their edges         exact
+    seconds = trials · mean seconds of a trial, readers drawn in proportion to their trials      acdc
+
+How many trials ``acdc`` needs depends on what it keeps: a search in outline tells (``sketch.py``). Where that has not come
+to the first layer in time, the rest of the graph is taken to need as many trials an edge as what was seen last. Peak memory
+is that of the parts that were run, and where they were run on fewer examples, what more of them add (``footprint.py``).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from statistics import mean, median
+from time import perf_counter
+from typing import Any, TypeVar
+
+import torch
+
+from subcircuit.graph import Graph
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.memory import peak_memory
+from subcircuit.search.acdc import PAIRS_AT_ONCE, Acdc
+from subcircuit.search.attribution import Rounds, examples_at_once
+from subcircuit.search.batches import Batches
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.direction import ENDS
+from subcircuit.search.eap_ig_inputs import EapIgInputs
+from subcircuit.search.exact import Exact, effects_of
+from subcircuit.search.footprint import Footprint, footprint
+from subcircuit.search.hybrid import Hybrid
+from subcircuit.search.methods import method_of
+from subcircuit.search.optimal import LearnOptimal, learn_optimal
+from subcircuit.search.order import cutting_order
+from subcircuit.search.scores import time_forward
+from subcircuit.search.sketch import Sketch, Stage, sketch, trials_of
+from subcircuit.search.speculation import Speculation
+
+# readers at which trials are timed, and how many trials there
+_PLACES, _TRIALS = 12, 16
+# examples on which methods run that score all edges together, and steps of those that train
+_EXAMPLES, _STEPS = 2, 3
+# seconds of a run that is worth doing twice
+_QUICK = 2.0
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a search will cost.
+
+    Args:
+        method: its name.
+        edges: of the graph.
+        seconds: of the search in one process, without loading.
+        forward_seconds: one plain forward pass over the prompts.
+        trials: circuits that are evaluated; None for methods that score all edges together.
+        kept: edges that stay, roughly; None for methods of which that is asked for.
+        seen: the share of the edges that it is judged by.
+        memory: what takes memory at the peak.
+        peak: bytes of the process at the peak; of tensors alone on an accelerator, and where a process's cannot be told.
+        cost: seconds that it took to know.
+    """
+
+    method: str
+    edges: int
+    seconds: float
+    forward_seconds: float
+    trials: int | None
+    kept: int | None
+    seen: float
+    memory: Footprint
+    peak: int
+    cost: float
+
+    @property
+    def forward_equivalents(self) -> float:
+        """Cost in units of one plain forward pass."""
+        return self.seconds / self.forward_seconds
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What parts of a search have told, and whether they were run on all its examples."""
+
+    seconds: float
+    whole: Behaviour
+    trials: int | None = None
+    kept: int | None = None
+    seen: float = 1.0
+
+
+def estimate(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    settings: Any,
+    learning: LearnOptimal | None = None,
+    patience: float = 60.0,
+) -> Estimate:
+    """Predict what a search will cost.
+
+    Args:
+        model, graph, behaviour: as the search will be given them.
+        settings: of the method.
+        learning: how constants are learned before the search; until then those of the behaviour stand in for them.
+        patience: seconds after which ``acdc`` is judged by what has been seen.
+
+    Raises:
+        SettingsError: the method does not go with the metric or the ablation.
+        NumericalError: a loss or score is NaN or infinite.
+    """
+    began, method = perf_counter(), method_of(settings)
+    method.check(behaviour)
+    with peak_memory(model.device) as peak:
+        forward = median(time_forward(model, behaviour))
+        learned = 0.0 if learning is None else _learning(model, graph, behaviour, learning)
+        match settings:
+            case Acdc():
+                found = _acdc(model, graph, behaviour, settings, patience)
+            case Exact():
+                trials = graph.n_edges * len(ENDS[settings.direction])
+                found = _Measured(trials * _single_cut(model, graph, behaviour, settings.batch_size), behaviour, trials)
+            case Hybrid(most=most, sample=sample, steps=steps, batch_size=size):
+                cuts, first = min(graph.n_edges, most + sample), EapIgInputs(steps, size)
+                seconds = _together(model, graph, behaviour, first, forward).seconds
+                found = _Measured(seconds + cuts * _single_cut(model, graph, behaviour, size), behaviour, cuts)
+            case _:
+                found = _together(model, graph, behaviour, settings, forward)
+    whole = footprint(model, graph, behaviour, settings)
+    run = whole if found.whole is behaviour else footprint(model, graph, found.whole, settings)
+    highest = whole.total if peak.size is None else peak.size + max(0, whole.total - run.total)
+    return Estimate(
+        method=method.name,
+        edges=graph.n_edges,
+        seconds=learned + found.seconds,
+        forward_seconds=forward,
+        trials=found.trials,
+        kept=found.kept,
+        seen=found.seen,
+        memory=whole,
+        peak=highest,
+        cost=perf_counter() - began,
+    )
+
+
+def _learning(model: Transformer, graph: Graph, behaviour: Behaviour, config: LearnOptimal) -> float:
+    """Seconds of learning constants, going by a few steps."""
+    short = replace(config, steps=min(_STEPS, config.steps))
+    return _seconds(lambda: learn_optimal(model, graph, behaviour, short)) * config.steps / short.steps
+
+
+def _together(model: Transformer, graph: Graph, behaviour: Behaviour, settings: Any, forward: float) -> _Measured:
+    """A method that costs so many forward passes, whatever the number of examples and of steps of its optimiser."""
+    few, trained = replace(behaviour, task=behaviour.task[:_EXAMPLES]), hasattr(settings, "learning_rate")
+    short = replace(settings, steps=min(_STEPS, settings.steps)) if trained else settings
+    runs = [method_of(settings).search(model, graph, few, short, None)]
+    if runs[0].seconds < _QUICK:
+        # the first time is slower than those after it
+        runs.append(method_of(settings).search(model, graph, few, short, None))
+    share = settings.steps / short.steps if trained else 1.0
+    return _Measured(runs[-1].forward_equivalents * share * forward, few)
+
+
+def _single_cut(model: Transformer, graph: Graph, behaviour: Behaviour, size: int | None) -> float:
+    """Mean seconds of cutting one edge alone, all edges being as likely."""
+    examples = examples_at_once(model, graph, behaviour, size)
+    sizes = graph.edges.sum(0).tolist()
+
+    def trial(reader: int) -> float:
+        edges = torch.zeros_like(graph.edges)
+        edges[graph.edges[:, reader].nonzero().flatten()[:_TRIALS], reader] = True
+        whole = _seconds(lambda: effects_of(model, graph, behaviour, edges, examples, Rounds(1, None)))
+        start = _seconds(lambda: effects_of(model, graph, behaviour, torch.zeros_like(edges), examples, Rounds(1, None)))
+        return max(whole - start, 0.0) / int(edges.sum())
+
+    return mean(trial(reader) for reader in _drawn(range(len(sizes)), sizes))
+
+
+@torch.no_grad()
+def _acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, patience: float) -> _Measured:
+    """Outlines of the search from each end, and trials of the search itself along them."""
+    ends = ENDS[config.direction]
+    outlines = [sketch(model, graph, behaviour, config, restoring, patience / len(ends)) for restoring in ends]
+    parts = [_along(model, graph, behaviour, config, outline, at) for outline, at in zip(outlines, ends, strict=True)]
+    return _Measured(
+        seconds=sum(part.seconds for part in parts),
+        whole=behaviour,
+        trials=sum(part.trials or 0 for part in parts),
+        kept=sum(part.kept or 0 for part in parts),
+        seen=mean(part.seen for part in parts),
+    )
+
+
+def _along(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, outline: Sketch, restoring: bool) -> _Measured:
+    pairs = config.batch_size or PAIRS_AT_ONCE
+    examples = min(pairs, len(behaviour.task))
+    start = Batches.start(model, graph, behaviour, examples, cutting_order(graph, config.head_order), restoring)
+    speculation, rows = Speculation(config.speculation, pairs // examples), start.first.run.rows
+    sizes = [trials_of(stage.stays, speculation, len(rows[stage.reach].flat)) for stage in outline.stages]
+    trials = [sum(batches) for batches in sizes]
+    seconds = [0.0] * len(trials)
+    drawn = _drawn(range(len(trials)), trials)
+    for number in sorted(set(drawn)):
+        seconds[number] = _stage_seconds(graph, start, outline, outline.stages[number], sizes[number])
+    a_trial = [seconds[number] / trials[number] for number in drawn]
+    more = _unseen(graph, outline, trials)
+    # the last that were seen are most like those that were not
+    rest = more * mean(a_trial[-max(1, len(a_trial) // 3) :])
+    return _Measured(
+        seconds=sum(trials) * mean(a_trial) + rest,
+        whole=behaviour,
+        trials=round(sum(trials) + more),
+        kept=sum(sum(stage.stays) for stage in outline.stages if not stage.whole),
+        seen=1 - _edges_before(graph, outline.first) / graph.n_edges,
+    )
+
+
+def _stage_seconds(graph: Graph, start: Batches, outline: Sketch, stage: Stage, sizes: Sequence[int]) -> float:
+    """Seconds of a stage: of its batches of trials, going by one of the size of most, and of making cuts definite."""
+    before, later = graph.edges.clone(), [reader for readers in graph.readers_in[stage.unit + 1 :] for reader in readers]
+    before[:, later] = outline.kept[:, later]
+    batches, size = start.map(lambda engine: engine.restore(before, stage.unit)), round(median(sizes))
+    readers = stage.readers[:size] if stage.whole else stage.readers
+    visits = batches.visit(readers[0])
+
+    def trials() -> None:
+        if stage.whole:
+            batches.try_readers(readers)
+        else:
+            batches.try_edges(visits, size)
+
+    after = before.clone()
+    after[:, list(readers)] = outline.kept[:, list(readers)]
+    trials()  # what follows finds its memory warm, as in the search
+    commit = _seconds(lambda: batches.map(lambda engine: engine.commit(after, readers)).loss())
+    a_trial = _seconds(trials) / (len(readers) if stage.whole else size)
+    return a_trial * sum(sizes) + commit * (len(sizes) if stage.whole else 1)
+
+
+def _unseen(graph: Graph, outline: Sketch, trials: Sequence[int]) -> float:
+    """Trials at units that were not visited: as many an edge as in the later half of those that were."""
+    if outline.first == 0:
+        return 0.0
+    middle = (len(graph.units) + outline.first + 1) // 2
+    late = sum(n for n, stage in zip(trials, outline.stages, strict=True) if stage.unit < middle)
+    edges = _edges_before(graph, middle) - _edges_before(graph, outline.first)
+    return late * _edges_before(graph, outline.first) / max(1, edges)
+
+
+def _edges_before(graph: Graph, unit: int) -> int:
+    """Edges into units before one."""
+    return sum(int(graph.edges[:, list(readers)].sum()) for readers in graph.readers_in[:unit])
+
+
+def _drawn(items: Sequence[Item], weights: Sequence[int]) -> list[Item]:
+    """Some items in their order, spread so that each comes as often as its weight says."""
+    total, sums = sum(weights), list(accumulate(weights))
+    at = [(place + 0.5) * total / _PLACES for place in range(_PLACES)]
+    return [items[next(i for i, reached in enumerate(sums) if reached >= there)] for there in at]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = perf_counter()
+    work()
+    return perf_counter() - began
