@@ -87,18 +87,17 @@ def results(folder: Path) -> dict[str, object]:
     return {"circuit": circuit, "scores": (folder / "scores.safetensors").read_bytes(), "journal": journal}
 
 
-@pytest.mark.parametrize("method", ["acdc", "exact"])
 def test_a_killed_run_is_resumed_to_the_same_bits(
-    subcircuit: Run, model: str, prompts: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    subcircuit: Run, model: str, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments, replace, renamed = options(model, prompts, method), os.replace, list[object]()
+    arguments, replace, renamed = options(model, prompts), os.replace, list[object]()
     with monkeypatch.context() as patch:
         patch.setattr(durable.os, "replace", lambda *names: (renamed.append(names), replace(*names))[1])
         assert subcircuit(*arguments, "whole").code == 0
     expected, count = results(Path("whole")), len(journal_of(Path("whole")))
     # at the first results, in the middle, at the last, and when each of the files of the end is put in its place
     points = [(1, 99), (count // 2, 99), (count, 99), *((99, len(renamed) - last) for last in (3, 2, 1))]
-    for number, point in enumerate(points if method == "acdc" else points[1::2]):
+    for number, point in enumerate(points):
         folder = Path(f"run{number}")
         assert killed_after([*arguments, str(folder)], *point) == -signal.SIGKILL
         assert subcircuit("runs", ".", "--json").json["runs"][number]["state"] == "stopped"
@@ -158,6 +157,8 @@ def test_what_a_command_does_not_have_is_refused_when_it_is_resumed(subcircuit: 
     assert subcircuit("validate", "and-gate", "--method", "eap", "--out", "run").code == 0
     refused = subcircuit("resume", "run", "--threshold", 0.5)
     assert (refused.code, "--threshold: run is of subcircuit validate" in refused.err) == (2, True)
+    refused = subcircuit("resume", "run", "--workers", 0)
+    assert (refused.code, "workers is 0" in refused.err) == (2, True)
     asked = json.loads(Path("run/run.json").read_text())
     for broken in ({"command": "rm"}, {"command": "validate", "seed": [1]}, "validate", {"command": ["a"]}):
         Path("run/run.json").write_text(json.dumps({**asked, "asked": broken}))
@@ -284,6 +285,11 @@ def test_another_configuration_is_refused_with_the_difference(subcircuit: Run, m
     prompts.write_text(prompts.read_text().replace("w5", "w7"))
     changed = subcircuit("resume", "run", *where)
     assert (changed.code, "prompts was" in changed.err) == (2, True)
+    prompts.write_text(prompts.read_text().replace("w7", "w5"))
+    lines = [{**json.loads(line), "roles": {"S": [0]}} for line in prompts.read_text().splitlines()]
+    prompts.write_text("\n".join(map(json.dumps, lines)))
+    changed = subcircuit("resume", "run", *where)
+    assert (changed.code, "roles was not set, is" in changed.err, "prompts was" in changed.err) == (2, True, False)
 
 
 @pytest.mark.parametrize("name", ["weights", "config", "tokenizer", "prompts", "dtype", "device", "torch"])

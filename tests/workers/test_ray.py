@@ -1,25 +1,23 @@
 """A Ray cluster of this machine works to the bits of one process."""
 
 from functools import partial
+from pathlib import Path
 from threading import Event
 
-import torch
-
-from subcircuit.search import Exact, discover
 from subcircuit.workers import Crew, together
 from subcircuit.workers.on_ray import _watch
-from tests.behaviours import random_task
 from tests.tiny_models import tiny
+from tests.workers.failing import Patient, at_worst, behaviour_of, same
 
 
-def test_a_ray_cluster_works_to_the_bits_of_one_process():
+def test_a_ray_cluster_works_to_the_bits_of_one_process_though_its_helper_is_killed_again_and_again(tmp_path: Path):
     model = tiny("attention_only")
-    work = partial(discover, task=random_task(model, 3, [5, 4, 5]), method=Exact())
-    alone, joined = work(model).circuit, together(work, model, Crew(2, ray="local")).circuit
-    assert alone.scores is not None
-    assert joined.scores is not None
-    assert torch.equal(joined.scores.nan_to_num(9), alone.scores.nan_to_num(9))
-    assert torch.equal(joined.kept, alone.kept)
+    behaviour = behaviour_of(model)
+    work = partial(at_worst, behaviour=behaviour, folder=str(tmp_path))
+    # this process waits until the helper was killed and has been started again
+    joined = together(work, model, Crew(2, ray="local"), Patient(tmp_path))
+    assert same(joined, at_worst(model, behaviour, ""))
+    assert len(list(tmp_path.iterdir())) >= 2
 
 
 class LosingRay:

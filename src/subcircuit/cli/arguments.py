@@ -11,7 +11,12 @@ ModelName: TypeAlias = Annotated[
 TaskName: TypeAlias = Annotated[str, typer.Option("--task", "-t", help="Built-in name, or a .jsonl file of prompts.")]
 Metric: TypeAlias = Annotated[str | None, typer.Option(help="See `subcircuit metrics`. Default: the task's own.")]
 Bos: TypeAlias = Annotated[str, typer.Option(help="Beginning-of-sequence token: auto (as the tokenizer does), always, never.")]
-Device: TypeAlias = Annotated[str | None, typer.Option(help="cpu, cuda, … Default: cuda where there is one.")]
+Device: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, …; cuda:0=20,cpu keeps 20 layers there and the others elsewhere. Default: cuda where there is one."
+    ),
+]
 Dtype: TypeAlias = Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")]
 Revision: TypeAlias = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")]
 

@@ -9,15 +9,15 @@ import typer
 if TYPE_CHECKING:
     from subcircuit.workers import Crew
 
-_PANEL = "Several processes; the result does not depend on them"
+PANEL = "Several processes; the result does not depend on them"
 
-Workers: TypeAlias = Annotated[int, typer.Option(help="Processes that work together, each on a copy.", rich_help_panel=_PANEL)]
+Workers: TypeAlias = Annotated[int, typer.Option(help="Processes that work together, each on a copy.", rich_help_panel=PANEL)]
 Ray: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
         help="Run them on this Ray cluster: host:port, auto, or local to start one here.",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from subcircuit.cli.arguments import JsonSummary, JsonTable
+from subcircuit.cli.crew import PANEL, Ray
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,10 @@ def resume(
     fork: Annotated[
         Path | None, typer.Option(help="Leave the run as it is and begin another in this directory, with what it can use of it.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that work together. Default: as many as began the run.", rich_help_panel=PANEL)
+    ] = None,
+    ray: Ray = None,
     json: JsonSummary = False,
 ) -> None:
     """Go on with what was stopped: the result is that of a run that was not, to the last bit."""
@@ -40,8 +45,9 @@ def resume(
 
     given = {"model": model, "task": task, "path": circuit, "threshold": threshold, "edges": edges}
     changes = {name: value for name, value in given.items() if value is not None}
+    by_whom = {name: value for name, value in {"workers": workers, "ray": ray}.items() if value is not None}
     go_on, asked = _asked_of(path, read_run(path)["asked"])
-    if foreign := [name for name in changes if name not in asked]:
+    if foreign := [name for name in {**changes, **by_whom} if name not in asked]:
         option = "circuit" if foreign[0] == "path" else foreign[0]
         raise SettingsError(f"--{option}: {path} is of subcircuit {asked['command']}, which has none")
     done = (path / "checksums.json").exists() and fork is None
@@ -53,7 +59,9 @@ def resume(
     if "path" in asked:
         # of what was looked into, the last part of the path is recorded
         changes.setdefault("path", path.absolute().parent / asked["path"])
-    go_on({**asked, **changes, "json": json}, Begun(path) if fork is None else Begun(new_directory(fork, "", ""), path))
+    go_on(
+        {**asked, **changes, **by_whom, "json": json}, Begun(path) if fork is None else Begun(new_directory(fork, "", ""), path)
+    )
 
 
 def _asked_of(path: Path, asked: Any) -> "tuple[Callable[[dict[str, Any], Begun], None], dict[str, Any]]":

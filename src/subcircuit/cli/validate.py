@@ -64,8 +64,6 @@ def validate(
 
 def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
     """Begin with these options of ``validate``, or go on."""
-    from importlib.metadata import version
-
     from subcircuit.cli.console import messages, plain, print_json, results
     from subcircuit.cli.kept import directory_for, keep
     from subcircuit.cli.options import configured, names_in, numbers, ranked_by, settings_of
@@ -106,14 +104,23 @@ def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
             made.append(Validations(tuple(_told(attempts, every, watcher.say))))
             save_validations(made[0], directory)
 
-        found = {package: version(package) for package in ("subcircuit", "torch")}
-        keep(asked, found, (directory, begun), work, watcher.say)
+        keep(asked, _found(o.model), (directory, begun), work, watcher.say)
     if o.json:
         print_json({**made[0].to_json(), "out": str(directory)})
         return
     _show(made[0], every)
     results().print()
     results().print(plain(f"written   {directory}"), soft_wrap=True)
+
+
+def _found(model: str | None) -> "dict[str, str | None]":
+    """What the cases depend on: versions of what makes them, and of a model that was named the checkpoint."""
+    from importlib.metadata import version
+
+    from subcircuit.model.load import load_model
+
+    versions = {package: version(package) for package in ("subcircuit", "torch")}
+    return {**versions, "revision": None if model is None else load_model(model).revision}
 
 
 def _ablations(asked: str | None, every: bool) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """A model: config, weights and tokenizer, with the plain forward pass."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from subcircuit.model.components import (
 )
 from subcircuit.model.config import TransformerConfig
 from subcircuit.model.experts import mixture
+from subcircuit.model.placement import Place, placed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.weights import MixtureWeights, Weights
 
@@ -50,7 +52,7 @@ class Transformer:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where everything is computed."""
         return self.weights.W_E.device
 
     @property
@@ -61,6 +63,14 @@ class Transformer:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Transformer":
         """The same model elsewhere or in another dtype."""
         return replace(self, weights=self.weights.to(device, dtype))
+
+    def spread(self, places: Sequence[Place], dtype: torch.dtype | None = None) -> "Transformer":
+        """The same model with layers kept on several devices, the first of which computes.
+
+        Raises:
+            SettingsError: there are not as many layers.
+        """
+        return replace(self, weights=placed(self.weights, places, dtype))
 
     def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos vocab"]:
         """Logits at every position; meaningless past a prompt's end.

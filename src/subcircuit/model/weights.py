@@ -4,8 +4,8 @@ Projections are stored with the head axis first and the residual stream last, so
 query dimension reads and row ``W_O[h, i]`` or ``W_out[i]`` is what one head dimension or neuron writes.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -77,27 +77,62 @@ class LayerWeights:
     mlp_post_norm: NormWeights | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Elsewhere:
+    """Layers that may be kept on other devices than the one that computes: see ``placement.py``.
+
+    Asked for a layer by its index, or for one after the other, it gives them on that device; the last one is kept there.
+
+    Args:
+        kept: the layers where they are kept.
+        home: the device that computes.
+    """
+
+    kept: tuple[LayerWeights, ...]
+    home: torch.device
+    _last: dict[int, LayerWeights] = field(default_factory=dict[int, LayerWeights], repr=False)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __iter__(self) -> Iterator[LayerWeights]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> LayerWeights:
+        layer = range(len(self.kept))[index]
+        if layer not in self._last:
+            # the one before goes first, as there may be room for one only
+            self._last.clear()
+            self._last[layer] = map_tensors(self.kept[layer], lambda tensor: tensor.to(self.home))
+        return self._last[layer]
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """The whole decoder. With tied embeddings ``W_U`` is ``W_E`` itself."""
 
     W_E: Float[Tensor, "vocab d_model"]
-    layers: tuple[LayerWeights, ...]
+    layers: tuple[LayerWeights, ...] | Elsewhere
     final_norm: NormWeights
     W_U: Float[Tensor, "vocab d_model"]
     W_pos: Float[Tensor, "context d_model"] | None = None
     b_U: Float[Tensor, " vocab"] | None = None
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Weights":
-        """The same weights elsewhere or in another dtype; tensors that are shared stay shared."""
-        moved: dict[int, Tensor] = {}
+        """The same weights on another device, all of them, or in another dtype; tensors that are shared stay shared."""
+        moved = self.map(lambda tensor: tensor.to(device=device, dtype=dtype))
+        return replace(moved, layers=moved.layers.kept) if device is not None and isinstance(moved.layers, Elsewhere) else moved
 
-        def move(tensor: Tensor) -> Tensor:
-            if id(tensor) not in moved:
-                moved[id(tensor)] = tensor.to(device=device, dtype=dtype)
-            return moved[id(tensor)]
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Weights":
+        """The weights with ``function`` applied to every tensor, once to those that are shared."""
+        done: dict[int, Tensor] = {}
 
-        return map_tensors(self, move)
+        def once(tensor: Tensor) -> Tensor:
+            if id(tensor) not in done:
+                done[id(tensor)] = function(tensor)
+            return done[id(tensor)]
+
+        return map_tensors(self, once)
 
 
 def map_tensors(value: Any, function: Any) -> Any:
@@ -106,6 +141,8 @@ def map_tensors(value: Any, function: Any) -> Any:
         return function(value)
     if isinstance(value, tuple):
         return tuple(map_tensors(item, function) for item in value)
+    if isinstance(value, Elsewhere):
+        return Elsewhere(map_tensors(value.kept, function), value.home)
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{f.name: map_tensors(getattr(value, f.name), function) for f in fields(value)})
     return value
@@ -113,6 +150,7 @@ def map_tensors(value: Any, function: Any) -> Any:
 
 def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor in nested dataclasses and tuples, with a dotted name such as ``layers.3.attention.W_Q``."""
+    value = value.kept if isinstance(value, Elsewhere) else value
     if isinstance(value, Tensor):
         yield prefix, value
     elif isinstance(value, tuple):

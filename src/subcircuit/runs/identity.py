@@ -17,6 +17,8 @@ def identity(model: "Transformer", task: "Task") -> dict[str, Any]:
         "config": model.config.digest,
         "tokenizer": None if vocabulary is None else sha256(vocabulary.encode()).hexdigest(),
         "prompts": task.digest,
+        # a prompt file may give the same prompts other roles
+        "roles": None if task.roles is None else task.roles.digest,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
         **{package: version(package) for package in ("subcircuit", "torch")},

@@ -9,6 +9,7 @@ their roles.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from string import Formatter
 
 import torch
@@ -56,6 +57,11 @@ class Roles:
             for name, positions in prompt.items():
                 row[list(positions)] = names.index(name)
         return Roles(names, of.to(device))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the names and of the role of every position."""
+        return sha256(repr((self.names, self.of.tolist())).encode()).hexdigest()
 
     def mask(self, name: str) -> Bool[Tensor, "batch pos"]:
         """Where a role is. That of ``rest`` includes what lies past a prompt's end.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from subcircuit.model.transformer import Transformer
-from subcircuit.model.weights import map_tensors, named_tensors
+from subcircuit.model.weights import named_tensors
 from subcircuit.search.journal import Journal
 
 Work = Callable[..., Any]
@@ -40,7 +40,7 @@ class Job:
 
     def save(self, folder: Path) -> None:
         """Into an empty folder."""
-        torch.save(self._tensors(), folder / "weights.pt")
+        torch.save(self._on_processor(), folder / "weights.pt")
         (folder / "work.pickle").write_bytes(self._outline())
 
     @staticmethod
@@ -51,7 +51,7 @@ class Job:
 
     def pack(self) -> tuple[bytes, dict[str, Tensor]]:
         """As values that can be sent."""
-        return self._outline(), self._tensors()
+        return self._outline(), self._on_processor()
 
     @staticmethod
     def unpack(outline: bytes, tensors: dict[str, Tensor]) -> "Job":
@@ -63,22 +63,30 @@ class Job:
         first: dict[int, tuple[str, Tensor]] = {}
         for name, tensor in named_tensors(None if self.model is None else self.model.weights):
             first.setdefault(id(tensor), (name, tensor))
-        return {name: tensor.cpu() for name, tensor in first.values()}
+        return dict(first.values())
+
+    def _on_processor(self) -> dict[str, Tensor]:
+        return {name: tensor.cpu() for name, tensor in self._tensors().items()}
 
     def _outline(self) -> bytes:
         """All but the weights' values, and what belongs to this process alone."""
         if self.model is None:
             return pickle.dumps((self.work, None, None))
-        hollow = replace(self.model, weights=self.model.weights.to("meta"), tokenizer=None, folder=None)
-        return pickle.dumps((self.work, hollow, str(self.model.device)))
+        weights = self.model.weights.map(lambda tensor: tensor.to("meta"))
+        hollow = replace(self.model, weights=weights, tokenizer=None, folder=None)
+        return pickle.dumps((self.work, hollow, {name: str(tensor.device) for name, tensor in self._tensors().items()}))
 
     @staticmethod
     def _filled(outline: bytes, tensors: dict[str, Tensor]) -> "Job":
-        work, hollow, device = pickle.loads(outline)
+        work, hollow, devices = pickle.loads(outline)
         if hollow is None:
             return Job(work, None)
         names: dict[int, str] = {}
         for name, tensor in named_tensors(hollow.weights):
             names.setdefault(id(tensor), name)
-        weights = map_tensors(hollow.weights, lambda tensor: tensors[names[id(tensor)]])
-        return Job(work, replace(hollow, weights=weights).to(device))
+
+        def there(tensor: Tensor) -> Tensor:
+            name = names[id(tensor)]
+            return tensors[name].to(devices[name])
+
+        return Job(work, replace(hollow, weights=hollow.weights.map(there)))

@@ -15,6 +15,7 @@ from subcircuit.model.load.directory import digest_of_checkpoint, read_config, r
 from subcircuit.model.load.families import read_model
 from subcircuit.model.load.gguf import converted
 from subcircuit.model.load.hub import NotOnHubError, download
+from subcircuit.model.placement import Place, parse_places, usable
 from subcircuit.model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def load_model(
         source: a built-in name (``"smollm2-135m"``), a directory in the Hugging Face layout, a ``.gguf`` file, an id on
             the Hugging Face hub, or a transformers model, whose weights are copied.
         revision: of a hub id: branch, tag or commit.
-        device: None is ``"cuda"`` where there is one, else ``"cpu"``.
+        device: None is ``"cuda"`` where there is one, else ``"cpu"``; with commas between them several, of which the first
+            computes and the others keep layers (``"cuda:0=20,cpu"``, see ``model/placement.py``).
         dtype: ``"float32"``, ``"float64"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``, the checkpoint's own; None is
             float32 whatever the checkpoint's own is, because effects of single edges drown in half precision.
         tokenizer: instead of the one that comes with the checkpoint; a transformers model comes with none.
@@ -57,14 +59,14 @@ def load_model(
 
     >>> model = load_model("smollm2-135m")  # doctest: +SKIP
     """
-    place, precision = _device(device), _dtype(dtype)
+    places, precision = _places(device), _dtype(dtype)
     if isinstance(source, str | Path):
         model = _from_name(source, revision, report)
     else:
         _only_for_hub(revision, "a transformers model")
         model = _from_transformers(source)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
-    return replace(model.to(place, precision or model.dtype), tokenizer=tokenizer)
+    return replace(model.spread(places, precision or model.dtype), tokenizer=tokenizer)
 
 
 def _from_name(source: str | Path, revision: str | None, report: Callable[[str], None] | None) -> Transformer:
@@ -159,12 +161,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return dtype
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def _places(device: str | torch.device | None) -> tuple[Place, ...]:
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SettingsError(f"device {str(device)!r} cannot be used: {str(error).strip().splitlines()[0]}") from None
-    return place
+        return (Place(torch.device("cuda" if torch.cuda.is_available() else "cpu")),)
+    return parse_places(device) if isinstance(device, str) else (Place(usable(device)),)

@@ -1,0 +1,90 @@
+"""Models that are larger than a device: layers that are kept elsewhere and come when they are needed.
+
+The first device is the model's own: embeddings, unembedding and all activations are there, and everything is computed
+there. Layers may be kept on it, on other devices, or in the machine's memory; one that is kept elsewhere is copied over
+when it is used and forgotten when another one is. So bits do not depend on where layers are kept, and a device needs
+memory for its own layers and one more. Cost: every pass through the layers, forward or backward, copies those that are
+kept elsewhere once; the more rows run together, the less that counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from subcircuit.errors import SettingsError
+from subcircuit.model.weights import Elsewhere, Weights, map_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A device, and how many layers are kept there; None shares what is left evenly with the others."""
+
+    device: torch.device
+    layers: int | None = None
+
+
+def parse_places(text: str) -> tuple[Place, ...]:
+    """``cuda:0``; ``cuda:0,cuda:1``; ``cuda:0=20,cpu``, the first 20 layers on one device and the others on the next.
+
+    Raises:
+        SettingsError: names the part that is not a device with a number of layers, or cannot be used.
+    """
+    return tuple(_place(part.strip(), text) for part in text.split(","))
+
+
+def _place(part: str, text: str) -> Place:
+    name, _, number = part.partition("=")
+    if not name or ("=" in part and not number.isdecimal()):
+        raise SettingsError(f"device {text!r}: {part!r} is not a device, or a device and its number of layers such as cuda:0=20")
+    return Place(usable(name), int(number) if number else None)
+
+
+def usable(device: str | torch.device) -> torch.device:
+    """The device, if tensors can be there.
+
+    Raises:
+        SettingsError: there is none of this name.
+    """
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(f"device {str(device)!r} cannot be used: {str(error).strip().splitlines()[0]}") from None
+    return place
+
+
+def devices_of(places: Sequence[Place], n_layers: int) -> tuple[torch.device, ...]:
+    """The device of each layer, in the places' order.
+
+    Raises:
+        SettingsError: the places hold another number of layers.
+    """
+    free = [place for place in places if place.layers is None]
+    left = n_layers - sum(place.layers or 0 for place in places)
+    if left < 0 or (left and not free):
+        raise SettingsError(f"places for {n_layers - left} layers; the model has {n_layers}")
+    even = iter([left // len(free) + (i < left % len(free)) for i in range(len(free))])
+    return tuple(place.device for place in places for _ in range(next(even) if place.layers is None else place.layers))
+
+
+def placed(weights: Weights, places: Sequence[Place], dtype: torch.dtype | None = None) -> Weights:
+    """The weights on the first device, but for the layers that are kept on the others.
+
+    Args:
+        weights: wherever they are.
+        places: at least one.
+        dtype: None leaves it.
+
+    Raises:
+        SettingsError: as ``devices_of``.
+    """
+    home = places[0].device
+    if len(places) == 1 and places[0].layers is None:
+        return weights.to(home, dtype)
+    devices = devices_of(places, len(weights.layers))
+    layers = tuple(
+        map_tensors(layer, lambda tensor, device=device: tensor.to(device=device, dtype=dtype))
+        for layer, device in zip(weights.layers, devices, strict=True)
+    )
+    return replace(replace(weights, layers=()).to(home, dtype), layers=Elsewhere(layers, home))
