@@ -1,6 +1,6 @@
 """Find the circuit with which a small language model tells who gets the drink, and look at its strongest edges.
 
-Run: python examples/discover_ioi.py [number of prompts]
+Run: python examples/discover_ioi.py [number of prompts] [threshold]
 """
 
 import sys
@@ -15,14 +15,14 @@ def strongest(circuit: sc.Circuit, count: int) -> list[tuple[float, str]]:
     return sorted(effects, reverse=True)[:count]
 
 
-def main(examples: int) -> None:
+def main(examples: int, threshold: float) -> None:
     """Load, search, show, save."""
     model = sc.load_model("smollm2-135m")
     task = sc.load_task("ioi", model, examples=examples)
     print(task.pairs[0].clean, "…", task.pairs[0].answers)
 
     # heads with one input each: a coarser graph than the default, and a quicker search
-    result = sc.discover(model, task, sc.Acdc(threshold=0.1), metric="logit_difference", scope=sc.Scope("head"))
+    result = sc.discover(model, task, sc.Acdc(threshold), metric="logit_difference", scope=sc.Scope("head"))
 
     for name, value in sc.Summary.of(result.circuit).rows:
         print(f"{name:>22}  {value}")
@@ -32,4 +32,5 @@ def main(examples: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 8)
+    given = sys.argv[1:]
+    main(int(given[0]) if given else 8, float(given[1]) if len(given) > 1 else 0.1)
