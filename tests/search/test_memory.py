@@ -16,7 +16,8 @@ from subcircuit.search import METHODS, EdgeScores, attribution, batches
 from tests.behaviours import random_behaviour
 from tests.tiny_models import tiny
 
-SEARCHES = ("acdc", "exact", "eap", "eap-ig-inputs")
+# queries, keys and values are tried whole first
+SEARCHES = (("acdc", "qkv"), ("exact", "head"), ("eap", "head"), ("eap-ig-inputs", "head"))
 
 
 def short_of(most: int, really: Callable[..., Any], size: Callable[..., int]) -> Callable[..., Any]:
@@ -37,12 +38,13 @@ def shrink_memory(patch: pytest.MonkeyPatch, examples: int, trials: int) -> None
     exact: Any = import_module("subcircuit.search.exact")  # the package's name of it is the function
     patch.setattr(exact, "try_singly", short_of(trials, exact.try_singly, lambda engine, reader, writers: len(writers)))
     patch.setattr(Engine, "try_edges", short_of(trials, Engine.try_edges, lambda engine, visit, count: count))
+    patch.setattr(Engine, "try_readers", short_of(trials, Engine.try_readers, lambda engine, readers: len(readers)))
 
 
-@pytest.mark.parametrize("name", SEARCHES)
-def test_a_search_that_runs_out_of_memory_finds_the_same(name: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("name", "level"), SEARCHES)
+def test_a_search_that_runs_out_of_memory_finds_the_same(name: str, level: str, monkeypatch: pytest.MonkeyPatch):
     model, method = tiny("gpt2", 0, torch.float64), METHODS[name]
-    graph = Graph.of(model.config, Scope.named("head"))
+    graph = Graph.of(model.config, Scope.named(level))
     behaviour = random_behaviour(model, 3, [6, 7, 5, 6, 7], 1, "logit_difference", "resample")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

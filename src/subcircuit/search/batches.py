@@ -123,5 +123,16 @@ class Batches:
         return in_parts(some, range(count), after_each_other)
 
     def try_readers(self, readers: Sequence[int]) -> Float[Tensor, "trial batch"]:
-        """``Engine.try_readers`` over all examples."""
-        return self.losses(lambda _, engine: engine.try_readers(readers))
+        """``Engine.try_readers`` over all examples, in parts where memory does not suffice."""
+
+        def some(part: range) -> Float[Tensor, "trial batch"]:
+            at = self if part.start == 0 else self._without(readers[: part.start])
+            return at.losses(lambda _, engine: engine.try_readers(readers[part.start : part.stop]))
+
+        return in_parts(some, range(len(readers)), after_each_other)
+
+    def _without(self, readers: Sequence[int]) -> "Batches":
+        """After cutting these readers from all their writers."""
+        kept = self.kept.clone()
+        kept[:, list(readers)] = False
+        return self.map(lambda engine: engine.commit(kept, readers))
