@@ -80,7 +80,7 @@ def text_of(docstring: str) -> str:
 def method_page(name: str) -> str:
     """What a method approximates, what it costs, when to use it, when it fails."""
     method = METHODS[name]
-    module = sys.modules[method.settings.__module__]
+    module = sys.modules[method.search.__module__]
     cost, use, beware = advice(name)
     parts = [
         f"# {name}\n\n{method.description[0].upper()}{method.description[1:]}.\n",

@@ -17,7 +17,7 @@ from subcircuit.run import Mean, MeanByPosition, Optimal, Resample, Zero, run_ci
 from subcircuit.run.ablation import Ablation, ablated_values
 from subcircuit.run.readout import readout_of
 from subcircuit.search import Acdc, Behaviour
-from subcircuit.search.acdc import Within
+from subcircuit.search.rules import Within
 from subcircuit.tasks import placed
 
 # ---- the masked forward pass, one prompt, one node, one edge at a time --------------------------------------------------

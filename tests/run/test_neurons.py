@@ -13,10 +13,10 @@ from subcircuit.run import ABLATIONS, Resample, ablated_values, forward, run_cir
 from subcircuit.run.mlps import unit_bias
 from subcircuit.run.node_masks import last_stream_of_nodes
 from subcircuit.search import Acdc
-from subcircuit.search.acdc import HeadOrder
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, exact
+from subcircuit.search.order import HeadOrder
 from tests.behaviours import random_behaviour, random_task
 from tests.run.agreement import assert_node_by_node, assert_sequential
 from tests.run.test_forward import LENGTHS, real

@@ -12,7 +12,6 @@ from subcircuit.errors import GraphError, PromptMismatchError, SettingsError
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit
 from subcircuit.search import Acdc, Behaviour, acdc, zoom
-from subcircuit.search.acdc import Within
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
 from subcircuit.search.eap import Eap, eap
@@ -22,6 +21,7 @@ from subcircuit.search.exact import Exact, exact
 from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.relp import Relp, relp
+from subcircuit.search.rules import Within
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from subcircuit.tasks import Roles, Task, graph_of, metric, placed, places_of
 from tests.behaviours import random_kept, random_task

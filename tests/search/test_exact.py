@@ -12,10 +12,11 @@ from subcircuit.graph import Graph
 from subcircuit.model import Transformer
 from subcircuit.run import run_circuit, writer_values
 from subcircuit.run.readout import readout_of
-from subcircuit.search.acdc import Acdc, acdc
+from subcircuit.search.acdc import acdc
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, effects_of, exact
+from subcircuit.search.rules import Acdc
 from tests.behaviours import random_behaviour
 from tests.search.autograd import Autograd, assert_scores
 from tests.search.test_acdc import METRICS

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Circuit, Graph, Scope, coarsen, parse_scope, refine
 from subcircuit.search import Acdc, acdc, coarse_to_fine, zoom
-from subcircuit.search.acdc import Within
+from subcircuit.search.rules import Within
 from subcircuit.search.zoom import descent
 from tests.behaviours import random_behaviour
 from tests.oracles import SequentialAcdc

@@ -1,6 +1,6 @@
 """Search methods: functions from a model, its graph and a behaviour to a circuit or to scores of edges."""
 
-from subcircuit.search.acdc import Acdc, acdc
+from subcircuit.search.acdc import acdc
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
@@ -21,6 +21,7 @@ from subcircuit.search.per_example import effects_by_example
 from subcircuit.search.random_scores import RandomScores, random_scores
 from subcircuit.search.relp import Relp, relp
 from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Round, Step
+from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from subcircuit.search.ugs import Ugs, ugs

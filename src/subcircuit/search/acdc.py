@@ -23,109 +23,27 @@ then carry clean values, and each restored along the way brought back less than 
 keeps both, and of two that are needed together the one that is tried last.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from time import perf_counter
-from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
-from subcircuit.errors import NumericalError, SettingsError
-from subcircuit.graph import Circuit, Expert, Graph, HeadInput, Neuron, RouterInput
+from subcircuit.graph import Circuit, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import name_of
-from subcircuit.run.incremental import Visit
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.search.borderline import TIE, Borderline
-from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
-from subcircuit.search.journal import FORGETFUL, Journal, each, once
-from subcircuit.search.order import HeadOrder, cutting_order, visiting_order
+from subcircuit.search.direction import ENDS, check_start, larger
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.outcome import measure_circuit
 from subcircuit.search.result import Discovery, OnStep, Step
+from subcircuit.search.rules import Acdc, Within
 from subcircuit.search.scores import time_forward
-from subcircuit.search.speculation import Speculation
-
-# rows of matrix products grow with (circuit, example) pairs: enough to keep them busy, few enough to stay in cache
-PAIRS_AT_ONCE = 512
-
-Cells: TypeAlias = tuple[slice | int, int]
-Cut: TypeAlias = tuple[int, int | None]
-"""A reader, and the writer it is cut from; None for all of them."""
-Visits: TypeAlias = tuple[Visit, ...]
-"""A visit in every batch of examples."""
-
-
-@dataclass(frozen=True)
-class Acdc:
-    """Settings of ACDC.
-
-    Args:
-        threshold: τ, in units of the metric: an edge whose cut worsens the metric by less goes.
-        whole_input: first try to cut each head input, neuron, expert and router from all its writers at once.
-        absolute: compare the absolute change with τ, so that edges whose cut *improves* the metric stay too.
-        head_order: in which order heads of a layer are visited and cut.
-        direction: cut edges of the model, restore edges to the corrupted run, or do both and unite the circuits.
-        speculation: circuits tried at once; None adapts to how often edges are kept. The result is the same.
-        batch_size: (circuit, example) pairs evaluated at once; None chooses. The result is the same.
-    """
-
-    threshold: float = 0.02
-    whole_input: bool = True
-    absolute: bool = False
-    head_order: HeadOrder = "descending"
-    direction: Direction = "noising"
-    speculation: int | None = None
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.threshold >= 0 or self.threshold == float("inf"):
-            raise SettingsError(
-                f"threshold is {self.threshold}: it must be a number of at least 0, for example 0.02 for KL divergence"
-            )
-        if self.head_order not in ("descending", "ascending"):
-            raise SettingsError(f"head_order is {self.head_order!r}: choose 'descending' or 'ascending'")
-        check_direction(self.direction)
-        for name in ("speculation", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"{name} is {value}: it must be at least 1, or None to adapt")
-
-
-@dataclass(frozen=True, eq=False)
-class Within:
-    """What a search that continues another one is given: most edges are decided already.
-
-    Such edges are cut, or stay, when their reader is visited; everything upstream is whole then, as always.
-
-    Args:
-        kept: edges that are not cut untried.
-        tried: those of them that are decided on; the others stay.
-    """
-
-    kept: Bool[Tensor, "writer reader"]
-    tried: Bool[Tensor, "writer reader"]
-
-    def __post_init__(self) -> None:
-        assert not bool((self.tried & ~self.kept).any()), "what is tried is there"
-
-    def writers(self, reader: int) -> frozenset[int]:
-        """Those whose edges into a reader are tried."""
-        return frozenset(self.tried[:, reader].nonzero().flatten().tolist())
-
-    @property
-    def digest(self) -> str:
-        """Tells it from others."""
-        return sha256(b"".join(mask.cpu().numpy().tobytes() for mask in (self.kept, self.tried))).hexdigest()
-
-    def whole(self, reader: int) -> bool:
-        """Whether all that a reader keeps is tried."""
-        return bool(self.tried[:, reader].any()) and self.kept[:, reader].equal(self.tried[:, reader])
+from subcircuit.search.walk import PAIRS_AT_ONCE, Walk
 
 
 @torch.no_grad()
@@ -156,9 +74,9 @@ def acdc(
     check_start(name_of(behaviour.ablation), config.direction)
     forward_seconds = time_forward(model, behaviour)
     began = perf_counter()
-    searches: list[_Search] = []
+    searches: list[Walk] = []
     for restoring in ENDS[config.direction]:
-        searches.append(_Search(model, graph, behaviour, config, _told(on_step, searches, config), journal, restoring, within))
+        searches.append(Walk(model, graph, behaviour, config, _told(on_step, searches, config), journal, restoring, within))
         searches[-1].run()
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
@@ -176,7 +94,7 @@ def acdc(
     )
 
 
-def _told(on_step: OnStep | None, before: Sequence["_Search"], config: Acdc) -> OnStep:
+def _told(on_step: OnStep | None, before: Sequence[Walk], config: Acdc) -> OnStep:
     """The callback, told of one search after others as of one."""
     if on_step is None:
         return lambda step: None
@@ -195,246 +113,7 @@ def _told(on_step: OnStep | None, before: Sequence["_Search"], config: Acdc) -> 
     return tell
 
 
-def _standing(search: "_Search", kept: Bool[Tensor, "writer reader"]) -> Batches:
+def _standing(search: Walk, kept: Bool[Tensor, "writer reader"]) -> Batches:
     """The circuit on clean prompts, all other edges cut: the same bits, however it was found and in whatever batches."""
     examples = min(PAIRS_AT_ONCE, len(search.behaviour.task))
     return search.start(False, examples).map(lambda engine: engine.restore(kept, 0))
-
-
-@dataclass(frozen=True, eq=False)
-class _Trials:
-    """Trials that run together: the first cut, the first two, …, from where the visits stand."""
-
-    visits: Visits
-    cuts: list[Cut]
-
-
-class _Search:
-    """The state of one search: the only thing here that changes as it runs."""
-
-    def __init__(
-        self,
-        model: Transformer,
-        graph: Graph,
-        behaviour: Behaviour,
-        config: Acdc,
-        on_step: OnStep,
-        journal: Journal = FORGETFUL,
-        restoring: bool = False,
-        within: Within | None = None,
-    ):
-        self.within = within
-        self.model, self.graph, self.behaviour, self.config = model, graph, behaviour, config
-        self.on_step, self.journal, self.restoring = on_step, journal, restoring
-        pairs = config.batch_size or PAIRS_AT_ONCE
-        self.examples = min(pairs, len(behaviour.task))
-        self.batches = self.start(restoring, self.examples)
-        self.kept = graph.edges.clone()
-        self.visited = torch.zeros(len(graph.readers), dtype=torch.bool)
-        self.effects = torch.full(graph.edges.shape, float("nan"))
-        self.current = self._first_loss()
-        self.borderline = Borderline(model, graph, behaviour, self.examples, abs(self.current), restoring)
-        self.speculation = Speculation(config.speculation, pairs // self.examples)
-        start = f"restoring {restoring}, heads {config.head_order}, {self.examples} examples at once"
-        self.history = f"{start}, {graph.scope}, {within and within.digest}"
-        self.decided, self.trials, self.began = 0, 0, perf_counter()
-
-    def start(self, restoring: bool, examples: int) -> Batches:
-        """Engines that have decided nothing, with so many examples each."""
-        order = cutting_order(self.graph, self.config.head_order)
-        return Batches.start(self.model, self.graph, self.behaviour, examples, order, restoring)
-
-    @property
-    def seconds(self) -> float:
-        """Since the search began."""
-        return perf_counter() - self.began
-
-    def _first_loss(self) -> float:
-        opened = self.batches.map(lambda engine: engine.open(len(self.graph.units) - 1))
-        return self._mean(opened.loss(), "nothing")
-
-    def run(self) -> None:
-        """Visit all units from the logits backwards."""
-        for unit in reversed(range(len(self.graph.units))):
-            self.batches = self.batches.map(lambda engine: engine.open(unit))  # noqa: B023 - called at once
-            live = [r for r in visiting_order(self.graph, unit, self.config.head_order) if self.batches.first.is_live(r)]
-            dead = [r for r in self.graph.readers_in[unit] if r not in live]
-            self.kept[:, dead] = False
-            self.decided += int(self.graph.edges[:, dead].sum())
-            if self.within is not None:
-                live = self._decided_before(self.within, live)
-            if are_tried_whole(self.graph, live, self.config):
-                live = self._whole_inputs(unit, live)
-            for reader in live:
-                self._edges(unit, reader)
-            self.visited[list(self.graph.readers_in[unit])] = True
-        self._report(self.graph.readers_in[0][0])
-
-    def _decided_before(self, within: Within, readers: list[int]) -> list[int]:
-        """Cut what is cut untried; returns the readers that have edges to try."""
-        self.kept[:, readers] &= within.kept[:, readers]
-        self.decided += int((self.graph.edges & ~within.tried)[:, readers].sum())
-        self.batches = self.batches.map(lambda engine: engine.commit(self.kept, readers))
-        self.current = self._mean(self.batches.loss(), "what was decided before")
-        return [reader for reader in readers if within.writers(reader)]
-
-    def _whole_inputs(self, unit: int, readers: list[int]) -> list[int]:
-        """Try to cut readers from all their writers at once, where all are tried; returns those that stay."""
-        if self.within is not None:
-            waiting = [reader for reader in readers if self.within.whole(reader)]
-            others = [reader for reader in readers if reader not in waiting]
-            return sorted(others + self._cut_whole(unit, waiting), key=readers.index) if waiting else others
-        return self._cut_whole(unit, readers)
-
-    def _cut_whole(self, unit: int, readers: list[int]) -> list[int]:
-        waiting, staying, rows = readers, [], len(self.batches.visit(readers[0])[0].base)
-        while waiting:
-            batch = waiting[: self.speculation.size(rows)]
-            cuts: list[Cut] = [(reader, None) for reader in batch]
-            losses = once(self.journal, self._key("trials", cuts), lambda: self.batches.try_readers(batch))  # noqa: B023 - called at once
-            cut = self._judge(unit, losses, cuts)
-            staying += batch[cut : cut + 1]
-            waiting = waiting[cut + 1 :] if cut < len(batch) else waiting[cut:]
-            self.decided += int(self._open_edges()[:, batch[:cut]].sum())
-            self._commit(batch[:cut])
-            self._report(batch[0])
-        return staying
-
-    def _open_edges(self) -> Bool[Tensor, "writer reader"]:
-        """The edges that this search decides on."""
-        return self.graph.edges if self.within is None else self.within.tried
-
-    def _edges(self, unit: int, reader: int) -> None:
-        """Decide on the edges into one reader, one after the other."""
-        visits = self.batches.visit(reader, None if self.within is None else self.within.writers(reader))
-        while visits[0].left:
-            coming = self._batches_of_trials(visits, reader)
-            first = next(coming)
-            losses = next(each(self.journal, chain([first], coming), self._try_edges))
-            cuts = first[1].cuts
-            cut = self._judge(unit, losses, cuts)
-            visits = self.batches.decide(visits, cut, keep=cut < len(cuts))
-            self.decided += min(cut + 1, len(cuts))
-            self._report(reader)
-        self._commit([reader])
-        self.visited[reader] = True
-
-    def _batches_of_trials(self, visits: Visits, reader: int) -> "Iterator[tuple[str, _Trials]]":
-        """The next batch of trials and those that follow it as long as all edges are cut, as units of work."""
-        speculation, history = replace(self.speculation), self.history
-        while left := visits[0].left:
-            writers = visits[0].order[max(0, left - speculation.size(len(visits[0].base))) : left][::-1]
-            cuts: list[Cut] = [(reader, writer) for writer in writers]
-            yield self._key("trials", cuts, history), _Trials(visits, cuts)
-            history = self._key(str(len(cuts)), cuts, history)
-            speculation.learn(len(cuts), kept=False)
-            visits = self.batches.decide(visits, len(cuts), keep=False)
-
-    def _try_edges(self, trials: "_Trials") -> Float[Tensor, "trial batch"]:
-        return self.batches.try_edges(trials.visits, len(trials.cuts))
-
-    def _key(self, kind: str, cuts: list[Cut], history: str | None = None) -> str:
-        """Names a unit of work: a loss depends on all decisions before, which are those so far or ``history``, and on the cuts."""
-        before = self.history if history is None else history
-        return f"{self.graph.readers[cuts[0][0]]}/{kind}/{sha256(repr((before, cuts)).encode()).hexdigest()[:32]}"
-
-    def _judge(self, unit: int, losses: Float[Tensor, "trial batch"], cuts: list[Cut]) -> int:
-        """Take decisions in order up to the first kept edge; returns how many cuts were accepted before it.
-
-        Args:
-            losses: after the first cut, the first two, …
-            cuts: of each trial, the one that it adds.
-        """
-        self.trials += len(losses)
-        kept = self.kept.clone()
-        for accepted, (reader, writer) in enumerate(cuts):
-            loss = self._mean(losses[accepted], _name(self.graph, reader, writer))
-            change = loss - self.current
-            where = (slice(None) if writer is None else writer, reader)
-            change, keep = self._decide(change, kept, unit, where)
-            if writer is not None:
-                self.effects[where] = change
-            if keep:
-                break
-            kept[where] = False
-            self.current = loss
-        else:
-            accepted = len(cuts)
-        self.kept = kept
-        self.history = self._key(str(accepted), cuts)
-        self.speculation.learn(accepted, kept=accepted < len(cuts))
-        return accepted
-
-    def _decide(self, change: float, kept: Bool[Tensor, "writer reader"], unit: int, where: Cells) -> tuple[float, bool]:
-        """The change that cutting these cells of ``kept`` makes, and whether it keeps them."""
-        threshold = self.config.threshold
-        if not self.borderline.is_close(self._size(change), threshold):
-            return change, self._size(change) >= threshold
-        after = kept.clone()
-        after[where] = False
-        self.borderline.count_one()
-        key = self._key("float64", [(where[1], None if isinstance(where[0], slice) else where[0])])
-        change = float(once(self.journal, key, lambda: self.borderline.change(kept, unit, where[1], after)))
-        return change, self._size(change) >= threshold - TIE
-
-    def _size(self, change: float) -> float:
-        return abs(change) if self.config.absolute else change
-
-    def _commit(self, readers: list[int]) -> None:
-        """Make accepted cuts definite, and learn from how far trial and recomputation differ."""
-        if bool((self.batches.kept[:, readers] != self.kept[:, readers]).any()):
-            self.batches = self.batches.map(lambda engine: engine.commit(self.kept, readers))
-            settled = float(self.batches.loss().mean())
-            self.borderline.observe(abs(settled - self.current))
-            self.current = settled
-
-    def _mean(self, losses: Float[Tensor, " batch"], what: str) -> float:
-        return mean_loss(losses, f"{what} {'restored' if self.restoring else 'cut'}", self.model)
-
-    def _so_far(self) -> Circuit:
-        return Circuit(self.graph, self.kept & self.visited, self.effects)
-
-    def _report(self, reader: int) -> None:
-        undecided = self.graph.n_edges - self.decided
-        self.on_step(
-            Step(
-                reader=str(self.graph.readers[reader]),
-                decided=self.decided,
-                kept=int(self.kept.sum()) - undecided,
-                edges=self.graph.n_edges,
-                trials=self.trials,
-                value=float(self.behaviour.metric.sign * (-self.current if self.restoring else self.current)),
-                seconds=self.seconds,
-                circuit=self._so_far,
-            )
-        )
-
-
-def are_tried_whole(graph: Graph, readers: Sequence[int], config: Acdc) -> bool:
-    """Whether a unit's live readers are first cut from all their writers at once."""
-    whole = HeadInput | Neuron | Expert | RouterInput
-    return config.whole_input and any(isinstance(graph.readers[r], whole) for r in readers)
-
-
-def _name(graph: Graph, reader: int, writer: int | None) -> str:
-    return f"all edges into {graph.readers[reader]}" if writer is None else str(graph.edge(writer, reader))
-
-
-def mean_loss(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> float:
-    """The mean over all examples.
-
-    Raises:
-        NumericalError: one of them is NaN or infinite; says ``what`` was done to the model.
-    """
-    if not bool(losses.isfinite().all()):
-        raise _not_finite(losses, what, model)
-    return float(losses.mean())
-
-
-def _not_finite(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> NumericalError:
-    bad = (~losses.isfinite()).nonzero().flatten().tolist()
-    pairs = ", ".join(str(example + 1) for example in bad[:8]) + (", …" if len(bad) > 8 else "")
-    way_out = "bfloat16 or float32" if model.dtype == torch.float16 else "float32 and check the model's weights for NaN"
-    return NumericalError(
-        f"the metric of {model.name} is not a number for pair {pairs} with {what}, in {model.dtype}: nothing was ranked. Try {way_out}."
-    )

@@ -10,7 +10,6 @@ from subcircuit.graph import Circuit, MethodRecord, ModelRecord, Record, Scope, 
 from subcircuit.graph.select import Selection, check_selection, selection_record
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import OPTIMAL, Ablation, Mean, Optimal, name_of
-from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
@@ -19,6 +18,7 @@ from subcircuit.search.methods import Method, method_of
 from subcircuit.search.optimal import LearnOptimal, ablation_for
 from subcircuit.search.outcome import measure_circuit
 from subcircuit.search.result import Discovery, OnProgress, Round, Step
+from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.unsound import naming_the_place
 from subcircuit.search.zoom import coarse_to_fine, zoom, zoomed

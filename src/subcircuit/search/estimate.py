@@ -21,7 +21,6 @@ import torch
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.memory import peak_memory
-from subcircuit.search.acdc import PAIRS_AT_ONCE, Acdc
 from subcircuit.search.attribution import Rounds, examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
@@ -33,9 +32,11 @@ from subcircuit.search.hybrid import Hybrid
 from subcircuit.search.methods import method_of
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.order import cutting_order
+from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import time_forward
 from subcircuit.search.sketch import Sketch, Stage, sketch, trials_of
 from subcircuit.search.speculation import Speculation
+from subcircuit.search.walk import PAIRS_AT_ONCE
 
 # readers at which trials are timed, and how many trials there
 _PLACES, _TRIALS = 12, 16

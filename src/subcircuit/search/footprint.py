@@ -20,13 +20,14 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import named_tensors
 from subcircuit.run.ablation import Mean, MeanByPosition
 from subcircuit.run.memory import free_memory, in_words
-from subcircuit.search.acdc import PAIRS_AT_ONCE, Acdc
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap_ig_inputs import STEPS_AT_ONCE, EapIgInputs
 from subcircuit.search.exact import ROWS_AT_ONCE, Exact
 from subcircuit.search.hybrid import Hybrid
+from subcircuit.search.rules import Acdc
 from subcircuit.search.speculation import ROWS_AT_ONCE as ROWS_OF_TRIALS
+from subcircuit.search.walk import PAIRS_AT_ONCE
 
 
 @dataclass(frozen=True)

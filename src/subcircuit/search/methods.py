@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from subcircuit.errors import UnknownNameError
-from subcircuit.search.acdc import Acdc, acdc
+from subcircuit.search.acdc import acdc
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.attribution import check_differentiable
 from subcircuit.search.behaviour import Behaviour
@@ -20,6 +20,7 @@ from subcircuit.search.hybrid import Hybrid, hybrid
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.random_scores import RandomScores, random_scores
 from subcircuit.search.relp import Relp, relp
+from subcircuit.search.rules import Acdc
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from subcircuit.search.ugs import Ugs, ugs
 

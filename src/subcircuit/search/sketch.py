@@ -21,11 +21,12 @@ from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.incremental import Visit
 from subcircuit.run.rows import Reach
-from subcircuit.search.acdc import PAIRS_AT_ONCE, Acdc, are_tried_whole, mean_loss
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.order import cutting_order, visiting_order
+from subcircuit.search.rules import Acdc
 from subcircuit.search.speculation import Speculation
+from subcircuit.search.walk import PAIRS_AT_ONCE, are_tried_whole, mean_loss
 
 _EXAMPLES = 8
 # edges that are cut together, and how many such cuts are tried at once

@@ -17,10 +17,11 @@ from subcircuit.graph.graph import unit_with
 from subcircuit.graph.nodes import MLP, Expert, Neuron, Reader, RouterInput, Writer
 from subcircuit.graph.scope import COMPONENT_LEVELS, component_named
 from subcircuit.model.transformer import Transformer
-from subcircuit.search.acdc import Acdc, Within, acdc
+from subcircuit.search.acdc import acdc
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import Discovery, OnStep
+from subcircuit.search.rules import Acdc, Within
 from subcircuit.tasks import graph_of
 
 PLACES = "positions"
