@@ -44,11 +44,15 @@ def test_eap_is_the_slope_of_the_loss_in_every_edge(family, data, batch_size):
 @given(data=st.data(), steps=st.sampled_from([2, 1, 3]))
 def test_integrated_gradients_average_autograd_over_the_path(family, data, steps):
     model, graph, behaviour = data.draw(behaviours(family))
-    slow = Autograd(model, graph, behaviour)
+    expected = integrated_slowly(Autograd(model, graph, behaviour), steps)
+    assert_scores(eap_ig_inputs(model, graph, behaviour, EapIgInputs(steps, batch_size=2)), expected)
+
+
+def integrated_slowly(slow, steps):
+    """Scores along the path of inputs."""
     clean, ablated = slow.embeddings()
     points = [ablated + k / steps * (clean - ablated) for k in range(1, steps + 1)]
-    expected = torch.stack([slow.scores_at(point) for point in points]).mean(0)
-    assert_scores(eap_ig_inputs(model, graph, behaviour, EapIgInputs(steps, batch_size=2)), expected)
+    return torch.stack([slow.scores_at(point) for point in points]).mean(0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

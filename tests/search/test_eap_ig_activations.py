@@ -29,15 +29,21 @@ def written_together(graph):
 @given(data=st.data(), steps=st.sampled_from([2, 1, 3]))
 def test_scores_average_autograd_along_the_path_of_the_writers_stage(family, data, steps):
     model, graph, behaviour = data.draw(behaviours(family))
-    slow, expected = Autograd(model, graph, behaviour), torch.zeros(graph.edges.shape, dtype=torch.float64)
+    config = EapIgActivations(steps, batch_size=data.draw(st.sampled_from([None, 1, 2])))
+    expected = staged_slowly(Autograd(model, graph, behaviour), steps)
+    assert_scores(eap_ig_activations(model, graph, behaviour, config), expected)
+
+
+def staged_slowly(slow, steps):
+    """Scores along the paths of the writers of one stage after the other."""
+    graph, expected = slow.graph, torch.zeros(slow.graph.edges.shape, dtype=torch.float64)
     for rows in written_together(graph).values():
         for step in range(1, steps + 1):
             # what a circuit's partly cut edges carry is the interpolation
             mask = graph.edges.double()
             mask[rows] *= step / steps
             expected[rows] += slow.slope(mask)[rows] / steps
-    config = EapIgActivations(steps, batch_size=data.draw(st.sampled_from([None, 1, 2])))
-    assert_scores(eap_ig_activations(model, graph, behaviour, config), expected)
+    return expected
 
 
 @pytest.mark.parametrize(
