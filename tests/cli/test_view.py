@@ -2,12 +2,19 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import uvicorn
 
+from subcircuit.cli.shown import shown_circuits
+from subcircuit.errors import Stopped
+from subcircuit.graph import Circuit
+from subcircuit.runs import Beacon, SqliteJournal, run_in
+from subcircuit.search import Round, Step
+from subcircuit.viewer.folders import progress_of
 from tests.cli.conftest import Output
 
 
@@ -41,6 +48,54 @@ def test_what_is_no_run_or_is_newer_is_refused(subcircuit: Callable[..., Output]
         assert refused.code == 2
         assert complaint in refused.err
         assert "Traceback" not in refused.err
+
+
+@pytest.mark.parametrize(
+    ("command", "works", "words"),
+    [
+        ("sweep", True, "leaves tables and figures, and no circuit: it is done, with 1 unit"),
+        ("validate", False, "leaves tables and figures, and no circuit: it is stopped, with 1 unit"),
+        ("discover", False, "has no circuit yet: it is stopped, with 1 units of work done: subcircuit resume run goes on"),
+    ],
+)
+def test_of_a_run_without_a_circuit_it_is_said_why(
+    subcircuit: Callable[..., Output], command: str, works: bool, words: str
+) -> None:
+    def work(journal: SqliteJournal) -> None:
+        journal.record("a unit", b"done")
+        if not works:
+            raise Stopped("stopped")
+
+    with nullcontext() if works else pytest.raises(Stopped):
+        run_in(Path("run"), {"command": command}, {}, work)
+    refused = subcircuit("view", "run")
+    assert refused.code == 2
+    assert words in refused.err
+
+
+def test_a_zoom_is_seen_as_it_goes(
+    subcircuit: Callable[..., Output], model: str, many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--model", model, "--task", many)
+    begun = ("--method", "eap", "--scope", "block", "--examples", 2, "--edges", "100%", "--out", "base")
+    assert subcircuit("discover", *given, *begun).code == 0
+    monkeypatch.setattr("subcircuit.runs.beacon.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("subcircuit.runs.beacon._SHARE", 0)
+    show, seen = Beacon.step, []
+
+    def step(beacon: Beacon, one: Step | Round) -> None:
+        if one.done == one.total:
+            show(beacon, one)
+            assert progress_of([Path("inside")])["running"]
+            seen.append(shown_circuits([Path("inside")])[0].circuit)
+
+    monkeypatch.setattr(Beacon, "step", step)
+    done = subcircuit("zoom", "base", "a1", "--into", "head", "--threshold", 0.001, *given, "--out", "inside")
+    assert done.code == 0, done.err
+    found = Circuit.load(Path("inside"))
+    assert found.graph != Circuit.load(Path("base")).graph
+    assert seen[-1].kept.equal(found.kept)
+    assert progress_of([Path("inside")])["words"] == ""
 
 
 def test_circuits_of_a_page_have_the_shortest_names_that_differ() -> None:

@@ -19,6 +19,11 @@ Device: TypeAlias = Annotated[
 ]
 Dtype: TypeAlias = Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")]
 Revision: TypeAlias = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")]
+Drawn: TypeAlias = Annotated[int, typer.Option(help="Of the prompts, and of methods that draw.")]
+Ablation: TypeAlias = Annotated[str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")]
+ScopeText: TypeAlias = Annotated[
+    str, typer.Option(help='What counts as a node: block, head, qkv, expert, or mixed: "qkv, m5=neuron, a9=block".')
+]
 
 # of a circuit that was found: what is not given is as its record says
 CircuitDir: TypeAlias = Annotated[

@@ -8,6 +8,9 @@ from subcircuit.cli.arguments import CircuitDir, Device, DtypeNow, JsonTable, Mo
 from subcircuit.cli.editing import EVAL_EXAMPLES, EXAMPLES, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from subcircuit.cli.editing import Material
     from subcircuit.edit import Point
 
 
@@ -46,7 +49,7 @@ def remove(
     from subcircuit.cli.recorded import Overrides
     from subcircuit.edit import Greedy, Relearning
     from subcircuit.edit import remove as take_out
-    from subcircuit.report import list_of, new_directory, write_removal
+    from subcircuit.report import new_directory, write_removal
 
     # what can be refused is refused before anything large is loaded
     means, settings = means_named(level, ablation), Greedy(target, floor, width=width)
@@ -56,13 +59,6 @@ def remove(
     with watch(messages()) as watcher:
         m = material(path, given, retain or (), eval_examples, text, watcher.say)
         watcher.say(f"searching for the smallest part of {m.circuit.n_edges:,} edges whose removal leaves at most {target:.0%}")
-
-        def told(point: "Point") -> None:
-            names = (m.found.name, *(other.name for other in m.retain))
-            shares = zip(names, (point.target, *point.retained), strict=True)
-            what = "whole model" if not point.changed else f"{'back' if point.back else 'out'}: {list_of(point.changed, 6)}"
-            watcher.say(f"{point.removed:>4} removed  {', '.join(f'{name} {share:.1%}' for name, share in shares)}  {what}")
-
         found = take_out(
             m.model,
             m.circuit,
@@ -71,10 +67,24 @@ def remove(
             means=means,
             metric=m.metric,
             settings=settings,
-            on_step=told,
+            on_step=_tell(m, watcher.say),
             on_round=watcher.step,
         )
         if not found.floor_held:
             watcher.say(f"warning: no removal was found that leaves {floor:.0%} of every retained task; see tradeoff.csv")
         report = write_removal(found, directory, m.circuit, m.held_out, relearning, watcher.say)
     show(report, directory, json)
+
+
+def _tell(m: "Material", say: "Callable[[str], None]") -> "Callable[[Point], None]":
+    """Says of each point of the search what has gone, and what is left of every task."""
+    from subcircuit.report import list_of
+
+    names = (m.found.name, *(other.name for other in m.retain))
+
+    def told(point: "Point") -> None:
+        shares = zip(names, (point.target, *point.retained), strict=True)
+        what = "whole model" if not point.changed else f"{'back' if point.back else 'out'}: {list_of(point.changed, 6)}"
+        say(f"{point.removed:>4} removed  {', '.join(f'{name} {share:.1%}' for name, share in shares)}  {what}")
+
+    return told

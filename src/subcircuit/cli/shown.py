@@ -14,11 +14,14 @@ def shown_circuits(paths: Sequence[Path]) -> "list[Shown]":
 
     Raises:
         CircuitFileError: a directory that holds no circuit, or files that are damaged or newer.
+        RunError: a run that has no circuit.
     """
     from subcircuit.graph import Circuit
     from subcircuit.report.page import Shown, read_labels
-    from subcircuit.viewer.folders import now_at
+    from subcircuit.viewer.folders import check_circuit, now_at
 
+    for path in paths:
+        check_circuit(path)
     places = [now_at(path) for path in paths]
     return [Shown(name, Circuit.load(place), read_labels(place)) for name, place in zip(names_of(paths), places, strict=True)]
 

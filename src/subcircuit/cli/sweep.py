@@ -6,11 +6,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from subcircuit.cli.arguments import Bos, Device, Dtype, JsonTable, Metric, ModelName, Revision, TaskName
+from subcircuit.cli.arguments import (
+    Ablation,
+    Bos,
+    Device,
+    Drawn,
+    Dtype,
+    JsonTable,
+    Metric,
+    ModelName,
+    Revision,
+    ScopeText,
+    TaskName,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from subcircuit.cli.kept import Begun
+    from subcircuit.model import Transformer
+    from subcircuit.report import Sweep
     from subcircuit.search.journal import Journal
+    from subcircuit.tasks import BosPolicy, Task
 
 from subcircuit.cli.config_file import Config
 from subcircuit.cli.crew import Ray, Workers, crew_of
@@ -25,14 +42,10 @@ def sweep(
     ],
     examples: Annotated[int, typer.Option(help="Pairs of prompts to search with.")] = 32,
     eval_examples: Annotated[int, typer.Option(help="Other pairs of prompts to judge with.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the prompts, and of methods that draw.")] = 0,
+    seed: Drawn = 0,
     metric: Metric = None,
-    ablation: Annotated[
-        str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")
-    ] = "resample",
-    scope: Annotated[
-        str, typer.Option(help='What counts as a node: block, head, qkv, expert, or mixed: "qkv, m5=neuron, a9=block".')
-    ] = "qkv",
+    ablation: Ablation = "resample",
+    scope: ScopeText = "qkv",
     by: Annotated[str, typer.Option(help="How scores are ranked: signed, absolute.")] = "signed",
     thresholds: Annotated[str | None, typer.Option(help="Of acdc, with commas between them: a circuit for each.")] = None,
     settings: Annotated[
@@ -63,35 +76,23 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from dataclasses import replace
     from functools import partial
 
-    from subcircuit.cli.console import messages, plain, print_json, print_table, results
+    from subcircuit.cli.console import messages
     from subcircuit.cli.kept import directory_for, keep
-    from subcircuit.cli.options import (
-        ablation_asked,
-        bos_policy,
-        configured,
-        names_in,
-        numbers,
-        ranked_by,
-        settings_of,
-        split_settings,
-    )
+    from subcircuit.cli.options import ablation_asked, bos_policy, numbers, ranked_by, split_settings
     from subcircuit.cli.progress import watch
     from subcircuit.evaluate import THRESHOLDS, Contest, contend
     from subcircuit.graph import Scope
-    from subcircuit.model import load_model
     from subcircuit.report import Sweep, save_sweep
     from subcircuit.run import Mean
     from subcircuit.runs import identity
     from subcircuit.search import Behaviour, ablation_for
-    from subcircuit.tasks import graph_of, load_held_out, load_task
+    from subcircuit.tasks import graph_of
     from subcircuit.tasks import metric as metric_named
     from subcircuit.workers import together
 
     o = SimpleNamespace(**asked)
-    names = names_in(o.methods)
     assigned, learning = split_settings(o.settings or ())
-    own, carried = settings_of(names, assigned), ablation_asked(o.ablation, learning, o.seed)
-    configs = [configured(name, {}, own[name], o.seed) for name in names]
+    configs, carried = _configs(o, assigned), ablation_asked(o.ablation, learning, o.seed)
     cuts = THRESHOLDS if o.thresholds is None else numbers("thresholds", o.thresholds)
     order, policy, resolved = ranked_by(o.by), bos_policy(o.bos), Scope.named(o.scope)
     if o.metric is not None:
@@ -100,10 +101,7 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     made: list[Sweep] = []
     with watch(messages()) as watcher:
         crew = crew_of(o.workers, o.ray, watcher.say)
-        watcher.say(f"loading {o.model}")
-        model = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=watcher.say)
-        found_on = load_task(o.task, model, examples=o.examples, seed=o.seed, bos=policy)
-        judged_on = load_held_out(o.task, model, found_on, examples=o.eval_examples, seed=o.seed + 1, bos=policy)
+        model, found_on, judged_on = _loaded(o, policy, watcher.say)
         measured = metric_named(o.metric or found_on.metric)
         graph = graph_of(model, resolved, found_on)
         uncut = Behaviour(found_on.to(model.device), measured, Mean())
@@ -123,10 +121,36 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
 
         found = {**identity(model, found_on), "judged_on": judged_on.digest}
         keep(asked, found, (directory, begun), work, watcher.say)
-    if o.json:
-        print_json({**made[0].to_json(), "out": str(directory)})
+    _show(made[0], directory, as_json=o.json)
+
+
+def _configs(o: SimpleNamespace, assigned: "list[str]") -> list[Any]:
+    """The settings of each method."""
+    from subcircuit.cli.options import configured, names_in, settings_of
+
+    names = names_in(o.methods)
+    own = settings_of(names, assigned)
+    return [configured(name, {}, own[name], o.seed) for name in names]
+
+
+def _loaded(o: SimpleNamespace, bos: "BosPolicy", say: "Callable[[str], None]") -> "tuple[Transformer, Task, Task]":
+    """The model, prompts to search with, and others to judge with."""
+    from subcircuit.model import load_model
+    from subcircuit.tasks import load_held_out, load_task
+
+    say(f"loading {o.model}")
+    model = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=say)
+    found_on = load_task(o.task, model, examples=o.examples, seed=o.seed, bos=bos)
+    return model, found_on, load_held_out(o.task, model, found_on, examples=o.eval_examples, seed=o.seed + 1, bos=bos)
+
+
+def _show(made: "Sweep", directory: Path, *, as_json: bool) -> None:
+    from subcircuit.cli.console import plain, print_json, print_table, results
+
+    if as_json:
+        print_json({**made.to_json(), "out": str(directory)})
         return
-    print_table(made[0].header, made[0].rows, results())
+    print_table(made.header, made.rows, results())
     results().print()
     results().print(plain(f"written   {directory}"), soft_wrap=True)
     results().print(plain(f"picture   {directory / 'sweep.png'}"), soft_wrap=True)

@@ -42,13 +42,13 @@ def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     """Begin with these options of ``zoom``, or go on."""
     from subcircuit.cli.console import messages
     from subcircuit.cli.kept import directory_for, keep
-    from subcircuit.cli.progress import watch
+    from subcircuit.cli.progress import both, in_words, watch
     from subcircuit.cli.recorded import Overrides, as_found
     from subcircuit.cli.summary import print_run
     from subcircuit.errors import SettingsError
     from subcircuit.graph import Circuit
     from subcircuit.report import save_picture
-    from subcircuit.runs import identity
+    from subcircuit.runs import Beacon, identity
     from subcircuit.search import Acdc, look_inside
 
     o = SimpleNamespace(**asked)
@@ -67,10 +67,12 @@ def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
         watcher.say(f"looking into {o.component} on the {len(behaviour.task)} pairs of prompts of the search")
 
         def work(journal: "Journal") -> None:
-            config = Acdc(threshold)
-            result = look_inside(transformer, circuit, o.component, o.into, behaviour, config, watcher.step, journal)
+            beacon = Beacon(directory, Circuit.empty(circuit.graph), in_words())
+            told = both(watcher.step, beacon.step)
+            result = look_inside(transformer, circuit, o.component, o.into, behaviour, Acdc(threshold), told, journal)
             result.circuit.save(directory)
             save_picture(result.circuit, directory)
+            beacon.end()
 
         found = {**identity(transformer, behaviour.task), "circuit": sha256("\n".join(circuit.names).encode()).hexdigest()}
         keep(asked, found, (directory, begun), work, watcher.say)

@@ -1,7 +1,7 @@
 """Runs on disk that survive: whatever was worked out once is kept, checked and taken up again."""
 
 from subcircuit.runs.beacon import Beacon, Glimpse, glimpse
-from subcircuit.runs.folder import Listed, damage, fork, list_runs, read_run, run_in
+from subcircuit.runs.folder import Listed, damage, fork, list_runs, listed, read_run, run_in
 from subcircuit.runs.identity import identity
 from subcircuit.runs.journal import SqliteJournal
 from subcircuit.runs.lock import is_locked
@@ -17,6 +17,7 @@ __all__ = [
     "identity",
     "is_locked",
     "list_runs",
+    "listed",
     "read_run",
     "run_in",
 ]

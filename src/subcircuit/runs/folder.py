@@ -170,10 +170,11 @@ def damage(directory: Path) -> list[str]:
 
 def list_runs(parent: Path) -> list[Listed]:
     """The runs in a directory, by name; what is not one is left out."""
-    return [listed for path in sorted(parent.iterdir()) if (listed := _listed(path)) is not None] if parent.is_dir() else []
+    return [run for path in sorted(parent.iterdir()) if (run := listed(path)) is not None] if parent.is_dir() else []
 
 
-def _listed(path: Path) -> Listed | None:
+def listed(path: Path) -> Listed | None:
+    """The run in a directory; None where there is none."""
     try:
         asked = read_run(path)["asked"]
     except RunError:

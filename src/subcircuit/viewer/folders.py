@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from subcircuit.errors import RunError
 from subcircuit.explain import EXPLANATION_FILE
 from subcircuit.graph.file import CIRCUIT_FILE, SCORES_FILE
 from subcircuit.inert import inert
 from subcircuit.report.page.packed import Json
-from subcircuit.runs import glimpse, is_locked
+from subcircuit.runs import glimpse, is_locked, listed
 
+# commands whose runs have no circuit
+_JUDGES = ("sweep", "validate")
 _FILES = (CIRCUIT_FILE, SCORES_FILE, EXPLANATION_FILE)
 
 
@@ -18,6 +21,23 @@ def now_at(path: Path) -> Path:
         return path
     seen = glimpse(path)
     return path if seen is None else seen[1]
+
+
+def check_circuit(path: Path) -> None:
+    """Refuse a run that has no circuit, and say what it has.
+
+    Raises:
+        RunError: it judges methods, or its search has not come far enough.
+    """
+    run = None if now_at(path) != path or (path / CIRCUIT_FILE).exists() else listed(path)
+    if run is None:
+        return
+    command = inert(str(run.asked.get("command")))
+    far = f"it is {run.state}, with {run.units:,} units of work done"
+    if command in _JUDGES:
+        raise RunError(f"{path} is of subcircuit {command}, which leaves tables and figures, and no circuit: {far}")
+    go_on = f": subcircuit resume {path} goes on with it" if run.state == "stopped" else ""
+    raise RunError(f"{path} is of subcircuit {command} and has no circuit yet: {far}{go_on}")
 
 
 def progress_of(paths: Sequence[Path]) -> Json:
