@@ -1,8 +1,10 @@
 """What a search will cost, from small parts of it that are run and measured.
 
-    seconds = forward-equivalents on a few examples · seconds of a forward pass over all        attribution, training
-    seconds = edges · mean seconds of a trial, readers drawn in proportion to their edges         exact
-    seconds = trials · mean seconds of a trial, readers drawn in proportion to their trials      acdc
+    seconds = seconds on a few examples · how much more all of them take               attribution, training
+    seconds = edges · mean seconds of a trial, readers drawn in proportion to their edges       exact
+    seconds = trials · mean seconds of a trial, readers drawn in proportion to their trials     acdc
+
+The second factor of the first is the geometric mean of the number of examples and of what a forward pass takes more.
 
 How many trials ``acdc`` needs depends on what it keeps: a search in outline tells (``sketch.py``). Where that has not come
 to the first layer in time, the rest of the graph is taken to need as many trials an edge as what was seen last. Peak memory
@@ -12,6 +14,7 @@ is that of the parts that were run, and where they were run on fewer examples, w
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from math import sqrt
 from statistics import mean, median
 from time import perf_counter
 from typing import Any, TypeVar
@@ -154,15 +157,17 @@ def _learning(model: Transformer, graph: Graph, behaviour: Behaviour, config: Le
 
 
 def _together(model: Transformer, graph: Graph, behaviour: Behaviour, settings: Any, forward: float) -> _Measured:
-    """A method that costs so many forward passes, whatever the number of examples and of steps of its optimiser."""
+    """A method whose cost grows with the examples and with the steps of its optimiser, and with nothing that it finds."""
     few, trained = replace(behaviour, task=behaviour.task[:_EXAMPLES]), hasattr(settings, "learning_rate")
     short = replace(settings, steps=min(_STEPS, settings.steps)) if trained else settings
     runs = [method_of(settings).search(model, graph, few, short, None)]
     if runs[0].seconds < _QUICK:
         # the first time is slower than those after it
         runs.append(method_of(settings).search(model, graph, few, short, None))
-    share = settings.steps / short.steps if trained else 1.0
-    return _Measured(runs[-1].forward_equivalents * share * forward, few)
+    steps = settings.steps / short.steps if trained else 1.0
+    examples, passes = len(behaviour.task) / len(few.task), forward / runs[-1].forward_seconds
+    # a few examples leave a forward pass waiting for the weights, more than they do a method with larger matrices
+    return _Measured(runs[-1].seconds * steps * sqrt(examples * passes), few)
 
 
 def _single_cut(model: Transformer, graph: Graph, behaviour: Behaviour, size: int | None) -> float:
