@@ -61,13 +61,16 @@ def draw(cases: list[dict[str, Any]], figure: Figure) -> None:
         mine = [case for case in cases if case["case"].endswith(method)]
         _curve(left, mine, "seconds", method, index)
         _curve(right, mine, "gigabytes", method, index)
-    _curve(right, [case for case in cases if case["case"].endswith("eap")], "weights_gigabytes", "weights", 2)
+    _curve(right, list({case["parameters"]: case for case in cases}.values()), "weights_gigabytes", "weights", 2)
     left.set_ylabel("seconds of processor time, one thread")
     right.set_ylabel("peak memory of the process, GB")
     for axes in (left, right):
         axes.set(xscale="log", yscale="log", xlabel="parameters")
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.12)
+        # the style does not read mathematics, in which powers of ten would be written
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:,.0f} M")
+        axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _curve(axes: Axes, cases: list[dict[str, Any]], of: str, label: str, index: int) -> None:
