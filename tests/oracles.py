@@ -3,6 +3,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -362,10 +363,9 @@ class SequentialAcdc:
     def inputs(self, inputs, whole: bool = True) -> None:
         self.before(inputs)
         if whole and self.config.whole_input:
-            for reader in inputs:
-                # a reader with edges that are to stay cannot go as a whole
-                if self.reaches_logits(reader) and all(self.is_open(w, reader) for w in self.writers_of(reader)):
-                    self.attempt([(w, reader) for w in self.writers_of(reader)], whole=True)
+            # a reader with edges that are to stay cannot go as a whole
+            able = [r for r in inputs if self.reaches_logits(r) and all(self.is_open(w, r) for w in self.writers_of(r))]
+            self.groups([able] if self.config.coarse_to_fine and able else [[reader] for reader in able], None)
         for reader in inputs:
             self.edges(reader)
 
@@ -392,10 +392,22 @@ class SequentialAcdc:
                 case Embed(part):
                     return 1, 0, 0 if part == "pos" else 1
 
-        for writer in sorted((w for w in self.writers_of(reader) if self.is_open(w, reader)), key=late_first):
-            self.attempt([(writer, reader)])
+        writers = sorted((w for w in self.writers_of(reader) if self.is_open(w, reader)), key=late_first)
+        units = groupby(writers, lambda w: w if isinstance(w, Embed) else late_first(w)[:2])
+        self.groups([list(unit) for _, unit in units] if self.config.coarse_to_fine else [[w] for w in writers], reader)
 
-    def attempt(self, edges, whole: bool = False) -> None:
+    def groups(self, groups, reader) -> None:
+        """Groups of writers into a reader, or (None) of readers from all that they read; those that stay are opened."""
+        for group in groups:
+            whole, alone = reader is None, len(group) == 1
+            edges = [(w, r) for r in group for w in self.writers_of(r)] if whole else [(w, reader) for w in group]
+            if not self.attempt(edges, 1 if alone else 1 / 2, whole or not alone) and not alone:
+                pieces = 8 if len(group) > 16 else len(group)
+                bounds = [len(group) * piece // pieces for piece in range(pieces + 1)]
+                self.groups([group[a:b] for a, b in pairwise(bounds)], reader)
+
+    def attempt(self, edges, share: float = 1, whole: bool = False) -> bool:
+        """Whether the edges went, as they are worth less than this share of the threshold."""
         candidate = self.kept.clone()
         for writer, reader in edges:
             candidate[self.graph.writer_index[writer], self.graph.reader_index[reader]] = False
@@ -406,8 +418,10 @@ class SequentialAcdc:
             self.effects[self.graph.writer_index[writer], self.graph.reader_index[reader]] = change
         size = abs(change) if self.config.absolute else change
         # what lies within rounding of the threshold is a tie, and a tie keeps the edge
-        if size < self.config.threshold - 1e-11:
+        gone = size < share * self.config.threshold - 1e-11
+        if gone:
             self.kept, self.current = candidate, loss
+        return gone
 
     def reaches_logits(self, reader) -> bool:
         """Whether kept edges lead from a reader to the logits, at each place; heads under one shared post-norm act together."""

@@ -51,11 +51,13 @@ class Walk:
                 self.visit(reader)
 
     def try_whole(self, live):
-        readers = self.rng.sample(live, min(3, len(live)))
-        losses = self.batches.try_readers(readers)
+        readers = self.rng.sample(live, min(4, len(live)))
+        groups = [readers[:1], readers[1:3], readers[3:]] if self.rng.random() < 0.5 else [[reader] for reader in readers]
+        groups = [group for group in groups if group]
+        losses = self.batches.try_readers(groups)
         kept = self.batches.kept.clone()
-        for trial, reader in enumerate(readers):
-            kept[:, reader] = False
+        for trial, group in enumerate(groups):
+            kept[:, group] = False
             self.agree(losses[trial], kept)
 
     def visit(self, reader):
@@ -63,10 +65,15 @@ class Walk:
         order, keep_rate = self.batches.first.run.order, self.rng.choice([0.0, 0.2, 0.6])
         while left := visits[0].left:
             count = self.rng.randint(1, min(6, left))
-            losses = self.batches.try_edges(visits, count)
+            counts = range(1, count + 1) if self.rng.random() < 0.5 else sorted({self.rng.randint(1, count), count})
+            losses = self.batches.try_edges(visits, counts)
             trial = kept.clone()
-            trial[list(order[left - count : left]), reader] = False
+            trial[list(order[left - counts[-1] : left]), reader] = False
             self.agree(losses[-1], trial)
+            if len(counts) > 1:
+                before = kept.clone()
+                before[list(order[left - counts[-2] : left]), reader] = False
+                self.agree(losses[-2], before)
             cut = self.rng.randint(0, count - 1) if self.rng.random() < keep_rate else count
             visits = self.batches.decide(visits, cut, keep=cut < count)
             kept[list(order[left - cut : left]), reader] = False

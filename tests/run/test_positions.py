@@ -120,7 +120,7 @@ def test_engine_equals_masked_forward(family, data, seed, ablation):
 def test_acdc_decides_as_the_sequential_search_does(family, positions, level, seed):
     model, graph, task = drawn(family, seed, f"{level}, positions={positions}", [4, 3])
     behaviour = Behaviour(task, metric("kl_divergence"), Resample())
-    config = Acdc(0.02, batch_size=1)
+    config = Acdc(0.02, batch_size=1, coarse_to_fine=positions == "roles")
     fast, slow = acdc(model, graph, behaviour, config), SequentialAcdc(model, graph, behaviour, config)
     assert fast.circuit.kept.equal(slow.run().kept)
 

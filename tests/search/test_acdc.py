@@ -36,6 +36,7 @@ METRICS = [
     threshold=st.sampled_from([0.0, 1e-4, 0.003, 0.05, 0.5]),
     speculation=st.sampled_from([1, 4, 32, None]),
     whole_input=st.booleans(),
+    coarse_to_fine=st.booleans(),
     absolute=st.booleans(),
     head_order=st.sampled_from(["descending", "ascending"]),
     lengths=st.lists(st.integers(4, 9), min_size=1, max_size=4),

@@ -8,7 +8,7 @@ import torch
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.search import METHODS, Acdc, Discovery, EdgeScores
 from subcircuit.search.journal import Under
-from subcircuit.search.zoom import coarse_to_fine, zoom
+from subcircuit.search.zoom import zoom
 from tests.behaviours import random_behaviour
 from tests.tiny_models import tiny
 
@@ -41,10 +41,8 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_bits(name: str):
 
 
 def test_searches_inside_of_others_go_on_to_the_same_bits():
-    model, config = tiny("llama"), Acdc(0.05)
+    model, config = tiny("llama"), Acdc(0.05, coarse_to_fine=True)
     behaviour = random_behaviour(model, 3, [6, 7, 5], 1, "logit_difference", "resample")
-    head = Scope.named("head")
-    goes_on_to_the_same(lambda journal: coarse_to_fine(model, head, behaviour, config, None, journal))
     blocks = Graph.of(model.config, Scope.named("block"))
     whole = Circuit(blocks, blocks.edges)
     goes_on_to_the_same(lambda journal: zoom(model, whole, "a1", "head", behaviour, config, None, journal))

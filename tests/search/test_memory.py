@@ -37,8 +37,8 @@ def shrink_memory(patch: pytest.MonkeyPatch, examples: int, trials: int) -> None
     patch.setattr(batches, "clean_run", short_of(examples, batches.clean_run, lambda model, graph, clean, *rest: len(clean)))
     exact: Any = import_module("subcircuit.search.exact")  # the package's name of it is the function
     patch.setattr(exact, "try_singly", short_of(trials, exact.try_singly, lambda engine, reader, writers: len(writers)))
-    patch.setattr(Engine, "try_edges", short_of(trials, Engine.try_edges, lambda engine, visit, count: count))
-    patch.setattr(Engine, "try_readers", short_of(trials, Engine.try_readers, lambda engine, readers: len(readers)))
+    patch.setattr(Engine, "try_edges", short_of(trials, Engine.try_edges, lambda engine, visit, counts: len(counts)))
+    patch.setattr(Engine, "try_readers", short_of(trials, Engine.try_readers, lambda engine, groups: len(groups)))
 
 
 @pytest.mark.parametrize(("name", "level"), SEARCHES)

@@ -1,17 +1,17 @@
-"""Searches in which most is decided already equal the sequential search; descents stay inside what was kept above."""
+"""Searches in which most is decided already equal the sequential search."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subcircuit.errors import GraphError, SettingsError
-from subcircuit.graph import Circuit, Graph, Scope, coarsen, parse_scope, refine
-from subcircuit.search import Acdc, acdc, coarse_to_fine, zoom
+from subcircuit.errors import GraphError
+from subcircuit.graph import Circuit, Graph, Scope, refine
+from subcircuit.search import Acdc, acdc, zoom
 from subcircuit.search.rules import Within
-from subcircuit.search.zoom import descent
 from tests.behaviours import random_behaviour
 from tests.oracles import SequentialAcdc
 from tests.tiny_models import narrow, tiny
@@ -29,15 +29,16 @@ def behaviour_of(model, seed=5):
     seed=st.integers(0, 2**20),
     scope=st.sampled_from(["head, a1=block", "block"]),
     shares=st.tuples(*[st.floats(0, 1)] * 2),
+    coarse=st.booleans(),
 )
-def test_a_search_within_decides_as_the_sequential_one_does(family, seed, scope, shares):
+def test_a_search_within_decides_as_the_sequential_one_does(family, seed, scope, shares, coarse):
     model = narrow(tiny(family, dtype=torch.float64), 3)
     graph, behaviour, rng = Graph.of(model.config, Scope.named(scope)), behaviour_of(model, seed), random.Random(seed)
     kept = graph.edges & torch.tensor([[rng.random() < shares[0] for _ in graph.readers] for _ in graph.writers])
     tried = kept & torch.tensor([[rng.random() < shares[1] for _ in graph.readers] for _ in graph.writers])
-    within = Within(kept, tried)
-    found = acdc(model, graph, behaviour, CONFIG, within=within).circuit.kept
-    assert found.equal(SequentialAcdc(model, graph, behaviour, CONFIG, within=within).run().kept)
+    within, config = Within(kept, tried), replace(CONFIG, coarse_to_fine=coarse)
+    found = acdc(model, graph, behaviour, config, within=within).circuit.kept
+    assert found.equal(SequentialAcdc(model, graph, behaviour, config, within=within).run().kept)
     assert not (found & ~kept).any()
 
 
@@ -64,29 +65,6 @@ def test_zooming_decides_inside_alone_and_as_the_sequential_search_does(componen
     assert int((refined & ~found.kept).sum()) > 0
 
 
-def test_a_descent_stays_inside_what_the_level_above_kept_and_adds_up_its_cost():
-    model = narrow(tiny("gpt2", dtype=torch.float64), 3)
-    behaviour, scope = behaviour_of(model), Scope.named("qkv, m1=neuron")
-    blocks = acdc(model, Graph.of(model.config, Scope("block")), behaviour, CONFIG)
-    found = coarse_to_fine(model, scope, behaviour, CONFIG)
-    assert found.circuit.graph.scope == scope
-    assert not (coarsen(found.circuit, blocks.circuit.graph).kept & ~blocks.circuit.kept).any()
-    assert found.notes["block_trials"] == blocks.trials
-    assert found.notes["block_edges"] == blocks.circuit.n_edges
-    assert found.trials == sum(found.notes[f"{level}_trials"] for level in ("block", "head", "qkv", "neuron"))
-    # with nothing to cut at any level, nothing is lost
-    everything = coarse_to_fine(model, Scope("head"), behaviour, Acdc(0.0, absolute=True))
-    direct = acdc(model, Graph.of(model.config, Scope("head")), behaviour, Acdc(0.0, absolute=True))
-    assert everything.circuit.kept.equal(direct.circuit.kept)
-
-
-def test_descents_end_at_their_scope():
-    for text in ("block", "qkv", "qkv, m5=neuron, a9=block", "head, a9=qkv, a9.h3=head", "neuron, m0=block, a3=head"):
-        steps = [scope for _, scope in descent(parse_scope(text))]
-        assert steps[-1] == parse_scope(text)
-    assert [str(s) for _, s in descent(parse_scope("qkv, a9=block"))] == ["block", "head, a9=block", "qkv, a9=block"]
-
-
 @pytest.mark.parametrize(
     ("component", "into", "message"),
     [
@@ -108,20 +86,7 @@ def test_what_cannot_be_zoomed_into_is_refused(component, into, message):
         zoom(model, circuit, component, into, behaviour_of(model), CONFIG)
 
 
-def test_only_a_search_that_cuts_descends():
-    model = narrow(tiny("gpt2", dtype=torch.float64), 3)
-    with pytest.raises(SettingsError, match="noising"):
-        coarse_to_fine(model, Scope("qkv"), behaviour_of(model), Acdc(0.1, direction="both"))
-
-
-def test_descents_and_zooms_go_into_experts():
-    steps = [(level, str(scope)) for level, scope in descent(parse_scope("expert"))]
-    assert steps == [("block", "block"), ("head", "head"), ("qkv", "qkv"), ("expert", "expert")]
-    assert [str(scope) for _, scope in descent(parse_scope("block, m0=expert, m1=neuron"))] == [
-        "block",
-        "block, m1=neuron",
-        "block, m0=expert, m1=neuron",
-    ]
+def test_zooms_go_into_experts():
     model = tiny("qwen2_moe", dtype=torch.float64)
     behaviour, scope = behaviour_of(model), Scope("block")
     graph = Graph.of(model.config, scope.at("m2", "expert"))

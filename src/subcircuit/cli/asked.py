@@ -96,7 +96,7 @@ def understood(o: SimpleNamespace) -> Understood:
     given = {
         name: getattr(o, name) for name in ("whole_input", "absolute", "head_order", "direction", "speculation", "batch_size")
     }
-    given |= {} if ranks else {"threshold": o.threshold}
+    given |= {"coarse_to_fine": o.coarse_to_fine or None} | ({} if ranks else {"threshold": o.threshold})
     own, learning = split_settings(o.settings or ())
     config, carried = configured(o.method, given, own, o.seed), ablation_asked(o.ablation, learning, o.seed)
     check_start(o.ablation, getattr(config, "direction", "noising"))

@@ -27,7 +27,7 @@ CoarseToFine: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--coarse-to-fine",
-        help="Search from blocks down to --scope, at every level only inside what the one above kept.",
+        help="acdc: cut whole blocks first, and look only into those that stay.",
         rich_help_panel=_METHOD,
     ),
 ]
@@ -173,7 +173,6 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
                 ablation=options.ablation,
                 scope=options.scope,
                 selection=at.selection,
-                descend=o.coarse_to_fine,
             )
             told = both(watcher.step, beacon.step)
             result = together(searching, at.model, crew, journal, say=watcher.say, on_step=told)

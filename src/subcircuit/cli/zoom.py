@@ -23,6 +23,9 @@ def zoom(
     threshold: Annotated[
         float | None, typer.Option(help="An edge whose cut changes the metric by less is cut. Default: that of the search.")
     ] = None,
+    coarse_to_fine: Annotated[
+        bool, typer.Option("--coarse-to-fine", help="Cut groups of parts first, and look only into those that stay.")
+    ] = False,
     model: ModelNow = None,
     task: Annotated[str | None, typer.Option("--task", "-t", help="Where the prompts are now. Default: as recorded.")] = None,
     device: Device = None,
@@ -69,7 +72,8 @@ def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
         def work(journal: "Journal") -> None:
             beacon = Beacon(directory, Circuit.empty(circuit.graph), in_words())
             told = both(watcher.step, beacon.step)
-            result = look_inside(transformer, circuit, o.component, o.into, behaviour, Acdc(threshold), told, journal)
+            config = Acdc(threshold, coarse_to_fine=o.coarse_to_fine)
+            result = look_inside(transformer, circuit, o.component, o.into, behaviour, config, told, journal)
             result.circuit.save(directory)
             save_picture(result.circuit, directory)
             beacon.end()

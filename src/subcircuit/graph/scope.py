@@ -106,29 +106,6 @@ class Scope:
         """Whether any MLP is resolved into neurons."""
         return self.level == "neuron" or any(level == "neuron" for _, level in self.overrides)
 
-    def at_most(self, level: Level) -> "Scope":
-        """With nothing resolved further than at this level.
-
-        >>> str(Scope("qkv", overrides=(("m5", "neuron"), ("a9", "block"))).at_most("head"))
-        'head, a9=block'
-        """
-        limited: list[Override] = []
-        for name, wanted in self.overrides:
-            component = component_named(name)
-            whole = Attention(component.layer) if isinstance(component, Head) else component
-            if isinstance(component, Head) and self._limit(whole, self.of_head(component.layer, -1), level) == "block":
-                continue
-            limited.append((name, self._limit(component, wanted, level)))
-        return replace(self, level=_at_most(self.level, level), overrides=tuple(limited))
-
-    @staticmethod
-    def _limit(component: Attention | Head | MLP, wanted: Level, level: Level) -> Level:
-        """The finest level up to ``level`` that a component at ``wanted`` can have."""
-        possible: tuple[Level, ...] = COMPONENT_LEVELS[type(component)]
-        most = LEVELS.index(_at_most(wanted, level))
-        fine_enough: list[Level] = [known for known in possible if LEVELS.index(known) <= most]
-        return fine_enough[-1] if fine_enough else possible[0]
-
     def at(self, component: str, level: Level) -> "Scope":
         """With a component at another level.
 
@@ -151,13 +128,6 @@ def component_named(name: str) -> Attention | Head | MLP:
     if isinstance(node, Attention | Head | MLP) and node.place is None:
         return node
     raise GraphError(f"{name!r} is no component: expected a<layer>, a<layer>.h<head> or m<layer>")
-
-
-def _at_most(wanted: Level, most: Level) -> Level:
-    """A level no finer than the second; experts come last, and above them is what both they and neurons are finer than."""
-    if most == "expert":
-        return wanted
-    return LEVELS[min(LEVELS.index("qkv" if wanted == "expert" else wanted), LEVELS.index(most))]
 
 
 def _of_attention(level: Level) -> Level:

@@ -7,7 +7,7 @@ keeps the inputs and outputs of exactly those nodes, at exactly the rows where s
 recomputes what kept edges carry it to. Trials are batched; nothing is approximated.
 
     open(unit)      nodes of the next unit upstream join, with their clean values, if a kept path leads on from them
-    try_edges       losses after cutting the next, the next two, … undecided edges of the visited reader
+    try_edges       losses after cutting the next edges of the visited reader: so many, and more, …
     try_readers     the same, cutting readers of the unit from all their writers at once
     commit          make cuts definite: update what changes downstream, once
 
@@ -25,8 +25,8 @@ from subcircuit.run.clean import CleanRun, prefix_sums
 from subcircuit.run.live import Inputs, Live, Since, Writes
 from subcircuit.run.readout import BoundMetric, read
 
-# whole readers at places that are tried together: every trial of them has an input of its own for each of these readers
-_READERS_AT_ONCE = 16
+# trials of whole readers at places that run together: in each of them every one of these readers has an input of its own
+_TRIALS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +138,11 @@ class Engine:
         more = visit.base + self.live.difference(self._node(visit.reader), [visit.order[left - 1]])[0]
         return replace(visit, base=self._here(visit.reader, more, visit.base), left=left - 1)
 
-    def try_edges(self, visit: Visit, count: int) -> Float[Tensor, "trial answer"]:
-        """Losses after cutting the next, the next two, … the next ``count`` undecided edges of the visited reader."""
+    def try_edges(self, visit: Visit, counts: Sequence[int]) -> Float[Tensor, "trial answer"]:
+        """Losses after cutting the next so many undecided edges of the visited reader, for each of the ascending ``counts``."""
         if self._nowhere(visit.reader):
-            return self.loss().expand(count, -1)
-        node, rest = self._node(visit.reader), visit.prefixes[visit.left - count : visit.left].flip(0)
+            return self.loss().expand(len(counts), -1)
+        node, rest = self._node(visit.reader), visit.prefixes[[visit.left - count for count in counts]]
         x = self._here(visit.reader, visit.base + self.live.at_rows_of(node, rest), visit.base)
         return self._propagate(self.run.graph.unit_of[visit.reader], {node: x})
 
@@ -151,22 +151,26 @@ class Engine:
         here = self.live.at_place(column)
         return here is not None and not bool(here.any())
 
-    def try_readers(self, readers: Sequence[int]) -> Float[Tensor, "trial answer"]:
-        """Losses after cutting the first, the first two, … of these readers of one unit from all their writers."""
-        unit = self.run.graph.unit_of[readers[0]]
+    def try_readers(self, groups: Sequence[Sequence[int]]) -> Float[Tensor, "trial answer"]:
+        """Losses after cutting the first, the first two, … of these groups of one unit's readers from all their writers."""
+        unit = self.run.graph.unit_of[groups[0][0]]
         if self.run.places is not None:
-            starts = range(0, len(readers), _READERS_AT_ONCE)
-            return torch.cat([self._try_at_places(unit, readers[:s], readers[s : s + _READERS_AT_ONCE]) for s in starts])
-        inputs = {r: self.live.at_rows_of(r, self.run.ablated_streams[unit])[None] for r in readers}
-        return self._propagate(unit, inputs, {reader: trial for trial, reader in enumerate(readers)})
+            starts = range(0, len(groups), _TRIALS_AT_ONCE)
+            return torch.cat([self._try_at_places(unit, groups[:s], groups[s : s + _TRIALS_AT_ONCE]) for s in starts])
+        since = {reader: trial for trial, group in enumerate(groups) for reader in group}
+        inputs = {r: self.live.at_rows_of(r, self.run.ablated_streams[unit])[None] for r in since}
+        return self._propagate(unit, inputs, since)
 
-    def _try_at_places(self, unit: int, cut: Sequence[int], columns: Sequence[int]) -> Float[Tensor, "trial answer"]:
-        """Losses after cutting some columns of a unit, and then the first, the first two, … of others."""
+    def _try_at_places(
+        self, unit: int, cut: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]
+    ) -> Float[Tensor, "trial answer"]:
+        """Losses after cutting some groups of a unit's columns, and then the first, the first two, … of others."""
         inputs: dict[int, Tensor] = {}
-        for trial, column in [*((0, column) for column in cut), *enumerate(columns)]:
+        since = [*((0, group) for group in cut), *enumerate(groups)]
+        for trial, column in ((trial, column) for trial, group in since for column in group):
             node, here = self._node(column), self.live.at_place(column)
             if node not in inputs:
-                inputs[node] = self.live.inputs[node].repeat(len(columns), 1, 1)
+                inputs[node] = self.live.inputs[node].repeat(len(groups), 1, 1)
             inputs[node][trial:, here] = self.live.at_rows_of(node, self.run.ablated_streams[unit])[here]
         return self._propagate(unit, inputs)
 
@@ -175,7 +179,7 @@ class Engine:
 
         Args:
             inputs: the new input of each changed reader, per trial; with ``since``, one for all trials.
-            since: the first of the trials (as many as there are readers) in which each reader finds its new input.
+            since: the first of the trials in which each reader finds its new input; the last trial is the first of some reader.
         """
         written: Writes = {}
         last = len(self.run.graph.units) - 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from subcircuit.graph import MLP, Attention, Expert, Graph, HeadInput, HeadPart, Logits, Neuron, RouterInput
@@ -230,7 +230,7 @@ class Live:
             standing = self.inputs[reader][None]
             if reader not in inputs or since is None:
                 return inputs.get(reader, standing)
-            begun = torch.arange(len(since), device=model.device) >= since[reader]
+            begun = _trials(since, model.device) >= since[reader]
             return torch.where(begun[:, None, None], inputs[reader], standing)
 
         given = shares(model, layer, normed(model, layer, as_read(router))) if router in self.inputs else None
@@ -264,7 +264,7 @@ class Live:
         if since is None:
             return fresh
         for reader, writer in zip(readers, writers, strict=True):
-            begun = torch.arange(len(since), device=self.run.model.device) >= since[reader]
+            begun = _trials(since, self.run.model.device) >= since[reader]
             fresh[writer] = torch.where(begun[:, None], fresh[writer], self.fired[writer])
         return fresh
 
@@ -314,7 +314,7 @@ class Live:
             fresh = grid
         if since is None:
             return fresh
-        trials = torch.arange(len(since), device=fresh.device)
+        trials = _trials(since, fresh.device)
         begun = trials >= torch.tensor([[since[r]] for r in readers], device=fresh.device)
         return torch.where(begun.view(*begun.shape, *[1] * (fresh.ndim - 2)), fresh, standing)
 
@@ -406,6 +406,11 @@ def contract(a: Tensor, b: Tensor) -> Tensor:
         return a @ b
     folded = a.transpose(1, 2).flatten(2, 3) @ b[:, 0]
     return folded.unflatten(2, (a.shape[1], a.shape[3])).transpose(1, 2)
+
+
+def _trials(since: Since, device: torch.device) -> Int[Tensor, " trial"]:
+    """The numbers of the trials."""
+    return torch.arange(1 + max(since.values()), device=device)
 
 
 def _sum(terms: Iterable[Tensor]) -> Tensor:

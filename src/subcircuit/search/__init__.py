@@ -25,7 +25,7 @@ from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from subcircuit.search.ugs import Ugs, ugs
-from subcircuit.search.zoom import coarse_to_fine, zoom
+from subcircuit.search.zoom import zoom
 
 __all__ = [
     "METHODS",
@@ -61,7 +61,6 @@ __all__ = [
     "atp_star",
     "circuit_of",
     "clean_corrupted",
-    "coarse_to_fine",
     "discover",
     "eap",
     "eap_ig_activations",

@@ -113,23 +113,22 @@ class Batches:
         """``Engine.decide`` in every batch."""
         return tuple(e.decide(v, cut, keep) for e, v in zip(self.engines, visits, strict=True))
 
-    def try_edges(self, visits: Sequence[Visit], count: int) -> Float[Tensor, "trial batch"]:
+    def try_edges(self, visits: Sequence[Visit], counts: Sequence[int]) -> Float[Tensor, "trial batch"]:
         """``Engine.try_edges`` over all examples, in parts where memory does not suffice."""
 
         def some(trials: range) -> Float[Tensor, "trial batch"]:
-            at = visits if trials.start == 0 else self.decide(visits, trials.start, keep=False)
-            return self.losses(lambda i, engine: engine.try_edges(at[i], len(trials)))
+            return self.losses(lambda i, engine: engine.try_edges(visits[i], counts[trials.start : trials.stop]))
 
-        return in_parts(some, range(count), after_each_other)
+        return in_parts(some, range(len(counts)), after_each_other)
 
-    def try_readers(self, readers: Sequence[int]) -> Float[Tensor, "trial batch"]:
+    def try_readers(self, groups: Sequence[Sequence[int]]) -> Float[Tensor, "trial batch"]:
         """``Engine.try_readers`` over all examples, in parts where memory does not suffice."""
 
         def some(part: range) -> Float[Tensor, "trial batch"]:
-            at = self if part.start == 0 else self._without(readers[: part.start])
-            return at.losses(lambda _, engine: engine.try_readers(readers[part.start : part.stop]))
+            at = self if part.start == 0 else self._without([r for group in groups[: part.start] for r in group])
+            return at.losses(lambda _, engine: engine.try_readers(groups[part.start : part.stop]))
 
-        return in_parts(some, range(len(readers)), after_each_other)
+        return in_parts(some, range(len(groups)), after_each_other)
 
     def _without(self, readers: Sequence[int]) -> "Batches":
         """After cutting these readers from all their writers."""

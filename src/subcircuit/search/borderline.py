@@ -5,6 +5,7 @@ lies within ``tolerance`` of the threshold is measured again on a float64 copy o
 What lies within float64's own rounding of the threshold is a tie, and a tie keeps the edge.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -68,21 +69,21 @@ class Borderline:
         self.count += 1
 
     def change(
-        self, kept: Bool[Tensor, "writer reader"], unit: int, reader: int, cut: Bool[Tensor, "writer reader"]
+        self, kept: Bool[Tensor, "writer reader"], unit: int, readers: Sequence[int], cut: Bool[Tensor, "writer reader"]
     ) -> Float[Tensor, ""]:
         """The change of the loss between two circuits, in float64.
 
         Args:
             kept: the circuit before.
-            unit: of ``reader``; everything upstream of it keeps all its edges.
-            cut: the circuit after; differs in the column of ``reader`` alone.
+            unit: of ``readers``; everything upstream of it keeps all its edges.
+            cut: the circuit after; differs in the columns of ``readers`` alone.
         """
         if self._precise is None:
             model = self._double()
             behaviour = replace(self.behaviour, task=self.behaviour.task.to(model.device))
             self._precise = Batches.start(model, self.graph, behaviour, self.batch_size, restoring=self.restoring)
         before = self._precise.map(lambda engine: engine.restore(kept, unit))
-        after = before.map(lambda engine: engine.commit(cut, [reader]))
+        after = before.map(lambda engine: engine.commit(cut, readers))
         return (after.loss() - before.loss()).mean()
 
     def _double(self) -> Transformer:

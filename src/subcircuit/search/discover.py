@@ -21,7 +21,7 @@ from subcircuit.search.result import Discovery, OnProgress, Round, Step
 from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.unsound import naming_the_place
-from subcircuit.search.zoom import coarse_to_fine, zoom, zoomed
+from subcircuit.search.zoom import zoom, zoomed
 from subcircuit.tasks import Task, graph_of
 from subcircuit.tasks import metric as metric_named
 
@@ -37,7 +37,6 @@ def discover(
     ablation: str | Ablation | LearnOptimal = "resample",
     scope: Scope | None = None,
     selection: Selection | None = None,
-    descend: bool = False,
     on_step: OnProgress | None = None,
     journal: Journal = FORGETFUL,
 ) -> Discovery:
@@ -53,8 +52,6 @@ def discover(
         scope: at which level the model is resolved; queries, keys and values of every head by default.
         selection: which of the scored edges make the circuit; None is the 1 % of largest magnitude. Edges on no path
             from an embedding to the logits are pruned. Methods that find a circuit themselves take none.
-        descend: search from blocks down to ``scope``, at every level only inside what the one above kept (``coarse_to_fine``);
-            for ``Acdc`` alone.
         on_step: called with a ``Step`` after every batch of trials, or with a ``Round`` after every batch of examples.
         journal: remembers what was worked out, for a search that was interrupted to go on.
 
@@ -76,21 +73,13 @@ def discover(
         parameters |= selection_record(selection)
     elif selection is not None:
         raise SettingsError(f"{chosen.name} decides itself which edges to keep: it takes no selection, see its threshold.")
-    if descend and not isinstance(method, Acdc):
-        raise SettingsError(f"{chosen.name} scores all edges at once: only acdc searches from coarse levels to fine ones.")
     if isinstance(ablation, LearnOptimal):
         parameters |= {"optimal": asdict(ablation)}
     asked = Behaviour(task.to(model.device), metric_named(metric or task.metric), Mean())
     behaviour = replace(asked, ablation=ablation_for(ablation, model, graph, asked, on_step, journal))
-    if descend:
-        parameters |= {"coarse_to_fine": True}
     on_step = _with_record(on_step, _record(model, behaviour, chosen, parameters, {}, {}))
-    found: Any
     with naming_the_place(model, behaviour.task):
-        if descend:
-            found = coarse_to_fine(model, graph.scope, behaviour, method, on_step, journal)
-        else:
-            found = chosen.search(model, graph, behaviour, method, on_step, journal)
+        found = chosen.search(model, graph, behaviour, method, on_step, journal)
         result = found if selection is None else circuit_of(model, found, behaviour, selection)
     record = _record(model, behaviour, chosen, parameters, *_results(result))
     constants = behaviour.ablation.constants.float().cpu() if isinstance(behaviour.ablation, Optimal) else None
@@ -114,7 +103,8 @@ def look_inside(
     """
     with naming_the_place(model, behaviour.task):
         result = zoom(model, circuit, component, into, behaviour, config, on_step, journal)
-    before = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, "threshold": config.threshold}
+    now = {"threshold": config.threshold, "coarse_to_fine": config.coarse_to_fine}
+    before = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, **now}
     record = _record(model, behaviour, method_of(config), zoomed(before, component, into), *_results(result))
     if circuit.record is not None:
         record = record.model_copy(update={"seed": circuit.record.seed})

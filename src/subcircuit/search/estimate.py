@@ -31,6 +31,7 @@ from subcircuit.search.direction import ENDS
 from subcircuit.search.eap_ig_inputs import EapIgInputs
 from subcircuit.search.exact import Exact, effects_of
 from subcircuit.search.footprint import Footprint, footprint
+from subcircuit.search.groups import singles
 from subcircuit.search.hybrid import Hybrid
 from subcircuit.search.methods import method_of
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
@@ -234,9 +235,9 @@ def _stage_seconds(graph: Graph, start: Batches, outline: Sketch, stage: Stage, 
 
     def trials() -> None:
         if stage.whole:
-            batches.try_readers(readers)
+            batches.try_readers(singles(readers))
         else:
-            batches.try_edges(visits, size)
+            batches.try_edges(visits, range(1, size + 1))
 
     after = before.clone()
     after[:, list(readers)] = outline.kept[:, list(readers)]

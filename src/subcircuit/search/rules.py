@@ -21,6 +21,8 @@ class Acdc:
         absolute: compare the absolute change with τ, so that edges whose cut *improves* the metric stay too.
         head_order: in which order heads of a layer are visited and cut.
         direction: cut edges of the model, restore edges to the corrupted run, or do both and unite the circuits.
+        coarse_to_fine: try edges in groups first and look only into groups that stay (``groups.py``). Of two parts of a
+            group whose effects cancel both are lost: the circuit may differ from that of the direct search.
         speculation: circuits tried at once; None adapts to how often edges are kept. The result is the same.
         batch_size: (circuit, example) pairs evaluated at once; None chooses. The result is the same.
     """
@@ -30,6 +32,7 @@ class Acdc:
     absolute: bool = False
     head_order: HeadOrder = "descending"
     direction: Direction = "noising"
+    coarse_to_fine: bool = False
     speculation: int | None = None
     batch_size: int | None = None
 

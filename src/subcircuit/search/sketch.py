@@ -23,6 +23,7 @@ from subcircuit.run.incremental import Visit
 from subcircuit.run.rows import Reach
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.groups import singles
 from subcircuit.search.order import cutting_order, visiting_order
 from subcircuit.search.rules import Acdc
 from subcircuit.search.speculation import Speculation
@@ -117,7 +118,7 @@ class _Drawing:
         rows = len(self.batches.visit(readers[0])[0].base)
         while waiting := readers[len(stays) :]:
             batch = waiting[: self.speculation.size(rows)]
-            cut = self._accepted(self.batches.try_readers(batch))
+            cut = self._accepted(self.batches.try_readers(singles(batch)))
             self.speculation.learn(cut, kept=cut < len(batch))
             self.kept[:, batch[:cut]] = False
             self._commit(batch[:cut])
@@ -133,7 +134,7 @@ class _Drawing:
                 tried = min(limit // block, _AT_ONCE)
                 if not tried:
                     continue
-                cut = self._accepted(self.batches.try_edges([_thinned(visit, block) for visit in visits], tried))
+                cut = self._accepted(self.batches.try_edges([_thinned(visit, block) for visit in visits], range(1, tried + 1)))
                 keep = block == 1 and cut < tried
                 visits = self.batches.decide(visits, block * cut, keep)
                 stays += [False] * (block * cut) + [True] * keep

@@ -7,7 +7,7 @@ engine is told of them.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import chain
+from itertools import accumulate, chain
 from time import perf_counter
 from typing import TypeAlias
 
@@ -22,6 +22,7 @@ from subcircuit.run.incremental import Visit
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.borderline import TIE, Borderline
+from subcircuit.search.groups import Group, by_unit, left_over, share, singles
 from subcircuit.search.journal import FORGETFUL, Journal, each, once
 from subcircuit.search.order import cutting_order, visiting_order
 from subcircuit.search.result import OnStep, Step
@@ -31,19 +32,20 @@ from subcircuit.search.speculation import Speculation
 # rows of matrix products grow with (circuit, example) pairs: enough to keep them busy, few enough to stay in cache
 PAIRS_AT_ONCE = 512
 
-Cells: TypeAlias = tuple[slice | int, int]
-Cut: TypeAlias = tuple[int, int | None]
-"""A reader, and the writer it is cut from; None for all of them."""
+Cells: TypeAlias = tuple[slice | list[int], list[int]]
+Cut: TypeAlias = tuple[Group, Group | None]
+"""Readers, and the writers that they are cut from; None for all of them."""
 Visits: TypeAlias = tuple[Visit, ...]
 """A visit in every batch of examples."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Trials:
-    """Trials that run together: the first cut, the first two, …, from where the visits stand."""
+    """Trials that run together: the first cut, the first two, …, from where the visits stand, with so many edges cut."""
 
     visits: Visits
     cuts: list[Cut]
+    counts: list[int]
 
 
 class Walk:
@@ -124,17 +126,19 @@ class Walk:
         return self._cut_whole(unit, readers)
 
     def _cut_whole(self, unit: int, readers: list[int]) -> list[int]:
-        waiting, staying, rows = readers, [], len(self.batches.visit(readers[0])[0].base)
+        waiting = [tuple(readers)] if self.config.coarse_to_fine else singles(readers)
+        staying, rows = [], len(self.batches.visit(readers[0])[0].base)
         while waiting:
             batch = waiting[: self.speculation.size(rows)]
-            cuts: list[Cut] = [(reader, None) for reader in batch]
+            cuts: list[Cut] = [(group, None) for group in batch]
             losses = once(self.journal, self._key("trials", cuts), lambda: self.batches.try_readers(batch))  # noqa: B023 - called at once
             cut = self._judge(unit, losses, cuts)
-            staying += batch[cut : cut + 1]
-            waiting = waiting[cut + 1 :] if cut < len(batch) else waiting[cut:]
-            self.decided += int(self._open_edges()[:, batch[:cut]].sum())
-            self._commit(batch[:cut])
-            self._report(batch[0])
+            gone = list(chain.from_iterable(batch[:cut]))
+            stays, waiting = left_over(waiting, cut, len(batch))
+            staying += stays
+            self.decided += int(self._open_edges()[:, gone].sum())
+            self._commit(gone)
+            self._report(batch[0][0])
         return staying
 
     def _open_edges(self) -> Bool[Tensor, "writer reader"]:
@@ -144,36 +148,40 @@ class Walk:
     def _edges(self, unit: int, reader: int) -> None:
         """Decide on the edges into one reader, one after the other."""
         visits = self.batches.visit(reader, None if self.within is None else self.within.writers(reader))
-        while visits[0].left:
-            coming = self._batches_of_trials(visits, reader)
+        order = visits[0].order[: visits[0].left][::-1]
+        waiting = by_unit(self.graph, order) if self.config.coarse_to_fine else singles(order)
+        while waiting:
+            coming = self._batches_of_trials(visits, reader, waiting)
             first = next(coming)
             losses = next(each(self.journal, chain([first], coming), self._try_edges))
-            cuts = first[1].cuts
-            cut = self._judge(unit, losses, cuts)
-            visits = self.batches.decide(visits, cut, keep=cut < len(cuts))
-            self.decided += min(cut + 1, len(cuts))
+            cut = self._judge(unit, losses, first[1].cuts)
+            gone = sum(map(len, waiting[:cut]))
+            stays, waiting = left_over(waiting, cut, len(first[1].cuts))
+            visits = self.batches.decide(visits, gone, keep=bool(stays))
+            self.decided += gone + len(stays)
             self._report(reader)
         self._commit([reader])
         self.visited[reader] = True
 
-    def _batches_of_trials(self, visits: Visits, reader: int) -> Iterator[tuple[str, _Trials]]:
+    def _batches_of_trials(self, visits: Visits, reader: int, waiting: Sequence[Group]) -> Iterator[tuple[str, _Trials]]:
         """The next batch of trials and those that follow it as long as all edges are cut, as units of work."""
         speculation, history = replace(self.speculation), self.history
-        while left := visits[0].left:
-            writers = visits[0].order[max(0, left - speculation.size(len(visits[0].base))) : left][::-1]
-            cuts: list[Cut] = [(reader, writer) for writer in writers]
-            yield self._key("trials", cuts, history), _Trials(visits, cuts)
+        while waiting:
+            batch = waiting[: speculation.size(len(visits[0].base))]
+            cuts: list[Cut] = [((reader,), group) for group in batch]
+            counts = list(accumulate(map(len, batch)))
+            yield self._key("trials", cuts, history), _Trials(visits, cuts, counts)
             history = self._key(str(len(cuts)), cuts, history)
             speculation.learn(len(cuts), kept=False)
-            visits = self.batches.decide(visits, len(cuts), keep=False)
+            visits, waiting = self.batches.decide(visits, counts[-1], keep=False), waiting[len(batch) :]
 
     def _try_edges(self, trials: _Trials) -> Float[Tensor, "trial batch"]:
-        return self.batches.try_edges(trials.visits, len(trials.cuts))
+        return self.batches.try_edges(trials.visits, trials.counts)
 
     def _key(self, kind: str, cuts: list[Cut], history: str | None = None) -> str:
         """Names a unit of work: a loss depends on all decisions before, which are those so far or ``history``, and on the cuts."""
         before = self.history if history is None else history
-        return f"{self.graph.readers[cuts[0][0]]}/{kind}/{sha256(repr((before, cuts)).encode()).hexdigest()[:32]}"
+        return f"{self.graph.readers[cuts[0][0][0]]}/{kind}/{sha256(repr((before, cuts)).encode()).hexdigest()[:32]}"
 
     def _judge(self, unit: int, losses: Float[Tensor, "trial batch"], cuts: list[Cut]) -> int:
         """Take decisions in order up to the first kept edge; returns how many cuts were accepted before it.
@@ -184,12 +192,11 @@ class Walk:
         """
         self.trials += len(losses)
         kept = self.kept.clone()
-        for accepted, (reader, writer) in enumerate(cuts):
-            loss = self._mean(losses[accepted], _name(self.graph, reader, writer))
-            change = loss - self.current
-            where = (slice(None) if writer is None else writer, reader)
-            change, keep = self._decide(change, kept, unit, where)
-            if writer is not None:
+        for accepted, cut in enumerate(cuts):
+            loss = self._mean(losses[accepted], _name(self.graph, cut))
+            change, keep = self._decide(loss - self.current, kept, unit, cut)
+            where = _cells(cut)
+            if cut[1] is not None and len(cut[1]) == 1:
                 self.effects[where] = change
             if keep:
                 break
@@ -202,16 +209,15 @@ class Walk:
         self.speculation.learn(accepted, kept=accepted < len(cuts))
         return accepted
 
-    def _decide(self, change: float, kept: Bool[Tensor, "writer reader"], unit: int, where: Cells) -> tuple[float, bool]:
-        """The change that cutting these cells of ``kept`` makes, and whether it keeps them."""
-        threshold = self.config.threshold
+    def _decide(self, change: float, kept: Bool[Tensor, "writer reader"], unit: int, cut: Cut) -> tuple[float, bool]:
+        """The change that a cut in ``kept`` makes, and whether it keeps its edges."""
+        threshold = self.config.threshold * share(cut[0] if cut[1] is None else cut[1])
         if not self.borderline.is_close(self._size(change), threshold):
             return change, self._size(change) >= threshold
         after = kept.clone()
-        after[where] = False
+        after[_cells(cut)] = False
         self.borderline.count_one()
-        key = self._key("float64", [(where[1], None if isinstance(where[0], slice) else where[0])])
-        change = float(once(self.journal, key, lambda: self.borderline.change(kept, unit, where[1], after)))
+        change = float(once(self.journal, self._key("float64", [cut]), lambda: self.borderline.change(kept, unit, cut[0], after)))
         return change, self._size(change) >= threshold - TIE
 
     def _size(self, change: float) -> float:
@@ -253,8 +259,16 @@ def are_tried_whole(graph: Graph, readers: Sequence[int], config: Acdc) -> bool:
     return config.whole_input and any(isinstance(graph.readers[r], whole) for r in readers)
 
 
-def _name(graph: Graph, reader: int, writer: int | None) -> str:
-    return f"all edges into {graph.readers[reader]}" if writer is None else str(graph.edge(writer, reader))
+def _cells(cut: Cut) -> Cells:
+    readers, writers = cut
+    return slice(None) if writers is None else list(writers), list(readers)
+
+
+def _name(graph: Graph, cut: Cut) -> str:
+    readers, writers = cut
+    if writers is None:
+        return f"all edges into {', '.join(str(graph.readers[reader]) for reader in readers)}"
+    return ", ".join(str(graph.edge(writer, readers[0])) for writer in writers)
 
 
 def mean_loss(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> float:

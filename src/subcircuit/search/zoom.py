@@ -1,18 +1,17 @@
-"""From coarse levels to fine ones: a finished search continued inside one node, and a search that descends level by level.
+"""A finished search continued inside one node.
 
-Both are ACDC on a finer graph in which most edges are decided already (``Within``): edges that are parts of no kept
-coarse edge are cut untried, those that are not looked into stay, and only the rest is tried, edge by edge, in ACDC's own
+It is ACDC on a finer graph in which most edges are decided already (``Within``): edges that are parts of no kept coarse
+edge are cut untried, those that do not touch the node stay, and only the rest is tried, edge by edge, in ACDC's own
 order and with its threshold. As in ACDC, everything upstream of the visited reader is whole; what was decided before is
 put into force where its reader is visited. What the coarse search cut is never looked at again: of two parts of a node
 whose effects cancel, both are lost.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from subcircuit.errors import GraphError, SettingsError
-from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, HeadInput, Level, Scope, refine
+from subcircuit.errors import GraphError
+from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, HeadInput, Level, refine
 from subcircuit.graph.graph import unit_with
 from subcircuit.graph.nodes import MLP, Expert, Neuron, Reader, RouterInput, Writer
 from subcircuit.graph.scope import COMPONENT_LEVELS, component_named
@@ -25,7 +24,6 @@ from subcircuit.search.rules import Acdc, Within
 from subcircuit.tasks import graph_of
 
 PLACES = "positions"
-DESCENT: tuple[Level, ...] = ("block", "head", "qkv", "neuron", "expert")
 
 
 def zoom(
@@ -68,56 +66,6 @@ def zoom(
         for column in kept[row].nonzero().flatten().tolist():
             inside[row, column] = is_inside(writer, node) or is_inside(finer.readers[column], node)
     return acdc(model, finer, behaviour, config, on_step, journal, Within(kept, inside))
-
-
-def coarse_to_fine(
-    model: Transformer,
-    scope: Scope,
-    behaviour: Behaviour,
-    config: Acdc,
-    on_step: OnStep | None = None,
-    journal: Journal = FORGETFUL,
-) -> Discovery:
-    """Search at the level of blocks first, and at every finer level only inside what the level above kept.
-
-    Args:
-        scope: the finest level: where the descent ends.
-        config: of the search at every level.
-        on_step: called after every batch of trials; every level counts from the beginning.
-        journal: remembers the losses of every batch of trials.
-
-    Returns:
-        The last level's circuit; trials and seconds are those of all levels, ``notes`` has them and the edges kept by level.
-
-    Raises:
-        SettingsError: the search is not one that cuts edges of the model.
-        NumericalError: a loss is NaN or infinite; names the edge.
-    """
-    if config.direction != "noising":
-        raise SettingsError(f"direction {config.direction}: a descent cuts edges of the model, it goes with noising alone")
-    found: Discovery | None = None
-    notes: dict[str, float] = {}
-    seconds, trials, borderline = 0.0, 0, 0
-    for level, limited in descent(scope):
-        graph = graph_of(model, limited, behaviour.task)
-        kept = None if found is None else refine(found.circuit, graph).kept
-        found = acdc(model, graph, behaviour, config, on_step, journal, None if kept is None else Within(kept, kept))
-        seconds, trials, borderline = seconds + found.seconds, trials + (found.trials or 0), borderline + (found.borderline or 0)
-        notes |= {f"{level}_edges": float(found.circuit.n_edges), f"{level}_trials": float(found.trials or 0)}
-        notes[f"{level}_seconds"] = found.seconds
-    assert found is not None, "every scope is at least at the level of blocks"
-    counted = None if found.borderline is None else borderline
-    return replace(found, seconds=seconds, trials=trials, borderline=counted, notes=notes)
-
-
-def descent(scope: Scope) -> Sequence[tuple[Level, Scope]]:
-    """The scopes from blocks down to this one, each with the level that it resolves."""
-    steps: list[tuple[Level, Scope]] = []
-    for level in DESCENT:
-        limited = scope.at_most(level)
-        if not steps or limited != steps[-1][1]:
-            steps.append((level, limited))
-    return steps
 
 
 def zoomed(parameters: dict[str, Any], component: str, into: str) -> dict[str, Any]:
