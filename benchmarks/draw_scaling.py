@@ -9,6 +9,7 @@ speed. Models are made without their weights.
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +112,7 @@ def predictions(shape: Large) -> list[str]:
     return rows
 
 
-def _range(ends: list[float]) -> str:
+def _range(ends: Sequence[float]) -> str:
     low, high = (float(f"{end:.1g}" if end >= 1000 else f"{end:.2g}") for end in ends)
     return f"{low:,.0f} to {high:,.0f}"
 

@@ -210,7 +210,7 @@ def test_behind_a_saturated_softmax_scores_are_much_nearer_than_slopes(family):
 def first_layer_of(model: Transformer) -> Transformer:
     """The model without its later layers."""
     config = replace(model.config, n_layers=1, rotary=model.config.rotary[:1], windows=model.config.windows[:1])
-    return replace(model, config=config, weights=replace(model.weights, layers=model.weights.layers[:1]))
+    return replace(model, config=config, weights=replace(model.weights, layers=(model.weights.layers[0],)))
 
 
 def test_grad_drop_finds_effects_that_cancel():
