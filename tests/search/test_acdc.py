@@ -75,14 +75,13 @@ def found_slowly(model, graph, behaviour, config) -> tuple[torch.Tensor, torch.T
 def test_threads_and_batches_do_not_change_the_circuit():
     model = tiny("gemma2", dtype=torch.float32)
     graph = Graph.of(model.config, Scope("head"))
-    behaviour = random_behaviour(model, 7, [6, 5, 7], 1, "kl_divergence", "resample")
+    behaviour = random_behaviour(model, 7, [6, 5], 1, "kl_divergence", "resample")
     threads = torch.get_num_threads()
     circuits = set()
     try:
-        for count in (1, 2):
+        for count, batch_size in ((1, None), (1, 1), (2, 2), (2, 7)):
             torch.set_num_threads(count)
-            for batch_size in (None, 1, 2, 7):
-                circuits.add(tuple(acdc(model, graph, behaviour, Acdc(0.01, batch_size=batch_size)).circuit.names))
+            circuits.add(tuple(acdc(model, graph, behaviour, Acdc(0.01, batch_size=batch_size)).circuit.names))
     finally:
         torch.set_num_threads(threads)
     assert len(circuits) == 1
