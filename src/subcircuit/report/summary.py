@@ -240,13 +240,13 @@ def _finite(value: Any) -> Any:
 
 
 def _setting(name: str, value: Any) -> str:
-    """``, threshold 0.02``, ``, whole input``, ``, no whole input``; nothing for a setting that is left open."""
+    """``, threshold 0.02``, ``, whole input``; nothing for a setting that is left open or off."""
     words = name.replace("_", " ")
     match value:
-        case None:
+        case None | False:
             return ""
-        case bool():
-            return f", {words}" if value else f", no {words}"
+        case True:
+            return f", {words}"
         case float():
             return f", {words} {value:g}"
         case _:
