@@ -53,7 +53,7 @@ _take_options()
 
 def _rows(found: "Estimate") -> list[tuple[str, ...]]:
     from subcircuit.cli.progress import clock
-    from subcircuit.run.memory import in_words
+    from subcircuit.run.memory import size_in_words
 
     rows: list[tuple[str, ...]] = [("edges", f"{found.edges:,}")]
     if found.trials is not None:
@@ -65,10 +65,10 @@ def _rows(found: "Estimate") -> list[tuple[str, ...]]:
     duration = clock(found.seconds) if found.seconds >= 60 else f"{found.seconds:.2g} s"
     rows.append(("time", f"about {duration} ({found.forward_equivalents:,.0f} forward passes), in one process"))
     parts = {"model": found.memory.model, "kept of the runs": found.memory.runs, "at work": found.memory.work}
-    rows.append(("memory", f"about {in_words(found.peak)} at the peak, libraries included"))
-    rows.append(("", ", ".join(f"{name} {in_words(size)}" for name, size in parts.items())))
+    rows.append(("memory", f"about {size_in_words(found.peak)} at the peak, libraries included"))
+    rows.append(("", ", ".join(f"{name} {size_in_words(size)}" for name, size in parts.items())))
     if found.memory.float64:
-        rows.append(("", f"{in_words(found.memory.float64)} more if a decision has to be made in float64"))
+        rows.append(("", f"{size_in_words(found.memory.float64)} more if a decision has to be made in float64"))
     return rows
 
 

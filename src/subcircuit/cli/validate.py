@@ -113,14 +113,18 @@ def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
     results().print(plain(f"written   {directory}"), soft_wrap=True)
 
 
-def _found(model: str | None) -> "dict[str, str | None]":
-    """What the cases depend on: versions of what makes them, and of a model that was named the checkpoint."""
+def _found(model: str | None) -> dict[str, str]:
+    """What the cases depend on: versions of what makes them, and of a model's folder that was named its files."""
     from importlib.metadata import version
 
-    from subcircuit.model.load import load_model
+    from subcircuit.model.load.directory import digest_of_checkpoint
 
     versions = {package: version(package) for package in ("subcircuit", "torch")}
-    return {**versions, "revision": None if model is None else load_model(model).revision}
+    # of a folder alone, which may change: a case says itself why it cannot be had
+    folder = None if model is None else Path(model).expanduser()
+    if folder is None or not (folder / "config.json").is_file():
+        return versions
+    return {**versions, "checkpoint": digest_of_checkpoint(folder)}
 
 
 def _ablations(asked: str | None, every: bool) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def free_memory(device: torch.device) -> int | None:
     return int(line.split()[1]) * 1024
 
 
-def in_words(size: int) -> str:
+def size_in_words(size: int) -> str:
     """``31 GB``, ``4.2 GB``, ``0.3 MB``: bytes in powers of a thousand, to two digits."""
     amount, unit = (size / 1e9, "GB") if size >= 1e8 else (size / 1e6, "MB")
     return f"{amount:,.0f} {unit}" if amount >= 10 else f"{amount:.1f} {unit}"

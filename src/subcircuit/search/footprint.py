@@ -19,7 +19,7 @@ from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import named_tensors
 from subcircuit.run.ablation import Mean, MeanByPosition
-from subcircuit.run.memory import free_memory, in_words
+from subcircuit.run.memory import free_memory, size_in_words
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap_ig_inputs import STEPS_AT_ONCE, EapIgInputs
@@ -124,7 +124,7 @@ def shortage(model: Transformer, graph: Graph, behaviour: Behaviour, settings: A
         return None
     smaller = "fewer --examples" if isinstance(settings, Acdc | Exact | Hybrid) else "a smaller --batch-size"
     return (
-        f"beside the model of {in_words(needs.model)} this search takes about {in_words(beside)}, {in_words(needs.runs)} of "
-        f"it for what is kept of the runs, and {in_words(free)} are free on {model.device}: take {smaller}, --dtype bfloat16, "
+        f"beside the model of {size_in_words(needs.model)} this search takes about {size_in_words(beside)}, {size_in_words(needs.runs)} of "
+        f"it for what is kept of the runs, and {size_in_words(free)} are free on {model.device}: take {smaller}, --dtype bfloat16, "
         f"or a coarser --scope than {graph.scope}"
     )
