@@ -81,3 +81,13 @@ def test_a_group_s_reader_is_part_of_the_inputs_of_all_its_heads() -> None:
 def test_what_is_no_refinement_is_refused() -> None:
     with pytest.raises(GraphError, match="part of no node"):
         refine(random_circuit(Graph(SHAPE, Scope("head")), 1), Graph(SHAPE, Scope("block")))
+
+
+def test_a_group_is_part_of_itself_and_of_no_group_of_a_head_s_number() -> None:
+    # group 0 is of heads 0 and 1, group 1 of heads 2 and 3
+    neurons, grouped = Graph(SHAPE, Scope.named("qkv, m0=neuron", "grouped")), Graph(SHAPE, Scope.named("qkv", "grouped"))
+    circuit = Circuit.of_edges(neurons, ["a0.h0->a1.h0<k>", "embed->a1.h1<v>"])
+    assert coarsen(circuit, grouped).names == circuit.names
+    assert refine(coarsen(circuit, grouped), neurons).names == circuit.names
+    by_head = Graph(SHAPE, Scope.named("qkv"))
+    assert coarsen(Circuit.of_edges(by_head, ["a0.h0->a1.h1<k>"]), grouped).names == ["a0.h0->a1.h0<k>"]

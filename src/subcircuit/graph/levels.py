@@ -91,13 +91,18 @@ def _wholes(finer: Graph, coarser: Graph, reader: Reader) -> list[Reader]:
         case Neuron(layer) | Expert(layer) | RouterInput(layer):
             known = known or [MLP(layer)]
         case HeadInput(layer, _, part):
-            heads = [node.head for w in owners(finer, reader) if isinstance(node := finer.writers[w], Head)]
-            inputs = [HeadInput(layer, head, p) for head in heads for p in (part, None)]
-            # a group's reader is part of the inputs of those of its heads that are not resolved
-            known = [r for r in dict.fromkeys((*known, *inputs)) if r in coarser.reader_index] or [Attention(layer)]
+            heads, each = _heads(finer, reader), range(finer.shape.n_heads)
+            inputs = dict.fromkeys(HeadInput(layer, head, p) for head in each for p in (part, None))
+            # by whose inputs they are, not by name: a group is called by its own number, and a head by another
+            known = [r for r in inputs if r in coarser.reader_index and heads & _heads(coarser, r)] or [Attention(layer)]
         case _:
             pass
     return known if known and known[0] in coarser.reader_index else _not_part(reader)
+
+
+def _heads(graph: Graph, reader: Reader) -> set[int]:
+    """The heads that a reader is an input of."""
+    return {node.head for index in owners(graph, reader) if isinstance(node := graph.writers[index], Head)}
 
 
 def _not_part(node: Writer | Reader) -> NoReturn:
