@@ -128,6 +128,21 @@ def test_configs_of_models(checkpoint: Path, tmp_path: Path, data: st.DataObject
         only_our_errors(lambda: load_model(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"num_key_value_heads": 3}, "4 attention heads cannot share 3 heads of keys and values"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": [1]}}, "the config describes no model"),
+    ],
+)
+def test_a_config_that_describes_no_model_is_refused(checkpoint: Path, tmp_path: Path, said: dict[str, Any], words: str) -> None:
+    shutil.copy(checkpoint / "model.safetensors", tmp_path)
+    content = json.loads((checkpoint / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | said))
+    with pytest.raises(SubcircuitError, match=words):
+        load_model(tmp_path)
+
+
 @settings(SHORT, max_examples=30)
 @given(st.data())
 def test_weights_of_models(checkpoint: Path, tmp_path: Path, data: st.DataObject) -> None:
@@ -155,6 +170,17 @@ def test_a_gguf_file_cannot_announce_more_than_it_holds(size: bytes, tmp_path: P
     content[value : value + 4] = (10**6).to_bytes(4, "little")
     (tmp_path / "tiny.gguf").write_bytes(content)
     with pytest.raises(SubcircuitError, match="larger than itself"):
+        load_model(tmp_path / "tiny.gguf")
+
+
+def test_a_gguf_file_cannot_announce_a_list_longer_than_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBCIRCUIT_CACHE", str(tmp_path / "cache"))
+    content = bytearray(write_gguf(tmp_path / "tiny.gguf").read_bytes())
+    name = b"tokenizer.ggml.token_type"
+    length = content.index(name) + len(name) + 8  # after the name, the type of the value and that of its entries
+    content[length : length + 8] = (1 << 40).to_bytes(8, "little")
+    (tmp_path / "tiny.gguf").write_bytes(content)
+    with pytest.raises(SubcircuitError, match="it ends in the middle of what it announces"):
         load_model(tmp_path / "tiny.gguf")
 
 

@@ -1,5 +1,6 @@
 """``view`` and ``report`` as a shell calls them."""
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -118,3 +119,20 @@ def test_view_says_where_it_is_and_that_no_browser_opens(
     assert "no browser could be opened" in done.err
     monkeypatch.setattr("webbrowser.open", lambda address: pytest.fail("a browser was opened"))
     assert subcircuit("view", run, "--no-browser").code == 0
+
+
+def test_serving_leaves_the_logging_of_the_process_alone(
+    subcircuit: Callable[..., Output], run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[logging.Handler] = []
+
+    class Handler(logging.NullHandler):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    handler = Handler()
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    assert subcircuit("view", run, "--no-browser").code == 0
+    assert not closed
+    handler.close()

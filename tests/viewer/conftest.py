@@ -117,7 +117,7 @@ def server(sample: Sample) -> Iterator[Running]:
     bound = free_socket("127.0.0.1", 8700)
     app = make_app(bench, lambda: dict(progress), host="127.0.0.1", token=TOKEN)
     app = replace(app, seconds=0.5)
-    uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="error", lifespan="off"))
     thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     while not uvicorn_server.started:

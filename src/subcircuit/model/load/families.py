@@ -6,13 +6,14 @@ from typing import TypeAlias
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from subcircuit.errors import UnsupportedModelError
+from subcircuit.errors import ModelError, UnsupportedModelError
 from subcircuit.model.config import TransformerConfig
 from subcircuit.model.load.features import refuse
 from subcircuit.model.load.gemma import read_gemma
 from subcircuit.model.load.gpt2 import read_gpt2
 from subcircuit.model.load.gpt_neox import read_gpt_neox
 from subcircuit.model.load.llama import read_llama
+from subcircuit.model.load.quiet import first_line
 from subcircuit.model.weights import Weights, check_weights
 
 ReadFamily: TypeAlias = Callable[[PreTrainedConfig, Mapping[str, Tensor]], tuple[TransformerConfig, Weights]]
@@ -52,11 +53,18 @@ def read_model(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple
 
     Raises:
         UnsupportedModelError: the architecture, or something its config asks for, is not implemented.
-        ModelError: tensors are missing, left over or of the wrong shape.
+        ModelError: the config describes no model; tensors are missing, left over or of the wrong shape.
     """
     check_architecture(config.model_type)
     if getattr(config, "quantization_config", None) is not None:
         raise refuse(config, "quantization_config", config.quantization_config, "(quantised weights) is not implemented")
-    ours, weights = FAMILIES[config.model_type](config, tensors)
+    heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    if heads < 1 or (shared is not None and (shared < 1 or heads % shared)):
+        raise ModelError(f"{config.model_type}: {heads} attention heads cannot share {shared} heads of keys and values")
+    try:
+        ours, weights = FAMILIES[config.model_type](config, tensors)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # a config may hold anything: numbers no model has, and names instead of numbers
+        raise ModelError(f"{config.model_type}: the config describes no model: {first_line(error)}") from error
     check_weights(ours, weights)
     return ours, weights

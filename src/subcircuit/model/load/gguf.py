@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gguf import GGUFReader
 from safetensors.torch import save_file
@@ -81,7 +82,7 @@ def _read_and_save(file: Path, folder: Path) -> None:
 
     source: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
     with reading(f"{file.name} cannot be read as GGUF"):
-        reader = GGUFReader(file)
+        reader = _Bounded(file)
         _refuse_scaled_rotary(reader)
         _refuse_layers_without_tensors(reader, file)
         config = AutoConfig.from_pretrained(**source)
@@ -102,6 +103,15 @@ def _read_and_save(file: Path, folder: Path) -> None:
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+class _Bounded(GGUFReader):
+    """Reads what a file holds. A list that goes on beyond its end would be read as one of so many nothings."""
+
+    def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+        if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
+            raise ValueError("it ends in the middle of what it announces")
+        return super()._get(offset, dtype, count, override_order)
 
 
 def _refuse_layers_without_tensors(reader: GGUFReader, file: Path) -> None:
