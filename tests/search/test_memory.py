@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +14,7 @@ from subcircuit.graph import Graph, Scope
 from subcircuit.run.incremental import Engine
 from subcircuit.run.memory import ShortOfMemory, is_out_of_memory
 from subcircuit.search import METHODS, EdgeScores, attribution, batches
+from subcircuit.search.masks import Batch, MaskedLoss
 from tests.behaviours import random_behaviour
 from tests.tiny_models import tiny
 
@@ -56,6 +58,28 @@ def test_a_search_that_runs_out_of_memory_finds_the_same(name: str, level: str, 
         torch.testing.assert_close(found.values, whole.values, atol=1e-7, rtol=1e-6, equal_nan=True)
     else:
         assert torch.equal(found.circuit.kept, whole.circuit.kept)
+
+
+@pytest.mark.parametrize("name", ["subnetwork-probing", "edge-pruning", "ugs"])
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_a_descent_that_runs_out_of_memory_goes_on_with_fewer_examples(
+    name: str, batch_size: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    model, method = tiny("gpt2", 0, torch.float64), METHODS[name]
+    behaviour, settings = random_behaviour(model, 3, [6, 7, 5, 6, 7], 1, "kl_divergence", "mean"), method.settings(steps=4)
+    whole = method.search(model, Graph.of(model.config), behaviour, settings, None)
+    asked: list[int] = []
+
+    def size(loss: MaskedLoss, batch: Batch, *given: object) -> int:
+        asked.append(len(batch.tokens))
+        return len(batch.tokens)
+
+    monkeypatch.setattr(MaskedLoss, "_loss", short_of(2, MaskedLoss._loss, size))
+    with pytest.warns(ShortOfMemory, match="smaller parts"):
+        found = method.search(model, Graph.of(model.config), behaviour, replace(settings, batch_size=batch_size), None)
+    torch.testing.assert_close(found.values, whole.values, atol=1e-7, rtol=1e-6, equal_nan=True)
+    # what did not fit once is not tried again
+    assert max(asked[len(asked) // 2 :]) == 2
 
 
 def test_what_does_not_fit_in_any_part_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch):

@@ -11,8 +11,9 @@ All draws come from one generator, those of an example never depend on how examp
 batches are added up in float64: batches change results by rounding alone.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, reduce
 from math import isfinite, log
 from typing import TypeAlias
 
@@ -25,12 +26,13 @@ from subcircuit.graph import Graph
 from subcircuit.model.components import embed, unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.ablation import ablated_by_batch
+from subcircuit.run.ablation import AblatedBatch, ablated_by_batch
 from subcircuit.run.backward import streams_from
+from subcircuit.run.memory import in_parts
 from subcircuit.run.readout import read
 from subcircuit.search.attribution import check_batch_size, check_differentiable, examples_at_once
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.tasks import Answers, Bound, Metric, placed
+from subcircuit.tasks import Answers, Bound, placed
 
 _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
 
@@ -81,22 +83,22 @@ class Batch:
     metric: Bound
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class MaskedLoss:
     """The task's mean loss in loss-like form, as a function of masks and of what ablated writers carry.
 
     Args:
         run: how masks are put on.
-        batches: the examples; made anew for every step where there are many of them.
-        share: one over the number of examples.
+        batch: some of the examples.
+        examples: how many of them at once; fewer from where memory did not suffice on.
     """
 
     model: Transformer
     graph: Graph
-    metric: Metric
+    behaviour: Behaviour
     run: Run
-    batches: Callable[[], Iterable[Batch]]
-    share: float
+    batch: Callable[[range], Batch]
+    examples: int
 
     @staticmethod
     def of(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int | None, run: Run) -> "MaskedLoss":
@@ -107,13 +109,14 @@ class MaskedLoss:
         """
         check_differentiable(behaviour)
         size = examples_at_once(model, graph, behaviour, batch_size)
+        by_batch = ablated_by_batch(model, graph, behaviour.task.corrupted, behaviour.ablation)
 
-        def batches() -> Iterator[Batch]:
-            return _batches(model, graph, behaviour, size)
+        def batch(examples: range) -> Batch:
+            return _batch(model, graph, behaviour, by_batch, examples)
 
         # one batch is held; several would be the memory that batches are there to save
-        held = list(batches()) if size >= len(behaviour.task) else None
-        return MaskedLoss(model, graph, behaviour.metric, run, batches if held is None else lambda: held, 1 / len(behaviour.task))
+        held = lru_cache(maxsize=1)(batch) if size >= len(behaviour.task) else batch
+        return MaskedLoss(model, graph, behaviour, run, held, size)
 
     def backward(
         self,
@@ -131,22 +134,34 @@ class MaskedLoss:
 
         Raises:
             NumericalError: it is NaN or infinite.
+            ShortOfMemoryError: one example is too much.
         """
         made = [mask] if constants is None else [mask, constants]
         made = [tensor for tensor in made if tensor.requires_grad]
-        totals, loss = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in made], 0.0
-        for batch in self.batches():
-            leaves = {id(tensor): tensor.detach().requires_grad_() for tensor in made}
-            part = self._loss(
-                batch, leaves.get(id(mask), mask), None if constants is None else leaves.get(id(constants), constants)
+        every = range(len(self.behaviour.task))
+
+        def some(examples: range) -> _Share:
+            return self._share(examples, mask, constants, made)
+
+        parts = [every[begin : begin + self.examples] for begin in every[:: self.examples]]
+        total = reduce(_Share.plus, [in_parts(some, part, _Share.plus) for part in parts])
+        self.examples = total.largest
+        if not isfinite(total.loss):
+            raise NumericalError(
+                f"{self.behaviour.metric.name} of a masked run is {total.loss} in {self.model.dtype}: load the model in float32"
             )
-            for total, gradient in zip(totals, torch.autograd.grad(part, list(leaves.values())), strict=True):
-                total += gradient
-            loss += float(part.detach())
-        if not isfinite(loss):
-            raise NumericalError(f"{self.metric.name} of a masked run is {loss} in {self.model.dtype}: load the model in float32")
-        torch.autograd.backward(made, [total.to(tensor.dtype) for total, tensor in zip(totals, made, strict=True)])
-        return loss
+        torch.autograd.backward(made, [part.to(tensor.dtype) for part, tensor in zip(total.gradients, made, strict=True)])
+        return total.loss
+
+    def _share(
+        self, examples: range, mask: Tensor, constants: Float[Tensor, "writer d_model"] | None, made: list[Tensor]
+    ) -> "_Share":
+        """Their share of the loss, and its gradients with respect to ``made``: the mask, the constants or both."""
+        batch = self.batch(examples)
+        leaves = {id(tensor): tensor.detach().requires_grad_() for tensor in made}
+        part = self._loss(batch, leaves.get(id(mask), mask), None if constants is None else leaves.get(id(constants), constants))
+        gradients = torch.autograd.grad(part, list(leaves.values()))
+        return _Share(float(part.detach()), [gradient.double() for gradient in gradients], len(examples))
 
     def _loss(self, batch: Batch, mask: Tensor, constants: Float[Tensor, "writer d_model"] | None) -> Float[Tensor, ""]:
         """A batch's share of the task's mean loss."""
@@ -155,7 +170,7 @@ class MaskedLoss:
             ablated = constants.to(ablated)[:, None, None].expand_as(ablated)
         stream = self.run(self.model, self.graph, mask if len(mask) == 1 else mask[batch.examples], batch.tokens, ablated)
         readout = read(self.model, batch.answers.rows(stream), batch.metric.needs)
-        return batch.answers.per_example(batch.metric(readout)).sum() * self.share
+        return batch.answers.per_example(batch.metric(readout)).sum() / len(self.behaviour.task)
 
 
 def check_training(steps: int, batch_size: int | None, **rates: float) -> None:
@@ -182,18 +197,32 @@ def check_price(price: float) -> None:
         raise SettingsError(f"price is {price}: it must be at least 0, for example 0.01")
 
 
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """What some examples add to the loss and its gradients, the latter in float64.
+
+    Args:
+        largest: the most examples that were run at once.
+    """
+
+    loss: float
+    gradients: list[Float[Tensor, "..."]]
+    largest: int
+
+    def plus(self, other: "_Share") -> "_Share":
+        gradients = [mine.add_(theirs) for mine, theirs in zip(self.gradients, other.gradients, strict=True)]
+        return _Share(self.loss + other.loss, gradients, max(self.largest, other.largest))
+
+
 @torch.no_grad()
-def _batches(model: Transformer, graph: Graph, behaviour: Behaviour, size: int) -> Iterator[Batch]:
-    task = behaviour.task
-    by_batch = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
-    for begin in range(0, len(task), size):
-        part = placed(graph, task[begin : begin + size])
-        # where attention looks both ways, what follows the last answer matters too
-        n_pos = int(part.answers.pos.max()) + 1 if model.config.causal else part.clean.ids.shape[1]
-        tokens, answers = part.clean.until(n_pos), part.answers
-        reference = None
-        if behaviour.metric.compares:
-            last = streams_from(model, embed(model.config, model.weights, tokens.ids))[-1]
-            reference = unembed(model.config, model.weights, answers.rows(last))
-        ablated = by_batch(part.corrupted, begin)[:, :, :n_pos]
-        yield Batch(slice(begin, begin + size), tokens, ablated, answers, behaviour.metric.bind(answers, reference))
+def _batch(model: Transformer, graph: Graph, behaviour: Behaviour, by_batch: AblatedBatch, examples: range) -> Batch:
+    part = placed(graph, behaviour.task[examples.start : examples.stop])
+    # where attention looks both ways, what follows the last answer matters too
+    n_pos = int(part.answers.pos.max()) + 1 if model.config.causal else part.clean.ids.shape[1]
+    tokens, answers = part.clean.until(n_pos), part.answers
+    reference = None
+    if behaviour.metric.compares:
+        last = streams_from(model, embed(model.config, model.weights, tokens.ids))[-1]
+        reference = unembed(model.config, model.weights, answers.rows(last))
+    ablated = by_batch(part.corrupted, examples.start)[:, :, :n_pos]
+    return Batch(slice(examples.start, examples.stop), tokens, ablated, answers, behaviour.metric.bind(answers, reference))
