@@ -24,7 +24,7 @@ def commands_in(page: str) -> list[list[str]]:
     """The words of every ``subcircuit …`` in a block of code; lines that end in a backslash are joined."""
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
     blocks = re.findall(r"^```(?:sh|bash|console)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    lines = [*"\n".join(blocks).splitlines(), *re.findall(r"^    (subcircuit .*)$", text, flags=re.MULTILINE)]
+    lines = [*"\n".join(blocks).splitlines(), *re.findall(r"^    (?:\$ )?(subcircuit .*)$", text, flags=re.MULTILINE)]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.strip().startswith("subcircuit ")]
 
 
