@@ -407,7 +407,7 @@ class SequentialAcdc:
                 self.groups([group[a:b] for a, b in pairwise(bounds)], reader)
 
     def attempt(self, edges, share: float = 1, whole: bool = False) -> bool:
-        """Whether the edges went, as they are worth less than this share of the threshold."""
+        """Whether the edges went: single ones (share 1) by the search's rule, groups by the size of the change."""
         candidate = self.kept.clone()
         for writer, reader in edges:
             candidate[self.graph.writer_index[writer], self.graph.reader_index[reader]] = False
@@ -416,7 +416,7 @@ class SequentialAcdc:
         if not whole:
             ((writer, reader),) = edges
             self.effects[self.graph.writer_index[writer], self.graph.reader_index[reader]] = change
-        size = abs(change) if self.config.absolute else change
+        size = abs(change) if self.config.absolute or share < 1 else change
         # what lies within rounding of the threshold is a tie, and a tie keeps the edge
         gone = size < share * self.config.threshold - 1e-11
         if gone:

@@ -29,6 +29,8 @@ INSTEAD = {
     "m17": "m2",
     "16": "1",
     "cuda:0=20,cuda:1=30,cpu": "cpu=1,cpu",
+    "edge-pruning.steps=60": "edge-pruning.steps=2",
+    "ugs.steps=60": "ugs.steps=2",
     "TASK": "ioi",
     "DIR": "runs/ioi",
 }
@@ -38,14 +40,14 @@ FEWER = {
     "estimate": ("--examples",),
     "evaluate": ("--examples",),
     "sweep": ("--examples",),
-    "remove": ("--examples", "--eval-examples"),
+    "remove": ("--examples", "--eval-examples", "--relearn"),
 }
 MISTAKES = ("qkv, m1=neuro",)
 PAIRS = [
     {"clean": "A cat and a", "corrupt": "A man and a", "answers": [" dog"], "wrong_answers": [" woman"]},
     {"clean": "A king and a", "corrupt": "A boy and a", "answers": [" queen"], "wrong_answers": [" girl"]},
 ]
-TASKS = {"ioi": 48, "sva": 256, "capital_of": 48}
+TASKS = {"ioi": 48, "sva": 128, "capital_of": 64}
 WIDTH = 64
 SIZES: dict[str, Any] = {
     "vocab_size": 49152,
@@ -155,6 +157,7 @@ def pairs_on(page: str) -> str:
 def in_small(words: list[str]) -> list[str]:
     """The command on few prompts, without what takes long."""
     words = [*words, "--methods", "eap"] if words[:2] == ["validate", "all"] else words
+    words = [_few(word) if "," in word and words[0] == "sweep" else word for word in words]
     words = [INSTEAD.get(word, word) for word in words if word not in LEFT_OUT]
     if words[0] == "discover" and "--method" in words and "--edges" not in words:
         # a hundredth of so few edges is none
@@ -166,3 +169,9 @@ def in_small(words: list[str]) -> list[str]:
         elif "--config" not in words:
             words += [option, prompts]
     return words
+
+
+def _few(methods: str) -> str:
+    """The first two of the methods of a sweep, and those that need settings of their own."""
+    names = methods.split(",")
+    return ",".join(name for number, name in enumerate(names) if number < 2 or name == "atp-star")

@@ -2,15 +2,18 @@
 
 At first all inputs of a layer's heads are one group, or all neurons or experts of an MLP, and the writers into a reader are
 grouped by the unit that they are parts of: the heads of a layer, an MLP's neurons or experts. So a trial cuts one block
-from another, or from a single input. A group of several goes if cutting it worsens the metric by less than half of τ;
-otherwise it is opened, and its parts are tried. Only what is tried by itself is kept, and by the rule of the direct search.
+from another, or from a single input. A group of several goes if cutting it changes the metric by less than half of τ, for better
+or for worse; otherwise it is opened, and its parts are tried. A group whose cut improves the metric may hold an edge that must
+stay among others that work against it, so it does not go as a whole. Only what is tried by itself is kept, and by the rule of
+the direct search.
 
-    cost        where layers have many heads two fifths of the direct search's trials, and half of its time (docs/levels.md);
+    cost        where layers have many heads fewer than half of the direct search's trials and time (docs/levels.md);
                 with few layers and heads as many as there
-    loses       an edge worth τ or more whose group is worth less than τ/2, as others in it work against it
+    loses       an edge worth τ or more whose group is worth less than τ/2 either way, as others in it work against it
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TypeAlias
 
@@ -26,9 +29,26 @@ _AT_ONCE = 16
 _PIECES = 8
 
 
-def share(group: Group) -> float:
-    """The share of τ from which on a group stays."""
-    return 1.0 if len(group) == 1 else _SHARE
+@dataclass(frozen=True)
+class Rule:
+    """When a group stays.
+
+    Args:
+        share: of τ, from which on its change is too much.
+        absolute: whatever the direction of the change.
+    """
+
+    share: float
+    absolute: bool
+
+    @staticmethod
+    def of(group: Group, absolute: bool) -> "Rule":
+        """A single member stays by the search's own rule, which is told whether that is ``absolute``."""
+        return Rule(1.0, absolute) if len(group) == 1 else Rule(_SHARE, absolute=True)
+
+    def size(self, change: float) -> float:
+        """Of a change of the metric, what is compared with the threshold."""
+        return abs(change) if self.absolute else change
 
 
 def singles(members: Sequence[int]) -> list[Group]:

@@ -22,7 +22,7 @@ from subcircuit.run.incremental import Visit
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.borderline import TIE, Borderline
-from subcircuit.search.groups import Group, by_unit, left_over, share, singles
+from subcircuit.search.groups import Group, Rule, by_unit, left_over, singles
 from subcircuit.search.journal import FORGETFUL, Journal, each, once
 from subcircuit.search.order import cutting_order, visiting_order
 from subcircuit.search.result import OnStep, Step
@@ -211,17 +211,15 @@ class Walk:
 
     def _decide(self, change: float, kept: Bool[Tensor, "writer reader"], unit: int, cut: Cut) -> tuple[float, bool]:
         """The change that a cut in ``kept`` makes, and whether it keeps its edges."""
-        threshold = self.config.threshold * share(cut[0] if cut[1] is None else cut[1])
-        if not self.borderline.is_close(self._size(change), threshold):
-            return change, self._size(change) >= threshold
+        rule = Rule.of(cut[0] if cut[1] is None else cut[1], self.config.absolute)
+        threshold = self.config.threshold * rule.share
+        if not self.borderline.is_close(rule.size(change), threshold):
+            return change, rule.size(change) >= threshold
         after = kept.clone()
         after[_cells(cut)] = False
         self.borderline.count_one()
         change = float(once(self.journal, self._key("float64", [cut]), lambda: self.borderline.change(kept, unit, cut[0], after)))
-        return change, self._size(change) >= threshold - TIE
-
-    def _size(self, change: float) -> float:
-        return abs(change) if self.config.absolute else change
+        return change, rule.size(change) >= threshold - TIE
 
     def _commit(self, readers: list[int]) -> None:
         """Make accepted cuts definite, and learn from how far trial and recomputation differ."""
