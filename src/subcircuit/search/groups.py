@@ -7,7 +7,7 @@ or for worse; otherwise it is opened, and its parts are tried. A group whose cut
 stay among others that work against it, so it does not go as a whole. Only what is tried by itself is kept, and by the rule of
 the direct search.
 
-    cost        where layers have many heads fewer than half of the direct search's trials and time (docs/levels.md);
+    cost        where layers have many heads about half of the direct search's trials and time (docs/levels.md);
                 with few layers and heads as many as there
     loses       an edge worth τ or more whose group is worth less than τ/2 either way, as others in it work against it
 """
