@@ -11,6 +11,7 @@ import torch
 
 from subcircuit.errors import ShortOfMemoryError
 from subcircuit.graph import Graph, Scope
+from subcircuit.run import last_stream
 from subcircuit.run.incremental import Engine
 from subcircuit.run.memory import ShortOfMemory, is_out_of_memory
 from subcircuit.search import METHODS, EdgeScores, attribution, batches
@@ -80,6 +81,18 @@ def test_a_descent_that_runs_out_of_memory_goes_on_with_fewer_examples(
     torch.testing.assert_close(found.values, whole.values, atol=1e-7, rtol=1e-6, equal_nan=True)
     # what did not fit once is not tried again
     assert max(asked[len(asked) // 2 :]) == 2
+
+
+def test_examples_that_do_not_fit_together_are_not_held(monkeypatch: pytest.MonkeyPatch):
+    model = tiny("gpt2", 0, torch.float64)
+    graph, behaviour = Graph.of(model.config), random_behaviour(model, 3, [6, 7, 5], 1, "kl_divergence", "mean")
+    loss, mask = MaskedLoss.of(model, graph, behaviour, None, last_stream), graph.edges.double()[None].requires_grad_()
+    whole = loss.backward(mask)
+    assert loss.held is not None
+    monkeypatch.setattr(MaskedLoss, "_loss", short_of(2, MaskedLoss._loss, lambda loss, batch, *given: len(batch.tokens)))
+    with pytest.warns(ShortOfMemory, match="smaller parts"):
+        assert loss.backward(mask) == pytest.approx(whole)
+    assert loss.held is None
 
 
 def test_what_does_not_fit_in_any_part_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ batches are added up in float64: batches change results by rounding alone.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
 from math import isfinite, log
 from typing import TypeAlias
 
@@ -89,16 +89,18 @@ class MaskedLoss:
 
     Args:
         run: how masks are put on.
-        batch: some of the examples.
-        examples: how many of them at once; fewer from where memory did not suffice on.
+        by_batch: what ablated writers carry, from some corrupted prompts.
+        examples: how many at once; fewer from where memory did not suffice on.
+        held: all examples, where they are run at once; parts would be the memory that batches are there to save.
     """
 
     model: Transformer
     graph: Graph
     behaviour: Behaviour
     run: Run
-    batch: Callable[[range], Batch]
+    by_batch: AblatedBatch
     examples: int
+    held: Batch | None = None
 
     @staticmethod
     def of(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int | None, run: Run) -> "MaskedLoss":
@@ -110,13 +112,7 @@ class MaskedLoss:
         check_differentiable(behaviour)
         size = examples_at_once(model, graph, behaviour, batch_size)
         by_batch = ablated_by_batch(model, graph, behaviour.task.corrupted, behaviour.ablation)
-
-        def batch(examples: range) -> Batch:
-            return _batch(model, graph, behaviour, by_batch, examples)
-
-        # one batch is held; several would be the memory that batches are there to save
-        held = lru_cache(maxsize=1)(batch) if size >= len(behaviour.task) else batch
-        return MaskedLoss(model, graph, behaviour, run, held, size)
+        return MaskedLoss(model, graph, behaviour, run, by_batch, size)
 
     def backward(
         self,
@@ -144,7 +140,7 @@ class MaskedLoss:
             return self._share(examples, mask, constants, made)
 
         parts = [every[begin : begin + self.examples] for begin in every[:: self.examples]]
-        total = reduce(_Share.plus, [in_parts(some, part, _Share.plus) for part in parts])
+        total = reduce(_Share.plus, (in_parts(some, part, _Share.plus) for part in parts))
         self.examples = total.largest
         if not isfinite(total.loss):
             raise NumericalError(
@@ -157,11 +153,21 @@ class MaskedLoss:
         self, examples: range, mask: Tensor, constants: Float[Tensor, "writer d_model"] | None, made: list[Tensor]
     ) -> "_Share":
         """Their share of the loss, and its gradients with respect to ``made``: the mask, the constants or both."""
-        batch = self.batch(examples)
+        batch = self._batch(examples)
         leaves = {id(tensor): tensor.detach().requires_grad_() for tensor in made}
         part = self._loss(batch, leaves.get(id(mask), mask), None if constants is None else leaves.get(id(constants), constants))
         gradients = torch.autograd.grad(part, list(leaves.values()))
         return _Share(float(part.detach()), [gradient.double() for gradient in gradients], len(examples))
+
+    def _batch(self, examples: range) -> Batch:
+        whole = len(examples) == len(self.behaviour.task)
+        if whole and self.held is not None:
+            return self.held
+        # it goes before anything else is made
+        self.held = None
+        made = _made(self.model, self.graph, self.behaviour, self.by_batch, examples)
+        self.held = made if whole else None
+        return made
 
     def _loss(self, batch: Batch, mask: Tensor, constants: Float[Tensor, "writer d_model"] | None) -> Float[Tensor, ""]:
         """A batch's share of the task's mean loss."""
@@ -210,12 +216,12 @@ class _Share:
     largest: int
 
     def plus(self, other: "_Share") -> "_Share":
-        gradients = [mine.add_(theirs) for mine, theirs in zip(self.gradients, other.gradients, strict=True)]
+        gradients = [mine + theirs for mine, theirs in zip(self.gradients, other.gradients, strict=True)]
         return _Share(self.loss + other.loss, gradients, max(self.largest, other.largest))
 
 
 @torch.no_grad()
-def _batch(model: Transformer, graph: Graph, behaviour: Behaviour, by_batch: AblatedBatch, examples: range) -> Batch:
+def _made(model: Transformer, graph: Graph, behaviour: Behaviour, by_batch: AblatedBatch, examples: range) -> Batch:
     part = placed(graph, behaviour.task[examples.start : examples.stop])
     # where attention looks both ways, what follows the last answer matters too
     n_pos = int(part.answers.pos.max()) + 1 if model.config.causal else part.clean.ids.shape[1]
