@@ -20,7 +20,7 @@ from subcircuit.tasks import Task, load_task
 from tests.test_documentation import COMMANDS, ROOT
 
 PAGES = tuple(dict.fromkeys(page for page, _ in COMMANDS))
-# what other pages made before, and what the commands below made of it
+# what a reader has made on other pages
 RUNS = ("runs/ioi", "runs/ioi-smollm2-135m-1")
 # where it would take long, or machines that are not here
 INSTEAD = {
@@ -108,9 +108,9 @@ def shell(stand_ins: dict[str, Transformer], tmp_path: Path, monkeypatch: pytest
 
     def from_name(source: str | Path, revision: str | None, report: object) -> Transformer:
         name = Path(source).name
-        return (
-            really(source, revision, report) if name in SHIPPED else replace(stand_ins.get(name, stand_ins["plain"]), name=name)
-        )
+        if name in SHIPPED:
+            return really(source, revision, report)
+        return replace(stand_ins.get(name, stand_ins["plain"]), name=name)
 
     monkeypatch.setattr(resolve, "_from_name", from_name)
     monkeypatch.setattr(import_module("subcircuit.viewer"), "serve", lambda *given, **named: None)

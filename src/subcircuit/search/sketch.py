@@ -23,7 +23,7 @@ from subcircuit.run.incremental import Visit
 from subcircuit.run.rows import Reach
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.search.groups import singles
+from subcircuit.search.groups import Rule, singles
 from subcircuit.search.order import cutting_order, visiting_order
 from subcircuit.search.rules import Acdc
 from subcircuit.search.speculation import Speculation
@@ -150,7 +150,7 @@ class _Drawing:
         """How many cuts go before the first that worsens the metric by the threshold or more."""
         for accepted, row in enumerate(losses):
             change = self._mean(row) - self.current
-            if (abs(change) if self.config.absolute else change) >= self.config.threshold:
+            if Rule(1.0, self.config.absolute).size(change) >= self.config.threshold:
                 return accepted
             self.current += change
         return len(losses)

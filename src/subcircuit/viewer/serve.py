@@ -5,7 +5,6 @@ import socket
 import webbrowser
 from collections.abc import Callable
 from threading import Timer
-from typing import Any
 
 import uvicorn
 
@@ -71,8 +70,9 @@ def serve(app: Guard, bound: socket.socket, address: str, *, browser: bool, say:
     if browser:
         timer.start()
     # without a log_config of its own uvicorn leaves the logging of the process alone: its own would close others' handlers
-    quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "access_log": False}
-    settings = uvicorn.Config(app, timeout_keep_alive=15, limit_concurrency=64, ws="none", **quiet)
+    settings = uvicorn.Config(
+        app, log_config=None, log_level="error", access_log=False, timeout_keep_alive=15, limit_concurrency=64, ws="none"
+    )
     try:
         uvicorn.Server(settings).run(sockets=[bound])
     finally:
