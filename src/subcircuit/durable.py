@@ -24,7 +24,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(temporary)
         flush(temporary)
-        temporary.chmod(0o666 & ~_umask())
+        give_default_mode(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -41,6 +41,11 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def give_default_mode(path: Path) -> None:
+    """Give a file or directory the permissions that any new one gets: temporary ones are private, and so is what safetensors writes."""
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
 
 
 def digest_of(path: Path) -> str:

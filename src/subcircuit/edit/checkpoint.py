@@ -16,6 +16,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
+from subcircuit.durable import write_whole
 from subcircuit.edit.families import Layout, check_constants, layout_of, read_slices
 from subcircuit.edit.weights import Node
 from subcircuit.errors import EditError
@@ -59,7 +60,7 @@ def write_checkpoint(
         tensors.remove_neurons(layer, [node.neuron for node in nodes if isinstance(node, Neuron) and node.layer == layer])
     if constants is not None:
         raw |= tensors.fill(nodes, constants.cpu())
-    save_file(tensors.by_name, directory / WEIGHTS, metadata={"format": "pt"})
+    write_whole(directory / WEIGHTS, lambda file: save_file(tensors.by_name, file, metadata={"format": "pt"}))
     (directory / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for file in sorted(model.folder.iterdir()):
         if file.is_file() and any(fnmatch(file.name, pattern) for pattern in _COMPANIONS):

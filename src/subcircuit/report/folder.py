@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from subcircuit.durable import give_default_mode
 from subcircuit.errors import OutputError
 from subcircuit.graph import Circuit
 from subcircuit.report.picture import save_picture
@@ -71,7 +72,7 @@ def write_directory(path: str | Path, fill: Callable[[Path], None]) -> Path:
         directory.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
         fill(temporary)
-        temporary.chmod(0o777 & ~_umask())
+        give_default_mode(temporary)
         # a directory replaces an empty one and nothing else: a run that appeared meanwhile makes this fail
         temporary.rename(directory)
     except OSError as error:
@@ -117,9 +118,3 @@ def _in_a_path(name: str) -> str:
     """The last part of a name (of a hub id, of a path), without characters that mean something to a shell or a file system."""
     last = re.split(r"[/\\]", name.rstrip("/\\"))[-1].removesuffix(".jsonl").removesuffix(".gguf")
     return re.sub(r"[^A-Za-z0-9._]+", "-", last).strip("-.")[:60] or "run"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from subcircuit.durable import digest_of, flush, write_whole
+from subcircuit.durable import digest_of, flush, give_default_mode, write_whole
 from subcircuit.errors import NumericalError, RunError, Stopped, SubcircuitError
 from subcircuit.runs.journal import JOURNAL_FILE, SqliteJournal
 from subcircuit.runs.lock import LOCK_FILE, is_locked, locked
@@ -196,7 +196,8 @@ def _begin(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) 
         temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
         write_whole(temporary / RUN_FILE, lambda file: file.write_text(text, encoding="utf-8"))
         SqliteJournal.create(temporary / JOURNAL_FILE, digest_of(temporary / RUN_FILE))
-        temporary.chmod(0o755)
+        give_default_mode(temporary / JOURNAL_FILE)
+        give_default_mode(temporary)
         flush(temporary)
         # a directory replaces an empty one and nothing else
         os.rename(temporary, directory)

@@ -6,7 +6,7 @@ inherited by workers, and goes when its process goes, however that ends. A file 
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from subcircuit.errors import RunError
@@ -22,6 +22,9 @@ def locked(directory: Path) -> Iterator[None]:
         RunError: another process holds it.
     """
     lock: sqlite3.Connection | None = None
+    with suppress(OSError):
+        # SQLite itself creates files with mode 0644, whatever the umask
+        (directory / LOCK_FILE).touch()
     try:
         lock = sqlite3.connect(directory / LOCK_FILE, isolation_level=None, timeout=0)
         lock.execute("begin exclusive")

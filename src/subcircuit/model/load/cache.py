@@ -9,6 +9,7 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+from subcircuit.durable import flush, give_default_mode
 from subcircuit.errors import ModelError
 
 _BLOCK = 1 << 20
@@ -80,7 +81,9 @@ def make_directory(target: Path, fill: Callable[[Path], None]) -> Path:
     try:
         fill(partial)
         for file in partial.iterdir():
-            _flush(file)
+            give_default_mode(file)
+            flush(file)
+        give_default_mode(partial)
         try:
             partial.rename(target)
         except OSError:
@@ -98,8 +101,3 @@ def _remove_abandoned(parent: Path) -> None:
         with suppress(FileNotFoundError):  # another process may be removing it too
             if time.time() - partial.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(partial, ignore_errors=True)
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb+") as stream:
-        os.fsync(stream.fileno())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from subcircuit.durable import give_default_mode
 from subcircuit.errors import CircuitFileError, OutputError, UnknownNameError
 from subcircuit.graph import Circuit, Scope
 from subcircuit.model import Transformer
@@ -144,9 +145,7 @@ def _write_new(path: Path, write: Callable[[Path], None]) -> Path:
         os.close(handle)
         temporary = Path(name)
         write(temporary)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        give_default_mode(temporary)
         # unlike a renaming, a link never takes the place of a file that appeared meanwhile
         os.link(temporary, path)
     except (OSError, ValueError) as error:

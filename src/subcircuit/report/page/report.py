@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from subcircuit.durable import give_default_mode
 from subcircuit.errors import OutputError
 from subcircuit.inert import inert
 from subcircuit.model.transformer import Transformer
@@ -92,9 +93,9 @@ def write_report(content: Json, path: Path) -> Path:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
+        give_default_mode(Path(temporary))
         # a link is made only where nothing is: a file that appeared meanwhile stays
         os.link(temporary, path)
-        path.chmod(0o644)
     except (OSError, ValueError) as error:
         raise OutputError(f"{path} cannot be written: {error}") from None
     finally:
