@@ -25,6 +25,7 @@ demo: setup
 	$(BIN)/subcircuit discover --model smollm2-135m --task ioi --examples 8 --metric logit_difference --threshold 0.1
 
 test: setup
+	$(BIN)/python -m tests.browser
 	$(PYTEST)
 
 lint: setup

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from playwright.sync_api import Page, sync_playwright
 
+from subcircuit.cli.browser import find_browser
 from subcircuit.graph import Graph, GraphShape, Scope, TopN, select_edges
 from subcircuit.report.page import Shown, report_document, write_report
 
-CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 SIZES = (1_000, 10_000, 100_000)
 STEPS = (900, 990, 980, 995, 940, 960, 1000, 970, 850, 1000)
@@ -73,7 +73,8 @@ def measured(page: Page, file: Path) -> tuple[tuple[float, float], list[tuple[fl
 def main() -> None:
     """Measure and print a table."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        found = find_browser([playwright.chromium.executable_path])
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         print("edges     size      page      (work)   slider: first frame      slider: every edge            slider: work")
         for n_edges in SIZES:

@@ -13,15 +13,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from subcircuit.cli.browser import find_browser
 from subcircuit.graph import Graph, TopN
 from subcircuit.report.page import Probed, Shown, report_document, write_report
 from subcircuit.search import Eap, eap
 from subcircuit.viewer import Bench, free_socket, make_app
 from tests.behaviours import random_behaviour
+from tests.browser import FLAGS, NONE_FOUND
 from tests.tiny_models import VOCAB, tiny
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 HOSTILE = "<script>document.title='owned'</script>\u2028\u202e<img src=x onerror=document.title='owned'>"
 LABELS = {"a1.h2": {"label": HOSTILE, "evidence": "looks at the last token"}, "m0": {"label": "name mover"}}
 TOKEN = "a-token-of-the-tests"
@@ -33,7 +33,10 @@ def browser() -> Iterator[Browser]:
     # a machine that is busy with other tests is slow, and not wrong
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        found = find_browser([playwright.chromium.executable_path])
+        if found is None:
+            pytest.fail(NONE_FOUND, pytrace=False)
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield browser
         browser.close()
 

@@ -12,9 +12,9 @@ from typing import Literal
 import typer
 
 from subcircuit.cli.arguments import JsonTable
+from subcircuit.cli.browser import find_browser
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy")
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _MARKS = {"ok": "✓", "absent": "–", "broken": "✗"}
 
 
@@ -113,8 +113,8 @@ def _models() -> list[Finding]:
 
 
 def _extras() -> list[Finding]:
-    browser = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
-    advice = "any browser will do for subcircuit view; its tests need chromium: apt install chromium"
+    browser = find_browser()
+    advice = "any browser will do for subcircuit view; its tests need Chrome or Chromium, which make test fetches"
     findings = [Finding("chromium", "ok", browser) if browser else Finding("chromium", "absent", "not found", advice)]
     for package, extra, use in (("ray", "distributed", "work on many machines"), ("tracr", "tracr", "compiled known circuits")):
         if find_spec(package):
