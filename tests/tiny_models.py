@@ -120,6 +120,11 @@ def tiny_hf(family: str, seed: int = 0, dtype: torch.dtype = torch.float32, **ch
     return model
 
 
+def config_class(family: str) -> Any:
+    """transformers' class of a family's configs."""
+    return _HF[family][0]
+
+
 def randomised(model: PreTrainedModel) -> PreTrainedModel:
     """``model`` with every parameter drawn anew from torch's generator, in evaluation mode."""
     with torch.no_grad():

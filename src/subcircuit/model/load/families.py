@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from subcircuit.errors import ModelError, UnsupportedModelError
 from subcircuit.model.config import TransformerConfig
-from subcircuit.model.load.features import refuse
+from subcircuit.model.load.features import check_common, refuse
 from subcircuit.model.load.gemma import read_gemma
 from subcircuit.model.load.gpt2 import read_gpt2
 from subcircuit.model.load.gpt_neox import read_gpt_neox
@@ -31,6 +31,9 @@ FAMILIES: dict[str, ReadFamily] = {
     "qwen3": read_llama,
     "qwen3_moe": read_llama,
 }
+
+# each head has keys and values of its own, whatever the config says of sharing them
+_UNGROUPED = ("gpt2", "gpt_neox")
 
 
 def architectures() -> tuple[str, ...]:
@@ -58,13 +61,19 @@ def read_model(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple
     check_architecture(config.model_type)
     if getattr(config, "quantization_config", None) is not None:
         raise refuse(config, "quantization_config", config.quantization_config, "(quantised weights) is not implemented")
-    heads, shared = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
-    if heads < 1 or (shared is not None and (shared < 1 or heads % shared)):
-        raise ModelError(f"{config.model_type}: {heads} attention heads cannot share {shared} heads of keys and values")
+    check_common(config)
     try:
+        _check_heads(config)
         ours, weights = FAMILIES[config.model_type](config, tensors)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # a config may hold anything: numbers no model has, and names instead of numbers
         raise ModelError(f"{config.model_type}: the config describes no model: {first_line(error)}") from error
     check_weights(ours, weights)
     return ours, weights
+
+
+def _check_heads(config: PreTrainedConfig) -> None:
+    heads = config.num_attention_heads
+    shared = heads if config.model_type in _UNGROUPED else config.num_key_value_heads
+    if heads < 1 or shared < 1 or heads % shared:
+        raise ModelError(f"{config.model_type}: {heads} attention heads cannot share {shared} heads of keys and values")

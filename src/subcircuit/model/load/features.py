@@ -69,6 +69,8 @@ def rotary(config: PreTrainedConfig, layer_type: str | None = None, partial: boo
     kind = parameters.get("rope_type", "default")
     if kind not in ROPE_TYPES:
         raise refuse(config, "rope_parameters.rope_type", kind, f"is not one of {', '.join(ROPE_TYPES)}")
+    if kind == "default" and not partial:
+        parameters["partial_rotary_factor"] = 1.0  # transformers ignores it where nothing else is scaled
     if not partial and parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise refuse(config, "rope_parameters.partial_rotary_factor", parameters["partial_rotary_factor"])
     if kind == "default":
@@ -79,17 +81,49 @@ def rotary(config: PreTrainedConfig, layer_type: str | None = None, partial: boo
     return Rotary(tuple(inverse_frequencies.tolist()), float(scaling))
 
 
-def windows(config: PreTrainedConfig) -> tuple[int | None, ...]:
-    """The attention window of each layer from ``layer_types``, or one for all layers where there are no types.
+def no_windows(config: PreTrainedConfig) -> tuple[None, ...]:
+    """Every layer sees everything: the family has no windows, whatever its config holds."""
+    return (None,) * config.num_hidden_layers
+
+
+def one_window(config: PreTrainedConfig) -> tuple[int | None, ...]:
+    """The same window for every layer; ``layer_types`` are not the family's.
 
     Raises:
-        UnsupportedModelError: a layer type other than full or sliding attention.
+        UnsupportedModelError: the window is not a positive number.
     """
-    types = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
-    if types is None:
-        return (window,) * config.num_hidden_layers
-    for kind in types:
+    window = config.sliding_window
+    return (None if window is None else _window(config),) * config.num_hidden_layers
+
+
+def windows_by_type(config: PreTrainedConfig) -> tuple[int | None, ...]:
+    """The window of each layer, from ``layer_types``.
+
+    Raises:
+        UnsupportedModelError: a layer type other than full or sliding attention, or a window that is not a positive number.
+    """
+    for kind in config.layer_types:
         if kind not in ("full_attention", "sliding_attention"):
             raise refuse(config, "layer_types", kind)
-    return tuple(window if kind == "sliding_attention" else None for kind in types)
+    return tuple(_window(config) if kind == "sliding_attention" else None for kind in config.layer_types)
+
+
+def _window(config: PreTrainedConfig) -> int:
+    window = config.sliding_window
+    if not isinstance(window, int) or window < 1:
+        raise refuse(config, "sliding_window", window, "is not a window: it must be a positive number of tokens")
+    return window
+
+
+def check_common(config: PreTrainedConfig) -> None:
+    """Refuse fields that change what any family computes in transformers, though no config class names them.
+
+    Raises:
+        UnsupportedModelError: names the field.
+    """
+    if config.is_heterogeneous:
+        raise refuse(
+            config, "per_layer_config", sorted(config.per_layer_attributes or ()), "(settings by layer) is not implemented"
+        )
+    if not getattr(config, "is_causal", True):
+        raise refuse(config, "is_causal", config.is_causal, "(attention to later tokens) is not implemented")

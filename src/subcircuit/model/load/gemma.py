@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from subcircuit.model.config import RMSNorm, Rotary, TransformerConfig
-from subcircuit.model.load.features import activation, require, rotary, windows
+from subcircuit.model.load.features import activation, require, rotary, windows_by_type
 from subcircuit.model.load.state import State, by_head, output_by_head, transposed, unembedding
 from subcircuit.model.weights import AttentionWeights, LayerWeights, MLPWeights, NormWeights, Weights
 
@@ -38,8 +38,6 @@ def read_gemma(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple
 def _config(config: PreTrainedConfig) -> TransformerConfig:
     require(config, "use_bidirectional_attention", False, None)
     gemma3 = config.model_type == "gemma3_text"
-    if gemma3:
-        require(config, "attn_logit_softcapping", None)  # transformers reads the field and does not apply it
     return TransformerConfig(
         architecture=config.model_type,
         n_layers=config.num_hidden_layers,
@@ -55,11 +53,11 @@ def _config(config: PreTrainedConfig) -> TransformerConfig:
         gated=True,
         learned_positions=False,
         rotary=_rotary(config) if gemma3 else (rotary(config),) * config.num_hidden_layers,
-        windows=windows(config),
+        windows=windows_by_type(config),
         attention_scale=config.query_pre_attn_scalar**-0.5,
         post_norms=True,
         qk_norms=gemma3,
-        attention_softcap=config.attn_logit_softcapping,
+        attention_softcap=None if gemma3 else config.attn_logit_softcapping,  # Gemma 3 has the field and does not apply it
         logit_softcap=config.final_logit_softcapping,
         embed_scale=config.hidden_size**0.5,
     )

@@ -1,19 +1,51 @@
 """The Llama family: Llama, SmolLM2, Mistral, Qwen2 and Qwen3, and with experts Mixtral, Qwen2-MoE and Qwen3-MoE.
 
 RMS norms, rotary positions, gated MLPs, grouped-query attention. Members differ in biases, windows, per-head norms, and
-in layers whose MLP is a mixture of experts.
+in layers whose MLP is a mixture of experts. A config may hold fields of other members, which transformers ignores and
+which are not read here: ``MEMBERS`` says which are a member's own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from subcircuit.model.config import RMSNorm, TransformerConfig
-from subcircuit.model.load.features import activation, rotary, windows
+from subcircuit.model.load.features import activation, no_windows, one_window, rotary, windows_by_type
 from subcircuit.model.load.mixture import experts_of, read_mixture
 from subcircuit.model.load.state import State, by_head, output_by_head, transposed, unembedding
 from subcircuit.model.weights import AttentionWeights, LayerWeights, MLPWeights, NormWeights, Weights
+
+
+@dataclass(frozen=True)
+class Member:
+    """What sets a member of the family apart.
+
+    Args:
+        windows: the attention window of each layer.
+        input_bias: queries, keys and values have biases: always, never, or by a field of the config.
+        output_bias: the output map of attention has one.
+        mlp_bias: the maps of MLPs have them.
+        qk_norms: queries and keys are normalised per head.
+    """
+
+    windows: Callable[[PreTrainedConfig], tuple[int | None, ...]]
+    input_bias: bool | str = False
+    output_bias: bool | str = False
+    mlp_bias: bool | str = False
+    qk_norms: bool = False
+
+
+MEMBERS: dict[str, Member] = {
+    "llama": Member(no_windows, "attention_bias", "attention_bias", "mlp_bias"),
+    "mistral": Member(one_window),
+    "mixtral": Member(one_window),
+    "qwen2": Member(windows_by_type, input_bias=True),
+    "qwen2_moe": Member(windows_by_type, input_bias="qkv_bias"),
+    "qwen3": Member(windows_by_type, "attention_bias", "attention_bias", qk_norms=True),
+    "qwen3_moe": Member(one_window, "attention_bias", "attention_bias", qk_norms=True),
+}
 
 
 def read_llama(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple[TransformerConfig, Weights]:
@@ -37,6 +69,8 @@ def read_llama(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple
 
 
 def _config(config: PreTrainedConfig) -> TransformerConfig:
+    member = MEMBERS[config.model_type]
+    # every member's attention has the width of this field, also where the config class does not name it
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return TransformerConfig(
         architecture=config.model_type,
@@ -53,9 +87,9 @@ def _config(config: PreTrainedConfig) -> TransformerConfig:
         gated=True,
         learned_positions=False,
         rotary=(rotary(config),) * config.num_hidden_layers,
-        windows=windows(config),
+        windows=member.windows(config),
         attention_scale=d_head**-0.5,
-        qk_norms=config.model_type in ("qwen3", "qwen3_moe"),
+        qk_norms=member.qk_norms,
         experts=experts_of(config),
     )
 
@@ -72,9 +106,8 @@ def _layer(state: State, layer: int, c: TransformerConfig, config: PreTrainedCon
 
 
 def _attention(state: State, at: str, c: TransformerConfig, config: PreTrainedConfig) -> AttentionWeights:
-    # Qwen2 has biases on queries, keys and values and never on the output; the others have all four or none
-    output_biased = getattr(config, "attention_bias", False)
-    biased = output_biased or config.model_type == "qwen2" or getattr(config, "qkv_bias", False)
+    member = MEMBERS[config.model_type]
+    biased, output_biased = _switch(config, member.input_bias), _switch(config, member.output_bias)
     return AttentionWeights(
         W_Q=by_head(state[at + "q_proj.weight"], c.n_heads),
         W_K=by_head(state[at + "k_proj.weight"], c.n_kv_heads),
@@ -90,7 +123,7 @@ def _attention(state: State, at: str, c: TransformerConfig, config: PreTrainedCo
 
 
 def _mlp(state: State, at: str, config: PreTrainedConfig) -> MLPWeights:
-    at, biased = at + "mlp.", getattr(config, "mlp_bias", False)
+    at, biased = at + "mlp.", _switch(config, MEMBERS[config.model_type].mlp_bias)
     return MLPWeights(
         W_in=state[at + "up_proj.weight"],
         W_gate=state[at + "gate_proj.weight"],
@@ -99,3 +132,8 @@ def _mlp(state: State, at: str, config: PreTrainedConfig) -> MLPWeights:
         b_gate=state[at + "gate_proj.bias"] if biased else None,
         b_out=state[at + "down_proj.bias"] if biased else None,
     )
+
+
+def _switch(config: PreTrainedConfig, value: bool | str) -> bool:
+    """``value`` itself, or that of the config's field of this name."""
+    return bool(getattr(config, value)) if isinstance(value, str) else value
