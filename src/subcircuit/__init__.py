@@ -91,7 +91,7 @@ if TYPE_CHECKING:
         estimate,
         learn_optimal,
     )
-    from subcircuit.tasks import Task, competence, graph_of, load_held_out, load_task, placed, places_of
+    from subcircuit.tasks import Split, Task, competence, graph_of, load_held_out, load_split, load_task, placed, places_of
     from subcircuit.truth import case
     from subcircuit.workers import Crew, together
 
@@ -174,7 +174,17 @@ _HOMES = {
         "discover",
         "estimate",
     ),
-    "subcircuit.tasks": ("Task", "competence", "graph_of", "load_held_out", "load_task", "placed", "places_of"),
+    "subcircuit.tasks": (
+        "Split",
+        "Task",
+        "competence",
+        "graph_of",
+        "load_held_out",
+        "load_split",
+        "load_task",
+        "placed",
+        "places_of",
+    ),
     "subcircuit.truth": ("case",),
     "subcircuit.workers": ("Crew", "together"),
 }
@@ -225,6 +235,7 @@ __all__ = [
     "Scope",
     "SettingsError",
     "ShortOfMemoryError",
+    "Split",
     "Step",
     "Stopped",
     "SubcircuitError",
@@ -259,6 +270,7 @@ __all__ = [
     "load_edited",
     "load_held_out",
     "load_model",
+    "load_split",
     "load_task",
     "new_directory",
     "placed",

@@ -20,12 +20,38 @@ class ModelRecord(_Frozen):
     d_model: int | None = None
 
 
+class PartRecord(_Frozen):
+    """One part of a split: how many pairs of prompts, and a digest of their tokens and answers."""
+
+    examples: int
+    digest: str
+
+
+class SplitRecord(_Frozen):
+    """Which prompts were searched with, chosen by and judged with.
+
+    Args:
+        parameters: what the split was made with, to make it again: examples, seed, bos and split (the shares).
+        search, validation, test: the parts; None for one that was left out.
+    """
+
+    parameters: dict[str, Any]
+    search: PartRecord
+    validation: PartRecord | None = None
+    test: PartRecord | None = None
+
+
 class TaskRecord(_Frozen):
-    """Which prompts: the task's name, its parameters, and a digest of the tokens and answers."""
+    """Which prompts: the task's name, its parameters, and a digest of the tokens and answers.
+
+    Args:
+        split: the prompts beside those of the search; None where none were set apart.
+    """
 
     name: str
     parameters: dict[str, Any]
     digest: str
+    split: SplitRecord | None = None
 
 
 class MethodRecord(_Frozen):

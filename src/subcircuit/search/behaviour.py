@@ -16,11 +16,13 @@ class Behaviour:
         task: clean and corrupted prompts with their answers.
         metric: what is measured.
         ablation: what cut edges carry.
+        validation: other prompts of the same task, by which a search may choose what to keep; None where there are none.
     """
 
     task: Task
     metric: Metric
     ablation: Ablation = field(default_factory=Resample)
+    validation: Task | None = None
 
     def first_changes(self) -> list[int]:
         """Per example, the first position at which clean and ablated values can differ."""

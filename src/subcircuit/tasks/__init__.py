@@ -11,11 +11,12 @@ from subcircuit.tasks.greater_than import greater_than
 from subcircuit.tasks.induction import induction
 from subcircuit.tasks.ioi import ioi
 from subcircuit.tasks.jsonl import jsonl
-from subcircuit.tasks.load import BuiltInTask, load_held_out, load_task, tasks
+from subcircuit.tasks.load import BuiltInTask, is_prompt_file, load_at_most, load_held_out, load_task, tasks
 from subcircuit.tasks.metrics import METRICS, Bound, Metric, metric
 from subcircuit.tasks.overlap import shared_prompts, without
 from subcircuit.tasks.places import graph_of, placed, places_of
 from subcircuit.tasks.roles import Roles
+from subcircuit.tasks.split import Split, load_split, parse_shares
 from subcircuit.tasks.sva import sva
 from subcircuit.tasks.task import PromptPair, Task
 
@@ -30,6 +31,7 @@ __all__ = [
     "Metric",
     "PromptPair",
     "Roles",
+    "Split",
     "Task",
     "build_task",
     "build_task_of_ids",
@@ -41,10 +43,14 @@ __all__ = [
     "greater_than",
     "induction",
     "ioi",
+    "is_prompt_file",
     "jsonl",
+    "load_at_most",
     "load_held_out",
+    "load_split",
     "load_task",
     "metric",
+    "parse_shares",
     "placed",
     "places_of",
     "shared_prompts",

@@ -14,6 +14,17 @@ _Offered = TypeVar("_Offered")
 _TRIES = 1000
 
 
+class TooFewPromptsError(SettingsError):
+    """A task has fewer different prompts than were asked for; ``found`` is how many."""
+
+    def __init__(self, task: str, found: int, wanted: int):
+        super().__init__(
+            f"{found} different prompts were found for {task} with the words that this tokenizer has, and {wanted} were "
+            f"asked for: ask for {found} at most."
+        )
+        self.found = found
+
+
 def draw_distinct(draw: Callable[[int], PromptPair], count: int, task: str) -> list[PromptPair]:
     """Pairs whose clean prompts are all different.
 
@@ -23,7 +34,8 @@ def draw_distinct(draw: Callable[[int], PromptPair], count: int, task: str) -> l
         task: name for messages.
 
     Raises:
-        SettingsError: not a positive number, or no new prompt turns up in a thousand tries: there are no more, or few.
+        SettingsError: not a positive number.
+        TooFewPromptsError: no new prompt turns up in a thousand tries: there are no more, or few.
     """
     if count < 1:
         raise SettingsError(f"examples is {count}; it must be at least 1.")
@@ -34,10 +46,7 @@ def draw_distinct(draw: Callable[[int], PromptPair], count: int, task: str) -> l
         tries = tries + 1 if pair.clean in pairs else 0
         pairs.setdefault(pair.clean, pair)
     if len(pairs) < count:
-        raise SettingsError(
-            f"{len(pairs)} different prompts were found for {task} with the words that this tokenizer has, and {count} were "
-            f"asked for: ask for {len(pairs)} at most."
-        )
+        raise TooFewPromptsError(task, len(pairs), count)
     return list(pairs.values())
 
 

@@ -1,13 +1,14 @@
 """Tasks by name or from a file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from subcircuit.errors import UnknownNameError
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.capital_of import capital_of
 from subcircuit.tasks.docstring import docstring
+from subcircuit.tasks.draw import TooFewPromptsError
 from subcircuit.tasks.encoding import BosPolicy
 from subcircuit.tasks.gendered_pronoun import gendered_pronoun
 from subcircuit.tasks.greater_than import greater_than
@@ -64,7 +65,7 @@ def load_task(
     """A built-in task, or one from a prompt file.
 
     Args:
-        source: a name from `tasks`, or the path of a ``.jsonl`` file.
+        source: a name from `tasks`, or the path of a ``.jsonl`` file, in small or capital letters.
         model: the task is tokenised for it and put on its device.
         examples: how many; None is 8 for built-in tasks and all for a file, of which otherwise the first are taken.
         seed: of built-in tasks; a file's pairs are taken as they come.
@@ -77,12 +78,29 @@ def load_task(
     >>> load_task("ioi", model, examples=4).pairs[0].clean  # doctest: +SKIP
     'Then, Mary and John went to the store. John gave a drink to'
     """
-    if str(source).endswith(".jsonl"):
+    if is_prompt_file(source):
         return jsonl(Path(source).expanduser(), model, examples=examples, bos=bos)
     for task in _BUILT_IN:
         if task.name == str(source):
             return task.make(model, examples=DEFAULT_EXAMPLES if examples is None else examples, seed=seed, bos=bos)
     raise UnknownNameError("task", str(source), (*(task.name for task in _BUILT_IN), "a path that ends in .jsonl"))
+
+
+def is_prompt_file(source: str | Path) -> bool:
+    """Whether a task is a prompt file, which the end of its name says, and not a built-in one."""
+    return str(source).lower().endswith(".jsonl")
+
+
+def load_at_most(source: str | Path, model: Transformer, *, examples: int, seed: int = 0, bos: BosPolicy = "auto") -> Task:
+    """The first so many prompts of a task, or all of them where it has fewer; otherwise as `load_task`."""
+    if is_prompt_file(source):
+        task = load_task(source, model, bos=bos)
+        count = min(examples, len(task))
+        return replace(task[:count], parameters={**task.parameters, "examples": count})
+    try:
+        return load_task(source, model, examples=examples, seed=seed, bos=bos)
+    except TooFewPromptsError as few:
+        return load_task(source, model, examples=few.found, seed=seed, bos=bos)
 
 
 def load_held_out(
@@ -93,13 +111,16 @@ def load_held_out(
     Args:
         source, bos: as in `load_task`.
         other: the prompts that must not occur.
-        examples: how many at most; a file may have fewer left.
+        examples: how many at most; a file or a small task may have fewer left.
         seed: of built-in tasks.
 
     Raises:
-        SettingsError: no prompt is left, or a built-in task has not so many.
+        SettingsError: no prompt is left.
         UnknownNameError, PromptError: as in `load_task`.
     """
-    wanted = None if str(source).endswith(".jsonl") else examples + len(other)
-    rest = without(load_task(source, model, examples=wanted, seed=seed, bos=bos), other)
+    if is_prompt_file(source):
+        drawn = load_task(source, model, bos=bos)
+    else:
+        drawn = load_at_most(source, model, examples=examples + len(other), seed=seed, bos=bos)
+    rest = without(drawn, other)
     return rest[: min(examples, len(rest))]

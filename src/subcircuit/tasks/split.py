@@ -1,0 +1,282 @@
+"""The prompts of a task in three parts that share none: to search with, to choose a size by, and to judge with.
+
+A built-in task has no end of prompts. The search prompts are those of `load_task`; the others are drawn with the next seed,
+without the prompts of the search: first those to judge with, then those to choose by. A prompt file is divided: its different
+clean prompts are put in a random order and dealt out by shares, 50/20/30 unless told otherwise; every part keeps the order of
+the file. Pairs with the same clean prompt (as token ids) go to the same part.
+
+The fewest: 3 prompts to search with, 1 to choose by, 2 to judge with, so 6 in all. Two is the least number of which an
+interval can be made; an interval of so few is too narrow all the same (`evaluate/bootstrap.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from random import Random
+from typing import Any, TypeAlias
+
+import torch
+
+from subcircuit.errors import SettingsError
+from subcircuit.model.transformer import Transformer
+from subcircuit.tasks.encoding import BosPolicy
+from subcircuit.tasks.load import is_prompt_file, load_at_most, load_task
+from subcircuit.tasks.overlap import shared_prompts, without
+from subcircuit.tasks.task import Task
+
+Shares: TypeAlias = tuple[float, float, float]
+Sizes: TypeAlias = tuple[int, int, int]
+Prompt: TypeAlias = tuple[int, ...]
+
+PARTS = ("search", "validation", "test")
+
+FILE_SHARES: Shares = (50.0, 20.0, 30.0)
+FEWEST: Sizes = (3, 1, 2)
+# of a built-in task, unless shares are given
+VALIDATION, TEST = 16, 64
+# of a file of which only the first pairs are searched: the rest may be thousands, and every one is measured
+MOST_VALIDATION, MOST_TEST = 64, 256
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A task's prompts in parts that have no clean prompt in common. Make one with `load_split`, or of tasks of your own.
+
+    Args:
+        search: the prompts that a search works with.
+        validation: the prompts by which a size or a setting may be chosen; None where there are none.
+        test: the prompts that judge what was found, and that nothing was chosen by; None where there are none.
+        parameters: everything needed to make the split again from its source, as JSON values.
+
+    Raises:
+        SettingsError: two parts share a prompt, or are of different tasks.
+    """
+
+    search: Task
+    validation: Task | None
+    test: Task | None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for (one, a), (other, b) in combinations(self.parts.items(), 2):
+            _check_same_task(f"{one} prompts", a, f"{other} prompts", b)
+            shared = shared_prompts(a, b)
+            if shared:
+                raise SettingsError(
+                    f"{one} and {other} prompts of {a.name} have {shared} prompts in common: what a circuit was found with "
+                    "cannot judge it. Leave them out of one, see `without`."
+                )
+
+    @property
+    def parts(self) -> dict[str, Task]:
+        """The parts that there are, by name."""
+        return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same split on another device."""
+        return replace(self, **{name: task.to(device) for name, task in self.parts.items()})
+
+
+def parse_shares(text: str) -> Shares:
+    """``50/20/30`` as three shares in percent: search, validation, test.
+
+    Raises:
+        SettingsError: not three numbers from 0 that add up to 100, or nothing to search with.
+    """
+    try:
+        shares = tuple(float(part) for part in text.split("/"))
+    except ValueError:
+        shares = ()
+    return check_shares(shares, text)
+
+
+def check_shares(shares: Sequence[float | int], text: str | None = None) -> Shares:
+    """Shares as `load_split` takes them; ``text`` is how they were written.
+
+    Raises:
+        SettingsError: as `parse_shares`.
+    """
+    text = "/".join(f"{share:g}" for share in shares) if text is None else text
+    wanted = "expected the shares of search, validation and test prompts in percent, such as 50/20/30"
+    if len(shares) != 3 or not all(0 <= share <= 100 for share in shares):
+        raise SettingsError(f"split {text}: {wanted}")
+    if abs(sum(shares) - 100) > 1e-6:
+        raise SettingsError(f"split {text}: these add up to {sum(shares):g} and not to 100; {wanted}")
+    if not shares[0]:
+        raise SettingsError(f"split {text}: no prompt is left to search with; {wanted}")
+    search, validation, test = map(float, shares)
+    return search, validation, test
+
+
+def load_split(
+    source: str | Path,
+    model: Transformer,
+    *,
+    examples: int | None = None,
+    seed: int = 0,
+    bos: BosPolicy = "auto",
+    split: str | Sequence[float | int] | None = None,
+) -> Split:
+    """A task's prompts to search with, to choose by and to judge with, none in two parts.
+
+    Args:
+        source: a name from `tasks`, or the path of a ``.jsonl`` file.
+        model: the task is tokenised for it and put on its device.
+        examples: how many prompts to search with: 8 of a built-in task unless told otherwise; of a file its share unless
+            told otherwise, else the first so many pairs.
+        seed: of the drawing of built-in tasks, and of the order in which a file's prompts are dealt out.
+        bos: as in `load_task`.
+        split: shares of search, validation and test prompts in percent, such as ``"50/20/30"``. None: that for a file, and
+            for a built-in task 16 validation and 64 test prompts. A part whose share is 0 is left out. Beside ``examples``,
+            and for a built-in task, shares say how many the other parts are for each prompt of the search.
+
+    Raises:
+        SettingsError: there are too few different prompts, or shares that are none.
+        UnknownNameError, PromptError: as in `load_task`.
+
+    >>> split = load_split("ioi", model, examples=32)  # doctest: +SKIP
+    >>> len(split.search), len(split.validation), len(split.test)  # doctest: +SKIP
+    (32, 16, 64)
+    """
+    shares = None if split is None else parse_shares(split) if isinstance(split, str) else check_shares(split)
+    made = {"examples": examples, "seed": seed, "bos": bos, "split": None if shares is None else list(shares)}
+    if shares is not None and not any(shares[1:]):
+        return Split(load_task(source, model, examples=examples, seed=seed, bos=bos), None, None, made)
+    if is_prompt_file(source) and examples is None:
+        return _dealt(load_task(source, model, bos=bos), shares or FILE_SHARES, made)
+    search = load_task(source, model, examples=examples, seed=seed, bos=bos)
+    if is_prompt_file(source):
+        return _beside(search, load_task(source, model, bos=bos), shares or FILE_SHARES, made)
+    wanted = (VALIDATION, TEST) if shares is None else _in_proportion(len(search), shares)
+    drawn = load_at_most(source, model, examples=sum(wanted) + len(search), seed=seed + 1, bos=bos)
+    return _drawn(search, drawn, wanted, made)
+
+
+def _dealt(task: Task, shares: Shares, made: Mapping[str, Any]) -> Split:
+    """A file's pairs by shares."""
+    prompts, fewest = _different(task), _fewest(shares)
+    if len(prompts) < sum(fewest):
+        raise SettingsError(f"{_source(task)} has {_count(prompts)}, and {_needs(fewest)}. Add pairs. {_ALL}")
+    search, validation, test = _parts(task, _shuffled(prompts, made), apportion(len(prompts), shares, fewest), made)
+    assert search is not None
+    return Split(search, validation, test, made)
+
+
+def _beside(search: Task, task: Task, shares: Shares, made: Mapping[str, Any]) -> Split:
+    """A file's first pairs, and the rest by the shares of the other two parts."""
+    rest, fewest = _different(task, search), _fewest((0, *shares[1:]))
+    if len(rest) < sum(fewest):
+        raise SettingsError(
+            f"{_source(task)} has {_count(rest)} beside the {len(search)} pairs to search with, and {_needs(fewest)}. "
+            f"Search with fewer (--examples), or add pairs. {_ALL}"
+        )
+    _, *sizes = apportion(len(rest), (0, *shares[1:]), fewest)
+    validation, test = (
+        min(size, max(most, wanted))
+        for size, most, wanted in zip(sizes, (MOST_VALIDATION, MOST_TEST), _in_proportion(len(search), shares), strict=True)
+    )
+    _, *parts = _parts(task, _shuffled(rest, made), (0, validation, test), made)
+    return Split(search, parts[0], parts[1], made)
+
+
+def _drawn(search: Task, drawn: Task, wanted: tuple[int, int], made: Mapping[str, Any]) -> Split:
+    """Another draw without the prompts of the search."""
+    rest, fewest = _different(drawn, search), _fewest((0, *wanted))
+    if len(rest) < sum(fewest):
+        raise SettingsError(
+            f"task {search.name} has {_count(rest)} beside the {len(search)} to search with, and {_needs(fewest)}. "
+            f"Search with fewer (--examples). {_ALL}"
+        )
+    _, validation, test = (0, *wanted) if len(rest) >= sum(wanted) else apportion(len(rest), (0, *wanted), fewest)
+    # those to judge with come first: they stay the same however many there are to choose by
+    order = [*rest[test : test + validation], *rest[:test]]
+    _, *parts = _parts(without(drawn, search), order, (0, validation, test), made)
+    return Split(search, parts[0], parts[1], made)
+
+
+def apportion(count: int, shares: Sequence[float | int], fewest: Sequence[int]) -> Sizes:
+    """So many prompts by shares, rounded to the largest remainders, and no part below its fewest: the largest parts give.
+
+    Needs at least ``sum(fewest)`` prompts.
+    """
+    exact = [count * share / sum(shares) for share in shares]
+    sizes = [int(size) for size in exact]
+    order = sorted(range(len(sizes)), key=lambda part: (sizes[part] - exact[part], part))
+    for part in order[: count - sum(sizes)]:
+        sizes[part] += 1
+    while any(size < least for size, least in zip(sizes, fewest, strict=True)):
+        low = next(part for part, least in enumerate(fewest) if sizes[part] < least)
+        high = max(range(len(sizes)), key=lambda part: sizes[part] - fewest[part])
+        sizes[low], sizes[high] = sizes[low] + 1, sizes[high] - 1
+    search, validation, test = sizes
+    return search, validation, test
+
+
+def _parts(task: Task, order: Sequence[Prompt], sizes: Sizes, made: Mapping[str, Any]) -> list[Task | None]:
+    """The pairs whose prompts come first in the order, those that come next, and those after them; None for no prompt."""
+    parts: list[Task | None] = []
+    start = 0
+    for name, size in zip(PARTS, sizes, strict=True):
+        wanted = set(order[start : start + size])
+        start += size
+        chosen = [tuple(prompt) in wanted for prompt in task.clean.to_lists()]
+        part = task.where(torch.tensor(chosen, device=task.clean.ids.device)) if wanted else None
+        parts.append(None if part is None else _named(part, name, made))
+    return parts
+
+
+def _named(part: Task, name: str, made: Mapping[str, Any]) -> Task:
+    """The part, whose parameters say which one it is."""
+    return replace(part, parameters={**part.parameters, "examples": len(part), "split": {"part": name, **made}})
+
+
+def _shuffled(prompts: Sequence[Prompt], made: Mapping[str, Any]) -> list[Prompt]:
+    return Random(int(made["seed"])).sample(prompts, len(prompts))
+
+
+def _different(task: Task, other: Task | None = None) -> list[Prompt]:
+    """A task's different clean prompts, in order, without those of another."""
+    taken = set() if other is None else {tuple(prompt) for prompt in other.clean.to_lists()}
+    return [prompt for prompt in dict.fromkeys(map(tuple, task.clean.to_lists())) if prompt not in taken]
+
+
+def _fewest(shares: Sequence[float | int]) -> Sizes:
+    """The fewest prompts of each part; none of a part whose share is 0."""
+    search, validation, test = (least if share else 0 for least, share in zip(FEWEST, shares, strict=True))
+    return search, validation, test
+
+
+def _in_proportion(count: int, shares: Shares) -> tuple[int, int]:
+    """Validation and test prompts for so many of the search."""
+    validation, test = (
+        max(round(count * share / shares[0]), least) if share else 0 for share, least in zip(shares[1:], FEWEST[1:], strict=True)
+    )
+    return validation, test
+
+
+def _check_same_task(one: str, a: Task, other: str, b: Task) -> None:
+    # prompt files are named after themselves: three files may well be one task
+    files = "file" in a.parameters and "file" in b.parameters
+    if (a.name != b.name and not files) or a.metric != b.metric:
+        raise SettingsError(
+            f"the {one} are of task {a.name} (metric {a.metric}), the {other} of task {b.name} (metric {b.metric}): "
+            "a split is made of one task."
+        )
+
+
+def _count(prompts: Sequence[object]) -> str:
+    return f"{len(prompts)} different {'prompt' if len(prompts) == 1 else 'prompts'}"
+
+
+def _needs(fewest: Sizes) -> str:
+    words = ("to search with", "to choose by (validation)", "to judge with (test)")
+    parts = ", ".join(f"{least} {word}" for least, word in zip(fewest, words, strict=True) if least)
+    return f"a split needs at least {sum(fewest)}: {parts}"
+
+
+def _source(task: Task) -> str:
+    return str(task.parameters.get("file", task.name))
+
+
+_ALL = "To search with all and judge with none: --split 100/0/0."
