@@ -148,6 +148,8 @@ def _truncate(file: Path, size: int) -> None:
 
 
 def _index(folder: Path, weight_map: Any) -> None:
+    """An index instead of the one file, which would come before it."""
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 

@@ -42,6 +42,27 @@ def test_a_hub_model_records_its_commit(hub: Callable[..., Path]):
     assert load_model("someone/tiny", revision=COMMIT).revision == COMMIT
 
 
+def test_an_old_index_of_a_hub_model_does_not_matter_beside_the_one_file(hub: Callable[..., Path]):
+    snapshot = hub("someone/tiny")
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00009.safetensors"}}))
+    assert load_model("someone/tiny").revision == COMMIT
+
+
+def test_the_shards_of_a_hub_model_load(hub: Callable[..., Path]):
+    snapshot = hub("someone/tiny")
+    (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00001.safetensors")
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    assert load_model("someone/tiny").revision == COMMIT
+
+
+def test_an_adapter_on_the_hub_is_refused_with_its_model(hub: Callable[..., Path]):
+    snapshot = hub("someone/tiny")
+    (snapshot / "config.json").unlink()
+    (snapshot / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
+    with pytest.raises(ModelError, match=r"holds an adapter .* to 'some/base' and no model"):
+        load_model("someone/tiny")
+
+
 def test_a_revision_that_is_not_cached_is_named(hub: Callable[..., Path]):
     hub("someone/tiny")
     with pytest.raises(UnknownNameError, match="at revision v2 is not in the hub's local cache"):

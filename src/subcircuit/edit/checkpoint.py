@@ -52,6 +52,7 @@ def write_checkpoint(
     if constants is not None:
         check_constants(model.config.architecture, tuple(nodes), "mean or optimal")
     raw = json.loads((model.folder / "config.json").read_bytes())
+    raw.pop("transformers_weights", None)  # the name of the file that is replaced
     tensors = _Tensors(dict(read_tensors(model.folder)), layout, model.config)
     for layer in sorted({node.layer for node in nodes}):
         tensors.remove_heads(layer, [node.head for node in nodes if isinstance(node, Head) and node.layer == layer])

@@ -1,7 +1,8 @@
 """A checkpoint in a directory, in the Hugging Face layout: config.json, safetensors, tokenizer files.
 
-Tensors are mapped from the files, not read by building a transformers model. Pickles are never opened and no code
-that comes with a checkpoint is run.
+Which files are the weights is decided as transformers decides it: the file that the config names, else
+``model.safetensors``, else the shards of the index. Tensors are mapped from the files, not read by building a transformers
+model. Pickles are never opened and no code that comes with a checkpoint is run.
 """
 
 import json
@@ -22,6 +23,7 @@ from subcircuit.model.load.quiet import first_line, reading
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 _MOST_LAYERS = 10_000
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
@@ -30,9 +32,10 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """The config of the checkpoint in ``folder``.
 
     Raises:
-        ModelError: there is none, or it cannot be read.
+        ModelError: there is none, or it cannot be read, or an adapter is beside it.
         UnsupportedModelError: it is of an architecture that is not supported.
     """
+    _refuse_adapter(folder)
     raw = _json(folder / "config.json", f"{folder} holds no config.json: it is not a Hugging Face checkpoint")
     check_architecture(raw.get("model_type"))
     for name, value in raw.items():
@@ -47,18 +50,20 @@ def weight_files(folder: Path) -> tuple[str, ...]:
     """Names of the safetensors files that make up the checkpoint in ``folder``, whether they are there or not.
 
     Raises:
-        ModelError: the index cannot be read or names files outside the directory.
+        ModelError: the config or the index cannot be read or names files outside the directory.
     """
-    if not (folder / INDEX).is_file():
+    named = _json(folder / "config.json", f"{folder} holds no config.json").get("transformers_weights")
+    if named is not None and not str(named).endswith(".index.json"):
+        return (_beside(folder / "config.json", named),)
+    if named is None and ((folder / WEIGHTS).is_file() or not (folder / INDEX).is_file()):
+        # an index beside the one file is left over from an earlier save
         return (WEIGHTS,)
-    shards = _json(folder / INDEX, "").get("weight_map")
+    index = folder / (INDEX if named is None else _beside(folder / "config.json", named, ".safetensors.index.json"))
+    shards = _json(index, f"{folder} lacks {index.name}").get("weight_map")
     names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ModelError(f"{folder / INDEX} names {name!r}, which is not a safetensors file in its own directory")
     if not names:
-        raise ModelError(f"{folder / INDEX} names no weights")
-    return tuple(names)
+        raise ModelError(f"{index} names no weights")
+    return tuple(_beside(index, name) for name in names)
 
 
 def read_tensors(folder: Path) -> Mapping[str, Tensor]:
@@ -94,6 +99,27 @@ def digest_of_checkpoint(folder: Path) -> str:
     """sha256 over the config's and the weight files' digests."""
     files = [folder / name for name in ("config.json", *weight_files(folder))]
     return sha256("".join(digest_of_files([file]) for file in files).encode()).hexdigest()
+
+
+def _beside(source: Path, name: object, suffix: str = ".safetensors") -> str:
+    """The name of a file beside ``source``, which names it."""
+    if not isinstance(name, str) or Path(name).name != name or not name.endswith(suffix):
+        raise ModelError(f"{source} names {name!r}, which is not a {suffix.removeprefix('.')} file in its own directory")
+    return name
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Refuse an adapter, alone or beside its base: the weights are in two places, and nothing here adds them up."""
+    if not (folder / ADAPTER).is_file():
+        return
+    base = _json(folder / ADAPTER, "").get("base_model_name_or_path")
+    way = f"merge the adapter into the model with peft, PeftModel.from_pretrained(model, {str(folder)!r}).merge_and_unload(), and save that"
+    if (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} holds a model (config.json) and an adapter to it ({ADAPTER}), so what it computes is not in its own weights "
+            f"alone: {way}; or move {ADAPTER} away to load the model without it"
+        )
+    raise ModelError(f"{folder} holds an adapter ({ADAPTER}) to {base!r} and no model: {way}; or load {base!r} without it")
 
 
 def _json(file: Path, otherwise: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from huggingface_hub.errors import (
 )
 
 from subcircuit.errors import ModelError
-from subcircuit.model.load.directory import read_config, weight_files
+from subcircuit.model.load.directory import WEIGHTS, read_config, weight_files
 from subcircuit.model.load.quiet import quiet
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
@@ -36,7 +36,9 @@ def download(hub_id: str, revision: str | None) -> tuple[Path, str]:
     """
     folder = _snapshot(hub_id, revision, _SMALL_FILES)
     read_config(folder)
-    # by its commit from here on, so that a push between the two downloads cannot mix versions
+    # by its commit from here on, so that a push between the downloads cannot mix versions
+    if WEIGHTS not in weight_files(folder):
+        folder = _snapshot(hub_id, folder.name, [*_SMALL_FILES, WEIGHTS])  # the one file comes before an index
     folder = _snapshot(hub_id, folder.name, [*_SMALL_FILES, *weight_files(folder)])
     return folder, folder.name
 
