@@ -54,7 +54,7 @@ def many(tmp_path: Path) -> Path:
 def written(file: Path, words: Iterable[int], away: int) -> Path:
     """Pairs of prompts, one for each of these words; the corrupted one has another word, so far away."""
     pairs = [
-        {"clean": f"w3 w{i} w5 w6", "corrupt": f"w3 w{i + away} w5 w6", "answers": [f"w{i}"], "wrong_answers": [f"w{i + away}"]}
+        {"clean": f"w3 w{i} w5 w6", "corrupt": f"w3 w{i + away} w5 w6", "answers": [f" w{i}"], "wrong_answers": [f" w{i + away}"]}
         for i in words
     ]
     file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")

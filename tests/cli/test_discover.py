@@ -183,10 +183,10 @@ def test_a_choice_that_the_types_forbid_is_a_mistake_like_others(model: str, pro
     [
         ("", ["words.jsonl", "no prompts"]),
         ('{"clean": "w3 w4"\n', ["words.jsonl:1", "not JSON"]),
-        ('{"clean": "w3 w4", "corrupt": "w3 w5 w6", "answers": ["w7"]}\n', ["2 tokens", "3"]),
-        ('{"clean": "w3 w4", "corrupt": "w3 w5", "answers": ["w7 w8"]}\n', ["w7 w8"]),
-        ('{"clean": "w3 w4", "corrupt": "w3 w4", "answers": ["w7"]}\n', ["words.jsonl:1", "the same"]),
-        ('{"clean": "' + "w3 " * 99 + '", "corrupt": "' + "w4 " * 99 + '", "answers": ["w7"]}\n', ["32"]),
+        ('{"clean": "w3 w4", "corrupt": "w3 w5 w6", "answers": [" w7"]}\n', ["2 tokens", "3"]),
+        ('{"clean": "w3 w4", "corrupt": "w3 w5", "answers": [" w7 w8"]}\n', ["w7 w8"]),
+        ('{"clean": "w3 w4", "corrupt": "w3 w4", "answers": [" w7"]}\n', ["words.jsonl:1", "the same"]),
+        ('{"clean": "' + "w3 " * 99 + '", "corrupt": "' + "w4 " * 99 + '", "answers": [" w7"]}\n', ["32"]),
     ],
 )
 def test_prompts_that_cannot_be_used_are_refused(subcircuit: Run, model: str, prompts: Path, text: str, words: list[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from subcircuit.graph import Circuit
-from tests.cli.conftest import Output
+from tests.cli.conftest import Output, written
 
 Run = Callable[..., Output]
 
@@ -73,6 +73,31 @@ def test_prompts_of_the_search_are_told_of(subcircuit: Run, model: str, prompts:
     assert done.json["cmd"] is None
 
 
+def test_as_many_prompts_are_measured_as_are_asked_for(subcircuit: Run, model: str, many: Path, tmp_path: Path) -> None:
+    method = ("--method", "random", "--edges", 60, "--scope", "head")
+    # of the twelve pairs the search takes all, or four
+    whole, part = found(subcircuit, model, many, *method), found(subcircuit, model, many, *method, "--examples", 4)
+    arguments = ("--model", model, "--task", many, "--random-circuits", 1, "--json")
+    for path, options, measured, shared in (
+        (whole, ("--examples", 3), 3, 3),
+        (part, ("--examples", 3), 3, 0),
+        (part, (), 8, 0),
+        (whole, ("--seed", 5, "--examples", 3), 3, 3),
+        (whole, (), 12, 12),
+        (part, ("--seed", 5), 12, 4),
+        (part, ("--examples", 100), 8, 0),
+    ):
+        done = subcircuit("evaluate", path, *arguments, *options)
+        assert done.code == 0, done.err
+        assert (done.json["examples"], done.json["shared_with_search"]) == (measured, shared), options
+        assert ("asked for, and there are 8" in done.err) == (100 in options)
+        assert ("add pairs to the file" in done.err) == (shared > 0)
+    refused = subcircuit("evaluate", part, *arguments, "--examples", 0)
+    assert (refused.code, "--examples 0: expected at least 1" in refused.err) == (2, True)
+    hundred = written(tmp_path / "hundred.jsonl", [*range(4, 50), *range(4, 50)][:46], 1)
+    assert subcircuit("evaluate", part, "-m", model, "-t", hundred, "--json").json["examples"] == 46
+
+
 def test_built_in_tasks_draw_other_prompts(subcircuit: Run, model: str) -> None:
     path = found(subcircuit, model, "induction", "--method", "random", "--scope", "block", "--examples", 3)
     done = subcircuit("evaluate", path, "--model", model, "--examples", 5, "--random-circuits", 1, "--json")
@@ -89,7 +114,7 @@ def test_mistakes_in_evaluation(subcircuit: Run, model: str, prompts: Path, tmp_
     same = tmp_path / "same.jsonl"
     # each prompt is the other's counterpart, with the same answers: on average they do not differ
     sides = [("w3 w20 w6", "w4 w20 w6"), ("w4 w20 w6", "w3 w20 w6")]
-    pairs = [{"clean": a, "corrupt": b, "answers": ["w20"], "wrong_answers": ["w9"]} for a, b in sides]
+    pairs = [{"clean": a, "corrupt": b, "answers": [" w20"], "wrong_answers": [" w9"]} for a, b in sides]
     same.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     cases = [
         (("evaluate", "nowhere"), "there is no circuit here"),

@@ -16,7 +16,7 @@ def found(subcircuit: Run, model: str, tmp_path: Path) -> Path:
     """A circuit of prompts with roles."""
     file = tmp_path / "words.jsonl"
     pairs = [
-        {"clean": f"w3 w{i} w5 w{i}", "corrupt": f"w3 w{i + 1} w5 w{i}", "answers": [f"w{i}"], "wrong_answers": [f"w{i + 1}"]}
+        {"clean": f"w3 w{i} w5 w{i}", "corrupt": f"w3 w{i + 1} w5 w{i}", "answers": [f" w{i}"], "wrong_answers": [f" w{i + 1}"]}
         | {"roles": {"A1": 1, "A2": 3}}
         for i in (10, 20, 30)
     ]

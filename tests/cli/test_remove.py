@@ -31,7 +31,7 @@ def many(tmp_path: Path, model: str) -> Path:
             ids = loaded.tokenizer([clean, corrupted], add_special_tokens=False)["input_ids"]
             before, after = loaded(Tokens.from_lists(ids))[:, -1, 2:]
             right, wrong = int((before - after).argmax()) + 2, int((after - before).argmax()) + 2
-            pair = {"clean": clean, "corrupt": corrupted, "answers": [f"w{right}"], "wrong_answers": [f"w{wrong}"]}
+            pair = {"clean": clean, "corrupt": corrupted, "answers": [f" w{right}"], "wrong_answers": [f" w{wrong}"]}
             lines.append(json.dumps(pair))
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file

@@ -28,6 +28,14 @@ def test_pairs_are_shown_token_by_token_with_what_the_model_makes_of_them(subcir
     assert "loading" in done.err
 
 
+def test_the_suffix_of_a_prompt_file_is_known_in_any_case(subcircuit: Run, model: str, prompts: Path) -> None:
+    loud = prompts.rename(prompts.with_suffix(".JSONL"))
+    assert "mean of 3 pairs" in subcircuit("tasks", "show", loud, "--model", model).out
+    done = subcircuit("discover", "--model", model, "--task", loud, "--method", "random", "--scope", "block", "--json")
+    assert done.code == 0, done.err
+    assert done.json["out"] == "runs/words-tiny-llama-1"
+
+
 def test_json_has_every_pair(subcircuit: Run, model: str) -> None:
     done = subcircuit("tasks", "show", "induction", "-m", model, "--examples", 5, "--seed", 3, "--bos", "always", "--json")
     loaded = load_model(model)
@@ -71,8 +79,8 @@ def test_prompts_from_outside_are_inert(subcircuit: Run, tmp_path: Path) -> None
     pair = {
         "clean": " ".join(("a", *nasty)),
         "corrupt": " ".join(("b", *nasty)),
-        "answers": ["[red]"],
-        "wrong_answers": ["\u202e"],
+        "answers": [" [red]"],
+        "wrong_answers": [" \u202e"],
     }
     Path("nasty.jsonl").write_text(json.dumps(pair))
     done = subcircuit("tasks", "show", "nasty.jsonl", "--model", tmp_path / "nasty")

@@ -24,7 +24,9 @@ def words_of(text: str) -> list[str]:
     return [word.replace("_", " ") for word in text.split()]
 
 
-def tokenizer_of(words: list[str], adds_bos: bool = False, adds_eos: bool = False) -> PreTrainedTokenizerBase:
+def tokenizer_of(
+    words: list[str], adds_bos: bool = False, adds_eos: bool = False, adds_space: bool = False, splits: bool = True
+) -> PreTrainedTokenizerBase:
     """A byte-level tokenizer like GPT-2's that knows these words whole and spells out all others letter by letter."""
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     words = [as_bytes.pre_tokenize_str(word)[0][0] for word in words]
@@ -37,7 +39,7 @@ def tokenizer_of(words: list[str], adds_bos: bool = False, adds_eos: bool = Fals
             if (word[:end], word[end]) not in merges:
                 merges.append((word[:end], word[end]))
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=adds_space, use_regex=splits)
     tokenizer.decoder = decoders.ByteLevel()
     if adds_bos or adds_eos:
         template = f"{'<bos> ' * adds_bos}$A{' <eos>' * adds_eos}"

@@ -7,7 +7,7 @@ from subcircuit.errors import PromptError, PromptMismatchError
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.answers import Answer, Answers
-from subcircuit.tasks.encoding import BosPolicy, answer_tokens, make_encoder
+from subcircuit.tasks.encoding import BosPolicy, Encoder, answer_tokens, make_encoder
 from subcircuit.tasks.metrics import metric as metric_named
 from subcircuit.tasks.roles import Roles, is_role, with_ends
 from subcircuit.tasks.task import PromptPair, Task
@@ -39,8 +39,9 @@ def build_task(
 
     Raises:
         PromptMismatchError: clean and corrupted have different numbers of tokens.
-        PromptError: no pairs; a prompt is empty, too long or the same as its counterpart; a pair comes twice; an answer is
-            not one token, comes twice, or is both right and wrong; the model has no tokenizer.
+        PromptError: no pairs; a prompt is empty, too long or the same as its counterpart, or has a word that is not in the
+            vocabulary; a pair comes twice; an answer is not one token, comes twice, or is both right and wrong; the model has
+            no tokenizer.
         SettingsError: the BOS policy does not fit the tokenizer.
         UnknownNameError: no such metric.
     """
@@ -48,7 +49,7 @@ def build_task(
     labels = labels or _numbered(len(pairs))
     _check_distinct(pairs, labels)
     for pair, label in zip(pairs, labels, strict=True):
-        _check_text(pair, label)
+        _check_text(pair, encoder, label)
     clean = encoder.encode([pair.clean or "" for pair in pairs])
     corrupted = encoder.encode([pair.corrupted or "" for pair in pairs])
     for one, other, label in zip(clean, corrupted, labels, strict=True):
@@ -139,10 +140,16 @@ def _check_distinct(pairs: Sequence[PromptPair], labels: Sequence[str]) -> None:
         seen[pair] = label
 
 
-def _check_text(pair: PromptPair, label: str) -> None:
+def _check_text(pair: PromptPair, encoder: Encoder, label: str) -> None:
     for kind, text in (("clean", pair.clean), ("corrupted", pair.corrupted)):
         if not text:
             raise PromptError(f"{label}: the {kind} prompt is empty.")
+        unread = encoder.unread(text)
+        if unread is not None:
+            raise PromptError(
+                f"{label}: {unread!r} in the {kind} prompt is not in the vocabulary of {encoder.model}: the model would not see it. "
+                "Choose another word."
+            )
     if not pair.answers:
         raise PromptError(f"{label}: no answer is given; at least one right next token is needed.")
 

@@ -1,9 +1,16 @@
-"""From text to token ids: how prompts begin, and which single token an answer is."""
+"""From text to token ids: how prompts begin, and which single token an answer is.
 
+An answer is the token with which the prompt's tokens decode to what was written, prompt and answer. It need not be the token
+that the answer is alone: tokenizers that put a space before every text, or that join a prompt's last space with the next word,
+make another one of it. Tokens for unknown words are never an answer, and never a part of a prompt.
+"""
+
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
 from subcircuit.errors import PromptError, SettingsError
@@ -45,8 +52,40 @@ class Encoder:
         return [[*self.prefix, *ids] for ids in encoded]
 
     def plain(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, nothing added."""
-        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        """Token ids of texts, nothing added.
+
+        Raises:
+            PromptError: the tokenizer has no token for a word, and none for unknown words either.
+        """
+        try:
+            return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        except Exception as why:  # the Rust code of tokenizers raises no narrower class
+            shown = ", ".join(_short(text) for text in texts[:2]) + (", …" if len(texts) > 2 else "")
+            raise PromptError(f"the tokenizer of {self.model} cannot read {shown}: {why}.") from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, as it is: special tokens are spelt out, and spaces stay."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def unread(self, text: str) -> str | None:
+        """The first word of a text that the vocabulary does not have; None where every word is read.
+
+        Tokenizers turn such a word into the token for unknown words, or leave it out.
+        """
+        if not self._misses(text):
+            return None
+        return next((word for word in text.split() if self._misses(word)), text)
+
+    def _misses(self, text: str) -> bool:
+        try:
+            (ids,) = self.plain([text])
+        except PromptError:
+            return True
+        unknown = [token for token in ids if token == self.tokenizer.unk_token_id]
+        if len(unknown) > text.count(str(self.tokenizer.unk_token)):
+            return True
+        read = iter(_letters(self.decode(ids)))
+        return not all(letter in read for letter in _letters(text))
 
     def places(self, text: str, spans: Sequence[Span]) -> dict[str, tuple[int, ...]]:
         """The positions of the tokens that overlap each role's characters, prefix counted; none where the tokenizer cannot tell."""
@@ -98,7 +137,7 @@ def bos_prefix(tokenizer: PreTrainedTokenizerBase | None, bos: str, model: str) 
 
 
 def _automatic_prefix(tokenizer: PreTrainedTokenizerBase, model: str) -> tuple[int, ...]:
-    bare, full = (list(tokenizer("The", add_special_tokens=special)["input_ids"]) for special in (False, True))
+    bare, full = (_sample(tokenizer, special) for special in (False, True))
     added = len(full) - len(bare)
     if added > 1 or full[added:] != bare:
         # a prompt that ends in an end-of-sequence token has nothing left to predict
@@ -109,31 +148,67 @@ def _automatic_prefix(tokenizer: PreTrainedTokenizerBase, model: str) -> tuple[i
     return tuple(full[:added])
 
 
-def answer_tokens(encoder: Encoder, prompt: str, answers: Sequence[str], label: str) -> tuple[int, ...]:
-    """The token that each answer is when it follows the prompt.
+def _sample(tokenizer: PreTrainedTokenizerBase, special: bool) -> list[int]:
+    """Token ids of a short text; of an empty one where the vocabulary has neither its word nor a token for unknown words."""
+    try:
+        return list(tokenizer("The", add_special_tokens=special)["input_ids"])
+    except Exception:  # the Rust code of tokenizers raises no narrower class
+        return list(tokenizer("", add_special_tokens=special)["input_ids"])
 
-    Where prompt and answer share a token across their border (a prompt that ends in a space), the answer is tokenised alone.
+
+def answer_tokens(encoder: Encoder, prompt: str, answers: Sequence[str], label: str) -> tuple[int, ...]:
+    """The token that each answer is when it follows the prompt: with it, the prompt's tokens decode to prompt and answer.
 
     Raises:
-        PromptError: an answer is empty, is several tokens, or lacks its leading space. It lacks one where two letters would
-            meet ("gave it to" + "Mary") while " Mary" is a single token.
+        PromptError: an answer is empty, is several tokens, is not in the vocabulary, or lacks its leading space. It lacks one
+            where two letters would meet ("gave it to" + "Mary") while " Mary" is a single token.
     """
-    before = encoder.plain([prompt])[0]
-    plain = encoder.plain([prompt + answer for answer in answers])
-    spaced = encoder.plain([f"{prompt} {answer}" for answer in answers])
+    try:
+        before = encoder.plain([prompt])[0]
+        plain, spaced = (encoder.plain([f"{prompt}{space}{answer}" for answer in answers]) for space in ("", " "))
+    except PromptError as why:
+        raise PromptError(f"{label}: {why}") from None
     found = []
     for answer, joined, with_space in zip(answers, plain, spaced, strict=True):
         if not answer:
             raise PromptError(f"{label}: an answer is empty.")
-        ids = joined[len(before) :] if joined[: len(before)] == before else encoder.plain([answer])[0]
-        if _lacks_space(prompt, answer, len(ids) == 1) and with_space[:-1] == before:
+        token = _token_after(encoder, prompt, before, joined, answer)
+        if _lacks_space(prompt, answer, token is not None) and _is_next(encoder, before, with_space):
             hint = f"did you mean {' ' + answer!r} with a leading space?"
             raise PromptError(f"{label}: answer {answer!r} would continue the prompt's last word; {hint}")
-        if len(ids) != 1:
-            shown = f"{len(ids)} tokens ({encoder.show(ids)}) in {encoder.model}"
-            raise PromptError(f"{label}: answer {answer!r} is {shown}; answers must be one token each.")
-        found.append(ids[0])
+        if token is None:
+            raise PromptError(f"{label}: answer {answer!r} {_why_no_token(encoder, prompt, before, joined, answer)}")
+        found.append(token)
     return tuple(found)
+
+
+def answer_token(encoder: Encoder, prompt: str, answer: str) -> int | None:
+    """The token with which the prompt's tokens decode to prompt and answer; None where no single token does."""
+    before, joined = encoder.plain([prompt, prompt + answer])
+    return _token_after(encoder, prompt, before, joined, answer)
+
+
+def _token_after(encoder: Encoder, prompt: str, before: Sequence[int], joined: Sequence[int], answer: str) -> int | None:
+    # as the tokenizer writes it too: it may change letters, or begin every text with a space
+    written = {prompt + answer, encoder.decode(before) + answer, encoder.decode(joined)}
+    tokenizer, unknown = encoder.tokenizer, encoder.tokenizer.unk_token_id
+    alone = encoder.plain([answer])[0]
+    candidates = [*joined[-1:], *(alone if len(alone) == 1 else ()), *map(tokenizer.convert_tokens_to_ids, _spellings(answer))]
+    for token in dict.fromkeys(candidates):
+        if isinstance(token, int) and token != unknown and encoder.decode([*before, token]) in written:
+            return token
+    return None
+
+
+def _spellings(text: str) -> tuple[str, ...]:
+    """The ways in which vocabularies spell a text: as it is, byte by byte, with ▁ for spaces, as the end of a word."""
+    as_bytes = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    return (text, "".join(piece for piece, _ in as_bytes), text.replace(" ", "▁"), f"##{text}")
+
+
+def _is_next(encoder: Encoder, before: Sequence[int], ids: Sequence[int]) -> bool:
+    """Whether a text is the prompt and one known token more."""
+    return list(ids[:-1]) == list(before) and ids[-1] != encoder.tokenizer.unk_token_id
 
 
 def _lacks_space(prompt: str, answer: str, single: bool) -> bool:
@@ -141,6 +216,26 @@ def _lacks_space(prompt: str, answer: str, single: bool) -> bool:
         return False
     # scripts without upper and lower case (Chinese, Japanese) write no spaces; years and brackets need none
     return not single or all(letter.islower() or letter.isupper() for letter in (prompt[-1:], answer[0]))
+
+
+def _why_no_token(encoder: Encoder, prompt: str, before: Sequence[int], joined: Sequence[int], answer: str) -> str:
+    unread = encoder.unread(answer)
+    if unread is not None:
+        return f"is not in the vocabulary of {encoder.model}: there is no token for {unread!r}. Choose another word."
+    alone = encoder.plain([answer])[0]
+    ids = joined[len(before) :] if list(joined[: len(before)]) == list(before) else alone
+    if len(ids) != 1:
+        return f"is {len(ids)} tokens ({encoder.show(ids)}) in {encoder.model}; answers must be one token each."
+    end = encoder.decode([*before, *ids])[-40:]
+    words = prompt.rstrip()
+    moved = prompt[len(words) :] + answer
+    hint = f" End the prompt before its space and give {moved!r}." if words and answer_token(encoder, words, moved) else ""
+    return f"is no single token in {encoder.model} after this prompt: with {encoder.show(ids)} it ends in {end!r}.{hint}"
+
+
+def _letters(text: str) -> str:
+    """Letters and digits, whatever their case and accents."""
+    return "".join(letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum())
 
 
 def _short(text: str) -> str:

@@ -22,7 +22,7 @@ from subcircuit.errors import PromptError
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.draw import draw_distinct
-from subcircuit.tasks.encoding import BosPolicy, Encoder, make_encoder
+from subcircuit.tasks.encoding import BosPolicy, Encoder, answer_token, make_encoder
 from subcircuit.tasks.roles import filled
 from subcircuit.tasks.task import PromptPair, Task
 
@@ -113,7 +113,7 @@ def _numbers(encoder: Encoder) -> Numbers:
 
 def _years(encoder: Encoder, width: int) -> dict[str, tuple[str, ...]]:
     """The usable years YY of each century that has some: the century's tokens, then 2 / width tokens more."""
-    if any(len(ids) != 1 for ids in encoder.plain(_continuations(width))):
+    if any(answer_token(encoder, f"the year {CENTURIES[-1]}", number) is None for number in _continuations(width)):
         return {}
     # of digits the first must have smaller and greater ones; the corrupted year, 01, must be split in the same way
     asked = [f"{year:02}" for year in (range(2, 99) if width == 2 else range(10, 90))]
