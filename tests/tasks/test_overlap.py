@@ -4,8 +4,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subcircuit.errors import SettingsError
-from subcircuit.tasks import Answer, Task, build_task_of_ids, capital_of, induction, shared_prompts, without
-from tests.tasks.conftest import WELL_READ, with_tokenizer
+from subcircuit.tasks import (
+    Answer,
+    Task,
+    build_task_of_ids,
+    capital_of,
+    induction,
+    load_at_most,
+    load_held_out,
+    load_task,
+    shared_prompts,
+    without,
+)
+from tests.tasks.conftest import WELL_READ, tokenizer_of, with_tokenizer, words_of
 
 MODEL = with_tokenizer(None)
 PROMPTS = st.lists(st.lists(st.integers(2, 4), min_size=1, max_size=3), min_size=1, max_size=8)
@@ -45,6 +56,18 @@ def test_another_draw_of_a_small_task_shares_prompts_until_they_are_left_out():
     assert len(left) == 96 - shared >= 64
     assert not {pair.clean for pair in left.pairs} & {pair.clean for pair in found_with.pairs}
     assert shared_prompts(found_with, found_with) == 32
+
+
+def test_a_task_with_fewer_prompts_than_nobody_asked_for_gives_all_that_it_has():
+    words = words_of("_Paris _Rome _Oslo _Cairo _France _Italy _Norway _Egypt")
+    model = with_tokenizer(tokenizer_of(words), context=200)
+    found_with = load_task("capital_of", model, examples=8)
+    left = load_held_out("capital_of", model, found_with, examples=64)
+    assert (len(load_at_most("capital_of", model, examples=64)), len(left)) == (24, 16)
+    assert shared_prompts(left, found_with) == 0
+    assert load_at_most("capital_of", model, examples=5).digest == load_task("capital_of", model, examples=5).digest
+    with pytest.raises(SettingsError, match=r"all 24 prompts .* none is left"):
+        load_held_out("capital_of", model, load_task("capital_of", model, examples=24), examples=64)
 
 
 @settings(deadline=None, max_examples=20)

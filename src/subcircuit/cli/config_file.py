@@ -70,16 +70,17 @@ def _read(file: Path) -> tuple[dict[str, Any], bool]:
     """The options in a file, and whether a search recorded them."""
     if file.is_dir():
         file = next((file / name for name in ("run.json", "circuit.json") if (file / name).exists()), file / "circuit.json")
-    if file.suffix not in _ENDS:
+    suffix = file.suffix.lower()
+    if suffix not in _ENDS:
         raise SettingsError(f"--config {file}: expected a .yaml or .toml file, a run.json or circuit.json, or their directory")
-    if file.suffix == ".json":
+    if suffix == ".json":
         return _asked(file) if file.name == "run.json" else _recorded(file), True
     try:
         with file.open("rb") as stream:
             text = stream.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise SettingsError(f"--config {file}: larger than any configuration")
-        content = _toml(text) if file.suffix == ".toml" else _yaml(text)
+        content = _toml(text) if suffix == ".toml" else _yaml(text)
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"--config {file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(content, dict):

@@ -52,7 +52,9 @@ def ready(
     task, found_on = _prompts(record, given, examples, model)
     shared = 0 if found_on is None else shared_prompts(task, found_on)
     if shared:
-        say(f"warning: the circuit was found with {shared} of these {len(task)} prompts, which flatter it: choose another --seed")
+        say(f"warning: the circuit was found with {shared} of these {len(task)} prompts, which flatter it: {_way_out(task)}")
+    if given.examples is not None and len(task) < given.examples:
+        say(f"warning: {given.examples} pairs of prompts were asked for, and there are {len(task)}")
     return circuit, model, _behaviour(circuit, given, task, model), shared
 
 
@@ -133,24 +135,27 @@ def _carried(circuit: "Circuit", name: str) -> "Ablation":
 
 def _prompts(record: "Record | None", given: Overrides, examples: int, model: "Transformer") -> "tuple[Task, Task | None]":
     """Evaluation prompts, and those of the search where they can be made again."""
-    from subcircuit.tasks import load_held_out, load_task
+    from subcircuit.tasks import load_at_most, load_held_out, load_task
 
     name = _said(given.task, record and record.task.name, "task")
+    count = examples if given.examples is None else given.examples
+    if count < 1:
+        raise SettingsError(f"--examples {count}: expected at least 1")
+    # nobody asked for the default: where there are fewer, all are taken
+    load = load_at_most if given.examples is None else load_task
     if record is None:
-        return load_task(name, model, examples=given.examples or examples, seed=given.seed or 0), None
+        return load(name, model, examples=count, seed=given.seed or 0), None
     found_on = _found_on(record, name, model)
-    # of a file, all pairs unless it is told how many
-    wanted = given.examples if name.endswith(".jsonl") else given.examples or examples
     if found_on is None or given.seed is not None:
-        return load_task(name, model, examples=wanted, seed=given.seed or 0, bos=_bos(record)), found_on
+        return load(name, model, examples=count, seed=given.seed or 0, bos=_bos(record)), found_on
     try:
-        return load_held_out(
-            name, model, found_on, examples=given.examples or examples, seed=record.seed + 1, bos=_bos(record)
-        ), found_on
+        return load_held_out(name, model, found_on, examples=count, seed=record.seed + 1, bos=_bos(record)), found_on
     except SettingsError:
-        if not name.endswith(".jsonl"):
-            raise
-        return found_on, found_on
+        return found_on[: min(count, len(found_on))], found_on
+
+
+def _way_out(task: "Task") -> str:
+    return "add pairs to the file, or search with fewer (--examples)" if "file" in task.parameters else "choose another --seed"
 
 
 def _found_on(record: "Record", name: str, model: "Transformer") -> "Task | None":

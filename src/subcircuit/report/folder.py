@@ -116,5 +116,5 @@ def _first_free(task: str, model: str) -> Path:
 
 def _in_a_path(name: str) -> str:
     """The last part of a name (of a hub id, of a path), without characters that mean something to a shell or a file system."""
-    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1].removesuffix(".jsonl").removesuffix(".gguf")
+    last = re.sub(r"(?i)\.(jsonl|gguf)$", "", re.split(r"[/\\]", name.rstrip("/\\"))[-1])
     return re.sub(r"[^A-Za-z0-9._]+", "-", last).strip("-.")[:60] or "run"

@@ -29,7 +29,8 @@ def without(task: Task, other: Task) -> Task:
     wanted = [tuple(prompt) not in taken for prompt in task.clean.to_lists()]
     if not any(wanted):
         raise SettingsError(
-            f"all {len(task)} prompts of task {task.name} occur in the other task too: draw with another seed, or draw more."
+            f"all {len(task)} prompts of task {task.name} occur in the other task too, and none is left to judge with: search "
+            "with fewer, or add more."
         )
     rest = task.where(torch.tensor(wanted, device=task.clean.ids.device))
     left_out = {"task": other.name, "parameters": dict(other.parameters)}

@@ -113,7 +113,7 @@ def _from_transformers(model: "PreTrainedModel") -> Transformer:
 
 
 def _from_file(file: Path, report: Callable[[str], None] | None) -> Transformer:
-    if file.suffix != ".gguf":
+    if file.suffix.lower() != ".gguf":
         raise ModelError(f"{file} is a file, but not a .gguf file: give the directory that holds config.json and the weights")
     return _from_gguf((file,), file.name, report)
 
@@ -138,7 +138,7 @@ def _from_directory(folder: Path, name: str, revision: str | None) -> Transforme
 
 
 def _looks_like_a_path(name: str) -> bool:
-    return name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name or name.endswith(".gguf")
+    return name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name or name.lower().endswith(".gguf")
 
 
 def _only_for_hub(revision: str | None, what: str) -> None:

@@ -117,8 +117,8 @@ def guess_format(file: Path) -> str:
     """
     ends = {".pt": "mib-pt", ".csv": "csv", ".graphml": "graphml", ".xml": "graphml", ".pkl": "acdc", ".pickle": "acdc"}
     ends |= {".dot": "dot", ".gv": "dot"}
-    if file.suffix in ends:
-        return ends[file.suffix]
+    if file.suffix.lower() in ends:
+        return ends[file.suffix.lower()]
     content = read_json(file)
     if isinstance(content, list):
         return "edge-pruning"
