@@ -1,6 +1,7 @@
 """``discover`` and ``show`` from end to end on a tiny random model, and every mistake a user can make."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,7 +72,9 @@ def test_the_summary_is_shown_and_shown_again(subcircuit: Run, model: str, promp
     folder = Path("runs/words-tiny-llama-1")
     assert files(folder) == FILES
     shown = subcircuit("show", folder)
-    assert shown == Output(0, found.out, "")
+    summary, _, steps = found.out.partition("\nnext ")
+    assert shown == Output(0, summary, "")
+    assert "subcircuit evaluate" in steps
     for words in ("edges kept", "KL(model ‖ circuit)", "logit difference", "trials", str(folder / "circuit.svg")):
         assert words in shown.out
     as_json = subcircuit("show", folder, "--json").json
@@ -302,3 +305,14 @@ def test_settings_that_do_not_fit_are_refused(subcircuit: Run, model: str, promp
     assert (refused.code, refused.out) == (2, "")
     assert words in refused.err
     assert not Path("runs").exists()
+
+
+def test_a_search_ends_with_commands_that_go_on(subcircuit: Run, model: str, prompts: Path) -> None:
+    done = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "head", "--out", "o u t")
+    assert done.code == 0, done.err
+    lines = [line.removeprefix("next").strip() for line in done.out.splitlines() if " subcircuit " in line]
+    assert [line.split()[1] for line in lines] == ["evaluate", "explain", "view"]
+    evaluating, explaining, _ = (shlex.split(line)[1:] for line in lines)
+    assert subcircuit(*explaining).code == 0
+    # a random model does nothing that could be judged: the command gets as far as measuring it
+    assert "measuring 15 edges" in subcircuit(*evaluating).err

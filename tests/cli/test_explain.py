@@ -78,7 +78,7 @@ def test_mistakes_are_one_paragraph(subcircuit: Run, found: Path, tmp_path: Path
         (("one.circuit.json",), "is not a directory: say with --out"),
         (("nowhere",), "there is no circuit here"),
         ((found, "--top", -1), "--top -1: expected"),
-        ((found, "--model", "tiny-induction-ioi"), "its graph differs"),
+        ((found, "--model", "tiny-induction-ioi"), "graphs differ in"),
     ):
         done = subcircuit("explain", *arguments)
         assert done.code == 2, arguments

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,3 +141,60 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     command = f"{sys.executable} -c 'from subcircuit.cli.main import run; import sys; sys.argv[1:] = [\"methods\"]; run()'"
     done = subprocess.run(["bash", "-c", f"{command} | true"], capture_output=True, text=True, check=False, timeout=120)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_help_shows_no_types_of_python(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    menu: Any = get_command(app)
+    for words in [[name] for name in menu.commands] + [["tasks", "show"]]:
+        assert main([*words, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert "--json" in text or "bool" not in text
+        for word in ("<bool>", "list[", "Optional"):
+            assert word not in text, words
+
+
+def test_a_misspelt_name_is_refused_before_a_model_is_loaded(
+    subcircuit: Run, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("--model", "tiny-induction-ioi", "--task", "induction")
+    found = subcircuit("discover", *common, "--method", "eap", "--metric", "logit_difference", "--out", "found")
+    assert found.code == 0, found.err
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    for module in ("subcircuit.model", "subcircuit.model.load.resolve"):
+        monkeypatch.setattr(f"{module}.load_model", load)
+    wrong_task, nowhere = ("--model", "tiny-induction-ioi", "--task", "inductoin"), ("--task", "nowhere.jsonl")
+    for words, told in (
+        (("discover", *wrong_task), "Did you mean 'induction'"),
+        (("discover", "--model", "x", *nowhere), "cannot read nowhere.jsonl"),
+        (("discover", *common, "--method", "acdcc"), "Did you mean 'acdc'"),
+        (("discover", *common, "--metric", "kl"), "unknown metric 'kl'"),
+        (("discover", *common, "--ablation", "zer"), "Did you mean 'zero'"),
+        (("estimate", *wrong_task), "Did you mean 'induction'"),
+        (("sweep", *wrong_task, "--method", "eap"), "Did you mean 'induction'"),
+        (("neurons", *wrong_task), "Did you mean 'induction'"),
+        (("experts", *wrong_task), "Did you mean 'induction'"),
+        (("experts", *common, "--metric", "kl"), "unknown metric 'kl'"),
+        (("tasks", "show", "inductoin", "--model", "x"), "Did you mean 'induction'"),
+        (("evaluate", "found", "--task", "inductoin"), "Did you mean 'induction'"),
+        (("evaluate", "found", "--metric", "kl"), "unknown metric 'kl'"),
+        (("evaluate", "found", "--ablation", "zer"), "Did you mean 'zero'"),
+        (("explain", "found", *nowhere), "cannot read nowhere.jsonl"),
+        (("report", "found", "--out", "page.html", "--task", "inductoin"), "Did you mean 'induction'"),
+        (("remove", "found", "--out", "gone", "--retain", "inductoin"), "Did you mean 'induction'"),
+        (("keep", "found", "--out", "gone", "--metric", "kl"), "unknown metric 'kl'"),
+        (("import", prompts, "--model", "x", "--format", "cvs"), "Did you mean 'csv'"),
+        (("import", "nowhere.csv", "--model", "x"), "nowhere.csv cannot be read"),
+    ):
+        done = subcircuit(*words)
+        assert (done.code, told in done.err) == (2, True), (words, done.err)
+
+
+def test_a_model_without_a_tokenizer_is_told_what_can_be_done(subcircuit: Run) -> None:
+    refused = subcircuit("discover", "--model", "tiny-induction-ioi", "--task", "ioi")
+    assert refused.code == 2
+    assert "Choose the task induction" in refused.err

@@ -351,3 +351,26 @@ def test_run_folders_name_no_places_and_no_users(subcircuit: Run, model: str, pr
     told = b"".join(file.read_bytes() for file in Path("run").iterdir())
     for place in (str(Path(model).parent), str(prompts.parent), str(Path.home())):
         assert place.encode() not in told
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_runs_are_listed_in_full_at_any_width(subcircuit: Run, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    search = (
+        "discover",
+        "--model",
+        "tiny-induction-ioi",
+        "--task",
+        "induction",
+        "--metric",
+        "logit_difference",
+        "--method",
+        "eap",
+    )
+    for name in ("runs/one", "runs/another-with-a-name-of-some-length"):
+        assert subcircuit(*search, "--out", name).code == 0
+    listed = subcircuit("runs").out
+    assert "…" not in listed
+    for words in ("runs/one", "runs/another-with-a-name-of-some-length", "discover", "eap", "tiny-induction-ioi", "induction"):
+        assert words in " ".join(listed.split()), (words, listed)
+    assert max(map(len, listed.splitlines())) <= max(width, len("runs/another-with-a-name-of-some-length"))

@@ -126,3 +126,11 @@ def test_a_scope_that_speaks_of_what_a_model_has_not_is_refused() -> None:
     ]:
         with pytest.raises(GraphError, match=message):
             Graph.of(config, Scope.named(scope))
+
+
+def test_what_tells_graphs_apart_is_said_in_words() -> None:
+    one, other = Graph(GraphShape(3, 4, 4), Scope()), Graph(GraphShape(12, 4, 2, parallel=True), Scope("head"))
+    assert one.unlike(one) == ""
+    assert one.unlike(other) == (
+        "scope: qkv and head; layers: 3 and 12; key/value heads per layer: 4 and 2; attention and MLP in parallel: no and yes"
+    )

@@ -1,10 +1,14 @@
 """However many processes work, whatever becomes of them, the result is that of one, to the last bit."""
 
 import os
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Thread
+from socket import socketpair
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -19,6 +23,7 @@ from subcircuit.model.weights import map_tensors
 from subcircuit.search import Acdc, discover
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.workers import Crew, Table, together
+from subcircuit.workers.local import _Helper, _serve
 from subcircuit.workers.sharing import Helping, Leading
 from tests.tiny_models import tiny
 from tests.workers.failing import Failing, Kept, Patient, at_worst, behaviour_of, same, search
@@ -137,3 +142,26 @@ def test_a_table_gives_a_unit_to_one_and_on_to_whoever_waits_longest():
     assert table.claim(2, ["a", "b", "c"]) is None, "the first of them is there: on with it"
     table.release(3, "b")
     assert table.claim(2, ["b", "c"]) == "b"
+
+
+class _Leaves(subprocess.Popen[bytes]):
+    """A helper's process that has closed its pipe and is on its way out."""
+
+    def __init__(self, code: int, meanwhile: Callable[[], None]):
+        # nothing is started: only what is asked of a process that ends
+        self._code, self._meanwhile, self.returncode = code, meanwhile, code
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._meanwhile()
+        return self._code
+
+
+@pytest.mark.parametrize(
+    ("code", "ended_by_us", "told"), [(-15, True, False), (-15, False, True), (-9, False, True), (0, False, False)]
+)
+def test_helpers_that_are_ended_with_the_work_are_no_news(tmp_path: Path, code: int, ended_by_us: bool, told: bool):
+    said, leaving, (mine, theirs) = list[str](), Event(), socketpair()
+    theirs.close()
+    process = _Leaves(code, leaving.set if ended_by_us else lambda: None)
+    _serve(Table(), _Helper(1, process, Connection(mine.detach()), tmp_path / "log"), said.append, leaving)
+    assert bool(said) == told

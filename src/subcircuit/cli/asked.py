@@ -88,8 +88,10 @@ def understood(o: SimpleNamespace) -> Understood:
     from subcircuit.graph import Scope
     from subcircuit.search import method_named
     from subcircuit.search.direction import check_start
+    from subcircuit.tasks import check_task
     from subcircuit.tasks import metric as metric_named
 
+    check_task(o.task)
     ranks = method_named(o.method).ranks
     if not ranks and (o.edges is not None or o.greedy or o.by != "absolute"):
         raise SettingsError(f"method {o.method} decides itself which edges to keep: it has no --edges, --greedy or --by")

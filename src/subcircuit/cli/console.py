@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -28,8 +29,11 @@ def plain(text: str, style: str = "") -> Text:
 
 def print_rows(rows: Iterable[tuple[str, ...]], console: Console) -> None:
     """A table without frames: names bold, whatever follows plain."""
-    table = Table.grid(padding=(0, 2))
-    for name, *cells in rows:
+    table, lines = Table.grid(padding=(0, 2)), [tuple(row) for row in rows]
+    for _ in range(max(map(len, lines), default=0)):
+        # a word that does not fit goes on in the next line: nothing is cut off
+        table.add_column(overflow="fold")
+    for name, *cells in lines:
         table.add_row(plain(name, "bold"), *(plain(cell) for cell in cells))
     console.print(table)
 
@@ -38,10 +42,23 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], console: C
     """A table with a header: the first column to the left, numbers to the right."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for index, name in enumerate(header):
-        table.add_column(plain(name), justify="right" if index else "left", style="" if index else "bold", no_wrap=not index)
+        justify, style = ("right", "") if index else ("left", "bold")
+        table.add_column(plain(name), justify=justify, style=style, no_wrap=not index, overflow="fold")
     for row in rows:
         table.add_row(*(plain(cell) for cell in row))
     console.print(table)
+
+
+def print_records(header: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    """Texts as a table where the console is wide enough, else each row as a paragraph that begins with its first cell."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    if sum(widths) + 2 * len(widths) <= console.width:
+        print_rows([tuple(header), *map(tuple, rows)], console)
+        return
+    for first, *cells in rows:
+        console.print(plain(first, "bold"), soft_wrap=True)
+        told = [f"{name} {cell}" for name, cell in zip(header[1:], cells, strict=True) if cell]
+        console.print(Padding(plain(" · ".join(told)), (0, 0, 0, 4)))
 
 
 def print_json(content: Mapping[str, Any]) -> None:

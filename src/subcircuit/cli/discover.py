@@ -181,4 +181,4 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
             beacon.end()
 
         keep(asked, identity(at.model, at.task), (directory, begun), work, watcher.say)
-    print_run(directory, Circuit.load(directory), as_json=o.json)
+    print_run(directory, Circuit.load(directory), as_json=o.json, given={"model": o.model, "task": o.task})

@@ -85,9 +85,11 @@ def material(
     """
     from subcircuit.edit import Probe, Texts, check_same_model, read_text
     from subcircuit.report import HeldOut
-    from subcircuit.tasks import load_held_out, load_task
+    from subcircuit.tasks import check_task, load_held_out, load_task
 
     content = None if text is None else read_text(text)
+    for other in retain:
+        check_task(other)
     # its evaluation prompts are not the ones that are used here, nor is what it says of them
     circuit, model, behaviour, _ = ready(path, given, EXAMPLES, lambda line: None if "flatter" in line else say(line))
     check_same_model(circuit, model)

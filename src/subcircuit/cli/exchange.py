@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subcircuit.cli.arguments import CircuitDir, JsonSummary, JsonTable, Revision
-from subcircuit.errors import SettingsError
+from subcircuit.errors import CircuitFileError, SettingsError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,6 @@ def export(
 ) -> None:
     """Write a circuit as another tool reads it."""
     from subcircuit.cli.console import plain, results
-    from subcircuit.errors import UnknownNameError
     from subcircuit.graph import Circuit
     from subcircuit.report.exchange import FORMATS, WRITTEN, export_circuit
 
@@ -72,7 +71,11 @@ def import_(
     from subcircuit.model import load_model
     from subcircuit.report import new_directory, write_run
     from subcircuit.report.exchange import import_circuit
+    from subcircuit.report.exchange.formats import check_read
 
+    check_read(format)
+    if not file.is_file():
+        raise CircuitFileError(f"{file} cannot be read: No such file or directory")
     asked = _scope(scope, kv, split_embeddings)
     directory = new_directory(out, file.name.partition(".")[0], model)
     with watch(messages()) as watcher:
@@ -151,7 +154,6 @@ def _scope(scope: str | None, kv: str | None, split: bool | None) -> "Scope | No
 
 
 def _suffix(name: str) -> "Suffix":
-    from subcircuit.errors import UnknownNameError
 
     endings: "dict[str, Suffix]" = {"pt": ".pt", "json": ".json"}
     if name not in endings:

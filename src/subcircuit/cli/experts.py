@@ -37,10 +37,13 @@ def experts(
     from subcircuit.evaluate import routing
     from subcircuit.model import load_model
     from subcircuit.search import Behaviour
-    from subcircuit.tasks import load_task
+    from subcircuit.tasks import check_task, load_task
     from subcircuit.tasks import metric as metric_named
 
     policy = bos_policy(bos)
+    check_task(task)
+    if metric is not None:
+        metric_named(metric)
     with watch(messages()) as watcher:
         watcher.say(f"loading {model}")
         transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)

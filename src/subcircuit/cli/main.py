@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from subcircuit import __version__
+from subcircuit.cli.encoding import make_readable
 from subcircuit.cli.menu import Menu
 from subcircuit.cli.welcome import welcome
 from subcircuit.errors import Stopped, SubcircuitError
@@ -49,6 +50,7 @@ def start(
 def run() -> None:
     """Entry point of the ``subcircuit`` command."""
     code = 0
+    make_readable()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

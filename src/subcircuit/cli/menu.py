@@ -4,9 +4,9 @@ Listing them, completing their names and ``--help`` of the group import none.
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -96,6 +96,33 @@ MENU: dict[str, tuple[Entry, ...]] = {
 }
 
 
+def plain_types(options: list[Any]) -> list[Any]:
+    """Options whose help shows no type for flags, and the type of one value where there may be several."""
+    for option in options:
+        annotation = option.type_descriptor.annotation
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+        elif get_origin(annotation) is list:
+            option.bare_type = partial(str, get_args(annotation)[0].__name__.lower())
+    return options
+
+
+class Command(TyperCommand):
+    """A command whose help shows types as users know them."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Its options, ``--help`` among them."""
+        return plain_types(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands whose help shows types as users know them."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Its options, ``--help`` among them."""
+        return plain_types(super().get_params(ctx))
+
+
 class Listed(TyperCommand):
     """A command by what is said of it; given words, it is the command itself."""
 
@@ -111,7 +138,7 @@ class Listed(TyperCommand):
         if isinstance(found, typer.Typer):
             return get_command(found)
         alone = typer.Typer(add_completion=False)
-        alone.command(self.name)(found)
+        alone.command(self.name, cls=Command)(found)
         return get_command(alone)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:

@@ -29,11 +29,12 @@ def neurons(
     from subcircuit.model import load_model
     from subcircuit.run import ablation_named
     from subcircuit.search import Behaviour, Eap, loss_with_neurons, neuron_scores
-    from subcircuit.tasks import load_task
+    from subcircuit.tasks import check_task, load_task
     from subcircuit.tasks import metric as metric_named
 
     if top < 1:
         raise SettingsError(f"--top is {top}: it must be at least 1")
+    check_task(task)
     measured, carried = metric_named(metric), ablation_named(ablation)
     with watch(messages()) as watcher:
         transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)

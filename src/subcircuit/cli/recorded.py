@@ -84,6 +84,22 @@ def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[s
     return model, _behaviour(circuit, given, task, model)
 
 
+def check_overrides(given: Overrides) -> None:
+    """Refuse names that mean nothing, before a model is loaded.
+
+    Raises:
+        UnknownNameError: there is no such task, metric or ablation.
+        PromptError: a file of prompts cannot be read.
+    """
+    from subcircuit.run import check_ablation
+    from subcircuit.tasks import check_task, metric
+
+    checks = ((given.task, check_task), (given.metric, metric), (given.ablation, check_ablation))
+    for name, check in checks:
+        if name is not None:
+            check(name)
+
+
 def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "Transformer":
     """The model that a circuit was found in.
 
@@ -93,6 +109,7 @@ def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callab
     """
     from subcircuit.model import load_model
 
+    check_overrides(given)
     record = circuit.record
     name = _said(given.model, record and record.model.name, "model")
     say(f"loading {name}")
@@ -103,10 +120,9 @@ def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callab
         dtype=given.dtype or (record.model.dtype if record else None),
         report=say,
     )
-    if not circuit.graph.is_of(model.config):
-        raise GraphError(
-            f"{path} was found in {record.model.name if record else 'another model'}, which {name} is not: its graph differs"
-        )
+    if unlike := circuit.graph.unlike_model(model.config):
+        found_in = record.model.name if record else "another model"
+        raise GraphError(f"{path} was found in {found_in}, which {name} is not: their graphs differ in {unlike}")
     if record is not None and record.model.revision not in (None, model.revision):
         say(f"warning: found in revision {record.model.revision}, measured in {model.revision}")
     return model

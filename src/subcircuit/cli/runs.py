@@ -94,7 +94,7 @@ def runs(
     json: JsonTable = False,
 ) -> None:
     """List the runs in a directory: done, running or stopped."""
-    from subcircuit.cli.console import plain, print_json, print_table, results
+    from subcircuit.cli.console import plain, print_json, print_records, results
     from subcircuit.runs import list_runs
 
     found = list_runs(path)
@@ -103,7 +103,7 @@ def runs(
     if json:
         print_json({"runs": [dict(zip(("path", *names[1:]), row, strict=True)) for row in rows]})
     elif rows:
-        print_table(names, rows, results())
+        print_records(names, rows, results())
     else:
         results().print(plain(f"no runs in {path}"))
 

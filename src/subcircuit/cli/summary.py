@@ -1,16 +1,26 @@
 """What is printed of a circuit on disk: after a search, and when it is shown again."""
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from subcircuit.cli.console import plain, print_json, print_rows, results
-from subcircuit.graph import Circuit
+from subcircuit.graph import Circuit, Record
 from subcircuit.report import Summary
 
 PICTURES = ("circuit.svg", "circuit.png")
 
 
-def print_run(path: Path, circuit: Circuit, *, as_json: bool) -> None:
-    """The summary of the circuit at ``path``, as a table or as one JSON object, with the pictures that lie beside it."""
+_NEXT = ("evaluate", "explain", "view")
+_RECORDED = ("model", "task")
+
+
+def print_run(path: Path, circuit: Circuit, *, as_json: bool, given: Mapping[str, str | None] | None = None) -> None:
+    """The summary of the circuit at ``path``, as a table or as one JSON object, with the pictures that lie beside it.
+
+    Args:
+        given: the model and the task as the user named them; None suggests no next steps.
+    """
     directory = path if path.is_dir() else path.parent
     summary, pictures = Summary.of(circuit), [str(directory / name) for name in PICTURES if (directory / name).is_file()]
     if as_json:
@@ -23,3 +33,16 @@ def print_run(path: Path, circuit: Circuit, *, as_json: bool) -> None:
     console.print(plain(f"circuit   {path}"), soft_wrap=True)
     for picture in pictures:
         console.print(plain(f"picture   {picture}"), soft_wrap=True)
+    if given is not None and circuit.record is not None:
+        console.print()
+        for line in next_steps(path, circuit.record, given):
+            console.print(plain(line), soft_wrap=True)
+
+
+def next_steps(path: Path, record: Record, given: Mapping[str, str | None]) -> list[str]:
+    """Commands that go on with a circuit."""
+    names = {"model": record.model.name, "task": record.task.name}
+    # a record holds the last part of a path: who gave a path gives it again
+    where = [word for name in _RECORDED if given.get(name) not in (None, names[name]) for word in (f"--{name}", str(given[name]))]
+    commands = [["subcircuit", command, str(path), *([] if command == "view" else where)] for command in _NEXT]
+    return [f"{'' if n else 'next':<10}{shlex.join(words)}" for n, words in enumerate(commands)]

@@ -86,11 +86,12 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.run import Mean
     from subcircuit.runs import identity
     from subcircuit.search import Behaviour, ablation_for
-    from subcircuit.tasks import graph_of
+    from subcircuit.tasks import check_task, graph_of
     from subcircuit.tasks import metric as metric_named
     from subcircuit.workers import together
 
     o = SimpleNamespace(**asked)
+    check_task(o.task)
     assigned, learning = split_settings(o.settings or ())
     configs, carried = _configs(o, assigned), ablation_asked(o.ablation, learning, o.seed)
     cuts = THRESHOLDS if o.thresholds is None else numbers("thresholds", o.thresholds)

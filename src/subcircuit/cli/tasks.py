@@ -11,6 +11,7 @@ from rich.text import Text
 
 from subcircuit.cli.arguments import Bos, Device, Dtype, ModelName, Revision
 from subcircuit.cli.console import messages, plain, print_json, print_rows, results
+from subcircuit.cli.menu import Command, Group
 from subcircuit.cli.options import bos_policy
 from subcircuit.inert import inert
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 PAIRS, PLACES, OPTIONS = 3, 3, 6  # how much is shown: pairs, places of a pair where answers are read, tokens of an answer
 _VISIBLE = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
 
-app = typer.Typer(name="tasks", invoke_without_command=True, add_completion=False)
+app = typer.Typer(name="tasks", cls=Group, invoke_without_command=True, add_completion=False)
 
 
 @app.callback()
@@ -38,7 +39,7 @@ def tasks(context: typer.Context) -> None:
     console.print(plain("Or a .jsonl file, one object a line: clean, corrupt, answers, wrong_answers."))
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Built-in name, or a .jsonl file of prompts.")],
     model: ModelName,
@@ -53,9 +54,10 @@ def show(
     """Show pairs of a task as a model's tokens, and how well the model does the task."""
     from subcircuit.cli.progress import watch
     from subcircuit.model import load_model
-    from subcircuit.tasks import competence, load_task
+    from subcircuit.tasks import check_task, competence, load_task
 
     policy = bos_policy(bos)
+    check_task(task)
     with watch(messages()) as watcher:
         watcher.say(f"loading {model}")
         transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)

@@ -80,4 +80,4 @@ def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
 
         found = {**identity(transformer, behaviour.task), "circuit": sha256("\n".join(circuit.names).encode()).hexdigest()}
         keep(asked, found, (directory, begun), work, watcher.say)
-    print_run(directory, Circuit.load(directory), as_json=o.json)
+    print_run(directory, Circuit.load(directory), as_json=o.json, given={"model": o.model, "task": o.task})

@@ -129,8 +129,10 @@ def check_same_model(circuit: Circuit, model: Transformer) -> None:
             f"the circuit has nodes at single places ({circuit.graph.scope}), and weights act at all positions. Nothing was "
             "removed: search without positions, or join the places, Circuit.load(…), coarsen(circuit, circuit.graph.unplaced)"
         )
-    if not circuit.graph.is_of(model.config):
-        raise GraphError(f"the circuit was found in another model than {model.name}: its graph differs. Nothing was removed")
+    if unlike := circuit.graph.unlike_model(model.config):
+        raise GraphError(
+            f"the circuit was found in another model than {model.name}; their graphs differ in {unlike}. Nothing was removed"
+        )
     recorded = None if circuit.record is None else circuit.record.model
     if recorded is not None and recorded.config != model.config.digest:
         raise GraphError(

@@ -52,7 +52,8 @@ def check_comparable(circuits: Sequence[Circuit]) -> None:
         raise SettingsError(f"it takes two circuits to compare, and {len(circuits)} was given")
     for other in circuits[1:]:
         if other.graph != circuits[0].graph:
-            raise GraphError(f"circuits of different graphs cannot be compared: {circuits[0].graph} and {other.graph}")
+            unlike = circuits[0].graph.unlike(other.graph)
+            raise GraphError(f"circuits of different graphs cannot be compared; they differ in {unlike}")
 
 
 def _agreement(i: int, j: int, left: Circuit, right: Circuit) -> Agreement:

@@ -108,11 +108,13 @@ def measure_all(
 
 
 def _check(model: Transformer, graph: Graph, circuits: Sequence[Circuit], batch_size: int) -> None:
-    if not graph.is_of(model.config):
-        raise GraphError(f"a graph of {graph.shape} is not that of {model.name}: the circuit was found in another model")
+    if unlike := graph.unlike_model(model.config):
+        raise GraphError(f"the circuit was found in another model than {model.name}; their graphs differ in {unlike}")
     for circuit in circuits:
         if circuit.graph != graph:
-            raise GraphError(f"circuits of different graphs cannot be measured together: {graph} and {circuit.graph}")
+            raise GraphError(
+                f"circuits of different graphs cannot be measured together; they differ in {graph.unlike(circuit.graph)}"
+            )
     if batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size}: it must be at least 1")
 

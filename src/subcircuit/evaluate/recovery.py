@@ -218,7 +218,7 @@ def overlap(known: Circuit, found: Circuit, part: Part = "edges", accepted: Circ
         SettingsError: as in `recovery`.
     """
     if known.graph != found.graph:
-        raise GraphError(f"circuits of different graphs cannot be compared: {known.graph} and {found.graph}")
+        raise GraphError(f"circuits of different graphs cannot be compared; they differ in {known.graph.unlike(found.graph)}")
     counted, truth = _counted(known, part, accepted)
     mine = _members(found, part)[counted]
     return Overlap(int(mine.sum()), int((truth & mine).sum()), *_count(truth))

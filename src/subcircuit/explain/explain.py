@@ -60,8 +60,8 @@ def explain_circuit(model: Transformer, circuit: Circuit, task: Task, thresholds
         SettingsError: it has no edges, or its nodes are too many to observe on these prompts.
         NumericalError: NaN or infinity in the model's run.
     """
-    if not circuit.graph.is_of(model.config):
-        raise GraphError(f"the circuit is not of {model.name}: their graphs differ")
+    if unlike := circuit.graph.unlike_model(model.config):
+        raise GraphError(f"the circuit is not of {model.name}; their graphs differ in {unlike}")
     if circuit.record is not None and circuit.record.model.config != model.config.digest:
         raise GraphError(
             f"the circuit was found in {circuit.record.model.name}, and {model.name} is another model: configs differ"

@@ -165,7 +165,7 @@ class Circuit:
 
     def _same_graph(self, other: "Circuit") -> "Circuit":
         if self.graph != other.graph:
-            raise GraphError(f"circuits of different graphs cannot be combined: {self.graph} and {other.graph}")
+            raise GraphError(f"circuits of different graphs cannot be combined; they differ in {self.graph.unlike(other.graph)}")
         return other
 
     def save(self, path: str | Path) -> None:

@@ -41,7 +41,7 @@ from subcircuit.graph.nodes import (
     parse_edge,
 )
 from subcircuit.graph.scope import Scope
-from subcircuit.graph.shape import GraphShape
+from subcircuit.graph.shape import GraphShape, differences
 from subcircuit.model.config import TransformerConfig
 
 Unit: TypeAlias = Attention | MLP | Logits
@@ -72,7 +72,16 @@ class Graph:
 
     def is_of(self, config: TransformerConfig) -> bool:
         """Whether this is a graph of a model."""
-        return self.shape == GraphShape.of(config, self.scope, self.shape.places)
+        return not self.unlike_model(config)
+
+    def unlike_model(self, config: TransformerConfig) -> str:
+        """What tells this graph apart from a model's, in words: ``layers: 3 and 12``. Empty for a graph of the model."""
+        return differences(self.shape, GraphShape.of(config, self.scope, self.shape.places))
+
+    def unlike(self, other: "Graph") -> str:
+        """What tells two graphs apart, in words. Empty for equal graphs."""
+        scopes = "" if self.scope == other.scope else f"scope: {self.scope} and {other.scope}"
+        return "; ".join(words for words in (scopes, differences(self.shape, other.shape)) if words)
 
     @cached_property
     def unplaced(self) -> "Graph":

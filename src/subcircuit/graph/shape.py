@@ -1,6 +1,6 @@
 """What of a model its graph depends on, and whether a scope speaks of such a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from subcircuit.errors import GraphError
 from subcircuit.graph.nodes import MLP, Head, is_place
@@ -65,6 +65,41 @@ class GraphShape:
         )
         check_scope(shape, scope)
         return shape
+
+
+_WORDS = {
+    "n_layers": "layers",
+    "n_heads": "heads per layer",
+    "n_kv_heads": "key/value heads per layer",
+    "mlps": "MLPs",
+    "parallel": "attention and MLP in parallel",
+    "learned_positions": "learned positions",
+    "coupled_heads": "norms behind attention blocks and MLPs",
+    "neurons": "neurons per MLP",
+    "mixtures": "layers with experts",
+    "experts": "experts per layer",
+    "shared_expert": "a shared expert",
+    "places": "positions or roles",
+    "ordered": "positions in order",
+}
+_MOST_WORDS = 60
+
+
+def differences(left: GraphShape, right: GraphShape) -> str:
+    """What tells two shapes apart, in words: ``layers: 3 and 12; heads per layer: 4 and 9``. Empty where nothing does."""
+    pairs = ((_WORDS[f.name], getattr(left, f.name), getattr(right, f.name)) for f in fields(GraphShape))
+    return "; ".join(f"{name}: {_word(one)} and {_word(other)}" for name, one, other in pairs if one != other)
+
+
+def _word(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case tuple():
+            text = " ".join(map(str, value)) or "none"
+            return text if len(text) <= _MOST_WORDS else f"{len(value)}"
+        case _:
+            return str(value)
 
 
 def check_scope(shape: GraphShape, scope: Scope) -> None:

@@ -75,7 +75,7 @@ def learn_optimal(
         NumericalError: the loss is NaN or infinite.
     """
     if circuit is not None and circuit.graph != graph:
-        raise GraphError(f"a circuit of another graph has other writers: {circuit.graph} and {graph}")
+        raise GraphError(f"a circuit of another graph has other writers; the graphs differ in {circuit.graph.unlike(graph)}")
     start = Start.of(model, graph, behaviour)
     loss = MaskedLoss.of(model, graph, start.behaviour, config.batch_size, last_stream)
     generator, moves = torch.Generator().manual_seed(config.seed), start.moves()

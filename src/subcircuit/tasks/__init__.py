@@ -11,7 +11,7 @@ from subcircuit.tasks.greater_than import greater_than
 from subcircuit.tasks.induction import induction
 from subcircuit.tasks.ioi import ioi
 from subcircuit.tasks.jsonl import jsonl
-from subcircuit.tasks.load import BuiltInTask, is_prompt_file, load_at_most, load_held_out, load_task, tasks
+from subcircuit.tasks.load import BuiltInTask, check_task, is_prompt_file, load_at_most, load_held_out, load_task, tasks
 from subcircuit.tasks.metrics import METRICS, Bound, Metric, metric
 from subcircuit.tasks.overlap import shared_prompts, without
 from subcircuit.tasks.places import graph_of, placed, places_of
@@ -36,6 +36,7 @@ __all__ = [
     "build_task",
     "build_task_of_ids",
     "capital_of",
+    "check_task",
     "competence",
     "docstring",
     "gendered_pronoun",

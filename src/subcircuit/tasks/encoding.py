@@ -116,7 +116,10 @@ def make_encoder(model: Transformer, bos: BosPolicy = "auto") -> Encoder:
         SettingsError: an unknown policy, or one that the tokenizer cannot follow.
     """
     if model.tokenizer is None:
-        raise PromptError(f"{model.name} has no tokenizer, and this task is made of text: pass one when loading the model.")
+        raise PromptError(
+            f"{model.name} has no tokenizer, and this task is made of text. Choose the task induction, which is made of token ids; "
+            "or put the tokenizer's files into the model's directory; or, in Python, use load_model(…, tokenizer=…)."
+        )
     return Encoder(model.tokenizer, bos_prefix(model.tokenizer, bos, model.name), bos, model.name)
 
 

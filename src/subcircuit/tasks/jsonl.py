@@ -50,7 +50,7 @@ def jsonl(path: Path, model: Transformer, *, examples: int | None = None, bos: B
     """
     if examples is not None and examples < 1:
         raise SettingsError(f"examples is {examples}; it must be at least 1.")
-    numbered, digest = _read(path)
+    numbered, digest = read_pairs(path)
     if not numbered:
         raise PromptError(f"{path.name} holds no prompts.")
     if examples is not None and examples > len(numbered):
@@ -68,8 +68,12 @@ def jsonl(path: Path, model: Transformer, *, examples: int | None = None, bos: B
     )
 
 
-def _read(path: Path) -> tuple[list[tuple[int, PromptPair, _Places]], str]:
-    """Pairs with their line numbers and roles, and the file's SHA-256."""
+def read_pairs(path: Path) -> tuple[list[tuple[int, PromptPair, _Places]], str]:
+    """Pairs with their line numbers and roles, and the file's SHA-256.
+
+    Raises:
+        PromptError: the file cannot be read or is too large, or a line is not what it should be.
+    """
     if path.is_dir() or (path.exists() and not path.is_file()):
         raise PromptError(f"{path} is not a file.")
     digest = sha256()

@@ -14,7 +14,7 @@ from subcircuit.tasks.gendered_pronoun import gendered_pronoun
 from subcircuit.tasks.greater_than import greater_than
 from subcircuit.tasks.induction import induction
 from subcircuit.tasks.ioi import ioi
-from subcircuit.tasks.jsonl import jsonl
+from subcircuit.tasks.jsonl import jsonl, read_pairs
 from subcircuit.tasks.overlap import without
 from subcircuit.tasks.sva import sva
 from subcircuit.tasks.task import Task
@@ -59,6 +59,26 @@ def tasks() -> tuple[BuiltInTask, ...]:
     return _BUILT_IN
 
 
+def check_task(source: str | Path) -> None:
+    """Refuse a task that cannot be loaded for any model: an unknown name, a file that is not there.
+
+    Raises:
+        UnknownNameError: neither a built-in task nor a ``.jsonl`` path; the nearest names are suggested.
+        PromptError: the file cannot be read, or is not what it should be.
+    """
+    if is_prompt_file(source):
+        read_pairs(Path(source).expanduser())
+    else:
+        _built_in(str(source))
+
+
+def _built_in(name: str) -> BuiltInTask:
+    for task in _BUILT_IN:
+        if task.name == name:
+            return task
+    raise UnknownNameError("task", name, (*(task.name for task in _BUILT_IN), "a path that ends in .jsonl"))
+
+
 def load_task(
     source: str | Path, model: Transformer, *, examples: int | None = None, seed: int = 0, bos: BosPolicy = "auto"
 ) -> Task:
@@ -80,10 +100,7 @@ def load_task(
     """
     if is_prompt_file(source):
         return jsonl(Path(source).expanduser(), model, examples=examples, bos=bos)
-    for task in _BUILT_IN:
-        if task.name == str(source):
-            return task.make(model, examples=DEFAULT_EXAMPLES if examples is None else examples, seed=seed, bos=bos)
-    raise UnknownNameError("task", str(source), (*(task.name for task in _BUILT_IN), "a path that ends in .jsonl"))
+    return _built_in(str(source)).make(model, examples=DEFAULT_EXAMPLES if examples is None else examples, seed=seed, bos=bos)
 
 
 def is_prompt_file(source: str | Path) -> bool:

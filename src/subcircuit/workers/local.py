@@ -94,7 +94,8 @@ def _serve(table: Table, helper: _Helper, say: Callable[[str], None], leaving: E
             assert name in _ASKED, name
             helper.pipe.send(getattr(table, name)(helper.number, *arguments))
     table.leave(helper.number)
-    if not leaving.is_set() and helper.process.wait() != 0:
+    # one that is still on its way out when the work is done is ended by us, which is no news
+    if helper.process.wait() != 0 and not leaving.is_set():
         say(f"warning: worker {helper.number} stopped, {_reason(helper)}; the others do its work")
 
 

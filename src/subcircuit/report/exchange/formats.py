@@ -99,14 +99,23 @@ def import_circuit(path: str | Path, model: Transformer, *, scope: Scope | None 
     >>> import_circuit("ioi-eap-ig.json", model)  # doctest: +SKIP
     """
     file = Path(path)
-    if format is not None and format not in READ:
-        raise UnknownNameError("format", format, READ, "The others are made to be looked at." if format in WRITTEN else "")
+    check_read(format)
     read = FORMATS[format or guess_format(file)].read
     if read is None:
         raise CircuitFileError(
             f"{file} is made to be looked at and cannot be read back; of these formats circuits are: {', '.join(READ)}"
         )
     return read(file, Target(model.config, scope))
+
+
+def check_read(format: str | None) -> None:
+    """Refuse a format that cannot be read; None is told by the file.
+
+    Raises:
+        UnknownNameError: there is no such format.
+    """
+    if format is not None and format not in READ:
+        raise UnknownNameError("format", format, READ, "The others are made to be looked at." if format in WRITTEN else "")
 
 
 def guess_format(file: Path) -> str:

@@ -19,6 +19,7 @@ from subcircuit.errors import CircuitFileError, GraphError
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
 from subcircuit.graph.circuit import owners
 from subcircuit.graph.nodes import Reader, at, bare
+from subcircuit.graph.shape import differences
 from subcircuit.report.exchange.bounded import read_json, read_text
 from subcircuit.report.exchange.target import Gathered, Target, number
 
@@ -134,5 +135,5 @@ def _graph(about: object, target: Target, file: Path) -> Graph:
         raise CircuitFileError(f"{file}: the attribute {_ABOUT!r} does not describe a graph") from None
     graph = target.graph(scope, shape.places)
     if graph.shape != shape:
-        raise GraphError(f"{file} is a circuit of another model: {shape}; this one is {graph.shape}")
+        raise GraphError(f"{file} is a circuit of another model; theirs and this one differ in {differences(shape, graph.shape)}")
     return graph

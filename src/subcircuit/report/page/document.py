@@ -88,7 +88,10 @@ def check_one_graph(circuits: Sequence[Shown]) -> Graph:
     first = circuits[0]
     for other in circuits[1:]:
         if other.circuit.graph != first.circuit.graph:
-            raise GraphError(f"{first.name} and {other.name} are circuits of different graphs and cannot be shown together")
+            raise GraphError(
+                f"{first.name} and {other.name} are circuits of different graphs and cannot be shown together; they differ in "
+                f"{first.circuit.graph.unlike(other.circuit.graph)}"
+            )
     return first.circuit.graph
 
 

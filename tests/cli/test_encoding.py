@@ -1,0 +1,58 @@
+"""Standard output that is not UTF-8: every command prints something readable and succeeds."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import subcircuit
+from subcircuit.cli.encoding import HANDLER, make_readable
+from tests.cli.conftest import Output
+
+Run = Callable[..., Output]
+SOURCE = Path(subcircuit.__file__).parent
+
+
+def run_in(encoding: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+    code = "import sys; from subcircuit.cli.main import run; run()"
+    # a locale without UTF-8, as far as Python lets one have it
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} if encoding == "locale" else {}
+    chosen = plain or {"PYTHONIOENCODING": encoding}
+    environment = {**os.environ, **chosen}
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=False, timeout=120, env=environment)
+
+
+def shown(file: Path) -> str:
+    """The strings of a module, without its docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in told)
+    return "".join(node.value for node in constants if isinstance(node.value, str))
+
+
+def test_every_character_of_the_package_has_an_equivalent() -> None:
+    make_readable()
+    special = {c for file in SOURCE.rglob("*.py") for c in shown(file) if not c.isascii()} - {"\N{REPLACEMENT CHARACTER}"}
+    lost = {character for character in special if "?" in character.encode("ascii", HANDLER).decode("ascii")}
+    assert not lost
+    assert special
+    assert "Zoë · 3 → 4 …".encode("ascii", HANDLER) == b"Zoe - 3 -> 4 ..."
+    assert "Zoë · 3 → 4 …".encode("cp1252", HANDLER).decode("cp1252") == "Zoë · 3 -> 4 …"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "locale"])
+def test_commands_print_in_any_encoding(encoding: str, subcircuit: Run) -> None:
+    search = ("discover", "--model", "tiny-induction-ioi", "--task", "induction", "--metric", "logit_difference")
+    done = run_in(encoding, *search, "--method", "eap", "--out", "found")
+    assert done.returncode == 0, done.stderr
+    written = "cp1252" if encoding == "cp1252" else "ascii"
+    assert "8 pairs of prompts" in done.stdout.decode(written)
+    for words in (("show", "found"), ("metrics",), ("discover", "--help"), ()):
+        again = run_in(encoding, *words)
+        assert again.returncode == 0, again.stderr
+        assert not again.stderr
+        assert again.stdout
