@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -15,12 +14,9 @@ from subcircuit.model.load.directory import digest_of_checkpoint, read_config, r
 from subcircuit.model.load.families import read_model
 from subcircuit.model.load.gguf import converted
 from subcircuit.model.load.hub import NotOnHubError, download
+from subcircuit.model.load.memory import read_module
 from subcircuit.model.placement import Place, parse_places, usable
 from subcircuit.model.transformer import Transformer
-
-if TYPE_CHECKING:
-    # who brings one has imported it; for everybody else it takes longer to import than all the rest
-    from transformers import PreTrainedModel
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -31,7 +27,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 def load_model(
-    source: "str | Path | PreTrainedModel",
+    source: str | Path | torch.nn.Module,
     *,
     revision: str | None = None,
     device: str | torch.device | None = None,
@@ -43,7 +39,8 @@ def load_model(
 
     Args:
         source: a built-in name (``"smollm2-135m"``), a directory in the Hugging Face layout, a ``.gguf`` file, an id on
-            the Hugging Face hub, or a transformers model, whose weights are copied.
+            the Hugging Face hub, or a transformers model in memory, whose weights are copied once a forward pass on a few
+            tokens has shown that they are all that it computes with.
         revision: of a hub id: branch, tag or commit.
         device: None is ``"cuda"`` where there is one, else ``"cpu"``; with commas between them several, of which the first
             computes and the others keep layers (``"cuda:0=20,cpu"``, see ``model/placement.py``).
@@ -55,7 +52,8 @@ def load_model(
     Raises:
         UnknownNameError: ``source`` is none of these; or an unknown dtype.
         SettingsError: a device that is not there, or a revision for what is not on the hub.
-        ModelError: the checkpoint cannot be read; UnsupportedModelError: it can, but is not implemented.
+        ModelError: the checkpoint cannot be read, or a model in memory computes something else than its weights say.
+        UnsupportedModelError: what it asks for is not implemented.
 
     >>> model = load_model("smollm2-135m")  # doctest: +SKIP
     """
@@ -64,7 +62,7 @@ def load_model(
         model = _from_name(source, revision, report)
     else:
         _only_for_hub(revision, "a transformers model")
-        model = _from_transformers(source)
+        model = _from_memory(source)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
     return replace(model.spread(places, precision or model.dtype), tokenizer=tokenizer)
 
@@ -104,12 +102,10 @@ def _built_in(model: BuiltIn, revision: str | None, report: Callable[[str], None
         ) from None
 
 
-def _from_transformers(model: "PreTrainedModel") -> Transformer:
-    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict(keep_vars=True).items()}
-    config, weights = read_model(model.config, tensors)
-    name = getattr(model.config, "_name_or_path", "") or type(model).__name__
-    name = Path(name).name if Path(name).exists() or _looks_like_a_path(name) else name
-    return Transformer(config, weights, name=name, revision=getattr(model.config, "_commit_hash", None))
+def _from_memory(module: torch.nn.Module) -> Transformer:
+    ours = read_module(module)
+    path = Path(ours.name).exists() or _looks_like_a_path(ours.name)
+    return replace(ours, name=Path(ours.name).name if path else ours.name)
 
 
 def _from_file(file: Path, report: Callable[[str], None] | None) -> Transformer:
