@@ -55,9 +55,23 @@ def test_a_ranking_holds_every_kept_edge_and_the_strongest_others(seed: int, mos
     known = [size(name) for name in names if size(name) == size(name)]
     assert known == sorted(known, reverse=True)
     assert all(size(name) != size(name) for name in names[len(known) :])
-    first = ranking.mask(graph, 3, kept_only=True)
-    assert int(first.sum()) == min(3, circuit.n_edges)
-    assert not bool((first & ~circuit.kept).any())
+
+
+@pytest.mark.parametrize("kept_only", [True, False])
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.5), (1, 0.2), (2, 0.9)])
+def test_the_slider_leaves_what_pruning_leaves_of_the_strongest_edges(seed: int, share: float, kept_only: bool) -> None:
+    graph = Graph.of(tiny("llama_gqa").config, Scope("head"))
+    scores = torch.randn(graph.edges.shape, generator=torch.Generator().manual_seed(seed))
+    circuit = Circuit(graph, random_kept(graph.edges, seed, share), scores)
+    ranking = Ranking.of(circuit)
+    strongest = sorted((circuit if kept_only else Circuit.full(graph)).names, key=lambda name: -abs(scores[graph.find(name)]))
+    pruned = [Circuit.of_edges(graph, strongest[:length]).prune() for length in range(len(strongest) + 1)]
+    found = {one.n_edges: one.kept for one in pruned}
+    assert ranking.count(kept_only) == max(found)
+    for edges in (0, 1, 2, 3, 10, 50, len(strongest)):
+        size = max(size for size in found if size <= edges)
+        assert torch.equal(ranking.mask(graph, edges, kept_only), found[size])
+        assert ranking.nearest(edges, kept_only) == (size or min([size for size in found if size], default=0))
 
 
 @given(arrays.arrays(np.float64, (3, 7), elements=st.floats(-1e6, 1e6)))

@@ -25,7 +25,8 @@ from tests.tiny_models import VOCAB, tiny
 HOSTILE = "<script>document.title='owned'</script>\u2028\u202e<img src=x onerror=document.title='owned'>"
 LABELS = {"a1.h2": {"label": HOSTILE, "evidence": "looks at the last token"}, "m0": {"label": "name mover"}}
 TOKEN = "a-token-of-the-tests"
-EDGES, OTHERS = 60, 40
+# as many are on a path as are selected
+EDGES, OTHERS = 80, 60
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +90,8 @@ def sample() -> Sample:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(named, unk_token="w0")), unk_token="w0")
     model, graph = replace(model, tokenizer=tokenizer), Graph.of(model.config)
     scores = eap(model, graph, behaviour, Eap())
-    circuits = scores.select(TopN(EDGES, "absolute")), scores.select(TopN(OTHERS, "signed"))
+    circuits = scores.select(TopN(EDGES, "absolute")).prune(), scores.select(TopN(OTHERS, "signed")).prune()
+    assert circuits[0].n_edges == EDGES
     left, right = (Shown(name, circuit, LABELS) for name, circuit in zip(("by size", "by sign"), circuits, strict=True))
     return Sample(Probed(model, behaviour), (left, right))
 

@@ -32,29 +32,72 @@ def slide(page: Page, step: int) -> None:
     page.locator("#slider").evaluate("(s, v) => { s.value = v; s.dispatchEvent(new Event('input')); }", step)
 
 
-def strongest(circuit: Circuit, count: int) -> list[str]:
-    """Names of the strongest edges, sorted in plain Python."""
+def pruned(circuit: Circuit) -> list[Circuit]:
+    """What pruning leaves of the strongest edges, for every number of them."""
     graph, scores = circuit.graph, circuit.scores
     assert scores is not None
-    return sorted(circuit.names, key=lambda name: -abs(float(scores[graph.find(name)])))[:count]
+    names = sorted(circuit.names, key=lambda name: -abs(float(scores[graph.find(name)])))
+    return [Circuit.of_edges(graph, names[:length]).prune() for length in range(len(names) + 1)]
+
+
+def after_sliding(circuit: Circuit, count: int) -> Circuit:
+    """What the slider leaves: the largest of these circuits with at most so many edges."""
+    return max((one for one in pruned(circuit) if one.n_edges <= count), key=lambda one: one.n_edges)
+
+
+def inside(page: Page) -> set[str]:
+    """The components that are drawn as part of the circuit."""
+    return set(page.locator(".node:not(.out)").evaluate_all("(all) => all.map((n) => n.dataset.node)"))
 
 
 def test_the_slider_leaves_the_strongest_edges_and_moves_nothing(watched: Watched, report: str, sample: Sample) -> None:
     page = watched.open(report)
     drawn(page, EDGES)
     before, places = ink(page), page.evaluate("[...document.querySelectorAll('.node')].map((n) => n.style.cssText)")
-    slide(page, 500)
+    slide(page, 700)
     count = int(page.locator("#count").input_value())
     assert 1 < count < EDGES
     drawn(page, count)
     assert ink(page) < before
     assert page.evaluate("[...document.querySelectorAll('.node')].map((n) => n.style.cssText)") == places
-    names = strongest(sample.circuits[0].circuit, count)
-    touched = {part for name in names for part in re.sub("<.>", "", name).split("->")} | {"embed", "logits"}
-    assert set(page.locator(".node:not(.out)").evaluate_all("(all) => all.map((n) => n.dataset.node)")) == touched
+    circuit = sample.circuits[0].circuit
+    left = after_sliding(circuit, count)
+    assert left.n_edges == count
     shown = page.locator("#side section").filter(has_text="strongest edges").locator("th .link")
-    expect(shown.first).to_have_text(names[0].replace("->", " → "))
-    assert f"edges={count}" in page.url
+    assert circuit.scores is not None
+    first = max(left.names, key=lambda name: abs(float(circuit.scores[circuit.graph.find(name)])))  # pyright: ignore[reportOptionalSubscript]
+    expect(shown.first).to_have_text(first.replace("->", " → "))
+    assert "edges=" in page.url
+
+
+@pytest.mark.parametrize("asked", [1, 2, 5, 10, 23, 40, EDGES])
+def test_every_edge_and_component_shown_is_on_a_path(watched: Watched, report: str, sample: Sample, asked: int) -> None:
+    page = watched.open(f"{report}#edges={asked}")
+    circuit = sample.circuits[0].circuit
+    count = int(page.locator("#count").input_value())
+    left = after_sliding(circuit, count)
+    assert (left.n_edges, left.prune().n_edges) == (count, count)
+    # the slider stops at the largest circuit that is no larger than asked, or at the smallest that there is
+    assert count == (after_sliding(circuit, asked).n_edges or count)
+    drawn(page, count)
+    assert inside(page) == {str(node) for node in left.nodes}
+    for node in inside(page) - {"embed", "logits"}:
+        page.locator(f"[data-node='{node}']").hover()
+        expect(page.locator("#tip")).not_to_contain_text(re.compile("reads 0 edges|writes 0 edges"))
+
+
+def test_arrow_keys_on_the_slider_go_from_circuit_to_circuit(watched: Watched, report: str, sample: Sample) -> None:
+    page = watched.open(f"{report}#edges=1")
+    sizes = sorted({one.n_edges for one in pruned(sample.circuits[0].circuit)} - {0})
+    page.locator("#slider").focus()
+    for size in sizes[1:6]:
+        page.keyboard.press("ArrowRight")
+        expect(page.locator("#count")).to_have_value(str(size))
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#count")).to_have_value(str(sizes[4]))
+    page.locator("#count").fill(str(sizes[4] + 1))
+    page.keyboard.press("Enter")
+    expect(page.locator("#count")).to_have_value(str(sizes[5]))
 
 
 def test_edges_beyond_the_circuit_are_shown_when_asked_for(watched: Watched, report: str, sample: Sample) -> None:
@@ -64,22 +107,48 @@ def test_edges_beyond_the_circuit_are_shown_when_asked_for(watched: Watched, rep
     drawn(page, sample.circuits[0].circuit.graph.n_edges)
 
 
-def test_hovering_names_edges_and_components(watched: Watched, report: str) -> None:
-    page = watched.open(f"{report}#edges=1")
-    drawn(page, 1)
+# points of the map where an edge is painted and no component of the circuit lies over it
+PAINTED = """(count) => {
+  const c = document.getElementById("edges"), data = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
+  const box = c.getBoundingClientRect(), nodes = [...document.querySelectorAll(".node:not(.out)")].map((n) => n.getBoundingClientRect());
+  const points = [];
+  for (let i = 3; i < data.length; i += 4) {
+    if (data[i] <= 100) continue;
+    const at = (i - 3) / 4, x = box.left + ((at % c.width) * box.width) / c.width, y = box.top + (Math.floor(at / c.width) * box.height) / c.height;
+    if (!nodes.some((n) => x > n.left - 2 && x < n.right + 2 && y > n.top - 2 && y < n.bottom + 2)) points.push([x, y]);
+  }
+  return Array.from({ length: count }, (_, i) => points[Math.floor((i * points.length) / count)]);
+}"""
+
+
+def test_pointing_finds_what_is_seen(watched: Watched, report: str, sample: Sample) -> None:
+    page = watched.open(f"{report}#edges=20")
+    page.wait_for_selector("#edges:not([data-drawing])")
+    circuit = sample.circuits[0].circuit
+    left = after_sliding(circuit, 20)
+    names = {name.replace("->", " → ") for name in left.names}
+    tip = page.locator("#tip strong")
+    for x, y in page.evaluate(PAINTED, 40):
+        page.mouse.move(x, y)
+        assert tip.inner_text() in names
+    expect(page.locator("#tip")).to_contain_text("effect")
+    # what is not in the circuit has a name where nothing is painted over it
+    absent = {str(w) for w in circuit.graph.writers} - inside(page)
+    found = set()
+    for name in sorted(absent):
+        box = page.locator(f"[data-node='{name}']").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        found.add(tip.inner_text())
+    assert found & absent
+    assert found <= absent | names
+
+
+def test_hovering_names_components(watched: Watched, report: str) -> None:
+    page = watched.open(report)
     page.locator("[data-node='m0']").hover()
     expect(page.locator("#tip")).to_contain_text("m0")
     expect(page.locator("#tip")).to_contain_text("name mover")
-    name = page.locator("#side th .link").first.inner_text()
-    x, y = page.evaluate(
-        "() => { const c = document.getElementById('edges'), w = c.width, d = c.getContext('2d').getImageData(0, 0, w, c.height).data;"
-        "const painted = []; for (let i = 3; i < d.length; i += 4) if (d[i] > 100) painted.push((i - 3) / 4);"
-        "const at = painted[painted.length >> 1], box = c.getBoundingClientRect();"
-        "return [box.left + (at % w) * box.width / w, box.top + Math.floor(at / w) * box.height / c.height]; }"
-    )
-    page.mouse.move(x, y)
-    expect(page.locator("#tip strong")).to_have_text(name)
-    expect(page.locator("#tip")).to_contain_text("effect")
 
 
 def test_a_component_opens_with_what_it_reads_and_looks_at(watched: Watched, report: str, sample: Sample) -> None:
@@ -130,7 +199,7 @@ def test_a_report_knows_what_a_threshold_costs(watched: Watched, report: str, sa
     exact = measured_document(model, circuit.graph, behaviour, Ranking.of(circuit), [EDGES], True)["points"][0]
     shown = page.locator("#metric").inner_text().replace("−", "-")
     assert float(shown) == pytest.approx(exact["metric"], rel=5e-3)
-    slide(page, 450)
+    slide(page, 900)
     expect(page.locator("#metric")).to_have_text(re.compile("≈"))
 
 
@@ -141,9 +210,9 @@ def test_everything_can_be_done_with_the_keyboard(watched: Watched, report: str)
     expect(page.locator(".node.hit")).to_have_count(1)
     page.keyboard.press("Enter")
     expect(page.locator("#side h2")).to_have_text("m0")
-    page.keyboard.press("Escape")
-    page.locator(".node[tabindex='0']").focus()
+    # the arrow keys go on from what was found
     first = page.evaluate("document.activeElement.dataset.node")
+    assert first == "m0"
     page.keyboard.press("ArrowUp")
     second = page.evaluate("document.activeElement.dataset.node")
     assert second not in (None, first)
@@ -151,16 +220,17 @@ def test_everything_can_be_done_with_the_keyboard(watched: Watched, report: str)
     expect(page.locator("#side h2")).to_have_text(second)
     page.locator("#slider").focus()
     page.keyboard.press("Home")
-    drawn(page, 1)
-    expect(page.locator("#said")).to_contain_text("1 edge shown")
+    least = int(page.locator("#count").input_value())
+    drawn(page, least)
+    expect(page.locator("#said")).to_contain_text(f"{least} edge")
     assert page.locator("button:not([hidden])").evaluate_all(
         "(all) => all.every((b) => b.ariaLabel || b.textContent || b.dataset.node)"
     )
 
 
 def test_the_address_brings_a_view_back(watched: Watched, report: str) -> None:
-    page = watched.open(f"{report}#edges=7&node=m0&theme=dark&prompt=99&other=zz&circuit=-3")
-    drawn(page, 7)
+    page = watched.open(f"{report}#edges=8&node=m0&theme=dark&prompt=99&other=zz&circuit=-3")
+    drawn(page, 8)
     expect(page.locator("#side h2")).to_have_text("m0")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.locator("#theme").click()
@@ -179,10 +249,10 @@ def test_hostile_tokens_and_labels_are_inert(watched: Watched, report: str) -> N
 
 
 def test_the_server_measures_what_the_slider_leaves(watched: Watched, server: Running, sample: Sample) -> None:
-    page = watched.open(f"{server.address}#edges=9")
-    drawn(page, 9)
+    page = watched.open(f"{server.address}#edges=8")
+    drawn(page, 8)
     circuit = sample.circuits[0].circuit
-    exact = measured_document(sample.probed.model, circuit.graph, sample.probed.behaviour, Ranking.of(circuit), [9], True)[
+    exact = measured_document(sample.probed.model, circuit.graph, sample.probed.behaviour, Ranking.of(circuit), [8], True)[
         "points"
     ][0]
     expect(page.locator("#metric")).not_to_have_text(re.compile("…|–"))
@@ -195,11 +265,11 @@ def test_a_running_search_grows_on_the_page(watched: Watched, server: Running, s
     page = watched.open(server.address)
     drawn(page, EDGES)
     whole = server.circuits[0]
-    half = whole.circuit.select(whole.circuit.names[:20])
+    half = after_sliding(whole.circuit, 30)
     server.circuits[0] = type(whole)(whole.name, half, whole.labels)
     server.progress.update(version="2", running=True, done=3, total=4, words="3/4 edges")
     try:
-        drawn(page, 20)
+        drawn(page, half.n_edges)
         expect(page.locator("#progress")).to_contain_text("3/4 edges")
     finally:
         server.circuits[0] = whole
@@ -270,7 +340,9 @@ def test_parts_and_places_can_be_pointed_at_and_opened(watched: Watched, tmp_pat
     arc = [f"embed->m2@{place}" for place in ("2", "0", "1")]
     for rank, name in enumerate(arc):
         scores[graph.find(name)] = 9.0 - rank
-    circuit = select_edges(graph, scores, TopN(300, "absolute"))
+        # what it writes there has to lead on
+        scores[graph.find(f"m2->logits{name.removeprefix('embed->m2')}")] = 9.5
+    circuit = select_edges(graph, scores, TopN(1000, "absolute")).prune()
     page = watched.open(write_report(report_document([Shown("placed", circuit, {})], [None]), tmp_path / "placed.html").as_uri())
     drawn(page, circuit.n_edges)
     # whatever has an edge lies above what has none, and can be hit

@@ -132,7 +132,7 @@ class Circuit:
         live = torch.zeros(len(graph.writers), n_places, dtype=torch.bool)
         for column in reversed(range(len(graph.readers))):
             reader = graph.readers[column]
-            if isinstance(reader, Logits) or bool(live[_reached(graph, reader)].any()):
+            if isinstance(reader, Logits) or bool(live[reached(graph, reader)].any()):
                 kept[:, column] = self.kept[:, column]
                 live[:, column % n_places] |= self.kept[:, column]
         return kept
@@ -143,7 +143,7 @@ class Circuit:
         for column, reader in enumerate(graph.readers):
             kept[:, column] = self.kept[:, column] & live[:, column % n_places]
             if bool(kept[:, column].any()):
-                live[_reached(graph, reader)] = True
+                live[reached(graph, reader)] = True
         return kept
 
     def union(self, other: "Circuit") -> "Circuit":
@@ -202,7 +202,7 @@ class Comparison:
         return both / either if either else 1.0
 
 
-def _reached(graph: Graph, reader: Reader) -> tuple[Tensor, Tensor]:
+def reached(graph: Graph, reader: Reader) -> tuple[Tensor, Tensor]:
     """Writers and places at which what a reader reads changes what is written, to index a matrix of both."""
     writers, places = graph.writers_of(reader), graph.reached_from(reader)
     return torch.tensor(writers, dtype=torch.long)[:, None], torch.tensor(places)

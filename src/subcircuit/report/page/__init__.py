@@ -1,10 +1,11 @@
 """The page on which a circuit is explored: its data, and the one file that holds it all."""
 
-from subcircuit.report.page.document import Ranking, Shown, check_one_graph, circuit_document, graph_document
+from subcircuit.report.page.document import Shown, check_one_graph, circuit_document, graph_document
 from subcircuit.report.page.html import NOTHING_ELSE, report_html, script, served_html, static
 from subcircuit.report.page.labels import read_labels
-from subcircuit.report.page.measured import POINTS, measured_document, sizes
+from subcircuit.report.page.measured import POINTS, ladder, measured_document, sizes
 from subcircuit.report.page.prompts import prompts_document
+from subcircuit.report.page.ranking import Ranking
 from subcircuit.report.page.report import MOST_EDGES, Probed, page_document, report_document, write_report
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "check_one_graph",
     "circuit_document",
     "graph_document",
+    "ladder",
     "measured_document",
     "page_document",
     "prompts_document",

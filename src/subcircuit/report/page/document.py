@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from subcircuit.errors import GraphError
 from subcircuit.explain.labels import UNCLEAR
-from subcircuit.graph import Circuit, Graph
+from subcircuit.graph import Circuit, Graph, Record
 from subcircuit.inert import inert
 from subcircuit.report.page.packed import Json, packed
 from subcircuit.report.page.places import kind_of, nodes_of, places
+from subcircuit.report.page.ranking import Ranking, finished
 from subcircuit.report.summary import Summary
 
 FORMAT = 1
@@ -31,52 +31,6 @@ class Shown:
     name: str
     circuit: Circuit
     labels: Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """Edges of a circuit, and as many of the others as are shown, strongest first.
-
-    Edges without a score come last, in order of computation. A prefix of them is what a threshold leaves.
-
-    Args:
-        writers, readers: row and column of each edge.
-        scores: NaN where there is none.
-        kept: whether the edge is in the circuit.
-    """
-
-    writers: np.ndarray
-    readers: np.ndarray
-    scores: np.ndarray
-    kept: np.ndarray
-
-    @staticmethod
-    def of(circuit: Circuit, most: int | None = None) -> "Ranking":
-        """The ranking of a circuit's edges and of the strongest others.
-
-        Args:
-            most: how many edges at most, unless the circuit has more; None for all that have a score.
-        """
-        scores = _scores(circuit)
-        listed = circuit.kept.cpu() | (circuit.graph.edges.cpu() & scores.isfinite())
-        readers, writers = listed.T.nonzero().T.numpy()
-        values, kept = (matrix.cpu().numpy()[writers, readers] for matrix in (scores, circuit.kept))
-        order = np.argsort(-np.where(np.isfinite(values), np.abs(values), -1.0), kind="stable")
-        if most is not None and len(order) > most:
-            others = max(0, most - int(kept.sum()))
-            order = order[kept[order] | (np.cumsum(~kept[order]) <= others)]
-        return Ranking(writers[order], readers[order], values[order], kept[order])
-
-    def mask(self, graph: Graph, edges: int, kept_only: bool) -> torch.Tensor:
-        """The first so many edges, of the circuit's or of all that are listed, as a mask of a graph."""
-        chosen = np.flatnonzero(self.kept)[:edges] if kept_only else np.arange(min(edges, len(self.kept)))
-        mask = torch.zeros(graph.edges.shape, dtype=torch.bool)
-        mask[self.writers[chosen], self.readers[chosen]] = True
-        return mask
-
-    def count(self, kept_only: bool) -> int:
-        """How many edges there are to choose from."""
-        return int(self.kept.sum()) if kept_only else len(self.kept)
 
 
 def check_one_graph(circuits: Sequence[Shown]) -> Graph:
@@ -112,11 +66,11 @@ def circuit_document(shown: Shown, ranking: Ranking) -> Json:
     return {
         "name": inert(shown.name),
         "title": inert(summary.title),
+        "warnings": [inert(words) for words in _warnings(record)],
         "rows": [[name, inert(value)] for name, value in summary.rows],
         "metric": None if record is None else record.metric,
         "method": None if record is None else record.method.name,
-        # of a search that still runs, the record has no results
-        "finished": record is None or bool(record.results),
+        "finished": finished(shown.circuit),
         "labels": {name: _label(label) for name, label in shown.labels.items()},
         "edges": {
             "count": len(ranking.kept),
@@ -125,14 +79,15 @@ def circuit_document(shown: Shown, ranking: Ranking) -> Json:
             "readers": packed(_narrow(ranking.readers)),
             "scores": packed(ranking.scores.astype(np.float32)),
             "kept": packed(ranking.kept.astype(np.uint8)),
+            "among_kept": packed(_narrow(ranking.among_kept)),
+            "among_all": packed(_narrow(ranking.among_all)),
         },
     }
 
 
-def _scores(circuit: Circuit) -> torch.Tensor:
-    if circuit.scores is None:
-        return torch.full(circuit.graph.edges.shape, float("nan"))
-    return circuit.scores.cpu()
+def _warnings(record: Record | None) -> list[str]:
+    """What the search warned of; nothing in records of versions that kept no warnings."""
+    return [str(words) for words in getattr(record, "warnings", None) or ()]
 
 
 def _narrow(indices: np.ndarray) -> np.ndarray:

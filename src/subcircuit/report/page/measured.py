@@ -6,8 +6,8 @@ from subcircuit.errors import SettingsError
 from subcircuit.evaluate import faithfulness, measure_all
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.report.page.document import Ranking
 from subcircuit.report.page.packed import Json, finite
+from subcircuit.report.page.ranking import Ranking
 from subcircuit.search import Behaviour
 from subcircuit.tasks import metric
 
@@ -22,10 +22,15 @@ def sizes(count: int, points: int = POINTS) -> list[int]:
     return sorted({round(count ** (step / steps)) for step in range(steps + 1)} | {count})
 
 
+def ladder(ranking: Ranking, kept_only: bool, points: int = POINTS) -> list[int]:
+    """Sizes of about so many circuits of a ranking, from the smallest to the largest."""
+    return sorted({ranking.nearest(size, kept_only) for size in sizes(ranking.count(kept_only), points)})
+
+
 def measured_document(
     model: Transformer, graph: Graph, behaviour: Behaviour, ranking: Ranking, counts: Sequence[int], kept_only: bool
 ) -> Json:
-    """Circuits of the first so many edges, measured on the page's prompts.
+    """The largest circuits of at most so many edges, measured on the page's prompts.
 
     Args:
         counts: numbers of edges.

@@ -9,8 +9,8 @@ from subcircuit.evaluate import direct_effects
 from subcircuit.graph import Circuit, Graph, Head
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.report.page.document import Ranking
 from subcircuit.report.page.packed import Json, packed, quantised, shown
+from subcircuit.report.page.ranking import Ranking
 from subcircuit.run.patterns import attention_patterns
 from subcircuit.search import Behaviour, effects_by_example
 from subcircuit.tasks import Metric, Task, metric

@@ -10,11 +10,12 @@ from subcircuit.durable import give_default_mode
 from subcircuit.errors import OutputError
 from subcircuit.inert import inert
 from subcircuit.model.transformer import Transformer
-from subcircuit.report.page.document import FORMAT, Ranking, Shown, check_one_graph, circuit_document, graph_document
+from subcircuit.report.page.document import FORMAT, Shown, check_one_graph, circuit_document, graph_document
 from subcircuit.report.page.html import report_html
-from subcircuit.report.page.measured import POINTS, measured_document, sizes
+from subcircuit.report.page.measured import POINTS, ladder, measured_document
 from subcircuit.report.page.packed import Json
 from subcircuit.report.page.prompts import prompts_document
+from subcircuit.report.page.ranking import Ranking
 from subcircuit.search import Behaviour
 
 # beside the circuit's own, the strongest of its other edges: a report stays small enough to be sent
@@ -69,7 +70,7 @@ def report_document(
         model, behaviour, graph = tools.model, tools.behaviour, shown.circuit.graph
         say(f"measuring {shown.name} at {points} sizes on {len(behaviour.task)} pairs of prompts")
         part["measured"] = {
-            name: measured_document(model, graph, behaviour, ranking, sizes(ranking.count(kept), points), kept)
+            name: measured_document(model, graph, behaviour, ranking, ladder(ranking, kept, points), kept)
             for name, kept in (("kept", True), ("all", False))
             if kept or ranking.count(False) > ranking.count(True)
         }

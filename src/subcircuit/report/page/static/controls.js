@@ -1,7 +1,9 @@
 // The slider and its numbers, the pickers, the search field and the theme.
 
 import { at, el, forgetColours, grouped, many, number } from "./dom.js";
+import { nearest } from "./data.js";
 import { briefly } from "./prompt.js";
+import { besides } from "./scene.js";
 
 const STEPS = 1000;
 
@@ -9,9 +11,24 @@ const STEPS = 1000;
 export const toCount = (step, most) => (most <= 1 ? most : Math.round(Math.exp((step / STEPS) * Math.log(most))));
 export const toStep = (count, most) => (most <= 1 || count < 1 ? STEPS : Math.round((STEPS * Math.log(count)) / Math.log(most)));
 
-export function wireControls(store, { most }) {
-  at("slider").addEventListener("input", ({ target }) => store.set({ edges: toCount(Number(target.value), most()) }));
-  at("count").addEventListener("change", ({ target }) => store.set({ edges: Math.max(0, Math.min(most(), Math.round(Number(target.value)) || 0)) }));
+// Arrow keys on the slider go to the next circuit, whatever room it has there.
+const STEP = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 };
+
+// sizes: of the circuits that the slider runs over; count: the size of the one that is shown.
+export function wireControls(store, { sizes, count }) {
+  at("slider").addEventListener("input", ({ target }) => store.set({ edges: toCount(Number(target.value), sizes().at(-1) ?? 0) }));
+  at("slider").addEventListener("keydown", (event) => {
+    if (!STEP[event.key]) return;
+    event.preventDefault();
+    store.set({ edges: besides(sizes(), count(), STEP[event.key]) });
+  });
+  at("count").addEventListener("change", ({ target }) => {
+    const wanted = Math.max(0, Math.round(Number(target.value)) || 0);
+    // one more than is shown asks for the next circuit
+    const edges = wanted === count() + 1 ? besides(sizes(), count(), 1) : nearest(sizes(), wanted);
+    store.set({ edges });
+    target.value = String(edges);
+  });
   at("all").addEventListener("change", ({ target }) => store.set({ all: target.checked, edges: null }));
   const pick = (id, name, empty) => at(id).addEventListener("change", ({ target }) => store.set({ [name]: target.value === "" ? empty : Number(target.value) }));
   pick("circuit", "circuit", 0);
@@ -61,8 +78,9 @@ export function fillPrompts(prompts, state) {
   at("prompt").value = state.prompt === null ? "" : String(state.prompt);
 }
 
-export function showCount(count, most, least) {
-  at("slider").value = String(toStep(count, most));
+// asked: where the slider was moved to; the circuit shown there may be a smaller one.
+export function showCount(count, asked, most, least) {
+  at("slider").value = String(toStep(Math.min(most, asked ?? most), most));
   at("slider").setAttribute("aria-valuetext", many(count, "edge"));
   if (document.activeElement !== at("count")) at("count").value = String(count);
   at("count").max = String(most);

@@ -1,4 +1,5 @@
-// The document as typed arrays. Edges come strongest first, so a threshold leaves a prefix of them.
+// The document as typed arrays. Edges are numbered strongest first. A threshold leaves those of the stronger ones that lie on a
+// path from an embedding to the logits; these circuits are told apart by their size.
 
 const TYPES = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i2: Int16Array, f4: Float32Array };
 
@@ -16,22 +17,40 @@ export function readGraph(graph) {
 
 export function readCircuit(circuit) {
   const edges = circuit.edges;
-  const kept = unpack(edges.kept);
-  const all = new Uint32Array(edges.count);
-  for (let edge = 0; edge < edges.count; edge++) all[edge] = edge;
   return {
     ...circuit,
+    count: edges.count,
+    keptCount: edges.kept_count,
     writers: unpack(edges.writers),
     readers: unpack(edges.readers),
     scores: unpack(edges.scores),
-    kept,
-    all,
-    inside: all.filter((edge) => kept[edge]),
+    kept: joining(unpack(edges.among_kept)),
+    all: joining(unpack(edges.among_all)),
   };
 }
 
-// The edges that the slider runs over, strongest first.
-export const listed = (circuit, all) => (all ? circuit.all : circuit.inside);
+// joins: of each edge, the size of the smallest circuit that holds it, 0 where none does. edges: those that some circuit holds,
+// in the order in which they join. sizes: of all circuits, from the smallest.
+function joining(joins) {
+  const keys = new Float64Array(joins.length);
+  for (let edge = 0; edge < joins.length; edge++) keys[edge] = joins[edge] * joins.length + edge;
+  const edges = Uint32Array.from(keys.sort(), (key) => key % joins.length).filter((edge) => joins[edge]);
+  return { joins, edges, sizes: [...new Set(Array.from(edges, (edge) => joins[edge]))] };
+}
+
+// What the slider runs over: the circuit's edges, or all that are in the document.
+export const listed = (circuit, all) => (all ? circuit.all : circuit.kept);
+
+// The largest of these sizes that is at most count; the smallest where all are larger.
+export function nearest(sizes, count) {
+  let [low, high] = [0, sizes.length];
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (sizes[middle] <= count) low = middle;
+    else high = middle;
+  }
+  return sizes[low] ?? 0;
+}
 
 export function readPrompts(prompts, edges) {
   if (!prompts) return null;

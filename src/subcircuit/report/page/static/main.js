@@ -1,7 +1,7 @@
 // Puts the parts together: state in, picture out.
 
 import { fillPickers, fillPrompts, say, setTheme, showCount, showReading, wireControls } from "./controls.js";
-import { listed, readCircuit, readGraph, readPrompts } from "./data.js";
+import { listed, nearest, readCircuit, readGraph, readPrompts } from "./data.js";
 import { at, el, many, number } from "./dom.js";
 import { createMap } from "./map.js";
 import { WORDS, comparison, sceneOf } from "./scene.js";
@@ -34,20 +34,22 @@ async function start() {
     };
   }
 
-  const countOf = (state) => Math.min(scene.most, state.edges ?? Infinity);
+  const countOf = (state) => nearest(scene.sizes, state.edges ?? Infinity);
 
   function rebuild(state) {
     const circuit = circuits[state.circuit];
     scene = state.other === null ? sceneOf(graph, circuit, prompts.get(state.circuit), state) : comparison(circuit, circuits[state.other], state.all);
     map.populate(touched(state.all));
+    document.body.classList.toggle("comparing", state.other !== null);
     legend(state);
+    warn(state);
   }
 
   // The components that some circuit on the page has an edge of.
   function touched(all) {
     const found = new Set();
     for (const circuit of circuits) {
-      for (const edge of listed(circuit, all)) {
+      for (const edge of listed(circuit, all).edges) {
         found.add(circuit.writers[edge]);
         for (const node of graph.readers[circuit.readers[edge]].nodes) found.add(node);
       }
@@ -68,11 +70,11 @@ async function start() {
 
   function draw(state) {
     const count = countOf(state), shown = scene.prefix(count), circuit = circuits[state.circuit];
-    const edges = listed(circuit, state.all);
-    const last = count > 0 && count <= edges.length ? Math.abs(circuit.scores[edges[count - 1]]) : NaN;
+    const { edges, sizes } = listed(circuit, state.all);
+    const last = count > 0 ? Math.abs(circuit.scores[edges[nearest(sizes, count) - 1]]) : NaN;
     map.show(scene, shown);
     map.select(state.node === null ? null : graph.byName.get(state.node));
-    showCount(count, scene.most, Number.isFinite(last) ? last : null);
+    showCount(count, state.edges, scene.sizes.at(-1) ?? 0, Number.isFinite(last) ? last : null);
     read(state, count);
     clearTimeout(settling);
     settling = setTimeout(() => settle(state, count, shown), SETTLED);
@@ -141,7 +143,7 @@ async function start() {
     try {
       if (!circuits[circuit].finished) throw new Error("they are looked at when the search is done");
       const found = await promptsOf(content, circuit);
-      prompts.set(circuit, readPrompts(found, circuits[circuit].all.length));
+      prompts.set(circuit, readPrompts(found, circuits[circuit].count));
     } catch (error) {
       prompts.set(circuit, null);
       problems.set(circuit, `No prompts: ${error.message}`);
@@ -174,9 +176,18 @@ async function start() {
 
   const presentKinds = () => Object.keys(WORDS).filter((kind) => graph.readers.some((reader) => reader.kind === kind));
 
+  // What the searches of the circuits in view warned of.
+  function warn(state) {
+    const inView = [state.circuit, state.other].filter((index) => index !== null).map((index) => circuits[index]);
+    const named = (circuit, words) => (circuits.length > 1 ? `${circuit.name}: ${words}` : words);
+    const lines = inView.flatMap((circuit) => circuit.warnings.map((words) => el("p", {}, named(circuit, words))));
+    at("warnings").replaceChildren(...lines);
+    at("warnings").hidden = lines.length === 0;
+  }
+
   function describe() {
     at("title").textContent = content.title;
-    at("pick-all").hidden = circuits.every((circuit) => circuit.all.length === circuit.inside.length);
+    at("pick-all").hidden = circuits.every((circuit) => circuit.count === circuit.keptCount);
   }
 
   function showProgress(state) {
@@ -212,11 +223,16 @@ async function start() {
     setTimeout(follow, POLL);
   }
 
-  wireControls(store, { most: () => scene.most });
+  wireControls(store, { sizes: () => scene.sizes, count: () => countOf(valid(store.get())) });
   at("find").addEventListener("keydown", (event) => {
     if (event.key !== "Enter") return;
-    const [first] = find(event.target.value);
-    if (first !== undefined) store.set({ node: graph.nodes[first].name });
+    const first = map.best(find(event.target.value), event.target.value.trim());
+    if (first === undefined) return;
+    // the key is done with: it is not to press the button that gets the focus
+    event.preventDefault();
+    store.set({ node: graph.nodes[first].name });
+    // from there the arrow keys go on
+    map.focus(first);
   });
   at("prompt").addEventListener("change", () => fillPrompts(prompts.get(store.get().circuit), store.get()));
   // not of the window alone: what the readings need below takes room from the map

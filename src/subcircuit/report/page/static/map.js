@@ -33,14 +33,18 @@ export function createMap(graph, { onSelect, labelOf }) {
       resize(zoomed);
     }
     const many_ = graph.nodes.length > MOST_BUTTONS;
-    graph.nodes.forEach((node, index) => {
-      if (buttons.has(index) || (many_ && !used.has(index))) return;
-      const button = el("button", { type: "button", tabindex: "-1", class: `node ${node.kind}`, "data-node": node.name });
-      button.append(el("span", {}, node.name));
-      buttons.set(index, button);
-      holder.append(button);
-      place(button, layout, index, node.name);
+    graph.nodes.forEach((_, index) => {
+      if (!buttons.has(index) && !(many_ && !used.has(index))) add(index);
     });
+  }
+
+  function add(index) {
+    const { name, kind } = graph.nodes[index];
+    const button = el("button", { type: "button", tabindex: "-1", class: `node ${kind} out`, "data-node": name });
+    button.append(el("span", {}, name));
+    buttons.set(index, button);
+    holder.append(button);
+    place(button, layout, index, name);
   }
 
   function show(next, count) {
@@ -48,8 +52,7 @@ export function createMap(graph, { onSelect, labelOf }) {
     [scene, shown] = [next, count];
     active = activity(graph, scene, shown);
     for (const [node, button] of buttons) {
-      const used = active.reads[node] + active.writes[node] > 0 || graph.nodes[node].layer === null;
-      button.classList.toggle("out", !used);
+      button.classList.toggle("out", !active.onPath[node]);
       button.classList.toggle("labelled", Boolean(labelOf(graph.nodes[node].name)));
     }
     paint();
@@ -85,7 +88,8 @@ export function createMap(graph, { onSelect, labelOf }) {
     stage.classList.toggle("focused", lit.length > 0);
     if (lit.length || lastLit) paintSome(window_(Uint32Array.from(lit), lit.length), () => {});
     lastLit = lit.length;
-    const near = new Set(lit.flatMap((edge) => [scene.writers[edge], ...graph.readers[scene.readers[edge]].nodes]));
+    const ends = lit.flatMap((edge) => [scene.writers[edge], ...graph.readers[scene.readers[edge]].nodes]);
+    const near = new Set(ends.filter((end) => active.onPath[end]));
     for (const [index, button] of buttons) {
       button.classList.toggle("near", near.has(index));
       button.classList.toggle("selected", index === selected);
@@ -169,16 +173,31 @@ export function createMap(graph, { onSelect, labelOf }) {
     return name === undefined ? null : graph.byName.get(name);
   };
 
-  view.addEventListener("scroll", () => scene && paint());
-  view.addEventListener("pointermove", ({ target, clientX, clientY }) => {
-    if (!scene) return;
+  // The component that is not in the circuit whose place this is.
+  function absentAt(x, y) {
+    const area = view.getBoundingClientRect();
+    const [sx, sy] = [x - area.left + view.scrollLeft, y - area.top + view.scrollTop];
+    const inside = (node) => Math.abs(sx - layout.places[node].x) <= layout.places[node].width / 2 && Math.abs(sy - layout.places[node].y) <= layout.box.height / 2;
+    return [...buttons.keys()].find((node) => !active.onPath[node] && inside(node));
+  }
+
+  // What is at a point: a component of the circuit, else an edge, else a component whose place is empty.
+  function thingAt({ target, clientX, clientY }) {
     const node = nodeOf(target);
-    const edge = node === null ? edgeAt(clientX, clientY) : undefined;
-    point(node === null && edge === undefined ? null : { node, edge }, clientX, clientY);
-  });
+    if (node !== null) return { node };
+    const edge = edgeAt(clientX, clientY);
+    if (edge !== undefined) return { edge };
+    const absent = absentAt(clientX, clientY);
+    return absent === undefined ? null : { node: absent };
+  }
+
+  const opened = (thing) => thing?.node ?? (thing?.edge === undefined ? null : graph.readers[scene.readers[thing.edge]].nodes.find((node) => active.onPath[node]));
+
+  view.addEventListener("scroll", () => scene && paint());
+  view.addEventListener("pointermove", (event) => scene && point(thingAt(event), event.clientX, event.clientY));
   view.addEventListener("pointerleave", () => scene && point(null));
-  view.addEventListener("click", ({ target }) => {
-    const node = nodeOf(target) ?? (pointed?.edge === undefined ? null : graph.readers[scene.readers[pointed.edge]].nodes[0]);
+  view.addEventListener("click", (event) => {
+    const node = opened(thingAt(event));
     onSelect(node === selected ? null : node);
   });
   holder.addEventListener("focusin", ({ target }) => {
@@ -203,6 +222,13 @@ export function createMap(graph, { onSelect, labelOf }) {
     select(node) {
       selected = node;
       highlight();
+    },
+    // Of the components found: the one of this name, else the first of the circuit, else the first.
+    best: (found, name) => found.find((node) => graph.nodes[node].name === name) ?? found.find((node) => active.onPath[node]) ?? found[0],
+    focus(node) {
+      if (!buttons.has(node)) add(node);
+      rove(node);
+      buttons.get(node).scrollIntoView({ block: "nearest", inline: "nearest" });
     },
     mark(nodes) {
       for (const [index, button] of buttons) button.classList.toggle("hit", nodes.has(index));

@@ -18,7 +18,13 @@ export function patternView(prompts, name, prompt, side, onSide) {
     el("button", { type: "button", "aria-pressed": String(one === side), on: { click: () => onSide(one) } }, one),
   );
   const said = el("output", { class: "mono cell" }, strongest(rows, tokens, item, side));
-  return el("div", { class: "pattern" }, el("div", { class: "tabs", role: "group", "aria-label": "run" }, ...tabs), drawing(rows, tokens, item, side, said), said);
+  return el("div", { class: "pattern" }, el("div", { class: "tabs", role: "group", "aria-label": "run" }, ...tabs), drawing(rows, tokens, item, side, said), said, side === "difference" ? scale() : null);
+}
+
+// What the two ends of a difference stand for.
+function scale() {
+  const chip = (end) => el("i", { class: `chip ${end}`, "aria-hidden": "true" });
+  return el("p", { class: "faint" }, chip("more"), "more attention in the clean prompt ", chip("less"), "less");
 }
 
 // Where the answer's position looks most.
@@ -36,17 +42,20 @@ function drawing(rows, tokens, item, side, said) {
   const [width, height] = [LABEL + cell * count, LABEL + cell * count];
   const canvas = el("canvas", { role: "img", class: "matrix", "aria-label": `attention, ${side}: ${said.textContent}` });
   const density = fit(canvas, width, height);
+  // narrower pages shrink it
+  canvas.style.height = "auto";
   const context = canvas.getContext("2d");
   context.scale(density, density);
-  const [ink, faint, grid] = [colour("ink"), colour("faint"), colour("line")];
-  const tint = { more: colour("heat"), less: colour("cool") };
+  const [ink, faint] = [colour("ink"), colour("faint")];
+  // differences by lightness alone: towards the ink where there is more, towards the page where there is less
+  const [grid, less] = side === "difference" ? [colour("middle"), colour("page")] : [colour("line"), ink];
   rows.forEach((row, query) =>
     row.forEach((value, key) => {
       context.globalAlpha = 1;
       context.fillStyle = grid;
       context.fillRect(LABEL + key * cell, LABEL + query * cell, cell - 1, cell - 1);
       context.globalAlpha = Math.min(1, Math.abs(value) ** 0.7);
-      context.fillStyle = value < 0 ? tint.less : tint.more;
+      context.fillStyle = value < 0 ? less : ink;
       context.fillRect(LABEL + key * cell, LABEL + query * cell, cell - 1, cell - 1);
     }),
   );
@@ -67,7 +76,8 @@ function drawing(rows, tokens, item, side, said) {
     context.restore();
   });
   canvas.addEventListener("pointermove", ({ offsetX, offsetY }) => {
-    const [key, query] = [Math.floor((offsetX - LABEL) / cell), Math.floor((offsetY - LABEL) / cell)];
+    const shrunk = width / canvas.clientWidth;
+    const [key, query] = [offsetX, offsetY].map((offset) => Math.floor((offset * shrunk - LABEL) / cell));
     if (rows[query]?.[key] === undefined) return;
     said.textContent = `${visible(tokens[query])} → ${visible(tokens[key])}: ${number(rows[query][key])}`;
   });

@@ -1,6 +1,7 @@
-// What is drawn: some edges in an order of which a prefix is shown, each with a colour and a width.
+// What is drawn: some edges in an order of which a prefix is shown, each with a colour and a width. Every edge that is shown lies on
+// a path from an embedding to the logits.
 
-import { effectOf, listed } from "./data.js";
+import { effectOf, listed, nearest } from "./data.js";
 import { bucketOf } from "./paint.js";
 
 export const KINDS = ["q", "k", "v", "attention", "mlp", "logits"];
@@ -11,7 +12,7 @@ export const SIDES = ["shared", "left", "right"];
 export function sceneOf(graph, circuit, prompts, { all, prompt }) {
   const kinds = Uint8Array.from(circuit.readers, (reader) => KINDS.indexOf(graph.readers[reader].kind));
   const effects = Float32Array.from(circuit.writers, (_, edge) => effectOf(circuit, prompts, prompt, edge));
-  const edges = listed(circuit, all);
+  const { edges, sizes } = listed(circuit, all);
   return {
     writers: circuit.writers,
     readers: circuit.readers,
@@ -20,28 +21,29 @@ export function sceneOf(graph, circuit, prompts, { all, prompt }) {
     kinds,
     names: KINDS.map((kind) => `kind-${kind}`),
     buckets: buckets(effects, edges),
-    most: edges.length,
+    sizes,
     prefix: (count) => Math.min(count, edges.length),
   };
 }
 
-// Two circuits: colours say which of them keeps an edge. Both are cut off at the same number of edges, so edges are in the
-// order of the better of their two ranks, and again a prefix is shown.
+// Two circuits: colours say which of them keeps an edge. Of each the largest circuit of at most so many edges is shown, so edges are
+// in the order in which they join the first of the two that has them, and again a prefix is shown.
 export function comparison(left, right, all) {
   const found = new Map();
   [left, right].forEach((circuit, side) => {
-    listed(circuit, all).forEach((edge, rank) => {
+    const { edges, joins } = listed(circuit, all);
+    edges.forEach((edge) => {
       const key = circuit.writers[edge] * 0x100000 + circuit.readers[edge];
-      const entry = found.get(key) ?? { writer: circuit.writers[edge], reader: circuit.readers[edge], ranks: [Infinity, Infinity], scores: [NaN, NaN] };
-      entry.ranks[side] = rank;
+      const entry = found.get(key) ?? { writer: circuit.writers[edge], reader: circuit.readers[edge], joins: [Infinity, Infinity], scores: [NaN, NaN] };
+      entry.joins[side] = joins[edge];
       entry.scores[side] = circuit.scores[edge];
       found.set(key, entry);
     });
   });
-  const better = (entry) => Math.min(...entry.ranks);
-  const entries = [...found.values()].sort((a, b) => better(a) - better(b));
+  const first = (entry) => Math.min(...entry.joins);
+  const entries = [...found.values()].sort((a, b) => first(a) - first(b));
   const sizes = [largest(left), largest(right)];
-  const effects = Float32Array.from(entries, ({ ranks, scores }) => scores[ranks[0] <= ranks[1] ? 0 : 1]);
+  const effects = Float32Array.from(entries, ({ joins, scores }) => scores[joins[0] <= joins[1] ? 0 : 1]);
   const strengths = entries.map(({ scores }) => Math.max(...scores.map((score, side) => Math.abs(score) / sizes[side] || 0)));
   const scene = {
     writers: Uint32Array.from(entries, (entry) => entry.writer),
@@ -51,11 +53,11 @@ export function comparison(left, right, all) {
     kinds: new Uint8Array(entries.length),
     names: SIDES.map((side) => `side-${side}`),
     buckets: Uint8Array.from(strengths, bucketOf),
-    most: Math.max(listed(left, all).length, listed(right, all).length),
+    sizes: [...new Set([left, right].flatMap((circuit) => listed(circuit, all).sizes))].sort((a, b) => a - b),
     entries,
     prefix(count) {
       let shown = 0;
-      while (shown < entries.length && better(entries[shown]) < count) {
+      while (shown < entries.length && first(entries[shown]) <= count) {
         scene.kinds[shown] = sideOf(entries[shown], count);
         shown++;
       }
@@ -65,13 +67,13 @@ export function comparison(left, right, all) {
   return scene;
 }
 
-export function sideOf({ ranks }, count) {
-  const [left, right] = ranks.map((rank) => rank < count);
+export function sideOf({ joins }, count) {
+  const [left, right] = joins.map((size) => size <= count);
   return left && right ? 0 : left ? 1 : 2;
 }
 
 function largest(circuit) {
-  const first = Math.abs(circuit.scores[circuit.all[0]]);
+  const first = Math.abs(circuit.scores[0]);
   return first > 0 ? first : 1;
 }
 
@@ -82,7 +84,8 @@ function buckets(effects, edges) {
   return Uint8Array.from(effects, (effect) => (most > 0 && Number.isFinite(effect) ? bucketOf(Math.abs(effect) / most) : bucketOf(0.12)));
 }
 
-// How often each node reads and writes among the edges shown, and how strongly.
+// How many of the edges shown each node reads and writes, and which nodes are on their paths: what writes an edge, and what reads
+// one, of heads that share keys or values only those that write.
 export function activity(graph, scene, shown) {
   const [reads, writes] = [new Uint32Array(graph.nodes.length), new Uint32Array(graph.nodes.length)];
   for (let i = 0; i < shown; i++) {
@@ -90,7 +93,21 @@ export function activity(graph, scene, shown) {
     writes[scene.writers[edge]]++;
     for (const node of graph.readers[scene.readers[edge]].nodes) reads[node]++;
   }
-  return { reads, writes };
+  const onPath = Uint8Array.from(writes, (count) => count > 0);
+  for (let i = 0; i < shown; i++) {
+    const { nodes } = graph.readers[scene.readers[scene.edges[i]]];
+    if (!nodes.some((node) => writes[node])) for (const node of nodes) onPath[node] = 1;
+  }
+  return { reads, writes, onPath };
+}
+
+// The first edges shown, strongest first: of one circuit, edges are numbered by strength.
+export const strongestOf = (scene, shown, count) => scene.edges.slice(0, shown).sort().subarray(0, count);
+
+// The size next to this one, up or down.
+export function besides(sizes, count, step) {
+  const place = sizes.indexOf(nearest(sizes, count)) + step;
+  return sizes[Math.max(0, Math.min(sizes.length - 1, place))] ?? 0;
 }
 
 // The edges shown that a node reads and writes, strongest first.
@@ -101,19 +118,20 @@ export function edgesOf(graph, scene, shown, node) {
     if (scene.writers[edge] === node) written.push(edge);
     if (graph.readers[scene.readers[edge]].nodes.includes(node)) read.push(edge);
   }
-  const strongest = (a, b) => (Math.abs(scene.effects[b]) || 0) - (Math.abs(scene.effects[a]) || 0);
-  return { read: read.sort(strongest), written: written.sort(strongest) };
+  return { read: strongestFirst(scene, read), written: strongestFirst(scene, written) };
 }
+
+export const strongestFirst = (scene, edges) => edges.sort((a, b) => (Math.abs(scene.effects[b]) || 0) - (Math.abs(scene.effects[a]) || 0));
 
 // At which position or token role something reads; nothing where places are not told apart.
 export const placeRead = (reader) => /@.*$/.exec(reader.name)?.[0] ?? "";
 
-// The edges shown that lie on each other: of the same two components and kind, at one place each.
+// The edges shown that lie on each other: of the same two components and kind, at one place each, strongest first.
 export function coincident(graph, scene, shown, edge) {
   const [writer, reader] = [scene.writers[edge], graph.readers[scene.readers[edge]]];
   if (!placeRead(reader)) return [edge];
   const same = (other) => scene.writers[other] === writer && withoutPlace(graph.readers[scene.readers[other]]) === withoutPlace(reader);
-  return [...scene.edges.subarray(0, shown)].filter(same);
+  return strongestFirst(scene, [...scene.edges.subarray(0, shown)].filter(same));
 }
 
 export const withoutPlace = (reader) => reader.name.slice(0, reader.name.length - placeRead(reader).length);

@@ -6,7 +6,7 @@ import { valueOf } from "./data.js";
 import { bars, counted, edgeRows, facts, section } from "./lists.js";
 import { patternView } from "./pattern.js";
 import { promptView } from "./prompt.js";
-import { edgesOf, placeRead, sideOf } from "./scene.js";
+import { edgesOf, placeRead, sideOf, strongestFirst, strongestOf } from "./scene.js";
 
 const STRONGEST = 200, MOST_NODES = 40;
 
@@ -25,7 +25,7 @@ export function showSide(view) {
 function overview({ graph, circuit, scene, shown, count, prompts, why, state, points, onSelect }) {
   const chart = curveChart(points, count);
   const item = prompts && state.prompt !== null ? prompts.items[state.prompt] : null;
-  const strongest = [...scene.edges.subarray(0, Math.min(shown, STRONGEST))];
+  const strongest = [...strongestOf(scene, shown, STRONGEST)];
   return [
     el("h2", {}, circuit.name),
     item ? section(`prompt ${state.prompt + 1} of ${prompts.items.length}`, promptView(item)) : null,
@@ -35,8 +35,15 @@ function overview({ graph, circuit, scene, shown, count, prompts, why, state, po
       : section("strongest edges", scoreWords(circuit), ...edgesHere(graph, scene, strongest, shown, item, onSelect)),
     prompts ? section(directTitle(prompts), directNodes(graph, prompts, state.prompt, onSelect)) : null,
     section("how it was found", facts(circuit.rows)),
+    apart(circuit),
     why ? el("p", { class: "faint" }, why) : null,
   ];
+}
+
+// Kept edges that no path joins to both ends: they change nothing, and are not drawn.
+function apart({ keptCount, kept }) {
+  const count = keptCount - kept.edges.length;
+  return count ? el("p", { class: "faint" }, `${many(count, "kept edge")} on no path from the embedding to the logits ${count === 1 ? "is" : "are"} not drawn.`) : null;
 }
 
 const spaced = (name) => name.replaceAll("_", " ");
@@ -73,10 +80,10 @@ function compared({ graph, circuit, other, scene, shown, count, onSelect }) {
   const names = ["shared", `only ${circuit.name}`, `only ${other.name}`];
   return [
     el("h2", {}, "two circuits"),
-    el("p", { class: "faint" }, `The first ${grouped(count)} edges of each. Jaccard index ${number(jaccard)}.`),
+    el("p", { class: "faint" }, `The strongest of each, up to ${grouped(count)} edges. Jaccard index ${number(jaccard)}.`),
     el("dl", { class: "facts sides" }, ...groups.flatMap((edges, side) => [el("dt", {}, el("i", { class: `chip side-${["shared", "left", "right"][side]}` }), names[side]), el("dd", {}, counted(edges))])),
     ...[left, right, shared].map((edges, i) =>
-      edges.length ? section([names[1], names[2], names[0]][i], bars(edgeRows(graph, scene, edges, onSelect), { caption: "edges", first: 8 })) : null,
+      edges.length ? section([names[1], names[2], names[0]][i], bars(edgeRows(graph, scene, strongestFirst(scene, edges), onSelect), { caption: "edges", first: 8 })) : null,
     ),
   ];
 }
