@@ -16,7 +16,7 @@ from subcircuit.edit.parts import Stream
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.readout import read
-from subcircuit.tasks import Metric, Task
+from subcircuit.tasks import Metric, Task, check_vocabulary
 from subcircuit.tasks import metric as metric_named
 
 _PROMPTS_AT_ONCE = 16
@@ -47,7 +47,9 @@ class Probe:
         Raises:
             SettingsError: the metric does not grow with the behaviour or has no gradients, the task has no wrong answers,
                 or the model does not do the task.
+            PromptError: the task was made for a model with another tokenizer.
         """
+        check_vocabulary(model, task)
         chosen, task = telling(task, metric), task.to(model.device)
         whole = float(measure(model, task, chosen, model.stream))
         if not whole > 0:

@@ -20,7 +20,7 @@ from subcircuit.edit.weights import Node, remove_nodes
 from subcircuit.errors import SettingsError
 from subcircuit.graph import MLP
 from subcircuit.model import Transformer, map_tensors
-from subcircuit.tasks import Task, metric
+from subcircuit.tasks import Task, check_vocabulary, metric
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def relearn(
         judged: other prompts of the task, with what the whole model does on them.
         on_step: called after every step with its number.
     """
+    check_vocabulary(model, train)
     tuned, leaves = _trainable(model)
     optimiser, train = torch.optim.Adam(leaves, settings.learning_rate), train.to(model.device)
     loss, curve = metric("negative_log_likelihood"), []

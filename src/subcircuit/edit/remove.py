@@ -25,7 +25,7 @@ from subcircuit.graph import MLP, Circuit, Neuron
 from subcircuit.model import MixtureWeights, Transformer
 from subcircuit.model.tokens import Tokens
 from subcircuit.search import OnRound
-from subcircuit.tasks import Task
+from subcircuit.tasks import Task, check_same_vocabulary, check_vocabulary
 
 Level: TypeAlias = Literal["node", "edge"]
 
@@ -170,10 +170,12 @@ def remove(
         GraphError: the circuit is another model's.
         EditError: the target cannot be reached, or the family has no place for the constants.
         SettingsError: the model does not do one of the tasks, or a metric that cannot be used.
+        PromptError: a task was made for a model with another tokenizer.
 
     >>> removal = remove(model, circuit, load_task("ioi", model), retain=[load_task("sva", model)])  # doctest: +SKIP
     """
     check_same_model(circuit, model)
+    _check_tasks(circuit, model, (task, *retain))
     means, settings = means or Means(), settings or Greedy()
     target, retained = Probe.of(model, task, metric), tuple(Probe.of(model, other) for other in retain)
     nodes = nodes_of(circuit) if means.level == "node" else ()
@@ -214,6 +216,7 @@ def keep(
         EditError: nothing would be removed, or the family has no place for the constants.
     """
     check_same_model(circuit, model)
+    _check_tasks(circuit, model, (task, *retain))
     means = means or Means()
     kept = set(nodes_of(circuit)) if means.level == "node" else set()
     split = {writer.layer for writer in circuit.graph.writers if isinstance(writer, Neuron)}
@@ -230,6 +233,12 @@ def keep(
     if fill == "optimal":
         parts = replace(material, learn_on=[material.task]).learned(parts, everything, on_round)
     return _edit(parts, everything), fill
+
+
+def _check_tasks(circuit: Circuit, model: Transformer, tasks: Sequence[Task]) -> None:
+    for task in tasks:
+        check_vocabulary(model, task)
+        check_same_vocabulary(circuit, task)
 
 
 def _fill(model: Transformer, nodes: tuple[Node, ...], means: Means) -> Fill:

@@ -16,7 +16,7 @@ from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import norm_pull_back
 from subcircuit.run.values import writer_values
-from subcircuit.tasks import Answers, Task
+from subcircuit.tasks import Answers, Task, check_vocabulary
 
 
 @torch.no_grad()
@@ -28,6 +28,7 @@ def direct_effects(model: Transformer, graph: Graph, task: Task, *, corrupted: b
     Args:
         corrupted: in the run of the corrupted prompts; the answers are those of the clean ones all the same.
     """
+    check_vocabulary(model, task)
     parts = [task[example : example + 1].to(model.device) for example in range(len(task))]
     prompts = [part.corrupted if corrupted else part.clean for part in parts]
     columns = [_direct(model, graph, tokens, part.answers) for tokens, part in zip(prompts, parts, strict=True)]

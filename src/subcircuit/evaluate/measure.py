@@ -26,7 +26,7 @@ from subcircuit.run.readout import read
 from subcircuit.search import Behaviour
 from subcircuit.search.borderline import rounding
 from subcircuit.search.journal import FORGETFUL, Journal, each
-from subcircuit.tasks import Metric, Task, placed
+from subcircuit.tasks import Metric, Task, check_same_vocabulary, placed
 
 Stream: TypeAlias = Callable[[Bool[Tensor, "writer reader"]], Float[Tensor, "answer d_model"]]
 
@@ -86,10 +86,14 @@ def measure_all(
 
     Raises:
         GraphError: the graph is not the model's, or a circuit is of another graph.
+        PromptError: the prompts were made for a model with another tokenizer.
         SettingsError: the batch size is not positive, or a metric needs wrong answers that the task does not have.
         NumericalError: a loss is NaN or infinite.
     """
+    behaviour.check(model)
     _check(model, graph, circuits, batch_size)
+    for circuit in circuits:
+        check_same_vocabulary(circuit, behaviour.task)
     masks = [graph.edges, torch.zeros_like(graph.edges), *(circuit.kept for circuit in circuits)]
     task = placed(graph, behaviour.task.to(model.device))
     ablated = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)

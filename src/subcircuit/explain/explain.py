@@ -33,7 +33,7 @@ from subcircuit.graph import (
 )
 from subcircuit.graph.circuit import owners
 from subcircuit.model.transformer import Transformer
-from subcircuit.tasks import Task
+from subcircuit.tasks import Task, check_same_vocabulary
 from subcircuit.tasks.roles import REST
 
 _TOP = 5
@@ -57,6 +57,7 @@ def explain_circuit(model: Transformer, circuit: Circuit, task: Task, thresholds
 
     Raises:
         GraphError: the circuit is of another model, by its graph or by the config that it records.
+        PromptError: the prompts were made for a model with another tokenizer.
         SettingsError: it has no edges, or its nodes are too many to observe on these prompts.
         NumericalError: NaN or infinity in the model's run.
     """
@@ -66,6 +67,7 @@ def explain_circuit(model: Transformer, circuit: Circuit, task: Task, thresholds
         raise GraphError(
             f"the circuit was found in {circuit.record.model.name}, and {model.name} is another model: configs differ"
         )
+    check_same_vocabulary(circuit, task)
     if not circuit.n_edges:
         raise SettingsError("the circuit has no edges: there is nothing to explain")
     thresholds, graph = thresholds or Thresholds(), circuit.graph

@@ -26,7 +26,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import Streams, UnitGradient, norm_pull_back, reader_gradients, streams_from
 from subcircuit.run.patterns import attention_patterns
 from subcircuit.run.values import embedding_values, writer_values
-from subcircuit.tasks import Answers, Roles, Task
+from subcircuit.tasks import Answers, Roles, Task, check_vocabulary
 from subcircuit.tasks.roles import with_ends
 
 _MOST_NUMBERS = 2**29
@@ -92,9 +92,10 @@ def observe(model: Transformer, task: Task, like: Graph | None = None, steps: in
         steps: runs between corrupted and clean embedding at which gradients are taken.
 
     Raises:
-        PromptError: prompts of unequal lengths in a model that is not causal.
+        PromptError: prompts of unequal lengths in a model that is not causal, or made for a model with another tokenizer.
         SettingsError: all writers' values would not fit in memory.
     """
+    check_vocabulary(model, task)
     graph = _apart(model, like)
     _check_size(graph, task, model)
     streams = tuple(streams_from(model, embedding_values(model, graph, tokens).sum(0)) for tokens in (task.clean, task.corrupted))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from subcircuit.model.config import TransformerConfig
 from subcircuit.model.experts import mixture
 from subcircuit.model.placement import Place, placed
 from subcircuit.model.tokens import Tokens
+from subcircuit.model.vocabulary import Vocabulary, digest_of_tokenizer
 from subcircuit.model.weights import MixtureWeights, Weights
 
 
@@ -59,6 +61,11 @@ class Transformer:
     def dtype(self) -> torch.dtype:
         """The weights' dtype, in which everything is computed."""
         return self.weights.W_E.dtype
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What its token ids mean."""
+        return Vocabulary(self.name, digest_of_tokenizer(self.tokenizer), self.config.vocab)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Transformer":
         """The same model elsewhere or in another dtype."""

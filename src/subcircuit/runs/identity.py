@@ -11,11 +11,10 @@ if TYPE_CHECKING:
 
 def identity(model: "Transformer", task: "Task") -> dict[str, Any]:
     """As JSON values; runs with the same identity and options have the same results, to the last bit."""
-    vocabulary = None if model.tokenizer is None else repr(sorted(model.tokenizer.get_vocab().items()))
     return {
         "weights": _digest_of_weights(model),
         "config": model.config.digest,
-        "tokenizer": None if vocabulary is None else sha256(vocabulary.encode()).hexdigest(),
+        "tokenizer": model.vocabulary.tokenizer,
         "prompts": task.digest,
         # a prompt file may give the same prompts other roles
         "roles": None if task.roles is None else task.roles.digest,

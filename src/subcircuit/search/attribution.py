@@ -126,6 +126,7 @@ def summed(
         share: of a batch, in float64 on the processor: a unit of work. Tells of every round.
         watch: told of the rounds, and remembers the shares.
     """
+    behaviour.check(model)
     task, size = behaviour.task, examples_at_once(model, graph, behaviour, batch_size)
     rounds = Rounds(len(task) * watch.rounds, watch.on_step)
     by_batch = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
@@ -152,6 +153,7 @@ def probes(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: i
     Args:
         batch_size: examples at once; None chooses by memory.
     """
+    behaviour.check(model)
     by_batch = ablated_by_batch(model, graph, behaviour.task.corrupted, behaviour.ablation)
     for examples in _batches(behaviour, examples_at_once(model, graph, behaviour, batch_size)):
         yield _probe(model, graph, behaviour, examples, by_batch)

@@ -52,6 +52,7 @@ class Batches:
             restoring: exchange the roles of both runs: the engines run corrupted prompts, what they cut carries clean
                 values, and losses are negated. For resample ablation alone (``direction.py``).
         """
+        behaviour.check(model)
         task, first_changes = placed(graph, behaviour.task), behaviour.first_changes()
         start, other = (task.corrupted, task.clean) if restoring else (task.clean, task.corrupted)
         ablated = ablated_by_batch(model, graph, other, behaviour.ablation)

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import Ablation, Resample
-from subcircuit.tasks import Metric, Task
+from subcircuit.tasks import Metric, Task, check_vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,16 @@ class Behaviour:
     metric: Metric
     ablation: Ablation = field(default_factory=Resample)
     validation: Task | None = None
+
+    def check(self, model: Transformer) -> None:
+        """Refuse prompts whose token ids mean something else to a model.
+
+        Raises:
+            PromptError: they were made for a model with another tokenizer.
+        """
+        for task in (self.task, self.validation):
+            if task is not None:
+                check_vocabulary(model, task)
 
     def first_changes(self) -> list[int]:
         """Per example, the first position at which clean and ablated values can differ."""

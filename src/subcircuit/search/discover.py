@@ -1,7 +1,6 @@
 """From a model, a task and a method to a circuit that knows where it came from."""
 
 from dataclasses import asdict, replace
-from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
@@ -154,7 +153,7 @@ def _record(
             name=model.name,
             revision=model.revision,
             config=model.config.digest,
-            tokenizer=_tokenizer_digest(model),
+            tokenizer=None if model.vocabulary.tokenizer is None else model.vocabulary.tokenizer[:16],
             dtype=str(model.dtype).removeprefix("torch."),
             d_model=model.config.d_model,
         ),
@@ -176,10 +175,3 @@ def _results(result: Discovery) -> tuple[dict[str, Any], dict[str, float]]:
     times = {name: value for name, value in result.notes.items() if name not in notes}
     sizes = {"edges_kept": result.circuit.n_edges, "edges_total": result.circuit.graph.n_edges}
     return {**numbers, **notes, **sizes}, {name: getattr(result, name) for name in _TIMINGS} | times
-
-
-def _tokenizer_digest(model: Transformer) -> str | None:
-    if model.tokenizer is None:
-        return None
-    vocabulary = sorted(model.tokenizer.get_vocab().items())
-    return sha256(repr(vocabulary).encode()).hexdigest()[:16]

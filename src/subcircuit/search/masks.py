@@ -109,6 +109,7 @@ class MaskedLoss:
         Raises:
             SettingsError: the metric has no gradients.
         """
+        behaviour.check(model)
         check_differentiable(behaviour)
         size = examples_at_once(model, graph, behaviour, batch_size)
         by_batch = ablated_by_batch(model, graph, behaviour.task.corrupted, behaviour.ablation)

@@ -121,6 +121,7 @@ def loss_with_neurons(model: Transformer, behaviour: Behaviour, kept: Bool[Tenso
         GraphError, SettingsError: as ``neuron_scores``.
     """
     _check(model, behaviour)
+    behaviour.check(model)
     losses = []
     for part in _parts(behaviour.task):
         reference = part.answers.rows(model(part.clean)) if behaviour.metric.compares else None

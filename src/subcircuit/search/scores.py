@@ -139,6 +139,7 @@ def scores_of_nodes(graph: Graph, importance: Float[Tensor, " writer"]) -> Float
 @torch.no_grad()
 def time_forward(model: Transformer, behaviour: Behaviour) -> list[float]:
     """Seconds of plain forward passes over the clean prompts, the unit in which costs are told; the first is a warm-up."""
+    behaviour.check(model)
     seconds = []
     for _ in range(4):
         began = perf_counter()

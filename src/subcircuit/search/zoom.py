@@ -21,7 +21,7 @@ from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import Discovery, OnStep
 from subcircuit.search.rules import Acdc, Within
-from subcircuit.tasks import graph_of
+from subcircuit.tasks import check_same_vocabulary, graph_of
 
 PLACES = "positions"
 
@@ -53,6 +53,7 @@ def zoom(
         PromptMismatchError: positions of prompts of unequal lengths.
         NumericalError: a loss is NaN or infinite; names the edge.
     """
+    check_same_vocabulary(circuit, behaviour.task)
     node, scope = _checked(circuit, component, into), circuit.graph.scope
     if into == PLACES:
         scope = replace(scope, positions="each" if behaviour.task.roles is None else "roles")

@@ -18,7 +18,7 @@ from subcircuit.tasks.places import graph_of, placed, places_of
 from subcircuit.tasks.roles import Roles
 from subcircuit.tasks.split import Split, load_split, parse_shares
 from subcircuit.tasks.sva import sva
-from subcircuit.tasks.task import PromptPair, Task
+from subcircuit.tasks.task import PromptPair, Task, check_same_vocabulary, check_vocabulary
 
 __all__ = [
     "METRICS",
@@ -36,7 +36,9 @@ __all__ = [
     "build_task",
     "build_task_of_ids",
     "capital_of",
+    "check_same_vocabulary",
     "check_task",
+    "check_vocabulary",
     "competence",
     "docstring",
     "gendered_pronoun",

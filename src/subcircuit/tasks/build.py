@@ -125,6 +125,7 @@ def build_task_of_ids(
         Answers.from_list(answers, model.device),
         metric,
         _roles(roles, answers, clean, model, labels),
+        model.vocabulary,
     )
 
 

@@ -18,7 +18,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.run.readout import read
 from subcircuit.tasks.metrics import METRICS, Metric
 from subcircuit.tasks.metrics import metric as metric_named
-from subcircuit.tasks.task import Task
+from subcircuit.tasks.task import Task, check_vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +56,11 @@ def competence(model: Transformer, task: Task, batch_size: int = 8) -> tuple[Com
 
     Raises:
         SettingsError: the batch size is not positive, or the task's metric needs wrong answers and there are none.
+        PromptError: the task was made for a model with another tokenizer.
     """
     if batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size}: it must be at least 1")
+    check_vocabulary(model, task)
     task, metrics = task.to(model.device), _telling(task)
     parts = [task[start : start + batch_size] for start in range(0, len(task), batch_size)]
     clean, corrupted = (

@@ -17,7 +17,7 @@ from subcircuit.tasks.ioi import ioi
 from subcircuit.tasks.jsonl import jsonl, read_pairs
 from subcircuit.tasks.overlap import without
 from subcircuit.tasks.sva import sva
-from subcircuit.tasks.task import Task
+from subcircuit.tasks.task import Task, check_vocabulary
 
 DEFAULT_EXAMPLES = 8
 
@@ -135,6 +135,7 @@ def load_held_out(
         SettingsError: no prompt is left.
         UnknownNameError, PromptError: as in `load_task`.
     """
+    check_vocabulary(model, other)
     if is_prompt_file(source):
         drawn = load_task(source, model, bos=bos)
     else:

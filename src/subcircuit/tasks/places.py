@@ -13,7 +13,7 @@ from subcircuit.errors import GraphError, PromptMismatchError
 from subcircuit.graph import Graph, Scope
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.roles import END, REST, START
-from subcircuit.tasks.task import Task
+from subcircuit.tasks.task import Task, check_vocabulary
 
 
 def places_of(scope: Scope, task: Task) -> tuple[str, ...]:
@@ -42,7 +42,9 @@ def graph_of(model: Transformer, scope: Scope, task: Task) -> Graph:
 
     Raises:
         GraphError, PromptMismatchError: the scope asks for something that the model or the task does not have.
+        PromptError: the task was made for a model with another tokenizer.
     """
+    check_vocabulary(model, task)
     return Graph.of(model.config, scope, places_of(scope, task))
 
 

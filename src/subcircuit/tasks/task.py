@@ -11,8 +11,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from subcircuit.errors import SettingsError
+from subcircuit.errors import PromptError, SettingsError
+from subcircuit.graph import Circuit
 from subcircuit.model.tokens import Tokens
+from subcircuit.model.transformer import Transformer
+from subcircuit.model.vocabulary import Vocabulary
 from subcircuit.tasks.answers import Answers
 from subcircuit.tasks.roles import Roles, Span
 
@@ -49,6 +52,7 @@ class Task:
         answers: where logits are read, and which tokens are right and wrong there.
         metric: name of the metric to use unless another is asked for.
         roles: what each position is to the task; None where it declares no roles.
+        vocabulary: what its token ids mean; None where that is not known.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Task:
     answers: Answers
     metric: str
     roles: Roles | None = None
+    vocabulary: Vocabulary | None = None
 
     def __post_init__(self) -> None:
         assert len(self.pairs) == len(self.clean) == len(self.corrupted) == self.answers.n_examples
@@ -113,3 +118,53 @@ class Task:
             for pair in ((a.correct, a.correct_mask), (a.wrong, a.wrong_mask))
         ]
         return sha256(repr((prompts, a.example.tolist(), a.pos.tolist(), options)).encode()).hexdigest()
+
+
+def check_vocabulary(model: Transformer, task: Task) -> None:
+    """Refuse a task whose token ids mean something else to a model.
+
+    Raises:
+        PromptError: it was made for a model with another tokenizer, or with more tokens; the message says which.
+    """
+    made_for, own = task.vocabulary, model.vocabulary
+    if made_for is not None and made_for.tokenizer != own.tokenizer:
+        has = "no tokenizer to compare with (load it with tokenizer=…)" if own.tokenizer is None else "another tokenizer"
+        raise PromptError(
+            f"task {task.name} was made for {_described(made_for)}, and {own.model} has {has}: the same token ids may be other "
+            "words. Make the task again for this model."
+        )
+    # without tokenizers the number of tokens is all that is known
+    fixed = made_for is not None and made_for.tokenizer is None and made_for.size != own.size
+    if fixed or _largest_id(task) >= own.size:
+        source = "another model" if made_for is None else _described(made_for)
+        raise PromptError(
+            f"task {task.name} was made for {source}, and {own.model} has another vocabulary, of {own.size:,} tokens: the same token "
+            "ids are other words. Make the task again for this model."
+        )
+
+
+def check_same_vocabulary(circuit: Circuit, task: Task) -> None:
+    """Refuse a task that was made for a model with another tokenizer than that of the model in which a circuit was found.
+
+    Raises:
+        PromptError: the tokenizers are known and differ; the message says whose they are.
+    """
+    found_in = None if circuit.record is None else circuit.record.model
+    if found_in is None or found_in.tokenizer is None or task.vocabulary is None or task.vocabulary.tokenizer is None:
+        return
+    if not task.vocabulary.tokenizer.startswith(found_in.tokenizer):
+        raise PromptError(
+            f"the circuit was found in {found_in.name}, and task {task.name} was made for {task.vocabulary.model}, which has another "
+            f"tokenizer: make the task for {found_in.name}, or search again in {task.vocabulary.model}."
+        )
+
+
+def _described(vocabulary: Vocabulary) -> str:
+    kind = "" if vocabulary.tokenizer is not None else f" (no tokenizer, {vocabulary.size:,} tokens)"
+    return f"{vocabulary.model}{kind}"
+
+
+def _largest_id(task: Task) -> int:
+    answers = task.answers
+    ids = (task.clean.ids, task.corrupted.ids, answers.correct, answers.wrong)
+    return max(int(each.max()) for each in ids if each.numel())

@@ -31,7 +31,7 @@ from subcircuit.model.weights import MLPWeights
 from subcircuit.run.ablation import Ablation, ablated_values
 from subcircuit.run.heads import PARTS, attend, projection
 from subcircuit.run.values import writer_values
-from subcircuit.tasks import Task
+from subcircuit.tasks import Task, check_vocabulary
 
 # features are 1 or fractions like 1/5; softmax leaks and steps of MLPs are below a thousandth
 TOLERANCE = 0.01
@@ -156,6 +156,7 @@ def derive(model: Transformer, graph: Graph, task: Task, ablation: Ablation) -> 
         raise UnsupportedModelError(f"{model.name}: truth is derived for models without norms and output biases of attention.")
     if graph.scope.level != "qkv" or graph.scope.kv != "per_query_head":
         raise GraphError(f"truth is derived at scope qkv with an input per query head, not {graph.scope}.")
+    check_vocabulary(model, task)
     answers = torch.zeros(task.clean.ids.shape, dtype=torch.bool)
     answers[task.answers.example, task.answers.pos] = True
     runs = tuple(writer_values(model, graph, tokens) for tokens in (task.clean, task.corrupted))
