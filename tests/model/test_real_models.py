@@ -1,5 +1,6 @@
 """The built-in models, from the packages that carry them, against transformers."""
 
+import re
 import time
 
 import pytest
@@ -28,6 +29,8 @@ def test_logits_are_those_of_transformers(name: str):
     if not parts:
         pytest.skip(f"install {' '.join(BUILT_IN[name].packages)}")
     model = load_model(name, device="cpu")
+    assert model.origin is not None
+    assert re.search(r"^(SmolLM2-135M-Instruct, Q4_1|gemma-3-270m, Q4_K_M) weights from \S+( to \S+)? [\d.]+$", model.origin)
     tokens = prompts(model)
     hf = AutoModelForCausalLM.from_pretrained(converted(parts)[0], dtype=torch.float32).eval()
     real = (torch.arange(tokens.ids.shape[1]) < tokens.lengths[:, None]).long()

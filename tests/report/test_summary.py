@@ -30,6 +30,14 @@ def test_rows_say_it_to_people() -> None:
     assert rows["task"] == "ioi · 8 pairs of prompts · seed 7"
 
 
+def test_the_model_s_row_says_which_weights_a_short_name_stood_for() -> None:
+    said = record().model_copy(update={"model": record().model.model_copy(update={"origin": "Tiny-Instruct, Q4_1 weights"})})
+    summary = Summary.of(replace(CIRCUIT, record=said))
+    assert dict(summary.rows)["model"] == "tiny/modèle · Tiny-Instruct, Q4_1 weights · float32"
+    assert summary.to_json()["origin"] == "Tiny-Instruct, Q4_1 weights"
+    assert dict(Summary.of(CIRCUIT).rows)["model"] == "tiny/modèle · float32"
+
+
 def test_a_circuit_made_by_hand_has_its_sizes_alone() -> None:
     summary = Summary.of(Circuit.full(GRAPH))
     assert [name for name, _ in summary.rows] == ["scope", "edges kept", "nodes kept"]

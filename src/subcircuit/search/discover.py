@@ -156,6 +156,7 @@ def _record(
             tokenizer=None if model.vocabulary.tokenizer is None else model.vocabulary.tokenizer[:16],
             dtype=str(model.dtype).removeprefix("torch."),
             d_model=model.config.d_model,
+            origin=model.origin,
         ),
         task=TaskRecord(name=behaviour.task.name, parameters=dict(behaviour.task.parameters), digest=behaviour.task.digest),
         method=MethodRecord(name=method.name, parameters=parameters),

@@ -1,8 +1,9 @@
 """Models known by a short name: part of this package, or from an installed one that carries their weights, else from the hub."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, files
+from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 
 from subcircuit.model.load.cache import digest_of_files
@@ -101,6 +102,22 @@ def installed_parts(model: BuiltIn) -> tuple[Path, ...]:
     return tuple(parts)
 
 
+def origin_of(model: BuiltIn, parts: Sequence[Path], dtype: str) -> str:
+    """Which variant and which weights the model's short name stands for here: packages hold others than the hub.
+
+    Args:
+        parts: the GGUF file in its pieces, from installed packages; empty for the checkpoint on the hub.
+        dtype: of the checkpoint.
+    """
+    variant = model.hub.rpartition("/")[2]
+    if not parts:
+        return f"{variant}, {dtype} weights from the Hugging Face hub"
+    found = re.search(r"[-.](i?q\d\w*|b?f\d+)\.gguf", parts[0].name, flags=re.IGNORECASE)
+    quantised = f"{found[1].upper()} weights" if found else "weights"
+    versions = ", ".join(sorted({version(package) for package in model.packages}))
+    return f"{variant}, {quantised} from {_packages(model)} {versions}"
+
+
 def models() -> tuple[ModelListing, ...]:
     """Every model with a short name and where it would be loaded from."""
     shipped = [ModelListing(model, "comes with subcircuit", installed=True, converted=True) for model in SHIPPED.values()]
@@ -111,10 +128,12 @@ def _listing(model: BuiltIn) -> ModelListing:
     parts = installed_parts(model)
     if not parts:
         return ModelListing(model, f"Hugging Face hub: {model.hub}", installed=False, converted=False)
-    packages = model.packages[0] if len(model.packages) == 1 else f"{model.packages[0]} to {model.packages[-1]}"
-    return ModelListing(
-        model, f"installed package: {packages}", installed=True, converted=directory_of(digest_of_files(parts)).is_dir()
-    )
+    source = f"installed package: {_packages(model)}"
+    return ModelListing(model, source, installed=True, converted=directory_of(digest_of_files(parts)).is_dir())
+
+
+def _packages(model: BuiltIn) -> str:
+    return model.packages[0] if len(model.packages) == 1 else f"{model.packages[0]} to {model.packages[-1]}"
 
 
 def _weight_files(package: str) -> list[Path]:

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from subcircuit.errors import ModelError, SettingsError, UnknownNameError
-from subcircuit.model.load.builtin import BUILT_IN, SHIPPED, BuiltIn, installed_parts
+from subcircuit.model.load.builtin import BUILT_IN, SHIPPED, BuiltIn, installed_parts, origin_of
 from subcircuit.model.load.directory import digest_of_checkpoint, read_config, read_tensors, read_tokenizer
 from subcircuit.model.load.families import read_model
 from subcircuit.model.load.gguf import converted
@@ -91,10 +91,11 @@ def _from_name(source: str | Path, revision: str | None, report: Callable[[str],
 
 def _built_in(model: BuiltIn, revision: str | None, report: Callable[[str], None] | None) -> Transformer:
     parts = installed_parts(model)
-    if parts and revision is None:
-        return _from_gguf(parts, model.name, report)
     try:
-        return _from_hub(model.hub, model.name, revision)
+        packaged = parts and revision is None
+        found = _from_gguf(parts, model.name, report) if packaged else _from_hub(model.hub, model.name, revision)
+        dtype = str(found.dtype).removeprefix("torch.")
+        return replace(found, origin=origin_of(model, parts if packaged else (), dtype))
     except NotOnHubError as why:
         packages = " ".join(model.packages)
         raise ModelError(
