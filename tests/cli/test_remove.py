@@ -54,12 +54,19 @@ def test_a_capability_is_removed_and_the_checkpoint_loads(
     subcircuit: Run, arguments: tuple[object, ...], model: str, many: Path
 ) -> None:
     done = subcircuit("remove", *arguments, "--out", "edited", "--target", 0.3, "--json", *_BRIEF)
-    assert done.code == 0, done.err
     content = done.json
     assert content["removed"]
-    assert content["path"][-1]["target"] <= 0.3
+    # reached on the prompts of the search, and missed on others, which alone count
+    assert content["path"][-1]["target"] <= 0.3 < content["target"]["left"]
+    assert (done.code, content["target_reached"]) == (1, False)
+    assert "the target is missed" in content["warnings"][0]
+    assert content["warnings"][0] in done.err
     assert content["side_effects"]["kl_text"] > 0
-    assert [step for step, _ in content["relearning"]["edited"]] == [0, 1, 2]
+    back = content["relearning"]
+    assert [step for step, _ in back["edited"]] == [step for step, _ in back["random"]] == [0, 1, 2]
+    assert back["untouched"]["curve"][0] == [0, pytest.approx(1.0)]
+    assert back["untouched"]["curve"][-1][1] <= 0.9
+    assert back["random_nodes"] > 0
     assert {"config.json", "model.safetensors", "tokenizer.json", "edit.json", "edit.csv", "tradeoff.csv", "edit.png"} <= {
         file.name for file in Path("edited").iterdir()
     }
@@ -78,16 +85,21 @@ def test_a_capability_is_removed_and_the_checkpoint_loads(
 
 def test_the_table_and_the_steps_are_shown(subcircuit: Run, arguments: tuple[object, ...], many: Path) -> None:
     done = subcircuit("remove", *arguments, "--out", "edited", "--target", 0.5, "--retain", many, *_BRIEF)
-    assert done.code == 0, done.err
+    # to remove a task and to retain it cannot both be had, and neither is
+    assert done.code == 1, done.err
+    assert "the target is missed" in done.err
+    assert "many was to keep 90.0%" in done.err
     assert "whole model" in done.err
-    for words in ("many", "removed", "retained", "perplexity", "unrelated prompts", "relearning", "edit.png"):
+    for words in ("many", "removed", "retained", "perplexity", "unrelated prompts", "relearning", "untouched model", "edit.png"):
         assert words in done.out
 
 
 def test_edges_are_cut_behind_a_wrapper(subcircuit: Run, arguments: tuple[object, ...], model: str) -> None:
     done = subcircuit("remove", *arguments, "--out", "cut", "--level", "edge", "--target", 0.3, "--json", *_BRIEF)
-    assert done.code == 0, done.err
+    assert done.code == int(done.json["target"]["left"] > 0.3), done.err
+    assert done.json["target_reached"] == (not done.code)
     assert done.json["relearning"] is None
+    assert "a wrapper cannot be fine-tuned" in done.err
     with pytest.raises(Exception, match="tiny-llama"):
         load_edited("cut")
     wrapper = load_edited("cut", model, device="cpu")
@@ -102,6 +114,16 @@ def test_edges_are_cut_behind_a_wrapper(subcircuit: Run, arguments: tuple[object
     Path("cut/edited.json").write_text('{"format": 1}')
     with pytest.raises(CircuitFileError, match="model: Field required"):
         load_edited("cut", model)
+
+
+def test_a_step_size_that_moves_nothing_is_told_of(subcircuit: Run, arguments: tuple[object, ...]) -> None:
+    done = subcircuit(
+        "remove", *arguments, "--out", "edited", "--target", 0.9, "--learning-rate", "1e-9", "--eval-examples", 3, "--json"
+    )
+    assert done.code == 0, done.err
+    (warning,) = (one for one in done.json["warnings"] if "relearning" in one)
+    assert "proves nothing" in warning
+    assert "--learning-rate" in warning
 
 
 def test_only_the_circuit_is_kept(subcircuit: Run, arguments: tuple[object, ...]) -> None:

@@ -109,9 +109,11 @@ def material(
 
 
 def show(report: "EditReport", directory: Path, as_json: bool) -> None:
-    """The table before and after."""
-    from subcircuit.cli.console import plain, print_json, print_table, results
+    """The table before and after; what was not reached goes to standard error."""
+    from subcircuit.cli.console import messages, plain, print_json, print_table, results
 
+    for warning in report.warnings:
+        messages().print(plain(f"warning: {warning}"), soft_wrap=True)
     if as_json:
         print_json({**report.to_json(), "out": str(directory)})
         return

@@ -1,6 +1,7 @@
 """The command line: commands, and how their failures look.
 
-Exit codes: 0 done; 2 a mistake that the user can mend (one paragraph on standard error); 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 done, but what was asked for was not reached (warnings on standard error say what); 2 a mistake that the user
+can mend (one paragraph on standard error); 130 stopped by Ctrl-C.
 What a command needs is imported when it runs, the command itself when it is called: ``--help`` waits for neither.
 """
 

@@ -7,6 +7,9 @@ import typer
 from subcircuit.cli.arguments import CircuitDir, Device, DtypeNow, JsonTable, ModelNow, RevisionNow
 from subcircuit.cli.editing import EVAL_EXAMPLES, EXAMPLES, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
 
+MISSED = 1
+"""Exit code: the work is done, and what was asked for was not reached."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -26,7 +29,9 @@ def remove(
     floor: Annotated[float, typer.Option(help="Share of each retained task that is to stay.")] = 0.9,
     width: Annotated[int, typer.Option(help="Parts that are measured in each step of the search.")] = 8,
     relearn: Annotated[int, typer.Option(help="Steps of fine-tuning that try to bring the capability back; 0: none.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Of this fine-tuning.")] = 1e-5,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of this fine-tuning. Default: the smallest that moves the untouched model.")
+    ] = None,
     text: Text = None,
     examples: Annotated[int | None, typer.Option(help=f"Pairs of prompts a task to search with. Default: {EXAMPLES}.")] = None,
     eval_examples: EvalExamples = EVAL_EXAMPLES,
@@ -42,6 +47,7 @@ def remove(
     """Remove the smallest part of a circuit that takes its capability away, and save the model without it.
 
     Writes a checkpoint that transformers loads (or, for edges, a wrapper), and edit.json, edit.csv, tradeoff.csv and edit.png.
+    Judged on prompts that the search did not see: exit code 1 where more of the capability is left than --target.
     """
     from subcircuit.cli.console import messages
     from subcircuit.cli.editing import material, means_named, show
@@ -74,6 +80,8 @@ def remove(
             watcher.say(f"warning: no removal was found that leaves {floor:.0%} of every retained task; see tradeoff.csv")
         report = write_removal(found, directory, m.circuit, m.held_out, relearning, watcher.say)
     show(report, directory, json)
+    if not report.target_reached:
+        raise typer.Exit(MISSED)
 
 
 def _tell(m: "Material", say: "Callable[[str], None]") -> "Callable[[Point], None]":

@@ -5,7 +5,7 @@ from subcircuit.edit.effects import Change, Effects, Recovery, effects, recovery
 from subcircuit.edit.fill import Fill, fill_named
 from subcircuit.edit.parts import all_nodes, nodes_of
 from subcircuit.edit.probe import Probe
-from subcircuit.edit.relearn import Relearning, damaged_at_random, relearn
+from subcircuit.edit.relearn import Relearning, Untouched, damaged_at_random, relearn, untouched
 from subcircuit.edit.remove import EdgeEdit, Edit, Level, Means, NodeEdit, Removal, check_same_model, keep, remove
 from subcircuit.edit.search import Found, Greedy, OnPoint, Point
 from subcircuit.edit.text import Side, Texts, read_text, side_effects
@@ -33,6 +33,7 @@ __all__ = [
     "Removal",
     "Side",
     "Texts",
+    "Untouched",
     "all_nodes",
     "check_same_model",
     "damaged_at_random",
@@ -47,5 +48,6 @@ __all__ = [
     "remove",
     "remove_nodes",
     "side_effects",
+    "untouched",
     "write_checkpoint",
 ]

@@ -7,7 +7,7 @@ import torch
 
 from subcircuit.edit.parts import Stream
 from subcircuit.edit.probe import Probe, measure
-from subcircuit.edit.relearn import Curve, Relearning, damaged_at_random, relearn
+from subcircuit.edit.relearn import Curve, Relearning, Untouched, damaged_at_random, relearn, untouched
 from subcircuit.edit.text import Side, Texts, side_effects
 from subcircuit.edit.weights import Node
 from subcircuit.model import Transformer
@@ -49,16 +49,20 @@ class Recovery:
     Args:
         settings: of the fine-tuning.
         examples: prompts that were trained on.
+        untouched: the step size, and what it does to the whole model, trained on the wrong answers.
         edited: the share of the capability after so many steps.
-        random: the same for a model that lacks as many random nodes as take the capability as low; None where there is none.
+        random: the same for a model that lacks as many random nodes as take the capability as low, or as low as they can.
         random_nodes: how many these are.
+        random_in_circuit: how many of them are in the circuit, as those outside it were not enough.
     """
 
     settings: Relearning
     examples: int
+    untouched: Untouched
     edited: Curve
-    random: Curve | None
-    random_nodes: int | None
+    random: Curve
+    random_nodes: int
+    random_in_circuit: int
 
 
 @dataclass(frozen=True)
@@ -110,14 +114,16 @@ def recovery(
         judged: other prompts.
         say: told what takes long.
     """
-    say(f"relearning: {settings.steps} steps of fine-tuning on {len(train)} prompts of {train.name}")
-    curve = relearn(edited, train, judged, settings)
-    with torch.no_grad():
-        left = float(judged.share(edited.stream))
+    say("relearning: a step size that moves the untouched model")
+    whole = untouched(train, judged, settings)
+    rate = whole.learning_rate
+    say(f"relearning: {settings.steps} steps of fine-tuning at {rate:g} on {len(train)} prompts of {train.name}")
+    curve = relearn(edited, train, judged, settings, rate)
     say("relearning: the same after random damage")
-    damaged = damaged_at_random(judged.model, spared, removed, judged, max(left, 0.0))
-    random = None if damaged is None else relearn(damaged[0], train, judged, settings)
-    return Recovery(settings, len(train), curve, random, None if damaged is None else damaged[1])
+    damaged = damaged_at_random(judged.model, spared, removed, judged, max(curve[0][1], 0.0))
+    random = relearn(damaged.model, train, judged, settings, rate)
+    inside = len(set(damaged.nodes) & set(spared))
+    return Recovery(settings, len(train), whole, curve, random, len(damaged.nodes), inside)
 
 
 @torch.no_grad()

@@ -2,12 +2,16 @@
 
     minimise −log p(right answer) over all weights, with Adam, on all training prompts in every step
 
-What was only hidden returns within a few steps; what is gone has to be learned again. How fast that is depends on the damage
-too, so there is a yardstick: the same fine-tuning of a model in which *other* nodes, drawn at random outside the circuit, were
-removed until as little of the task was left. Cost: about four forward passes over the training prompts a step.
+What was only hidden returns within a few steps; what is gone has to be learned again. Two yardsticks say what the curve means.
+The untouched model is trained in the same way on the *wrong* answers, which it does not give: that says whether the step size can
+turn a whole model around at all. A capability that does not come back at a step size that moves nothing proves nothing. Unless a
+step size is given, it is the smallest of a series that costs the untouched model half of the capability. (Its loss on the right
+answers would not do: that is near zero, and halves without moving the model.) The second yardstick is a model in which *other*
+nodes, drawn at random outside the circuit, were removed until as little of the task was left. Cost: about four forward passes over
+the training prompts a step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -17,10 +21,17 @@ from torch import Tensor
 from subcircuit.edit.parts import all_nodes
 from subcircuit.edit.probe import Probe, measure
 from subcircuit.edit.weights import Node, remove_nodes
-from subcircuit.errors import SettingsError
+from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import MLP
 from subcircuit.model import Transformer, map_tensors
 from subcircuit.tasks import Task, check_vocabulary, metric
+
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+"""Step sizes that are tried on the untouched model where none is given."""
+# shares of the capability left in the untouched model: what a step size is chosen by, and the least that counts as a move
+_ENOUGH, _LEAST = 0.5, 0.9
+# sizes of random damage that are measured where none takes the capability as low as the edit
+_SIZES = 16
 
 
 @dataclass(frozen=True)
@@ -29,16 +40,16 @@ class Relearning:
 
     Args:
         steps: of Adam; 0 is none.
-        learning_rate: of all weights.
+        learning_rate: of all weights; None is the smallest of a series that moves the untouched model, see ``untouched``.
     """
 
     steps: int = 16
-    learning_rate: float = 1e-5
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise SettingsError(f"relearning takes {self.steps} steps: it must be 0 or more")
-        if not self.learning_rate > 0:
+        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
             raise SettingsError(f"the learning rate of relearning is {self.learning_rate}: it must be above 0")
 
     @property
@@ -52,8 +63,31 @@ Curve = tuple[tuple[int, float], ...]
 """Pairs of a step and the share of the capability that there is after it."""
 
 
+@dataclass(frozen=True)
+class Untouched:
+    """The whole model, trained on the wrong answers: whether the step size moves anything.
+
+    Args:
+        learning_rate: of all weights.
+        curve: the share of the capability after so many steps, up to the first at which half of it is gone.
+    """
+
+    learning_rate: float
+    curve: Curve
+
+    @property
+    def moved(self) -> bool:
+        """Whether at least a tenth of the capability is gone."""
+        return self.curve[-1][1] <= _LEAST
+
+
 def relearn(
-    model: Transformer, train: Task, judged: Probe, settings: Relearning, on_step: Callable[[int], None] | None = None
+    model: Transformer,
+    train: Task,
+    judged: Probe,
+    settings: Relearning,
+    learning_rate: float,
+    on_step: Callable[[int], None] | None = None,
 ) -> Curve:
     """Fine-tune a copy of the model and measure.
 
@@ -61,12 +95,67 @@ def relearn(
         model: edited; it stays as it is.
         train: prompts to train on.
         judged: other prompts of the task, with what the whole model does on them.
+        settings: how many steps.
+        learning_rate: of all weights.
         on_step: called after every step with its number.
     """
     check_vocabulary(model, train)
+    return tuple(_shares(model, train, judged, settings, learning_rate, on_step))
+
+
+def untouched(train: Task, judged: Probe, settings: Relearning, on_step: Callable[[int], None] | None = None) -> Untouched:
+    """Train copies of the whole model on the wrong answers: at the step size that is asked for, or at larger and larger ones.
+
+    Args:
+        train: prompts to train on.
+        judged: other prompts of the task, and the whole model; it stays as it is.
+        on_step: called after every step with its number.
+
+    Returns:
+        The first step size that takes half of the capability; where none does, the one that takes most.
+
+    Raises:
+        NumericalError: NaN or infinity at the first step size.
+    """
+    check_vocabulary(judged.model, train)
+    found: list[Untouched] = []
+    for rate in RATES if settings.learning_rate is None else (settings.learning_rate,):
+        try:
+            found.append(_turned(train, judged, settings, rate, on_step))
+        except NumericalError:
+            # larger steps do no better
+            if not found:
+                raise
+            break
+        if found[-1].curve[-1][1] <= _ENOUGH:
+            return found[-1]
+    return min(found, key=lambda one: one.curve[-1][1])
+
+
+def _turned(train: Task, judged: Probe, settings: Relearning, rate: float, on_step: Callable[[int], None] | None) -> Untouched:
+    curve: list[tuple[int, float]] = []
+    for step, share in _shares(judged.model, _swapped(train), judged, settings, rate, on_step):
+        curve.append((step, share))
+        if share <= _ENOUGH:
+            break
+    return Untouched(rate, tuple(curve))
+
+
+def _swapped(task: Task) -> Task:
+    """The task with right and wrong answers in each other's place."""
+    a = task.answers
+    return replace(
+        task, answers=replace(a, correct=a.wrong, correct_mask=a.wrong_mask, wrong=a.correct, wrong_mask=a.correct_mask)
+    )
+
+
+def _shares(
+    model: Transformer, train: Task, judged: Probe, settings: Relearning, rate: float, on_step: Callable[[int], None] | None
+) -> Iterator[tuple[int, float]]:
+    """Steps at which is measured, and the share of the capability that a copy of the model has after them."""
     tuned, leaves = _trainable(model)
-    optimiser, train = torch.optim.Adam(leaves, settings.learning_rate), train.to(model.device)
-    loss, curve = metric("negative_log_likelihood"), []
+    optimiser, train = torch.optim.Adam(leaves, rate), train.to(model.device)
+    loss = metric("negative_log_likelihood")
     for step in range(settings.steps + 1):
         if step:
             optimiser.zero_grad()
@@ -77,8 +166,7 @@ def relearn(
         if step in settings.measured:
             with torch.no_grad():
                 # the final norm and the unembedding are tuned too
-                curve.append((step, float(measure(tuned, judged.task, judged.metric, tuned.stream)) / judged.whole))
-    return tuple(curve)
+                yield step, float(measure(tuned, judged.task, judged.metric, tuned.stream)) / judged.whole
 
 
 def _trainable(model: Transformer) -> tuple[Transformer, list[Tensor]]:
@@ -91,37 +179,72 @@ def _trainable(model: Transformer) -> tuple[Transformer, list[Tensor]]:
     return replace(model, weights=map_tensors(model.weights, copy)), list(copies.values())
 
 
+@dataclass(frozen=True, eq=False)
+class Damaged:
+    """A model without nodes drawn at random.
+
+    Args:
+        model: what is left.
+        nodes: what it lacks.
+        as_low: it has as little of the capability as was asked for, or less.
+    """
+
+    model: Transformer
+    nodes: tuple[Node, ...]
+    as_low: bool
+
+
 @torch.no_grad()
 def damaged_at_random(
     model: Transformer, spared: Sequence[Node], removed: Sequence[Node], probe: Probe, target: float, seed: int = 0
-) -> tuple[Transformer, int] | None:
+) -> Damaged:
     """The model without nodes drawn at random, the fewest of the draw that take the capability as low.
 
-    Nodes are replaced with zeros, the harshest that any removal does. They are heads, and MLPs only where the
-    removal that is compared with took some.
+    Nodes are replaced with zeros, the harshest that any removal does. First heads go, and MLPs where the removal that is
+    compared with took some; then the other MLPs; and only where all of them are not enough, nodes that were to be spared.
+    Where no part of the draw takes the capability as low, the part goes that takes it lowest.
 
     Args:
-        spared: nodes that stay: those of the circuit.
-        removed: by the removal that is compared with.
-
-    Returns:
-        The model and how many nodes it lacks; None where even all others gone leave more.
+        spared: nodes that stay as long as others will do: those of the circuit.
+        removed: by the removal that is compared with; they stay, unless there are no others.
     """
-    with_mlps = any(isinstance(node, MLP) for node in removed)
-    pool = [node for node in all_nodes(model) if node not in set(spared) and (with_mlps or not isinstance(node, MLP))]
-    Random(seed).shuffle(pool)
+    draw = _drawn(model, spared, removed, seed)
+    shares: dict[int, float] = {}
 
     def without(count: int) -> Transformer:
-        return remove_nodes(model, pool[:count], None)
+        return remove_nodes(model, draw[:count], None)
 
     def low(count: int) -> bool:
-        return float(probe.share(without(count).stream)) <= target
+        if count not in shares:
+            shares[count] = float(probe.share(without(count).stream))
+        return shares[count] <= target
 
-    if not low(len(pool)):
-        return None
-    few, many = 0, len(pool)
+    sizes = sorted({max(1, len(draw) * part // _SIZES) for part in range(1, _SIZES + 1)})
+    many = len(draw) if low(len(draw)) else next((size for size in sizes if low(size)), 0)
+    if not many:
+        lowest = min(shares, key=lambda count: (shares[count], count))
+        return Damaged(without(lowest), tuple(draw[:lowest]), False)
+    few = 0
     while many - few > 1:
         # the share does not fall evenly: this finds one of the places where it crosses the target
         middle = (few + many) // 2
         few, many = (few, middle) if low(middle) else (middle, many)
-    return without(many), many
+    return Damaged(without(many), tuple(draw[:many]), True)
+
+
+def _drawn(model: Transformer, spared: Sequence[Node], removed: Sequence[Node], seed: int) -> list[Node]:
+    """All nodes that random damage may take, in the order in which it takes them."""
+    with_mlps, random = any(isinstance(node, MLP) for node in removed), Random(seed)
+    ranks: dict[int, list[Node]] = {}
+    for node in all_nodes(model):
+        if node in set(removed):
+            rank = 3
+        elif node in set(spared):
+            rank = 2
+        else:
+            rank = int(isinstance(node, MLP) and not with_mlps)
+        ranks.setdefault(rank, []).append(node)
+    taken = [rank for rank in sorted(ranks) if rank < 3] or [3]
+    for rank in taken:
+        random.shuffle(ranks[rank])
+    return [node for rank in taken for node in ranks[rank]]

@@ -1,6 +1,6 @@
 """An edited model on disk, with its report: what was there before, and what is there after."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from subcircuit.edit import (
     NodeEdit,
     Point,
     Probe,
+    Recovery,
     Relearning,
     Removal,
     Texts,
@@ -31,6 +32,8 @@ from subcircuit.report.folder import write_csv, write_directory, write_json
 from subcircuit.report.removal_figure import draw_removal
 from subcircuit.report.style import save_figure
 
+# shares of a capability that are as good as none
+_TURNED = 0.05
 _TABLE = ("what", "measure", "before", "after", "left")
 
 
@@ -82,23 +85,43 @@ class EditReport:
             rows.append(("text", "KL, nats a token", "0", f"{side.kl_text:.4f}", ""))
             rows.append(("unrelated prompts", "KL, nats a token", "0", f"{side.kl_unrelated:.4f}", ""))
         if e.recovery is not None:
-            back = e.recovery
+            back, whole = e.recovery, e.recovery.untouched
             for name, curve in (("relearning", back.edited), ("after random damage", back.random)):
-                if curve is not None:
-                    measure = f"left after {curve[-1][0]} steps"
-                    rows.append((name, measure, f"{curve[0][1]:.1%}", f"{curve[-1][1]:.1%}", ""))
+                measure = f"left after {curve[-1][0]} steps of {whole.learning_rate:g}"
+                rows.append((name, measure, f"{curve[0][1]:.1%}", f"{curve[-1][1]:.1%}", ""))
+            step, left = whole.curve[-1]
+            wrong = f"left after {step} steps of {whole.learning_rate:g} on wrong answers"
+            rows.append(("untouched model", wrong, "100.0%", f"{left:.1%}", ""))
         return tuple(rows)
+
+    @property
+    def target_reached(self) -> bool | None:
+        """Whether no more of the capability is left than was asked for, on prompts that the search did not see."""
+        return None if self.settings is None else self.effects.target.share <= self.settings.target
+
+    @property
+    def floor_held(self) -> bool | None:
+        """Whether every retained task kept its floor, on prompts that the search did not see."""
+        return None if self.settings is None else all(change.share >= self.settings.floor for change in self.effects.retained)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was asked for and not reached, and what the numbers cannot tell, each with a way out."""
+        return () if self.settings is None else (*_missed(self.effects, self.settings), *_unproven(self.effects.recovery))
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
         e = self.effects
+        judged = {} if self.settings is None else {"target_reached": self.target_reached, "floor_held": self.floor_held}
         return {
             **self.conditions,
+            **judged,
+            "warnings": list(self.warnings),
             "removed": list(self.removed),
             "target": _change(e.target),
             "retained": [_change(change) for change in e.retained],
             "side_effects": None if e.side is None else asdict(e.side),
-            "relearning": None if e.recovery is None else asdict(e.recovery),
+            "relearning": None if e.recovery is None else {**asdict(e.recovery), "moved": e.recovery.untouched.moved},
             "settings": None if self.settings is None else asdict(self.settings),
             "path": [asdict(point) for point in self.path],
         }
@@ -125,12 +148,16 @@ def write_removal(
         OutputError: the directory is not empty or cannot be written; it is left as it was.
         EditError: the model cannot be written.
     """
-    conditions = _conditions("remove", removal.edit, removal.fill, circuit) | {"floor_held": removal.floor_held}
+    conditions = _conditions("remove", removal.edit, removal.fill, circuit)
 
     def report(done: Effects, edited: Transformer | CutModel) -> EditReport:
-        if relearning is not None and relearning.steps and isinstance(edited, Transformer) and isinstance(removal.edit, NodeEdit):
+        if relearning is None or not relearning.steps:
+            return EditReport(conditions, removal.edit.names, done, removal.found.path, removal.settings)
+        if isinstance(edited, Transformer) and isinstance(removal.edit, NodeEdit):
             train, gone = removal.target.task, removal.edit.nodes
             done = replace(done, recovery=recovery(edited, nodes_of(circuit), gone, train, held_out.target, relearning, say))
+        else:
+            say("relearning: not tried, as a wrapper cannot be fine-tuned")
         return EditReport(conditions, removal.edit.names, done, removal.found.path, removal.settings)
 
     return _write(removal.edit, path, held_out, report, say)
@@ -210,6 +237,41 @@ def _conditions(command: str, edit: Edit, fill: Fill, circuit: Circuit) -> dict[
 
 def _change(change: Change) -> dict[str, Any]:
     return {**asdict(change), "left": change.share}
+
+
+def _missed(effects: Effects, settings: Greedy) -> Iterator[str]:
+    """What the edit was to do and does not, on prompts that the search did not see."""
+    target = effects.target
+    if target.share > settings.target:
+        yield (
+            f"the target is missed: {target.share:.1%} of {target.task} is left on {target.examples} prompts that the search did "
+            f"not see, more than {settings.target:.1%}. Search with more prompts (--examples) or a smaller --target."
+        )
+    if target.share < -max(settings.target, _TURNED):
+        yield f"{target.task} is turned round: {target.share:.1%} of it is left on {target.examples} prompts that the search did not see"
+    for change in effects.retained:
+        if change.share < settings.floor:
+            yield (
+                f"{change.task} was to keep {settings.floor:.1%} and keeps {change.share:.1%} on {change.examples} prompts that "
+                "the search did not see; see tradeoff.csv"
+            )
+
+
+def _unproven(recovery: Recovery | None) -> Iterator[str]:
+    """Why relearning tells less than it seems to."""
+    if recovery is None:
+        return
+    whole = recovery.untouched
+    if not whole.moved:
+        yield (
+            f"relearning proves nothing: {whole.curve[-1][0]} steps of {whole.learning_rate:g} on wrong answers leave the untouched "
+            f"model {whole.curve[-1][1]:.1%} of the capability. Use a larger --learning-rate or more steps (--relearn)."
+        )
+    if recovery.random[0][1] > max(recovery.edited[0][1], 0) + _TURNED:
+        yield (
+            f"no random damage takes the capability as low: with {recovery.random_nodes} random nodes removed "
+            f"{recovery.random[0][1]:.1%} is left, {recovery.edited[0][1]:.1%} in the edited model"
+        )
 
 
 def _row(change: Change, role: str) -> tuple[str, ...]:

@@ -85,15 +85,15 @@ def _search(axes: Axes, effects: Effects, path: Sequence[Point], settings: Greed
 
 def _relearning(axes: Axes, task: str, recovery: Recovery) -> None:
     for name, curve, colour in (("edited", recovery.edited, _TARGET), ("damaged at random", recovery.random, _RANDOM)):
-        if curve is None:
-            continue
         xs, ys = zip(*curve, strict=True)
-        label = name if recovery.random_nodes is None or name == "edited" else f"{name}: {recovery.random_nodes} nodes"
+        label = name if name == "edited" else f"{name}: {recovery.random_nodes} nodes"
         axes.plot(xs, ys, color=colour, marker="o", markersize=3.5, linewidth=1.3, label=label)
     axes.axhline(1, color=FAINT, linewidth=0.8, zorder=0)
     axes.legend(frameon=False, loc="best")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(f"fine-tuned on {recovery.examples} prompts", fontsize=7.5, loc="left")
+    axes.set_title(
+        f"fine-tuned on {recovery.examples} prompts, step size {recovery.untouched.learning_rate:g}", fontsize=7.5, loc="left"
+    )
     axes.set(xlabel="steps", ylabel=inert(f"{task}, share of the model's"))
     _finish(axes, "y")
 
