@@ -1,6 +1,7 @@
 """Losses equal the node-by-node definition, whatever the batches; the ends are the model and the circuit without edges."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.evaluate import measure, measure_all
+from subcircuit.evaluate.measure import Ends
 from subcircuit.graph import Circuit, Graph, Scope
-from subcircuit.run import ABLATIONS
+from subcircuit.run import ABLATIONS, last_stream
 from subcircuit.tasks import metric
 from tests.behaviours import random_behaviour, random_kept
 from tests.oracles import NodeByNode, ablated_slowly
@@ -97,3 +99,24 @@ def test_what_cannot_be_measured_is_refused():
     broken = replace(model, weights=replace(model.weights, W_E=model.weights.W_E * float("nan")))
     with pytest.raises(NumericalError, match="logit_difference of the whole model is nan on pair 1"):
         measure(broken, graph, behaviour, [])
+
+
+def test_ends_are_run_once_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("gpt2")
+    behaviour = random_behaviour(model, 5, [6, 4, 5, 6, 3], 1, "logit_difference", "resample")
+    graph = Graph.of(model.config)
+    circuits = [Circuit(graph, random_kept(graph.edges, seed, 0.4)) for seed in range(3)]
+    metrics = behaviour.metric, metric("kl_divergence")
+    expected = measure_all(model, graph, behaviour, circuits, metrics, 2)
+    runs = list[int]()
+    module = import_module("subcircuit.evaluate.measure")
+    monkeypatch.setattr(module, "last_stream", lambda *given: runs.append(1) or last_stream(*given))
+    ends: Ends = {}
+    for index, circuit in enumerate(circuits):
+        found = measure_all(model, graph, behaviour, [circuit], metrics, 2, ends=ends)
+        for one, all_ in zip(found, expected, strict=True):
+            assert torch.equal(one.circuits[0], all_.circuits[index])
+            assert torch.equal(one.model, all_.model)
+            assert torch.equal(one.empty, all_.empty)
+    # three batches: the two ends of each once, and each of the three circuits
+    assert len(runs) == 3 * 2 + 3 * 3

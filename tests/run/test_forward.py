@@ -1,5 +1,6 @@
 """The masked forward pass equals the node-by-node definition, and its two extremes are the model and the corrupted run."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subcircuit.graph import Graph, Scope
+from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
 from tests.behaviours import random_kept, random_task
 from tests.run.agreement import assert_node_by_node
@@ -104,3 +105,18 @@ def test_gradients_flow_through_the_mask():
         up, down = (run_circuit(model, graph, mask + s, task.clean, ablated)[0, -1, 7] for s in (step, -step))
     assert mask.grad is not None
     torch.testing.assert_close(mask.grad[edge], (up - down) / 2e-5, rtol=1e-5, atol=1e-8)
+
+
+def test_units_that_nobody_reads_are_not_run():
+    model = tiny("gpt2")
+    task, graph = random_task(model, 1, LENGTHS), Graph.of(model.config)
+    ablated = ablated_values(model, graph, task.corrupted, Resample())
+    kept = Circuit.of_edges(graph, ["embed->m1", "m1->logits"]).kept
+    expected = run_circuit(model, graph, kept, task.clean, ablated)
+    broken = {layer: model.weights.layers[layer].attention.W_V for layer in range(model.config.n_layers)}
+    weights = [
+        replace(layer, attention=replace(layer.attention, W_V=torch.full_like(broken[i], torch.nan)))
+        for i, layer in enumerate(model.weights.layers)
+    ]
+    hollow = replace(model, weights=replace(model.weights, layers=tuple(weights)))
+    assert torch.equal(run_circuit(hollow, graph, kept, task.clean, ablated), expected)

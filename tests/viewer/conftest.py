@@ -58,6 +58,12 @@ class Watched:
         return self.page
 
 
+def drawn(page: Page, edges: int) -> None:
+    """So many edges are drawn, to the last of them."""
+    expect(page.locator("#edges")).to_have_attribute("data-drawn", str(edges))
+    expect(page.locator("#edges:not([data-drawing])")).to_be_attached()
+
+
 @pytest.fixture
 def watched(browser: Browser) -> Iterator[Watched]:
     """A fresh page; that nothing was complained of, and nobody else asked, is claimed of every test."""
@@ -112,6 +118,7 @@ class Running:
     port: int
     progress: dict[str, object]
     circuits: list[Shown]
+    bench: Bench
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +135,7 @@ def server(sample: Sample) -> Iterator[Running]:
     while not uvicorn_server.started:
         time.sleep(0.01)
     port = bound.getsockname()[1]
-    yield Running(f"http://127.0.0.1:{port}/", port, progress, circuits)
+    yield Running(f"http://127.0.0.1:{port}/", port, progress, circuits, bench)
     uvicorn_server.should_exit = True
     thread.join(5)
 

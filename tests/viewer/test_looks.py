@@ -1,7 +1,7 @@
 """How the page looks: at every width, in both themes, to everybody's eyes."""
 
 import re
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -65,11 +65,9 @@ def test_a_colour_of_a_comparison_means_one_thing(watched: Watched, report: str,
     assert hollow.evaluate("(e) => getComputedStyle(e).backgroundColor") == "rgba(0, 0, 0, 0)"
 
 
-@pytest.mark.parametrize("width", [390, 1024, 1280, 1920])
 @pytest.mark.parametrize("circuits", [1, 2, 3])
-def test_nothing_is_cut_off_at_any_width(watched: Watched, sample: Sample, tmp_path: Path, width: int, circuits: int) -> None:
+def test_nothing_is_cut_off_at_any_width(watched: Watched, sample: Sample, tmp_path: Path, circuits: int) -> None:
     page = watched.page
-    page.set_viewport_size({"width": width, "height": 844})
     names = [f"runs/indirect-object-identification-smollm2-135m-{number}" for number in range(circuits)]
     shown = [Shown(name, sample.circuits[i % 2].circuit, {}) for i, name in enumerate(names)]
     content = report_document(shown, [sample.probed] * circuits, points=3)
@@ -77,13 +75,15 @@ def test_nothing_is_cut_off_at_any_width(watched: Watched, sample: Sample, tmp_p
         "a warning that is long enough to take two lines on a telephone, of --edges " + "9" * 60
     ]
     address = write_report(content, tmp_path / "wide.html").as_uri()
-    for view in ("", "#prompt=0", "#node=a1.h2", *(["#other=1", "#other=1&node=a1.h2"] if circuits > 1 else [])):
+    views = ["#prompt=0", "#node=a1.h2", *(["#other=1", "#other=1&node=a1.h2"] if circuits > 1 else [""])]
+    for width, view in product((390, 1024, 1280, 1920), views):
+        page.set_viewport_size({"width": width, "height": 844})
         watched.open(address + view)
         beyond = page.evaluate(
             "() => [...document.querySelectorAll('body *')].filter((e) => !e.closest('#view, .hidden, option') && e.getBoundingClientRect().width"
             " && e.getBoundingClientRect().right > innerWidth + 1).map((e) => `${e.tagName}#${e.id}.${e.className}`)"
         )
-        assert (view, beyond) == (view, [])
+        assert (width, view, beyond) == (width, view, [])
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

@@ -27,7 +27,7 @@ def post(server: Running, path: str = "api/measure", json: Any = MEASURE, **head
 def test_the_page_that_the_server_sent_is_served(server: Running) -> None:
     answer = post(server)
     assert answer.status_code == 200
-    assert [point["edges"] for point in answer.json()["points"]] == [3]
+    assert 3 in [point["edges"] for point in answer.json()["points"]]
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "", "[::1", "evil.example:8765"])
@@ -146,8 +146,9 @@ def test_the_next_free_port_is_taken(sample: Sample) -> None:
         free_socket("192.0.2.1", 8790)
 
 
-def test_a_page_is_read_while_something_is_measured(sample: Sample) -> None:
+def test_a_page_is_read_while_something_is_measured(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     inside: list[Any] = []
+    measured: list[Any] = []
 
     def probe(number: int, shown: Any) -> Any:
         inside.append(bench.document()["version"])
@@ -156,4 +157,8 @@ def test_a_page_is_read_while_something_is_measured(sample: Sample) -> None:
     bench = Bench(lambda: list(sample.circuits), lambda: "1", probe)
     bench.measure(0, 2, kept_only=True)
     assert inside == ["1"]
-    assert bench.measure(0, 2, kept_only=True) is bench.measure(0, 2, kept_only=True)
+    # what is known is not measured again
+    first = bench.measure(0, 2, kept_only=True)
+    monkeypatch.setattr("subcircuit.viewer.bench.measured_document", lambda *given: measured.append(given))
+    assert bench.measure(0, 2, kept_only=True) == first
+    assert measured == []

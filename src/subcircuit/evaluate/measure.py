@@ -29,6 +29,8 @@ from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.tasks import Metric, Task, check_same_vocabulary, placed
 
 Stream: TypeAlias = Callable[[Bool[Tensor, "writer reader"]], Float[Tensor, "answer d_model"]]
+# last streams of the model and of the circuit without edges, by the first prompt of a batch
+Ends: TypeAlias = dict[int, tuple[Float[Tensor, "answer d_model"], Float[Tensor, "answer d_model"]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,7 @@ def measure_all(
     metrics: Sequence[Metric],
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
+    ends: Ends | None = None,
 ) -> tuple[Readings, ...]:
     """Measure circuits with several metrics at the price of one.
 
@@ -80,6 +83,8 @@ def measure_all(
         circuits: of ``graph``.
         batch_size: prompts that run together.
         journal: remembers the losses of every batch of prompts.
+        ends: what was run of model and empty circuit is kept here, and not run again by later calls with the same model, graph,
+            prompts, ablation and batch size.
 
     Returns:
         Readings in the order of ``metrics``.
@@ -99,11 +104,14 @@ def measure_all(
     ablated = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
     what = sha256(b"".join(mask.cpu().numpy().tobytes() for mask in masks)).hexdigest()[:32]
     what = f"losses/{what}/{', '.join(metric.name for metric in metrics)}"
+    known: Ends = {} if ends is None else ends
 
     def losses(start: int) -> Float[Tensor, "metric trial batch"]:
         part = task[start : start + batch_size]
         stream = _stream(model, graph, part, ablated(part.corrupted, start))
-        return torch.stack(_losses(model, stream, masks, part, metrics))
+        if start not in known:
+            known[start] = stream(masks[0]), stream(masks[1])
+        return torch.stack(_losses(model, stream, known[start], masks, part, metrics))
 
     units = [(f"{what}/examples {start} to {start + batch_size}", start) for start in range(0, len(task), batch_size)]
     # losses are float64, which some accelerators do not have
@@ -130,13 +138,14 @@ def _stream(model: Transformer, graph: Graph, part: Task, ablated: Float[Tensor,
 def _losses(
     model: Transformer,
     stream: Stream,
+    ends: tuple[Float[Tensor, "answer d_model"], Float[Tensor, "answer d_model"]],
     masks: Sequence[Bool[Tensor, "writer reader"]],
     part: Task,
     metrics: Sequence[Metric],
 ) -> list[Float[Tensor, "trial batch"]]:
-    """Losses of one batch by metric; the first mask is the whole model's."""
+    """Losses of one batch by metric; the first two masks are the whole model's and that of no edge, whose streams are ``ends``."""
     compares = any(metric.compares for metric in metrics)
-    reference = unembed(model.config, model.weights, stream(masks[0])) if compares else None
+    reference = unembed(model.config, model.weights, ends[0]) if compares else None
     bound = [metric.bind(part.answers, reference) for metric in metrics]
     rows: list[list[Tensor]] = [[] for _ in metrics]
     for index, mask in enumerate(masks):
@@ -145,7 +154,7 @@ def _losses(
         if same:
             losses = [row[same[0]] for row in rows]
         else:
-            last = stream(mask)
+            last = ends[index] if index < 2 else stream(mask)
             losses = [part.answers.per_example(measured(read(model, last, measured.needs))) for measured in bound]
         for row, loss in zip(rows, losses, strict=True):
             row.append(loss)

@@ -10,7 +10,8 @@ mask may hold any real numbers. Gradients flow to mask and ablated values, unit 
     dL/d ablated(w)    = Σ_r  (1 − kept[w, r]) · dL/d input(r)
 
 Cost: every reader is normalised and projected on its own, about three plain forward passes, and one matrix product
-per unit for the sums, which grow with writers × readers. With gradients, units are run again when their turn comes, so
+per unit for the sums, which grow with writers × readers. Without gradients, units whose writers nobody reads are left out, so that
+small circuits take less. With gradients, units are run again when their turn comes, so
 that memory is that of all writers' values and all readers' inputs once, and of one unit's inner workings.
 """
 
@@ -72,14 +73,22 @@ def _run(
     added: Sums,
     tokens: Tokens,
     ablated: Float[Tensor, "writer batch pos d_model"],
+    read: list[bool] | None = None,
 ) -> Iterator[Float[Tensor, "reader batch pos d_model"]]:
-    """The inputs of each unit's readers, from the first layer to the logits; fills the differences."""
+    """The inputs of each unit's readers, from the first layer to the logits; fills the differences.
+
+    Args:
+        read: whether each writer is read by anybody; units of which none is are left out. None runs them all.
+    """
     embedding = embedding_values(model, graph, tokens)
     torch.sub(embedding, ablated[: len(embedding)], out=added.differences[: len(embedding)])
     base, biases, n_based = torch.zeros_like(ablated[0]), _biases(model, graph), 0
     for at in stretches(graph):
         base = base + ablated[n_based : at.n_read].sum(0) + biases[n_based : at.n_read].sum(0)
         n_based = at.n_read
+        if read is not None and not isinstance(at.unit, Logits) and not any(read[at.writers]):
+            added.differences[at.writers] = 0
+            continue
         inputs = added.read(at) + base
         yield inputs
         if not isinstance(at.unit, Logits):
@@ -146,7 +155,11 @@ class _MaskedRun(torch.autograd.Function):
     ) -> Float[Tensor, "batch pos d_model"]:
         added = sums(graph, mask, torch.empty_like(ablated, memory_format=torch.contiguous_format), tokens)
         graph = graph.unplaced
-        inputs = deque(_run(model, graph, added, tokens, ablated), maxlen=None if any(ctx.needs_input_grad) else 1)
+        if any(ctx.needs_input_grad):
+            inputs = deque(_run(model, graph, added, tokens, ablated))
+        else:
+            read = (mask != 0).any(0).any(-1).tolist()
+            inputs = deque(_run(model, graph, added, tokens, ablated, read), maxlen=1)
         ctx.sums, ctx.inputs, ctx.model, ctx.graph = added, inputs, model, graph
         return inputs[-1][0]
 

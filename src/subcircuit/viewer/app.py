@@ -26,6 +26,7 @@ class _Asked(BaseModel):
 class _Measure(_Asked):
     edges: int = Field(ge=0, le=1 << 40)
     all: bool = False
+    ahead: bool = False
 
 
 def make_app(bench: Bench, progress: Callable[[], Json], *, host: str, token: str) -> Guard:
@@ -49,13 +50,13 @@ def make_app(bench: Bench, progress: Callable[[], Json], *, host: str, token: st
 
     async def measure(request: Request) -> Response:
         asked = _Measure.model_validate_json(await request.body())
-        return await _computed(lambda: bench.measure(asked.circuit, asked.edges, not asked.all))
+        return await _computed(lambda: bench.measure(asked.circuit, asked.edges, not asked.all, asked.ahead))
 
     async def document(request: Request) -> Response:
         return await _computed(bench.document)
 
     async def state(request: Request) -> Response:
-        return await _computed(progress)
+        return await _computed(lambda: {**progress(), "work": bench.work()})
 
     def text(content: Callable[[], str], media_type: str) -> Callable[[Request], Response]:
         return lambda request: Response(content(), media_type=media_type)

@@ -3,8 +3,8 @@
 from subcircuit.report.page.document import Shown, check_one_graph, circuit_document, graph_document
 from subcircuit.report.page.html import NOTHING_ELSE, report_html, script, served_html, static
 from subcircuit.report.page.labels import read_labels
-from subcircuit.report.page.measured import POINTS, ladder, measured_document, sizes
-from subcircuit.report.page.prompts import prompts_document
+from subcircuit.report.page.measured import POINTS, Pace, ladder, measured_document, sizes
+from subcircuit.report.page.prompts import STEPS_PER_PROMPT, prompts_document
 from subcircuit.report.page.ranking import Ranking
 from subcircuit.report.page.report import MOST_EDGES, Probed, page_document, report_document, write_report
 
@@ -12,6 +12,8 @@ __all__ = [
     "MOST_EDGES",
     "NOTHING_ELSE",
     "POINTS",
+    "STEPS_PER_PROMPT",
+    "Pace",
     "Probed",
     "Ranking",
     "Shown",

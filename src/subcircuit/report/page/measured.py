@@ -1,17 +1,35 @@
 """Metric, KL and faithfulness of a ranking's prefixes: what a threshold costs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate import faithfulness, measure_all
+from subcircuit.evaluate.measure import Ends
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.report.page.packed import Json, finite
 from subcircuit.report.page.ranking import Ranking
 from subcircuit.search import Behaviour
+from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import metric
 
 POINTS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Pace:
+    """In which steps sizes are measured: as `measure_all` takes them.
+
+    Args:
+        batch_size: prompts that run together: a step.
+        journal: told of every step.
+        ends: what was run of model and empty circuit, for the next size.
+    """
+
+    batch_size: int = 16
+    journal: Journal = FORGETFUL
+    ends: Ends = field(default_factory=dict)
 
 
 def sizes(count: int, points: int = POINTS) -> list[int]:
@@ -28,20 +46,29 @@ def ladder(ranking: Ranking, kept_only: bool, points: int = POINTS) -> list[int]
 
 
 def measured_document(
-    model: Transformer, graph: Graph, behaviour: Behaviour, ranking: Ranking, counts: Sequence[int], kept_only: bool
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    ranking: Ranking,
+    counts: Sequence[int],
+    kept_only: bool,
+    pace: Pace | None = None,
 ) -> Json:
     """The largest circuits of at most so many edges, measured on the page's prompts.
 
     Args:
         counts: numbers of edges.
         kept_only: count the circuit's edges alone, or all that are listed.
+        pace: in which steps; None for the steps of `measure_all`.
 
     Raises:
         GraphError: the circuit is of another model.
         NumericalError: a loss is NaN or infinite.
     """
     circuits = [Circuit(graph, ranking.mask(graph, count, kept_only)) for count in counts]
-    readings, divergences = measure_all(model, graph, behaviour, circuits, (behaviour.metric, metric("kl_divergence")))
+    metrics = behaviour.metric, metric("kl_divergence")
+    pace = Pace() if pace is None else pace
+    readings, divergences = measure_all(model, graph, behaviour, circuits, metrics, pace.batch_size, pace.journal, pace.ends)
     value = readings.metric.value
     try:
         faithful, why = [finite(f) for f in faithfulness(readings).tolist()], None

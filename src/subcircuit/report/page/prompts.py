@@ -19,10 +19,17 @@ from subcircuit.tasks import Metric, Task, metric
 MOST_BYTES = 1_000_000
 # the method by which `effects_by_example` estimates
 EFFECTS_BY = "eap"
+# one for the effects of edges on a prompt, one for the attention patterns
+STEPS_PER_PROMPT = 2
 
 
 def prompts_document(
-    model: Transformer, circuit: Circuit, ranking: Ranking, behaviour: Behaviour, most_bytes: int = MOST_BYTES
+    model: Transformer,
+    circuit: Circuit,
+    ranking: Ranking,
+    behaviour: Behaviour,
+    most_bytes: int = MOST_BYTES,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Json:
     """Tokens, effects and patterns of every prompt of a behaviour.
 
@@ -31,19 +38,20 @@ def prompts_document(
 
     Args:
         most_bytes: of patterns; those of the heads whose edges are weakest are left out beyond it.
+        on_step: called `STEPS_PER_PROMPT` times for every prompt.
 
     Raises:
         SettingsError, NumericalError: as `effects_by_example`.
     """
     task, graph = behaviour.task, circuit.graph
     measured = differentiable(behaviour)
-    heads, patterns = _patterns(model, task, _heads(graph, ranking), most_bytes)
+    heads, patterns = _patterns(model, task, _heads(graph, ranking), most_bytes, on_step)
     return {
         "items": [_prompt(model, task[i : i + 1]) for i in range(len(task))],
         "metric": measured.name,
         "method": EFFECTS_BY,
         "sign": measured.sign,
-        "effects": quantised(_effects(model, graph, Behaviour(task, measured, behaviour.ablation), ranking)),
+        "effects": quantised(_effects(model, graph, Behaviour(task, measured, behaviour.ablation), ranking, on_step)),
         "direct": {
             "clean": quantised(direct_effects(model, graph, task).T.numpy()),
             "corrupted": quantised(direct_effects(model, graph, task, corrupted=True).T.numpy()),
@@ -64,8 +72,11 @@ def differentiable(behaviour: Behaviour) -> Metric:
     return metric("logit_difference" if contrasts else "negative_log_likelihood")
 
 
-def _effects(model: Transformer, graph: Graph, behaviour: Behaviour, ranking: Ranking) -> np.ndarray:
-    rows = [effects.numpy()[ranking.writers, ranking.readers] for effects in effects_by_example(model, graph, behaviour)]
+def _effects(model: Transformer, graph: Graph, behaviour: Behaviour, ranking: Ranking, on_step: Callable[[], None]) -> np.ndarray:
+    rows = []
+    for effects in effects_by_example(model, graph, behaviour):
+        rows.append(effects.numpy()[ranking.writers, ranking.readers])
+        on_step()
     return np.stack(rows)
 
 
@@ -96,7 +107,9 @@ def _heads(graph: Graph, ranking: Ranking) -> list[Head]:
     return list(ordered)
 
 
-def _patterns(model: Transformer, task: Task, heads: Sequence[Head], most_bytes: int) -> tuple[list[str], list[Json]]:
+def _patterns(
+    model: Transformer, task: Task, heads: Sequence[Head], most_bytes: int, on_step: Callable[[], None]
+) -> tuple[list[str], list[Json]]:
     """Names of the heads that are shown, and for each of them its patterns: prompt by prompt, clean and then corrupted.
 
     Of causal models, row after row up to the diagonal; in steps of 1/255.
@@ -108,6 +121,7 @@ def _patterns(model: Transformer, task: Task, heads: Sequence[Head], most_bytes:
         for tokens in (task.clean[example : example + 1], task.corrupted[example : example + 1]):
             for head, pattern in _of_heads(model, tokens, chosen):
                 parts[head].append(pattern)
+        on_step()
     return [str(head) for head in chosen], [packed(np.concatenate(parts[head])) for head in chosen]
 
 

@@ -88,14 +88,24 @@ export function showCount(count, asked, most, least) {
   at("threshold").textContent = least === null ? "–" : `≥ ${number(least)}`;
 }
 
+// point: measured, or about so; null where nothing is known yet, which is waited for or not.
 export function showReading(point, metric, waiting) {
   const write = (id, value) => {
-    at(id).textContent = waiting ? "…" : value === null || value === undefined ? "–" : `${point.about ? "≈ " : ""}${number(value)}`;
+    at(id).classList.toggle("about", Boolean(point?.about) || waiting);
+    at(id).textContent = waiting && !point ? "…" : value === null || value === undefined ? "–" : `${point.about ? "≈ " : ""}${number(value)}`;
   };
   at("metric-name").textContent = (metric ?? "metric").replaceAll("_", " ");
   write("metric", point?.metric);
   write("faithfulness", point?.faithfulness);
   write("kl", point?.kl);
+}
+
+// What the server is computing, and how far it is; null when it has nothing to do. The place for it stays, so that nothing moves.
+export function showWork(work) {
+  at("measuring").hidden = false;
+  at("measured").hidden = !work?.total;
+  if (work?.total) at("measured").value = work.done / work.total;
+  at("measuring-words").textContent = work?.words ?? "";
 }
 
 export const say = (words) => {

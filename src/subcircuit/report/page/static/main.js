@@ -1,21 +1,22 @@
 // Puts the parts together: state in, picture out.
 
-import { fillPickers, fillPrompts, say, setTheme, showCount, showReading, wireControls } from "./controls.js";
+import { fillPickers, fillPrompts, say, setTheme, showCount, showReading, showWork, wireControls } from "./controls.js";
 import { listed, nearest, readCircuit, readGraph, readPrompts } from "./data.js";
 import { at, el, many, number } from "./dom.js";
 import { createMap } from "./map.js";
 import { WORDS, comparison, sceneOf } from "./scene.js";
-import { showSide } from "./side.js";
-import { interpolate, live, load, measure, progress, promptsOf } from "./source.js";
+import { showChart, showSide } from "./side.js";
+import { interpolate, live, load, measure, progress, promptsOf, unmeasured } from "./source.js";
 import { createStore } from "./state.js";
 
-const SETTLED = 220, POLL = 2000;
+const SETTLED = 220, POLL = 2000, POLL_WORK = 400;
 
 async function start() {
   let content = await load();
   const graph = readGraph(content.graph);
   let circuits = content.circuits.map(readCircuit);
-  let scene, side = "clean", settling, measured = new Map();
+  let scene, side = "clean", settling, measured = new Map(), computing = 0, watching = false;
+  const busy = { now: false, ahead: false };
   const prompts = new Map(), problems = new Map();
   const labelOf = (name) => circuits[store.get().circuit].labels[name]?.label ?? "";
   const store = createStore(change);
@@ -84,7 +85,8 @@ async function start() {
   // What is slower than drawing waits until the slider rests.
   function settle(state, count, shown) {
     panel(state, count, shown);
-    ask(state, count);
+    measureNow();
+    measureAhead();
     say(`${many(shown, "edge")} shown. faithfulness ${at("faithfulness").textContent}`);
   }
 
@@ -100,6 +102,8 @@ async function start() {
       other: state.other === null ? null : circuits[state.other],
       prompts: prompts.get(state.circuit) ?? null,
       why: problems.get(state.circuit) ?? null,
+      measurable: isMeasurable(state),
+      undefinedFor: undefinedFor(state),
       state: picked,
       points: pointsOf(state),
       onSelect: (node) => store.set({ node: node === null ? null : graph.nodes[node].name }),
@@ -112,37 +116,91 @@ async function start() {
 
   const keyOf = (state) => `${state.circuit} ${state.all}`;
 
-  function pointsOf(state) {
-    const fixed = circuits[state.circuit].measured?.[state.all ? "all" : "kept"]?.points ?? [];
-    const asked = measured.get(keyOf(state)) ?? [];
-    return [...fixed, ...asked].sort((a, b) => a.edges - b.edges);
-  }
+  // In a report, or by the server so far.
+  const measurementsOf = (state) => circuits[state.circuit].measured?.[state.all ? "all" : "kept"] ?? measured.get(keyOf(state));
+  const pointsOf = (state) => measurementsOf(state)?.points ?? [];
+  // Why there is no faithfulness, where the metric does not allow one.
+  const undefinedFor = (state) => measurementsOf(state)?.why ?? null;
 
   function read(state, count) {
     const points = pointsOf(state);
     const exact = points.find((point) => point.edges === count);
     const waiting = live && !exact && !problems.has(state.circuit);
-    showReading(state.other === null ? (exact ?? (live ? null : interpolate(points, count))) : null, circuits[state.circuit].metric, waiting && state.other === null);
+    showReading(state.other === null ? (exact ?? interpolate(points, count)) : null, circuits[state.circuit].metric, waiting && state.other === null);
   }
 
-  async function ask(state, count) {
-    if (!live || state.other !== null || problems.has(state.circuit) || pointsOf(state).some((point) => point.edges === count)) return;
+  const isMeasurable = (state) => live && circuits[state.circuit].finished && state.other === null && !problems.has(state.circuit);
+
+  // The size that is shown, and then that which is shown by then.
+  const measureNow = () =>
+    inTurn("now", (state) => {
+      const count = countOf(state);
+      return pointsOf(state).some((point) => point.edges === count) ? undefined : count;
+    });
+
+  // When nothing else is waited for: sizes on both sides of it, between which the slider can be read at once.
+  const measureAhead = () =>
+    inTurn("ahead", (state) => {
+      if (busy.now || document.hidden || !prompts.has(state.circuit)) return undefined;
+      return unmeasured(listed(circuits[state.circuit], state.all).sizes, pointsOf(state), countOf(state))[0];
+    });
+
+  // One measurement after another, as long as there is something to measure.
+  async function inTurn(slot, next) {
+    if (busy[slot]) return;
+    busy[slot] = true;
+    for (;;) {
+      const state = valid(store.get());
+      const edges = isMeasurable(state) ? next(state) : undefined;
+      if (edges === undefined) break;
+      // another page may have come between, or the circuit have changed: that is asked again later
+      if (!(await measureSize(state, edges, slot === "ahead"))) break;
+    }
+    busy[slot] = false;
+    if (slot === "now") measureAhead();
+  }
+
+  async function measureSize(state, edges, ahead) {
     try {
-      const answer = await measure(state.circuit, count, state.all);
-      const key = keyOf(state);
-      measured.set(key, [...(measured.get(key) ?? []), ...answer.points]);
+      measured.set(keyOf(state), await computed(measure(state.circuit, edges, state.all, ahead)));
     } catch (error) {
       problems.set(state.circuit, `Not measured: ${error.message}`);
     }
-    const now = valid(store.get());
-    if (countOf(now) === count) read(now, count);
+    const now = valid(store.get()), count = countOf(now);
+    read(now, count);
+    if (problems.has(state.circuit)) panel(now, count, scene.prefix(count));
+    if (keyOf(now) === keyOf(state)) showChart(pointsOf(now), count, undefinedFor(now));
+    return measured.get(keyOf(state))?.points.some((point) => point.edges === edges);
+  }
+
+  // While the server computes, the page shows how far it is.
+  async function computed(answer) {
+    computing++;
+    watchWork();
+    try {
+      return await answer;
+    } finally {
+      computing--;
+    }
+  }
+
+  async function watchWork() {
+    if (watching || !live) return;
+    watching = true;
+    while (computing) {
+      await new Promise((done) => setTimeout(done, POLL_WORK));
+      const state = await progress().catch(() => null);
+      showWork(computing ? state?.work : null);
+    }
+    showWork(null);
+    watching = false;
   }
 
   async function fetchPrompts(circuit) {
     if (prompts.has(circuit)) return;
     try {
       if (!circuits[circuit].finished) throw new Error("they are looked at when the search is done");
-      const found = await promptsOf(content, circuit);
+      const found = await computed(promptsOf(content, circuit));
       prompts.set(circuit, readPrompts(found, circuits[circuit].count));
     } catch (error) {
       prompts.set(circuit, null);
@@ -153,6 +211,7 @@ async function start() {
     if (state.circuit === circuit) {
       rebuild(state);
       draw(state);
+      measureAhead();
     }
   }
 
@@ -220,6 +279,7 @@ async function start() {
       draw(now);
       fetchPrompts(now.circuit);
     }
+    measureAhead();
     setTimeout(follow, POLL);
   }
 
@@ -257,6 +317,8 @@ async function start() {
   document.documentElement.dataset.ready = "1";
   performance.mark("ready");
   if (live) {
+    showWork(null);
+    measureNow();
     fetchPrompts(state.circuit);
     follow();
   }

@@ -10,7 +10,7 @@ import { edgesOf, placeRead, sideOf, strongestFirst, strongestOf } from "./scene
 
 const STRONGEST = 200, MOST_NODES = 40;
 
-// view: { graph, circuit, other, scene, shown, count, prompts, why, state, points, side, onSelect, onSide }
+// view: { graph, circuit, other, scene, shown, count, prompts, why, measurable, undefinedFor, state, points, side, onSelect, onSide }
 export function showSide(view) {
   const { state, other } = view;
   const panel = at("side");
@@ -22,14 +22,14 @@ export function showSide(view) {
   panel.scrollTop = scrolled;
 }
 
-function overview({ graph, circuit, scene, shown, count, prompts, why, state, points, onSelect }) {
+function overview({ graph, circuit, scene, shown, count, prompts, why, measurable, undefinedFor, state, points, onSelect }) {
   const chart = curveChart(points, count);
   const item = prompts && state.prompt !== null ? prompts.items[state.prompt] : null;
   const strongest = [...strongestOf(scene, shown, STRONGEST)];
   return [
     el("h2", {}, circuit.name),
     item ? section(`prompt ${state.prompt + 1} of ${prompts.items.length}`, promptView(item)) : null,
-    chart ? section("faithfulness by size", chart) : null,
+    chart || undefinedFor || measurable ? bySize(chart, undefinedFor) : null,
     item
       ? section("effect of cutting an edge on this prompt", el("p", { class: "evidence faint" }, howMeasured(prompts)), ...edgesHere(graph, scene, strongest, shown, item, onSelect))
       : section("strongest edges", scoreWords(circuit), ...edgesHere(graph, scene, strongest, shown, item, onSelect)),
@@ -44,6 +44,15 @@ function overview({ graph, circuit, scene, shown, count, prompts, why, state, po
 function apart({ keptCount, kept }) {
   const count = keptCount - kept.edges.length;
   return count ? el("p", { class: "faint" }, `${many(count, "kept edge")} on no path from the embedding to the logits ${count === 1 ? "is" : "are"} not drawn.`) : null;
+}
+
+function bySize(chart, undefinedFor) {
+  return el("section", { class: "by-size" }, el("h3", {}, "faithfulness by size"), chart ?? el("p", { class: "faint" }, undefinedFor ?? "Being measured."));
+}
+
+// A measurement more: the rest of the panel stays as it is.
+export function showChart(points, count, undefinedFor) {
+  at("side").querySelector(".by-size")?.replaceWith(bySize(curveChart(points, count), undefinedFor));
 }
 
 const spaced = (name) => name.replaceAll("_", " ");

@@ -1,5 +1,6 @@
 // Where data come from: the page itself, or the server that it was opened by.
 
+import { nearest } from "./data.js";
 import { at } from "./dom.js";
 
 const embedded = at("document");
@@ -24,9 +25,17 @@ export const promptsOf = (content, circuit) => (live ? ask("api/prompts", { circ
 
 export const progress = () => ask("api/progress");
 
-// The circuit of the first so many edges, measured: points between which a report interpolates, or one that is exact.
-export function measure(circuit, edges, all) {
-  return ask("api/measure", { circuit, edges, all });
+// The circuit of so many edges, measured, with all others of its kind that have been. ahead: nobody waits for it, so it gives way.
+export const measure = (circuit, edges, all, ahead) => ask("api/measure", { circuit, edges, all, ahead });
+
+// Of about so many sizes, evenly spaced on a logarithmic axis, those not yet measured, nearest first: but before them the
+// smallest, which takes little time, so that there is something on both sides.
+export function unmeasured(sizes, points, count, about = 12) {
+  const most = sizes.at(-1) ?? 0;
+  const wanted = Array.from({ length: about }, (_, i) => nearest(sizes, Math.round(most ** (i / (about - 1)))));
+  const known = new Set(points.map((point) => point.edges));
+  const away = (size) => (size === sizes[0] ? -1 : Math.abs(Math.log(size / count)));
+  return [...new Set(wanted)].filter((size) => !known.has(size)).sort((a, b) => away(a) - away(b));
 }
 
 // The measured point of this size, or one on the line between its neighbours, which is said to be about so.
