@@ -185,6 +185,10 @@ def test_two_circuits_are_compared(watched: Watched, report: str, sample: Sample
     counts = [f"{c.n_edges} edges" for c in (both.shared, both.only_left, both.only_right)]
     expect(page.locator("#side .sides dd")).to_have_text(counts)
     drawn(page, both.shared.n_edges + both.only_left.n_edges + both.only_right.n_edges)
+    # a prompt changes nothing here, but the attention of a component
+    expect(page.locator("#pick-prompt")).to_be_hidden()
+    page.locator("[data-node='a1.h2']").click()
+    expect(page.locator("#pick-prompt")).to_be_visible()
 
 
 def test_a_report_knows_what_a_threshold_costs(watched: Watched, report: str, sample: Sample) -> None:

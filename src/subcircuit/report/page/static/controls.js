@@ -70,8 +70,13 @@ export function fillPickers(circuits, state) {
   at("other").value = state.other === null ? "" : String(state.other);
 }
 
+// Where a prompt changes what is seen: in a comparison, the attention of one component alone.
+export function showPromptPicker(prompts, state) {
+  at("pick-prompt").hidden = !prompts || (state.other !== null && state.node === null);
+}
+
 export function fillPrompts(prompts, state) {
-  at("pick-prompt").hidden = !prompts || state.other !== null;
+  showPromptPicker(prompts, state);
   if (!prompts) return;
   const options = prompts.items.map((item, index) => el("option", { value: index }, `${index + 1}  ${briefly(item)}`));
   at("prompt").replaceChildren(el("option", { value: "" }, `all ${prompts.items.length}`), ...options);

@@ -1,6 +1,6 @@
 // Puts the parts together: state in, picture out.
 
-import { fillPickers, fillPrompts, say, setTheme, showCount, showReading, showWork, wireControls } from "./controls.js";
+import { fillPickers, fillPrompts, say, setTheme, showCount, showPromptPicker, showReading, showWork, wireControls } from "./controls.js";
 import { listed, nearest, readCircuit, readGraph, readPrompts } from "./data.js";
 import { at, el, many, number } from "./dom.js";
 import { createMap } from "./map.js";
@@ -76,6 +76,7 @@ async function start() {
     map.show(scene, shown);
     map.select(state.node === null ? null : graph.byName.get(state.node));
     showCount(count, state.edges, scene.sizes.at(-1) ?? 0, Number.isFinite(last) ? last : null);
+    showPromptPicker(prompts.get(state.circuit), state);
     read(state, count);
     clearTimeout(settling);
     settling = setTimeout(() => settle(state, count, shown), SETTLED);

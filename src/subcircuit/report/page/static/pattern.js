@@ -23,8 +23,8 @@ export function patternView(prompts, name, prompt, side, onSide) {
 
 // What the two ends of a difference stand for.
 function scale() {
-  const chip = (end) => el("i", { class: `chip ${end}`, "aria-hidden": "true" });
-  return el("p", { class: "faint" }, chip("more"), "more attention in the clean prompt ", chip("less"), "less");
+  const end = (shade, words) => el("span", {}, el("i", { class: `chip ${shade}`, "aria-hidden": "true" }), words);
+  return el("p", { class: "scale faint" }, end("all", "more in the clean prompt"), end("none", "less"));
 }
 
 // Where the answer's position looks most.
@@ -54,7 +54,7 @@ function drawing(rows, tokens, item, side, said) {
       context.globalAlpha = 1;
       context.fillStyle = grid;
       context.fillRect(LABEL + key * cell, LABEL + query * cell, cell - 1, cell - 1);
-      context.globalAlpha = Math.min(1, Math.abs(value) ** 0.7);
+      context.globalAlpha = Math.min(1, Math.abs(value) ** (side === "difference" ? 0.5 : 0.7));
       context.fillStyle = value < 0 ? less : ink;
       context.fillRect(LABEL + key * cell, LABEL + query * cell, cell - 1, cell - 1);
     }),
