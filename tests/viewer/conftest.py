@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from subcircuit.graph import Graph, TopN
 from subcircuit.report.page import Probed, Shown, report_document, write_report
 from subcircuit.search import Eap, eap
 from subcircuit.viewer import Bench, free_socket, make_app
+from subcircuit.viewer.bench import Probe
 from tests.behaviours import random_behaviour
 from tests.browser import FLAGS, NONE_FOUND
 from tests.tiny_models import VOCAB, tiny
@@ -123,9 +125,15 @@ class Running:
 
 @pytest.fixture(scope="session")
 def server(sample: Sample) -> Iterator[Running]:
+    with serving(list(sample.circuits), lambda number, shown: sample.probed) as running:
+        yield running
+
+
+@contextmanager
+def serving(circuits: list[Shown], probe: Probe) -> Iterator[Running]:
+    """A server of circuits that are measured with what ``probe`` gives."""
     progress: dict[str, object] = {"version": "1", "running": False}
-    circuits = list(sample.circuits)
-    bench = Bench(lambda: circuits, lambda: str(progress["version"]), lambda number, shown: sample.probed)
+    bench = Bench(lambda: circuits, lambda: str(progress["version"]), probe)
     bound = free_socket("127.0.0.1", 8700)
     app = make_app(bench, lambda: dict(progress), host="127.0.0.1", token=TOKEN)
     app = replace(app, seconds=0.5)

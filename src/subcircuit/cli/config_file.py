@@ -5,11 +5,14 @@ line counts more. A ``run.json``, a ``circuit.json``, or the directory they are 
 """
 
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, no_type_check
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, no_type_check
 
 import typer
 
 from subcircuit.errors import SettingsError, UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _LARGEST = 1 << 20
 _ENDS = (".yaml", ".yml", ".toml", ".json")
@@ -141,14 +144,22 @@ def _word(file: Path, key: str, value: Any) -> str:
 
 def _asked(file: Path) -> dict[str, Any]:
     """The options with which a run was begun, apart from where it is and how its result is printed."""
-    from subcircuit.runs import read_run
+    from subcircuit.runs import begun_with, read_run
 
-    return {name: value for name, value in read_run(file.parent)["asked"].items() if name not in ("out", "json")}
+    run = read_run(file.parent)
+    asked = {name: value for name, value in run["asked"].items() if name not in ("out", "json")}
+    return asked | _in_place(asked, begun_with(file.parent, asked, run["found"]))
+
+
+def _in_place(options: dict[str, Any], places: "Mapping[str, str | None]") -> dict[str, str]:
+    """Names as the paths that they stand for; what is not here as a path too, so that nothing else of that name is taken."""
+    return {name: f"./{options[name]}" if place is None else place for name, place in places.items()}
 
 
 def _recorded(file: Path) -> dict[str, Any]:
     """The options with which a circuit was found."""
     from subcircuit.graph import Circuit
+    from subcircuit.runs import begun_with
 
     circuit = Circuit.load(file)
     record = circuit.record
@@ -163,11 +174,11 @@ def _recorded(file: Path) -> dict[str, Any]:
         case "top-n" | "greedy":
             selection |= {"edges": str(chosen["n"]), "greedy": chosen["select"] == "greedy"}
     revision = record.model.revision
-    return {
+    options = {
         "model": record.model.name,
         "revision": None if revision is None or revision.startswith("sha256:") else revision,
         "dtype": record.model.dtype,
-        "task": record.task.name,
+        "task": record.task.parameters.get("file", record.task.name),
         **{name: record.task.parameters.get(name) for name in ("examples", "bos")},
         "seed": record.seed,
         "metric": record.metric,
@@ -177,3 +188,5 @@ def _recorded(file: Path) -> dict[str, Any]:
         "set": method,
         **selection,
     }
+    digests = {"model_files": revision, "prompt_file": record.task.parameters.get("sha256")}
+    return options | _in_place(options, begun_with(file, options, digests))

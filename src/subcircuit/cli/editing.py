@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from subcircuit.cli.recorded import Overrides, ready
+from subcircuit.cli.recorded import Overrides, ready, task_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,7 +85,7 @@ def material(
     """
     from subcircuit.edit import Probe, Texts, check_same_model, read_text
     from subcircuit.report import HeldOut
-    from subcircuit.tasks import check_task, load_held_out, load_task
+    from subcircuit.tasks import check_task, load_two
 
     content = None if text is None else read_text(text)
     for other in retain:
@@ -93,15 +93,13 @@ def material(
     # its evaluation prompts are not the ones that are used here, nor is what it says of them
     circuit, model, behaviour, _ = ready(path, given, EXAMPLES, lambda line: None if "flatter" in line else say(line))
     check_same_model(circuit, model)
-    name = given.task or (behaviour.task.name if circuit.record is None else circuit.record.task.name)
     recorded = 0 if circuit.record is None else circuit.record.seed
-    seed, count, bos = recorded if given.seed is None else given.seed, given.examples or EXAMPLES, _bos(circuit)
-    names = (name, *dict.fromkeys(retain))
-    found = [load_task(each, model, examples=count, seed=seed, bos=bos) for each in names]
-    others = [
-        load_held_out(each, model, task, examples=eval_examples, seed=seed + 1, bos=bos)
-        for each, task in zip(names, found, strict=True)
+    seed, bos = recorded if given.seed is None else given.seed, _bos(circuit)
+    pairs = [
+        load_two(each, model, examples=given.examples, default=EXAMPLES, others=eval_examples, seed=seed, bos=bos)
+        for each in (task_named(path, circuit, given), *dict.fromkeys(retain))
     ]
+    found, others = [task for task, _ in pairs], [other for _, other in pairs]
     metric = given.metric or (behaviour.metric.name if _tells(behaviour.metric) else None)
     probes = [Probe.of(model, others[0], metric), *(Probe.of(model, other) for other in others[1:])]
     held_out = HeldOut(probes[0], tuple(probes[1:]), Texts.of(model, content, bos))

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from subcircuit.errors import GraphError, SettingsError, SubcircuitError
+from subcircuit.errors import GraphError, ModelError, SettingsError, SubcircuitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from subcircuit.graph import Circuit, Record
+    from subcircuit.graph import Circuit, ModelRecord, Record
     from subcircuit.model import Transformer
     from subcircuit.run import Ablation
     from subcircuit.search import Behaviour
@@ -48,8 +48,9 @@ def ready(
     from subcircuit.tasks import shared_prompts
 
     circuit = Circuit.load(path)
-    record, model = circuit.record, load_recorded(path, circuit, given, say)
-    task, found_on = _prompts(record, given, examples, model)
+    name = task_named(path, circuit, given)
+    model = load_recorded(path, circuit, given, say)
+    task, found_on = _prompts(circuit.record, name, given, examples, model)
     shared = 0 if found_on is None else shared_prompts(task, found_on)
     if shared:
         say(f"warning: the circuit was found with {shared} of these {len(task)} prompts, which flatter it: {_way_out(task)}")
@@ -69,8 +70,8 @@ def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[s
     """
     from subcircuit.tasks import load_task
 
+    name = task_named(path, circuit, given)
     record, model = circuit.record, load_recorded(path, circuit, given, say)
-    name = _said(given.task, record and record.task.name, "task")
     if record is None:
         task = load_task(name, model, examples=given.examples, seed=given.seed or 0)
     else:
@@ -101,17 +102,24 @@ def check_overrides(given: Overrides) -> None:
 
 
 def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "Transformer":
-    """The model that a circuit was found in.
+    """The model that a circuit was found in, found again by the digest of its files; or another that the user names.
 
     Raises:
-        SettingsError: the record does not say its name, or it cannot be had by it.
-        GraphError: it is another model.
+        SettingsError: the record does not say its name.
+        ModelError: the model is not here, or another has its name.
+        GraphError: the graph of the model is another.
     """
     from subcircuit.model import load_model
+    from subcircuit.runs import model_source
 
     check_overrides(given)
     record = circuit.record
-    name = _said(given.model, record and record.model.name, "model")
+    if given.model is not None:
+        name = given.model
+    elif record is not None:
+        name = model_source(path, record.model)
+    else:
+        raise SettingsError("the circuit does not say its model: give --model")
     say(f"loading {name}")
     model = load_model(
         name,
@@ -123,9 +131,40 @@ def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callab
     if unlike := circuit.graph.unlike_model(model.config):
         found_in = record.model.name if record else "another model"
         raise GraphError(f"{path} was found in {found_in}, which {name} is not: their graphs differ in {unlike}")
-    if record is not None and record.model.revision not in (None, model.revision):
-        say(f"warning: found in revision {record.model.revision}, measured in {model.revision}")
+    if record is not None:
+        _compare(path, record.model, model, given, say)
     return model
+
+
+def _compare(path: Path, recorded: "ModelRecord", model: "Transformer", given: Overrides, say: "Callable[[str], None]") -> None:
+    """Refuse a model with other weights than those recorded, unless the user has named it."""
+    from subcircuit.runs import is_same_model
+
+    if is_same_model(recorded, model) is not False:
+        return
+    # weights that were changed in memory have the revision of those that they were made of
+    revisions = (recorded.revision, model.revision)
+    was, now = revisions if len(set(revisions)) == 2 else ("other weights", "the weights of that name")
+    others = f"{path} was found in {recorded.name} ({was}), and {model.name} here is another model ({now})"
+    if given.model is None and given.revision is None:
+        raise ModelError(f"{others}: give --model, which measures it there all the same")
+    say(f"warning: {others}")
+
+
+def task_named(path: Path, circuit: "Circuit", given: Overrides) -> str:
+    """The task that the user names, or that a circuit was found with: a built-in name, or where its prompt file is now.
+
+    Raises:
+        SettingsError: the record does not say it.
+        PromptError: the file is not here, or has other content.
+    """
+    from subcircuit.runs import task_source
+
+    if given.task is not None:
+        return given.task
+    if circuit.record is None:
+        raise SettingsError("the circuit does not say its task: give --task")
+    return task_source(path, circuit.record.task)
 
 
 def _behaviour(circuit: "Circuit", given: Overrides, task: "Task", model: "Transformer") -> "Behaviour":
@@ -149,11 +188,12 @@ def _carried(circuit: "Circuit", name: str) -> "Ablation":
     return Optimal(circuit.constants)
 
 
-def _prompts(record: "Record | None", given: Overrides, examples: int, model: "Transformer") -> "tuple[Task, Task | None]":
+def _prompts(
+    record: "Record | None", name: str, given: Overrides, examples: int, model: "Transformer"
+) -> "tuple[Task, Task | None]":
     """Evaluation prompts, and those of the search where they can be made again."""
     from subcircuit.tasks import load_at_most, load_held_out, load_task
 
-    name = _said(given.task, record and record.task.name, "task")
     count = examples if given.examples is None else given.examples
     if count < 1:
         raise SettingsError(f"--examples {count}: expected at least 1")
@@ -196,10 +236,3 @@ def _bos(record: "Record") -> "BosPolicy":
     from subcircuit.cli.options import bos_policy
 
     return bos_policy(str(record.task.parameters.get("bos", "auto")))
-
-
-def _said(given: str | None, recorded: str | None, what: str) -> str:
-    name = given or recorded
-    if name is None:
-        raise SettingsError(f"the circuit does not say its {what}: give --{what}")
-    return name

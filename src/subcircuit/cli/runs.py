@@ -10,7 +10,7 @@ from subcircuit.cli.arguments import JsonSummary, JsonTable
 from subcircuit.cli.crew import PANEL, Ray
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from subcircuit.cli.kept import Begun
 
@@ -46,7 +46,8 @@ def resume(
     given = {"model": model, "task": task, "path": circuit, "threshold": threshold, "edges": edges}
     changes = {name: value for name, value in given.items() if value is not None}
     by_whom = {name: value for name, value in {"workers": workers, "ray": ray}.items() if value is not None}
-    go_on, asked = _asked_of(path, read_run(path)["asked"])
+    begun = read_run(path)
+    go_on, asked = _asked_of(path, begun["asked"])
     if foreign := [name for name in {**changes, **by_whom} if name not in asked]:
         option = "circuit" if foreign[0] == "path" else foreign[0]
         raise SettingsError(f"--{option}: {path} is of subcircuit {asked['command']}, which has none")
@@ -56,12 +57,28 @@ def resume(
     if done and not changes and (path / "circuit.json").exists():
         print_run(path, Circuit.load(path), as_json=json)
         return
+    changes = {**_places(path, begun, set(changes)), **changes}
     if "path" in asked:
         # of what was looked into, the last part of the path is recorded
         changes.setdefault("path", path.absolute().parent / asked["path"])
     go_on(
         {**asked, **changes, **by_whom, "json": json}, Begun(path) if fork is None else Begun(new_directory(fork, "", ""), path)
     )
+
+
+def _places(path: Path, begun: "Mapping[str, Any]", given: "Collection[str]") -> dict[str, Any]:
+    """Where the model and the prompts of a run are now that the user does not give, found again by their digests."""
+    from subcircuit.errors import RunError
+    from subcircuit.runs import begun_with
+
+    places = {name: place for name, place in begun_with(path, begun["asked"], begun["found"]).items() if name not in given}
+    for name, place in places.items():
+        if place is None:
+            raise RunError(
+                f"{path} was begun with {begun['asked'][name]}, of which nothing near the run or the working directory has the digest: "
+                f"give --{name} PATH"
+            )
+    return places
 
 
 def _asked_of(path: Path, asked: Any) -> "tuple[Callable[[dict[str, Any], Begun], None], dict[str, Any]]":

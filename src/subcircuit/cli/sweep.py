@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 from subcircuit.cli.config_file import Config
 from subcircuit.cli.crew import Ray, Workers, crew_of
 
+EXAMPLES = 32
+
 
 def sweep(
     model: ModelName,
@@ -40,7 +42,9 @@ def sweep(
         list[str],
         typer.Option("--method", "--methods", help="See `subcircuit methods`; repeat it, or put commas between names."),
     ],
-    examples: Annotated[int, typer.Option(help="Pairs of prompts to search with.")] = 32,
+    examples: Annotated[
+        int | None, typer.Option(help="Pairs of prompts to search with. Default: 32, or half where there are fewer.")
+    ] = None,
     eval_examples: Annotated[int, typer.Option(help="Other pairs of prompts to judge with.")] = 64,
     seed: Drawn = 0,
     metric: Metric = None,
@@ -137,12 +141,12 @@ def _configs(o: SimpleNamespace, assigned: "list[str]") -> list[Any]:
 def _loaded(o: SimpleNamespace, bos: "BosPolicy", say: "Callable[[str], None]") -> "tuple[Transformer, Task, Task]":
     """The model, prompts to search with, and others to judge with."""
     from subcircuit.model import load_model
-    from subcircuit.tasks import load_held_out, load_task
+    from subcircuit.tasks import load_two
 
     say(f"loading {o.model}")
     model = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=say)
-    found_on = load_task(o.task, model, examples=o.examples, seed=o.seed, bos=bos)
-    return model, found_on, load_held_out(o.task, model, found_on, examples=o.eval_examples, seed=o.seed + 1, bos=bos)
+    prompts = load_two(o.task, model, examples=o.examples, default=EXAMPLES, others=o.eval_examples, seed=o.seed, bos=bos)
+    return model, *prompts
 
 
 def _show(made: "Sweep", directory: Path, *, as_json: bool) -> None:

@@ -21,6 +21,7 @@ from subcircuit.graph import Circuit
 from subcircuit.graph.file import CIRCUIT_FILE
 from subcircuit.model import Transformer, load_model
 from subcircuit.model.components import unembed
+from subcircuit.model.load.find import DIGEST, find_model
 from subcircuit.model.tokens import Tokens
 
 EDITED_FILE: Final = "edited.json"
@@ -85,7 +86,7 @@ def load_edited(
     """A model with edges cut, from the directory that it was saved in.
 
     Args:
-        model: the base model or where it is now; None loads it under its recorded name.
+        model: the base model or where it is now; None looks for it by its recorded name and digest, near the directory too.
         device: to load it on.
 
     Raises:
@@ -101,7 +102,7 @@ def load_edited(
             if model is not None or recorded.revision is None or recorded.revision.startswith("sha256:")
             else recorded.revision
         )
-        model = load_model(model or recorded.model, revision=hub, device=device, dtype=recorded.dtype)
+        model = load_model(model or _source(recorded, directory), revision=hub, device=device, dtype=recorded.dtype)
     if model.config.digest != recorded.config:
         raise ModelError(
             f"{directory} is an edit of {recorded.model}, and {model.name} has another config: give the model it was"
@@ -119,6 +120,12 @@ def load_edited(
     if circuit.constants is None or circuit.constants.shape[1] != model.config.d_model or not circuit.constants.isfinite().all():
         raise CircuitFileError(f"{directory}: the circuit has no constants of width {model.config.d_model}, all of them finite")
     return CutModel(model, circuit)
+
+
+def _source(recorded: EditedFile, directory: Path) -> str:
+    if recorded.revision is None or not recorded.revision.startswith(DIGEST):
+        return recorded.model
+    return find_model(recorded.model, recorded.revision, directory) or recorded.model
 
 
 def _read(file: Path) -> EditedFile:

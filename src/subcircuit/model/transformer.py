@@ -29,7 +29,7 @@ from subcircuit.model.experts import mixture
 from subcircuit.model.placement import Place, placed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.vocabulary import Vocabulary, digest_of_tokenizer
-from subcircuit.model.weights import MixtureWeights, Weights
+from subcircuit.model.weights import MixtureWeights, Weights, digest_of_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,11 @@ class Transformer:
     def vocabulary(self) -> Vocabulary:
         """What its token ids mean."""
         return Vocabulary(self.name, digest_of_tokenizer(self.tokenizer), self.config.vocab)
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """SHA-256 of its weights in the dtype that they have."""
+        return digest_of_weights(self.weights)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Transformer":
         """The same model elsewhere or in another dtype."""

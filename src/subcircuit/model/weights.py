@@ -6,6 +6,7 @@ query dimension reads and row ``W_O[h, i]`` or ``W_out[i]`` is what one head dim
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -159,6 +160,16 @@ def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     elif is_dataclass(value) and not isinstance(value, type):
         for f in fields(value):
             yield from named_tensors(getattr(value, f.name), f"{prefix}.{f.name}".lstrip("."))
+
+
+def digest_of_weights(weights: Weights) -> str:
+    """SHA-256 of every tensor's name and bytes, in the dtype that it has."""
+    digest = sha256()
+    for name, tensor in named_tensors(weights):
+        digest.update(name.encode())
+        # as bytes: numpy has no bfloat16
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def check_weights(config: TransformerConfig, weights: Weights) -> None:

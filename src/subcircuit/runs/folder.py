@@ -28,6 +28,8 @@ FORMAT = 1
 _LARGEST = 1 << 24
 # these change how a result is come by or shown, and not the result
 _FREE = ("out", "json", "device", "workers", "ray")
+# these say where something can be found again; other digests say what it is
+_LOCATING = ("model_files", "prompt_file")
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def read_run(directory: Path) -> dict[str, Any]:
 def fork(old: Path, new: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> int:
     """Begin a run that takes over what it can use of another; returns how many units of work."""
     _begin(new, asked, found)
-    if read_run(old)["found"] != dict(found):
+    if _binding(read_run(old)["found"]) != _binding(found):
         return 0
     journal = SqliteJournal(new / JOURNAL_FILE)
     try:
@@ -212,7 +214,7 @@ def _begin(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) 
 def _check_same(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     _check_journal(directory)
     before = read_run(directory)
-    lines = [*_differences(_bound(before["asked"]), _bound(asked)), *_differences(before["found"], found)]
+    lines = [*_differences(_bound(before["asked"]), _bound(asked)), *_differences(_binding(before["found"]), _binding(found))]
     if lines:
         shown = "; ".join(lines)
         raise RunError(
@@ -233,6 +235,10 @@ def _check_journal(directory: Path) -> None:
 
 def _bound(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if name not in _FREE}
+
+
+def _binding(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name not in _LOCATING}
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -157,6 +157,7 @@ def _record(
             dtype=str(model.dtype).removeprefix("torch."),
             d_model=model.config.d_model,
             origin=model.origin,
+            weights=model.weights_digest,
         ),
         task=TaskRecord(name=behaviour.task.name, parameters=dict(behaviour.task.parameters), digest=behaviour.task.digest),
         method=MethodRecord(name=method.name, parameters=parameters),

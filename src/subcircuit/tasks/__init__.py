@@ -11,7 +11,7 @@ from subcircuit.tasks.greater_than import greater_than
 from subcircuit.tasks.induction import induction
 from subcircuit.tasks.ioi import ioi
 from subcircuit.tasks.jsonl import jsonl
-from subcircuit.tasks.load import BuiltInTask, check_task, is_prompt_file, load_at_most, load_held_out, load_task, tasks
+from subcircuit.tasks.load import BuiltInTask, check_task, is_prompt_file, load_at_most, load_held_out, load_task, load_two, tasks
 from subcircuit.tasks.metrics import METRICS, Bound, Metric, metric
 from subcircuit.tasks.overlap import shared_prompts, without
 from subcircuit.tasks.places import graph_of, placed, places_of
@@ -52,6 +52,7 @@ __all__ = [
     "load_held_out",
     "load_split",
     "load_task",
+    "load_two",
     "metric",
     "parse_shares",
     "placed",

@@ -15,12 +15,15 @@ Blank lines are skipped. Files are UTF-8, with or without a byte order mark.
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+from subcircuit.durable import digest_of
 from subcircuit.errors import PromptError, SettingsError
 from subcircuit.model.transformer import Transformer
+from subcircuit.nearby import nearby
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.encoding import BosPolicy
 from subcircuit.tasks.roles import is_role
@@ -66,6 +69,24 @@ def jsonl(path: Path, model: Transformer, *, examples: int | None = None, bos: B
         labels=[f"pair {number} ({path.name}:{line})" for number, (line, _, _) in enumerate(kept, 1)],
         roles=[places for _, _, places in kept],
     )
+
+
+def find_prompts(name: str, digest: str, folder: Path) -> tuple[Path | None, list[Path]]:
+    """The file of this name and SHA-256 near a folder (see `nearby`), and files of that name that have other content.
+
+    Args:
+        name: of the file, without a path.
+        digest: SHA-256 of its bytes.
+        folder: near which it is looked for.
+    """
+    others = []
+    for path in nearby(name, folder):
+        with suppress(OSError):
+            if path.is_file() and path.stat().st_size <= LARGEST_FILE:
+                if digest_of(path) == digest:
+                    return path, others
+                others.append(path)
+    return None, others
 
 
 def read_pairs(path: Path) -> tuple[list[tuple[int, PromptPair, _Places]], str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from subcircuit.errors import UnknownNameError
+from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.capital_of import capital_of
 from subcircuit.tasks.docstring import docstring
@@ -20,6 +20,7 @@ from subcircuit.tasks.sva import sva
 from subcircuit.tasks.task import Task, check_vocabulary
 
 DEFAULT_EXAMPLES = 8
+_FEWEST = 2  # prompts that can be divided
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,38 @@ def load_at_most(source: str | Path, model: Transformer, *, examples: int, seed:
         return load_task(source, model, examples=examples, seed=seed, bos=bos)
     except TooFewPromptsError as few:
         return load_task(source, model, examples=few.found, seed=seed, bos=bos)
+
+
+def load_two(
+    source: str | Path,
+    model: Transformer,
+    *,
+    examples: int | None,
+    default: int,
+    others: int,
+    seed: int = 0,
+    bos: BosPolicy = "auto",
+) -> tuple[Task, Task]:
+    """A task's prompts to work with, and others to judge by.
+
+    Args:
+        source, seed, bos: as in `load_task`; the others are drawn with the next seed.
+        examples: how many to work with; None is ``default``, or half of the prompts where there are not enough for both.
+        others: how many to judge by, at most.
+
+    Raises:
+        SettingsError: there is only one prompt, or none is left to judge by.
+        UnknownNameError, PromptError: as in `load_task`.
+    """
+    if examples is None:
+        there = len(load_at_most(source, model, examples=default + others, seed=seed, bos=bos))
+        if there < _FEWEST:
+            raise SettingsError(
+                f"{Path(source).name} has {there} pair of prompts: one to work with and one to judge by are needed."
+            )
+        examples = default if there == default + others else min(default, (there + 1) // 2)
+    found = load_task(source, model, examples=examples, seed=seed, bos=bos)
+    return found, load_held_out(source, model, found, examples=others, seed=seed + 1, bos=bos)
 
 
 def load_held_out(

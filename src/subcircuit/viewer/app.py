@@ -78,7 +78,8 @@ async def _computed(compute: Callable[[], Json]) -> Response:
     try:
         return JSONResponse(await run_in_threadpool(compute))
     except SubcircuitError as error:
-        return JSONResponse({"error": str(error)}, status_code=422)
+        # the question was a good one: a browser would call any other status an error of the page's
+        return JSONResponse({"error": str(error)})
 
 
 async def _misunderstood(request: Request, error: Exception) -> Response:

@@ -69,9 +69,10 @@ def load_model(
 
 def _from_name(source: str | Path, revision: str | None, report: Callable[[str], None] | None) -> Transformer:
     name, path = str(source), Path(source).expanduser()
-    if name in BUILT_IN:
+    # a Path is a place, whatever its name
+    if name in BUILT_IN and isinstance(source, str):
         return _built_in(BUILT_IN[name], revision, report)
-    if name in SHIPPED:
+    if name in SHIPPED and isinstance(source, str):
         _only_for_hub(revision, f"{name}, which comes with subcircuit,")
         return _from_directory(SHIPPED[name].folder, name, None)
     if path.is_dir():

@@ -28,6 +28,7 @@ function overview({ graph, circuit, scene, shown, count, prompts, why, measurabl
   const strongest = [...strongestOf(scene, shown, STRONGEST)];
   return [
     el("h2", {}, circuit.name),
+    missing(why),
     item ? section(`prompt ${state.prompt + 1} of ${prompts.items.length}`, promptView(item)) : null,
     chart || undefinedFor || measurable ? bySize(chart, undefinedFor) : null,
     item
@@ -36,7 +37,6 @@ function overview({ graph, circuit, scene, shown, count, prompts, why, measurabl
     prompts ? section(directTitle(prompts), directNodes(graph, prompts, state.prompt, onSelect)) : null,
     section("how it was found", facts(circuit.rows)),
     apart(circuit),
-    why ? el("p", { class: "faint" }, why) : null,
   ];
 }
 
@@ -54,6 +54,9 @@ function bySize(chart, undefinedFor) {
 export function showChart(points, count, undefinedFor) {
   at("side").querySelector(".by-size")?.replaceWith(bySize(curveChart(points, count), undefinedFor));
 }
+
+// Why prompts or measurements are not there, where they would be looked for.
+const missing = (why) => (why ? el("p", { class: "problem", role: "status" }, why) : null);
 
 const spaced = (name) => name.replaceAll("_", " ");
 
@@ -108,6 +111,7 @@ function component({ graph, circuit, scene, shown, prompts, why, state, side, on
     el("button", { type: "button", class: "back", on: { click: () => onSelect(null) } }, "← circuit"),
     el("h2", { class: "mono" }, name),
     el("p", { class: "faint" }, `${whatIs(name, kind)}${place}`),
+    missing(why),
     label?.label ? el("p", { class: "label" }, label.label) : null,
     label?.evidence ? el("p", { class: "evidence" }, label.evidence) : null,
     prompts && kind === "attention" ? attention(prompts, name, prompt, state.prompt, side, onSide) : null,
@@ -115,7 +119,6 @@ function component({ graph, circuit, scene, shown, prompts, why, state, side, on
     written.length ? section(`writes ${counted(written)}`, bars(edgeRows(graph, scene, written, onSelect, { end: "reader" }), { caption: "what reads it", first: 10 })) : null,
     !read.length && !written.length ? el("p", {}, "No edge of it is shown at this threshold.") : null,
     prompts && kind !== "logits" ? section(directTitle(prompts), directPrompts(prompts, node, state.prompt)) : null,
-    why ? el("p", { class: "faint" }, why) : null,
   ];
 }
 

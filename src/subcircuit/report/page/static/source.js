@@ -16,7 +16,7 @@ async function ask(path, body) {
   const options = body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json", "X-Subcircuit-Token": token }, body: JSON.stringify(body) };
   const answer = await fetch(path, { ...options, cache: "no-store" });
   const content = await answer.json();
-  if (!answer.ok) throw new Error(content.error ?? answer.statusText);
+  if (!answer.ok || content.error) throw new Error(content.error ?? answer.statusText);
   return content;
 }
 

@@ -1,0 +1,112 @@
+"""What a circuit's record means by its model and its prompts: a name says little, digests say which they are.
+
+A folder or a prompt file is looked for by its name near the run and near the working directory, and taken if its digest is the
+recorded one; records hold no paths. The model that was loaded is compared once more, by its weights.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from subcircuit.errors import ModelError, PromptError, SettingsError
+from subcircuit.inert import inert
+
+if TYPE_CHECKING:
+    from subcircuit.graph.record import ModelRecord, TaskRecord
+    from subcircuit.model.transformer import Transformer
+
+
+def model_source(path: Path, recorded: "ModelRecord") -> str:
+    """What to give `load_model` for the model in which a circuit was found.
+
+    Args:
+        path: of the circuit.
+
+    Raises:
+        ModelError: another model has its name here, and its files are not near.
+    """
+    from subcircuit.model.load.find import DIGEST, digest_of_name, find_model
+
+    if recorded.revision is None or not recorded.revision.startswith(DIGEST):
+        return recorded.name
+    found = find_model(recorded.name, recorded.revision, _folder(path))
+    if found is not None:
+        return found
+    name, here = inert(recorded.name), digest_of_name(recorded.name)
+    other = "" if here is None else f" The model that is called {name} here is another, with files of digest {_short(here)}."
+    raise ModelError(
+        f"{path} was found in {name}, with files of digest {_short(recorded.revision)}, and nothing of that name near the run or the "
+        f"working directory has these files.{other} Give --model PATH, which also measures it in another model."
+    )
+
+
+def task_source(path: Path, recorded: "TaskRecord") -> str:
+    """What to give `load_task` for the task that a circuit was found with.
+
+    Args:
+        path: of the circuit.
+
+    Raises:
+        PromptError: the prompt file is not near, or has other content now.
+        SettingsError: the prompts were made in Python.
+    """
+    from subcircuit.tasks import tasks
+    from subcircuit.tasks.jsonl import find_prompts
+
+    file, digest = recorded.parameters.get("file"), recorded.parameters.get("sha256")
+    if isinstance(file, str) and isinstance(digest, str):
+        found, others = find_prompts(file, digest, _folder(path))
+        if found is not None:
+            return str(found)
+        why = f"and {others[0]} has other content" if others else "which is not near the run or the working directory"
+        raise PromptError(f"{path} was found with {inert(file)}, {why}: give --task PATH")
+    if recorded.name not in {task.name for task in tasks()}:
+        raise SettingsError(
+            f"{path} was found with prompts that were made in Python (task {inert(recorded.name)}): they are not in the record. Give "
+            "--task, a built-in name or a .jsonl file"
+        )
+    return recorded.name
+
+
+def begun_with(path: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, str | None]:
+    """Where the model's files and the prompt file of a run are now, as options; None for one that is not here.
+
+    Models from the hub are not among them, nor built-in tasks: their names say where they are.
+
+    Args:
+        path: of the run.
+        asked: its options, which hold names.
+        found: its identity, which holds digests.
+    """
+    from subcircuit.model.load.find import DIGEST, find_model
+    from subcircuit.tasks.jsonl import find_prompts
+
+    model, files = asked.get("model"), found.get("model_files") or f"{DIGEST}{found.get('checkpoint', '')}"
+    task, digest = asked.get("task"), found.get("prompt_file")
+    places: dict[str, str | None] = {}
+    if isinstance(model, str) and isinstance(files, str) and files.startswith(DIGEST) and files != DIGEST:
+        places["model"] = find_model(model, files, _folder(path))
+    if isinstance(task, str) and isinstance(digest, str):
+        place = find_prompts(task, digest, _folder(path))[0]
+        places["task"] = None if place is None else str(place)
+    return places
+
+
+def is_same_model(recorded: "ModelRecord", model: "Transformer") -> bool | None:
+    """Whether a model has the weights that were recorded; None where that cannot be told.
+
+    Weights are compared where they are in the same dtype, else the revision or the digest of the files.
+    """
+    if recorded.weights is not None and recorded.dtype == str(model.dtype).removeprefix("torch."):
+        return recorded.weights == model.weights_digest
+    if recorded.revision is None or model.revision is None:
+        return None
+    return recorded.revision == model.revision
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _short(revision: str) -> str:
+    return revision.removeprefix("sha256:")[:12]
