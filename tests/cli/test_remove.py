@@ -1,6 +1,7 @@
 """``remove`` and ``keep`` from end to end on a tiny random model."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from subcircuit import load_edited, load_model, load_task
 from subcircuit.edit import Probe
-from subcircuit.errors import CircuitFileError, ModelError
+from subcircuit.errors import CircuitFileError, ModelError, UnknownNameError
 from subcircuit.model import Tokens
 from tests.cli.conftest import Output
 from tests.tiny_models import tiny_hf
@@ -94,14 +95,22 @@ def test_the_table_and_the_steps_are_shown(subcircuit: Run, arguments: tuple[obj
         assert words in done.out
 
 
-def test_edges_are_cut_behind_a_wrapper(subcircuit: Run, arguments: tuple[object, ...], model: str) -> None:
+def test_edges_are_cut_behind_a_wrapper(
+    subcircuit: Run, arguments: tuple[object, ...], model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = subcircuit("remove", *arguments, "--out", "cut", "--level", "edge", "--target", 0.3, "--json", *_BRIEF)
     assert done.code == int(done.json["target"]["left"] > 0.3), done.err
     assert done.json["target_reached"] == (not done.code)
     assert done.json["relearning"] is None
     assert "a wrapper cannot be fine-tuned" in done.err
-    with pytest.raises(Exception, match="tiny-llama"):
-        load_edited("cut")
+    # its model is found again near it, and nowhere else
+    shutil.copytree(model, "tiny-llama")
+    assert load_edited("cut", device="cpu").model.revision == load_model(model, device="cpu").revision
+    shutil.copytree("cut", "far/from/here/cut")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir("far/from/here")
+        with pytest.raises(UnknownNameError, match="tiny-llama"):
+            load_edited("cut")
     wrapper = load_edited("cut", model, device="cpu")
     assert set(done.json["removed"]).isdisjoint(wrapper.circuit.names)
     assert len(done.json["removed"]) + wrapper.circuit.n_edges == wrapper.circuit.graph.n_edges

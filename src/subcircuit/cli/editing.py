@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from subcircuit.tasks import BosPolicy, Task
 
 EXAMPLES, EVAL_EXAMPLES = 24, 64
+HOW_MANY = f"{EXAMPLES}, or half where there are fewer"
 
 Out: TypeAlias = Annotated[Path, typer.Option(help="New or empty directory for the edited model.")]
 StandIn: TypeAlias = Annotated[
@@ -91,7 +92,7 @@ def material(
     for other in retain:
         check_task(other)
     # its evaluation prompts are not the ones that are used here, nor is what it says of them
-    circuit, model, behaviour, _ = ready(path, given, EXAMPLES, lambda line: None if "flatter" in line else say(line))
+    circuit, model, behaviour, _ = ready(path, given, EXAMPLES, lambda line: None if _of_prompts(line) else say(line))
     check_same_model(circuit, model)
     recorded = 0 if circuit.record is None else circuit.record.seed
     seed, bos = recorded if given.seed is None else given.seed, _bos(circuit)
@@ -104,6 +105,10 @@ def material(
     probes = [Probe.of(model, others[0], metric), *(Probe.of(model, other) for other in others[1:])]
     held_out = HeldOut(probes[0], tuple(probes[1:]), Texts.of(model, content, bos))
     return Material(circuit, model, found[0], tuple(found[1:]), held_out, metric)
+
+
+def _of_prompts(line: str) -> bool:
+    return any(words in line for words in ("flatter", "cannot be made again", "were asked for"))
 
 
 def show(report: "EditReport", directory: Path, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from subcircuit.cli.arguments import CircuitDir, Device, DtypeNow, JsonTable, ModelNow, RevisionNow
-from subcircuit.cli.editing import EVAL_EXAMPLES, EXAMPLES, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
+from subcircuit.cli.editing import EVAL_EXAMPLES, HOW_MANY, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
 
 
 def keep(
@@ -18,7 +18,7 @@ def keep(
     retain: Annotated[list[str] | None, typer.Option(help="Another task to measure, by name or file; may be repeated.")] = None,
     text: Text = None,
     examples: Annotated[
-        int | None, typer.Option(help=f"Pairs of prompts that means are taken over. Default: {EXAMPLES}.")
+        int | None, typer.Option(help=f"Pairs of prompts that means are taken over. Default: {HOW_MANY}.")
     ] = None,
     eval_examples: EvalExamples = EVAL_EXAMPLES,
     seed: Seed = None,

@@ -54,6 +54,8 @@ def ready(
     shared = 0 if found_on is None else shared_prompts(task, found_on)
     if shared:
         say(f"warning: the circuit was found with {shared} of these {len(task)} prompts, which flatter it: {_way_out(task)}")
+    if found_on is None and circuit.record is not None and given.task is None:
+        say("warning: the prompts of the search cannot be made again: some of these may be among them")
     if given.examples is not None and len(task) < given.examples:
         say(f"warning: {given.examples} pairs of prompts were asked for, and there are {len(task)}")
     return circuit, model, _behaviour(circuit, given, task, model), shared
@@ -144,7 +146,9 @@ def _compare(path: Path, recorded: "ModelRecord", model: "Transformer", given: O
         return
     # weights that were changed in memory have the revision of those that they were made of
     revisions = (recorded.revision, model.revision)
-    was, now = revisions if len(set(revisions)) == 2 else ("other weights", "the weights of that name")
+    was, now = (
+        (str(each)[:19] for each in revisions) if len(set(revisions)) == 2 else ("other weights", "the weights of that name")
+    )
     others = f"{path} was found in {recorded.name} ({was}), and {model.name} here is another model ({now})"
     if given.model is None and given.revision is None:
         raise ModelError(f"{others}: give --model, which measures it there all the same")
@@ -155,15 +159,16 @@ def task_named(path: Path, circuit: "Circuit", given: Overrides) -> str:
     """The task that the user names, or that a circuit was found with: a built-in name, or where its prompt file is now.
 
     Raises:
-        SettingsError: the record does not say it.
+        SettingsError: the circuit has no record, and the user does not say model and task.
         PromptError: the file is not here, or has other content.
     """
     from subcircuit.runs import task_source
 
-    if given.task is not None:
-        return given.task
-    if circuit.record is None:
-        raise SettingsError("the circuit does not say its task: give --task")
+    for what, said in (("model", given.model), ("task", given.task)):
+        if circuit.record is None and said is None:
+            raise SettingsError(f"the circuit does not say its {what}: give --{what}")
+    if given.task is not None or circuit.record is None:
+        return str(given.task)
     return task_source(path, circuit.record.task)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subcircuit.cli.arguments import CircuitDir, Device, DtypeNow, JsonTable, ModelNow, RevisionNow
-from subcircuit.cli.editing import EVAL_EXAMPLES, EXAMPLES, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
+from subcircuit.cli.editing import EVAL_EXAMPLES, HOW_MANY, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
 
 MISSED = 1
 """Exit code: the work is done, and what was asked for was not reached."""
@@ -33,7 +33,7 @@ def remove(
         float | None, typer.Option(help="Of this fine-tuning. Default: the smallest that moves the untouched model.")
     ] = None,
     text: Text = None,
-    examples: Annotated[int | None, typer.Option(help=f"Pairs of prompts a task to search with. Default: {EXAMPLES}.")] = None,
+    examples: Annotated[int | None, typer.Option(help=f"Pairs of prompts a task to search with. Default: {HOW_MANY}.")] = None,
     eval_examples: EvalExamples = EVAL_EXAMPLES,
     seed: Seed = None,
     metric: CapabilityMetric = None,
