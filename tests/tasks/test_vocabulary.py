@@ -68,6 +68,7 @@ GIVEN: dict[str, Any] = {
     "values": CIRCUIT.scores,
     "method": sc.Eap(),
     "settings": sc.Eap(),
+    "learning_rate": 1e-3,
     "ablation": LearnOptimal(steps=1),
 }
 OWN: dict[str, dict[str, Any]] = {
