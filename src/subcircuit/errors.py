@@ -9,6 +9,7 @@
     ├── GraphError              nodes, edges, scopes or circuits that do not fit their graph
     ├── CircuitFileError        a saved circuit that cannot be read
     ├── SettingsError           options that are out of range or do not go together
+    │   └── NoGradientError         a metric without a gradient where a method takes one
     ├── EditError               an edit of a model that cannot be made, or that does not reach its target
     ├── NumericalError          NaN or infinity where a number is needed
     ├── ShortOfMemoryError      the work does not fit into memory, in however small parts
@@ -64,6 +65,10 @@ class CircuitFileError(SubcircuitError):
 
 class SettingsError(SubcircuitError):
     """Options that are out of range or do not go together."""
+
+
+class NoGradientError(SettingsError):
+    """A metric without a gradient where a method takes one: every score would be zero."""
 
 
 class EditError(SubcircuitError):

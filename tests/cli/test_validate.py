@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,10 @@ def test_methods_side_by_side(subcircuit: Run) -> None:
         assert words in done.out
     rows = read_csv(Path("x/validation.csv"))
     assert [row["method"] for row in rows] == ["acdc", "random", "eap"]
-    assert [row["note"] for row in rows] == ["", "", "all edges score alike"]
+    assert [row["note"] for row in rows][:2] == ["", ""]
+    assert rows[2]["note"].startswith("squared_error is a distance from the model's own logits")
+    assert re.search(r"^eap +no gradient +–", done.out, re.MULTILINE)
+    assert "not run: eap: squared_error is a distance" in done.err
     assert "| or-gate† | 1.00 |" in Path("x/validation.md").read_text()
 
 
@@ -93,6 +97,7 @@ def test_the_circuit_is_described(subcircuit: Run) -> None:
         (("induction", "--direction", "both", "--method", "eap"), "acdc and exact have one"),
         (("induction", "--direction", "up"), "'noising', 'denoising' or 'both'"),
         (("induction", "--by", "size"), "signed"),
+        (("induction", "--method", "eap"), "Use metric logit_difference, or a method that looks further: eap-ig-inputs"),
         (("and-gate", "--metric", "logit_difference"), "no wrong answer"),
         (("induction", "--method", "clean-corrupted", "--ablation", "zero"), "only the ablation resample"),
         # a published circuit, asked for by name, whose model is nowhere
@@ -141,7 +146,11 @@ def test_all_goes_on_where_something_cannot_be_had(subcircuit: Run) -> None:
     assert ">or-gate†<" in drawn
     assert ">greater-than<" not in drawn
     table = Path("table/validation.md").read_text()
-    for line in ("| case | exact | clean-corrupted | eap |", "| negative | 1.00 | – | = |", "| greater-than | – | – | – |"):
+    for line in (
+        "| case | exact | clean-corrupted | eap |",
+        "| negative | 1.00 | – | no gradient |",
+        "| greater-than | – | – | – |",
+    ):
         assert line in table
     assert "- greater-than: unknown model" in table
     assert "- clean-corrupted: clean-corrupted takes" in table

@@ -1,12 +1,13 @@
 """Validation: scikit-learn and sets of names are the oracles; on planted models exact searches find what was planted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from subcircuit.errors import SettingsError
+from subcircuit.errors import NoGradientError, SettingsError
 from subcircuit.evaluate import (
     Conditions,
     Refusal,
@@ -19,6 +20,8 @@ from subcircuit.evaluate import (
     validate_all,
 )
 from subcircuit.graph import Circuit, HeadInput
+from subcircuit.report import Validations
+from subcircuit.report.validation_figure import draw_table
 from subcircuit.run import Ablation, Mean, Resample, Zero
 from subcircuit.search import (
     Acdc,
@@ -148,12 +151,28 @@ def test_parts_that_are_accepted_are_left_out_of_scores_too() -> None:
 
 def test_scores_that_are_all_alike_are_told() -> None:
     made = planted_case("and-gate", Zero())
-    blind = validate(made, Eap())
+    known = validate(made, RandomScores())
+    blind = replace(known, edges=recovery(made.circuit, torch.ones(made.graph.edges.shape)))
     assert blind.note == "all edges score alike"
     assert blind.edges.roc.auc == 0.5
-    assert validate(made, EapIgInputs()).note == ""
+    assert known.note == ""
     # a threshold that keeps nothing is a result
     assert validate(made, Acdc(), Conditions(thresholds=(100.0,))).note == ""
+
+
+def test_a_method_without_a_gradient_is_no_result() -> None:
+    made = planted_case("and-gate", Zero())
+    with pytest.raises(NoGradientError, match="squared_error is a distance"):
+        validate(made, Eap())
+    attempts = list(validate_all({"and-gate": lambda ablation: made}, [Zero()], [Eap(), EapIgInputs()]))
+    assert [getattr(one, "no_gradient", None) for one in attempts] == [True, None]
+    table = Validations(tuple(attempts))
+    assert table.rows[0] == ("eap", "no gradient", *["–"] * 6)
+    assert table.rows[1][1] == "1.000"
+    assert table.summary[0] == ("eap", "no gradient", "no gradient", "0 of 1", "0.0")
+    assert "| and-gate | no gradient | 1.00 |" in table.to_markdown()
+    words = [text.get_text() for axes in draw_table(attempts).axes for text in axes.texts]
+    assert words == ["no\ngradient", "1.00"]
 
 
 def test_a_table_tells_what_does_not_go_together() -> None:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from subcircuit.graph import Circuit, ModelRecord, Record
     from subcircuit.model import Transformer
-    from subcircuit.run import Ablation
     from subcircuit.search import Behaviour
     from subcircuit.tasks import BosPolicy, Task
 
@@ -174,23 +173,8 @@ def task_named(path: Path, circuit: "Circuit", given: Overrides) -> str:
 
 def _behaviour(circuit: "Circuit", given: Overrides, task: "Task", model: "Transformer") -> "Behaviour":
     from subcircuit.search import Behaviour
-    from subcircuit.tasks import metric
 
-    record = circuit.record
-    measured = metric(given.metric or (record.metric if record else task.metric))
-    ablation = _carried(circuit, given.ablation or (record.ablation if record else "resample"))
-    return Behaviour(task.to(model.device), measured, ablation)
-
-
-def _carried(circuit: "Circuit", name: str) -> "Ablation":
-    """What cut edges carry; constants are those that the circuit brings."""
-    from subcircuit.run import OPTIMAL, Optimal, ablation_named
-
-    if name != OPTIMAL:
-        return ablation_named(name)
-    if circuit.constants is None:
-        raise SettingsError("this circuit brings no constants for an optimal ablation: search with --ablation optimal.")
-    return Optimal(circuit.constants)
+    return Behaviour.of(task.to(model.device), given.metric, given.ablation, circuit)
 
 
 def _prompts(

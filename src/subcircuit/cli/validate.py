@@ -146,7 +146,9 @@ def _directed(name: str, direction: str | None, methods: "Sequence[str]") -> "di
 
 
 def _told(attempts: "Iterable[Attempt]", go_on: bool, say: "Callable[[str], None]") -> "Iterator[Attempt]":
-    """The attempts; each reason for which a case cannot be had is said once, and what was asked for by name must run."""
+    """The attempts; each reason for which a case cannot be had is said once, and what was asked for by name must run.
+
+    A method without a gradient is told in the table of those that have one."""
     from subcircuit.errors import SubcircuitError
     from subcircuit.evaluate import Refusal, Validation
 
@@ -154,10 +156,11 @@ def _told(attempts: "Iterable[Attempt]", go_on: bool, say: "Callable[[str], None
     made = 0
     for attempt in attempts:
         if isinstance(attempt, Refusal):
-            if not go_on:
+            if not (go_on or attempt.no_gradient):
                 raise SubcircuitError(attempt.note)
-            if attempt.metric is None and (attempt.case, attempt.note) not in refused:
-                say(f"not run: {attempt.case}: {attempt.note}")
+            new = (attempt.case, attempt.note) not in refused
+            if new and (attempt.metric is None or not go_on):
+                say(f"not run: {attempt.case if attempt.metric is None else attempt.method}: {attempt.note}")
             refused[attempt.case, attempt.note] = attempt
         made += isinstance(attempt, Validation)
         yield attempt
@@ -173,7 +176,7 @@ def _show(found: "Validations", every: bool) -> None:
     if every:
         print_table(found.summary_header, found.summary, console)
         console.print(plain("mean AUC over the cases", "dim"))
-    elif len(found.made) == 1:
+    elif len(found.rows) == 1:
         print_rows(describe(one), console)
     else:
         print_rows(describe(one)[:2], console)

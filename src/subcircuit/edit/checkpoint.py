@@ -19,6 +19,7 @@ from torch import Tensor
 from subcircuit.durable import write_whole
 from subcircuit.edit.families import Layout, check_constants, layout_of, read_slices
 from subcircuit.edit.weights import Node
+from subcircuit.entry import entry
 from subcircuit.errors import EditError
 from subcircuit.graph import MLP, Head, Neuron
 from subcircuit.model import Transformer
@@ -29,6 +30,7 @@ _COMPANIONS = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", 
 _COMPANIONS += ("generation_config.json", "*.model", "LICENSE*", "NOTICE*")
 
 
+@entry
 def write_checkpoint(
     model: Transformer, nodes: Sequence[Node], constants: Float[Tensor, "part d_model"] | None, directory: Path
 ) -> None:

@@ -10,6 +10,7 @@ from subcircuit.edit.probe import Probe, measure
 from subcircuit.edit.relearn import Curve, Relearning, Untouched, damaged_at_random, relearn, untouched
 from subcircuit.edit.text import Side, Texts, side_effects
 from subcircuit.edit.weights import Node
+from subcircuit.entry import entry
 from subcircuit.model import Transformer
 from subcircuit.tasks import METRICS, Task
 
@@ -82,6 +83,7 @@ class Effects:
     recovery: Recovery | None
 
 
+@entry
 def effects(model: Transformer, run: Stream, target: Probe, retained: Sequence[Probe], texts: Texts | None) -> Effects:
     """Measure an edited model beside the whole one.
 
@@ -95,6 +97,7 @@ def effects(model: Transformer, run: Stream, target: Probe, retained: Sequence[P
     return Effects(_change(target, run), tuple(_change(probe, run) for probe in retained), side, None)
 
 
+@entry
 def recovery(
     edited: Transformer,
     spared: Sequence[Node],

@@ -21,6 +21,7 @@ from torch import Tensor
 from subcircuit.edit.parts import all_nodes
 from subcircuit.edit.probe import Probe, measure
 from subcircuit.edit.weights import Node, remove_nodes
+from subcircuit.entry import entry
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import MLP
 from subcircuit.model import Transformer, map_tensors
@@ -81,6 +82,7 @@ class Untouched:
         return self.curve[-1][1] <= _LEAST
 
 
+@entry
 def relearn(
     model: Transformer,
     train: Task,
@@ -194,6 +196,7 @@ class Damaged:
     as_low: bool
 
 
+@entry
 @torch.no_grad()
 def damaged_at_random(
     model: Transformer, spared: Sequence[Node], removed: Sequence[Node], probe: Probe, target: float, seed: int = 0

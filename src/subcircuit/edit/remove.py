@@ -20,6 +20,7 @@ from subcircuit.edit.probe import Probe
 from subcircuit.edit.search import Found, Greedy, OnPoint, find
 from subcircuit.edit.weights import Node, remove_nodes
 from subcircuit.edit.wrapper import CutModel
+from subcircuit.entry import entry
 from subcircuit.errors import EditError, GraphError
 from subcircuit.graph import MLP, Circuit, Neuron
 from subcircuit.model import MixtureWeights, Transformer
@@ -46,6 +47,9 @@ class NodeEdit:
     nodes: tuple[Node, ...]
     constants: Float[Tensor, "part d_model"] | None
 
+    def __repr__(self) -> str:
+        return f"NodeEdit({self.base.name} without {len(self.nodes):,} nodes)"
+
     @property
     def names(self) -> tuple[str, ...]:
         """What is gone."""
@@ -68,6 +72,9 @@ class EdgeEdit:
 
     base: Transformer
     model: CutModel
+
+    def __repr__(self) -> str:
+        return f"EdgeEdit({self.base.name} without {len(self.names):,} edges)"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,6 +119,11 @@ class Removal:
     found: Found
     settings: Greedy
 
+    def __repr__(self) -> str:
+        left = self.found.path[-1]
+        shares = f"{left.target:.1%} of {self.target.task.name} left on the prompts of the search"
+        return f"Removal({self.edit}: {shares}, {len(self.found.path) - 1} steps)"
+
     @property
     def floor_held(self) -> bool:
         """Every retained task kept its floor on the prompts of the search."""
@@ -141,6 +153,7 @@ def check_same_model(circuit: Circuit, model: Transformer) -> None:
         )
 
 
+@entry
 def remove(
     model: Transformer,
     circuit: Circuit,
@@ -192,6 +205,7 @@ def remove(
     return Removal(_edit(parts, found.removed), fill, target, retained, found, settings)
 
 
+@entry
 def keep(
     model: Transformer,
     circuit: Circuit,

@@ -104,6 +104,9 @@ class Found:
     removed: tuple[int, ...]
     path: tuple[Point, ...]
 
+    def __repr__(self) -> str:
+        return f"Found({len(self.removed):,} parts in {len(self.path) - 1} steps)"
+
 
 @dataclass(frozen=True)
 class _State:

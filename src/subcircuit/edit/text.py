@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.edit.parts import Stream
+from subcircuit.entry import entry
 from subcircuit.errors import PromptError
 from subcircuit.model import Transformer
 from subcircuit.model.components import unembed
@@ -39,6 +40,9 @@ class Texts:
 
     windows: tuple[tuple[int, ...], ...]
     unrelated: tuple[tuple[int, ...], ...]
+
+    def __repr__(self) -> str:
+        return f"Texts({len(self.windows)} windows, {len(self.unrelated)} unrelated prompts)"
 
     @staticmethod
     def of(model: Transformer, text: str | None = None, bos: BosPolicy = "auto") -> "Texts | None":
@@ -99,6 +103,7 @@ class Side:
     tokens: int
 
 
+@entry
 @torch.no_grad()
 def side_effects(model: Transformer, run: Stream, texts: Texts) -> Side:
     """Measure.

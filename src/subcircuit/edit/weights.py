@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import MLP, Head, Neuron
 from subcircuit.model import AttentionWeights, LayerWeights, MLPWeights, Transformer
 
@@ -58,6 +59,7 @@ def blend(
     return replace(model, weights=replace(model.weights, layers=tuple(layers)))
 
 
+@entry
 def remove_nodes(model: Transformer, nodes: Sequence[Node], constants: Float[Tensor, "part d_model"] | None) -> Transformer:
     """The model without nodes; arguments as in `blend`."""
     return blend(model, nodes, torch.zeros(len(nodes), device=model.device, dtype=model.dtype), constants)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from subcircuit.edit.parts import cut_stream
+from subcircuit.entry import default_modes, entry
 from subcircuit.errors import CircuitFileError, EditError, ModelError
 from subcircuit.graph import Circuit
 from subcircuit.graph.file import CIRCUIT_FILE
@@ -55,10 +56,12 @@ class CutModel:
         if self.circuit.constants is None:
             raise EditError("a model with edges cut needs a circuit with constants: they are what cut edges carry")
 
+    @default_modes()
     def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos vocab"]:
         """Logits at every position; meaningless past a prompt's end."""
         return unembed(self.model.config, self.model.weights, self.stream(tokens))
 
+    @default_modes()
     def stream(self, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream after the last layer, before the final norm."""
         kept = self.circuit.kept.to(torch.promote_types(self.model.dtype, torch.float32))
@@ -80,6 +83,7 @@ class CutModel:
         (directory / EDITED_FILE).write_text(text, encoding="utf-8")
 
 
+@entry
 def load_edited(
     directory: str | Path, model: str | Path | Transformer | None = None, *, device: str | torch.device | None = None
 ) -> CutModel:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import UnknownNameError
 from subcircuit.evaluate.faithfulness import faithfulness
 from subcircuit.evaluate.measure import measure
@@ -23,6 +24,7 @@ from subcircuit.graph import Circuit, Graph, Writer, parse_writer
 from subcircuit.graph.nodes import at, bare
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
+from subcircuit.tasks import Task
 
 
 def complement(circuit: Circuit) -> Circuit:
@@ -30,12 +32,14 @@ def complement(circuit: Circuit) -> Circuit:
     return Circuit.full(circuit.graph).difference(circuit)
 
 
-def completeness(model: Transformer, circuit: Circuit, behaviour: Behaviour, batch_size: int = 16) -> float:
+@entry
+def completeness(model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, batch_size: int = 16) -> float:
     """f(M∖C): the faithfulness of what is left without the circuit.
 
     Raises:
         SettingsError: faithfulness is undefined, see `check_gap`.
     """
+    behaviour = Behaviour.of(behaviour, circuit=circuit)
     return float(faithfulness(measure(model, circuit.graph, behaviour, [complement(circuit)], batch_size))[0])
 
 
@@ -52,14 +56,18 @@ class Knockout:
     circuit: Float[Tensor, " batch"]
     model: Float[Tensor, " batch"]
 
+    def __repr__(self) -> str:
+        return f"Knockout({self.cut.n_edges:,} edges: incompleteness {self.incompleteness:.4g})"
+
     @property
     def incompleteness(self) -> float:
         """|L(C∖K) − L(M∖K)| of the means over examples, in units of the metric."""
         return abs(float((self.circuit - self.model).mean()))
 
 
+@entry
 def knock_out(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour, subsets: Sequence[Circuit], batch_size: int = 16
+    model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, subsets: Sequence[Circuit], batch_size: int = 16
 ) -> tuple[Knockout, ...]:
     """Cut each of the subsets in the circuit and in the model.
 
@@ -69,6 +77,7 @@ def knock_out(
     Raises:
         GraphError: a subset is of another graph.
     """
+    behaviour = Behaviour.of(behaviour, circuit=circuit)
     whole = Circuit.full(circuit.graph)
     damaged = [part.difference(cut) for cut in subsets for part in (circuit, whole)]
     losses = measure(model, circuit.graph, behaviour, damaged, batch_size).circuits

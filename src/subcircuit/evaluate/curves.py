@@ -22,6 +22,7 @@ from math import floor, log
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.evaluate.bootstrap import Interval
 from subcircuit.evaluate.faithfulness import faithfulness, faithfulness_interval
 from subcircuit.evaluate.measure import measure_all
@@ -67,6 +68,9 @@ class Curve:
     by: By
     points: tuple[CurvePoint, ...]
 
+    def __repr__(self) -> str:
+        return f"Curve({len(self.points)} sizes by {self.by} score: CPR {self.cpr:.3f}, CMD {self.cmd:.3f})"
+
     @property
     def cpr(self) -> float:
         """Area under f over the share of edges."""
@@ -96,6 +100,7 @@ class Curve:
         return trapezoid(xs, [height(point.faithfulness) for point in self.points])
 
 
+@entry
 def curve(
     model: Transformer,
     graph: Graph,

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
@@ -19,6 +20,7 @@ from subcircuit.run.values import writer_values
 from subcircuit.tasks import Answers, Task, check_vocabulary
 
 
+@entry
 @torch.no_grad()
 def direct_effects(model: Transformer, graph: Graph, task: Task, *, corrupted: bool = False) -> Float[Tensor, "writer batch"]:
     """What each writer adds to the logit difference of each example, mean over its answers, in float64.

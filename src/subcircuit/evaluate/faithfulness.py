@@ -17,6 +17,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate.bootstrap import Interval, bootstrap, mean
 from subcircuit.evaluate.measure import Readings, measure_all
@@ -24,7 +25,7 @@ from subcircuit.graph import Circuit
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.tasks import metric
+from subcircuit.tasks import Task, metric
 
 
 def faithfulness(readings: Readings) -> Float[Tensor, " trial"]:
@@ -88,6 +89,12 @@ class Evaluation:
     match: Readings
     accuracy: Readings | None
 
+    def __repr__(self) -> str:
+        means = {name: mean for name, mean in self.means.items() if mean is not None}
+        ends = f"model {means['metric_model']:.4g}, every edge cut {means['metric_empty']:.4g}"
+        measured = f"{self.metric.metric.name} {means['metric_circuit']:.4g} ({ends}), KL {means['kl']:.4g} nats"
+        return f"Evaluation({self.circuit} on {len(self.metric.model)} examples: {measured})"
+
     @property
     def faithfulness(self) -> float:
         """f of the circuit.
@@ -121,18 +128,21 @@ class Evaluation:
         }
 
 
+@entry
 def evaluate_circuit(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour, batch_size: int = 16, journal: Journal = FORGETFUL
+    model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, batch_size: int = 16, journal: Journal = FORGETFUL
 ) -> Evaluation:
     """Measure a circuit on a behaviour: better not on the prompts with which it was found.
 
     Args:
+        behaviour: prompts, metric and ablation; with a task alone, the metric and ablation by which the circuit was found.
         batch_size: prompts that run together.
         journal: remembers the losses of every batch of prompts.
 
     Raises:
         GraphError, SettingsError, NumericalError: as in `measure_all`.
     """
+    behaviour = Behaviour.of(behaviour, circuit=circuit)
     contrasts = bool(behaviour.task.answers.wrong_mask.any(-1).all())
     asked = (behaviour.metric, metric("kl_divergence"), metric("match"), *([metric("accuracy")] if contrasts else []))
     readings = measure_all(model, circuit.graph, behaviour, [circuit], asked, batch_size, journal)

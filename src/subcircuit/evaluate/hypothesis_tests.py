@@ -27,6 +27,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate.completeness import complement
 from subcircuit.evaluate.measure import Readings, measure
@@ -35,6 +36,7 @@ from subcircuit.evaluate.random_circuits import Ear, random_ear
 from subcircuit.graph import Circuit, Edge
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
+from subcircuit.tasks import Task
 
 _TRIES = 1000
 
@@ -90,14 +92,16 @@ class Minimality:
     superfluous: tuple[Edge, ...]
 
 
+@entry
 def equivalence_test(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour, *, epsilon: float = 0.1, batch_size: int = 16
+    model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, *, epsilon: float = 0.1, batch_size: int = 16
 ) -> Equivalence:
     """Does the circuit do better than the model as often as worse?
 
     Raises:
         SettingsError: epsilon is not in [0, ½), or the metric compares with the model.
     """
+    behaviour = Behaviour.of(behaviour, circuit=circuit)
     readings = _own_metric(measure(model, circuit.graph, behaviour, [circuit], batch_size))
     return equivalence(readings.model - readings.circuits[0], epsilon, readings.rounding)
 
@@ -112,10 +116,11 @@ def equivalence(differences: Float[Tensor, " batch"], epsilon: float, rounding: 
     return Equivalence(float(stats.binom.pmf(counts, n, 0.5 + epsilon).sum()), better, n, epsilon)
 
 
+@entry
 def independence_test(
     model: Transformer,
     circuit: Circuit,
-    behaviour: Behaviour,
+    behaviour: Behaviour | Task,
     *,
     permutations: int = 1000,
     seed: int = 0,
@@ -126,6 +131,7 @@ def independence_test(
     Raises:
         SettingsError: fewer than four examples, no permutations, or the metric compares with the model.
     """
+    behaviour = Behaviour.of(behaviour, circuit=circuit)
     readings = _own_metric(measure(model, circuit.graph, behaviour, [complement(circuit)], batch_size))
     return independence(readings.circuits[0], readings.model, permutations, seed)
 
@@ -144,10 +150,11 @@ def independence(a: Float[Tensor, " batch"], b: Float[Tensor, " batch"], permuta
     return Independence((1 + reached) / (1 + permutations), observed / (len(a) - 1) ** 2, permutations)
 
 
+@entry
 def minimality_test(
     model: Transformer,
     circuit: Circuit,
-    behaviour: Behaviour,
+    behaviour: Behaviour | Task,
     *,
     random_edges: int = 100,
     quantile: float = 0.9,
@@ -161,6 +168,7 @@ def minimality_test(
     Raises:
         SettingsError: quantile or level is no share, no random edges, an empty circuit, or one that nothing can be added to.
     """
+    behaviour = Behaviour.of(behaviour, circuit=circuit)
     if not 0 < quantile < 1 or not 0 < level < 1 or random_edges < 1:
         raise SettingsError(
             f"quantile is {quantile}, level {level}, random_edges {random_edges}: expected shares, and at least 1"

@@ -9,10 +9,12 @@ Cost: a masked forward pass, about three plain ones, for each of: model, ∅, C,
 sizes of the curve.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate.bootstrap import Interval
 from subcircuit.evaluate.completeness import complement
@@ -24,6 +26,7 @@ from subcircuit.graph import By, Circuit, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.tasks import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,15 @@ class Judgement:
     random: tuple[float, ...]
     curve: Curve | None
 
+    def __repr__(self) -> str:
+        f = "undefined"
+        with suppress(SettingsError):
+            f = f"{self.evaluation.faithfulness:.3f}"
+        return (
+            f"Judgement({self.evaluation}: faithfulness {f}, completeness {self.completeness:.3f}, "
+            f"{len(self.random)} random circuits {self.random_mean:.3f}, {self.curve})"
+        )
+
     @property
     def random_mean(self) -> float:
         """The mean over random circuits."""
@@ -54,10 +66,11 @@ class Judgement:
         return Interval(float(low), float(high), 0.95)
 
 
+@entry
 def judge(
     model: Transformer,
     circuit: Circuit,
-    behaviour: Behaviour,
+    behaviour: Behaviour | Task,
     *,
     random_circuits: int = 10,
     by: By = "signed",
@@ -68,7 +81,8 @@ def judge(
     """Measure all of it.
 
     Args:
-        behaviour: prompts that were not used to find the circuit, metric and ablation.
+        behaviour: prompts that were not used to find the circuit, metric and ablation; with a task alone, the
+            metric and ablation by which the circuit was found.
         random_circuits: how many to compare with, at least one.
         by: how scores are ranked for the curve.
         seed: of the random circuits.
@@ -79,6 +93,7 @@ def judge(
         GraphError: the circuit is another model's.
         SettingsError: faithfulness is undefined on these prompts, see `check_gap`.
     """
+    behaviour = Behaviour.of(behaviour, circuit=circuit)
     if random_circuits < 1:
         raise SettingsError(f"random circuits is {random_circuits}: it takes at least 1 to compare with")
     evaluation = evaluate_circuit(model, circuit, behaviour, batch_size, journal)

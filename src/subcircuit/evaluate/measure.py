@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model.components import unembed
@@ -28,6 +29,7 @@ from subcircuit.search.borderline import rounding
 from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.tasks import Metric, Task, check_same_vocabulary, placed
 
+_SHOWN = 8  # circuits whose means a representation tells
 Stream: TypeAlias = Callable[[Bool[Tensor, "writer reader"]], Float[Tensor, "answer d_model"]]
 # last streams of the model and of the circuit without edges, by the first prompt of a batch
 Ends: TypeAlias = dict[int, tuple[Float[Tensor, "answer d_model"], Float[Tensor, "answer d_model"]]]
@@ -51,7 +53,15 @@ class Readings:
     circuits: Float[Tensor, "trial batch"]
     rounding: float
 
+    def __repr__(self) -> str:
+        value = self.metric.value
+        ends = f"model {float(value(self.model.mean())):.4g}, every edge cut {float(value(self.empty.mean())):.4g}"
+        shown = ", ".join(f"{float(value(losses.mean())):.4g}" for losses in self.circuits[:_SHOWN])
+        more = f", and {len(self.circuits) - _SHOWN:,} more" if len(self.circuits) > _SHOWN else ""
+        return f"Readings({self.metric.name} on {len(self.model)} examples: {ends}, circuits {shown or 'none'}{more})"
 
+
+@entry
 def measure(
     model: Transformer,
     graph: Graph,
@@ -65,6 +75,7 @@ def measure(
     return readings
 
 
+@entry
 @torch.no_grad()
 def measure_all(
     model: Transformer,

@@ -11,14 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.evaluate.measure import measure
 from subcircuit.graph import Circuit
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
+from subcircuit.tasks import Task
 
 
+@entry
 def minimality(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour, batch_size: int = 16
+    model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, batch_size: int = 16
 ) -> Float[Tensor, "writer reader"]:
     """The effect of each kept edge in the circuit, in units of the metric; NaN for edges that are not kept."""
     losses = losses_without(model, circuit, behaviour, batch_size)
@@ -29,9 +32,10 @@ def minimality(
 
 
 def losses_without(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour, batch_size: int = 16
+    model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, batch_size: int = 16
 ) -> Float[Tensor, "trial batch"]:
     """Per-example loss of the circuit, and then of the circuit without each of its edges in the order of ``circuit.edges``."""
+    behaviour = Behaviour.of(behaviour, circuit=circuit)
     circuits = [Circuit(circuit.graph, circuit.kept), *(without(circuit, w, r) for r, w in circuit.kept.T.nonzero().tolist())]
     return measure(model, circuit.graph, behaviour, circuits, batch_size).circuits
 

@@ -49,6 +49,9 @@ class Roc:
     fpr: tuple[float, ...]
     tpr: tuple[float, ...]
 
+    def __repr__(self) -> str:
+        return f"Roc({len(self.fpr)} points: AUC {self.auc:.3f})"
+
     @staticmethod
     def of(points: Sequence[tuple[float, float]]) -> "Roc":
         """From (fpr, tpr) in any order; the corners are added."""
@@ -131,6 +134,9 @@ class Recovery:
     part: Part
     thresholds: tuple[float, ...]
     overlaps: tuple[Overlap, ...]
+
+    def __repr__(self) -> str:
+        return f"Recovery({self.positives:,} true {self.part} of {self.positives + self.negatives:,}: AUC {self.roc.auc:.3f})"
 
     @property
     def positives(self) -> int:

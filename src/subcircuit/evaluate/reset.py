@@ -10,9 +10,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.model import Transformer, map_tensors
 
 
+@entry
 def reset(model: Transformer, seed: int = 0) -> Transformer:
     """The model with the entries of each weight tensor permuted; tensors that are shared stay shared."""
     generator = torch.Generator().manual_seed(seed)

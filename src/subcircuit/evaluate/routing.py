@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import ModelError, SettingsError
 from subcircuit.evaluate.measure import Readings, measure
 from subcircuit.graph import MLP, Circuit, Embed, Expert, Graph, RouterInput, Scope
@@ -106,6 +107,7 @@ class RoutingReport:
         return tuple(sorted(best, key=lambda layer: layer.layer))
 
 
+@entry
 def routing(model: Transformer, behaviour: Behaviour, detailed: int = 3, batch_size: int = 16) -> RoutingReport:
     """Whether sending positions to experts carries the behaviour.
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from subcircuit.entry import entry
 from subcircuit.evaluate.curves import Curve, CurvePoint, curve, points_of
 from subcircuit.evaluate.faithfulness import check_gap
 from subcircuit.evaluate.measure import measure
 from subcircuit.graph import By, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.memory import peak_memory
-from subcircuit.search import Acdc, Behaviour, Discovery, EdgeScores, OnProgress, acdc, method_of
+from subcircuit.search import Acdc, Behaviour, Discovery, EdgeScores, OnProgress, acdc, method_of, method_settings
 from subcircuit.search.journal import FORGETFUL, Journal, Under, alone
 
 THRESHOLDS = (0.5, 0.1, 0.02)
@@ -44,6 +45,10 @@ class Contender:
     forward_seconds: float
     peak_memory: int | None
     notes: Mapping[str, float]
+
+    def __repr__(self) -> str:
+        judged = f"{len(self.points)} circuits" if self.curve is None else str(self.curve)
+        return f"Contender({self.method}: {judged}; {self.seconds:.1f} s)"
 
     @property
     def forward_equivalents(self) -> float:
@@ -132,6 +137,7 @@ class Contest:
         return [acdc(self.model, self.graph, self.found_on, config, on_step, part) for config, part in each]
 
 
+@entry
 def contend(
     model: Transformer,
     conditions: Callable[[Transformer], Contest],
@@ -150,6 +156,7 @@ def contend(
         journal: remembers what was worked out.
     """
     contest, contenders = conditions(model), []
+    methods = [method_settings(settings) for settings in methods]
     for number, settings in enumerate(methods, 1):
         if on_start is not None:
             on_start(f"{method_of(settings).name} ({number} of {len(methods)})")

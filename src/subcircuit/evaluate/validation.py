@@ -20,11 +20,24 @@ from jaxtyping import UInt8
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
-from subcircuit.errors import SettingsError, SubcircuitError
+from subcircuit.entry import entry
+from subcircuit.errors import NoGradientError, SettingsError, SubcircuitError
 from subcircuit.evaluate.recovery import Part, Recovery, recovery, recovery_of_circuits
 from subcircuit.graph import By, Circuit
 from subcircuit.run import Ablation, name_of
-from subcircuit.search import METHODS, Acdc, Behaviour, Discovery, EdgeScores, Exact, OnProgress, acdc, exact, method_of
+from subcircuit.search import (
+    METHODS,
+    Acdc,
+    Behaviour,
+    Discovery,
+    EdgeScores,
+    Exact,
+    OnProgress,
+    acdc,
+    exact,
+    method_of,
+    method_settings,
+)
 from subcircuit.search.journal import FORGETFUL, Journal, Under, each
 from subcircuit.tasks import Metric, metric
 from subcircuit.truth import Case
@@ -90,6 +103,9 @@ class Validation:
     wrong: tuple[str, ...]
     seconds: float
 
+    def __repr__(self) -> str:
+        return f"Validation({self.method} on {self.case}, {self.ablation} ablation, {self.metric}: {self.edges}; {self.seconds:.1f} s)"
+
     @property
     def note(self) -> str:
         """Why the numbers say nothing; empty where they do."""
@@ -102,6 +118,7 @@ class Refusal:
 
     Args:
         metric: None where the case itself cannot be had.
+        no_gradient: the metric has no gradient where the method takes one.
     """
 
     case: str
@@ -109,6 +126,7 @@ class Refusal:
     ablation: str
     metric: str | None
     note: str
+    no_gradient: bool = False
 
 
 Attempt: TypeAlias = Validation | Refusal
@@ -118,6 +136,7 @@ Found: TypeAlias = EdgeScores | list[tuple[float, Discovery]]
 """What a method says: scores, or a circuit for each threshold."""
 
 
+@entry
 def validate(
     case: Case,
     settings: Any,
@@ -129,7 +148,7 @@ def validate(
 
     Args:
         case: model, task, ablation and truth.
-        settings: of the method; ACDC's own threshold is not used.
+        settings: of the method, or its name; ACDC's own threshold is not used.
         conditions: metric and ranking.
         on_step: progress of the search.
         journal: remembers the search's units of work.
@@ -139,7 +158,7 @@ def validate(
             the graph too large for it.
         NumericalError: a score or loss is NaN or infinite.
     """
-    conditions = conditions or Conditions()
+    conditions, settings = conditions or Conditions(), method_settings(settings)
     behaviour = Behaviour(case.task, conditions.metric or metric(case.task.metric), case.ablation)
     method = method_of(settings)
     method.check(behaviour)
@@ -190,6 +209,7 @@ def validate_all(
         journal: remembers each attempt, and the units of work of the one that is being made.
     """
     asked, say = conditions or Conditions(), on_start or (lambda message: None)
+    methods = [method_settings(one) for one in methods]
     places = [(name, make, ablation) for (name, make), ablation in product(cases.items(), ablations)]
 
     @lru_cache(maxsize=1)
@@ -243,6 +263,7 @@ def _unpacked(packed: UInt8[Tensor, " byte"]) -> Attempt:
     return _ATTEMPTS.validate_json(packed.numpy().tobytes())
 
 
+@entry
 def needed(case: Case) -> Circuit:
     """The true edges that nothing stands in for: cutting one of them alone worsens the case's own metric."""
     effects = exact(case.model, case.graph, Behaviour(case.task, metric(case.task.metric), case.ablation), Exact()).values
@@ -254,7 +275,14 @@ def _attempt(case: Case, settings: Any, conditions: Conditions, on_step: OnProgr
         return validate(case, settings, conditions, on_step, journal)
     except SubcircuitError as error:
         metric_name = conditions.metric.name if conditions.metric else case.task.metric
-        return Refusal(case.name, method_of(settings).name, name_of(case.ablation), metric_name, str(error))
+        return Refusal(
+            case.name,
+            method_of(settings).name,
+            name_of(case.ablation),
+            metric_name,
+            str(error),
+            isinstance(error, NoGradientError),
+        )
 
 
 def _check_size(method: str, case: Case, most_edges: int | None) -> None:

@@ -7,6 +7,7 @@ from math import isnan
 
 import torch
 
+from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.explain.attention import Looks, looks
 from subcircuit.explain.backup import growth
@@ -43,6 +44,7 @@ _PASSES = 3  # movers, then who feeds them and backs them up, then who feeds tho
 Node = Writer | Logits
 
 
+@entry
 def explain_circuit(model: Transformer, circuit: Circuit, task: Task, thresholds: Thresholds | None = None) -> Explanation:
     """What each component of a circuit does on a task's prompts, with a label for it or "unclear".
 

@@ -126,6 +126,11 @@ class Explanation(_Frozen):
     thresholds: dict[str, float]
     components: dict[str, Component]
 
+    def __repr__(self) -> str:
+        return f"Explanation({self.model}, {self.examples} pairs of {self.task}: {len(self.components):,} components)"
+
+    __str__ = __repr__
+
     def save(self, directory: str | Path) -> Path:
         """Write ``explanation.json`` into a directory, in place of one that is there."""
         path = Path(directory) / EXPLANATION_FILE

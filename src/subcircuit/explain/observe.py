@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import MLP, Embed, Graph, Scope
 from subcircuit.graph.scope import Level
@@ -82,6 +83,7 @@ class Observation:
         return (self.roles.mask(role) & within).float()
 
 
+@entry
 @torch.no_grad()
 def observe(model: Transformer, task: Task, like: Graph | None = None, steps: int = 5) -> Observation:
     """Run a model on a task's clean and corrupted prompts.

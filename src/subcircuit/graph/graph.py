@@ -57,6 +57,9 @@ class Graph:
     shape: GraphShape
     scope: Scope
 
+    def __repr__(self) -> str:
+        return f"Graph({self.shape.n_layers} layers of {self.shape.n_heads} heads, scope {self.scope}: {self.n_edges:,} edges)"
+
     @staticmethod
     def of(config: TransformerConfig, scope: Scope | None = None, places: tuple[str, ...] = ()) -> "Graph":
         """The graph of a model.

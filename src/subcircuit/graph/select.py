@@ -70,6 +70,25 @@ Selection: TypeAlias = Threshold | TopN | Greedy
 _NAMES: dict[type[Selection], str] = {Threshold: "threshold", TopN: "top-n", Greedy: "greedy"}
 
 
+def selection_of(asked: Selection | int | None, graph: Graph) -> Selection:
+    """A selection from itself, or from a number of edges of largest magnitude; None is 1 % of them.
+
+    Raises:
+        SettingsError: it is neither, or the graph has fewer edges.
+    """
+    if asked is None:
+        asked = max(1, graph.n_edges // 100)
+    if isinstance(asked, int) and not isinstance(asked, bool):
+        asked = TopN(asked, "absolute")
+    if not isinstance(asked, Selection):
+        raise SettingsError(
+            f"selection is {asked!r}: give a number of edges such as 200, or TopN(200, 'absolute'), Threshold(0.01, 'signed') or "
+            "Greedy(200, 'absolute')."
+        )
+    check_selection(graph, asked)
+    return asked
+
+
 def selection_record(selection: Selection) -> dict[str, Any]:
     """A selection as JSON values: what it is, how much it takes, by which size."""
     return {"select": _NAMES[type(selection)], **asdict(selection)}

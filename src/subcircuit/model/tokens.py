@@ -26,6 +26,9 @@ class Tokens:
     lengths: Int[Tensor, " batch"]
     places: Int[Tensor, "batch pos"] | None = None
 
+    def __repr__(self) -> str:
+        return f"Tokens({len(self)} prompts of up to {self.ids.shape[1]} tokens)"
+
     @staticmethod
     def from_lists(prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> "Tokens":
         """Pad lists of ids into one batch."""

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from subcircuit.entry import default_modes
 from subcircuit.errors import PromptError
 from subcircuit.model.components import (
     AS_IT_IS,
@@ -54,6 +55,11 @@ class Transformer:
     folder: Path | None = None
     origin: str | None = None
 
+    def __repr__(self) -> str:
+        c, dtype = self.config, str(self.dtype).removeprefix("torch.")
+        sizes = f"{c.n_layers} layers of {c.n_heads} heads, width {c.d_model}, {c.vocab:,} tokens"
+        return f"Transformer({self.name}: {c.architecture}, {sizes}, {dtype} on {self.device})"
+
     @property
     def device(self) -> torch.device:
         """Where everything is computed."""
@@ -86,6 +92,7 @@ class Transformer:
         """
         return replace(self, weights=placed(self.weights, places, dtype))
 
+    @default_modes()
     def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos vocab"]:
         """Logits at every position; meaningless past a prompt's end.
 
@@ -94,6 +101,7 @@ class Transformer:
         """
         return unembed(self.config, self.weights, self.stream(tokens))
 
+    @default_modes()
     def stream(self, tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream after the last layer, before the final norm.
 

@@ -119,6 +119,9 @@ class Weights:
     W_pos: Float[Tensor, "context d_model"] | None = None
     b_U: Float[Tensor, " vocab"] | None = None
 
+    def __repr__(self) -> str:
+        return f"Weights({len(self.layers)} layers, {tuple(self.W_E.shape)} embedding, {self.W_E.dtype} on {self.W_E.device})"
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Weights":
         """The same weights on another device, all of them, or in another dtype; tensors that are shared stay shared."""
         moved = self.map(lambda tensor: tensor.to(device=device, dtype=dtype))

@@ -26,6 +26,7 @@ from subcircuit.edit import (
     recovery,
     write_checkpoint,
 )
+from subcircuit.entry import entry
 from subcircuit.graph import Circuit
 from subcircuit.model import Transformer, load_model
 from subcircuit.report.folder import write_csv, write_directory, write_json
@@ -127,6 +128,7 @@ class EditReport:
         }
 
 
+@entry
 def write_removal(
     removal: Removal,
     path: str | Path,
@@ -163,6 +165,7 @@ def write_removal(
     return _write(removal.edit, path, held_out, report, say)
 
 
+@entry
 def write_kept(
     edit: Edit, fill: Fill, path: str | Path, circuit: Circuit, held_out: HeldOut, say: Callable[[str], None] = lambda _: None
 ) -> EditReport:

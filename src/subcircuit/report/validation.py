@@ -6,11 +6,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from subcircuit.evaluate import Attempt, Recovery, Validation
+from subcircuit.evaluate import Attempt, Recovery, Refusal, Validation
 from subcircuit.inert import inert
 from subcircuit.report.folder import write_csv, write_directory, write_json
 from subcircuit.report.style import save_figure
-from subcircuit.report.validation_figure import MARKS, cell, draw_roc, draw_table
+from subcircuit.report.validation_figure import MARKS, NO_GRADIENT, cell, draw_roc, draw_table
 
 _COLUMNS = (
     "case",
@@ -65,8 +65,8 @@ class Validations:
 
     @property
     def rows(self) -> tuple[tuple[str, ...], ...]:
-        """One a search: its areas, its average precision, and its best circuit."""
-        return tuple(_row(one) for one in self.made)
+        """One a search: its areas, its average precision, and its best circuit; or that there is no gradient to search by."""
+        return tuple(_row(one) for one in self.attempts if isinstance(one, Validation) or one.no_gradient)
 
     @property
     def summary_header(self) -> tuple[str, ...]:
@@ -208,7 +208,9 @@ def _both(recovery: Recovery | None) -> str:
     return f"{recovery.roc.auc:.3f} ({recovery.roc.auc_pessimistic:.3f} pessimistic)"
 
 
-def _row(one: Validation) -> tuple[str, ...]:
+def _row(one: Attempt) -> tuple[str, ...]:
+    if not isinstance(one, Validation):
+        return (one.method, NO_GRADIENT, *("–" for _ in range(6)))
     best = one.edges.best[1]
     areas = (one.edges.roc.auc, None if one.nodes is None else one.nodes.roc.auc)
     shares = (*areas, one.edges.average_precision, best.precision, best.recall, best.f1)
@@ -223,7 +225,13 @@ def _mean_row(attempts: Sequence[Attempt], ablations: Sequence[str]) -> tuple[st
         nodes = [one.nodes.roc.auc for one in here if one.nodes is not None]
         areas += [mean(one.edges.roc.auc for one in here) if here else None, mean(nodes) if nodes else None]
     searches = f"{len(made)} of {len(attempts)}"
-    return (attempts[0].method, *(_three(area) for area in areas), searches, f"{sum(one.seconds for one in made):,.1f}")
+    blind = not made and all(isinstance(one, Refusal) and one.no_gradient for one in attempts)
+    return (
+        attempts[0].method,
+        *(NO_GRADIENT if blind else _three(area) for area in areas),
+        searches,
+        f"{sum(one.seconds for one in made):,.1f}",
+    )
 
 
 def _three(value: float | None) -> str:

@@ -13,7 +13,11 @@ from subcircuit.evaluate import Attempt, Recovery, Validation
 from subcircuit.inert import inert
 from subcircuit.report.style import FAINT, STYLE, line_style
 
-MARKS = "= all edges score alike, which says nothing (AUC 0.5)   – not run   † parts stand in for each other"
+NO_GRADIENT = "no gradient"
+MARKS = (
+    "no gradient: the metric has none where the method takes it   = all edges score alike, which says nothing (AUC 0.5)   "
+    "– not run   † parts stand in for each other"
+)
 # perceived alike by colour-blind readers; below chance is as bad as chance
 _COLOURS, _CHANCE = "cividis", 0.5
 
@@ -55,7 +59,7 @@ def draw_table(attempts: Sequence[Attempt]) -> Figure:
 def cell(attempt: Attempt) -> str:
     """What a table says of a search."""
     if not isinstance(attempt, Validation):
-        return "–"
+        return NO_GRADIENT if attempt.no_gradient else "–"
     return "=" if attempt.note else f"{attempt.edges.roc.auc:.2f}"
 
 
@@ -90,8 +94,9 @@ def _heat(axes: Axes, found: dict[tuple[str, str], Attempt], methods: Sequence[s
         for column, case in enumerate(cases):
             attempt, area = found.get((method, case)), areas[row][column]
             dark = area < 0.7
-            words = "" if attempt is None else cell(attempt)
-            axes.text(column, row, words, ha="center", va="center", fontsize=6, color="white" if dark else "black")
+            words = "" if attempt is None else cell(attempt).replace(" ", "\n")
+            size = 4.5 if "\n" in words else 6
+            axes.text(column, row, words, ha="center", va="center", fontsize=size, color="white" if dark else "black")
     redundant = {one.case for one in found.values() if isinstance(one, Validation) and one.redundant}
     axes.set_yticks(range(len(methods)), [inert(method) for method in methods])
     names = [inert(case) + ("†" if case in redundant else "") for case in cases]

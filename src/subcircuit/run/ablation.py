@@ -45,6 +45,9 @@ class Optimal:
 
     constants: Float[Tensor, "writer d_model"]
 
+    def __repr__(self) -> str:
+        return f"Optimal(constants of {len(self.constants):,} writers)"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Optimal) and torch.equal(self.constants.cpu().double(), other.constants.cpu().double())
 

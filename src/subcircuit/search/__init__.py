@@ -14,7 +14,8 @@ from subcircuit.search.exact import Exact, exact
 from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.hybrid import Hybrid, hybrid
 from subcircuit.search.ifr import Ifr, ifr
-from subcircuit.search.methods import METHODS, Method, method_named, method_of
+from subcircuit.search.journal import Journal
+from subcircuit.search.methods import METHODS, Method, method_named, method_of, method_settings
 from subcircuit.search.neurons import NeuronScores, loss_with_neurons, neuron_scores
 from subcircuit.search.optimal import LearnOptimal, ablation_for, learn_optimal
 from subcircuit.search.per_example import effects_by_example
@@ -44,6 +45,7 @@ __all__ = [
     "Hisp",
     "Hybrid",
     "Ifr",
+    "Journal",
     "LearnOptimal",
     "Method",
     "NeuronScores",
@@ -77,6 +79,7 @@ __all__ = [
     "loss_with_neurons",
     "method_named",
     "method_of",
+    "method_settings",
     "neuron_scores",
     "random_scores",
     "relp",

@@ -32,6 +32,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import name_of
@@ -46,6 +47,7 @@ from subcircuit.search.scores import time_forward
 from subcircuit.search.walk import PAIRS_AT_ONCE, Walk
 
 
+@entry
 @torch.no_grad()
 def acdc(
     model: Transformer,

@@ -34,12 +34,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import Attention, Graph, Logits, Scope
 from subcircuit.graph.nodes import HeadPart
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import Rules, UnitGradient, pull_back, reader_gradients, widened
 from subcircuit.run.heads import PARTS, pattern, project, shares
-from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_differentiable, summed
+from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_gradient_at_clean, summed
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
@@ -65,6 +66,7 @@ class AtpStar:
         check_batch_size(self.batch_size)
 
 
+@entry
 def atp_star(
     model: Transformer,
     graph: Graph,
@@ -95,7 +97,7 @@ def atp_star(
 def _search(
     model: Transformer, graph: Graph, behaviour: Behaviour, config: AtpStar, on_step: OnRound | None, journal: Journal
 ) -> Float[Tensor, "writer reader"]:
-    check_differentiable(behaviour)
+    check_gradient_at_clean(behaviour)
 
     def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
         scores = torch.zeros(graph.edges.shape, dtype=torch.float64)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.errors import SettingsError
+from subcircuit.errors import NoGradientError, SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.components import unembed
 from subcircuit.model.transformer import Transformer
@@ -27,10 +27,11 @@ from subcircuit.run.rows import Places
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.search.result import OnRound, Round
-from subcircuit.tasks import Answers, Bound, placed
+from subcircuit.tasks import Answers, Bound, Metric, metric, placed
 
 # differences of all writers are the largest tensor of a search
 _NUMBERS_AT_ONCE = 2**25
+LOOKS_FURTHER = "eap-ig-inputs, clean-corrupted, exact or acdc"
 
 
 class Rounds:
@@ -125,6 +126,9 @@ def summed(
         batch_size: examples at once; None chooses by memory.
         share: of a batch, in float64 on the processor: a unit of work. Tells of every round.
         watch: told of the rounds, and remembers the shares.
+
+    Raises:
+        NoGradientError: the sum is zero everywhere.
     """
     behaviour.check(model)
     task, size = behaviour.task, examples_at_once(model, graph, behaviour, batch_size)
@@ -144,6 +148,7 @@ def summed(
         total = part if total is None else total + part
         rounds.reach(examples.stop * watch.rounds)
     assert total is not None
+    check_not_all_zero(behaviour, total)
     return total
 
 
@@ -215,12 +220,51 @@ def check_differentiable(behaviour: Behaviour) -> None:
     """The metric has gradients.
 
     Raises:
-        SettingsError: it counts, and its gradients are zero.
+        NoGradientError: it counts, and its gradients are zero.
     """
     if not behaviour.metric.differentiable:
-        raise SettingsError(
+        raise NoGradientError(
             f"{behaviour.metric.name} is a count, whose gradient is zero everywhere: use logit_difference or kl_divergence, "
             "or a method without gradients such as exact."
+        )
+
+
+def check_gradient_at_clean(behaviour: Behaviour) -> None:
+    """The metric has gradients in the run of the model on the clean prompts, for methods that take them there alone.
+
+    Raises:
+        NoGradientError: it counts, or it is a distance from the model, which has its minimum there.
+    """
+    check_differentiable(behaviour)
+    if behaviour.metric.distance:
+        raise NoGradientError(
+            f"{behaviour.metric.name} is a distance from the model's own logits. It has its minimum in the run of the model, so "
+            "its gradient there is zero, and a method that takes gradients there alone would score every edge 0. Use metric "
+            f"{metric_with_gradient(behaviour).name}, or a method that looks further: {LOOKS_FURTHER}."
+        )
+
+
+def metric_with_gradient(behaviour: Behaviour) -> Metric:
+    """The behaviour's metric if it has a gradient in the run of the model; else the logit difference, or without wrong
+    answers the likelihood of the right one."""
+    own = behaviour.metric
+    if own.differentiable and not own.distance:
+        return own
+    contrasts = bool(behaviour.task.answers.wrong_mask.any(-1).all())
+    return metric("logit_difference" if contrasts else "negative_log_likelihood")
+
+
+def check_not_all_zero(behaviour: Behaviour, scores: Float[Tensor, "..."]) -> None:
+    """Some score differs from zero.
+
+    Raises:
+        NoGradientError: none does.
+    """
+    if not bool(scores.any()):
+        raise NoGradientError(
+            f"every score is 0: {behaviour.metric.name} has no gradient in the runs of the {len(behaviour.task)} pairs of "
+            f"{behaviour.task.name} that this method differentiates, or cut edges carry what they carry in the clean run. Use "
+            f"another metric, a method that looks further ({LOOKS_FURTHER}), or corrupted prompts that differ more."
         )
 
 

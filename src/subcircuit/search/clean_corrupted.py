@@ -11,6 +11,7 @@ the ends, neither of them sees it.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
@@ -37,6 +38,7 @@ class CleanCorrupted:
         check_batch_size(self.batch_size)
 
 
+@entry
 def clean_corrupted(
     model: Transformer,
     graph: Graph,

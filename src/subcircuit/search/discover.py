@@ -4,16 +4,17 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Circuit, MethodRecord, ModelRecord, Record, Scope, TaskRecord, TopN
-from subcircuit.graph.select import Selection, check_selection, selection_record
+from subcircuit.graph import Circuit, MethodRecord, ModelRecord, Record, Scope, TaskRecord
+from subcircuit.graph.select import Selection, selection_of, selection_record
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import OPTIMAL, Ablation, Mean, Optimal, name_of
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.methods import Method, method_of
+from subcircuit.search.methods import Method, method_of, method_settings
 from subcircuit.search.optimal import LearnOptimal, ablation_for
 from subcircuit.search.outcome import measure_circuit
 from subcircuit.search.result import Discovery, OnProgress, Round, Step
@@ -21,21 +22,21 @@ from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.unsound import naming_the_place
 from subcircuit.search.zoom import zoom, zoomed
-from subcircuit.tasks import Task, graph_of
-from subcircuit.tasks import metric as metric_named
+from subcircuit.tasks import Metric, OwnMetric, Task, graph_of
 
 _TIMINGS = ("seconds", "forward_seconds")
 
 
+@entry
 def discover(
     model: Transformer,
     task: Task,
     method: Any,
     *,
-    metric: str | None = None,
+    metric: str | Metric | OwnMetric | None = None,
     ablation: str | Ablation | LearnOptimal = "resample",
-    scope: Scope | None = None,
-    selection: Selection | None = None,
+    scope: Scope | str | None = None,
+    selection: Selection | int | None = None,
     on_step: OnProgress | None = None,
     journal: Journal = FORGETFUL,
 ) -> Discovery:
@@ -44,47 +45,49 @@ def discover(
     Args:
         model: from ``load_model``.
         task: from ``load_task``, made for this model.
-        method: a method's settings, such as ``Acdc(threshold=0.02)`` or ``Eap()``.
-        metric: what to measure; None is the task's own metric.
+        method: a method's settings, such as ``Acdc(threshold=0.02)`` or ``Eap()``, or its name, for its defaults.
+        metric: what to measure: a name, a ``Metric``, or a Python function (see ``own_metric``); None is the task's own metric.
         ablation: what cut edges carry, by name or as a value. "optimal" or settings of learning: constants are learned
             first, and kept with the circuit.
-        scope: at which level the model is resolved; queries, keys and values of every head by default.
-        selection: which of the scored edges make the circuit; None is the 1 % of largest magnitude. Edges on no path
+        scope: at which level the model is resolved, as a value or as text; queries, keys and values of every head by default.
+        selection: which of the scored edges make the circuit; a number takes so many of largest magnitude, None 1 %. Edges on no path
             from an embedding to the logits are pruned. Methods that find a circuit themselves take none.
         on_step: called with a ``Step`` after every batch of trials, or with a ``Round`` after every batch of examples.
         journal: remembers what was worked out, for a search that was interrupted to go on.
 
     Raises:
-        UnknownNameError: no such metric or ablation.
+        UnknownNameError: no such method, metric, ablation or scope.
+        NoGradientError: a metric that has no gradient where the method takes one.
         SettingsError, GraphError: settings that do not go together with the model or task.
         NumericalError: a loss or score that is NaN or infinite.
 
     >>> result = discover(model, load_task("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
     >>> result.circuit.save("runs/ioi")  # doctest: +SKIP
     """
-    chosen, graph = method_of(method), graph_of(model, scope or Scope(), task)
+    method, graph = method_settings(method), graph_of(model, scope, task)
+    chosen = method_of(method)
     graph.check_size()
     ablation = LearnOptimal() if ablation == OPTIMAL else ablation
     parameters = asdict(method)
-    if chosen.ranks:
-        selection = selection or TopN(max(1, graph.n_edges // 100), "absolute")
-        check_selection(graph, selection)
-        parameters |= selection_record(selection)
+    taken = selection_of(selection, graph) if chosen.ranks else None
+    if taken is not None:
+        parameters |= selection_record(taken)
     elif selection is not None:
         raise SettingsError(f"{chosen.name} decides itself which edges to keep: it takes no selection, see its threshold.")
     if isinstance(ablation, LearnOptimal):
         parameters |= {"optimal": asdict(ablation)}
-    asked = Behaviour(task.to(model.device), metric_named(metric or task.metric), Mean())
+    asked = Behaviour.of(task.to(model.device), metric, Mean())
     behaviour = replace(asked, ablation=ablation_for(ablation, model, graph, asked, on_step, journal))
     on_step = _with_record(on_step, _record(model, behaviour, chosen, parameters, {}, {}))
     with naming_the_place(model, behaviour.task):
         found = chosen.search(model, graph, behaviour, method, on_step, journal)
-        result = found if selection is None else circuit_of(model, found, behaviour, selection)
+        result = found if taken is None else circuit_of(model, found, behaviour, taken)
     record = _record(model, behaviour, chosen, parameters, *_results(result))
     constants = behaviour.ablation.constants.float().cpu() if isinstance(behaviour.ablation, Optimal) else None
     return replace(result, circuit=replace(result.circuit, record=record, constants=constants))
 
 
+@entry
 def look_inside(
     model: Transformer,
     circuit: Circuit,
@@ -110,6 +113,7 @@ def look_inside(
     return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
 
 
+@entry
 def circuit_of(model: Transformer, scores: EdgeScores, behaviour: Behaviour, selection: Selection) -> Discovery:
     """The circuit that a selection makes of scores, and what it does."""
     circuit = scores.select(selection).prune()

@@ -5,15 +5,15 @@
 Two forward passes and one backward, whatever the number of edges; layers are run once more when their gradients are
 taken, and one matrix product per layer scores its edges. First order: exact where the model and the metric are linear
 between clean and ablated, wrong where they bend, above all behind a saturated softmax. At the clean run a divergence
-from the model has its minimum: its gradient is zero and every score with it, so use a logit difference, or
-``eap-ig-inputs``.
+from the model has its minimum and no gradient: the search is refused. Use a logit difference, or ``eap-ig-inputs``.
 """
 
 from dataclasses import dataclass
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.search.attribution import Watch, attribute, check_batch_size
+from subcircuit.search.attribution import Watch, attribute, check_batch_size, check_gradient_at_clean
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
@@ -34,6 +34,7 @@ class Eap:
         check_batch_size(self.batch_size)
 
 
+@entry
 def eap(
     model: Transformer,
     graph: Graph,
@@ -56,6 +57,7 @@ def eap(
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    check_gradient_at_clean(behaviour)
     watch = Watch(config, 1, on_step, journal)
     return scored(
         "eap",

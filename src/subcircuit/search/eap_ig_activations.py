@@ -25,10 +25,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import UnitGradient, streams_from
-from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_differentiable, summed
+from subcircuit.search.attribution import (
+    Probe,
+    Rounds,
+    Watch,
+    check_batch_size,
+    check_differentiable,
+    check_gradient_at_clean,
+    summed,
+)
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap_ig_inputs import check_steps
 from subcircuit.search.journal import FORGETFUL, Journal
@@ -66,6 +75,7 @@ class Stage:
     first: int
 
 
+@entry
 def eap_ig_activations(
     model: Transformer,
     graph: Graph,
@@ -104,7 +114,8 @@ def stages(graph: Graph) -> list[Stage]:
 def _search(
     model: Transformer, graph: Graph, behaviour: Behaviour, config: EapIgActivations, on_step: OnRound | None, journal: Journal
 ) -> Float[Tensor, "writer reader"]:
-    check_differentiable(behaviour)
+    # one step is the end of every path, which is the clean run
+    (check_differentiable if config.steps > 1 else check_gradient_at_clean)(behaviour)
     paths = stages(graph)
 
     def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import torch
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import Streams, streams_from
-from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size
+from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size, check_gradient_at_clean
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
@@ -46,6 +47,7 @@ class EapIgInputs:
         check_batch_size(self.batch_size)
 
 
+@entry
 def eap_ig_inputs(
     model: Transformer,
     graph: Graph,
@@ -68,6 +70,9 @@ def eap_ig_inputs(
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+
+    if config.steps == 1:  # the end of the path, which is the clean run
+        check_gradient_at_clean(behaviour)
 
     def path(probe: Probe) -> Iterator[Streams]:
         start, end = probe.contrast.ablated_embedding, probe.contrast.clean_embedding

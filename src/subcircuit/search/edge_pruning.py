@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
@@ -69,6 +70,7 @@ class EdgePruning:
         return self.target * min(1.0, (step + 1) / rising) if rising else self.target
 
 
+@entry
 def edge_pruning(
     model: Transformer,
     graph: Graph,

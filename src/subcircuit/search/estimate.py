@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.memory import peak_memory
@@ -33,7 +34,7 @@ from subcircuit.search.exact import Exact, effects_of
 from subcircuit.search.footprint import Footprint, footprint
 from subcircuit.search.groups import singles
 from subcircuit.search.hybrid import Hybrid
-from subcircuit.search.methods import method_of
+from subcircuit.search.methods import method_of, method_settings
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.order import cutting_order
 from subcircuit.search.rules import Acdc
@@ -97,6 +98,7 @@ class _Measured:
     seen: float = 1.0
 
 
+@entry
 def estimate(
     model: Transformer,
     graph: Graph,
@@ -109,7 +111,7 @@ def estimate(
 
     Args:
         model, graph, behaviour: as the search will be given them.
-        settings: of the method.
+        settings: of the method, or its name.
         learning: how constants are learned before the search; until then those of the behaviour stand in for them.
         patience: seconds after which ``acdc`` is judged by what has been seen.
 
@@ -117,6 +119,7 @@ def estimate(
         SettingsError: the method does not go with the metric or the ablation.
         NumericalError: a loss or score is NaN or infinite.
     """
+    settings = method_settings(settings)
     began, method = perf_counter(), method_of(settings)
     method.check(behaviour)
     with peak_memory(model.device) as peak:

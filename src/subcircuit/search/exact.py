@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.graph.select import check_scores
 from subcircuit.model.transformer import Transformer
@@ -54,6 +55,7 @@ class Exact:
         check_direction(self.direction)
 
 
+@entry
 def exact(
     model: Transformer,
     graph: Graph,

@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_differentiable, summed
+from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_gradient_at_clean, summed
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
@@ -38,6 +39,7 @@ class Hisp:
         check_batch_size(self.batch_size)
 
 
+@entry
 def hisp(
     model: Transformer,
     graph: Graph,
@@ -63,7 +65,7 @@ def hisp(
     check_together(graph, "hisp")
 
     def search() -> Float[Tensor, "writer reader"]:
-        check_differentiable(behaviour)
+        check_gradient_at_clean(behaviour)
 
         def share(probe: Probe, rounds: Rounds) -> Float[Tensor, " writer"]:
             rounds.done(len(probe))

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
@@ -57,6 +58,7 @@ class Hybrid:
             raise SettingsError(f"most is {self.most} and sample {self.sample}: expected at least 1 and at least 0")
 
 
+@entry
 def hybrid(
     model: Transformer,
     graph: Graph,

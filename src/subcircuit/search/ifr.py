@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph, Logits
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import Zero
@@ -39,6 +40,7 @@ class Ifr:
         check_batch_size(self.batch_size)
 
 
+@entry
 def ifr(
     model: Transformer,
     graph: Graph,

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from subcircuit.errors import UnknownNameError
+from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.search.acdc import acdc
 from subcircuit.search.atp_star import AtpStar, atp_star
-from subcircuit.search.attribution import check_differentiable
+from subcircuit.search.attribution import check_differentiable, check_gradient_at_clean
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.clean_corrupted import CleanCorrupted, check_ends, clean_corrupted
 from subcircuit.search.eap import Eap, eap
@@ -56,16 +56,16 @@ METHODS: dict[str, Method] = {
         Method("acdc", "edges cut one by one, exactly (Conmy et al. 2023)", Acdc, acdc, _anything, ranks=False),
         Method("exact", "the effect of cutting each edge alone: edge activation patching", Exact, exact, _anything),
         Method("hybrid", "attribution nominates edges, exact effects rank them", Hybrid, hybrid),
-        Method("eap", "first order, at the clean run (Syed et al. 2023)", Eap, eap),
+        Method("eap", "first order, at the clean run (Syed et al. 2023)", Eap, eap, check_gradient_at_clean),
         Method("eap-ig-inputs", "gradients along the path of inputs (Hanna et al. 2024)", EapIgInputs, eap_ig_inputs),
         Method(
             "eap-ig-activations", "gradients along paths of activations (Marks et al. 2024)", EapIgActivations, eap_ig_activations
         ),
         Method("clean-corrupted", "gradients at both ends", CleanCorrupted, clean_corrupted, check_ends),
-        Method("relp", "gradients by the rules of LRP (Jafari et al. 2025)", Relp, relp),
-        Method("atp-star", "softmax recomputed, layers dropped (Kramár et al. 2024)", AtpStar, atp_star),
+        Method("relp", "gradients by the rules of LRP (Jafari et al. 2025)", Relp, relp, check_gradient_at_clean),
+        Method("atp-star", "softmax recomputed, layers dropped (Kramár et al. 2024)", AtpStar, atp_star, check_gradient_at_clean),
         Method("ifr", "information flow: no gradients, no metric (Ferrando & Voita 2024)", Ifr, ifr, _anything),
-        Method("hisp", "importance of nodes (Michel et al. 2019)", Hisp, hisp),
+        Method("hisp", "importance of nodes (Michel et al. 2019)", Hisp, hisp, check_gradient_at_clean),
         Method("subnetwork-probing", "masks on nodes, trained (Cao et al. 2021)", SubnetworkProbing, subnetwork_probing),
         Method("edge-pruning", "masks on edges and nodes, trained (Bhaskar et al. 2024)", EdgePruning, edge_pruning),
         Method("ugs", "masks on edges, sampled uniformly (Li & Janson 2024)", Ugs, ugs),
@@ -86,5 +86,29 @@ def method_named(name: str) -> Method:
 
 
 def method_of(settings: object) -> Method:
-    """The method that these settings belong to."""
-    return next(method for method in METHODS.values() if isinstance(settings, method.settings))
+    """The method that these settings belong to.
+
+    Raises:
+        SettingsError: they are no method's.
+    """
+    for method in METHODS.values():
+        if isinstance(settings, method.settings):
+            return method
+    known = ", ".join(method.settings.__name__ for method in METHODS.values())
+    raise SettingsError(
+        f"a {type(settings).__name__} is no method: give a name, such as 'acdc', or settings, such as Acdc(threshold=0.02). "
+        f"Settings: {known}."
+    )
+
+
+def method_settings(asked: Any) -> Any:
+    """Settings from settings, their class, or the name of a method: its defaults.
+
+    Raises:
+        UnknownNameError: there is no method of that name.
+        SettingsError: it is none of these.
+    """
+    settings = method_named(asked).settings() if isinstance(asked, str) else asked
+    settings = settings() if isinstance(settings, type) and settings in {m.settings for m in METHODS.values()} else settings
+    method_of(settings)
+    return settings

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph import MLP, Graph, Neuron, Scope
 from subcircuit.model.components import embed, neurons, normalize, unembed
@@ -29,7 +30,7 @@ from subcircuit.run.ablation import Resample, Zero
 from subcircuit.run.backward import pull_back, streams_from, widened
 from subcircuit.run.mlps import mlp_weights
 from subcircuit.run.readout import readout_of
-from subcircuit.search.attribution import Rounds, check_differentiable, probes
+from subcircuit.search.attribution import Rounds, check_gradient_at_clean, check_not_all_zero, probes
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap import Eap
 from subcircuit.search.result import OnRound
@@ -54,6 +55,10 @@ class NeuronScores:
     seconds: float
     forward_seconds: float
 
+    def __repr__(self) -> str:
+        neuron, score = self.largest(1)[0]
+        return f"NeuronScores({self.values.numel():,} neurons, largest {neuron} {score:.4g}; {self.seconds:.1f} s)"
+
     @property
     def forward_equivalents(self) -> float:
         """Cost in units of one plain forward pass."""
@@ -74,6 +79,7 @@ class NeuronScores:
         return kept
 
 
+@entry
 def neuron_scores(model: Transformer, behaviour: Behaviour, config: Eap, on_step: OnRound | None = None) -> NeuronScores:
     """Score every neuron of every MLP.
 
@@ -89,7 +95,7 @@ def neuron_scores(model: Transformer, behaviour: Behaviour, config: Eap, on_step
         NumericalError: a score is NaN or infinite; names the neuron.
     """
     _check(model, behaviour)
-    check_differentiable(behaviour)
+    check_gradient_at_clean(behaviour)
     before = time_forward(model, behaviour)
     began = perf_counter()
     graph, rounds = Graph.of(model.config, Scope("block")), Rounds(len(behaviour.task), on_step)
@@ -110,9 +116,11 @@ def neuron_scores(model: Transformer, behaviour: Behaviour, config: Eap, on_step
         rounds.done(len(probe))
     seconds = perf_counter() - began
     _check_finite(values)
+    check_not_all_zero(behaviour, values)
     return NeuronScores(values.float(), seconds, median(before + time_forward(model, behaviour)))
 
 
+@entry
 @torch.no_grad()
 def loss_with_neurons(model: Transformer, behaviour: Behaviour, kept: Bool[Tensor, "layer d_mlp"]) -> float:
     """The metric's own value, mean over examples, where only these neurons write what they compute: all others are ablated.

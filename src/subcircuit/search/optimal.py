@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import GraphError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.run import Ablation, Mean, Optimal, ablated_values, ablation_named, last_stream, writer_values
-from subcircuit.search.behaviour import Behaviour
+from subcircuit.run import Ablation, Mean, Optimal, ablated_values, last_stream, writer_values
+from subcircuit.search.behaviour import Behaviour, carried
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_training, on_edges
@@ -48,6 +49,7 @@ class LearnOptimal:
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate)
 
 
+@entry
 def learn_optimal(
     model: Transformer,
     graph: Graph,
@@ -90,6 +92,7 @@ def learn_optimal(
     return Optimal(start.constants(moves).detach())
 
 
+@entry
 def ablation_for(
     ablation: str | Ablation | LearnOptimal,
     model: Transformer,
@@ -111,10 +114,8 @@ def ablation_for(
     match ablation:
         case LearnOptimal():
             return learn_optimal(model, graph, behaviour, ablation, on_step, journal)
-        case str():
-            return ablation_named(ablation)
         case _:
-            return ablation
+            return carried(ablation)
 
 
 @dataclass(frozen=True, eq=False)

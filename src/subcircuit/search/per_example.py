@@ -11,19 +11,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.search.attribution import check_differentiable, probes
+from subcircuit.search.attribution import check_gradient_at_clean, probes
 from subcircuit.search.behaviour import Behaviour
 
 
+@entry
 def effects_by_example(model: Transformer, graph: Graph, behaviour: Behaviour) -> Iterator[Float[Tensor, "writer reader"]]:
     """First-order effects of cutting every edge, one example after the other; 0 where no edge is.
 
     Raises:
         SettingsError: the metric has no gradients.
     """
-    check_differentiable(behaviour)
+    check_gradient_at_clean(behaviour)
     for probe in probes(model, graph, behaviour, batch_size=1):
         effects = torch.zeros(graph.edges.shape, dtype=torch.float64)
         for gradient in probe.gradients(probe.contrast.streams):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.behaviour import Behaviour
@@ -27,6 +28,7 @@ class RandomScores:
     seed: int = 0
 
 
+@entry
 def random_scores(
     model: Transformer,
     graph: Graph,

@@ -21,7 +21,7 @@ that is not linear counts as the linear map that it is on the clean run.
 
 Cost as ``eap``: two forward passes and one backward. Less noisy than gradients where norms and activations bend, above
 all at large MLPs and early layers. Fails where attention saturates, as gradients do, and at the minimum of a divergence
-from the model, where scores are zero; a frozen norm does not see that cutting a large edge rescales all others.
+from the model, which is refused; a frozen norm does not see that cutting a large edge rescales all others.
 """
 
 from dataclasses import dataclass
@@ -30,13 +30,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.components import Nonlinear, activate
 from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm
 from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import NormWeights
 from subcircuit.run.backward import Rules, widened
-from subcircuit.search.attribution import Watch, attribute, check_batch_size
+from subcircuit.search.attribution import Watch, attribute, check_batch_size, check_gradient_at_clean
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.result import OnRound
@@ -57,6 +58,7 @@ class Relp:
         check_batch_size(self.batch_size)
 
 
+@entry
 def relp(
     model: Transformer,
     graph: Graph,
@@ -79,6 +81,7 @@ def relp(
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    check_gradient_at_clean(behaviour)
     watch = Watch(config, 1, on_step, journal)
     return scored(
         "relp",

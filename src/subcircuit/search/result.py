@@ -97,6 +97,11 @@ class Discovery:
     seconds: float
     forward_seconds: float
 
+    def __repr__(self) -> str:
+        ends = f"model {self.metric_model:.4g}, every edge cut {self.metric_corrupted:.4g}"
+        found = f"{self.metric} {self.metric_circuit:.4g} ({ends}), KL {self.kl_circuit:.4g} nats"
+        return f"Discovery({self.circuit}: {found}; {self.seconds:.1f} s)"
+
     @property
     def forward_equivalents(self) -> float:
         """Cost in units of one plain forward pass."""

@@ -43,6 +43,12 @@ class EdgeScores:
     forward_seconds: float
     notes: dict[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        sizes = self.values.abs().nan_to_num(-1)
+        writer, reader = divmod(int(sizes.argmax()), sizes.shape[1])
+        largest = f"largest {self.graph.edge(writer, reader)} {float(self.values[writer, reader]):.4g}"
+        return f"EdgeScores({self.method}: {self.graph.n_edges:,} edges, {largest}; {self.seconds:.1f} s)"
+
     def __post_init__(self) -> None:
         check_scores(self.graph, self.values)
         values = self.values.detach().to("cpu", torch.float32).masked_fill(~self.graph.edges, float("nan"))

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.node_masks import last_stream_of_nodes
@@ -53,6 +54,7 @@ class SubnetworkProbing:
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate)
 
 
+@entry
 def subnetwork_probing(
     model: Transformer,
     graph: Graph,

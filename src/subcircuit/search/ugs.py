@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import last_stream
@@ -64,6 +65,7 @@ class Ugs:
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate, constant_rate=self.constant_rate)
 
 
+@entry
 def ugs(
     model: Transformer,
     graph: Graph,

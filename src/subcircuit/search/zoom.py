@@ -10,6 +10,7 @@ whose effects cancel, both are lost.
 from dataclasses import replace
 from typing import Any
 
+from subcircuit.entry import entry
 from subcircuit.errors import GraphError
 from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, HeadInput, Level, refine
 from subcircuit.graph.graph import unit_with
@@ -26,6 +27,7 @@ from subcircuit.tasks import check_same_vocabulary, graph_of
 PLACES = "positions"
 
 
+@entry
 def zoom(
     model: Transformer,
     circuit: Circuit,

@@ -14,6 +14,7 @@ from subcircuit.tasks.jsonl import jsonl
 from subcircuit.tasks.load import BuiltInTask, check_task, is_prompt_file, load_at_most, load_held_out, load_task, load_two, tasks
 from subcircuit.tasks.metrics import METRICS, Bound, Metric, metric
 from subcircuit.tasks.overlap import shared_prompts, without
+from subcircuit.tasks.own_metric import OwnMetric, metric_of, own_metric
 from subcircuit.tasks.places import graph_of, placed, places_of
 from subcircuit.tasks.roles import Roles
 from subcircuit.tasks.split import Split, load_split, parse_shares
@@ -29,6 +30,7 @@ __all__ = [
     "BuiltInTask",
     "Competence",
     "Metric",
+    "OwnMetric",
     "PromptPair",
     "Roles",
     "Split",
@@ -54,6 +56,8 @@ __all__ = [
     "load_task",
     "load_two",
     "metric",
+    "metric_of",
+    "own_metric",
     "parse_shares",
     "placed",
     "places_of",

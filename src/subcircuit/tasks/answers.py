@@ -46,6 +46,9 @@ class Answers:
     wrong: Int[Tensor, "answer wrong"]
     wrong_mask: Bool[Tensor, "answer wrong"]
 
+    def __repr__(self) -> str:
+        return f"Answers({len(self)} answers of {self.n_examples} examples)"
+
     @staticmethod
     def from_list(answers: Sequence[Answer], device: torch.device | str = "cpu") -> "Answers":
         """Pad answers into one batch."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from subcircuit.entry import entry
 from subcircuit.errors import PromptError, PromptMismatchError
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
@@ -13,6 +14,7 @@ from subcircuit.tasks.roles import Roles, is_role, with_ends
 from subcircuit.tasks.task import PromptPair, Task
 
 
+@entry
 def build_task(
     name: str,
     pairs: Sequence[PromptPair],
@@ -74,6 +76,7 @@ def build_task(
     )
 
 
+@entry
 def build_task_of_ids(
     name: str,
     clean: Sequence[Sequence[int]],

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from random import Random
 
+from subcircuit.entry import entry
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.draw import check_enough, draw_distinct, whole_words
@@ -47,6 +48,7 @@ CAPITALS: dict[str, str] = {
 FEWEST_COUNTRIES = 4
 
 
+@entry
 def capital_of(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto") -> Task:
     """Capitals for any model whose tokenizer has enough of them as one token.
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
@@ -41,6 +42,7 @@ class Competence:
         return float(self.clean.mean()), float(self.corrupted.mean())
 
 
+@entry
 @torch.no_grad()
 def competence(model: Transformer, task: Task, batch_size: int = 8) -> tuple[Competence, ...]:
     """How well the model does a task.
@@ -73,6 +75,7 @@ def competence(model: Transformer, task: Task, batch_size: int = 8) -> tuple[Com
     return tuple(Competence(*measured) for measured in zip(metrics, clean, corrupted, strict=True))
 
 
+@entry
 def shortfall(model: Transformer, task: Task, measured: Sequence[Competence]) -> str | None:
     """In one sentence that the model does not do a task, by the first metric of ``competence``; None where it does.
 

@@ -18,6 +18,7 @@ Roles, after the source: A_def, B_def, C_def, D_def (arguments in the definition
 
 from random import Random
 
+from subcircuit.entry import entry
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.draw import check_enough, draw_distinct, whole_words
@@ -54,6 +55,7 @@ FEWEST_ARGUMENTS = 10
 ROLES = {"a": "A_def", "b": "B_def", "c": "C_def", "d": "D_def", "x": "A_doc", "y": "B_doc"}
 
 
+@entry
 def docstring(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto") -> Task:
     """Docstrings for any model whose tokenizer has enough arguments of one token.
 

@@ -10,6 +10,7 @@ adjective, noun, END.
 
 from random import Random
 
+from subcircuit.entry import entry
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.draw import check_enough, draw_distinct, whole_words
@@ -36,6 +37,7 @@ NOUNS = ("friend", "neighbor", "person", "teacher")
 FEWEST_NAMES = 2
 
 
+@entry
 def gendered_pronoun(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto") -> Task:
     """Gendered pronouns for any model whose tokenizer has enough names of one token.
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from subcircuit.entry import entry
 from subcircuit.errors import PromptError
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
@@ -57,6 +58,7 @@ class Numbers:
     years: Mapping[str, Sequence[str]]
 
 
+@entry
 def greater_than(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto") -> Task:
     """Greater-than for any model whose tokenizer splits years into XX|YY or into digits.
 

@@ -11,6 +11,7 @@ involved, and models without a tokenizer will do. Roles: first (the first copy),
 
 from random import Random
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.answers import Answer
@@ -19,6 +20,7 @@ from subcircuit.tasks.encoding import BosPolicy, bos_prefix
 from subcircuit.tasks.task import Task
 
 
+@entry
 def induction(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto", length: int = 10) -> Task:
     """Repeated random tokens.
 

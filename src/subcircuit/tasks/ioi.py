@@ -11,6 +11,7 @@ begin with a name. The same seed gives the same prompts, and fewer examples are 
 
 from random import Random
 
+from subcircuit.entry import entry
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
 from subcircuit.tasks.draw import check_enough, draw_distinct, whole_words
@@ -51,6 +52,7 @@ TEMPLATES = (
 )
 
 
+@entry
 def ioi(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto") -> Task:
     """Indirect object identification for any model whose tokenizer has enough names of one token.
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from subcircuit.durable import digest_of
+from subcircuit.entry import entry
 from subcircuit.errors import PromptError, SettingsError
 from subcircuit.model.transformer import Transformer
 from subcircuit.nearby import nearby
@@ -37,6 +38,7 @@ _OPTIONAL = ("wrong_answers", "roles", "word_idxs", "seq_labels")
 _Places: TypeAlias = dict[str, tuple[int, ...]]
 
 
+@entry
 def jsonl(path: Path, model: Transformer, *, examples: int | None = None, bos: BosPolicy = "auto") -> Task:
     """A task of the pairs in a file.
 

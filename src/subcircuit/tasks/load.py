@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.capital_of import capital_of
@@ -80,6 +81,7 @@ def _built_in(name: str) -> BuiltInTask:
     raise UnknownNameError("task", name, (*(task.name for task in _BUILT_IN), "a path that ends in .jsonl"))
 
 
+@entry
 def load_task(
     source: str | Path, model: Transformer, *, examples: int | None = None, seed: int = 0, bos: BosPolicy = "auto"
 ) -> Task:
@@ -109,6 +111,7 @@ def is_prompt_file(source: str | Path) -> bool:
     return str(source).lower().endswith(".jsonl")
 
 
+@entry
 def load_at_most(source: str | Path, model: Transformer, *, examples: int, seed: int = 0, bos: BosPolicy = "auto") -> Task:
     """The first so many prompts of a task, or all of them where it has fewer; otherwise as `load_task`."""
     if is_prompt_file(source):
@@ -121,6 +124,7 @@ def load_at_most(source: str | Path, model: Transformer, *, examples: int, seed:
         return load_task(source, model, examples=few.found, seed=seed, bos=bos)
 
 
+@entry
 def load_two(
     source: str | Path,
     model: Transformer,
@@ -153,6 +157,7 @@ def load_two(
     return found, load_held_out(source, model, found, examples=others, seed=seed + 1, bos=bos)
 
 
+@entry
 def load_held_out(
     source: str | Path, model: Transformer, other: Task, *, examples: int, seed: int = 1, bos: BosPolicy = "auto"
 ) -> Task:

@@ -46,6 +46,9 @@ class Bound:
     sign: int
     measure: Measure
 
+    def __repr__(self) -> str:
+        return f"Bound(sign {self.sign:+d})"
+
     def __call__(self, readout: Readout) -> Float[Tensor, "*trial answer"]:
         """The loss-like value of each answer."""
         return self.sign * self.measure(readout)
@@ -63,6 +66,7 @@ class Metric:
         compares: needs the model's own logits as reference.
         contrasts: needs wrong answers.
         differentiable: False for counts, on which gradients are zero.
+        distance: from the model's own logits. In the run of the model it is at its minimum, so its gradient there is zero.
     """
 
     name: str
@@ -72,6 +76,10 @@ class Metric:
     compares: bool = False
     contrasts: bool = False
     differentiable: bool = True
+    distance: bool = False
+
+    def __repr__(self) -> str:
+        return f"Metric({self.name}: {self.direction} is better)"
 
     @property
     def sign(self) -> int:
@@ -275,8 +283,8 @@ _JS = "a symmetric, bounded distance between the circuit's and the model's next-
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("kl_divergence", _KL, "lower", _kl_divergence, compares=True),
-        Metric("js_divergence", _JS, "lower", _js_divergence, compares=True),
+        Metric("kl_divergence", _KL, "lower", _kl_divergence, compares=True, distance=True),
+        Metric("js_divergence", _JS, "lower", _js_divergence, compares=True, distance=True),
         Metric(
             "logit_difference",
             "mean logit of right answers minus mean logit of wrong ones",
@@ -304,7 +312,12 @@ METRICS: dict[str, Metric] = {
             differentiable=False,
         ),
         Metric(
-            "squared_error", "squared distance of the circuit's logits from the model's", "lower", _squared_error, compares=True
+            "squared_error",
+            "squared distance of the circuit's logits from the model's",
+            "lower",
+            _squared_error,
+            compares=True,
+            distance=True,
         ),
         Metric(
             "match",

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from subcircuit.entry import entry
 from subcircuit.errors import GraphError, PromptMismatchError
 from subcircuit.graph import Graph, Scope
 from subcircuit.model.transformer import Transformer
@@ -37,13 +38,23 @@ def places_of(scope: Scope, task: Task) -> tuple[str, ...]:
             return in_order(task.roles.names)
 
 
-def graph_of(model: Transformer, scope: Scope, task: Task) -> Graph:
+@entry
+def graph_of(model: Transformer, scope: Scope | str | None = None, task: Task | None = None) -> Graph:
     """The graph of a model, with the places of a task where the scope tells them apart.
 
+    Args:
+        scope: as a value or as text; queries, keys and values of every head by default.
+        task: needed only by a scope that tells positions apart.
+
     Raises:
-        GraphError, PromptMismatchError: the scope asks for something that the model or the task does not have.
+        UnknownNameError, GraphError, PromptMismatchError: the scope asks for something that the model or the task does not have.
         PromptError: the task was made for a model with another tokenizer.
     """
+    scope = Scope.named(scope) if isinstance(scope, str) else scope or Scope()
+    if task is None:
+        if scope.positions != "all":
+            raise GraphError(f"scope {scope} tells positions apart: give the task whose positions they are")
+        return Graph.of(model.config, scope)
     check_vocabulary(model, task)
     return Graph.of(model.config, scope, places_of(scope, task))
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.encoding import BosPolicy
@@ -109,6 +110,7 @@ def check_shares(shares: Sequence[float | int], text: str | None = None) -> Shar
     return search, validation, test
 
 
+@entry
 def load_split(
     source: str | Path,
     model: Transformer,

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypeAlias
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.build import build_task
@@ -59,6 +60,7 @@ PREPOSITIONS = ("near", "behind", "beside", "next to", "in front of")
 PAST_VERBS = ("admired", "followed", "helped", "liked", "met", "remembered", "saw", "thanked", "visited", "watched")
 
 
+@entry
 def sva(
     model: Transformer,
     *,

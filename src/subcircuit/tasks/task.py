@@ -65,6 +65,11 @@ class Task:
     roles: Roles | None = None
     vocabulary: Vocabulary | None = None
 
+    def __repr__(self) -> str:
+        shortest, longest = int(self.clean.lengths.min()), int(self.clean.lengths.max())
+        length = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
+        return f"Task({self.name}: {len(self)} pairs of prompts of {length} tokens, metric {self.metric})"
+
     def __post_init__(self) -> None:
         assert len(self.pairs) == len(self.clean) == len(self.corrupted) == self.answers.n_examples
         assert torch.equal(self.clean.lengths, self.corrupted.lengths)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from subcircuit.entry import entry
 from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.run.ablation import Ablation, Resample, Zero, name_of
 from subcircuit.truth.case import Case
@@ -46,6 +47,7 @@ CASES: dict[str, CaseListing] = {
 }
 
 
+@entry
 def case(name: str, ablation: Ablation) -> Case:
     """The case of this name under an ablation; compiling a program, or cutting every edge of a trained model, takes seconds.
 

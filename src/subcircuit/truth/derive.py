@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.entry import entry
 from subcircuit.errors import GraphError, UnsupportedModelError
 from subcircuit.graph import MLP, Circuit, Graph, HeadInput, Logits, Reader
 from subcircuit.model.config import NoNorm
@@ -139,6 +140,7 @@ class _Derivation:
                 raise AssertionError("derived at scope qkv")
 
 
+@entry
 def derive(model: Transformer, graph: Graph, task: Task, ablation: Ablation) -> Circuit:
     """The true edges of a model whose weights hold a mechanism and nothing else.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from subcircuit.entry import entry
 from subcircuit.errors import ModelError, SettingsError, UnknownNameError
 from subcircuit.model.load.builtin import BUILT_IN, SHIPPED, BuiltIn, installed_parts, origin_of
 from subcircuit.model.load.directory import digest_of_checkpoint, read_config, read_tensors, read_tokenizer
@@ -26,6 +27,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
+@entry
 def load_model(
     source: str | Path | torch.nn.Module,
     *,

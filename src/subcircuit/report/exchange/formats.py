@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subcircuit.durable import give_default_mode
+from subcircuit.entry import entry
 from subcircuit.errors import CircuitFileError, OutputError, UnknownNameError
 from subcircuit.graph import Circuit, Scope
 from subcircuit.model import Transformer
@@ -83,6 +84,7 @@ def export_circuit(circuit: Circuit, path: str | Path, format: str, *, d_model: 
     return _write_new(Path(path), lambda file: write(circuit, file, d_model) if entry.width else write(circuit, file))
 
 
+@entry
 def import_circuit(path: str | Path, model: Transformer, *, scope: Scope | None = None, format: str | None = None) -> Circuit:
     """Read a circuit that another tool wrote.
 

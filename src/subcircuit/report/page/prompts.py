@@ -13,7 +13,8 @@ from subcircuit.report.page.packed import Json, packed, quantised, shown
 from subcircuit.report.page.ranking import Ranking
 from subcircuit.run.patterns import attention_patterns
 from subcircuit.search import Behaviour, effects_by_example
-from subcircuit.tasks import Metric, Task, metric
+from subcircuit.search.attribution import metric_with_gradient
+from subcircuit.tasks import Task
 
 # bytes of attention patterns in a page that is sent around
 MOST_BYTES = 1_000_000
@@ -44,7 +45,7 @@ def prompts_document(
         SettingsError, NumericalError: as `effects_by_example`.
     """
     task, graph = behaviour.task, circuit.graph
-    measured = differentiable(behaviour)
+    measured = metric_with_gradient(behaviour)
     heads, patterns = _patterns(model, task, _heads(graph, ranking), most_bytes, on_step)
     return {
         "items": [_prompt(model, task[i : i + 1]) for i in range(len(task))],
@@ -61,15 +62,6 @@ def prompts_document(
         "heads": heads,
         "patterns": patterns,
     }
-
-
-def differentiable(behaviour: Behaviour) -> Metric:
-    """The metric on which first-order effects are taken: one whose gradient in the run of the model is not zero."""
-    own = behaviour.metric
-    if own.differentiable and not own.compares:
-        return own
-    contrasts = bool(behaviour.task.answers.wrong_mask.any(-1).all())
-    return metric("logit_difference" if contrasts else "negative_log_likelihood")
 
 
 def _effects(model: Transformer, graph: Graph, behaviour: Behaviour, ranking: Ranking, on_step: Callable[[], None]) -> np.ndarray:

@@ -1,0 +1,116 @@
+"""A metric without a gradient where a method takes one is refused: the scores would all be zero."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from subcircuit.errors import NoGradientError
+from subcircuit.evaluate import Contest
+from subcircuit.graph import Graph, Scope
+from subcircuit.run import ABLATIONS
+from subcircuit.search import (
+    METHODS,
+    AtpStar,
+    Behaviour,
+    Eap,
+    EapIgActivations,
+    EapIgInputs,
+    Hisp,
+    Relp,
+    discover,
+    effects_by_example,
+    neuron_scores,
+)
+from subcircuit.search.attribution import check_not_all_zero, metric_with_gradient
+from subcircuit.tasks import METRICS, Answers, Metric, metric
+from tests.behaviours import random_task
+from tests.tiny_models import tiny
+
+AT_CLEAN: list[Any] = [Eap(), Relp(), AtpStar(), AtpStar(grad_drop=False), Hisp(), EapIgInputs(1), EapIgActivations(1)]
+
+
+@pytest.fixture(scope="module")
+def behaviour() -> Behaviour:
+    return Behaviour(random_task(tiny("llama_gqa"), 1, [6, 5]), metric("kl_divergence"))
+
+
+@pytest.mark.parametrize("settings", AT_CLEAN, ids=str)
+@pytest.mark.parametrize("name", [name for name, one in METRICS.items() if one.distance])
+def test_distances_from_the_model_are_refused_where_gradients_are_taken_at_the_model(settings: Any, name: str) -> None:
+    model = tiny("llama_gqa")
+    with pytest.raises(NoGradientError, match=rf"{name} is a distance.*Use metric logit_difference, or .*eap-ig-inputs"):
+        discover(model, random_task(model, 1, [6, 5]), settings, metric=name, scope=Scope("head"))
+
+
+@pytest.mark.parametrize("name", ["eap-ig-inputs", "eap-ig-activations", "clean-corrupted", "exact", "hybrid"])
+def test_methods_that_look_further_score_by_a_distance(behaviour: Behaviour, name: str) -> None:
+    model = tiny("llama_gqa")
+    graph = Graph.of(model.config, Scope("block"))
+    METHODS[name].check(behaviour)
+    scores = METHODS[name].search(model, graph, behaviour, METHODS[name].settings(), None)
+    assert float(scores.values[graph.edges].abs().max()) > 1e-3
+
+
+def test_neurons_and_single_prompts_are_refused_too(behaviour: Behaviour) -> None:
+    model = tiny("llama_gqa")
+    for search in (
+        lambda: neuron_scores(model, behaviour, Eap()),
+        lambda: next(effects_by_example(model, Graph.of(model.config), behaviour)),
+        lambda: Contest(model, Graph.of(model.config), behaviour, behaviour).check([EapIgInputs(), Relp()]),
+    ):
+        with pytest.raises(NoGradientError, match="distance from the model's own logits"):
+            search()
+
+
+def test_every_declared_distance_has_its_minimum_at_the_model() -> None:
+    """The declaration is held to what is measured: the gradient at the model's own logits, and away from them."""
+    model = tiny("llama_gqa")
+    task = random_task(model, 1, [6, 5])
+    logits = task.answers.rows(model(task.clean)).detach().double()
+    for one in METRICS.values():
+        if one.differentiable:
+            sizes = [gradient_at(one, task.answers, logits, logits + shift) for shift in (0.0, torch.randn_like(logits))]
+            assert (sizes[0] < 1e-12) == one.distance, one.name
+            assert sizes[1] > 1e-4, one.name
+
+
+def gradient_at(measured: Metric, answers: Answers, reference: torch.Tensor, logits: torch.Tensor) -> float:
+    from subcircuit.run.readout import readout_of
+
+    bound, leaf = measured.bind(answers, reference), logits.clone().requires_grad_()
+    bound(readout_of(leaf, bound.needs)).sum().backward()
+    assert leaf.grad is not None
+    return float(leaf.grad.abs().max())
+
+
+def flat(answers: Answers, reference: torch.Tensor | None) -> tuple[Any, Callable[[Any], torch.Tensor]]:
+    from subcircuit.run.readout import Needs
+
+    return Needs(logits=True), lambda readout: (readout.logits * 0.0).double().sum(-1)
+
+
+@pytest.mark.parametrize("settings", [*AT_CLEAN, EapIgInputs(), METHODS["clean-corrupted"].settings()], ids=str)
+def test_what_is_not_declared_is_measured(settings: Any) -> None:
+    model = tiny("gpt2")
+    behaviour = Behaviour(random_task(model, 1, [6, 5]), Metric("flat", "no slope anywhere", "lower", flat))
+    from subcircuit.search import method_of
+
+    with pytest.raises(NoGradientError, match=r"every score is 0: flat has no gradient in the runs of the 2 pairs of random"):
+        method_of(settings).search(model, Graph.of(model.config), behaviour, settings, None)
+    with pytest.raises(NoGradientError, match="every score is 0"):
+        neuron_scores(model, behaviour, Eap())
+
+
+def test_one_score_is_enough() -> None:
+    behaviour = Behaviour(random_task(tiny("gpt2"), 1, [6]), metric("logit_difference"), ABLATIONS["zero"])
+    check_not_all_zero(behaviour, torch.tensor([0.0, -1e-30]))
+
+
+def test_the_metric_that_has_a_gradient() -> None:
+    task = random_task(tiny("gpt2"), 1, [6])
+    for name in ("logit_difference", "probability_difference", "negative_log_likelihood"):
+        assert metric_with_gradient(Behaviour(task, metric(name))).name == name
+    for name in ("kl_divergence", "match", "accuracy", "squared_error"):
+        assert metric_with_gradient(Behaviour(task, metric(name))).name == "logit_difference"
