@@ -76,6 +76,7 @@ def record() -> Record:
             "kl_circuit": 0.25,
             "logit_difference_model": 4.0,
             "logit_difference_circuit": 3.0,
+            "logit_difference_corrupted": -1.0,
             "trials": 1234,
             "borderline": 2,
             "seconds": 60.0,

@@ -4,8 +4,13 @@ import json
 import math
 from dataclasses import replace
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
 from subcircuit.report import Summary
+from subcircuit.report.summary import percent
 from tests.graph.strategies import record
 
 GRAPH = Graph(GraphShape(2, 2, 2), Scope())
@@ -18,13 +23,16 @@ def test_numbers_come_from_the_circuit_and_its_record() -> None:
     assert (summary.nodes_kept, summary.nodes_total) == (3, 8)
     assert (summary.trials, summary.borderline, summary.kl, summary.threshold) == (1234, 2, 0.25, 0.02)
     assert summary.forward_equivalents == 240
-    assert summary.logit_difference_kept == 0.75
+    assert summary.faithfulness == (0.25 - 4.5) / (0.0 - 4.5)
+    assert summary.scores is None  # of a circuit without any
 
 
 def test_rows_say_it_to_people() -> None:
     rows = dict(Summary.of(CIRCUIT).rows)
     assert rows["edges kept"].startswith(f"2 of {GRAPH.n_edges} edges (")
-    assert rows["logit difference"] == "3 of 4 (75 % kept)"
+    assert rows["metric"] == "kl_divergence 0.25 (model 0, every edge cut 4.5)"
+    assert rows["faithfulness"] == "0.944 on the prompts of the search (1: as good as the model; 0: as bad as no circuit)"
+    assert rows["logit difference"] == "3 (model 4, every edge cut -1)"
     assert rows["seconds"] == "60.0 = 240 plain forward passes"
     assert rows["method"] == "acdc, threshold 0.02, whole input · resample ablation"
     assert rows["task"] == "ioi · 8 pairs of prompts · seed 7"
@@ -58,9 +66,27 @@ def test_json_holds_no_number_that_json_cannot() -> None:
     }
     summary = Summary.of(replace(CIRCUIT, record=broken.model_copy(update={"results": results})))
     content = json.loads(json.dumps(summary.to_json(), allow_nan=False))
-    assert [content[key] for key in ("kl", "metric_corrupted", "logit_difference_kept", "trials")] == [None] * 4
+    assert [content[key] for key in ("kl", "metric_corrupted", "faithfulness", "trials")] == [None] * 4
     assert summary.rows
     assert summary.title
+
+
+@given(st.integers(0, 10**9), st.integers(1, 10**9))
+def test_a_percentage_is_near_the_share_and_says_neither_none_nor_all_where_it_is_not(part: int, whole: int) -> None:
+    part = min(part, whole)
+    shown = percent(part, whole)
+    number = float(shown.removesuffix(" %"))
+    assert "e" not in shown
+    assert number == pytest.approx(100 * part / whole, rel=0.05)
+    assert (number == 0) == (part == 0) and (number == 100) == (part == whole)
+
+
+def test_circuits_of_earlier_versions_have_a_faithfulness_too() -> None:
+    assert CIRCUIT.record is not None
+    old = {name: value for name, value in CIRCUIT.record.results.items() if name != "logit_difference_corrupted"}
+    rows = dict(Summary.of(replace(CIRCUIT, record=CIRCUIT.record.model_copy(update={"results": old}))).rows)
+    assert rows["logit difference"] == "3 (model 4)"
+    assert "faithfulness" in rows
 
 
 def test_an_empty_graph_of_numbers_divides_by_nothing() -> None:

@@ -28,13 +28,14 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def print_rows(rows: Iterable[tuple[str, ...]], console: Console) -> None:
-    """A table without frames: names bold, whatever follows plain."""
+    """A table without frames: names bold, whatever follows plain; warnings red."""
     table, lines = Table.grid(padding=(0, 2)), [tuple(row) for row in rows]
     for _ in range(max(map(len, lines), default=0)):
         # a word that does not fit goes on in the next line: nothing is cut off
         table.add_column(overflow="fold")
     for name, *cells in lines:
-        table.add_row(plain(name, "bold"), *(plain(cell) for cell in cells))
+        alarm = "red" if name == "warning" else ""
+        table.add_row(plain(name, f"bold {alarm}"), *(plain(cell, alarm) for cell in cells))
     console.print(table)
 
 

@@ -77,7 +77,11 @@ def _print(circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shar
         ("metric", f"{behaviour.metric.name} {means['metric_circuit']:.4g}", ends),
         ("faithfulness", faithful, "1: as good as the model; 0: as bad as no circuit"),
         ("random circuits", random, f"faithfulness of {len(judged.random)} circuits of the same size"),
-        ("completeness", f"{judged.completeness:.3f}", "faithfulness of all the other edges: 0 if nothing is missing"),
+        (
+            "completeness",
+            f"{judged.completeness:.3f}",
+            "faithfulness of all the other edges: 0 if nothing is missing, 1 if nothing was captured",
+        ),
         ("KL(model ‖ circuit)", f"{means['kl']:.4g} nats", ""),
         ("same first token", f"{means['match']:.1%}", "of answers"),
     ]
@@ -86,6 +90,7 @@ def _print(circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shar
     if curve is not None:
         rows.append(("CPR", f"{curve.cpr:.3f}", f"area under faithfulness over the share of edges, by {curve.by} score"))
         rows.append(("CMD", f"{curve.cmd:.3f}", "area between faithfulness and 1"))
+    rows += [("warning", warning, "") for warning in judged.warnings]
     print_rows(rows, results())
 
 
@@ -110,6 +115,7 @@ def _as_json(path: Path, circuit: "Circuit", behaviour: "Behaviour", judged: "Ju
         "faithfulness_interval": None if interval is None else [interval.low, interval.high],
         **judged.evaluation.means,
         "completeness": judged.completeness,
+        "warnings": list(judged.warnings),
         "random_faithfulness": judged.random_mean,
         "random_faithfulness_interval": [random.low, random.high],
         "random_circuits": len(judged.random),

@@ -3,10 +3,10 @@
     completeness       f(M∖C)                       near 0 if the circuit holds all that carries out the behaviour
     knock-out of K     |L(C∖K) − L(M∖K)|            near 0 for every K if C fails as M does wherever C is damaged
 
-M∖C has every edge but the circuit's. A low f(M∖C) alone does not show that C is complete: cutting a few edges that
-everything passes through breaks the rest as well. Knock-outs look further: a model with a backup outside of C withstands
-the loss of K, and C does not. The paper knocks out heads; here K is any set of edges, and ``edges_from`` gives those of
-nodes. Cost: one masked forward pass for f(M∖C), two for each K.
+M∖C has every edge but the circuit's: f(M∖C) is 1 for an empty circuit, which captures nothing. A low f(M∖C) alone does
+not show that C is complete: cutting a few edges that everything passes through breaks the rest as well. Knock-outs look
+further: a model with a backup outside of C withstands the loss of K, and C does not. The paper knocks out heads; here K
+is any set of edges, and ``edges_from`` gives those of nodes. Cost: one masked forward pass for f(M∖C), two for each K.
 """
 
 from collections.abc import Sequence

@@ -35,7 +35,8 @@ class Judgement:
 
     Args:
         evaluation: its metrics beside the model's.
-        completeness: f of the model without it.
+        completeness: f of the model without it: 0 if nothing is missing from the circuit, 1 if nothing that matters is in it, as of
+            an empty one.
         random: f of each random circuit of the same size.
         curve: of the ranking that it was taken from; None where an edge has no score, as after ACDC.
     """
@@ -53,6 +54,18 @@ class Judgement:
             f"Judgement({self.evaluation}: faithfulness {f}, completeness {self.completeness:.3f}, "
             f"{len(self.random)} random circuits {self.random_mean:.3f}, {self.curve})"
         )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before believing in the circuit, judged on these prompts; empty where there is nothing to fear."""
+        f, n_edges = self.evaluation.faithfulness, self.evaluation.circuit.n_edges
+        if not n_edges:
+            return ("the circuit is empty: it captures nothing, and its completeness is that of the whole model, 1.",)
+        if f <= 0:
+            return (
+                f"on these prompts the circuit does no better than no circuit: faithfulness {f:.3g}. Search again for more edges.",
+            )
+        return ()
 
     @property
     def random_mean(self) -> float:

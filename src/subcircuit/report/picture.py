@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path as FilePath
+from textwrap import wrap
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -32,7 +33,9 @@ COLOURS = {
 }
 _PLACES = {"each": "positions", "roles": "token roles"}
 _KINDS = {"q": "query", "k": "key", "v": "value", None: "attention"}
-_INK, _FAINT = "#222222", "#c9c9c9"
+_INK, _FAINT, _ALARM = "#222222", "#c9c9c9", "#b00020"
+# of a warning: letters an inch, and inches a line
+_LETTERS, _LINE = 17, 0.14
 
 
 def draw_circuit(circuit: Circuit, *, most: int = 2000) -> Figure:
@@ -49,7 +52,7 @@ def draw_circuit(circuit: Circuit, *, most: int = 2000) -> Figure:
         whole = _drawn(circuit)
         layout = Layout(whole)
         edges = _strongest(whole, most)
-        figure, axes = _canvas(layout, edges)
+        figure, axes = _canvas(layout, edges, Summary.of(circuit).warnings)
         axes.scatter(
             [x for x, _ in layout.unlabelled], [y for _, y in layout.unlabelled], s=3, color=_FAINT, linewidths=0, zorder=1
         )
@@ -95,17 +98,20 @@ def _strongest(circuit: Circuit, most: int) -> list[tuple[Writer, Reader, float]
     return sorted(edges, key=lambda edge: edge[2])[-most:] if edges else []
 
 
-def _canvas(layout: Layout, edges: list[tuple[Writer, Reader, float]]) -> tuple[Figure, Axes]:
-    """A figure just large enough, whose one axes measures in inches."""
+def _canvas(layout: Layout, edges: list[tuple[Writer, Reader, float]], warnings: tuple[str, ...]) -> tuple[Figure, Axes]:
+    """A figure just large enough, whose one axes measures in inches; warnings stand under its title and legend."""
     arcs = [arc_reach(layout, w, n) for w, n in ((w, _nodes_of(layout, r)[0]) for w, r, _ in edges) if _on_the_right(w, n)]
     right = layout.mlp_column + BOX_WIDTH / 2 + max(arcs, default=0.0) + 0.2
-    bottom, top = layout.bottom - 0.62, layout.top + 0.75
     width = max(right, 5.6)
+    lines = [line for warning in warnings for line in wrap(inert(f"warning: {warning}"), int(_LETTERS * width))]
+    bottom, top = layout.bottom - 0.62, layout.top + 0.75 + _LINE * len(lines)
     figure = Figure(figsize=(width, top - bottom), facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=((right - width) / 2, (right + width) / 2), ylim=(bottom, top))
     axes.axis("off")
+    for number, line in enumerate(lines):
+        axes.text(right / 2, top - 0.6 - _LINE * number, line, ha="center", va="center", fontsize=7, color=_ALARM)
     return figure, axes
 
 
@@ -185,9 +191,10 @@ def _draw_words(figure: Figure, axes: Axes, circuit: Circuit, n_edges: int, draw
     caption = summary.caption
     if (parts := _parts(circuit.graph)) is not None:
         caption = f"{parts} are drawn as their MLPs · {caption}".removesuffix(" · ")
-    if circuit.graph.shape.places:
-        together = f"all {_PLACES[circuit.graph.scope.positions]} are drawn together"
-        axes.text(middle, bottom + 0.27, together, ha="center", va="center", fontsize=6, color="#555555")
+    together = f"all {_PLACES[circuit.graph.scope.positions]} are drawn together" if circuit.graph.shape.places else None
+    above = " · ".join(filter(None, (together, summary.scores and f"width: {summary.scores}")))
+    if above:
+        axes.text(middle, bottom + 0.27, above, ha="center", va="center", fontsize=6, color="#555555")
     if drawn < n_edges:
         caption = f"the {drawn:,} strongest of {n_edges:,} edges are drawn · {caption}".removesuffix(" · ")
     axes.text(middle, bottom + 0.14, inert(caption), ha="center", va="center", fontsize=6, color="#555555")

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from subcircuit.graph import Circuit, Record
+from subcircuit.search import faithfulness_of, meaning_of_scores, warnings_of
+
+WARNING = "warning"
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,11 @@ class Summary:
         model, revision, origin, dtype, task, examples, seed, ablation, metric, method, parameters: as recorded.
         metric_model, metric_circuit, metric_corrupted: the metric for the whole model, the circuit, and every edge cut.
         kl: mean KL(model ‖ circuit) in nats.
-        logit_difference_model, logit_difference_circuit: mean correct minus mean wrong logit.
+        logit_difference_model, logit_difference_circuit, logit_difference_corrupted: mean correct minus mean wrong logit of the same.
+        edges_selected: how many edges were selected by their scores, before those on no path were dropped.
+        metric_before: the metric before a node was looked into.
+        scores: what the scores of the edges mean.
+        warnings: what to know before believing in the circuit, and the way out.
         trials, borderline, seconds, forward_seconds: what the search cost.
     """
 
@@ -44,10 +51,15 @@ class Summary:
     kl: float | None = None
     logit_difference_model: float | None = None
     logit_difference_circuit: float | None = None
+    logit_difference_corrupted: float | None = None
+    edges_selected: int | None = None
+    metric_before: float | None = None
     trials: int | None = None
     borderline: int | None = None
     seconds: float | None = None
     forward_seconds: float | None = None
+    scores: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @staticmethod
     def of(circuit: Circuit) -> "Summary":
@@ -58,6 +70,8 @@ class Summary:
             "nodes_total": (len(circuit.graph.writers) + 1) * len(circuit.graph.places),
             "nodes_kept": len(circuit.nodes),
             "scope": asdict(circuit.graph.scope),
+            "scores": None if circuit.scores is None else meaning_of_scores(circuit.record),
+            "warnings": warnings_of(circuit),
         }
         return Summary(**sizes, **({} if circuit.record is None else _recorded(circuit.record)))
 
@@ -67,9 +81,11 @@ class Summary:
         return _ratio(self.seconds, self.forward_seconds)
 
     @property
-    def logit_difference_kept(self) -> float | None:
-        """The share of the model's logit difference that the circuit keeps."""
-        return _ratio(self.logit_difference_circuit, self.logit_difference_model)
+    def faithfulness(self) -> float | None:
+        """f of the circuit on the prompts of the search: 1 is as good as the model, 0 as bad as no circuit; no share."""
+        ends = (self.metric_circuit, self.metric_model, self.metric_corrupted)
+        known = [end for end in ends if end is not None and math.isfinite(end)]
+        return faithfulness_of(*known) if len(known) == len(ends) else None
 
     @property
     def threshold(self) -> float | None:
@@ -93,8 +109,7 @@ class Summary:
     @property
     def share(self) -> str:
         """``240 of 123,211 edges (0.19 %)``."""
-        percent = 100 * self.edges_kept / self.edges_total if self.edges_total else 0.0
-        return f"{self.edges_kept:,} of {self.edges_total:,} edges ({percent:.2g} %)"
+        return f"{self.edges_kept:,} of {self.edges_total:,} edges ({percent(self.edges_kept, self.edges_total)})"
 
     @property
     def title(self) -> str:
@@ -111,8 +126,8 @@ class Summary:
         """One line of what else is known: faithfulness, settings, cost."""
         kl_in_title = self.metric == "kl_divergence" and self.metric_circuit is not None
         return _join(
+            None if self.faithfulness is None else f"faithfulness {self.faithfulness:.3g} on the prompts of the search",
             None if self.kl is None or kl_in_title else f"KL {self.kl:.3g}",
-            self._logit_difference,
             None if self.method is None else self.method + ("" if self.threshold is None else f", threshold {self.threshold:g}"),
             self.selection,
             None if self.ablation is None else f"{self.ablation} ablation",
@@ -143,18 +158,21 @@ class Summary:
             ("selection", self.selection or ""),
             ("edges kept", self.share),
             ("nodes kept", f"{self.nodes_kept:,} of {self.nodes_total:,}"),
-            ("metric", self._metric),
+            ("metric", _beside(self.metric, self.metric_circuit, self.metric_model, self.metric_corrupted)),
+            ("faithfulness", self._faithfulness),
             ("KL(model ‖ circuit)", "" if self.kl is None else f"{self.kl:.4g} nats"),
-            ("logit difference", (self._logit_difference or "").removeprefix("logit difference ")),
+            ("logit difference", self._logit_difference),
+            ("scores", self.scores or ""),
             ("trials", "" if self.trials is None else f"{self.trials:,}"),
             ("borderline decisions", "" if self.borderline is None else f"{self.borderline:,}, decided in float64"),
             ("seconds", cost or ("" if self.seconds is None else f"{self.seconds:,.1f}")),
+            *((WARNING, warning) for warning in self.warnings),
         )
         return tuple((name, value) for name, value in rows if value)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as values that JSON can hold: what is not a finite number is null."""
-        derived = {name: getattr(self, name) for name in ("forward_equivalents", "logit_difference_kept", "threshold")}
+        derived = {name: getattr(self, name) for name in ("forward_equivalents", "faithfulness", "threshold")}
         return {name: _finite(value) for name, value in {**asdict(self), **derived}.items()}
 
     @property
@@ -174,22 +192,16 @@ class Summary:
         return {"each": "a node at each position", "roles": "a node at each token role"}.get(self.scope["positions"])
 
     @property
-    def _metric(self) -> str:
-        if self.metric is None or self.metric_circuit is None:
+    def _faithfulness(self) -> str:
+        if self.faithfulness is None:
             return ""
-        ends = (("model", self.metric_model), ("every edge cut", self.metric_corrupted))
-        return (
-            f"{self.metric} {_number(self.metric_circuit)} ("
-            + ", ".join(f"{name} {_number(value)}" for name, value in ends if value is not None)
-            + ")"
-        )
+        return f"{self.faithfulness:.3f} on the prompts of the search (1: as good as the model; 0: as bad as no circuit)"
 
     @property
-    def _logit_difference(self) -> str | None:
-        if self.logit_difference_circuit is None or self.logit_difference_model is None:
-            return None
-        kept = "" if self.logit_difference_kept is None else f" ({100 * self.logit_difference_kept:.0f} % kept)"
-        return f"logit difference {self.logit_difference_circuit:.3g} of {self.logit_difference_model:.3g}{kept}"
+    def _logit_difference(self) -> str:
+        if self.metric == "logit_difference":
+            return ""
+        return _beside(None, self.logit_difference_circuit, self.logit_difference_model, self.logit_difference_corrupted)
 
 
 _SELECTION = ("select", "least", "n", "by")
@@ -201,6 +213,9 @@ _RESULTS = {
     "kl_circuit": "kl",
     "logit_difference_model": "logit_difference_model",
     "logit_difference_circuit": "logit_difference_circuit",
+    "logit_difference_corrupted": "logit_difference_corrupted",
+    "edges_selected": "edges_selected",
+    "metric_before": "metric_before",
     "trials": "trials",
     "borderline": "borderline",
     "seconds": "seconds",
@@ -226,6 +241,30 @@ def _recorded(record: Record) -> dict[str, Any]:
         "parameters": record.method.parameters,
         **{to: value for to, value in known.items() if isinstance(value, int | float)},
     }
+
+
+def percent(part: int, whole: int) -> str:
+    """``0.19 %``: two digits, and neither 0 nor 100 where it is not.
+
+    >>> percent(240, 123_211), percent(262, 262), percent(261, 262), percent(1, 10**7), percent(0, 5)
+    ('0.19 %', '100 %', '99.6 %', '0.00001 %', '0 %')
+    """
+    share = 100 * part / whole if whole else 0.0
+    if share in (0.0, 100.0):
+        return f"{share:.0f} %"
+    digits = max(0, 1 - math.floor(math.log10(abs(share))))
+    while share < 100 <= float(f"{share:.{digits}f}"):
+        digits += 1
+    text = f"{share:.{digits}f}"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} %"
+
+
+def _beside(name: str | None, circuit: float | None, model: float | None, empty: float | None) -> str:
+    """``logit_difference 3 (model 4, every edge cut 0)``."""
+    if circuit is None:
+        return ""
+    ends = [f"{end} {_number(value)}" for end, value in (("model", model), ("every edge cut", empty)) if value is not None]
+    return " ".join(filter(None, (name, _number(circuit), f"({', '.join(ends)})" if ends else "")))
 
 
 def _number(value: float) -> str:

@@ -15,7 +15,7 @@ from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.hybrid import Hybrid, hybrid
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.journal import Journal
-from subcircuit.search.methods import METHODS, Method, method_named, method_of, method_settings
+from subcircuit.search.methods import METHODS, Method, meaning_of_scores, method_named, method_of, method_settings
 from subcircuit.search.neurons import NeuronScores, loss_with_neurons, neuron_scores
 from subcircuit.search.optimal import LearnOptimal, ablation_for, learn_optimal
 from subcircuit.search.per_example import effects_by_example
@@ -26,6 +26,7 @@ from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from subcircuit.search.ugs import Ugs, ugs
+from subcircuit.search.warnings import faithfulness_of, warnings_of
 from subcircuit.search.zoom import zoom
 
 __all__ = [
@@ -71,12 +72,14 @@ __all__ = [
     "effects_by_example",
     "estimate",
     "exact",
+    "faithfulness_of",
     "hisp",
     "hybrid",
     "ifr",
     "learn_optimal",
     "look_inside",
     "loss_with_neurons",
+    "meaning_of_scores",
     "method_named",
     "method_of",
     "method_settings",
@@ -85,5 +88,6 @@ __all__ = [
     "relp",
     "subnetwork_probing",
     "ugs",
+    "warnings_of",
     "zoom",
 ]

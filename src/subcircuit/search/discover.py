@@ -16,7 +16,7 @@ from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.methods import Method, method_of, method_settings
 from subcircuit.search.optimal import LearnOptimal, ablation_for
-from subcircuit.search.outcome import measure_circuit
+from subcircuit.search.outcome import Values, measure_circuit
 from subcircuit.search.result import Discovery, OnProgress, Round, Step
 from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import EdgeScores
@@ -105,6 +105,7 @@ def look_inside(
     """
     with naming_the_place(model, behaviour.task):
         result = zoom(model, circuit, component, into, behaviour, config, on_step, journal)
+        result = replace(result, metric_before=_standing(model, circuit, behaviour).metric_circuit)
     now = {"threshold": config.threshold, "coarse_to_fine": config.coarse_to_fine}
     before = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, **now}
     record = _record(model, behaviour, method_of(config), zoomed(before, component, into), *_results(result))
@@ -116,8 +117,8 @@ def look_inside(
 @entry
 def circuit_of(model: Transformer, scores: EdgeScores, behaviour: Behaviour, selection: Selection) -> Discovery:
     """The circuit that a selection makes of scores, and what it does."""
-    circuit = scores.select(selection).prune()
-    batches = Batches.start(model, scores.graph, behaviour, examples_at_once(model, scores.graph, behaviour, None))
+    selected = scores.select(selection)
+    circuit = selected.prune()
     return Discovery(
         circuit=circuit,
         metric=behaviour.metric.name,
@@ -126,8 +127,15 @@ def circuit_of(model: Transformer, scores: EdgeScores, behaviour: Behaviour, sel
         notes=scores.notes,
         seconds=scores.seconds,
         forward_seconds=scores.forward_seconds,
-        **vars(measure_circuit(batches.map(lambda engine: engine.restore(circuit.kept, 0)), behaviour)),
+        edges_selected=selected.n_edges,
+        **vars(_standing(model, circuit, behaviour)),
     )
+
+
+def _standing(model: Transformer, circuit: Circuit, behaviour: Behaviour) -> Values:
+    """What a circuit does on the prompts of a behaviour."""
+    batches = Batches.start(model, circuit.graph, behaviour, examples_at_once(model, circuit.graph, behaviour, None))
+    return measure_circuit(batches.map(lambda engine: engine.restore(circuit.kept, 0)), behaviour)
 
 
 def _with_record(on_step: OnProgress | None, record: Record) -> OnProgress | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from subcircuit.errors import SettingsError, UnknownNameError
+from subcircuit.graph import Record
 from subcircuit.search.acdc import acdc
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.attribution import check_differentiable, check_gradient_at_clean
@@ -29,6 +30,17 @@ def _anything(behaviour: Behaviour) -> None:
     """Any metric and ablation will do."""
 
 
+_ALONE = "cost of cutting the edge alone in the whole model"
+_FIRST_ORDER = f"first-order estimate of the {_ALONE}"
+_TRIED = "cost of cutting the edge when it was tried, after the cuts made before; not its effect alone"
+_MEASURED = f"{_ALONE}, measured"
+_NOMINATED = f"{_MEASURED}; 0 for edges that were not nominated"
+_FLOW = "share of the reader's input that the writer accounts for"
+_IMPORTANCE = "importance of the lesser of the edge's two nodes"
+_NODE_ODDS = "odds that the lesser of the edge's two nodes is kept"
+_ODDS = "odds that the edge is kept"
+
+
 @dataclass(frozen=True)
 class Method:
     """A search method.
@@ -40,6 +52,7 @@ class Method:
         search: ``search(model, graph, behaviour, settings, on_step, journal)``.
         check: refuses behaviours that the search would refuse, before anything is run.
         ranks: whether it returns ``EdgeScores``, of which a selection makes a circuit; otherwise it finds one itself.
+        scores: what the score of an edge means.
     """
 
     name: str
@@ -48,14 +61,28 @@ class Method:
     search: Callable[..., Any]
     check: Callable[[Behaviour], None] = check_differentiable
     ranks: bool = True
+    scores: str = _FIRST_ORDER
 
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("acdc", "edges cut one by one, exactly (Conmy et al. 2023)", Acdc, acdc, _anything, ranks=False),
-        Method("exact", "the effect of cutting each edge alone: edge activation patching", Exact, exact, _anything),
-        Method("hybrid", "attribution nominates edges, exact effects rank them", Hybrid, hybrid),
+        Method("acdc", "edges cut one by one, exactly (Conmy et al. 2023)", Acdc, acdc, _anything, False, _TRIED),
+        Method(
+            "exact",
+            "the effect of cutting each edge alone: edge activation patching",
+            Exact,
+            exact,
+            _anything,
+            scores=f"{_ALONE}, measured",
+        ),
+        Method(
+            "hybrid",
+            "attribution nominates edges, exact effects rank them",
+            Hybrid,
+            hybrid,
+            scores=f"{_ALONE}, measured; 0 for edges that were not nominated",
+        ),
         Method("eap", "first order, at the clean run (Syed et al. 2023)", Eap, eap, check_gradient_at_clean),
         Method("eap-ig-inputs", "gradients along the path of inputs (Hanna et al. 2024)", EapIgInputs, eap_ig_inputs),
         Method(
@@ -64,12 +91,45 @@ METHODS: dict[str, Method] = {
         Method("clean-corrupted", "gradients at both ends", CleanCorrupted, clean_corrupted, check_ends),
         Method("relp", "gradients by the rules of LRP (Jafari et al. 2025)", Relp, relp, check_gradient_at_clean),
         Method("atp-star", "softmax recomputed, layers dropped (Kramár et al. 2024)", AtpStar, atp_star, check_gradient_at_clean),
-        Method("ifr", "information flow: no gradients, no metric (Ferrando & Voita 2024)", Ifr, ifr, _anything),
-        Method("hisp", "importance of nodes (Michel et al. 2019)", Hisp, hisp, check_gradient_at_clean),
-        Method("subnetwork-probing", "masks on nodes, trained (Cao et al. 2021)", SubnetworkProbing, subnetwork_probing),
-        Method("edge-pruning", "masks on edges and nodes, trained (Bhaskar et al. 2024)", EdgePruning, edge_pruning),
-        Method("ugs", "masks on edges, sampled uniformly (Li & Janson 2024)", Ugs, ugs),
-        Method("random", "chance: what every other method has to beat", RandomScores, random_scores, _anything),
+        Method(
+            "ifr",
+            "information flow: no gradients, no metric (Ferrando & Voita 2024)",
+            Ifr,
+            ifr,
+            _anything,
+            scores="share of the reader's input that the writer accounts for",
+        ),
+        Method(
+            "hisp",
+            "importance of nodes (Michel et al. 2019)",
+            Hisp,
+            hisp,
+            check_gradient_at_clean,
+            scores=_IMPORTANCE,
+        ),
+        Method(
+            "subnetwork-probing",
+            "masks on nodes, trained (Cao et al. 2021)",
+            SubnetworkProbing,
+            subnetwork_probing,
+            scores=_NODE_ODDS,
+        ),
+        Method(
+            "edge-pruning",
+            "masks on edges and nodes, trained (Bhaskar et al. 2024)",
+            EdgePruning,
+            edge_pruning,
+            scores="odds that the edge is kept",
+        ),
+        Method("ugs", "masks on edges, sampled uniformly (Li & Janson 2024)", Ugs, ugs, scores=_ODDS),
+        Method(
+            "random",
+            "chance: what every other method has to beat",
+            RandomScores,
+            random_scores,
+            _anything,
+            scores="chance, nothing is measured",
+        ),
     )
 }
 
@@ -112,3 +172,17 @@ def method_settings(asked: Any) -> Any:
     settings = settings() if isinstance(settings, type) and settings in {m.settings for m in METHODS.values()} else settings
     method_of(settings)
     return settings
+
+
+def meaning_of_scores(record: Record | None) -> str | None:
+    """What the scores of a recorded circuit's edges mean; None where that is not known."""
+    method = None if record is None else METHODS.get(record.method.name)
+    if record is None or method is None:
+        return None
+    match record.method.parameters.get("direction"):
+        case "denoising":
+            return f"{method.scores} (restored to the corrupted run instead of cut)"
+        case "both":
+            return f"{method.scores}, or restoring it to the corrupted run: the larger of the two"
+        case _:
+            return method.scores

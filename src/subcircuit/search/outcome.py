@@ -28,6 +28,7 @@ class Values:
     kl_circuit: float
     logit_difference_model: float | None
     logit_difference_circuit: float | None
+    logit_difference_corrupted: float | None
 
 
 def measure_circuit(batches: Batches, behaviour: Behaviour) -> Values:
@@ -41,6 +42,7 @@ def measure_circuit(batches: Batches, behaviour: Behaviour) -> Values:
         kl_circuit=_mean(batches, metric("kl_divergence"), Engine.circuit_stream),
         logit_difference_model=_mean(batches, difference, lambda e: e.run.model_stream()) if contrasts else None,
         logit_difference_circuit=_mean(batches, difference, Engine.circuit_stream) if contrasts else None,
+        logit_difference_corrupted=_mean(batches, difference, lambda e: e.run.ablated_stream()) if contrasts else None,
     )
 
 

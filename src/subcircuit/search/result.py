@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from subcircuit.display import bundle_of, html_of
 from subcircuit.graph import Circuit
+from subcircuit.search.warnings import faithfulness_of, warnings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,17 @@ class Discovery:
         metric_model, metric_circuit, metric_corrupted: its own value for the whole model, for the circuit, and with
             every edge cut.
         kl_circuit: mean KL(model ‖ circuit) in nats.
-        logit_difference_model, logit_difference_circuit: mean correct minus mean wrong logit; None without wrong answers.
+        logit_difference_model, logit_difference_circuit, logit_difference_corrupted: mean correct minus mean wrong logit of the
+            same; None without wrong answers.
         trials: circuits evaluated, discarded speculation included; None for methods that score all edges together.
         borderline: decisions within the float error of the threshold, made in float64; None if not checked (half
             precision) or if there are none to take.
         notes: numbers that the method alone reports.
         seconds: of the search, without loading.
         forward_seconds: one plain forward pass over the clean prompts, measured in the same run.
+        edges_selected: how many edges were selected by their scores, those among them that lie on no path; None for methods that
+            decide themselves.
+        metric_before: the metric of the circuit that was looked into; None of searches that are no zoom.
     """
 
     circuit: Circuit
@@ -96,16 +101,33 @@ class Discovery:
     notes: dict[str, float]
     seconds: float
     forward_seconds: float
+    logit_difference_corrupted: float | None = None
+    edges_selected: int | None = None
+    metric_before: float | None = None
 
     def __repr__(self) -> str:
         ends = f"model {self.metric_model:.4g}, every edge cut {self.metric_corrupted:.4g}"
         found = f"{self.metric} {self.metric_circuit:.4g} ({ends}), KL {self.kl_circuit:.4g} nats"
-        return f"Discovery({self.circuit}: {found}; {self.seconds:.1f} s)"
+        doubtful = "".join(f"\nwarning: {warning}" for warning in self.warnings)
+        return f"Discovery({self.circuit}: {found}; {self.seconds:.1f} s){doubtful}"
 
     @property
     def forward_equivalents(self) -> float:
         """Cost in units of one plain forward pass."""
         return self.seconds / self.forward_seconds
+
+    @property
+    def faithfulness(self) -> float | None:
+        """f of the circuit on the prompts of the search: 1 is as good as the model, 0 as bad as no circuit.
+
+        None where the metric does not tell the two apart.
+        """
+        return faithfulness_of(self.metric_circuit, self.metric_model, self.metric_corrupted)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before believing in the circuit, and the way out; empty where there is nothing to fear."""
+        return warnings_of(self.circuit)
 
     def _repr_html_(self) -> str:
         return html_of(self)

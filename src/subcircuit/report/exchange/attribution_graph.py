@@ -31,6 +31,7 @@ def attribution_graph(circuit: Circuit) -> dict[str, Any]:
     nodes = [_node(circuit, node, columns) for node in circuit.nodes]
     links = [{"source": source, "target": target, "weight": weight} for (source, target), weight in _links(circuit).items()]
     summary = Summary.of(circuit)
+    weights = (summary.scores or "scores") if _scored(circuit) else "1 for every kept edge"
     metadata = {
         "slug": inert("-".join(part for part in (summary.task, summary.model, "circuit") if part)),
         "scan": inert(summary.model or "unknown"),
@@ -39,7 +40,7 @@ def attribution_graph(circuit: Circuit) -> dict[str, Any]:
         "prompt": inert(summary.task or ""),
         "node_threshold": None,
         "schema_version": 1,
-        "info": {"title": inert(summary.title), "weights": "scores" if _scored(circuit) else "1 for every kept edge"},
+        "info": {"title": inert(summary.title), "weights": weights},
     }
     parameters = {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""}
     return {"metadata": metadata, "qParams": parameters, "nodes": nodes, "links": links}

@@ -20,10 +20,13 @@ def dot(circuit: Circuit) -> str:
     """The circuit as a ``digraph``."""
     nodes = [f"  {_quoted(str(node))};" for node in circuit.nodes]
     edges = [line for edge in circuit.edges for line in _lines(circuit, edge)]
+    summary = Summary.of(circuit)
+    meaning = [f"  tooltip={_quoted(f'score: {summary.scores}')};"] if summary.scores else []
     opening = [
         "digraph circuit {",
         "  rankdir=BT;",
-        f"  label={_quoted(Summary.of(circuit).title)};",
+        f"  label={_quoted(summary.title)};",
+        *meaning,
         '  node [shape=box, style=rounded, fontname="DejaVu Sans"];',
     ]
     return "\n".join([*opening, *nodes, *edges, "}"]) + "\n"

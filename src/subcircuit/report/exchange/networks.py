@@ -22,6 +22,7 @@ from subcircuit.graph.nodes import Reader, at, bare
 from subcircuit.graph.shape import differences
 from subcircuit.report.exchange.bounded import read_json, read_text
 from subcircuit.report.exchange.target import Gathered, Target, number
+from subcircuit.report.summary import Summary
 
 _EDGE, _INPUT, _ABOUT = "edge", "input", "subcircuit"
 
@@ -32,6 +33,8 @@ def to_networkx(circuit: Circuit) -> "nx.DiGraph[str]":
     shape, scope = TypeAdapter(GraphShape), TypeAdapter(Scope)
     about = {"shape": shape.dump_python(graph.shape, mode="json"), "scope": scope.dump_python(graph.scope, mode="json")}
     result.graph[_ABOUT] = json.dumps(about, sort_keys=True)
+    if (meaning := Summary.of(circuit).scores) is not None:
+        result.graph["scores"] = meaning
     for edge in circuit.edges:
         for node in (edge.writer, edge.reader):
             layer = getattr(node, "layer", None)

@@ -70,6 +70,7 @@ def circuit_document(shown: Shown, ranking: Ranking) -> Json:
         "rows": [[name, inert(value)] for name, value in summary.rows],
         "metric": None if record is None else record.metric,
         "method": None if record is None else record.method.name,
+        "scores": summary.scores,
         "finished": finished(shown.circuit),
         "labels": {name: _label(label) for name, label in shown.labels.items()},
         "edges": {

@@ -231,7 +231,9 @@ async function start() {
     const classes = state.other === null ? presentKinds().map((kind) => `kind-${kind}`) : ["side-shared", "side-left", "side-right"];
     const items = names.map((name, i) => el("span", {}, el("i", { class: `stroke ${classes[i]}`, "aria-hidden": "true" }), WORDS[name] ?? name));
     const what = state.other === null ? "edges into" : "edges";
-    at("legend").replaceChildren(el("span", { class: "faint" }, what), ...items, el("span", { class: "faint" }, "width: size of the effect"));
+    const { scores } = circuits[state.circuit];
+    const width = state.prompt === null && scores ? `width: size of the effect, ${scores}` : "width: size of the effect";
+    at("legend").replaceChildren(el("span", { class: "faint" }, what), ...items, el("span", { class: "faint" }, width));
   }
 
   const presentKinds = () => Object.keys(WORDS).filter((kind) => graph.readers.some((reader) => reader.kind === kind));

@@ -1,0 +1,101 @@
+"""What makes a circuit doubtful, told by its record: it is empty, it fell apart, or it does no better than none.
+
+A search that runs to its end has a result, and the result may be that nothing was captured. Each warning says what was seen
+and the way out. They are of the prompts of the search; ``evaluate`` judges on others.
+"""
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from subcircuit.graph import Circuit
+
+# of the faithfulness that a zoom may lose before it is said
+_LOSS = 0.1
+# nearer to each other than this, relative to their size, the two ends of faithfulness are the same number
+_SAME = 1e-6
+
+
+def faithfulness_of(circuit: float, model: float, empty: float) -> float | None:
+    """f = (L(C) − L(∅)) / (L(M) − L(∅)) of three values of a metric; None where model and empty circuit are the same.
+
+    >>> faithfulness_of(3.0, 4.0, 2.0)
+    0.5
+    """
+    gap = model - empty
+    return None if abs(gap) <= _SAME * max(1.0, abs(model), abs(empty)) else (circuit - empty) / gap
+
+
+def warnings_of(circuit: Circuit) -> tuple[str, ...]:
+    """What a user has to know before believing in a circuit; nothing where there is nothing to fear.
+
+    Of circuits without a record, and of those of a search that still runs, nothing is said.
+    """
+    record = circuit.record
+    if record is None or not record.results:
+        return ()
+    results, more = {**record.results, "metric": record.metric}, _way_out(record.method.parameters)
+    found = (_empty(circuit, results, more), _alike(results), _collapsed(circuit, results, more), _zoomed(results))
+    return tuple(warning for warning in found if warning)
+
+
+def _way_out(parameters: Mapping[str, Any]) -> str:
+    if "select" not in parameters:
+        return "search with a lower threshold (--threshold)"
+    greedy = "" if parameters["select"] == "greedy" else ", or grow the circuit from the logits, which connects them (--greedy)"
+    return ("lower the threshold (--threshold)" if parameters["select"] == "threshold" else "take more edges (--edges)") + greedy
+
+
+def _empty(circuit: Circuit, results: Mapping[str, Any], more: str) -> str | None:
+    selected, kept = results.get("edges_selected"), circuit.n_edges
+    pruned = (
+        f"of {selected:,} selected edges {selected - kept:,} lie on no path from the embedding to the logits" if selected else ""
+    )
+    if not kept:
+        return f"the circuit is empty, it captures nothing{f': {pruned}' if pruned else ''}. Way out: {more}."
+    if selected and 2 * kept < selected:
+        return (
+            f"the circuit fell apart: {pruned} and were dropped, {kept:,} {'is' if kept == 1 else 'are'} left. Way out: {more}."
+        )
+    return None
+
+
+def _alike(results: Mapping[str, Any]) -> str | None:
+    ends = _values(results)
+    if ends is None or faithfulness_of(*ends) is not None:
+        return None
+    return (
+        f"{results['metric']} is {ends[1]:.4g} for the model and {ends[2]:.4g} with every edge cut: it does not tell them apart, so no "
+        "circuit can be judged. Way out: another metric (--metric), or corrupted prompts that differ more."
+    )
+
+
+def _collapsed(circuit: Circuit, results: Mapping[str, Any], more: str) -> str | None:
+    ends = _values(results)
+    f = None if ends is None else faithfulness_of(*ends)
+    if ends is None or f is None or f > _SAME or not circuit.n_edges:
+        return None
+    return (
+        f"the circuit does no better than no circuit: {results['metric']} {ends[0]:.4g}, with every edge cut {ends[2]:.4g}, the model "
+        f"{ends[1]:.4g} (faithfulness {f:.3g}). Way out: {more}."
+    )
+
+
+def _zoomed(results: Mapping[str, Any]) -> str | None:
+    ends, before = _values(results), results.get("metric_before")
+    if ends is None or not isinstance(before, int | float) or not isfinite(before):
+        return None
+    had, has = faithfulness_of(float(before), *ends[1:]), faithfulness_of(*ends)
+    if had is None or has is None or had - has <= _LOSS * max(1.0, abs(had)):
+        return None
+    return (
+        f"looking inside lost what the circuit did: {results['metric']} {ends[0]:.4g}, before {before:.4g} (faithfulness {has:.3g}, "
+        f"before {had:.3g}). Way out: look inside with a lower threshold (--threshold), which keeps more of the parts."
+    )
+
+
+def _values(results: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """The metric of circuit, model and empty circuit."""
+    values = [results.get(name) for name in ("metric_circuit", "metric_model", "metric_corrupted")]
+    known = [float(value) for value in values if isinstance(value, int | float) and isfinite(value)]
+    return (known[0], known[1], known[2]) if len(known) == 3 else None

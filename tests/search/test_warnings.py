@@ -1,0 +1,146 @@
+"""A circuit that captures nothing says so, and what to do: after a search, from the record on disk, and on the picture."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import subcircuit as sc
+from subcircuit.evaluate import Judgement, Readings
+from subcircuit.graph import Circuit, MethodRecord
+from subcircuit.report import Summary, draw_circuit
+from subcircuit.search import METHODS, faithfulness_of, look_inside, meaning_of_scores, warnings_of
+from tests.behaviours import random_task
+from tests.graph.strategies import record
+from tests.tiny_models import tiny
+
+GRAPH = sc.graph_of(tiny("gpt2"), "block")
+
+
+def recorded(edges: list[str], parameters: dict[str, Any], **results: float) -> Circuit:
+    """A circuit with a record that says this."""
+    known = record()
+    method = MethodRecord(name="eap" if "select" in parameters else "acdc", parameters=parameters)
+    said = known.model_copy(update={"method": method, "results": {**known.results, **results}})
+    return replace(Circuit.of_edges(GRAPH, edges), record=said)
+
+
+PATH = ["embed->m0", "m0->logits"]
+TOP = {"select": "top-n", "n": 2, "by": "absolute"}
+
+
+def test_a_circuit_that_does_what_the_model_does_has_no_warning() -> None:
+    assert warnings_of(recorded(PATH, TOP, edges_selected=3)) == ()
+    assert warnings_of(recorded(PATH, {"threshold": 0.02})) == ()
+
+
+def test_an_empty_circuit_captures_nothing() -> None:
+    (pruned,) = warnings_of(recorded([], TOP, edges_selected=2, metric_circuit=4.5))
+    assert pruned == (
+        "the circuit is empty, it captures nothing: of 2 selected edges 2 lie on no path from the embedding to the logits. Way out: "
+        "take more edges (--edges), or grow the circuit from the logits, which connects them (--greedy)."
+    )
+    (cut,) = warnings_of(recorded([], {"threshold": 3.0}, metric_circuit=4.5))
+    assert cut == "the circuit is empty, it captures nothing. Way out: search with a lower threshold (--threshold)."
+
+
+def test_a_circuit_that_fell_apart() -> None:
+    (warning,) = warnings_of(recorded(PATH, TOP, edges_selected=5))
+    assert warning.startswith("the circuit fell apart: of 5 selected edges 3 lie on no path from the embedding to the logits")
+    assert warnings_of(recorded(PATH, TOP, edges_selected=4)) == ()
+
+
+@given(st.floats(-100, 100), st.floats(-100, 100), st.floats(-100, 100))
+def test_the_warning_of_a_collapse_is_that_of_faithfulness(circuit: float, model: float, empty: float) -> None:
+    found = warnings_of(recorded(PATH, TOP, metric_circuit=circuit, metric_model=model, metric_corrupted=empty))
+    f = faithfulness_of(circuit, model, empty)
+    if f is None:
+        assert abs(model - empty) < 1e-3
+        assert len(found) == 1 and "does not tell them apart" in found[0]
+    else:
+        assert f == pytest.approx((circuit - empty) / (model - empty))
+        assert bool(found) == (f <= 1e-6)
+        assert all("does no better than no circuit" in warning and "Way out: take more edges" in warning for warning in found)
+
+
+def test_a_zoom_that_loses_the_behaviour() -> None:
+    ends = {"metric_model": 17.8, "metric_corrupted": 0.6}
+    (warning,) = warnings_of(recorded(PATH, {"threshold": 0.1}, metric_before=17.6, metric_circuit=3.7, **ends))
+    assert "logit_difference" not in warning and "3.7, before 17.6 (faithfulness 0.18, before 0.988)" in warning
+    assert "lower threshold" in warning
+    assert warnings_of(recorded(PATH, {"threshold": 0.1}, metric_before=17.6, metric_circuit=17.2, **ends)) == ()
+
+
+def test_searches_that_still_run_are_not_judged() -> None:
+    begun = record().model_copy(update={"results": {}})
+    assert warnings_of(replace(Circuit.empty(GRAPH), record=begun)) == ()
+    assert warnings_of(Circuit.empty(GRAPH)) == ()
+
+
+def test_a_search_says_it_everywhere(tmp_path: Path) -> None:
+    model = tiny("gpt2")
+    # the largest of 262 edges is on no path
+    found = sc.discover(model, random_task(model, 1, [6, 5]), "random", metric="logit_difference", selection=1)
+    assert found.circuit.n_edges == 0
+    (warning,) = found.warnings
+    assert "of 1 selected edges 1 lie on no path" in warning and f"warning: {warning}" in repr(found)
+    assert found.faithfulness == pytest.approx(0, abs=1e-6)
+    found.circuit.save(tmp_path)
+    summary = Summary.of(Circuit.load(tmp_path))
+    assert summary.warnings == (warning,)
+    assert summary.to_json()["warnings"] == (warning,)
+    assert ("warning", warning) in summary.rows
+    drawn = [text for text in draw_circuit(found.circuit).axes[0].texts if text.get_color() == "#b00020"]
+    assert " ".join(text.get_text() for text in drawn) == f"warning: {warning}"
+    assert "warning" in found._repr_html_()
+
+
+def test_a_zoom_knows_what_was_there_before() -> None:
+    model = tiny("gpt2")
+    task = random_task(model, 1, [6, 5])
+    behaviour = sc.Behaviour.of(task, "kl_divergence")
+    coarse = sc.discover(model, task, sc.Acdc(0.0), metric="kl_divergence", scope="block")
+    finer = look_inside(model, coarse.circuit, "a1", "head", behaviour, sc.Acdc(100.0))
+    assert finer.metric_before == pytest.approx(coarse.metric_circuit, abs=1e-6)
+    assert finer.metric_circuit > coarse.metric_circuit
+    lost = finer.faithfulness is not None and coarse.faithfulness is not None and coarse.faithfulness - finer.faithfulness > 0.1
+    assert any("looking inside lost" in warning for warning in finer.warnings) == lost
+
+
+def test_faithfulness_after_a_search_is_that_of_evaluate() -> None:
+    model = tiny("llama_gqa")
+    task = random_task(model, 1, [6, 5] * 8)
+    found = sc.discover(model, task, "eap-ig-inputs", metric="kl_divergence", selection=60)
+    assert found.faithfulness == pytest.approx(sc.evaluate_circuit(model, found.circuit, task).faithfulness, abs=1e-4)
+
+
+def test_a_judgement_warns_of_circuits_that_hold_nothing() -> None:
+    model = tiny("llama_gqa")
+    behaviour = sc.Behaviour.of(random_task(model, 1, [6, 5] * 8), "kl_divergence")
+    graph = sc.graph_of(model)
+    empty = sc.judge(model, Circuit.empty(graph), behaviour, random_circuits=1)
+    assert empty.completeness == pytest.approx(1)
+    assert empty.warnings == ("the circuit is empty: it captures nothing, and its completeness is that of the whole model, 1.",)
+    whole = sc.judge(model, Circuit.full(graph), behaviour, random_circuits=1)
+    assert whole.warnings == ()
+    worse = replace(whole.evaluation, metric=worse_than_empty(whole.evaluation.metric))
+    assert "does no better than no circuit" in Judgement(worse, 0.0, (0.0,), None).warnings[0]
+
+
+def worse_than_empty(readings: Readings) -> Readings:
+    return replace(readings, circuits=readings.empty[None] + 1)
+
+
+def test_every_method_says_what_its_scores_mean() -> None:
+    for name, method in METHODS.items():
+        known = record().model_copy(update={"method": MethodRecord(name=name, parameters={})})
+        assert meaning_of_scores(known) == method.scores
+    assert "when it was tried" in METHODS["acdc"].scores and "not its effect alone" in METHODS["acdc"].scores
+    assert METHODS["exact"].scores == "cost of cutting the edge alone in the whole model, measured"
+    both = record().model_copy(update={"method": MethodRecord(name="exact", parameters={"direction": "both"})})
+    assert "the larger of the two" in (meaning_of_scores(both) or "")
+    assert meaning_of_scores(None) is None
+    assert meaning_of_scores(record().model_copy(update={"method": MethodRecord(name="theirs", parameters={})})) is None
