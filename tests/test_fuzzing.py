@@ -189,7 +189,7 @@ def test_a_gguf_file_cannot_announce_a_list_longer_than_it_holds(tmp_path: Path,
 def test_descriptions_of_runs(tmp_path: Path, data: st.DataObject, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     if not run.exists():
-        assert main(["validate", "and-gate", "--method", "eap", "--out", str(run)]) == 0
+        assert main(["validate", "and-gate", "--method", "random", "--out", str(run)]) == 0
         shutil.copy(run / "run.json", tmp_path / "whole.json")
     content = json.loads((tmp_path / "whole.json").read_text())
     (run / "run.json").write_text(json.dumps(data.draw(changed(content))))

@@ -267,7 +267,7 @@ def test_show_refuses_what_is_no_circuit(subcircuit: Run) -> None:
 
 def test_scored_edges_are_selected(subcircuit: Run, model: str, prompts: Path) -> None:
     common = ("discover", "--model", model, "--task", prompts, "--metric", "kl_divergence", "--json")
-    by_count = subcircuit(*common, "--method", "eap", "--edges", 20, "--by", "signed")
+    by_count = subcircuit(*common, "--method", "clean-corrupted", "--edges", 20, "--by", "signed")
     assert by_count.code == 0, by_count.err
     assert by_count.json["parameters"] == {"batch_size": None, "select": "top-n", "n": 20, "by": "signed"}
     assert by_count.json["trials"] is None
@@ -293,7 +293,7 @@ def test_scored_edges_are_selected(subcircuit: Run, model: str, prompts: Path) -
         (("--edges", 5), "decides itself"),
         (("--method", "eap", "--edges", "ten"), "--edges ten"),
         (("--method", "eap", "--edges", "101%"), "--edges 101%"),
-        (("--method", "eap", "--edges", 10**9), "1,000,000,000 edges were asked for"),
+        (("--method", "eap-ig-inputs", "--edges", 10**9), "1,000,000,000 edges were asked for"),
         (("--method", "eap", "--edges", 5, "--threshold", 1), "choose"),
         (("--method", "eap", "--by", "size"), "absolute"),
         (("--method", "eap", "--set", "steps=3"), "batch_size"),
@@ -302,6 +302,7 @@ def test_scored_edges_are_selected(subcircuit: Run, model: str, prompts: Path) -
         (("--method", "eap-ig-inputs", "--set", "steps=0"), "steps"),
         (("--method", "clean-corrupted", "--ablation", "zero"), "only the ablation resample"),
         (("--method", "eap", "--metric", "accuracy"), "is a count"),
+        (("--method", "eap", "--metric", "kl_divergence"), "Use metric logit_difference, or a method that looks further"),
         (("--method", "eapp"), "eap"),
     ],
 )

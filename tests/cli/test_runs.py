@@ -154,7 +154,7 @@ def test_other_commands_lose_nothing(subcircuit: Run, model: str, many: Path, ar
 
 
 def test_what_a_command_does_not_have_is_refused_when_it_is_resumed(subcircuit: Run) -> None:
-    assert subcircuit("validate", "and-gate", "--method", "eap", "--out", "run").code == 0
+    assert subcircuit("validate", "and-gate", "--method", "random", "--out", "run").code == 0
     refused = subcircuit("resume", "run", "--threshold", 0.5)
     assert (refused.code, "--threshold: run is of subcircuit validate" in refused.err) == (2, True)
     refused = subcircuit("resume", "run", "--workers", 0)
@@ -247,7 +247,7 @@ def test_a_disk_that_fills_up_while_a_run_is_at_work(subcircuit: Run, model: str
 
 
 def test_any_flipped_bit_is_found_and_named(subcircuit: Run, model: str, prompts: Path) -> None:
-    assert subcircuit(*options(model, prompts, "eap"), "run").code == 0
+    assert subcircuit(*options(model, prompts, "eap-ig-inputs"), "run").code == 0
     files = sorted(file for file in Path("run").iterdir() if not file.name.startswith("."))
     assert len(files) == 7
     for file in files:
@@ -347,7 +347,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 
 def test_run_folders_name_no_places_and_no_users(subcircuit: Run, model: str, prompts: Path) -> None:
-    assert subcircuit(*options(model, prompts, "eap"), "run").code == 0
+    assert subcircuit(*options(model, prompts, "eap-ig-inputs"), "run").code == 0
     told = b"".join(file.read_bytes() for file in Path("run").iterdir())
     for place in (str(Path(model).parent), str(prompts.parent), str(Path.home())):
         assert place.encode() not in told

@@ -21,7 +21,9 @@ from tests.cli.conftest import Output
 
 @pytest.fixture
 def run(subcircuit: Callable[..., Output], model: str, prompts: Path) -> str:
-    found = subcircuit("discover", "--model", model, "--task", prompts, "--method", "eap", "--edges", "40", "--out", "run")
+    found = subcircuit(
+        "discover", "--model", model, "--task", prompts, "--method", "eap-ig-inputs", "--edges", "40", "--out", "run"
+    )
     assert found.code == 0
     return "run"
 
@@ -78,7 +80,7 @@ def test_a_zoom_is_seen_as_it_goes(
     subcircuit: Callable[..., Output], model: str, many: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = ("--model", model, "--task", many)
-    begun = ("--method", "eap", "--scope", "block", "--examples", 2, "--edges", "100%", "--out", "base")
+    begun = ("--method", "eap-ig-inputs", "--scope", "block", "--examples", 2, "--edges", "100%", "--out", "base")
     assert subcircuit("discover", *given, *begun).code == 0
     monkeypatch.setattr("subcircuit.runs.beacon.SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr("subcircuit.runs.beacon._SHARE", 0)

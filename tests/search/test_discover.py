@@ -24,7 +24,7 @@ def test_every_method_finds_a_recorded_circuit(name, tmp_path):
     steps, settings = [], method.settings()
     if getattr(settings, "steps", 0) > 20:
         settings = replace(settings, steps=20)
-    result = discover(model, task, settings, on_step=steps.append)
+    result = discover(model, task, settings, metric="logit_difference", on_step=steps.append)
     circuit, record = result.circuit, result.circuit.record
     assert record is not None
     assert (record.method.name, record.results["edges_kept"]) == (name, circuit.n_edges)
