@@ -195,7 +195,7 @@ class Summary:
     def _faithfulness(self) -> str:
         if self.faithfulness is None:
             return ""
-        return f"{self.faithfulness:.3f} on the prompts of the search (1: as good as the model; 0: as bad as no circuit)"
+        return f"{round(self.faithfulness, 3) + 0.0:.3f} on the prompts of the search (1: as good as the model; 0: as bad as no circuit)"
 
     @property
     def _logit_difference(self) -> str:

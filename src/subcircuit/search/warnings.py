@@ -89,8 +89,8 @@ def _zoomed(results: Mapping[str, Any]) -> str | None:
     if had is None or has is None or had - has <= _LOSS * max(1.0, abs(had)):
         return None
     return (
-        f"looking inside lost what the circuit did: {results['metric']} {ends[0]:.4g}, before {before:.4g} (faithfulness {has:.3g}, "
-        f"before {had:.3g}). Way out: look inside with a lower threshold (--threshold), which keeps more of the parts."
+        f"looking inside took the faithfulness from {had:.3g} to {has:.3g}: {results['metric']} {ends[0]:.4g}, before {before:.4g}. Way "
+        "out: look inside with a lower threshold (--threshold), which keeps more of the parts."
     )
 
 
