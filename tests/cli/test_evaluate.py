@@ -184,7 +184,8 @@ def test_methods_are_swept(subcircuit: Run, model: str, many: Path) -> None:
         (("--methods", "eap,none"), "none"),
         (("--methods", "eap", "--set", "steps=2"), "METHOD.NAME=VALUE"),
         (("--methods", "acdc", "--thresholds", "low"), "numbers"),
-        (("--methods", "eap,clean-corrupted", "--ablation", "zero"), "only the ablation resample"),
+        (("--methods", "random,clean-corrupted", "--ablation", "zero"), "only the ablation resample"),
+        (("--methods", "exact,eap"), "Use metric logit_difference, or a method that looks further"),
         (("--methods", "random", "--examples", 12), "all 12 prompts"),
     ],
 )
