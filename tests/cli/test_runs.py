@@ -127,7 +127,10 @@ def journal_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("arguments", "file"),
     [
-        ("sweep --model MODEL --task TASK --scope block --examples 2 --methods eap-ig-inputs,acdc --thresholds 0.1", "sweep.json"),
+        (
+            "sweep --model MODEL --task TASK --scope block --examples 2 --methods eap-ig-inputs,acdc --thresholds 0.1",
+            "sweep.json",
+        ),
         ("validate and-gate --method eap-ig-inputs,acdc --thresholds 0.1", "validation.json"),
         ("zoom base a1 --into head --threshold 0.001 --model MODEL --task TASK", "circuit.json"),
     ],
