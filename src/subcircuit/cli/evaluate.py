@@ -64,7 +64,7 @@ def evaluate(
 
 
 def _print(circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shared: int) -> None:
-    from subcircuit.cli.console import print_rows, results
+    from subcircuit.cli.console import plain, print_rows, results
 
     evaluation, curve = judged.evaluation, judged.curve
     means = {name: float("nan") if mean is None else mean for name, mean in evaluation.means.items()}
@@ -90,8 +90,10 @@ def _print(circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shar
     if curve is not None:
         rows.append(("CPR", f"{curve.cpr:.3f}", f"area under faithfulness over the share of edges, by {curve.by} score"))
         rows.append(("CMD", f"{curve.cmd:.3f}", "area between faithfulness and 1"))
-    rows += [("warning", warning, "") for warning in judged.warnings]
-    print_rows(rows, results())
+    console = results()
+    print_rows(rows, console)
+    for warning in judged.warnings:
+        console.print(plain(f"warning: {warning}", "bold red"))
 
 
 def _range(interval: "Interval | None") -> str:

@@ -126,7 +126,7 @@ class Summary:
         """One line of what else is known: faithfulness, settings, cost."""
         kl_in_title = self.metric == "kl_divergence" and self.metric_circuit is not None
         return _join(
-            None if self.faithfulness is None else f"faithfulness {self.faithfulness:.3g} on the prompts of the search",
+            None if self.faithfulness is None else f"faithfulness {round(self.faithfulness, 3) + 0.0:.3g} (search prompts)",
             None if self.kl is None or kl_in_title else f"KL {self.kl:.3g}",
             None if self.method is None else self.method + ("" if self.threshold is None else f", threshold {self.threshold:g}"),
             self.selection,

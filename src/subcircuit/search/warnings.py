@@ -77,7 +77,7 @@ def _collapsed(circuit: Circuit, results: Mapping[str, Any], more: str) -> str |
         return None
     return (
         f"the circuit does no better than no circuit: {results['metric']} {ends[0]:.4g}, with every edge cut {ends[2]:.4g}, the model "
-        f"{ends[1]:.4g} (faithfulness {f:.3g}). Way out: {more}."
+        f"{ends[1]:.4g} (faithfulness {_shown(f)}). Way out: {more}."
     )
 
 
@@ -89,7 +89,7 @@ def _zoomed(results: Mapping[str, Any]) -> str | None:
     if had is None or has is None or had - has <= _LOSS * max(1.0, abs(had)):
         return None
     return (
-        f"looking inside took the faithfulness from {had:.3g} to {has:.3g}: {results['metric']} {ends[0]:.4g}, before {before:.4g}. Way "
+        f"looking inside took the faithfulness from {_shown(had)} to {_shown(has)}: {results['metric']} {ends[0]:.4g}, before {before:.4g}. Way "
         "out: look inside with a lower threshold (--threshold), which keeps more of the parts."
     )
 
@@ -99,3 +99,8 @@ def _values(results: Mapping[str, Any]) -> tuple[float, float, float] | None:
     values = [results.get(name) for name in ("metric_circuit", "metric_model", "metric_corrupted")]
     known = [float(value) for value in values if isinstance(value, int | float) and isfinite(value)]
     return (known[0], known[1], known[2]) if len(known) == 3 else None
+
+
+def _shown(f: float) -> str:
+    """What is left of zero after rounding is zero."""
+    return f"{round(f, 3) + 0.0:.3g}"
