@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,9 @@ from subcircuit.report.page import (
 from subcircuit.report.page.html import MODULES, inert_json, static
 from subcircuit.report.page.packed import packed, quantised, unpacked
 from subcircuit.run.patterns import attention_patterns
-from subcircuit.search import Eap, eap, effects_by_example
+from subcircuit.search import Eap, eap, effects_by_example, warnings_of
 from tests.behaviours import random_behaviour, random_kept
+from tests.graph.strategies import record
 from tests.tiny_models import tiny, tiny_hf
 
 FAMILIES = ("gpt2", "llama_gqa", "gemma2", "pythia")
@@ -187,6 +189,17 @@ def test_what_was_explained_is_read_and_what_is_damaged_refused(tmp_path: Path) 
     (tmp_path / "explanation.json").write_text('{"format": 9}')
     with pytest.raises(CircuitFileError, match="newer"):
         read_labels(tmp_path)
+
+
+def test_what_the_search_warned_of_is_told_once(tmp_path: Path) -> None:
+    graph, known = Graph.of(tiny("gpt2").config), record()
+    method = known.method.model_copy(update={"parameters": {"select": "top-n", "n": 2, "by": "absolute"}})
+    said = known.model_copy(update={"method": method, "results": {**known.results, "edges_selected": 2}})
+    empty = replace(Circuit.empty(graph), record=said)
+    (part,) = page_document([Shown("empty", empty, {})], [Ranking.of(empty)])["circuits"]
+    assert part["warnings"] == list(warnings_of(empty))
+    assert "captures nothing" in part["warnings"][0]
+    assert "captures nothing" not in str(part["rows"])
 
 
 def test_circuits_of_different_graphs_are_not_shown_together() -> None:

@@ -1,6 +1,7 @@
 """The page in a browser: a report opened from disk, and the same page from the server."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
-from subcircuit.graph import Circuit, Expert, Graph, Logits, Neuron, Scope, TopN, select_edges
+from subcircuit.graph import Circuit, Expert, Graph, Logits, MethodRecord, Neuron, Scope, TopN, select_edges
 from subcircuit.report.page import Ranking, Shown, measured_document, report_document, write_report
+from subcircuit.search import meaning_of_scores
+from tests.graph.strategies import record
 from tests.tiny_models import tiny
 from tests.viewer.conftest import EDGES, HOSTILE, Running, Sample, Watched, drawn
 
@@ -136,6 +139,19 @@ def test_pointing_finds_what_is_seen(watched: Watched, report: str, sample: Samp
         found.add(tip.inner_text())
     assert found & absent
     assert found <= absent | names
+
+
+def test_the_legend_says_what_scores_mean(watched: Watched, sample: Sample, tmp_path: Path) -> None:
+    known = record()
+    searched = known.model_copy(update={"method": MethodRecord(name="acdc", parameters={})})
+    circuit = replace(sample.circuits[0].circuit, record=searched)
+    meaning = meaning_of_scores(searched)
+    assert meaning
+    content = report_document([Shown("one", circuit, {}), Shown("two", circuit, {})], [None, None])
+    page = watched.open(write_report(content, tmp_path / "meaning.html").as_uri())
+    expect(page.locator("#legend")).to_contain_text(f"width: size of the effect, {meaning}")
+    page.locator("#other").select_option("1")
+    expect(page.locator("#legend")).not_to_contain_text(meaning)
 
 
 def test_hovering_names_components(watched: Watched, report: str) -> None:

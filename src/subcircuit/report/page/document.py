@@ -8,12 +8,12 @@ import numpy as np
 
 from subcircuit.errors import GraphError
 from subcircuit.explain.labels import UNCLEAR
-from subcircuit.graph import Circuit, Graph, Record
+from subcircuit.graph import Circuit, Graph
 from subcircuit.inert import inert
 from subcircuit.report.page.packed import Json, packed
 from subcircuit.report.page.places import kind_of, nodes_of, places
 from subcircuit.report.page.ranking import Ranking, finished
-from subcircuit.report.summary import Summary
+from subcircuit.report.summary import WARNING, Summary
 
 FORMAT = 1
 
@@ -66,11 +66,12 @@ def circuit_document(shown: Shown, ranking: Ranking) -> Json:
     return {
         "name": inert(shown.name),
         "title": inert(summary.title),
-        "warnings": [inert(words) for words in _warnings(record)],
-        "rows": [[name, inert(value)] for name, value in summary.rows],
+        # above the map, and not among what was measured
+        "warnings": [inert(words) for words in summary.warnings],
+        "rows": [[name, inert(value)] for name, value in summary.rows if name != WARNING],
         "metric": None if record is None else record.metric,
         "method": None if record is None else record.method.name,
-        "scores": summary.scores,
+        "meaning": summary.scores,
         "finished": finished(shown.circuit),
         "labels": {name: _label(label) for name, label in shown.labels.items()},
         "edges": {
@@ -84,11 +85,6 @@ def circuit_document(shown: Shown, ranking: Ranking) -> Json:
             "among_all": packed(_narrow(ranking.among_all)),
         },
     }
-
-
-def _warnings(record: Record | None) -> list[str]:
-    """What the search warned of; nothing in records of versions that kept no warnings."""
-    return [str(words) for words in getattr(record, "warnings", None) or ()]
 
 
 def _narrow(indices: np.ndarray) -> np.ndarray:

@@ -231,8 +231,9 @@ async function start() {
     const classes = state.other === null ? presentKinds().map((kind) => `kind-${kind}`) : ["side-shared", "side-left", "side-right"];
     const items = names.map((name, i) => el("span", {}, el("i", { class: `stroke ${classes[i]}`, "aria-hidden": "true" }), WORDS[name] ?? name));
     const what = state.other === null ? "edges into" : "edges";
-    const { scores } = circuits[state.circuit];
-    const width = state.prompt === null && scores ? `width: size of the effect, ${scores}` : "width: size of the effect";
+    const { meaning } = circuits[state.circuit];
+    // on one prompt effects are estimates of their own, and two circuits may come of two methods
+    const width = state.prompt === null && state.other === null && meaning ? `width: size of the effect, ${meaning}` : "width: size of the effect";
     at("legend").replaceChildren(el("span", { class: "faint" }, what), ...items, el("span", { class: "faint" }, width));
   }
 
