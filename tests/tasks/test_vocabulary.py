@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -48,6 +48,7 @@ GIVEN: dict[str, Any] = {
     "task": TASK,
     "behaviour": BEHAVIOUR,
     "other": TASK,
+    "retain": (TASK,),
     "train": TASK,
     "judged": PROBE,
     "graph": GRAPH,
@@ -86,6 +87,11 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
+def kinds_of(parameter: inspect.Parameter) -> set[type]:
+    """The types that an argument may have."""
+    return {kind for kind in (*get_args(parameter.annotation), parameter.annotation) if isinstance(kind, type)}
+
+
 def takers() -> dict[str, Callable[..., Any]]:
     """The public functions that take a model and a task, or prompts with their metric."""
     found = {}
@@ -95,17 +101,16 @@ def takers() -> dict[str, Callable[..., Any]]:
             function = getattr(module, name)
             if not inspect.isfunction(function):
                 continue
-            types = {
-                str(getattr(p.annotation, "__name__", p.annotation)) for p in inspect.signature(function).parameters.values()
-            }
-            if "Transformer" in types and types & {"Task", "Behaviour"} and name not in OF_WHAT_WAS_CHECKED:
+            kinds = set[type]().union(*(kinds_of(p) for p in inspect.signature(function).parameters.values()))
+            if Transformer in kinds and kinds & {Task, Behaviour} and name not in OF_WHAT_WAS_CHECKED:
                 found[name] = function
     return found
 
 
 def given(name: str, function: Callable[..., Any]) -> dict[str, Any]:
     """What the function needs, with another model's task."""
-    needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty or p.name == "ablation"]
+    parameters = inspect.signature(function).parameters.values()
+    needed = [p for p in parameters if p.default is p.empty or p.name == "ablation" or kinds_of(p) & {Task, Behaviour}]
     own = OWN.get(name, {})
     configs = {method.search.__name__: method.settings for method in METHODS.values() if method.name != "acdc"}
     return {p.name: own[p.name] if p.name in own else configs[name]() if p.name == "config" else GIVEN[p.name] for p in needed}
