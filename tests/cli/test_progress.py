@@ -2,6 +2,7 @@
 
 import io
 import operator
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -14,7 +15,8 @@ from subcircuit.search import Step
 
 def at(seconds: float, decided: int, edges: int = 1000) -> Step:
     so_far = Circuit.empty(Graph(GraphShape(1, 1, 1), Scope()))
-    return Step("a1.h0<q>", decided, 7, edges, trials=decided // 2, value=0.1, seconds=float(seconds), circuit=lambda: so_far)
+    known = {"trials": decided // 2, "value": 0.1, "seconds": float(seconds), "share": decided / edges, "work": float(decided)}
+    return Step("a1.h0<q>", decided, 7, edges, circuit=lambda: so_far, **known)
 
 
 def test_time_left_is_exact_at_a_steady_pace() -> None:
@@ -31,10 +33,10 @@ def test_time_left_follows_a_change_of_pace() -> None:
     pace = Pace()
     for second in range(1, 31):
         pace.note(at(second, second))
-    for second in range(31, 91):
+    for second in range(31, 101):
         pace.note(at(second, 30 + 10 * (second - 30)))
-    # 370 edges are left at the latest pace of 10 a second; the average since the start would say 53 s
-    assert pace.left() == pytest.approx(37.0, rel=0.05)
+    # 270 edges are left at the latest pace of 10 a second; the average since the start would say 37 s
+    assert pace.left() == pytest.approx(27.0, rel=0.05)
 
 
 def test_nothing_is_foretold_from_a_standstill() -> None:
@@ -42,6 +44,42 @@ def test_nothing_is_foretold_from_a_standstill() -> None:
     for second in range(1, 40):
         pace.note(at(second, 5))
     assert pace.left() is None
+
+
+def worked(seconds: float, share: float, work: float) -> Step:
+    return replace(at(seconds, 1), share=share, work=work)
+
+
+def test_nothing_is_foretold_before_foretellings_agree() -> None:
+    """A search that is much quicker at first than later, as the share can only guess."""
+    pace, shown = Pace(), {}
+    for tenth in range(1, 1001):
+        second = tenth / 10
+        # a third of the presumed work is nothing: it passes within a second
+        share = second / 3 if second < 1 else 1 / 3 + (second - 1) / 99 * 2 / 3
+        pace.note(worked(second, share, share))
+        shown[second] = pace.left()
+    told = {second: left for second, left in shown.items() if left is not None}
+    assert min(told) >= 10
+    assert all(0.5 <= left / (100 - second) <= 2 for second, left in told.items() if 10 < second < 99)
+    assert told[100.0] == 0.0
+
+
+def test_a_machine_that_slows_down_is_followed() -> None:
+    pace = Pace()
+    for second in range(1, 101):
+        work = float(second) if second <= 40 else 40 + (second - 40) / 4
+        pace.note(worked(second, work / 100, work))
+    # 45 units are left at a quarter of a unit a second
+    assert pace.left() == pytest.approx(180, rel=0.1)
+
+
+def test_time_left_weighs_what_is_to_come_by_its_share_of_the_work() -> None:
+    """Edges that are decided early cost nothing: the share says so, and their number does not matter."""
+    pace = Pace()
+    for second in range(1, 51):
+        pace.note(replace(at(second, 900 + second), share=second / 100, work=float(second)))
+    assert pace.left() == pytest.approx(50)
 
 
 def test_clock() -> None:
@@ -63,12 +101,13 @@ def test_a_second_search_starts_from_nothing() -> None:
     console = Console(file=io.StringIO(), width=200)
     lines = Lines(console, every=5.0)
     for _ in range(2):
-        for second in range(1, 13):
+        for second in range(1, 23):
             lines.step(at(second, 10 * second))
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue().splitlines()
-    assert printed[:2] == printed[2:]
-    assert printed[0].endswith("1:35 left")
+    assert printed[:4] == printed[4:]
+    assert not any(line.endswith("left") for line in printed[:2])
+    assert printed[2].endswith("1:25 left")
 
 
 def test_short_searches_are_not_told_of() -> None:
@@ -84,8 +123,8 @@ def test_a_terminal_gets_a_bar() -> None:
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
     with watch(console) as bar:
         bar.say("loading [red]tiny[/red]")
-        bar.step(at(1.0, 100))
-        bar.step(at(9.0, 900))
+        for second in range(1, 19):
+            bar.step(at(second, 50 * second))
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()
     for words in ("[red]tiny[/red]", "a1.h0<q>", "900/1,000 edges", "7 kept", "left"):

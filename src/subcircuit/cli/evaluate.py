@@ -56,7 +56,7 @@ def evaluate(
         judging = partial(
             judge, circuit=circuit, behaviour=behaviour, random_circuits=random_circuits, by=order, batch_size=batch_size
         )
-        judged = together(judging, transformer, crew, say=watcher.say)
+        judged = together(judging, transformer, crew, say=watcher.say, on_step=watcher.step)
     if json:
         print_json(_as_json(path, circuit, behaviour, judged, shared))
     else:

@@ -51,7 +51,7 @@ def explain(
         if behaviour.task.roles is None:
             watcher.say("warning: these prompts declare no token roles: only START and END are told apart (see docs/explain.md)")
         watcher.say(f"explaining {len(circuit.nodes)} nodes on {len(behaviour.task)} pairs of prompts")
-        explanation = explain_circuit(transformer, circuit, behaviour.task)
+        explanation = explain_circuit(transformer, circuit, behaviour.task, on_step=watcher.step)
     written = _write(explanation, directory)
     if json:
         print_json(explanation.model_dump(mode="json"))

@@ -1,9 +1,10 @@
 """How a search is watched: a bar on a terminal, a line every few seconds elsewhere."""
 
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -13,7 +14,14 @@ from subcircuit.cli.console import plain
 from subcircuit.search import OnProgress, Round, Step
 
 SECONDS_BETWEEN_LINES = 5.0
-_SHORTEST_WINDOW = 20.0
+# seconds by which the speed is judged at least, and before which nothing is foretold
+_SHORTEST_WINDOW, _SHORTEST_TIME = 10.0, 10.0
+# foretellings agree that differ by no more than this factor: the latest, and those of these shares of the time
+_AGREE, _TIMES = 1.25, (0.75, 0.5)
+# the share of the work that a search has to have done before it is believed what its share is
+_LEAST_SHARE = 0.15
+# parts into which a bar is divided
+_BAR = 10_000
 
 
 class Watch(Protocol):
@@ -94,11 +102,10 @@ class Bar:
         """Move the bar."""
         self._pace.note(step)
         if self._task is None:
-            self._task = self._progress.add_task("", total=step.total, state="")
+            self._task = self._progress.add_task("", total=_BAR, state="")
         self._progress.update(
             self._task,
-            completed=step.done,
-            total=step.total,
+            completed=round(_BAR * step.share),
             description=f"{_place(step):<10}",
             state=state_of(step, self._pace.left()),
         )
@@ -108,7 +115,7 @@ class Lines:
     """Plain lines, for logs."""
 
     def __init__(self, console: Console, every: float = SECONDS_BETWEEN_LINES) -> None:
-        self._console, self._every, self._pace, self._last = console, every, Pace(), 0.0
+        self._console, self._every, self._pace, self._last, self._ended = console, every, Pace(), 0.0, False
 
     def say(self, message: str) -> None:
         """Print one line."""
@@ -119,9 +126,10 @@ class Lines:
         self._pace.note(step)
         if step.seconds < self._last:
             # another search began
-            self._last = 0.0
-        if step.seconds - self._last >= self._every or step.done == step.total:
-            self._last = step.seconds
+            self._last, self._ended = 0.0, False
+        ends = step.done == step.total and not self._ended
+        if step.seconds - self._last >= self._every or ends:
+            self._last, self._ended = step.seconds, step.done == step.total
             self.say(": ".join(part for part in (_place(step), state_of(step, self._pace.left())) if part))
 
 
@@ -143,7 +151,8 @@ def state_of(step: Step | Round, left: float | None) -> str:
         if step.seconds > 0:
             words.append(f"{step.trials / step.seconds:,.0f} trials/s")
     else:
-        words = [f"{step.done:,}/{step.total:,} rounds"]
+        # shares are told as such
+        words = [f"{step.done} {step.unit}" if step.unit.startswith("%") else f"{step.done:,}/{step.total:,} {step.unit}"]
     if left is not None:
         words.append(f"{clock(left)} left")
     return " · ".join(words)
@@ -161,32 +170,54 @@ def clock(seconds: float) -> str:
 
 
 class Pace:
-    """How fast edges are being decided, or examples measured.
+    """How fast work is being done, and how long the rest will take.
 
-    Near the logits almost every edge is tried and trials are cheap; further down trials cost more and whole readers
-    go untested. So the latest half of the time speaks for what is left, not the average since the start.
+        left = work done · (1 − share) / share · seconds per work, lately
+
+    Both come from the search: the share weighs what is to come by what it will cost, the work weighs what was done by what it did
+    cost. The latest half of the time speaks for the machine, whose speed changes. Early on the share means little: nothing is
+    foretold before foretellings agree, the latest and those of half and of three quarters of the time.
     """
 
     def __init__(self) -> None:
-        self._points: deque[tuple[float, int]] = deque()
-        self._total = 0
+        self._points, self._totals = [(0.0, 0.0)], list[tuple[float, float]]()
+        self._steady, self._share = False, 0.0
 
     def note(self, step: Step | Round) -> None:
         """Take a step into account."""
-        self._total = step.total
-        if self._points and step.seconds < self._points[-1][0]:
+        if step.seconds < self._points[-1][0]:
             # another search began
-            self._points.clear()
-        self._points.append((step.seconds, step.done))
-        start = min(step.seconds / 2, step.seconds - _SHORTEST_WINDOW)
-        while len(self._points) > 2 and self._points[1][0] <= start:
-            self._points.popleft()
+            self.__init__()
+        self._share = step.share
+        self._points.append((step.seconds, step.work))
+        self._points = self._points[_last_before(self._points, step.seconds - max(step.seconds / 2, _SHORTEST_WINDOW)) :]
+        left = self._foretold()
+        if left is None or self._steady:
+            return
+        total, seconds = step.seconds + left, step.seconds
+        self._totals.append((seconds, total))
+        agree = all(self._agrees(total, part * seconds) for part in _TIMES)
+        guessed = isinstance(step, Step) and step.share < _LEAST_SHARE
+        self._steady = agree and seconds >= _SHORTEST_TIME and not guessed
+
+    def _agrees(self, total: float, then: float) -> bool:
+        """Whether the foretelling of then was about the same."""
+        seconds, before = self._totals[_last_before(self._totals, then)]
+        return seconds <= then and total / _AGREE <= before <= total * _AGREE
 
     def left(self) -> float | None:
         """Seconds to go; None while there is nothing to judge by."""
-        if len(self._points) < 2:
+        return self._foretold() if self._steady or self._share == 1 else None
+
+    def _foretold(self) -> float | None:
+        (then, before), (now, work) = self._points[0], self._points[-1]
+        if self._share == 1:
+            return 0.0
+        if now <= then or work <= before or not self._share:
             return None
-        (then, before), (now, decided) = self._points[0], self._points[-1]
-        if now - then < 1.0 or decided <= before:
-            return 0.0 if decided == self._total else None
-        return (self._total - decided) * (now - then) / (decided - before)
+        return work * (1 - self._share) / self._share * (now - then) / (work - before)
+
+
+def _last_before(points: Sequence[tuple[float, float]], seconds: float) -> int:
+    """The index of the last point at or before a time; the first where none is."""
+    return max(bisect_right(points, seconds, key=itemgetter(0)) - 1, 0)

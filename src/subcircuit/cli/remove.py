@@ -78,7 +78,7 @@ def remove(
         )
         if not found.floor_held:
             watcher.say(f"warning: no removal was found that leaves {floor:.0%} of every retained task; see tradeoff.csv")
-        report = write_removal(found, directory, m.circuit, m.held_out, relearning, watcher.say)
+        report = write_removal(found, directory, m.circuit, m.held_out, relearning, watcher.say, watcher.step)
     show(report, directory, json)
     if not report.target_reached:
         raise typer.Exit(MISSED)

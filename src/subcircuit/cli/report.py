@@ -46,7 +46,7 @@ def report(
     given = Overrides(model=model, device=device, task=task, examples=examples)
     with watch(messages()) as watcher:
         probed = [None] * len(paths) if graph_only else _probed(paths, circuits, given, watcher.say)
-        content = report_document(circuits, probed, most_edges=most_edges, points=points, say=watcher.say)
+        content = report_document(circuits, probed, most_edges=most_edges, points=points, say=watcher.say, on_step=watcher.step)
     size = write_report(content, out).stat().st_size
     results().print(plain(f"report   {out}   {size / 1e6:.1f} MB"), soft_wrap=True)
 

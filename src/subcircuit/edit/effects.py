@@ -12,6 +12,8 @@ from subcircuit.edit.text import Side, Texts, side_effects
 from subcircuit.edit.weights import Node
 from subcircuit.entry import entry
 from subcircuit.model import Transformer
+from subcircuit.search import OnRound
+from subcircuit.search.attribution import Rounds
 from subcircuit.tasks import METRICS, Task
 
 Say = Callable[[str], None]
@@ -84,7 +86,14 @@ class Effects:
 
 
 @entry
-def effects(model: Transformer, run: Stream, target: Probe, retained: Sequence[Probe], texts: Texts | None) -> Effects:
+def effects(
+    model: Transformer,
+    run: Stream,
+    target: Probe,
+    retained: Sequence[Probe],
+    texts: Texts | None,
+    on_round: OnRound | None = None,
+) -> Effects:
     """Measure an edited model beside the whole one.
 
     Args:
@@ -92,9 +101,18 @@ def effects(model: Transformer, run: Stream, target: Probe, retained: Sequence[P
         run: the edited one.
         target, retained: on prompts that the search did not see.
         texts: None leaves text out.
+        on_round: called as tasks and pieces of text are done.
     """
-    side = None if texts is None else side_effects(model, run, texts)
-    return Effects(_change(target, run), tuple(_change(probe, run) for probe in retained), side, None)
+    read = 0 if texts is None else texts.tokens
+    rounds = Rounds(sum(map(_tokens, (target, *retained))) + read, on_round, "tokens")
+
+    def change(probe: Probe) -> Change:
+        found = _change(probe, run)
+        rounds.done(_tokens(probe))
+        return found
+
+    side = None if texts is None else side_effects(model, run, texts, rounds.done)
+    return Effects(change(target), tuple(map(change, retained)), side, None)
 
 
 @entry
@@ -106,6 +124,7 @@ def recovery(
     judged: Probe,
     settings: Relearning,
     say: Say,
+    on_round: OnRound | None = None,
 ) -> Recovery:
     """Fine-tune the edited model, and one that is damaged as much at random.
 
@@ -116,17 +135,37 @@ def recovery(
         train: prompts to train on.
         judged: other prompts.
         say: told what takes long.
+        on_round: called after every step of fine-tuning.
     """
+    step = _steps(settings, on_round)
     say("relearning: a step size that moves the untouched model")
-    whole = untouched(train, judged, settings)
+    whole = untouched(train, judged, settings, step)
     rate = whole.learning_rate
     say(f"relearning: {settings.steps} steps of fine-tuning at {rate:g} on {len(train)} prompts of {train.name}")
-    curve = relearn(edited, train, judged, settings, rate)
+    curve = relearn(edited, train, judged, settings, rate, step)
     say("relearning: the same after random damage")
     damaged = damaged_at_random(judged.model, spared, removed, judged, max(curve[0][1], 0.0))
-    random = relearn(damaged.model, train, judged, settings, rate)
+    random = relearn(damaged.model, train, judged, settings, rate, step)
     inside = len(set(damaged.nodes) & set(spared))
     return Recovery(settings, len(train), whole, curve, random, len(damaged.nodes), inside)
+
+
+def _steps(settings: Relearning, on_round: OnRound | None) -> Callable[[int], None]:
+    """Tells of the steps of one training after another."""
+    rounds = Rounds(settings.steps, on_round, "steps")
+
+    def step(number: int) -> None:
+        nonlocal rounds
+        if number == 1:
+            rounds = Rounds(settings.steps, on_round, "steps")
+        rounds.reach(number)
+
+    return step
+
+
+def _tokens(probe: Probe) -> int:
+    """How many tokens are run to see what an edit does to a task: three passes over its prompts."""
+    return 3 * int(probe.task.clean.lengths.sum())
 
 
 @torch.no_grad()

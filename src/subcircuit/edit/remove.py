@@ -177,7 +177,7 @@ def remove(
         metric: of the capability; None is the task's own or the logit difference.
         settings: of the search.
         on_step: called after every step of the search.
-        on_round: called while optimal constants are learned.
+        on_round: called while parts are measured and while optimal constants are learned.
 
     Raises:
         GraphError: the circuit is another model's.
@@ -195,10 +195,10 @@ def remove(
     fill = _fill(model, nodes, means)
     material = _Material(model, task.to(model.device), [other.to(model.device) for other in retain], fill)
     parts = material.edges(circuit) if means.level == "edge" else material.nodes(nodes)
-    found = find(parts, target, retained, settings, on_step)
+    found = find(parts, target, retained, settings, on_step, on_round=on_round)
     for _ in range(_MOST_REPAIRS if fill == "optimal" else 0):
         parts = material.learned(parts, found.removed, on_round)
-        more = find(parts, target, retained, settings, on_step, found.removed)
+        more = find(parts, target, retained, settings, on_step, found.removed, on_round)
         found = Found(more.removed, (*found.path, *more.path))
         if len(more.path) == 1:
             break

@@ -35,10 +35,13 @@ from torch import Tensor
 from subcircuit.edit.parts import Parts
 from subcircuit.edit.probe import Probe
 from subcircuit.errors import EditError, SettingsError
+from subcircuit.search import OnRound
+from subcircuit.search.attribution import Rounds
 
 _ENOUGH = 0.25  # share of the way that a group of edges has to make
 _NOTICEABLE = 0.002  # a step that makes less of the way is none
 _ROUNDING = 1e-6
+WAY = "% of the way to the target"
 
 
 @dataclass(frozen=True)
@@ -132,20 +135,24 @@ def find(
     settings: Greedy,
     on_step: OnPoint | None = None,
     start: Sequence[int] = (),
+    on_round: OnRound | None = None,
 ) -> Found:
     """Search.
 
     Args:
+        on_step: called after every step.
         start: parts that are gone from the beginning.
+        on_round: called after every set of parts that is measured, with the share of the way to the target that is made.
 
     Raises:
         EditError: no parts, or removing them does not reach the target.
     """
     if not parts.names:
         raise EditError("the circuit has no part that could be removed: no head, no MLP, no edge")
-    search = _Search(parts, target, tuple(retained), settings)
+    way = Rounds(100, on_round, WAY)
+    search = _Search(parts, target, tuple(retained), settings, way)
     began, state = perf_counter(), search.measure(frozenset(start))
-    path: list[Point] = []
+    path, whole = list[Point](), state.way(settings.target)
 
     def note(to: _State, changed: frozenset[int], back: bool) -> None:
         names = tuple(parts.names[part] for part in sorted(changed))
@@ -158,6 +165,7 @@ def find(
         better = search.step(state)
         note(better, better.removed - state.removed, False)
         state = better
+        way.reach(int(100 * (1 - state.way(settings.target) / whole)))
     needed = search.without_needless(state)
     if needed.removed != state.removed:
         note(needed, state.removed - needed.removed, True)
@@ -170,12 +178,15 @@ class _Search:
     target: Probe
     retained: tuple[Probe, ...]
     settings: Greedy
+    way: Rounds
 
     @torch.no_grad()
     def measure(self, removed: frozenset[int]) -> _State:
         """Exactly, with these parts gone."""
         kept = self._kept(removed)
         target, *retained = (float(probe.share(lambda tokens: self.parts.stream(kept, tokens))) for probe in self._probes)
+        # told that time has passed
+        self.way.done(0)
         return _State(removed, target, tuple(retained))
 
     def step(self, state: _State) -> _State:

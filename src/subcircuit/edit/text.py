@@ -7,7 +7,7 @@ The text and the unrelated prompts that come with the package were written for i
 The text is cut into windows of up to 128 tokens, each of which begins as the model's prompts do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +27,7 @@ from subcircuit.tasks.encoding import make_encoder
 
 WINDOW = 128
 _LARGEST = 1 << 24  # bytes of a text
+_PASSES = 2  # the whole model and the edited one
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Texts:
 
     def __repr__(self) -> str:
         return f"Texts({len(self.windows)} windows, {len(self.unrelated)} unrelated prompts)"
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are run to measure an edit on them."""
+        return _PASSES * sum(map(len, (*self.windows, *self.unrelated)))
 
     @staticmethod
     def of(model: Transformer, text: str | None = None, bos: BosPolicy = "auto") -> "Texts | None":
@@ -105,15 +111,21 @@ class Side:
 
 @entry
 @torch.no_grad()
-def side_effects(model: Transformer, run: Stream, texts: Texts) -> Side:
+def side_effects(model: Transformer, run: Stream, texts: Texts, done: Callable[[int], None] = lambda tokens: None) -> Side:
     """Measure.
 
     Args:
         model: the whole model; edits leave its final norm and unembedding as they are.
         run: the edited model.
+        done: told how many tokens are done, ``texts.tokens`` in all.
     """
-    text = [_compare(model, run, ids) for ids in texts.windows]
-    unrelated = [_compare(model, run, ids) for ids in texts.unrelated]
+
+    def compared(ids: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        found = _compare(model, run, ids)
+        done(_PASSES * len(ids))
+        return found
+
+    text, unrelated = [compared(ids) for ids in texts.windows], [compared(ids) for ids in texts.unrelated]
     before, after, moved = (torch.cat(column) for column in zip(*text, strict=True))
     return Side(
         perplexity=float(after.mean().exp()),

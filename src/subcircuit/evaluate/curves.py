@@ -29,6 +29,7 @@ from subcircuit.evaluate.measure import measure_all
 from subcircuit.graph import By, Circuit, Graph, TopN, select_edges
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
+from subcircuit.search.attribution import Rounds
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import metric
 
@@ -109,12 +110,14 @@ def curve(
     by: By = "signed",
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
+    rounds: Rounds | None = None,
 ) -> Curve:
     """Faithfulness of the best edges at ten sizes, `PERCENTAGES`.
 
     Args:
         scores: a number for every edge; places without an edge are not looked at.
         journal: remembers the losses of every batch of prompts.
+        rounds: as in `measure_all`.
 
     Raises:
         GraphError: scores of another shape.
@@ -124,7 +127,7 @@ def curve(
     counts = [floor(Fraction(str(percent)) * graph.n_edges / 100) for percent in PERCENTAGES]
     circuits = [select_edges(graph, scores.cpu(), TopN(count, by)).prune() for count in counts]
     sizes = list(zip(PERCENTAGES, counts, strict=True))
-    return Curve(by, points_of(model, graph, behaviour, circuits, sizes, batch_size, journal))
+    return Curve(by, points_of(model, graph, behaviour, circuits, sizes, batch_size, journal, rounds))
 
 
 def points_of(
@@ -135,18 +138,20 @@ def points_of(
     sizes: Sequence[tuple[float, int]],
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
+    rounds: Rounds | None = None,
 ) -> tuple[CurvePoint, ...]:
     """Where circuits lie in the plane of size and faithfulness.
 
     Args:
         sizes: the percentage and the number of edges that each was asked for.
         journal: remembers the losses of every batch of prompts.
+        rounds: as in `measure_all`.
 
     Raises:
         SettingsError: faithfulness is undefined, see `check_gap`.
     """
     readings, divergences = measure_all(
-        model, graph, behaviour, circuits, (behaviour.metric, metric("kl_divergence")), batch_size, journal
+        model, graph, behaviour, circuits, (behaviour.metric, metric("kl_divergence")), batch_size, journal, rounds=rounds
     )
     values, kls = faithfulness(readings).tolist(), divergences.circuits.mean(-1).tolist()
     return tuple(

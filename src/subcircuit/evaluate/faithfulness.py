@@ -24,6 +24,7 @@ from subcircuit.evaluate.measure import Readings, measure_all
 from subcircuit.graph import Circuit
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Behaviour
+from subcircuit.search.attribution import Rounds
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import Task, metric
 
@@ -130,7 +131,12 @@ class Evaluation:
 
 @entry
 def evaluate_circuit(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, batch_size: int = 16, journal: Journal = FORGETFUL
+    model: Transformer,
+    circuit: Circuit,
+    behaviour: Behaviour | Task,
+    batch_size: int = 16,
+    journal: Journal = FORGETFUL,
+    rounds: Rounds | None = None,
 ) -> Evaluation:
     """Measure a circuit on a behaviour: better not on the prompts with which it was found.
 
@@ -138,6 +144,7 @@ def evaluate_circuit(
         behaviour: prompts, metric and ablation; with a task alone, the metric and ablation by which the circuit was found.
         batch_size: prompts that run together.
         journal: remembers the losses of every batch of prompts.
+        rounds: as in `measure_all`.
 
     Raises:
         GraphError, SettingsError, NumericalError: as in `measure_all`.
@@ -145,7 +152,7 @@ def evaluate_circuit(
     behaviour = Behaviour.of(behaviour, circuit=circuit)
     contrasts = bool(behaviour.task.answers.wrong_mask.any(-1).all())
     asked = (behaviour.metric, metric("kl_divergence"), metric("match"), *([metric("accuracy")] if contrasts else []))
-    readings = measure_all(model, circuit.graph, behaviour, [circuit], asked, batch_size, journal)
+    readings = measure_all(model, circuit.graph, behaviour, [circuit], asked, batch_size, journal, rounds=rounds)
     return Evaluation(circuit, readings[0], readings[1], readings[2], readings[3] if contrasts else None)
 
 

@@ -18,13 +18,14 @@ from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate.bootstrap import Interval
 from subcircuit.evaluate.completeness import complement
-from subcircuit.evaluate.curves import Curve, curve
+from subcircuit.evaluate.curves import PERCENTAGES, Curve, curve
 from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit, faithfulness
-from subcircuit.evaluate.measure import measure
+from subcircuit.evaluate.measure import measure, runs_of
 from subcircuit.evaluate.random_circuits import random_circuit, random_connected_circuit
 from subcircuit.graph import By, Circuit, Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.search import Behaviour
+from subcircuit.search import Behaviour, OnRound
+from subcircuit.search.attribution import Rounds
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import Task
 
@@ -90,6 +91,7 @@ def judge(
     seed: int = 0,
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
+    on_step: OnRound | None = None,
 ) -> Judgement:
     """Measure all of it.
 
@@ -101,6 +103,7 @@ def judge(
         seed: of the random circuits.
         batch_size: prompts that run together.
         journal: remembers the losses of every batch of prompts.
+        on_step: called after every run of every batch of prompts.
 
     Raises:
         GraphError: the circuit is another model's.
@@ -109,13 +112,15 @@ def judge(
     behaviour = Behaviour.of(behaviour, circuit=circuit)
     if random_circuits < 1:
         raise SettingsError(f"random circuits is {random_circuits}: it takes at least 1 to compare with")
-    evaluation = evaluate_circuit(model, circuit, behaviour, batch_size, journal)
-    others = [complement(circuit)] + [_random(circuit.graph, circuit.n_edges, seed + i) for i in range(random_circuits)]
-    rest, *random = faithfulness(measure(model, circuit.graph, behaviour, others, batch_size, journal)).tolist()
     ranked = circuit.scores is not None and bool(circuit.scores[circuit.graph.edges].isfinite().all())
+    sizes = (1, 1 + random_circuits, *([len(PERCENTAGES)] if ranked else []))
+    rounds = Rounds(sum(runs_of(len(behaviour.task), size) for size in sizes), on_step, "runs")
+    evaluation = evaluate_circuit(model, circuit, behaviour, batch_size, journal, rounds)
+    others = [complement(circuit)] + [_random(circuit.graph, circuit.n_edges, seed + i) for i in range(random_circuits)]
+    rest, *random = faithfulness(measure(model, circuit.graph, behaviour, others, batch_size, journal, rounds)).tolist()
     found = None
     if ranked and circuit.scores is not None:
-        found = curve(model, circuit.graph, behaviour, circuit.scores, by, batch_size, journal)
+        found = curve(model, circuit.graph, behaviour, circuit.scores, by, batch_size, journal, rounds)
     return Judgement(evaluation, rest, tuple(random), found)
 
 

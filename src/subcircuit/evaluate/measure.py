@@ -25,6 +25,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.run import ablated_by_batch, last_stream
 from subcircuit.run.readout import read
 from subcircuit.search import Behaviour
+from subcircuit.search.attribution import Rounds
 from subcircuit.search.borderline import rounding
 from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.tasks import Metric, Task, check_same_vocabulary, placed
@@ -69,9 +70,10 @@ def measure(
     circuits: Sequence[Circuit],
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
+    rounds: Rounds | None = None,
 ) -> Readings:
     """`measure_all` for the behaviour's own metric."""
-    (readings,) = measure_all(model, graph, behaviour, circuits, (behaviour.metric,), batch_size, journal)
+    (readings,) = measure_all(model, graph, behaviour, circuits, (behaviour.metric,), batch_size, journal, rounds=rounds)
     return readings
 
 
@@ -86,6 +88,7 @@ def measure_all(
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
     ends: Ends | None = None,
+    rounds: Rounds | None = None,
 ) -> tuple[Readings, ...]:
     """Measure circuits with several metrics at the price of one.
 
@@ -96,6 +99,7 @@ def measure_all(
         journal: remembers the losses of every batch of prompts.
         ends: what was run of model and empty circuit is kept here, and not run again by later calls with the same model, graph,
             prompts, ablation and batch size.
+        rounds: told of every run of every prompt; there are ``runs_of`` of them.
 
     Returns:
         Readings in the order of ``metrics``.
@@ -113,6 +117,7 @@ def measure_all(
     masks = [graph.edges, torch.zeros_like(graph.edges), *(circuit.kept for circuit in circuits)]
     task = placed(graph, behaviour.task.to(model.device))
     ablated = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
+    told = rounds or Rounds(runs_of(len(task), len(circuits)), None)
     what = sha256(b"".join(mask.cpu().numpy().tobytes() for mask in masks)).hexdigest()[:32]
     what = f"losses/{what}/{', '.join(metric.name for metric in metrics)}"
     known: Ends = {} if ends is None else ends
@@ -122,12 +127,23 @@ def measure_all(
         stream = _stream(model, graph, part, ablated(part.corrupted, start))
         if start not in known:
             known[start] = stream(masks[0]), stream(masks[1])
-        return torch.stack(_losses(model, stream, known[start], masks, part, metrics))
+        return torch.stack(_losses(model, stream, known[start], masks, part, metrics, told))
 
+    done_before = told.finished
     units = [(f"{what}/examples {start} to {start + batch_size}", start) for start in range(0, len(task), batch_size)]
     # losses are float64, which some accelerators do not have
-    joined = torch.cat([part.cpu() for part in each(journal, units, losses)], -1)
+    parts: list[Tensor] = []
+    for (_, start), part in zip(units, each(journal, units, losses), strict=True):
+        parts.append(part.cpu())
+        # what was remembered, or worked out by another process, is done as well
+        told.reach(done_before + min(start + batch_size, len(task)) * len(masks))
+    joined = torch.cat(parts, -1)
     return tuple(_readings(metric, losses, model.dtype) for metric, losses in zip(metrics, joined, strict=True))
+
+
+def runs_of(examples: int, circuits: int) -> int:
+    """How many runs of a prompt a measurement takes: of each circuit, and of the two ends."""
+    return examples * (circuits + 2)
 
 
 def _check(model: Transformer, graph: Graph, circuits: Sequence[Circuit], batch_size: int) -> None:
@@ -153,6 +169,7 @@ def _losses(
     masks: Sequence[Bool[Tensor, "writer reader"]],
     part: Task,
     metrics: Sequence[Metric],
+    rounds: Rounds,
 ) -> list[Float[Tensor, "trial batch"]]:
     """Losses of one batch by metric; the first two masks are the whole model's and that of no edge, whose streams are ``ends``."""
     compares = any(metric.compares for metric in metrics)
@@ -169,6 +186,7 @@ def _losses(
             losses = [part.answers.per_example(measured(read(model, last, measured.needs))) for measured in bound]
         for row, loss in zip(rows, losses, strict=True):
             row.append(loss)
+        rounds.done(len(part))
     return [torch.stack(row) for row in rows]
 
 

@@ -13,7 +13,7 @@ from subcircuit.explain.attention import Looks, looks
 from subcircuit.explain.backup import growth
 from subcircuit.explain.explanation import Component, Explanation, HeadEvidence, NeuronEvidence, Route, Tokens
 from subcircuit.explain.labels import Facts, Label, Thresholds, label_head, label_mlp
-from subcircuit.explain.observe import Observation, observe
+from subcircuit.explain.observe import STEPS, Observation, observe
 from subcircuit.explain.weights import Mechanism, carried, mechanisms
 from subcircuit.explain.writing import Written, neurons_at_work, written
 from subcircuit.graph import (
@@ -34,6 +34,8 @@ from subcircuit.graph import (
 )
 from subcircuit.graph.circuit import owners
 from subcircuit.model.transformer import Transformer
+from subcircuit.search import OnRound
+from subcircuit.search.attribution import Rounds
 from subcircuit.tasks import Task, check_same_vocabulary
 from subcircuit.tasks.roles import REST
 
@@ -45,7 +47,13 @@ Node = Writer | Logits
 
 
 @entry
-def explain_circuit(model: Transformer, circuit: Circuit, task: Task, thresholds: Thresholds | None = None) -> Explanation:
+def explain_circuit(
+    model: Transformer,
+    circuit: Circuit,
+    task: Task,
+    thresholds: Thresholds | None = None,
+    on_step: OnRound | None = None,
+) -> Explanation:
     """What each component of a circuit does on a task's prompts, with a label for it or "unclear".
 
     What is observed is the whole model, not the circuit alone: a head's attention in the model is what its label is about.
@@ -56,6 +64,7 @@ def explain_circuit(model: Transformer, circuit: Circuit, task: Task, thresholds
         circuit: at least one edge; places of its nodes are joined, what a component does is told by role anyway.
         task: prompts with their counterparts; roles make the explanation a better one.
         thresholds: at which numbers labels are given.
+        on_step: called after every part of the observation, which takes most of the time, and when all is done.
 
     Raises:
         GraphError: the circuit is of another model, by its graph or by the config that it records.
@@ -74,12 +83,17 @@ def explain_circuit(model: Transformer, circuit: Circuit, task: Task, thresholds
         raise SettingsError("the circuit has no edges: there is nothing to explain")
     thresholds, graph = thresholds or Thresholds(), circuit.graph
     circuit = coarsen(circuit, graph.unplaced) if graph.shape.places else circuit
-    observed = observe(model, task.to(model.device), circuit.graph)
+    # a node takes about as long as a unit's gradients
+    rounds = Rounds(STEPS * len(circuit.graph.units) + len(circuit.nodes), on_step, "parts")
+    observed = observe(model, task.to(model.device), circuit.graph, rounds=rounds)
     if not bool(observed.node_effects.isfinite().all()) or not bool(observed.direct.isfinite().all()):
         raise NumericalError(f"{model.name} computes NaN or infinity on these prompts in {model.dtype}: try --dtype float32")
     evidence = _evidence(observed, circuit)
     labels = _labels(observed, circuit, evidence, thresholds)
-    components = {str(node): _component(observed, circuit, node, evidence, labels, thresholds) for node in circuit.nodes}
+    components: dict[str, Component] = {}
+    for node in circuit.nodes:
+        components[str(node)] = _component(observed, circuit, node, evidence, labels, thresholds)
+        rounds.done(1)
     return Explanation(
         model=model.name,
         task=task.name,

@@ -27,10 +27,13 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import Streams, UnitGradient, norm_pull_back, reader_gradients, streams_from
 from subcircuit.run.patterns import attention_patterns
 from subcircuit.run.values import embedding_values, writer_values
+from subcircuit.search.attribution import Rounds
 from subcircuit.tasks import Answers, Roles, Task, check_vocabulary
 from subcircuit.tasks.roles import with_ends
 
 _MOST_NUMBERS = 2**29
+STEPS = 5
+"""Runs between corrupted and clean embedding at which gradients are taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +88,16 @@ class Observation:
 
 @entry
 @torch.no_grad()
-def observe(model: Transformer, task: Task, like: Graph | None = None, steps: int = 5) -> Observation:
+def observe(
+    model: Transformer, task: Task, like: Graph | None = None, steps: int = STEPS, rounds: Rounds | None = None
+) -> Observation:
     """Run a model on a task's clean and corrupted prompts.
 
     Args:
         task: on the model's device.
         like: embeddings and neurons are apart where they are in this graph.
         steps: runs between corrupted and clean embedding at which gradients are taken.
+        rounds: told of the gradients of each unit in each of these runs.
 
     Raises:
         PromptError: prompts of unequal lengths in a model that is not causal, or made for a model with another tokenizer.
@@ -121,6 +127,8 @@ def observe(model: Transformer, task: Task, like: Graph | None = None, steps: in
             node_effects[:n_embeddings] += torch.linalg.vecdot(shares[:n_embeddings], at_readers.sum(0))
             if isinstance(node, MLP):
                 at_mlps[node.layer] += written / steps
+            if rounds is not None:
+                rounds.done(1)
     patterns, roles = tuple(attention_patterns(model, task.clean)), task.roles or _ends_alone(task)
     return Observation(
         model, graph, task, roles, patterns, (streams[0], streams[1]), values, moved, node_effects, edge_effects, at_mlps

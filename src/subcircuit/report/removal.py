@@ -32,6 +32,7 @@ from subcircuit.model import Transformer, load_model
 from subcircuit.report.folder import write_csv, write_directory, write_json
 from subcircuit.report.removal_figure import draw_removal
 from subcircuit.report.style import save_figure
+from subcircuit.search import OnRound
 
 # shares of a capability that are as good as none
 _TURNED = 0.05
@@ -136,6 +137,7 @@ def write_removal(
     held_out: HeldOut,
     relearning: Relearning | None = None,
     say: Callable[[str], None] = lambda _: None,
+    on_round: OnRound | None = None,
 ) -> EditReport:
     """Write a model without a capability, read it back, measure what was written, and put the report beside it.
 
@@ -145,6 +147,7 @@ def write_removal(
         held_out: what to measure on.
         relearning: whether and how to try to bring the capability back; None does not. Only checkpoints can be fine-tuned.
         say: told what takes long.
+        on_round: called as measurements and steps of fine-tuning are done.
 
     Raises:
         OutputError: the directory is not empty or cannot be written; it is left as it was.
@@ -157,24 +160,32 @@ def write_removal(
             return EditReport(conditions, removal.edit.names, done, removal.found.path, removal.settings)
         if isinstance(edited, Transformer) and isinstance(removal.edit, NodeEdit):
             train, gone = removal.target.task, removal.edit.nodes
-            done = replace(done, recovery=recovery(edited, nodes_of(circuit), gone, train, held_out.target, relearning, say))
+            done = replace(
+                done, recovery=recovery(edited, nodes_of(circuit), gone, train, held_out.target, relearning, say, on_round)
+            )
         else:
             say("relearning: not tried, as a wrapper cannot be fine-tuned")
         return EditReport(conditions, removal.edit.names, done, removal.found.path, removal.settings)
 
-    return _write(removal.edit, path, held_out, report, say)
+    return _write(removal.edit, path, held_out, report, say, on_round)
 
 
 @entry
 def write_kept(
-    edit: Edit, fill: Fill, path: str | Path, circuit: Circuit, held_out: HeldOut, say: Callable[[str], None] = lambda _: None
+    edit: Edit,
+    fill: Fill,
+    path: str | Path,
+    circuit: Circuit,
+    held_out: HeldOut,
+    say: Callable[[str], None] = lambda _: None,
+    on_round: OnRound | None = None,
 ) -> EditReport:
     """Write a model of which only a circuit is left, read it back, measure what was written, and put the report beside it.
 
     Args and errors as in `write_removal`.
     """
     conditions = _conditions("keep", edit, fill, circuit)
-    return _write(edit, path, held_out, lambda done, _: EditReport(conditions, edit.names, done), say)
+    return _write(edit, path, held_out, lambda done, _: EditReport(conditions, edit.names, done), say, on_round)
 
 
 def _write(
@@ -183,13 +194,14 @@ def _write(
     held_out: HeldOut,
     report: Callable[[Effects, Transformer | CutModel], EditReport],
     say: Callable[[str], None],
+    on_round: OnRound | None,
 ) -> EditReport:
     made: list[EditReport] = []
 
     def fill(directory: Path) -> None:
         edited = _saved(edit, directory)
         say(f"measuring the edited model on {len(held_out.target.task)} other prompts a task, and on text")
-        done = effects(edit.base, edited.stream, held_out.target, held_out.retained, held_out.texts)
+        done = effects(edit.base, edited.stream, held_out.target, held_out.retained, held_out.texts, on_round)
         made.append(report(done, edited))
         _fill_report(made[0], directory)
 

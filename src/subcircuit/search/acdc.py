@@ -100,7 +100,10 @@ def _told(on_step: OnStep | None, before: Sequence[Walk], config: Acdc) -> OnSte
     """The callback, told of one search after others as of one."""
     if on_step is None:
         return lambda step: None
-    done, trials, seconds = (sum(getattr(search, name) for search in before) for name in ("decided", "trials", "seconds"))
+    done, trials, seconds, work = (
+        sum(getattr(search, name) for search in before) for name in ("decided", "trials", "seconds", "work")
+    )
+    ended, ends = len(before), len(ENDS[config.direction])
     masks = [search.kept for search in before]
     kept = sum(int(mask.sum()) for mask in masks)
 
@@ -108,9 +111,10 @@ def _told(on_step: OnStep | None, before: Sequence[Walk], config: Acdc) -> OnSte
         return replace(found, kept=torch.stack([found.kept, *masks]).any(0))
 
     def tell(step: Step) -> None:
-        edges = step.edges * len(ENDS[config.direction])
+        edges, share = step.edges * ends, (step.share + ended) / ends
         total = replace(step, decided=step.decided + done, kept=step.kept + kept, trials=step.trials + trials)
-        on_step(replace(total, edges=edges, seconds=step.seconds + seconds, circuit=lambda: both(step.circuit())))
+        total = replace(total, seconds=step.seconds + seconds, share=share, work=step.work + work)
+        on_step(replace(total, edges=edges, circuit=lambda: both(step.circuit())))
 
     return tell
 

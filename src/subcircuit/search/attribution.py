@@ -40,16 +40,22 @@ class Rounds:
     Args:
         total: rounds in all.
         on_step: called after every round.
+        unit: what is counted.
     """
 
-    def __init__(self, total: int, on_step: OnRound | None):
-        self._total, self._on_step, self._done, self._began = total, on_step, 0, perf_counter()
+    def __init__(self, total: int, on_step: OnRound | None, unit: str = "rounds"):
+        self._total, self._on_step, self._done, self._began, self._unit = total, on_step, 0, perf_counter(), unit
+
+    @property
+    def finished(self) -> int:
+        """How many are finished."""
+        return self._done
 
     def done(self, rounds: int) -> None:
         """So many more are finished; what is done again, in smaller parts, counts once."""
         self._done = min(self._done + rounds, self._total)
         if self._on_step is not None:
-            self._on_step(Round(self._done, self._total, perf_counter() - self._began))
+            self._on_step(Round(self._done, self._total, perf_counter() - self._began, self._unit))
 
     def reach(self, rounds: int) -> None:
         """So many are finished in all: some of them may have been remembered."""

@@ -23,6 +23,8 @@ class Step:
         seconds: since the search began.
         circuit: makes the circuit so far, of the edges kept into those readers that are decided; for as long as the
             callback runs.
+        share: of all work, how much is done: an estimate that weighs an edge by what its trial costs (``effort.py``).
+        work: done so far: trials, each weighed by how many readers it may change.
     """
 
     reader: str
@@ -33,6 +35,8 @@ class Step:
     value: float
     seconds: float
     circuit: Callable[[], Circuit]
+    share: float
+    work: float
 
     @property
     def done(self) -> int:
@@ -47,16 +51,28 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Progress of a search that scores all edges together.
+    """Progress of a search that scores all edges together, and of all work whose parts cost about the same.
 
     Args:
         done, total: how often an example was run and differentiated, or otherwise measured.
-        seconds: since the search began.
+        seconds: since the work began.
+        unit: what is counted.
     """
 
     done: int
     total: int
     seconds: float
+    unit: str = "rounds"
+
+    @property
+    def share(self) -> float:
+        """How much of the work is done."""
+        return self.done / self.total if self.total else 1.0
+
+    @property
+    def work(self) -> float:
+        """The work that is done."""
+        return float(self.done)
 
 
 OnStep: TypeAlias = Callable[[Step], None]

@@ -7,7 +7,7 @@ T ≈ sqrt(2 c / k).
 
 from dataclasses import dataclass
 
-_OVERHEAD = 6.0
+OVERHEAD = 6.0
 _MEMORY = 0.97
 ROWS_AT_ONCE = 1536
 _FEWEST = 4
@@ -33,7 +33,7 @@ class Speculation:
         Args:
             rows: that the visited reader has in one trial: few in cache beat many out of it.
         """
-        wanted = self.fixed or min(round((2 * _OVERHEAD * self.tried / self.kept) ** 0.5), max(_FEWEST, ROWS_AT_ONCE // rows))
+        wanted = self.fixed or min(round((2 * OVERHEAD * self.tried / self.kept) ** 0.5), max(_FEWEST, ROWS_AT_ONCE // rows))
         return max(1, min(wanted, self.most))
 
     def learn(self, cut: int, kept: bool) -> None:

@@ -22,12 +22,13 @@ from subcircuit.run.incremental import Visit
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.borderline import TIE, Borderline
+from subcircuit.search.effort import Effort
 from subcircuit.search.groups import Group, Rule, by_unit, left_over, singles
 from subcircuit.search.journal import FORGETFUL, Journal, each, once
 from subcircuit.search.order import cutting_order, visiting_order
 from subcircuit.search.result import OnStep, Step
 from subcircuit.search.rules import Acdc, Within
-from subcircuit.search.speculation import Speculation
+from subcircuit.search.speculation import OVERHEAD, Speculation
 
 # rows of matrix products grow with (circuit, example) pairs: enough to keep them busy, few enough to stay in cache
 PAIRS_AT_ONCE = 512
@@ -77,6 +78,7 @@ class Walk:
         start = f"restoring {restoring}, heads {config.head_order}, {self.examples} examples at once"
         self.history = f"{start}, {graph.scope}, {within and within.digest}"
         self.decided, self.trials, self.began = 0, 0, perf_counter()
+        self.effort, self.work = Effort(graph, self._open_edges()), 0.0
 
     def start(self, restoring: bool, examples: int) -> Batches:
         """Engines that have decided nothing, with so many examples each."""
@@ -100,6 +102,7 @@ class Walk:
             dead = [r for r in self.graph.readers_in[unit] if r not in live]
             self.kept[:, dead] = False
             self.decided += int(self.graph.edges[:, dead].sum())
+            self.effort.whole(dead)
             if self.within is not None:
                 live = self._decided_before(self.within, live)
             if are_tried_whole(self.graph, live, self.config):
@@ -137,6 +140,7 @@ class Walk:
             stays, waiting = left_over(waiting, cut, len(batch))
             staying += stays
             self.decided += int(self._open_edges()[:, gone].sum())
+            self.effort.whole(gone)
             self._commit(gone)
             self._report(batch[0][0])
         return staying
@@ -159,8 +163,10 @@ class Walk:
             stays, waiting = left_over(waiting, cut, len(first[1].cuts))
             visits = self.batches.decide(visits, gone, keep=bool(stays))
             self.decided += gone + len(stays)
+            self.effort.edges(reader, gone + len(stays))
             self._report(reader)
         self._commit([reader])
+        self.effort.reader(reader)
         self.visited[reader] = True
 
     def _batches_of_trials(self, visits: Visits, reader: int, waiting: Sequence[Group]) -> Iterator[tuple[str, _Trials]]:
@@ -191,6 +197,7 @@ class Walk:
             cuts: of each trial, the one that it adds.
         """
         self.trials += len(losses)
+        self.work += (len(losses) + OVERHEAD) * len(self.batches.first.live.inputs)
         kept = self.kept.clone()
         for accepted, cut in enumerate(cuts):
             loss = self._mean(losses[accepted], _name(self.graph, cut))
@@ -247,6 +254,8 @@ class Walk:
                 value=float(self.behaviour.metric.sign * (-self.current if self.restoring else self.current)),
                 seconds=self.seconds,
                 circuit=self._so_far,
+                share=self.effort.share,
+                work=self.work,
             )
         )
 

@@ -11,6 +11,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.report.page.packed import Json, finite
 from subcircuit.report.page.ranking import Ranking
 from subcircuit.search import Behaviour
+from subcircuit.search.attribution import Rounds
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import metric
 
@@ -53,6 +54,7 @@ def measured_document(
     counts: Sequence[int],
     kept_only: bool,
     pace: Pace | None = None,
+    rounds: Rounds | None = None,
 ) -> Json:
     """The largest circuits of at most so many edges, measured on the page's prompts.
 
@@ -60,6 +62,7 @@ def measured_document(
         counts: numbers of edges.
         kept_only: count the circuit's edges alone, or all that are listed.
         pace: in which steps; None for the steps of `measure_all`.
+        rounds: as in `measure_all`.
 
     Raises:
         GraphError: the circuit is of another model.
@@ -68,7 +71,9 @@ def measured_document(
     circuits = [Circuit(graph, ranking.mask(graph, count, kept_only)) for count in counts]
     metrics = behaviour.metric, metric("kl_divergence")
     pace = Pace() if pace is None else pace
-    readings, divergences = measure_all(model, graph, behaviour, circuits, metrics, pace.batch_size, pace.journal, pace.ends)
+    readings, divergences = measure_all(
+        model, graph, behaviour, circuits, metrics, pace.batch_size, pace.journal, pace.ends, rounds
+    )
     value = readings.metric.value
     try:
         faithful, why = [finite(f) for f in faithfulness(readings).tolist()], None

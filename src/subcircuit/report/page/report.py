@@ -4,22 +4,27 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from subcircuit.durable import give_default_mode
 from subcircuit.errors import OutputError
+from subcircuit.evaluate.measure import runs_of
 from subcircuit.inert import inert
 from subcircuit.model.transformer import Transformer
 from subcircuit.report.page.document import FORMAT, Shown, check_one_graph, circuit_document, graph_document
 from subcircuit.report.page.html import report_html
 from subcircuit.report.page.measured import POINTS, ladder, measured_document
 from subcircuit.report.page.packed import Json
-from subcircuit.report.page.prompts import prompts_document
+from subcircuit.report.page.prompts import STEPS_PER_PROMPT, prompts_document
 from subcircuit.report.page.ranking import Ranking
-from subcircuit.search import Behaviour
+from subcircuit.search import Behaviour, OnRound
+from subcircuit.search.attribution import Rounds
 
 # beside the circuit's own, the strongest of its other edges: a report stays small enough to be sent
 MOST_EDGES = 10_000
+# so many masked runs of a prompt are about as much work as a step of `prompts_document`
+_RUNS_PER_STEP = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +54,7 @@ def report_document(
     most_edges: int = MOST_EDGES,
     points: int = POINTS,
     say: Callable[[str], None] = lambda message: None,
+    on_step: OnRound | None = None,
 ) -> Json:
     """Everything that a report holds.
 
@@ -57,6 +63,7 @@ def report_document(
         most_edges: edges at most, unless a circuit has more.
         points: numbers of edges at which it is measured.
         say: told what takes long.
+        on_step: called after every run of every prompt.
 
     Raises:
         GraphError: circuits of different graphs, or of another model than theirs.
@@ -64,19 +71,59 @@ def report_document(
     """
     rankings = [Ranking.of(shown.circuit, most_edges) for shown in circuits]
     content = page_document(circuits, rankings)
-    for part, shown, ranking, tools in zip(content["circuits"], circuits, rankings, probed, strict=True):
-        if tools is None:
-            continue
-        model, behaviour, graph = tools.model, tools.behaviour, shown.circuit.graph
-        say(f"measuring {shown.name} at {points} sizes on {len(behaviour.task)} pairs of prompts")
-        part["measured"] = {
-            name: measured_document(model, graph, behaviour, ranking, ladder(ranking, kept, points), kept)
-            for name, kept in (("kept", True), ("all", False))
-            if kept or ranking.count(False) > ranking.count(True)
-        }
-        say(f"attention patterns and effects of {shown.name}, prompt by prompt")
-        part["prompts"] = prompts_document(model, shown.circuit, ranking, behaviour)
+    works = [
+        None if tools is None else _Work(content, shown, ranking, tools, _ladders(ranking, points))
+        for content, shown, ranking, tools in zip(content["circuits"], circuits, rankings, probed, strict=True)
+    ]
+    rounds = Rounds(sum(work.runs for work in works if work is not None), on_step, "runs")
+    for work in works:
+        if work is not None:
+            _fill(work, rounds, say)
     return content
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What needs a circuit's model.
+
+    Args:
+        part: of the page, where the results go.
+        ladders: sizes at which the circuit is measured, by name.
+    """
+
+    part: Json
+    shown: Shown
+    ranking: Ranking
+    tools: Probed
+    ladders: dict[str, list[int]]
+
+    @property
+    def runs(self) -> int:
+        """How many runs of a prompt it takes, or what is as much work."""
+        examples = len(self.tools.behaviour.task)
+        return (
+            sum(runs_of(examples, len(counts)) for counts in self.ladders.values()) + STEPS_PER_PROMPT * _RUNS_PER_STEP * examples
+        )
+
+
+def _ladders(ranking: Ranking, points: int) -> dict[str, list[int]]:
+    ways = {"kept": True, "all": False}
+    if ranking.count(False) <= ranking.count(True):
+        del ways["all"]
+    return {name: ladder(ranking, kept, points) for name, kept in ways.items()}
+
+
+def _fill(work: _Work, rounds: Rounds, say: Callable[[str], None]) -> None:
+    model, behaviour, shown = work.tools.model, work.tools.behaviour, work.shown
+    graph = shown.circuit.graph
+    say(f"measuring {shown.name} at {len(work.ladders['kept'])} sizes on {len(behaviour.task)} pairs of prompts")
+    work.part["measured"] = {
+        name: measured_document(model, graph, behaviour, work.ranking, counts, name == "kept", rounds=rounds)
+        for name, counts in work.ladders.items()
+    }
+    say(f"attention patterns and effects of {shown.name}, prompt by prompt")
+    done = partial(rounds.done, _RUNS_PER_STEP)
+    work.part["prompts"] = prompts_document(model, shown.circuit, work.ranking, behaviour, on_step=done)
 
 
 def write_report(content: Json, path: Path) -> Path:
