@@ -1,6 +1,7 @@
 """How the page looks: at every width, in both themes, to everybody's eyes."""
 
 import re
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
+from subcircuit.graph import MethodRecord
 from subcircuit.report.page import Shown, report_document, write_report
+from subcircuit.search import meaning_of_scores
+from tests.graph.strategies import record
 from tests.viewer.conftest import HOSTILE, Sample, Watched
 
 # Machado, Oliveira & Fernandes 2009: what is seen with one kind of cone missing, as matrices on linear RGB
@@ -98,3 +102,16 @@ def test_warnings_of_the_search_are_shown_as_plain_text(watched: Watched, sample
     expect(page.locator("#warnings p")).to_have_text(["two: the circuit is empty", re.compile(r"two: <script>document\.title")])
     assert page.title() != "owned"
     assert page.locator("img").count() == 0
+
+
+def test_the_legend_says_what_scores_mean(watched: Watched, sample: Sample, tmp_path: Path) -> None:
+    known = record()
+    searched = known.model_copy(update={"method": MethodRecord(name="acdc", parameters={})})
+    circuit = replace(sample.circuits[0].circuit, record=searched)
+    meaning = meaning_of_scores(searched)
+    assert meaning
+    content = report_document([Shown("one", circuit, {}), Shown("two", circuit, {})], [None, None])
+    page = watched.open(write_report(content, tmp_path / "meaning.html").as_uri())
+    expect(page.locator("#legend")).to_contain_text(f"width: size of the effect, {meaning}")
+    page.locator("#other").select_option("1")
+    expect(page.locator("#legend")).not_to_contain_text(meaning)

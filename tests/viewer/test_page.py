@@ -1,7 +1,6 @@
 """The page in a browser: a report opened from disk, and the same page from the server."""
 
 import re
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,10 +8,8 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
-from subcircuit.graph import Circuit, Expert, Graph, Logits, MethodRecord, Neuron, Scope, TopN, select_edges
+from subcircuit.graph import Circuit, Expert, Graph, Logits, Neuron, Scope, TopN, select_edges
 from subcircuit.report.page import Ranking, Shown, measured_document, report_document, write_report
-from subcircuit.search import meaning_of_scores
-from tests.graph.strategies import record
 from tests.tiny_models import tiny
 from tests.viewer.conftest import EDGES, HOSTILE, Running, Sample, Watched, drawn
 
@@ -83,6 +80,16 @@ def test_every_edge_and_component_shown_is_on_a_path(watched: Watched, report: s
         expect(page.locator("#tip")).not_to_contain_text(re.compile("reads 0 edges|writes 0 edges"))
 
 
+def test_kept_edges_on_no_path_are_counted_and_not_drawn(watched: Watched, sample: Sample, tmp_path: Path) -> None:
+    graph = sample.circuits[0].circuit.graph
+    circuit = Circuit.of_edges(graph, ["embed->m0", "m0->logits", "m0->m1", "a1.h0->logits", "a0.h0->m2"])
+    page = watched.open(write_report(report_document([Shown("apart", circuit, {})], [None]), tmp_path / "apart.html").as_uri())
+    drawn(page, 2)
+    assert inside(page) == {"embed", "m0", "logits"}
+    expect(page.locator("#of")).to_have_text("of 2, 3 more on no path")
+    expect(page.locator("#side")).to_contain_text("3 kept edges on no path")
+
+
 def test_arrow_keys_on_the_slider_go_from_circuit_to_circuit(watched: Watched, report: str, sample: Sample) -> None:
     page = watched.open(f"{report}#edges=1")
     sizes = sorted({one.n_edges for one in pruned(sample.circuits[0].circuit)} - {0})
@@ -139,19 +146,6 @@ def test_pointing_finds_what_is_seen(watched: Watched, report: str, sample: Samp
         found.add(tip.inner_text())
     assert found & absent
     assert found <= absent | names
-
-
-def test_the_legend_says_what_scores_mean(watched: Watched, sample: Sample, tmp_path: Path) -> None:
-    known = record()
-    searched = known.model_copy(update={"method": MethodRecord(name="acdc", parameters={})})
-    circuit = replace(sample.circuits[0].circuit, record=searched)
-    meaning = meaning_of_scores(searched)
-    assert meaning
-    content = report_document([Shown("one", circuit, {}), Shown("two", circuit, {})], [None, None])
-    page = watched.open(write_report(content, tmp_path / "meaning.html").as_uri())
-    expect(page.locator("#legend")).to_contain_text(f"width: size of the effect, {meaning}")
-    page.locator("#other").select_option("1")
-    expect(page.locator("#legend")).not_to_contain_text(meaning)
 
 
 def test_hovering_names_components(watched: Watched, report: str) -> None:

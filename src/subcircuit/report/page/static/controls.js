@@ -84,12 +84,13 @@ export function fillPrompts(prompts, state) {
 }
 
 // asked: where the slider was moved to; the circuit shown there may be a smaller one.
-export function showCount(count, asked, most, least) {
+// apart: how many edges of the circuit lie on no path, and are not among them.
+export function showCount(count, asked, most, least, apart) {
   at("slider").value = String(toStep(Math.min(most, asked ?? most), most));
   at("slider").setAttribute("aria-valuetext", many(count, "edge"));
   if (document.activeElement !== at("count")) at("count").value = String(count);
   at("count").max = String(most);
-  at("of").textContent = `of ${grouped(most)}`;
+  at("of").textContent = `of ${grouped(most)}${apart ? `, ${grouped(apart)} more on no path` : ""}`;
   at("threshold").textContent = least === null ? "–" : `≥ ${number(least)}`;
 }
 

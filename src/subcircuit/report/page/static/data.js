@@ -38,6 +38,10 @@ function joining(joins) {
   return { joins, edges, sizes: [...new Set(Array.from(edges, (edge) => joins[edge]))] };
 }
 
+// How many kept edges lie on no path. Where a node that reads nothing writes what it is ablated to, as with corrupted prompts, they
+// change nothing.
+export const apartOf = ({ keptCount, kept }) => keptCount - kept.edges.length;
+
 // What the slider runs over: the circuit's edges, or all that are in the document.
 export const listed = (circuit, all) => (all ? circuit.all : circuit.kept);
 

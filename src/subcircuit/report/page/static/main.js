@@ -1,7 +1,7 @@
 // Puts the parts together: state in, picture out.
 
 import { fillPickers, fillPrompts, say, setTheme, showCount, showPromptPicker, showReading, showWork, wireControls } from "./controls.js";
-import { listed, nearest, readCircuit, readGraph, readPrompts } from "./data.js";
+import { apartOf, listed, nearest, readCircuit, readGraph, readPrompts } from "./data.js";
 import { at, el, many, number } from "./dom.js";
 import { createMap } from "./map.js";
 import { WORDS, comparison, sceneOf } from "./scene.js";
@@ -75,7 +75,7 @@ async function start() {
     const last = count > 0 ? Math.abs(circuit.scores[edges[nearest(sizes, count) - 1]]) : NaN;
     map.show(scene, shown);
     map.select(state.node === null ? null : graph.byName.get(state.node));
-    showCount(count, state.edges, scene.sizes.at(-1) ?? 0, Number.isFinite(last) ? last : null);
+    showCount(count, state.edges, scene.sizes.at(-1) ?? 0, Number.isFinite(last) ? last : null, state.all || state.other !== null ? 0 : apartOf(circuit));
     showPromptPicker(prompts.get(state.circuit), state);
     read(state, count);
     clearTimeout(settling);

@@ -2,7 +2,7 @@
 
 import { curveChart } from "./chart.js";
 import { at, el, grouped, many, number } from "./dom.js";
-import { valueOf } from "./data.js";
+import { apartOf, valueOf } from "./data.js";
 import { bars, counted, edgeRows, facts, section } from "./lists.js";
 import { patternView } from "./pattern.js";
 import { promptView } from "./prompt.js";
@@ -40,10 +40,9 @@ function overview({ graph, circuit, scene, shown, count, prompts, why, measurabl
   ];
 }
 
-// Kept edges that no path joins to both ends: they change nothing, and are not drawn.
-function apart({ keptCount, kept }) {
-  const count = keptCount - kept.edges.length;
-  return count ? el("p", { class: "faint" }, `${many(count, "kept edge")} on no path from the embedding to the logits ${count === 1 ? "is" : "are"} not drawn.`) : null;
+function apart(circuit) {
+  const count = apartOf(circuit);
+  return count ? el("p", { class: "faint" }, `${many(count, "kept edge")} on no path from the embedding to the logits ${count === 1 ? "is" : "are"} not drawn, and not measured here.`) : null;
 }
 
 function bySize(chart, undefinedFor) {
