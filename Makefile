@@ -10,7 +10,7 @@ OFFLINE := HF_HUB_OFFLINE=1
 # one process for each core, as tiny models gain nothing from threads; shapes and types in signatures are checked as they run
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --jaxtyping-packages=subcircuit,beartype.beartype
 
-.PHONY: setup demo test lint format bench coverage
+.PHONY: setup browser demo test lint format bench coverage
 
 setup: $(STAMP)
 
@@ -24,8 +24,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/subcircuit discover --model smollm2-135m --task ioi --examples 8 --metric logit_difference --threshold 0.1
 
-test: setup
+# a browser for the tests of the page, fetched if there is none
+browser: setup
 	$(BIN)/python -m tests.browser
+
+test: browser
 	$(PYTEST)
 
 lint: setup
@@ -38,9 +41,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup
+bench: browser
 	set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done
 
-coverage: setup
+coverage: browser
 	$(OFFLINE) $(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
