@@ -46,6 +46,7 @@ MISTAKES = ("qkv, m1=neuro",)
 PAIRS = [
     {"clean": "A cat and a", "corrupt": "A man and a", "answers": [" dog"], "wrong_answers": [" woman"]},
     {"clean": "A king and a", "corrupt": "A boy and a", "answers": [" queen"], "wrong_answers": [" girl"]},
+    {"clean": "A son and a", "corrupt": "A bull and a", "answers": [" daughter"], "wrong_answers": [" cow"]},
 ]
 TASKS = {"ioi": 48, "sva": 128, "capital_of": 64}
 WIDTH = 64

@@ -161,7 +161,7 @@ anything: Any = sc  # functions whose arguments are not checked before they run
     ("call", "words"),
     [
         (lambda m, t, c, r: anything.discover("gpt2", t, sc.Eap()), r"discover: model is a Transformer, and a str.*load_model"),
-        (lambda m, t, c, r: anything.discover(m, "ioi", sc.Eap()), r"discover: task is a Task, and a str.*load_task"),
+        (lambda m, t, c, r: anything.discover(m, "ioi", sc.Eap()), r"discover: task is a Task or Split, and a str.*load_task"),
         (
             lambda m, t, c, r: anything.explain_circuit(m, r, t),
             r"circuit is a Circuit, and a Discovery was given: pass its \.circuit",

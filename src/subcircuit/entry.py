@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from inspect import Parameter, isgeneratorfunction, signature, unwrap
-from typing import Any, ParamSpec, TypeVar, cast
+from types import UnionType
+from typing import Any, ParamSpec, TypeVar, cast, get_args
 
 import torch
 
@@ -23,6 +24,7 @@ _AUTOCAST = ("cpu", "cuda", "mps", "xpu")
 _MADE_WITH = {
     "Transformer": "load_model(…) returns one",
     "Task": "load_task(…) and build_task(…) return one",
+    "Split": "load_split(…) returns one",
     "Behaviour": 'Behaviour.of(task, "logit_difference") is one',
     "Circuit": "discover(…).circuit is one, and Circuit.load(…) reads one",
     "Graph": "graph_of(model, scope) returns one",
@@ -38,7 +40,7 @@ def entry(function: Callable[P, R]) -> Callable[P, R]:
         SettingsError: an argument is of another kind; names it, and what to pass.
     """
     asked = signature(function)
-    kinds = {p.name: p.annotation for p in asked.parameters.values() if _is_known(p)}
+    kinds = {p.name: known for p in asked.parameters.values() if (known := _kinds(p))}
 
     @wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -85,14 +87,18 @@ def default_modes() -> Iterator[None]:
         yield
 
 
-def _is_known(parameter: Parameter) -> bool:
-    return isinstance(parameter.annotation, type) and parameter.annotation.__name__ in _MADE_WITH
+def _kinds(parameter: Parameter) -> tuple[type, ...]:
+    """The kinds of value that an argument may be; none where it may also be of one that cannot be checked."""
+    kind = parameter.annotation
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return kinds if all(isinstance(each, type) and each.__name__ in _MADE_WITH for each in kinds) else ()
 
 
-def _check(function: str, kinds: dict[str, type], arguments: dict[str, object]) -> None:
-    for name, kind in kinds.items():
+def _check(function: str, known: dict[str, tuple[type, ...]], arguments: dict[str, object]) -> None:
+    for name, kinds in known.items():
         value = arguments.get(name)
-        if name in arguments and not isinstance(value, kind):
-            inner = next((part for part in ("circuit", "task") if isinstance(getattr(value, part, None), kind)), None)
-            way = f"pass its .{inner}" if inner else _MADE_WITH[kind.__name__]
-            raise SettingsError(f"{function}: {name} is a {kind.__name__}, and a {type(value).__name__} was given: {way}.")
+        if name in arguments and not isinstance(value, kinds):
+            inner = next((part for part in ("circuit", "task") if isinstance(getattr(value, part, None), kinds)), None)
+            way = f"pass its .{inner}" if inner else _MADE_WITH[kinds[0].__name__]
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise SettingsError(f"{function}: {name} is a {wanted}, and a {type(value).__name__} was given: {way}.")

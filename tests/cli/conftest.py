@@ -41,8 +41,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    """A file of three pairs of prompts."""
-    return written(tmp_path / "words.jsonl", (10, 20, 30), 1)
+    """A file of six pairs of prompts: three to search with, one to choose by, two to judge with."""
+    return written(tmp_path / "words.jsonl", (10, 20, 30, 40, 44, 48), 1)
 
 
 @pytest.fixture

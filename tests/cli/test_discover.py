@@ -1,6 +1,7 @@
 """``discover`` and ``show`` from end to end on a tiny random model, and every mistake a user can make."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -234,7 +235,7 @@ def test_ctrl_c_leaves_nothing_behind(subcircuit: Run, model: str, prompts: Path
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("subcircuit.search.discover", interrupted)
+    monkeypatch.setattr("subcircuit.evaluate.discover", interrupted)
     done = subcircuit("discover", "--model", model, "--task", prompts, "--out", "new/run")
     assert (done.code, done.out) == (130, "")
     assert done.err.splitlines()[-1] == "stopped; nothing was written"
@@ -320,5 +321,70 @@ def test_a_search_ends_with_commands_that_go_on(subcircuit: Run, model: str, pro
     assert [line.split()[1] for line in lines] == ["evaluate", "explain", "view"]
     evaluating, explaining, _ = (shlex.split(line)[1:] for line in lines)
     assert subcircuit(*explaining).code == 0
-    # a random model does nothing that could be judged: the command gets as far as measuring it
-    assert "measuring 15 edges" in subcircuit(*evaluating).err
+    judged = subcircuit(*evaluating)
+    assert judged.code == 0, judged.err
+    assert "on 2 pairs of prompts" in judged.err
+
+
+def test_unseen_prompts_are_told_of_first(subcircuit: Run, model: str, many: Path) -> None:
+    done = subcircuit("discover", "--model", model, "--task", many, "--scope", "head", "--out", "found")
+    assert done.code == 0, done.err
+    assert "set apart: 4 pairs of prompts to judge with, 2 to choose by" in done.err
+    lines = done.out.splitlines()
+    unseen, search, metric = (
+        next(number for number, line in enumerate(lines) if line.startswith(words))
+        for words in ("on 4 unseen prompts  ", "on the 6 search prompts  ", "metric  ")
+    )
+    assert unseen < search < metric
+    assert re.search(r"faithfulness -?\d+\.\d\d \(-?\d+\.\d\d to -?\d+\.\d\d\) · KL ", lines[unseen])
+    content = subcircuit("show", "found", "--json").json
+    for part in ("test", "search"):
+        assert {"faithfulness", "interval", "kl", "accuracy", "top1", "why"} <= set(content[part])
+    assert (content["test"]["examples"], content["search"]["examples"], content["examples"]) == (4, 6, 6)
+
+
+def test_all_prompts_are_searched_with_where_that_is_asked_for_and_loudly(subcircuit: Run, model: str, prompts: Path) -> None:
+    done = subcircuit("discover", "-m", model, "-t", prompts, "--scope", "block", "--split", "100/0/0", "--out", "found")
+    assert done.code == 0, done.err
+    assert "warning: nothing is left to judge with" in done.err
+    assert "not measured: every prompt was searched with" in done.out
+    content = subcircuit("show", "found", "--json").json
+    assert (content["test"], content["search"]["examples"]) == (None, 6)
+
+
+def test_a_split_is_carried_on(subcircuit: Run, model: str, many: Path) -> None:
+    options = ("-m", model, "-t", many, "--scope", "head", "--split", "34/33/33", "--seed", 2)
+    assert subcircuit("discover", *options, "--out", "first").code == 0
+    first = Circuit.load(Path("first")).record
+    assert first is not None and first.task.split is not None
+    assert [part and part.examples for part in (first.task.split.search, first.task.split.validation, first.task.split.test)] == [
+        4,
+        4,
+        4,
+    ]
+    again = (
+        ("discover", "--config", "first", "-m", model, "-t", many, "--out", "by-run"),
+        ("discover", "--config", "first/circuit.json", "-m", model, "-t", many, "--out", "by-circuit"),
+        ("resume", "first", "--model", model, "--task", many, "--fork", "forked", "--threshold", 0.2),
+    )
+    for command in again:
+        done = subcircuit(*command)
+        assert done.code == 0, done.err
+        record = Circuit.load(Path(str(command[command.index("--out" if "--out" in command else "--fork") + 1]))).record
+        assert record is not None and record.task == first.task
+    node = next(str(node) for node in Circuit.load(Path("first")).nodes if str(node).startswith("a"))
+    done = subcircuit("zoom", "first", node, "--into", "qkv", "--model", model, "--task", many, "--out", "inside", "--json")
+    assert done.code == 0, done.err
+    inside = Circuit.load(Path("inside")).record
+    assert inside is not None and inside.task == first.task
+    assert (done.json["test"]["examples"], done.json["search"]["examples"]) == (4, 4)
+
+
+def test_a_changed_file_is_not_resumed_even_if_the_search_prompts_stay(subcircuit: Run, model: str, many: Path) -> None:
+    options = ("-m", model, "-t", many, "--scope", "block", "--examples", 4, "--out", "run")
+    assert subcircuit("discover", *options).code == 0
+    lines = many.read_text().splitlines()
+    many.write_text("\n".join(lines[:11]) + "\n")
+    refused = subcircuit("resume", "run", "--model", model, "--task", many)
+    assert refused.code == 2
+    assert "test prompts was" in refused.err or "validation prompts was" in refused.err

@@ -59,7 +59,7 @@ def test_a_search_that_needs_more_memory_than_is_free_says_so_first(
     monkeypatch.setattr(footprint, "free_memory", lambda device: 100)
     done = subcircuit("discover", *asked)
     assert done.code == 0
-    (warning,) = (line for line in done.err.splitlines() if line.startswith("warning"))
+    (warning,) = (line for line in done.err.splitlines() if line.startswith("warning: beside the model"))
     assert "are free on cpu" in warning
     assert "a smaller --batch-size" in warning
     assert "warning" in subcircuit("estimate", *asked).err

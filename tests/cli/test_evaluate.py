@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from subcircuit.cli.recorded import Overrides, ready, to_look_at
 from subcircuit.graph import Circuit
+from subcircuit.tasks import load_split, split_again, split_record
 from tests.cli.conftest import Output, written
 
 Run = Callable[..., Output]
@@ -25,7 +27,8 @@ def test_a_circuit_is_evaluated_on_other_prompts(subcircuit: Run, model: str, ma
     done = subcircuit(*arguments, "--json")
     assert done.code == 0, done.err
     content = done.json
-    assert (content["examples"], content["shared_with_search"]) == (8, 0)
+    # of the eight pairs that the search left, three are to choose by
+    assert (content["examples"], content["shared_with_search"]) == (5, 0)
     for key in ("faithfulness", "kl", "accuracy", "completeness", "random_faithfulness", "cpr", "cmd"):
         assert isinstance(content[key], float), key
     low, high = content["random_faithfulness_interval"]
@@ -63,11 +66,11 @@ def test_learned_constants_go_with_the_circuit(subcircuit: Run, model: str, many
 
 
 def test_prompts_of_the_search_are_told_of(subcircuit: Run, model: str, prompts: Path) -> None:
-    path = found(subcircuit, model, prompts, "--threshold", 0.05)
+    path = found(subcircuit, model, prompts, "--threshold", 0.05, "--split", "100/0/0")
     done = subcircuit("evaluate", path, "--model", model, "--task", prompts, "--random-circuits", 1, "--json")
     assert done.code == 0, done.err
-    assert "found with 3 of these 3 prompts" in done.err
-    assert done.json["shared_with_search"] == 3
+    assert "found with 6 of these 6 prompts" in done.err
+    assert done.json["shared_with_search"] == 6
     # edges that were never tried have no score: there is no ranking to judge
     assert done.json["cpr"] is None
     assert done.json["cmd"] is None
@@ -75,27 +78,72 @@ def test_prompts_of_the_search_are_told_of(subcircuit: Run, model: str, prompts:
 
 def test_as_many_prompts_are_measured_as_are_asked_for(subcircuit: Run, model: str, many: Path, tmp_path: Path) -> None:
     method = ("--method", "random", "--edges", 60, "--scope", "head")
-    # of the twelve pairs the search takes all, or four
-    whole, part = found(subcircuit, model, many, *method), found(subcircuit, model, many, *method, "--examples", 4)
+    # of the twelve pairs the search takes all, or the first four, and three of the others are to choose by
+    whole = found(subcircuit, model, many, *method, "--split", "100/0/0")
+    part = found(subcircuit, model, many, *method, "--examples", 4)
     arguments = ("--model", model, "--task", many, "--random-circuits", 1, "--json")
     for path, options, measured, shared in (
         (whole, ("--examples", 3), 3, 3),
         (part, ("--examples", 3), 3, 0),
-        (part, (), 8, 0),
+        (part, (), 5, 0),
         (whole, ("--seed", 5, "--examples", 3), 3, 3),
         (whole, (), 12, 12),
         (part, ("--seed", 5), 12, 4),
-        (part, ("--examples", 100), 8, 0),
+        (part, ("--examples", 100), 5, 0),
     ):
         done = subcircuit("evaluate", path, *arguments, *options)
         assert done.code == 0, done.err
         assert (done.json["examples"], done.json["shared_with_search"]) == (measured, shared), options
-        assert ("asked for, and there are 8" in done.err) == (100 in options)
+        assert ("asked for, and there are 5" in done.err) == (100 in options)
         assert ("add pairs to the file" in done.err) == (shared > 0)
     refused = subcircuit("evaluate", part, *arguments, "--examples", 0)
     assert (refused.code, "--examples 0: expected at least 1" in refused.err) == (2, True)
     hundred = written(tmp_path / "hundred.jsonl", [*range(4, 50), *range(4, 50)][:46], 1)
     assert subcircuit("evaluate", part, "-m", model, "-t", hundred, "--json").json["examples"] == 46
+
+
+def test_the_run_s_own_test_prompts_are_taken_whatever_lies_beside_them(subcircuit: Run, model: str, many: Path) -> None:
+    """By digest, for a file and a built-in task; discover has said before what evaluate measures."""
+    for task, options in (
+        (many, ("--seed", 3)),
+        ("induction", ("--examples", 3)),
+        (many, ("--examples", 5, "--split", "40/20/40")),
+    ):
+        path = found(subcircuit, model, task, "--threshold", 0.01, "--scope", "head", *options)
+        record = Circuit.load(path).record
+        assert record is not None and record.task.split is not None and record.task.split.test is not None
+        given = Overrides(model=model, task=str(task))
+        _, loaded, behaviour, shared = ready(Path(path), given, 64, lambda _: None)
+        assert (behaviour.task.digest, shared) == (record.task.split.test.digest, 0)
+        again = split_again(record.task, task, loaded)
+        assert again is not None and split_record(again) == record.task.split
+        done = subcircuit("evaluate", path, "--model", model, "--task", task, "--random-circuits", 1, "--json").json
+        said = record.results["test"]
+        assert (done["faithfulness"], done["faithfulness_interval"]) == (said["faithfulness"], said["interval"])
+        assert (done["kl"], done["accuracy"], done["match"]) == (said["kl"], said["accuracy"], said["top1"])
+        # to look at, as many of them as were searched with
+        looked = to_look_at(Path(path), Circuit.load(path), given, lambda _: None)[1].task
+        count = min(record.task.split.search.examples, len(behaviour.task))
+        assert looked.clean.to_lists() == behaviour.task.clean.to_lists()[:count]
+
+
+def test_more_test_prompts_begin_with_the_run_s_own_and_leave_out_all_that_were_used(subcircuit: Run, model: str) -> None:
+    path = found(subcircuit, model, "induction", "--method", "random", "--scope", "block", "--examples", 3)
+    _, loaded, behaviour, _ = ready(Path(path), Overrides(model=model, examples=100), 64, lambda _: None)
+    split = load_split("induction", loaded, examples=3)
+    prompts = behaviour.task.clean.to_lists()
+    assert len(prompts) == 100
+    assert split.test is not None and prompts[:64] == split.test.clean.to_lists()
+    assert not any(prompt in prompts for name in ("search", "validation") for prompt in split.parts[name].clean.to_lists())
+
+
+def test_another_file_than_the_run_s_is_told_of(subcircuit: Run, model: str, many: Path, tmp_path: Path) -> None:
+    path = found(subcircuit, model, many, "--method", "random", "--edges", 60, "--scope", "head")
+    (tmp_path / "else").mkdir()
+    other = written(tmp_path / "else" / "many.jsonl", range(20, 32), 12)
+    done = subcircuit("evaluate", path, "--model", model, "--task", other, "--random-circuits", 1, "--json")
+    assert "does not give the prompts that this run set apart" in done.err
+    assert done.json["examples"] == 12
 
 
 def test_built_in_tasks_draw_other_prompts(subcircuit: Run, model: str) -> None:
@@ -157,7 +205,7 @@ def test_methods_are_swept(subcircuit: Run, model: str, many: Path) -> None:
     assert done.code == 0, done.err
     content = done.json
     assert [method["method"] for method in content["methods"]] == ["eap-ig-inputs", "random", "acdc"]
-    assert (content["found_on"]["pairs"], content["judged_on"]["pairs"]) == (4, 8)
+    assert (content["found_on"]["pairs"], content["judged_on"]["pairs"]) == (4, 5)
     assert content["settings"]["eap-ig-inputs"]["steps"] == 2
     folder = Path(content["out"])
     assert sorted(file.name for file in folder.iterdir() if not file.name.startswith(".")) == [
@@ -176,6 +224,19 @@ def test_methods_are_swept(subcircuit: Run, model: str, many: Path) -> None:
         assert words in shown.out
 
 
+def test_methods_are_judged_on_the_test_prompts_of_a_split(subcircuit: Run, model: str, many: Path) -> None:
+    common = ("sweep", "--model", model, "--scope", "block", "--metric", "kl_divergence", "--methods", "random", "--json")
+    for options, pairs in (
+        (("--task", many), (6, 4)),
+        (("--task", many, "--split", "50/0/50"), (6, 6)),
+        (("--task", many, "--eval-examples", 3), (6, 3)),
+        (("--task", "induction"), (32, 64)),
+        (("--task", "induction", "--examples", 4, "--eval-examples", 70), (4, 70)),
+    ):
+        content = subcircuit(*common, *options).json
+        assert (content["found_on"]["pairs"], content["judged_on"]["pairs"]) == pairs, options
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -186,7 +247,10 @@ def test_methods_are_swept(subcircuit: Run, model: str, many: Path) -> None:
         (("--methods", "acdc", "--thresholds", "low"), "numbers"),
         (("--methods", "random,clean-corrupted", "--ablation", "zero"), "only the ablation resample"),
         (("--methods", "exact,eap"), "Use metric logit_difference, or a method that looks further"),
-        (("--methods", "random", "--examples", 12), "all 12 prompts"),
+        (("--methods", "random", "--examples", 12), "0 different prompts beside the 12 pairs to search with"),
+        (("--methods", "random", "--split", "100/0/0"), "a sweep needs test prompts"),
+        (("--methods", "random", "--split", "50/50"), "such as 50/20/30"),
+        (("--methods", "random", "--eval-examples", 1), "at least 2 are needed"),
     ],
 )
 def test_mistakes_in_sweeps(subcircuit: Run, model: str, many: Path, arguments, words) -> None:

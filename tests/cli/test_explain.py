@@ -18,7 +18,7 @@ def found(subcircuit: Run, model: str, tmp_path: Path) -> Path:
     pairs = [
         {"clean": f"w3 w{i} w5 w{i}", "corrupt": f"w3 w{i + 1} w5 w{i}", "answers": [f" w{i}"], "wrong_answers": [f" w{i + 1}"]}
         | {"roles": {"A1": 1, "A2": 3}}
-        for i in (10, 20, 30)
+        for i in (10, 20, 30, 40, 44, 48)
     ]
     file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     done = subcircuit("discover", "--model", model, "--task", file, "--method", "eap-ig-inputs", "--edges", 60, "--out", "found")

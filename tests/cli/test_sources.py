@@ -169,15 +169,17 @@ def test_prompts_from_a_file_are_found_again(
     subcircuit: Run, leak: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
+    right = evaluated(subcircuit, leak, "--metric", "kl_divergence", "--task", many).json
     for place in (tmp_path, tmp_path / "elsewhere"):
         monkeypatch.chdir(place)
         done = evaluated(subcircuit, leak, "--metric", "kl_divergence")
         assert done.code == 0, done.err
+        assert done.json["faithfulness"] == right["faithfulness"]
         assert done.json["task"] == "many"
         assert subcircuit("explain", leak, "--top", 1).code == 0
     # a file of that name with other pairs is not taken, however near
     written(tmp_path / "elsewhere" / many.name, (30, 31), 1)
-    assert evaluated(subcircuit, leak, "--metric", "kl_divergence").json["shared_with_search"] == 4
+    assert evaluated(subcircuit, leak, "--metric", "kl_divergence").json["faithfulness"] == right["faithfulness"]
 
 
 @pytest.mark.parametrize("command", ["evaluate", "explain", "zoom", "report", "remove", "keep"])
@@ -212,19 +214,26 @@ def test_a_task_of_few_pairs_is_edited_without_a_count_that_nobody_asked_for(
 ) -> None:
     done = subcircuit(command, leak, "--out", "edited", "--json", *(("--relearn", 0) if command == "remove" else ()))
     assert "were asked for" not in done.err
-    # a random model may not do the task, or have parts that are not enough: both are said of six pairs and six others
-    assert done.code == 0 or " on 6 prompts" in done.err or "every head and every MLP" in done.err or "target" in done.err
+    # a random model may not do the task, or have parts that are not enough: both are said of the pairs that were not set apart, or
+    # of the four that judge
+    assert (
+        done.code == 0
+        or " on 4 prompts" in done.err
+        or " on 8 prompts" in done.err
+        or "every head and every MLP" in done.err
+        or "target" in done.err
+    )
     one = written(many.parent / "one.jsonl", (10,), 12)
     refused = subcircuit(command, leak, "--task", one, "--out", "never")
     assert (refused.code, "one.jsonl has 1 pair of prompts" in refused.err) == (2, True)
 
 
-def test_a_sweep_on_few_pairs_takes_half_of_them(subcircuit: Run, model: str, many: Path) -> None:
+def test_a_sweep_on_few_pairs_takes_half_of_them_and_judges_by_the_test_prompts(subcircuit: Run, model: str, many: Path) -> None:
     done = subcircuit(
         "sweep", "-m", model, "-t", many, "--methods", "random", "--scope", "block", "--metric", "kl_divergence", "--json"
     )
     assert done.code == 0, done.err
-    assert (done.json["found_on"]["pairs"], done.json["judged_on"]["pairs"]) == (6, 6)
+    assert (done.json["found_on"]["pairs"], done.json["judged_on"]["pairs"]) == (6, 4)
 
 
 def test_only_names_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

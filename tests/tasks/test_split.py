@@ -12,6 +12,7 @@ from subcircuit.errors import SettingsError
 from subcircuit.tasks import (
     Split,
     capital_of,
+    induction,
     ioi,
     load_held_out,
     load_split,
@@ -198,5 +199,9 @@ def test_a_split_of_ones_own_must_share_nothing_and_be_one_task():
         Split(first, other, first)
     with pytest.raises(SettingsError, match=r"search prompts are of task ioi .* test prompts of task sva"):
         Split(first, None, sva(WELL_READ, examples=4))
+    with pytest.raises(
+        SettingsError, match="search prompts were made for toy, the test prompts for toy, which has another tokenizer"
+    ):
+        Split(induction(WELL_READ, examples=2), None, induction(LETTERS, examples=2, seed=1))
     with pytest.raises(SettingsError, match="a split is made of one task"):
         Split(capital_of(WELL_READ, examples=4), sva(WELL_READ, examples=4), None)

@@ -21,6 +21,14 @@ Dtype: TypeAlias = Annotated[str | None, typer.Option(help="float32, float64, bf
 Revision: TypeAlias = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")]
 Drawn: TypeAlias = Annotated[int, typer.Option(help="Of the prompts, and of methods that draw.")]
 Ablation: TypeAlias = Annotated[str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")]
+Split: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SEARCH/VALIDATION/TEST",
+        help="Shares of prompts in percent, none in two parts; 100/0/0 searches with all. Default: 50/20/30 of a file; 16 "
+        "validation and 64 test prompts of a built-in task.",
+    ),
+]
 ScopeText: TypeAlias = Annotated[
     str, typer.Option(help='What counts as a node: block, head, qkv, expert, or mixed: "qkv, m5=neuron, a9=block".')
 ]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from subcircuit.graph import Graph, Scope, Selection
     from subcircuit.model import Transformer
     from subcircuit.search import Behaviour, LearnOptimal
-    from subcircuit.tasks import BosPolicy, Task
+    from subcircuit.tasks import BosPolicy, Split, Task
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,15 @@ class Loaded:
     """What a search is given.
 
     Args:
+        task: the prompts to search with.
+        split: these and the others.
         behaviour: of the task; where the constants of its ablation have to be learned, means stand in for them.
         selection: which scored edges make the circuit; None for methods that decide themselves.
     """
 
     model: "Transformer"
     task: "Task"
+    split: "Split"
     graph: "Graph"
     behaviour: "Behaviour"
     selection: "Selection | None"
@@ -60,21 +63,34 @@ class Understood:
         from subcircuit.model import load_model
         from subcircuit.run import Mean, ablation_named
         from subcircuit.search import Behaviour, method_named
-        from subcircuit.tasks import graph_of, load_task
+        from subcircuit.tasks import graph_of, load_split
         from subcircuit.tasks import metric as metric_named
 
         o = self.options
         say(f"loading {o.model}")
         model = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=say)
-        task = load_task(o.task, model, examples=o.examples, seed=o.seed, bos=self.bos)
+        split = load_split(o.task, model, examples=o.examples, seed=o.seed, bos=self.bos, split=o.split).to(model.device)
+        task = split.search
         graph = graph_of(model, self.scope, task)
         selection = None if self.chosen is None else self.chosen.selection(graph)
         if selection is not None:
             check_selection(graph, selection)
         carried = ablation_named(self.ablation) if isinstance(self.ablation, str) else Mean()
-        behaviour = Behaviour(task.to(model.device), metric_named(o.metric or task.metric), carried)
+        behaviour = Behaviour(task, metric_named(o.metric or task.metric), carried, split.validation)
         method_named(o.method).check(behaviour)
-        return Loaded(model, task, graph, behaviour, selection)
+        return Loaded(model, task, split, graph, behaviour, selection)
+
+
+def told_of(split: "Split") -> list[str]:
+    """What is said of the prompts beside those of the search."""
+    parts = split.parts
+    if "test" not in parts:
+        return [
+            "warning: nothing is left to judge with: the split has no test prompts, and a circuit does better on the prompts "
+            "that it was found with than on others"
+        ]
+    chosen = f", {len(parts['validation'])} to choose by" if "validation" in parts else ""
+    return [f"set apart: {len(parts['test'])} pairs of prompts to judge with{chosen}"]
 
 
 def understood(o: SimpleNamespace) -> Understood:
@@ -88,10 +104,12 @@ def understood(o: SimpleNamespace) -> Understood:
     from subcircuit.graph import Scope
     from subcircuit.search import method_named
     from subcircuit.search.direction import check_start
-    from subcircuit.tasks import check_task
+    from subcircuit.tasks import check_task, parse_shares
     from subcircuit.tasks import metric as metric_named
 
     check_task(o.task)
+    if o.split is not None:
+        parse_shares(o.split)
     ranks = method_named(o.method).ranks
     if not ranks and (o.edges is not None or o.greedy or o.by != "absolute"):
         raise SettingsError(f"method {o.method} decides itself which edges to keep: it has no --edges, --greedy or --by")

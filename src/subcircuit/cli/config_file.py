@@ -14,6 +14,8 @@ from subcircuit.errors import SettingsError, UnknownNameError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from subcircuit.graph import Record
+
 _LARGEST = 1 << 20
 _ENDS = (".yaml", ".yml", ".toml", ".json")
 
@@ -156,6 +158,15 @@ def _in_place(options: dict[str, Any], places: "Mapping[str, str | None]") -> di
     return {name: f"./{options[name]}" if place is None else place for name, place in places.items()}
 
 
+def _prompts(record: "Record") -> dict[str, Any]:
+    """How many prompts were asked for, and how they were drawn and divided: the split's own words where there is one."""
+    made = None if record.task.split is None else record.task.split.settings
+    if made is None:
+        return {"seed": record.seed, **{name: record.task.parameters.get(name) for name in ("examples", "bos")}}
+    shares = None if made.split is None else "/".join(f"{share:g}" for share in made.split)
+    return {"seed": made.seed, "examples": made.examples, "bos": made.bos, "split": shares}
+
+
 def _recorded(file: Path) -> dict[str, Any]:
     """The options with which a circuit was found."""
     from subcircuit.graph import Circuit
@@ -179,8 +190,7 @@ def _recorded(file: Path) -> dict[str, Any]:
         "revision": None if revision is None or revision.startswith("sha256:") else revision,
         "dtype": record.model.dtype,
         "task": record.task.parameters.get("file", record.task.name),
-        **{name: record.task.parameters.get(name) for name in ("examples", "bos")},
-        "seed": record.seed,
+        **_prompts(record),
         "metric": record.metric,
         "ablation": record.ablation,
         "scope": str(circuit.graph.scope),

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from subcircuit.cli.arguments import Ablation, Bos, Device, Drawn, Dtype, JsonSummary, ModelName, Revision, ScopeText, TaskName
+from subcircuit.cli.arguments import (
+    Ablation,
+    Bos,
+    Device,
+    Drawn,
+    Dtype,
+    JsonSummary,
+    ModelName,
+    Revision,
+    ScopeText,
+    Split,
+    TaskName,
+)
 from subcircuit.cli.config_file import Config
 from subcircuit.cli.crew import Ray, Workers, crew_of
 
@@ -18,7 +30,9 @@ if TYPE_CHECKING:
 _METHOD = "Options of the method; without them, its defaults"
 _SELECTION = "Which edges make the circuit, for methods that score them"
 
-Examples: TypeAlias = Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: 8, or all of a file.")]
+Examples: TypeAlias = Annotated[
+    int | None, typer.Option(help="How many pairs of prompts to search with. Default: 8, or half of a file.")
+]
 Method: TypeAlias = Annotated[str, typer.Option(help="How to search; see `subcircuit methods`.")]
 Measured: TypeAlias = Annotated[
     str | None, typer.Option(help="What must stay as it is; see `subcircuit metrics`. Default: the task's own.")
@@ -95,6 +109,7 @@ def discover(
     model: ModelName,
     task: TaskName,
     examples: Examples = None,
+    split: Split = None,
     seed: Drawn = 0,
     method: Method = "acdc",
     metric: Measured = None,
@@ -126,23 +141,24 @@ def discover(
 ) -> None:
     """Find the circuit with which a model carries out a task.
 
-    Writes circuit.json, scores.safetensors, circuit.svg and circuit.png, and a journal from which `subcircuit resume` goes on
-    where the search was stopped. Nothing that exists is overwritten.
+    What it does on prompts that were not searched with is measured then, and told of first. Writes circuit.json,
+    scores.safetensors, circuit.svg and circuit.png, and a journal from which `subcircuit resume` goes on where the search was
+    stopped. Nothing that exists is overwritten.
     """
     search_for({"command": "discover", **locals()})
 
 
 def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     """Begin a search with these options of ``discover``, or go on with one."""
-    from subcircuit.cli.asked import understood
+    from subcircuit.cli.asked import told_of, understood
     from subcircuit.cli.console import messages
     from subcircuit.cli.kept import directory_for, keep
     from subcircuit.cli.progress import both, in_words, watch
     from subcircuit.cli.summary import print_run
+    from subcircuit.evaluate import discover as search
     from subcircuit.graph import Circuit
     from subcircuit.report import save_picture
     from subcircuit.runs import Beacon, identity
-    from subcircuit.search import discover as search
     from subcircuit.search.footprint import shortage
     from subcircuit.tasks import competence, shortfall
     from subcircuit.workers import together
@@ -160,6 +176,8 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
         short = shortage(at.model, at.graph, at.behaviour, options.config)
         if short is not None:
             watcher.say(f"warning: {short}")
+        for line in told_of(at.split):
+            watcher.say(line)
         watcher.say(f"searching for the circuit of {at.task.name}, {len(at.task.pairs)} pairs of prompts")
 
         def work(journal: "Journal") -> None:
@@ -167,7 +185,7 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
 
             searching = partial(
                 search,
-                task=at.task,
+                task=at.split,
                 method=options.config,
                 metric=o.metric,
                 ablation=options.ablation,
@@ -180,5 +198,5 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
             save_picture(result.circuit, directory)
             beacon.end()
 
-        keep(asked, identity(at.model, at.task), (directory, begun), work, watcher.say)
+        keep(asked, identity(at.model, at.split), (directory, begun), work, watcher.say)
     print_run(directory, Circuit.load(directory), as_json=o.json, given={"model": o.model, "task": o.task})

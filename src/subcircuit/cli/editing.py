@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from subcircuit.cli.recorded import Overrides, ready, task_named
+from subcircuit.cli.recorded import Overrides, load_recorded, split_of, task_named, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,17 +15,23 @@ if TYPE_CHECKING:
     from subcircuit.graph import Circuit
     from subcircuit.model import Transformer
     from subcircuit.report import EditReport, HeldOut
-    from subcircuit.tasks import BosPolicy, Task
+    from subcircuit.tasks import BosPolicy, Split, Task
 
 EXAMPLES, EVAL_EXAMPLES = 24, 64
-HOW_MANY = f"{EXAMPLES}, or half where there are fewer"
+HOW_MANY = f"{EXAMPLES}, or fewer where there are fewer"
 
 Out: TypeAlias = Annotated[Path, typer.Option(help="New or empty directory for the edited model.")]
 StandIn: TypeAlias = Annotated[
     str | None, typer.Option(help="What stands in for what is gone: mean, zero, optimal. Default: mean, or zero.")
 ]
 Text: TypeAlias = Annotated[Path | None, typer.Option(help="Text for perplexity. Default: a short one of the package's own.")]
-EvalExamples: TypeAlias = Annotated[int, typer.Option(help="Other pairs of prompts a task to judge with.")]
+EvalExamples: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="Other pairs of prompts a task to judge with. Default: the run's own test prompts; of other tasks 64, or those that "
+        "a file has left."
+    ),
+]
 Seed: TypeAlias = Annotated[int | None, typer.Option(help="Of the prompts. Default: as recorded.")]
 CapabilityMetric: TypeAlias = Annotated[
     str | None, typer.Option(help="Of the capability. Default: as recorded, or logit_difference.")
@@ -52,6 +58,44 @@ class Material:
     metric: str | None
 
 
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """How prompts are drawn that an edit is made with, and others that judge it.
+
+    Args:
+        examples, eval_examples: how many of each; None where nobody said.
+    """
+
+    model: "Transformer"
+    examples: int | None
+    eval_examples: int | None
+    seed: int
+    bos: "BosPolicy"
+
+    def of(self, name: str, own: "Split | None", say: "Callable[[str], None]") -> "tuple[Task, Task]":
+        """Both kinds of a task's prompts, none in both.
+
+        Args:
+            own: the parts that the run set apart, whose test prompts judge the edit; None draws anew.
+            say: told where there are fewer than were asked for.
+        """
+        from subcircuit.tasks import is_prompt_file, load_at_most, load_task, load_two, without
+
+        if own is None or own.test is None:
+            others = EVAL_EXAMPLES if self.eval_examples is None else self.eval_examples
+            named = {"examples": self.examples, "default": EXAMPLES, "others": others}
+            return load_two(name, self.model, **named, seed=self.seed, bos=self.bos)
+        judging, count = unseen(own, name, self.eval_examples, self.model), self.examples or EXAMPLES
+        if is_prompt_file(name):
+            drawn = load_task(name, self.model, bos=self.bos)
+        else:
+            drawn = load_at_most(name, self.model, examples=count + len(judging), seed=self.seed, bos=self.bos)
+        rest = without(drawn, judging)
+        if self.examples is not None and len(rest) < self.examples:
+            say(f"warning: {self.examples} pairs of {name} were asked for, and there are {len(rest)} beside those to judge with")
+        return rest[: min(count, len(rest))], judging
+
+
 def means_named(level: str, ablation: str | None) -> "Means":
     """How an edit is made.
 
@@ -75,7 +119,7 @@ def material(
     path: Path,
     given: Overrides,
     retain: "Sequence[str]",
-    eval_examples: int,
+    eval_examples: int | None,
     text: Path | None,
     say: "Callable[[str], None]",
 ) -> Material:
@@ -85,30 +129,28 @@ def material(
         SubcircuitError: something cannot be had; a model that is not the circuit's, above all.
     """
     from subcircuit.edit import Probe, Texts, check_same_model, read_text
+    from subcircuit.graph import Circuit
     from subcircuit.report import HeldOut
-    from subcircuit.tasks import check_task, load_two
+    from subcircuit.tasks import check_task
+    from subcircuit.tasks import metric as metric_named
 
     content = None if text is None else read_text(text)
     for other in retain:
         check_task(other)
-    # its evaluation prompts are not the ones that are used here, nor is what it says of them
-    circuit, model, behaviour, _ = ready(path, given, EXAMPLES, lambda line: None if _of_prompts(line) else say(line))
+    circuit = Circuit.load(path)
+    record, name = circuit.record, task_named(path, circuit, given)
+    model = load_recorded(path, circuit, given, say)
     check_same_model(circuit, model)
-    recorded = 0 if circuit.record is None else circuit.record.seed
-    seed, bos = recorded if given.seed is None else given.seed, _bos(circuit)
-    pairs = [
-        load_two(each, model, examples=given.examples, default=EXAMPLES, others=eval_examples, seed=seed, bos=bos)
-        for each in (task_named(path, circuit, given), *dict.fromkeys(retain))
-    ]
-    found, others = [task for task, _ in pairs], [other for _, other in pairs]
-    metric = given.metric or (behaviour.metric.name if _tells(behaviour.metric) else None)
+    own = split_of(circuit, name, model) if given.seed is None else None
+    recorded, bos = 0 if record is None else record.seed, _bos(circuit)
+    drawing = Drawing(model, given.examples, eval_examples, recorded if given.seed is None else given.seed, bos)
+    drawn = [drawing.of(name, own, say), *(drawing.of(other, None, say) for other in dict.fromkeys(retain))]
+    found, others = [part for part, _ in drawn], [part for _, part in drawn]
+    measured = metric_named(given.metric or (found[0].metric if record is None else record.metric))
+    metric = given.metric or (measured.name if _tells(measured) else None)
     probes = [Probe.of(model, others[0], metric), *(Probe.of(model, other) for other in others[1:])]
     held_out = HeldOut(probes[0], tuple(probes[1:]), Texts.of(model, content, bos))
     return Material(circuit, model, found[0], tuple(found[1:]), held_out, metric)
-
-
-def _of_prompts(line: str) -> bool:
-    return any(words in line for words in ("flatter", "cannot be made again", "were asked for"))
 
 
 def show(report: "EditReport", directory: Path, as_json: bool) -> None:

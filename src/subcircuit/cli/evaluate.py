@@ -23,9 +23,9 @@ def evaluate(
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
     ] = None,
-    examples: Annotated[int | None, typer.Option(help=f"How many pairs of prompts. Default: {EXAMPLES}.")] = None,
+    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: the run's own test prompts.")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the prompts. Default: another than the search's, without the search's prompts.")
+        int | None, typer.Option(help="Of other prompts. Default: the run's own test prompts, which the search did not use.")
     ] = None,
     metric: DtypeNow = None,
     ablation: Annotated[str | None, typer.Option(help="What cut edges carry. Default: as recorded.")] = None,

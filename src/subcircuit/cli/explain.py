@@ -28,8 +28,8 @@ def explain(
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
     ] = None,
-    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: those of the search.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the prompts. Default: that of the search.")] = None,
+    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: as many as in the search.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the prompts. Default: the run's own test prompts.")] = None,
     device: Device = None,
     dtype: DtypeNow = None,
     revision: RevisionNow = None,
@@ -38,7 +38,7 @@ def explain(
     """Say what each part of a circuit does, and on what evidence."""
     from subcircuit.cli.console import messages, print_json
     from subcircuit.cli.progress import watch
-    from subcircuit.cli.recorded import Overrides, as_found
+    from subcircuit.cli.recorded import Overrides, to_look_at
     from subcircuit.explain import explain_circuit
     from subcircuit.graph import Circuit
 
@@ -47,7 +47,7 @@ def explain(
     circuit, directory = Circuit.load(path), _directory(path, out)
     with watch(messages()) as watcher:
         given = Overrides(model, revision, device, dtype, task, examples, seed)
-        transformer, behaviour = as_found(path, circuit, given, watcher.say)
+        transformer, behaviour = to_look_at(path, circuit, given, watcher.say)
         if behaviour.task.roles is None:
             watcher.say("warning: these prompts declare no token roles: only START and END are told apart (see docs/explain.md)")
         watcher.say(f"explaining {len(circuit.nodes)} nodes on {len(behaviour.task)} pairs of prompts")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from subcircuit.cli.arguments import CircuitDir, Device, DtypeNow, JsonTable, ModelNow, RevisionNow
-from subcircuit.cli.editing import EVAL_EXAMPLES, HOW_MANY, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
+from subcircuit.cli.editing import HOW_MANY, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
 
 
 def keep(
@@ -20,7 +20,7 @@ def keep(
     examples: Annotated[
         int | None, typer.Option(help=f"Pairs of prompts that means are taken over. Default: {HOW_MANY}.")
     ] = None,
-    eval_examples: EvalExamples = EVAL_EXAMPLES,
+    eval_examples: EvalExamples = None,
     seed: Seed = None,
     metric: CapabilityMetric = None,
     model: ModelNow = None,

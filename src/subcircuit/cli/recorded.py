@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from subcircuit.graph import Circuit, ModelRecord, Record
     from subcircuit.model import Transformer
     from subcircuit.search import Behaviour
-    from subcircuit.tasks import BosPolicy, Task
+    from subcircuit.tasks import BosPolicy, Split, Task
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def ready(
     circuit = Circuit.load(path)
     name = task_named(path, circuit, given)
     model = load_recorded(path, circuit, given, say)
-    task, found_on = _prompts(circuit.record, name, given, examples, model)
+    task, found_on = _prompts(circuit, name, given, examples, model, say)
     shared = 0 if found_on is None else shared_prompts(task, found_on)
     if shared:
         say(f"warning: the circuit was found with {shared} of these {len(task)} prompts, which flatter it: {_way_out(task)}")
@@ -58,6 +58,32 @@ def ready(
     if given.examples is not None and len(task) < given.examples:
         say(f"warning: {given.examples} pairs of prompts were asked for, and there are {len(task)}")
     return circuit, model, _behaviour(circuit, given, task, model), shared
+
+
+def to_look_at(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "tuple[Transformer, Behaviour]":
+    """A circuit's model, and the behaviour on prompts to look at: of the run's own test prompts as many as it searched with.
+
+    Where none were set apart, or others are asked for, prompts as in `as_found`.
+
+    Raises:
+        SettingsError: the record does not say enough, or model or prompts cannot be had by its names.
+        GraphError: the circuit was found in another model.
+    """
+    record = circuit.record
+    if record is None or record.task.split is None or record.task.split.test is None or given.seed is not None:
+        return as_found(path, circuit, given, say)
+    name = task_named(path, circuit, given)
+    model = load_recorded(path, circuit, given, say)
+    own = split_of(circuit, name, model)
+    count = record.task.split.search.examples if given.examples is None else given.examples
+    if own is None:
+        task, _ = _prompts(circuit, name, given, count, model, say)
+    else:
+        task = unseen(own, name, count, model)
+        if not _fits(circuit, task):
+            say("looking at the prompts of the search: this circuit has a node at each position, and others have other lengths")
+            task = own.search[: min(count, len(own.search))]
+    return model, _behaviour(circuit, given, task, model)
 
 
 def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "tuple[Transformer, Behaviour]":
@@ -77,7 +103,7 @@ def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[s
         task = load_task(name, model, examples=given.examples, seed=given.seed or 0)
     else:
         same = given.examples is None and given.seed is None
-        task = _found_on(record, name, model) if same else None
+        task = _found_on(circuit, record, name, model) if same else None
         if same and task is None:
             say(f"warning: not the prompts that {path} was found with, which cannot be made again")
         if task is None:
@@ -178,11 +204,16 @@ def _behaviour(circuit: "Circuit", given: Overrides, task: "Task", model: "Trans
 
 
 def _prompts(
-    record: "Record | None", name: str, given: Overrides, examples: int, model: "Transformer"
+    circuit: "Circuit", name: str, given: Overrides, examples: int, model: "Transformer", say: "Callable[[str], None]"
 ) -> "tuple[Task, Task | None]":
-    """Evaluation prompts, and those of the search where they can be made again."""
+    """Evaluation prompts, and those of the search where they can be made again.
+
+    They are the run's own test prompts, all of them unless it is told how many; of runs that set none apart, ``examples``
+    prompts that were not searched with.
+    """
     from subcircuit.tasks import load_at_most, load_held_out, load_task
 
+    record = circuit.record
     count = examples if given.examples is None else given.examples
     if count < 1:
         raise SettingsError(f"--examples {count}: expected at least 1")
@@ -190,7 +221,13 @@ def _prompts(
     load = load_at_most if given.examples is None else load_task
     if record is None:
         return load(name, model, examples=count, seed=given.seed or 0), None
-    found_on = _found_on(record, name, model)
+    own, found_on = split_of(circuit, name, model), _found_on(circuit, record, name, model)
+    if own is not None and own.test is not None and given.seed is None:
+        return unseen(own, name, given.examples, model), found_on
+    if own is None and record.task.split is not None and given.task is not None:
+        say(
+            f"warning: {name} does not give the prompts that this run set apart: others are taken, which it may have searched with"
+        )
     if found_on is None or given.seed is not None:
         return load(name, model, examples=count, seed=given.seed or 0, bos=_bos(record)), found_on
     try:
@@ -203,10 +240,51 @@ def _way_out(task: "Task") -> str:
     return "add pairs to the file, or search with fewer (--examples)" if "file" in task.parameters else "choose another --seed"
 
 
-def _found_on(record: "Record", name: str, model: "Transformer") -> "Task | None":
+def split_of(circuit: "Circuit", name: str, model: "Transformer") -> "Split | None":
+    """The prompts of a circuit's run, each in its part; None where there were no parts, or another task is asked for."""
+    from subcircuit.tasks import split_again
+
+    try:
+        return None if circuit.record is None else split_again(circuit.record.task, name, model)
+    except SubcircuitError:
+        return None
+
+
+def _fits(circuit: "Circuit", task: "Task") -> bool:
+    from subcircuit.errors import PromptMismatchError
+    from subcircuit.tasks import placed
+
+    try:
+        placed(circuit.graph, task)
+    except (GraphError, PromptMismatchError):
+        return False
+    return True
+
+
+def unseen(own: "Split", name: str, examples: int | None, model: "Transformer") -> "Task":
+    """The first so many test prompts, or all; of a built-in task, more that were neither searched with nor chosen by."""
+    from subcircuit.tasks import is_prompt_file, load_held_out, without
+
+    assert own.test is not None and own.settings is not None
+    count = len(own.test) if examples is None else examples
+    if count < 1:
+        raise SettingsError(f"--examples {count}: expected at least 1")
+    if count <= len(own.test) or is_prompt_file(name):
+        return own.test[: min(count, len(own.test))]
+    # test prompts are drawn before those to choose by, and these before any more
+    more = count + (0 if own.validation is None else len(own.validation))
+    drawn = load_held_out(name, model, own.search, examples=more, seed=own.settings.seed + 1, bos=_policy(own.settings.bos))
+    left = drawn if own.validation is None else without(drawn, own.validation)
+    return left[: min(count, len(left))]
+
+
+def _found_on(circuit: "Circuit", record: "Record", name: str, model: "Transformer") -> "Task | None":
     """The prompts of the search; None where another task is asked for."""
     from subcircuit.tasks import load_task
 
+    own = split_of(circuit, name, model)
+    if own is not None:
+        return own.search
     count = record.task.parameters.get("examples")
     try:
         task = load_task(name, model, examples=count, seed=record.seed, bos=_bos(record))
@@ -222,6 +300,10 @@ def _on_the_hub(record: "Record | None") -> str | None:
 
 
 def _bos(record: "Record") -> "BosPolicy":
+    return _policy(str(record.task.parameters.get("bos", "auto")))
+
+
+def _policy(bos: str) -> "BosPolicy":
     from subcircuit.cli.options import bos_policy
 
-    return bos_policy(str(record.task.parameters.get("bos", "auto")))
+    return bos_policy(bos)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from subcircuit.cli.arguments import CircuitDir, Device, DtypeNow, JsonTable, ModelNow, RevisionNow
-from subcircuit.cli.editing import EVAL_EXAMPLES, HOW_MANY, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
+from subcircuit.cli.editing import HOW_MANY, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
 
 MISSED = 1
 """Exit code: the work is done, and what was asked for was not reached."""
@@ -34,7 +34,7 @@ def remove(
     ] = None,
     text: Text = None,
     examples: Annotated[int | None, typer.Option(help=f"Pairs of prompts a task to search with. Default: {HOW_MANY}.")] = None,
-    eval_examples: EvalExamples = EVAL_EXAMPLES,
+    eval_examples: EvalExamples = None,
     seed: Seed = None,
     metric: CapabilityMetric = None,
     model: ModelNow = None,

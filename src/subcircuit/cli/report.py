@@ -21,7 +21,7 @@ def report(
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
     ] = None,
-    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: those of the search.")] = None,
+    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: as many as in the search.")] = None,
     points: Annotated[int, typer.Option(help="At how many numbers of edges the circuit is measured.")] = 12,
     most_edges: Annotated[int, typer.Option(help="Edges in the file, unless the circuit has more.")] = 10_000,
     graph_only: Annotated[bool, typer.Option("--graph-only", help="Without prompts and measurements: needs no model.")] = False,
@@ -54,7 +54,7 @@ def report(
 def _probed(
     paths: "Sequence[Path]", circuits: "Sequence[Shown]", given: "Overrides", say: "Callable[[str], None]"
 ) -> "list[Probed | None]":
-    from subcircuit.cli.recorded import as_found
+    from subcircuit.cli.recorded import to_look_at
     from subcircuit.report.page import Probed
 
-    return [Probed(*as_found(path, shown.circuit, given, say)) for path, shown in zip(paths, circuits, strict=True)]
+    return [Probed(*to_look_at(path, shown.circuit, given, say)) for path, shown in zip(paths, circuits, strict=True)]

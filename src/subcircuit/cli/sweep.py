@@ -17,6 +17,7 @@ from subcircuit.cli.arguments import (
     ModelName,
     Revision,
     ScopeText,
+    Split,
     TaskName,
 )
 
@@ -43,9 +44,16 @@ def sweep(
         typer.Option("--method", "--methods", help="See `subcircuit methods`; repeat it, or put commas between names."),
     ],
     examples: Annotated[
-        int | None, typer.Option(help="Pairs of prompts to search with. Default: 32, or half where there are fewer.")
+        int | None,
+        typer.Option(
+            help=f"Pairs of prompts to search with. Default: {EXAMPLES}, or half where there are fewer; half of a file."
+        ),
     ] = None,
-    eval_examples: Annotated[int, typer.Option(help="Other pairs of prompts to judge with.")] = 64,
+    eval_examples: Annotated[
+        int | None,
+        typer.Option(help="Other pairs of prompts to judge with. Default: the split's test prompts, 64 of a built-in task."),
+    ] = None,
+    split: Split = None,
     seed: Drawn = 0,
     metric: Metric = None,
     ablation: Ablation = "resample",
@@ -90,12 +98,14 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.run import Mean
     from subcircuit.runs import identity
     from subcircuit.search import Behaviour, ablation_for
-    from subcircuit.tasks import check_task, graph_of
+    from subcircuit.tasks import check_task, graph_of, parse_shares
     from subcircuit.tasks import metric as metric_named
     from subcircuit.workers import together
 
     o = SimpleNamespace(**asked)
     check_task(o.task)
+    if o.split is not None:
+        parse_shares(o.split)
     assigned, learning = split_settings(o.settings or ())
     configs, carried = _configs(o, assigned), ablation_asked(o.ablation, learning, o.seed)
     cuts = THRESHOLDS if o.thresholds is None else numbers("thresholds", o.thresholds)
@@ -140,13 +150,20 @@ def _configs(o: SimpleNamespace, assigned: "list[str]") -> list[Any]:
 
 def _loaded(o: SimpleNamespace, bos: "BosPolicy", say: "Callable[[str], None]") -> "tuple[Transformer, Task, Task]":
     """The model, prompts to search with, and others to judge with."""
+    from subcircuit.errors import SettingsError
     from subcircuit.model import load_model
-    from subcircuit.tasks import load_two
+    from subcircuit.tasks import is_prompt_file, load_at_most, load_split
 
     say(f"loading {o.model}")
     model = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=say)
-    prompts = load_two(o.task, model, examples=o.examples, default=EXAMPLES, others=o.eval_examples, seed=o.seed, bos=bos)
-    return model, *prompts
+    examples = o.examples
+    if examples is None and not is_prompt_file(o.task):
+        there = len(load_at_most(o.task, model, examples=2 * EXAMPLES, seed=o.seed, bos=bos))
+        examples = min(EXAMPLES, (there + 1) // 2)
+    split = load_split(o.task, model, examples=examples, seed=o.seed, bos=bos, split=o.split, test=o.eval_examples)
+    if split.test is None:
+        raise SettingsError(f"--split {o.split} leaves nothing to judge methods with: a sweep needs test prompts")
+    return model, split.search, split.test
 
 
 def _show(made: "Sweep", directory: Path, *, as_json: bool) -> None:

@@ -23,7 +23,7 @@ def view(
     task: Annotated[
         str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
     ] = None,
-    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: those of the search.")] = None,
+    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: as many as in the search.")] = None,
     device: Device = None,
     host: Annotated[str, typer.Option(help="Where to listen. Beyond this machine, the address holds a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Or the next free one.")] = 8765,
@@ -61,7 +61,7 @@ def view(
 def _probe(paths: list[Path], given: "Overrides") -> "Probe":
     """Models are loaded when they are first needed; circuits of one model share it."""
     from subcircuit.cli.console import messages, plain
-    from subcircuit.cli.recorded import as_found
+    from subcircuit.cli.recorded import to_look_at
     from subcircuit.report.page import Probed
     from subcircuit.viewer.folders import now_at
 
@@ -71,6 +71,6 @@ def _probe(paths: list[Path], given: "Overrides") -> "Probe":
         path = paths[number]
         if now_at(path) != path:
             raise SettingsError("prompts and faithfulness are looked at when the search is done")
-        return Probed(*as_found(path, shown.circuit, given, lambda words: console.print(plain(words), soft_wrap=True)))
+        return Probed(*to_look_at(path, shown.circuit, given, lambda words: console.print(plain(words), soft_wrap=True)))
 
     return probe

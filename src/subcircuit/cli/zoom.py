@@ -46,9 +46,10 @@ def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.cli.console import messages
     from subcircuit.cli.kept import directory_for, keep
     from subcircuit.cli.progress import both, in_words, watch
-    from subcircuit.cli.recorded import Overrides, as_found
+    from subcircuit.cli.recorded import Overrides, as_found, split_of, task_named
     from subcircuit.cli.summary import print_run
     from subcircuit.errors import SettingsError
+    from subcircuit.evaluate import with_numbers
     from subcircuit.graph import Circuit
     from subcircuit.report import save_picture
     from subcircuit.runs import Beacon, identity
@@ -67,6 +68,7 @@ def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     with watch(messages()) as watcher:
         given = Overrides(model=o.model, revision=o.revision, device=o.device, dtype=o.dtype, task=o.task)
         transformer, behaviour = as_found(o.path, circuit, given, watcher.say)
+        split = split_of(circuit, task_named(o.path, circuit, given), transformer)
         watcher.say(f"looking into {o.component} on the {len(behaviour.task)} pairs of prompts of the search")
 
         def work(journal: "Journal") -> None:
@@ -74,10 +76,16 @@ def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
             told = both(watcher.step, beacon.step)
             config = Acdc(threshold, coarse_to_fine=o.coarse_to_fine)
             result = look_inside(transformer, circuit, o.component, o.into, behaviour, config, told, journal)
-            result.circuit.save(directory)
-            save_picture(result.circuit, directory)
+            inside = result.circuit
+            if split is not None:
+                inside = with_numbers(transformer, inside, behaviour, split, journal=journal)
+            inside.save(directory)
+            save_picture(inside, directory)
             beacon.end()
 
-        found = {**identity(transformer, behaviour.task), "circuit": sha256("\n".join(circuit.names).encode()).hexdigest()}
+        found = {
+            **identity(transformer, split or behaviour.task),
+            "circuit": sha256("\n".join(circuit.names).encode()).hexdigest(),
+        }
         keep(asked, found, (directory, begun), work, watcher.say)
     print_run(directory, Circuit.load(directory), as_json=o.json, given={"model": o.model, "task": o.task})

@@ -17,6 +17,7 @@ from subcircuit.evaluate.hypothesis_tests import (
 from subcircuit.evaluate.judgement import Judgement, judge
 from subcircuit.evaluate.measure import Readings, measure, measure_all
 from subcircuit.evaluate.minimality import minimality
+from subcircuit.evaluate.parts import discover, measured_on, numbers_of, with_numbers
 from subcircuit.evaluate.random_circuits import random_circuit, random_connected_circuit
 from subcircuit.evaluate.recovery import Overlap, Recovery, Roc, overlap, recovery, recovery_of_circuits, roc_of_circuits
 from subcircuit.evaluate.reset import reset
@@ -72,6 +73,7 @@ __all__ = [
     "contend",
     "curve",
     "direct_effects",
+    "discover",
     "edges_from",
     "equivalence_test",
     "evaluate_circuit",
@@ -82,9 +84,11 @@ __all__ = [
     "knock_out",
     "measure",
     "measure_all",
+    "measured_on",
     "minimality",
     "minimality_test",
     "needed",
+    "numbers_of",
     "overlap",
     "random_circuit",
     "random_connected_circuit",
@@ -98,4 +102,5 @@ __all__ = [
     "validate",
     "validate_all",
     "validations",
+    "with_numbers",
 ]

@@ -21,7 +21,7 @@ from subcircuit.graph.nodes import (
     parse_reader,
     parse_writer,
 )
-from subcircuit.graph.record import MethodRecord, ModelRecord, PartRecord, Record, SplitRecord, TaskRecord
+from subcircuit.graph.record import MethodRecord, ModelRecord, Numbers, PartRecord, Record, SplitRecord, SplitSettings, TaskRecord
 from subcircuit.graph.scope import KEY_VALUES, LEVELS, Level, Scope
 from subcircuit.graph.scope_text import parse_scope
 from subcircuit.graph.select import By, Greedy, Selection, Threshold, TopN, select_edges
@@ -49,6 +49,7 @@ __all__ = [
     "MethodRecord",
     "ModelRecord",
     "Neuron",
+    "Numbers",
     "PartRecord",
     "Reader",
     "Record",
@@ -56,6 +57,7 @@ __all__ = [
     "Scope",
     "Selection",
     "SplitRecord",
+    "SplitSettings",
     "TaskRecord",
     "Threshold",
     "TopN",

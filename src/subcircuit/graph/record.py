@@ -33,18 +33,50 @@ class PartRecord(_Frozen):
     digest: str
 
 
+class SplitSettings(_Frozen):
+    """What a split was made with, under the names of `load_split`'s arguments."""
+
+    examples: int | None = None
+    seed: int = 0
+    bos: str = "auto"
+    split: tuple[float, float, float] | None = None
+    test: int | None = None
+
+
 class SplitRecord(_Frozen):
     """Which prompts were searched with, chosen by and judged with.
 
     Args:
-        parameters: what the split was made with, to make it again: examples, seed, bos and split (the shares).
+        settings: to make it again; None where somebody put it together.
         search, validation, test: the parts; None for one that was left out.
     """
 
-    parameters: dict[str, Any]
+    settings: SplitSettings | None
     search: PartRecord
     validation: PartRecord | None = None
     test: PartRecord | None = None
+
+
+class Numbers(_Frozen):
+    """What a circuit does on some prompts; None for what is undefined or not known.
+
+    Args:
+        examples: pairs of prompts.
+        faithfulness: 1 where the circuit does as well as the model, 0 where it does as badly as no circuit.
+        interval: the ends of its 95 % bootstrap interval over the prompts.
+        kl: mean KL(model ‖ circuit) in nats.
+        accuracy: share of answers where right tokens outrank wrong ones.
+        top1: share of answers where circuit and model rank the same token first.
+        why: the reason where faithfulness is undefined.
+    """
+
+    examples: int
+    faithfulness: float | None = None
+    interval: tuple[float, float] | None = None
+    kl: float | None = None
+    accuracy: float | None = None
+    top1: float | None = None
+    why: str | None = None
 
 
 class TaskRecord(_Frozen):

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from subcircuit.graph import Circuit, Record
+from pydantic import ValidationError
+
+from subcircuit.graph import Circuit, Numbers, Record
 from subcircuit.search import faithfulness_of, meaning_of_scores, warnings_of
 
 WARNING = "warning"
@@ -27,6 +29,8 @@ class Summary:
         scores: what the scores of the edges mean.
         warnings: what to know before believing in the circuit, and the way out.
         trials, borderline, seconds, forward_seconds: what the search cost.
+        test, search: what the circuit does on prompts that it was not found with, and on those of the search.
+        held_out: whether prompts were set apart; None for circuits of earlier versions.
     """
 
     edges_total: int
@@ -60,6 +64,9 @@ class Summary:
     forward_seconds: float | None = None
     scores: str | None = None
     warnings: tuple[str, ...] = ()
+    test: Numbers | None = None
+    search: Numbers | None = None
+    held_out: bool | None = None
 
     @staticmethod
     def of(circuit: Circuit) -> "Summary":
@@ -126,7 +133,7 @@ class Summary:
         """One line of what else is known: faithfulness, settings, cost."""
         kl_in_title = self.metric == "kl_divergence" and self.metric_circuit is not None
         return _join(
-            None if self.faithfulness is None else f"faithfulness {round(self.faithfulness, 3) + 0.0:.3g} (search prompts)",
+            self._faithful,
             None if self.kl is None or kl_in_title else f"KL {self.kl:.3g}",
             None if self.method is None else self.method + ("" if self.threshold is None else f", threshold {self.threshold:g}"),
             self.selection,
@@ -158,8 +165,9 @@ class Summary:
             ("selection", self.selection or ""),
             ("edges kept", self.share),
             ("nodes kept", f"{self.nodes_kept:,} of {self.nodes_total:,}"),
+            *self._unseen,
             ("metric", _beside(self.metric, self.metric_circuit, self.metric_model, self.metric_corrupted)),
-            ("faithfulness", self._faithfulness),
+            ("faithfulness", self._faithfulness if self.search is None else ""),
             ("KL(model ‖ circuit)", "" if self.kl is None else f"{self.kl:.4g} nats"),
             ("logit difference", self._logit_difference),
             ("scores", self.scores or ""),
@@ -172,8 +180,32 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as values that JSON can hold: what is not a finite number is null."""
+        parts = {name: None if part is None else part.model_dump(mode="json") for name, part in self._parts.items()}
         derived = {name: getattr(self, name) for name in ("forward_equivalents", "faithfulness", "threshold")}
-        return {name: _finite(value) for name, value in {**asdict(self), **derived}.items()}
+        return {name: _finite(value) for name, value in {**asdict(self), **parts, **derived}.items()}
+
+    @property
+    def _faithful(self) -> str | None:
+        """Faithfulness in a few words: on unseen prompts where there are any."""
+        if self.test is not None:
+            return f"faithfulness {_two(self.test.faithfulness)} on {_prompts(self.test.examples, 'unseen')}"
+        return None if self.faithfulness is None else f"faithfulness {_two(self.faithfulness)} (search prompts)"
+
+    @property
+    def _parts(self) -> dict[str, Numbers | None]:
+        return {"test": self.test, "search": self.search}
+
+    @property
+    def _unseen(self) -> list[tuple[str, str]]:
+        """What the circuit is worth on other prompts, before what it does on those that it was found with."""
+        if self.held_out is False:
+            first = ("on unseen prompts", "not measured: every prompt was searched with")
+        else:
+            first = ("", "") if self.test is None else (f"on {_prompts(self.test.examples, 'unseen')}", _in_words(self.test))
+        of_search = (
+            None if self.search is None else (f"on the {_prompts(self.search.examples, 'search')}", _in_words(self.search))
+        )
+        return [first, *([] if of_search is None else [of_search])]
 
     @property
     def _kv(self) -> str | None:
@@ -240,6 +272,9 @@ def _recorded(record: Record) -> dict[str, Any]:
         "method": record.method.name,
         "parameters": record.method.parameters,
         **{to: value for to, value in known.items() if isinstance(value, int | float)},
+        "test": _part(record.results, "test"),
+        "search": _part(record.results, "search"),
+        "held_out": None if record.task.split is None else record.task.split.test is not None,
     }
 
 
@@ -265,6 +300,39 @@ def _beside(name: str | None, circuit: float | None, model: float | None, empty:
         return ""
     ends = [f"{end} {_number(value)}" for end, value in (("model", model), ("every edge cut", empty)) if value is not None]
     return " ".join(filter(None, (name, _number(circuit), f"({', '.join(ends)})" if ends else "")))
+
+
+def _part(results: Mapping[str, Any], name: str) -> Numbers | None:
+    """The numbers on one part of the prompts; None where a file from elsewhere has something else there."""
+    try:
+        return Numbers.model_validate(results.get(name))
+    except ValidationError:
+        return None
+
+
+def _in_words(numbers: Numbers) -> str:
+    """``faithfulness 0.58 (0.47 to 0.69) · KL 3.22 · accuracy 0.86 · top-1 0.31``."""
+    ends = "" if numbers.interval is None else f" ({_two(numbers.interval[0])} to {_two(numbers.interval[1])})"
+    kl = None if numbers.kl is None else f"KL {numbers.kl:.3g}"
+    named = (("accuracy", numbers.accuracy), ("top-1", numbers.top1))
+    return _join(
+        f"faithfulness {_two(numbers.faithfulness)}{ends}",
+        kl,
+        *(f"{name} {_two(value)}" for name, value in named if value is not None),
+        numbers.why,
+    )
+
+
+def _two(value: float | None) -> str:
+    """Two decimals; in thousands and above, three digits."""
+    if value is None:
+        return "undefined"
+    # what rounds to nothing has no sign
+    return f"{round(value, 2) + 0.0:.2f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def _prompts(count: int, kind: str) -> str:
+    return f"{count} {kind} {'prompt' if count == 1 else 'prompts'}"
 
 
 def _number(value: float) -> str:

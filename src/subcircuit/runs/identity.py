@@ -5,16 +5,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from subcircuit.model.transformer import Transformer
-    from subcircuit.tasks import Task
+    from subcircuit.tasks import Split, Task
 
 
-def identity(model: "Transformer", task: "Task") -> dict[str, Any]:
-    """As JSON values; runs with the same identity and options have the same results, to the last bit."""
+def identity(model: "Transformer", prompts: "Task | Split") -> dict[str, Any]:
+    """As JSON values; runs with the same identity and options have the same results, to the last bit.
+
+    Args:
+        prompts: those of the search, or a split of which they are a part.
+    """
+    from subcircuit.tasks import Split
+
+    task, parts = (prompts.search, prompts.parts) if isinstance(prompts, Split) else (prompts, {})
     return {
         "weights": model.weights_digest,
         "config": model.config.digest,
         "tokenizer": model.vocabulary.tokenizer,
         "prompts": task.digest,
+        **{f"{name} prompts": part.digest for name, part in parts.items() if part is not task},
         # a prompt file may give the same prompts other roles
         "roles": None if task.roles is None else task.roles.digest,
         "dtype": str(model.dtype).removeprefix("torch."),

@@ -6,7 +6,7 @@ from typing import Any
 
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Circuit, MethodRecord, ModelRecord, Record, Scope, TaskRecord
+from subcircuit.graph import Circuit, MethodRecord, ModelRecord, Record, Scope, SplitRecord, TaskRecord
 from subcircuit.graph.select import Selection, selection_of, selection_record
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import OPTIMAL, Ablation, Mean, Optimal, name_of
@@ -22,7 +22,7 @@ from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.unsound import naming_the_place
 from subcircuit.search.zoom import zoom, zoomed
-from subcircuit.tasks import Metric, OwnMetric, Task, graph_of
+from subcircuit.tasks import Metric, OwnMetric, Split, Task, graph_of, split_record
 
 _TIMINGS = ("seconds", "forward_seconds")
 
@@ -30,7 +30,7 @@ _TIMINGS = ("seconds", "forward_seconds")
 @entry
 def discover(
     model: Transformer,
-    task: Task,
+    task: Task | Split,
     method: Any,
     *,
     metric: str | Metric | OwnMetric | None = None,
@@ -44,7 +44,8 @@ def discover(
 
     Args:
         model: from ``load_model``.
-        task: from ``load_task``, made for this model.
+        task: from ``load_task`` or ``load_split``, made for this model. Of a split the search prompts are searched with,
+            the validation prompts are there for methods that choose by them, and the record says which is which.
         method: a method's settings, such as ``Acdc(threshold=0.02)`` or ``Eap()``, or its name, for its defaults.
         metric: what to measure: a name, a ``Metric``, or a Python function (see ``own_metric``); None is the task's own metric.
         ablation: what cut edges carry, by name or as a value. "optimal" or settings of learning: constants are learned
@@ -64,6 +65,7 @@ def discover(
     >>> result = discover(model, load_task("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
     >>> result.circuit.save("runs/ioi")  # doctest: +SKIP
     """
+    split, task = (task, task.search) if isinstance(task, Split) else (None, task)
     method, graph = method_settings(method), graph_of(model, scope, task)
     chosen = method_of(method)
     graph.check_size()
@@ -76,13 +78,15 @@ def discover(
         raise SettingsError(f"{chosen.name} decides itself which edges to keep: it takes no selection, see its threshold.")
     if isinstance(ablation, LearnOptimal):
         parameters |= {"optimal": asdict(ablation)}
-    asked = Behaviour.of(task.to(model.device), metric, Mean())
+    validation = None if split is None or split.validation is None else split.validation.to(model.device)
+    asked = replace(Behaviour.of(task.to(model.device), metric, Mean()), validation=validation)
+    parts = None if split is None else split_record(split)
     behaviour = replace(asked, ablation=ablation_for(ablation, model, graph, asked, on_step, journal))
-    on_step = _with_record(on_step, _record(model, behaviour, chosen, parameters, {}, {}))
+    on_step = _with_record(on_step, _record(model, behaviour, chosen, parameters, {}, {}, parts))
     with naming_the_place(model, behaviour.task):
         found = chosen.search(model, graph, behaviour, method, on_step, journal)
         result = found if taken is None else circuit_of(model, found, behaviour, taken)
-    record = _record(model, behaviour, chosen, parameters, *_results(result))
+    record = _record(model, behaviour, chosen, parameters, *_results(result), parts)
     constants = behaviour.ablation.constants.float().cpu() if isinstance(behaviour.ablation, Optimal) else None
     return replace(result, circuit=replace(result.circuit, record=record, constants=constants))
 
@@ -108,7 +112,9 @@ def look_inside(
         result = replace(result, metric_before=_standing(model, circuit, behaviour).metric_circuit)
     now = {"threshold": config.threshold, "coarse_to_fine": config.coarse_to_fine}
     before = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, **now}
-    record = _record(model, behaviour, method_of(config), zoomed(before, component, into), *_results(result))
+    same = circuit.record is not None and circuit.record.task.digest == behaviour.task.digest
+    parts = circuit.record.task.split if same and circuit.record is not None else None
+    record = _record(model, behaviour, method_of(config), zoomed(before, component, into), *_results(result), parts)
     if circuit.record is not None:
         record = record.model_copy(update={"seed": circuit.record.seed})
     return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
@@ -159,7 +165,9 @@ def _record(
     parameters: dict[str, Any],
     results: dict[str, Any],
     timings: dict[str, float],
+    split: SplitRecord | None,
 ) -> Record:
+    task = behaviour.task
     return Record(
         model=ModelRecord(
             name=model.name,
@@ -171,14 +179,14 @@ def _record(
             origin=model.origin,
             weights=model.weights_digest,
         ),
-        task=TaskRecord(name=behaviour.task.name, parameters=dict(behaviour.task.parameters), digest=behaviour.task.digest),
+        task=TaskRecord(name=task.name, parameters=dict(task.parameters), digest=task.digest, split=split),
         method=MethodRecord(name=method.name, parameters=parameters),
         ablation=name_of(behaviour.ablation),
         metric=behaviour.metric.name,
         results=results,
         timings=timings,
         versions={package: version(package) for package in ("subcircuit", "torch", "transformers")},
-        seed=int(behaviour.task.parameters.get("seed", 0)),
+        seed=split.settings.seed if split is not None and split.settings is not None else int(task.parameters.get("seed", 0)),
     )
 
 

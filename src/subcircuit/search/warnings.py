@@ -1,14 +1,14 @@
 """What makes a circuit doubtful, told by its record: it is empty, it fell apart, or it does no better than none.
 
 A search that runs to its end has a result, and the result may be that nothing was captured. Each warning says what was seen
-and the way out. They are of the prompts of the search; ``evaluate`` judges on others.
+and the way out. They are of the prompts of the search; test prompts judge (``evaluate/parts.py``).
 """
 
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from subcircuit.graph import Circuit
+from subcircuit.graph import Circuit, Record
 
 # of the faithfulness that a zoom may lose before it is said
 _LOSS = 0.1
@@ -35,8 +35,24 @@ def warnings_of(circuit: Circuit) -> tuple[str, ...]:
     if record is None or not record.results:
         return ()
     results, more = {**record.results, "metric": record.metric}, _way_out(record.method.parameters)
-    found = (_empty(circuit, results, more), _alike(results), _collapsed(circuit, results, more), _zoomed(results))
+    found = (
+        _empty(circuit, results, more),
+        _alike(results),
+        _collapsed(circuit, results, more),
+        _zoomed(results),
+        _unjudged(record),
+    )
     return tuple(warning for warning in found if warning)
+
+
+def _unjudged(record: Record) -> str | None:
+    """Of a search that was asked to leave no prompt out; one by an earlier version did not say."""
+    if record.task.split is None or record.task.split.test is not None:
+        return None
+    return (
+        "nothing is left to judge with: every prompt was searched with, and a circuit does better on the prompts that it was found with "
+        "than on others. Way out: leave test prompts (--split 50/20/30)."
+    )
 
 
 def _way_out(parameters: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from subcircuit.tasks.overlap import shared_prompts, without
 from subcircuit.tasks.own_metric import OwnMetric, metric_of, own_metric
 from subcircuit.tasks.places import graph_of, placed, places_of
 from subcircuit.tasks.roles import Roles
-from subcircuit.tasks.split import Split, load_split, parse_shares
+from subcircuit.tasks.split import Split, load_split, parse_shares, split_again, split_record
 from subcircuit.tasks.sva import sva
 from subcircuit.tasks.task import PromptPair, Task, check_same_vocabulary, check_vocabulary
 
@@ -63,6 +63,8 @@ __all__ = [
     "places_of",
     "shared_prompts",
     "shortfall",
+    "split_again",
+    "split_record",
     "sva",
     "tasks",
     "without",

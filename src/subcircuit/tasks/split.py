@@ -9,17 +9,19 @@ The fewest: 3 prompts to search with, 1 to choose by, 2 to judge with, so 6 in a
 interval can be made; an interval of so few is too narrow all the same (`evaluate/bootstrap.py`).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from random import Random
-from typing import Any, TypeAlias
+from typing import TypeAlias, cast, get_args
 
 import torch
 
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
+from subcircuit.graph import PartRecord, SplitRecord, SplitSettings, TaskRecord
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.encoding import BosPolicy
 from subcircuit.tasks.load import is_prompt_file, load_at_most, load_task
@@ -48,7 +50,7 @@ class Split:
         search: the prompts that a search works with.
         validation: the prompts by which a size or a setting may be chosen; None where there are none.
         test: the prompts that judge what was found, and that nothing was chosen by; None where there are none.
-        parameters: everything needed to make the split again from its source, as JSON values.
+        settings: everything needed to make the split again from its source; None where somebody put it together.
 
     Raises:
         SettingsError: two parts share a prompt, or are of different tasks.
@@ -57,7 +59,7 @@ class Split:
     search: Task
     validation: Task | None
     test: Task | None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    settings: SplitSettings | None = None
 
     def __post_init__(self) -> None:
         for (one, a), (other, b) in combinations(self.parts.items(), 2):
@@ -77,6 +79,28 @@ class Split:
     def to(self, device: torch.device | str) -> "Split":
         """The same split on another device."""
         return replace(self, **{name: task.to(device) for name, task in self.parts.items()})
+
+
+def split_record(split: Split) -> SplitRecord:
+    """What a circuit's record says of the split that it was found with."""
+    parts = {name: PartRecord(examples=len(part), digest=part.digest) for name, part in split.parts.items()}
+    return SplitRecord(settings=split.settings, search=parts.pop("search"), **parts)
+
+
+def split_again(record: TaskRecord, source: str | Path, model: Transformer) -> Split | None:
+    """The split that a circuit was found with, made again from its source; None where that gives other prompts.
+
+    Raises:
+        UnknownNameError, PromptError: as in `load_task`.
+    """
+    if record.split is None or record.split.settings is None:
+        return None
+    try:
+        split = _load(source, model, record.split.settings)
+    except SettingsError:
+        # another file of this name may have too few prompts
+        return None
+    return split if split_record(split) == record.split else None
 
 
 def parse_shares(text: str) -> Shares:
@@ -119,6 +143,7 @@ def load_split(
     seed: int = 0,
     bos: BosPolicy = "auto",
     split: str | Sequence[float | int] | None = None,
+    test: int | None = None,
 ) -> Split:
     """A task's prompts to search with, to choose by and to judge with, none in two parts.
 
@@ -132,6 +157,7 @@ def load_split(
         split: shares of search, validation and test prompts in percent, such as ``"50/20/30"``. None: that for a file, and
             for a built-in task 16 validation and 64 test prompts. A part whose share is 0 is left out. Beside ``examples``,
             and for a built-in task, shares say how many the other parts are for each prompt of the search.
+        test: how many prompts to judge with, of a file at most; None leaves it to the shares.
 
     Raises:
         SettingsError: there are too few different prompts, or shares that are none.
@@ -142,47 +168,62 @@ def load_split(
     (32, 16, 64)
     """
     shares = None if split is None else parse_shares(split) if isinstance(split, str) else check_shares(split)
-    made = {"examples": examples, "seed": seed, "bos": bos, "split": None if shares is None else list(shares)}
+    if test is not None and test < FEWEST[2]:
+        raise SettingsError(f"{test} prompts to judge with: at least {FEWEST[2]} are needed, or there is no interval")
+    return _load(source, model, SplitSettings(examples=examples, seed=seed, bos=bos, split=shares, test=test))
+
+
+def _load(source: str | Path, model: Transformer, made: SplitSettings) -> Split:
+    shares, file = made.split, is_prompt_file(source)
+    load = partial(load_task, source, model, bos=_bos(made))
+    if file and made.examples is None and (shares is None or any(shares[1:])):
+        return _dealt(load(), made)
+    search = load(examples=made.examples, seed=made.seed)
     if shares is not None and not any(shares[1:]):
-        return Split(load_task(source, model, examples=examples, seed=seed, bos=bos), None, None, made)
-    if is_prompt_file(source) and examples is None:
-        return _dealt(load_task(source, model, bos=bos), shares or FILE_SHARES, made)
-    search = load_task(source, model, examples=examples, seed=seed, bos=bos)
-    if is_prompt_file(source):
-        return _beside(search, load_task(source, model, bos=bos), shares or FILE_SHARES, made)
-    wanted = (VALIDATION, TEST) if shares is None else _in_proportion(len(search), shares)
-    drawn = load_at_most(source, model, examples=sum(wanted) + len(search), seed=seed + 1, bos=bos)
+        return Split(search, None, None, made)
+    if file:
+        return _beside(search, load(), made)
+    validation, test = (VALIDATION, TEST) if shares is None else _in_proportion(len(search), shares)
+    wanted = (validation, test if made.test is None else made.test)
+    drawn = load_at_most(source, model, examples=sum(wanted) + len(search), seed=made.seed + 1, bos=_bos(made))
     return _drawn(search, drawn, wanted, made)
 
 
-def _dealt(task: Task, shares: Shares, made: Mapping[str, Any]) -> Split:
+def _bos(made: SplitSettings) -> BosPolicy:
+    if made.bos not in get_args(BosPolicy):
+        raise SettingsError(f"bos is {made.bos!r}; it must be one of {', '.join(get_args(BosPolicy))}.")
+    return cast(BosPolicy, made.bos)
+
+
+def _dealt(task: Task, made: SplitSettings) -> Split:
     """A file's pairs by shares."""
+    shares = made.split or FILE_SHARES
     prompts, fewest = _different(task), _fewest(shares)
     if len(prompts) < sum(fewest):
         raise SettingsError(f"{_source(task)} has {_count(prompts)}, and {_needs(fewest)}. Add pairs. {_ALL}")
-    search, validation, test = _parts(task, _shuffled(prompts, made), apportion(len(prompts), shares, fewest), made)
+    sizes = apportion(len(prompts), shares, fewest)
+    search, validation, test = _parts(task, _shuffled(prompts, made), _at_most(sizes, made.test), made)
     assert search is not None
     return Split(search, validation, test, made)
 
 
-def _beside(search: Task, task: Task, shares: Shares, made: Mapping[str, Any]) -> Split:
+def _beside(search: Task, task: Task, made: SplitSettings) -> Split:
     """A file's first pairs, and the rest by the shares of the other two parts."""
+    shares = made.split or FILE_SHARES
     rest, fewest = _different(task, search), _fewest((0, *shares[1:]))
     if len(rest) < sum(fewest):
         raise SettingsError(
             f"{_source(task)} has {_count(rest)} beside the {len(search)} pairs to search with, and {_needs(fewest)}. "
             f"Search with fewer (--examples), or add pairs. {_ALL}"
         )
-    _, *sizes = apportion(len(rest), (0, *shares[1:]), fewest)
-    validation, test = (
-        min(size, max(most, wanted))
-        for size, most, wanted in zip(sizes, (MOST_VALIDATION, MOST_TEST), _in_proportion(len(search), shares), strict=True)
-    )
-    _, *parts = _parts(task, _shuffled(rest, made), (0, validation, test), made)
+    _, validation, test = apportion(len(rest), (0, *shares[1:]), fewest)
+    wanted = _in_proportion(len(search), shares)
+    sizes = (0, min(validation, max(MOST_VALIDATION, wanted[0])), min(test, max(MOST_TEST, wanted[1])))
+    _, *parts = _parts(task, _shuffled(rest, made), _at_most(sizes, made.test), made)
     return Split(search, parts[0], parts[1], made)
 
 
-def _drawn(search: Task, drawn: Task, wanted: tuple[int, int], made: Mapping[str, Any]) -> Split:
+def _drawn(search: Task, drawn: Task, wanted: tuple[int, int], made: SplitSettings) -> Split:
     """Another draw without the prompts of the search."""
     rest, fewest = _different(drawn, search), _fewest((0, *wanted))
     if len(rest) < sum(fewest):
@@ -215,7 +256,7 @@ def apportion(count: int, shares: Sequence[float | int], fewest: Sequence[int]) 
     return search, validation, test
 
 
-def _parts(task: Task, order: Sequence[Prompt], sizes: Sizes, made: Mapping[str, Any]) -> list[Task | None]:
+def _parts(task: Task, order: Sequence[Prompt], sizes: Sizes, made: SplitSettings) -> list[Task | None]:
     """The pairs whose prompts come first in the order, those that come next, and those after them; None for no prompt."""
     parts: list[Task | None] = []
     start = 0
@@ -228,19 +269,25 @@ def _parts(task: Task, order: Sequence[Prompt], sizes: Sizes, made: Mapping[str,
     return parts
 
 
-def _named(part: Task, name: str, made: Mapping[str, Any]) -> Task:
+def _named(part: Task, name: str, made: SplitSettings) -> Task:
     """The part, whose parameters say which one it is."""
-    return replace(part, parameters={**part.parameters, "examples": len(part), "split": {"part": name, **made}})
+    return replace(
+        part, parameters={**part.parameters, "examples": len(part), "split": {"part": name, **made.model_dump(mode="json")}}
+    )
 
 
-def _shuffled(prompts: Sequence[Prompt], made: Mapping[str, Any]) -> list[Prompt]:
-    return Random(int(made["seed"])).sample(prompts, len(prompts))
+def _shuffled(prompts: Sequence[Prompt], made: SplitSettings) -> list[Prompt]:
+    return Random(made.seed).sample(prompts, len(prompts))
 
 
 def _different(task: Task, other: Task | None = None) -> list[Prompt]:
     """A task's different clean prompts, in order, without those of another."""
     taken = set() if other is None else {tuple(prompt) for prompt in other.clean.to_lists()}
     return [prompt for prompt in dict.fromkeys(map(tuple, task.clean.to_lists())) if prompt not in taken]
+
+
+def _at_most(sizes: Sizes, test: int | None) -> Sizes:
+    return sizes if test is None else (*sizes[:2], min(sizes[2], test))
 
 
 def _fewest(shares: Sequence[float | int]) -> Sizes:
@@ -264,6 +311,11 @@ def _check_same_task(one: str, a: Task, other: str, b: Task) -> None:
         raise SettingsError(
             f"the {one} are of task {a.name} (metric {a.metric}), the {other} of task {b.name} (metric {b.metric}): "
             "a split is made of one task."
+        )
+    made_for, also = a.vocabulary, b.vocabulary
+    if made_for is not None and also is not None and (made_for.tokenizer, made_for.size) != (also.tokenizer, also.size):
+        raise SettingsError(
+            f"the {one} were made for {made_for.model}, the {other} for {also.model}, which has another tokenizer."
         )
 
 

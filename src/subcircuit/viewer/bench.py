@@ -112,7 +112,7 @@ class Bench:
             )
 
     def measure(self, circuit: int, edges: int, kept_only: bool, ahead: bool = False) -> Json:
-        """The largest circuit of at most so many edges, measured on the prompts of the search, with all sizes measured so far.
+        """The largest circuit of at most so many edges, measured on the probed prompts, with all sizes measured so far.
 
         Args:
             ahead: nobody waits for it: it gives way to what somebody waits for. Then this size is not among the points.

@@ -1,0 +1,126 @@
+"""What a circuit does on the prompts of its search and on those of its split that nothing was chosen by.
+
+The first number says how well the search fitted its prompts, the second what the circuit is worth: circuits found on few
+prompts do better on these than on others. Cost: for each part a masked forward pass, about three plain ones, of the model,
+of the circuit and of the circuit without edges.
+"""
+
+from dataclasses import replace
+from math import isfinite
+from typing import Any
+
+from subcircuit.entry import entry
+from subcircuit.errors import GraphError, NumericalError, PromptMismatchError, SettingsError
+from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit
+from subcircuit.graph import Circuit, Numbers, Scope
+from subcircuit.graph.select import Selection
+from subcircuit.model.transformer import Transformer
+from subcircuit.run import OPTIMAL, Ablation
+from subcircuit.search import Behaviour, Discovery, LearnOptimal, OnProgress
+from subcircuit.search import discover as search
+from subcircuit.search.journal import FORGETFUL, Journal, Under
+from subcircuit.tasks import Metric, OwnMetric, Split, Task
+
+# those that are reported; validation prompts have served to choose by
+REPORTED = ("test", "search")
+
+
+@entry
+def discover(
+    model: Transformer,
+    task: Task | Split,
+    method: Any,
+    *,
+    metric: str | Metric | OwnMetric | None = None,
+    ablation: str | Ablation | LearnOptimal = "resample",
+    scope: Scope | str | None = None,
+    selection: Selection | int | None = None,
+    on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+) -> Discovery:
+    """Find the circuit of a behaviour, and measure it on prompts that were not searched with.
+
+    Args:
+        model: from ``load_model``.
+        task: from ``load_split``, made for this model: the circuit's record then says which prompts were used for what, and
+            what the circuit does on test and search prompts, under ``results["test"]`` and ``results["search"]``. With a
+            task from ``load_task`` all its prompts are searched with, and nothing more is measured.
+        method, metric, ablation, scope, selection, on_step, journal: as in ``search.discover``.
+
+    Raises:
+        SubcircuitError: as in ``search.discover``.
+
+    >>> found = discover(model, load_split("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
+    >>> found.circuit.record.results["test"]["faithfulness"]  # doctest: +SKIP
+    0.75
+    """
+    given = {"metric": metric, "ablation": ablation, "scope": scope, "selection": selection}
+    found = search(model, task, method, **given, on_step=on_step, journal=journal)
+    if not isinstance(task, Split):
+        return found
+    # constants that were learned in the search come with the circuit
+    carried = OPTIMAL if isinstance(ablation, LearnOptimal) else ablation
+    behaviour = Behaviour.of(task.search, metric, carried, found.circuit)
+    return replace(found, circuit=with_numbers(model, found.circuit, behaviour, task, journal=journal))
+
+
+@entry
+def with_numbers(
+    model: Transformer,
+    circuit: Circuit,
+    behaviour: Behaviour,
+    split: Split,
+    batch_size: int = 16,
+    journal: Journal = FORGETFUL,
+) -> Circuit:
+    """The circuit, whose record says what it does on the split's test and search prompts; one without record stays as it is.
+
+    Args:
+        behaviour: its metric and ablation are used, and the split's prompts.
+        batch_size: prompts that run together.
+        journal: remembers the losses of every batch of prompts.
+
+    Raises:
+        RunError, ShortOfMemoryError: the work cannot be done. Prompts on which the circuit cannot be measured are no error:
+            the numbers are missing then and say why.
+    """
+    if circuit.record is None:
+        return circuit
+    parts: dict[str, Any] = dict.fromkeys(REPORTED)
+    for name in REPORTED:
+        task = split.parts.get(name)
+        if task is not None:
+            on = replace(behaviour, task=task.to(model.device))
+            parts[name] = measured_on(model, circuit, on, batch_size, Under(journal, f"{name} prompts")).model_dump(mode="json")
+    record = circuit.record.model_copy(update={"results": {**circuit.record.results, **parts}})
+    return replace(circuit, record=record)
+
+
+def measured_on(
+    model: Transformer, circuit: Circuit, behaviour: Behaviour, batch_size: int = 16, journal: Journal = FORGETFUL
+) -> Numbers:
+    """The numbers of a circuit on a behaviour's prompts; those that are undefined are None, with the reason."""
+    try:
+        return numbers_of(evaluate_circuit(model, circuit, behaviour, batch_size, journal))
+    except (GraphError, PromptMismatchError, NumericalError) as error:
+        # prompts that do not line up with the graph's positions, or logits that overflow in half precision
+        return Numbers(examples=len(behaviour.task), why=str(error))
+
+
+def numbers_of(evaluation: Evaluation) -> Numbers:
+    """The numbers of an evaluation in short."""
+    means = evaluation.means
+    try:
+        faithful, interval, why = evaluation.faithfulness, evaluation.faithfulness_interval(), None
+    except SettingsError as error:
+        faithful, interval, why = None, None, str(error)
+    ends = None if interval is None or not (isfinite(interval.low) and isfinite(interval.high)) else (interval.low, interval.high)
+    return Numbers(
+        examples=len(evaluation.metric.model),
+        faithfulness=faithful,
+        interval=ends,
+        kl=means["kl"],
+        accuracy=means["accuracy"],
+        top1=means["match"],
+        why=why,
+    )

@@ -1,0 +1,154 @@
+"""A circuit's numbers are those of its evaluation on exactly the prompts of the split, and a record says which these were."""
+
+import json
+from dataclasses import replace
+from importlib import import_module
+
+import pytest
+
+import subcircuit as sc
+from subcircuit.errors import SettingsError
+from subcircuit.evaluate import discover, evaluate_circuit, numbers_of
+from subcircuit.graph import Circuit, PartRecord, Record
+from subcircuit.run import Optimal, Resample
+from subcircuit.search import Acdc, Behaviour, EapIgInputs, LearnOptimal, look_inside
+from subcircuit.search import discover as search
+from subcircuit.tasks import Split, induction, load_split, metric, split_again
+from tests.tiny_models import tiny
+
+
+class Kept:
+    """A journal in memory."""
+
+    leaving = False
+
+    def __init__(self):
+        self.units: dict[str, bytes] = {}
+
+    def recall(self, key: str) -> bytes | None:
+        return self.units.get(key)
+
+    def record(self, key: str, result: bytes) -> None:
+        assert key not in self.units
+        self.units[key] = result
+
+
+MODEL = tiny("llama")
+SPLIT = load_split("induction", MODEL, examples=3, split="30/30/40")
+
+
+def results(circuit: Circuit) -> dict:
+    assert circuit.record is not None
+    return circuit.record.results
+
+
+def test_search_prompts_are_searched_with_and_the_others_are_measured():
+    found, plain = discover(MODEL, SPLIT, Acdc(0.01)), search(MODEL, SPLIT.search, Acdc(0.01))
+    assert found.circuit.names == plain.circuit.names
+    for name, part in (("test", SPLIT.test), ("search", SPLIT.search)):
+        assert part is not None
+        evaluation = evaluate_circuit(MODEL, plain.circuit, Behaviour(part, metric("kl_divergence")))
+        interval = evaluation.faithfulness_interval()
+        assert interval is not None
+        assert results(found.circuit)[name] == {
+            "examples": len(part),
+            "faithfulness": evaluation.faithfulness,
+            "interval": [interval.low, interval.high],
+            "kl": evaluation.means["kl"],
+            "accuracy": evaluation.means["accuracy"],
+            "top1": evaluation.means["match"],
+            "why": None,
+        }
+    record = found.circuit.record
+    assert record is not None and record.task.split is not None and SPLIT.validation is not None
+    assert record.task.digest == record.task.split.search.digest == SPLIT.search.digest
+    assert record.task.split.validation == PartRecord(examples=3, digest=SPLIT.validation.digest)
+    again = split_again(record.task, "induction", MODEL)
+    assert again is not None
+    assert [part.digest for part in again.parts.values()] == [part.digest for part in SPLIT.parts.values()]
+
+
+def test_a_record_of_before_there_were_splits_still_loads():
+    record = search(MODEL, SPLIT.search, EapIgInputs(steps=2)).circuit.record
+    assert record is not None and record.task.split is None
+    old = json.loads(record.model_dump_json())
+    del old["task"]["split"]
+    assert Record.model_validate(old) == record
+
+
+def test_a_task_alone_is_all_searched_with():
+    assert "test" not in results(discover(MODEL, SPLIT.search, EapIgInputs(steps=2)).circuit)
+    alone = discover(MODEL, Split(SPLIT.search, None, None), EapIgInputs(steps=2)).circuit
+    assert results(alone)["test"] is None
+    assert results(alone)["search"]["examples"] == 3
+
+
+def test_a_method_may_choose_by_validation_prompts(monkeypatch: pytest.MonkeyPatch):
+    seen: list[Behaviour] = []
+    method, module = EapIgInputs(steps=2), import_module("subcircuit.search.discover")
+    chosen = module.method_of(method)
+
+    def told(model, graph, behaviour, *rest):
+        seen.append(behaviour)
+        return chosen.search(model, graph, behaviour, *rest)
+
+    monkeypatch.setattr(module, "method_of", lambda _: replace(chosen, search=told))
+    search(MODEL, SPLIT, method)
+    search(MODEL, SPLIT.search, method)
+    assert SPLIT.validation is not None
+    assert [b.task.digest for b in seen] == [SPLIT.search.digest] * 2
+    assert [b.validation and b.validation.digest for b in seen] == [SPLIT.validation.digest, None]
+
+
+def test_learned_constants_are_carried_on_the_other_prompts_too():
+    found = sc.discover(MODEL, SPLIT, EapIgInputs(steps=2), ablation=LearnOptimal(steps=2)).circuit
+    assert found.constants is not None and SPLIT.test is not None
+    measured = evaluate_circuit(MODEL, found, Behaviour(SPLIT.test, metric("kl_divergence"), Optimal(found.constants)))
+    assert results(found)["test"] == numbers_of(measured).model_dump(mode="json")
+
+
+def test_what_is_undefined_is_missing_and_says_why():
+    # one prompt has no interval
+    one = load_split("induction", MODEL, examples=1, split="100/0/0")
+    found = discover(MODEL, one, EapIgInputs(steps=2)).circuit
+    assert results(found)["search"]["interval"] is None
+    # two prompts, of which the model makes nothing: the difference is within noise
+    nothing = Split(SPLIT.search, None, load_split("induction", MODEL, examples=2, seed=7).search)
+    numbers = results(discover(MODEL, nothing, EapIgInputs(steps=2), metric="logit_difference").circuit)["test"]
+    assert (numbers["faithfulness"], numbers["interval"]) == (None, None)
+    assert "faithfulness is undefined" in numbers["why"]
+    assert numbers["kl"] > 0
+
+
+def test_prompts_that_a_graph_of_positions_has_no_place_for_have_no_numbers():
+    shorter = induction(MODEL, examples=2, length=4)
+    found = discover(MODEL, Split(SPLIT.search, None, shorter), EapIgInputs(steps=2), scope=sc.Scope(positions="each")).circuit
+    assert "19 positions, and the prompts have 7" in results(found)["test"]["why"]
+    assert results(found)["test"]["kl"] is None
+    assert results(found)["search"]["kl"] > 0
+
+
+def test_units_of_test_and_search_prompts_are_kept_apart_and_taken_up_again():
+    journal = Kept()
+    first = discover(MODEL, SPLIT, EapIgInputs(steps=2), journal=journal)
+    count = len(journal.units)
+    second = discover(MODEL, SPLIT, EapIgInputs(steps=2), journal=journal)
+    assert len(journal.units) == count
+    assert results(first.circuit) == results(second.circuit)
+    assert {key.partition("/")[0] for key in journal.units} >= {"test prompts", "search prompts"}
+
+
+def test_zooming_carries_the_split_on_where_the_prompts_are_those_of_the_search():
+    found = search(MODEL, SPLIT, Acdc(0.01), scope=sc.Scope("head")).circuit
+    head = next(str(node) for node in found.nodes if str(node).startswith("a"))
+    inside = look_inside(MODEL, found, head, "qkv", Behaviour(SPLIT.search, metric("kl_divergence"), Resample()), Acdc(0.01))
+    assert inside.circuit.record is not None and found.record is not None
+    assert inside.circuit.record.task == found.record.task
+    assert SPLIT.validation is not None
+    other = look_inside(MODEL, found, head, "qkv", Behaviour(SPLIT.validation, metric("kl_divergence")), Acdc(0.01))
+    assert other.circuit.record is not None and other.circuit.record.task.split is None
+
+
+def test_a_split_is_of_one_task():
+    with pytest.raises(SettingsError, match="in common"):
+        discover(MODEL, Split(SPLIT.search, None, SPLIT.search), EapIgInputs(steps=2))
