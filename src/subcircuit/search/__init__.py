@@ -2,6 +2,7 @@
 
 from subcircuit.search.acdc import acdc
 from subcircuit.search.atp_star import AtpStar, atp_star
+from subcircuit.search.attribution import Rounds
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
 from subcircuit.search.discover import circuit_of, discover, look_inside
@@ -56,6 +57,7 @@ __all__ = [
     "RandomScores",
     "Relp",
     "Round",
+    "Rounds",
     "Step",
     "SubnetworkProbing",
     "Ugs",
