@@ -18,17 +18,18 @@ def strongest(circuit: sc.Circuit, count: int) -> list[tuple[float, str]]:
 def main(examples: int, threshold: float) -> None:
     """Load, search, show, save."""
     model = sc.load_model("smollm2-135m")
-    task = sc.load_task("ioi", model, examples=examples)
-    print(task.pairs[0].clean, "…", task.pairs[0].answers)
+    # prompts to search with, and others that judge what was found
+    split = sc.load_split("ioi", model, examples=examples)
+    print(split.search.pairs[0].clean, "…", split.search.pairs[0].answers)
 
     # heads with one input each: a coarser graph than the default, and a quicker search
-    result = sc.discover(model, task, sc.Acdc(threshold), metric="logit_difference", scope=sc.Scope("head"))
+    result = sc.discover(model, split, sc.Acdc(threshold), metric="logit_difference", scope=sc.Scope("head"))
 
     for name, value in sc.Summary.of(result.circuit).rows:
         print(f"{name:>22}  {value}")
     for effect, edge in strongest(result.circuit, 10):
         print(f"{effect:8.3f}  {edge}")
-    print("written to", sc.write_run(result.circuit, sc.new_directory(None, task.name, model.name)))
+    print("written to", sc.write_run(result.circuit, sc.new_directory(None, split.search.name, model.name)))
 
 
 if __name__ == "__main__":

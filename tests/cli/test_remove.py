@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from subcircuit import load_edited, load_model, load_task
+from subcircuit.cli.editing import material
+from subcircuit.cli.recorded import Overrides
 from subcircuit.edit import Probe
 from subcircuit.errors import CircuitFileError, ModelError, UnknownNameError
+from subcircuit.graph import Circuit
 from subcircuit.model import Tokens
+from subcircuit.tasks import shared_prompts
 from tests.cli.conftest import Output
 from tests.tiny_models import tiny_hf
 
@@ -82,6 +87,27 @@ def test_a_capability_is_removed_and_the_checkpoint_loads(
             "input_ids"
         ]
         torch.testing.assert_close(theirs(ids).logits, edited(Tokens(ids, torch.tensor([4]))), atol=1e-3, rtol=1e-3)
+
+
+def test_an_edit_is_judged_by_the_run_s_own_test_prompts_and_made_with_others(
+    subcircuit: Run, circuit: str, model: str, many: Path
+) -> None:
+    record = Circuit.load(Path(circuit)).record
+    assert record is not None and record.task.split is not None and record.task.split.test is not None
+    for given, judging, found in ((None, 4, 8), (3, 3, 8)):
+        drawn = material(Path(circuit), Overrides(model=model, task=str(many)), (), given, None, lambda _: None)
+        others = drawn.held_out.target.task
+        # of twelve pairs the search took six, and two of the others were kept to choose by
+        assert (len(others), len(drawn.found), shared_prompts(others, drawn.found)) == (judging, found, 0)
+        if given is None:
+            assert others.digest == record.task.split.test.digest
+    # a run that set nothing apart, and prompts of another seed, are divided anew
+    plain = replace(
+        Circuit.load(Path(circuit)), record=record.model_copy(update={"task": record.task.model_copy(update={"split": None})})
+    )
+    plain.save("plain")
+    drawn = material(Path("plain"), Overrides(model=model, task=str(many)), (), None, None, lambda _: None)
+    assert (len(drawn.held_out.target.task), len(drawn.found)) == (6, 6)
 
 
 def test_the_table_and_the_steps_are_shown(subcircuit: Run, arguments: tuple[object, ...], many: Path) -> None:

@@ -138,6 +138,16 @@ def test_units_of_test_and_search_prompts_are_kept_apart_and_taken_up_again():
     assert {key.partition("/")[0] for key in journal.units} >= {"test prompts", "search prompts"}
 
 
+def test_measuring_tells_how_far_it_is_after_the_search():
+    told: list[tuple[int, int]] = []
+    discover(MODEL, SPLIT, EapIgInputs(steps=2), on_step=lambda step: told.append((step.done, step.total)))
+    # model, circuit and empty circuit on every test and search prompt; the model and what is empty may be the circuit
+    assert SPLIT.test is not None
+    total = 3 * (len(SPLIT.test) + len(SPLIT.search))
+    runs = [done for done, of in told if of == total]
+    assert runs == sorted(runs) and runs[-1] == total
+
+
 def test_zooming_carries_the_split_on_where_the_prompts_are_those_of_the_search():
     found = search(MODEL, SPLIT, Acdc(0.01), scope=sc.Scope("head")).circuit
     head = next(str(node) for node in found.nodes if str(node).startswith("a"))

@@ -86,11 +86,13 @@ class Drawing:
             named = {"examples": self.examples, "default": EXAMPLES, "others": others}
             return load_two(name, self.model, **named, seed=self.seed, bos=self.bos)
         judging, count = unseen(own, name, self.eval_examples, self.model), self.examples or EXAMPLES
+        # all test prompts are left out, however few of them are asked for
+        apart = max(judging, own.test, key=len)
         if is_prompt_file(name):
             drawn = load_task(name, self.model, bos=self.bos)
         else:
-            drawn = load_at_most(name, self.model, examples=count + len(judging), seed=self.seed, bos=self.bos)
-        rest = without(drawn, judging)
+            drawn = load_at_most(name, self.model, examples=count + len(apart), seed=self.seed, bos=self.bos)
+        rest = without(drawn, apart)
         if self.examples is not None and len(rest) < self.examples:
             say(f"warning: {self.examples} pairs of {name} were asked for, and there are {len(rest)} beside those to judge with")
         return rest[: min(count, len(rest))], judging

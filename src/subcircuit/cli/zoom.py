@@ -78,7 +78,7 @@ def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
             result = look_inside(transformer, circuit, o.component, o.into, behaviour, config, told, journal)
             inside = result.circuit
             if split is not None:
-                inside = with_numbers(transformer, inside, behaviour, split, journal=journal)
+                inside = with_numbers(transformer, inside, behaviour, split, journal=journal, on_step=watcher.step)
             inside.save(directory)
             save_picture(inside, directory)
             beacon.end()

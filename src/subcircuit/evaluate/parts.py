@@ -12,11 +12,12 @@ from typing import Any
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, PromptMismatchError, SettingsError
 from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit
+from subcircuit.evaluate.measure import runs_of
 from subcircuit.graph import Circuit, Numbers, Scope
 from subcircuit.graph.select import Selection
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import OPTIMAL, Ablation
-from subcircuit.search import Behaviour, Discovery, LearnOptimal, OnProgress
+from subcircuit.search import Behaviour, Discovery, LearnOptimal, OnProgress, OnRound, Rounds
 from subcircuit.search import discover as search
 from subcircuit.search.journal import FORGETFUL, Journal, Under
 from subcircuit.tasks import Metric, OwnMetric, Split, Task
@@ -61,7 +62,7 @@ def discover(
     # constants that were learned in the search come with the circuit
     carried = OPTIMAL if isinstance(ablation, LearnOptimal) else ablation
     behaviour = Behaviour.of(task.search, metric, carried, found.circuit)
-    return replace(found, circuit=with_numbers(model, found.circuit, behaviour, task, journal=journal))
+    return replace(found, circuit=with_numbers(model, found.circuit, behaviour, task, journal=journal, on_step=on_step))
 
 
 @entry
@@ -72,6 +73,7 @@ def with_numbers(
     split: Split,
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
+    on_step: OnRound | None = None,
 ) -> Circuit:
     """The circuit, whose record says what it does on the split's test and search prompts; one without record stays as it is.
 
@@ -79,6 +81,7 @@ def with_numbers(
         behaviour: its metric and ablation are used, and the split's prompts.
         batch_size: prompts that run together.
         journal: remembers the losses of every batch of prompts.
+        on_step: called after every run of every batch of prompts.
 
     Raises:
         RunError, ShortOfMemoryError: the work cannot be done. Prompts on which the circuit cannot be measured are no error:
@@ -86,22 +89,27 @@ def with_numbers(
     """
     if circuit.record is None:
         return circuit
-    parts: dict[str, Any] = dict.fromkeys(REPORTED)
-    for name in REPORTED:
-        task = split.parts.get(name)
-        if task is not None:
-            on = replace(behaviour, task=task.to(model.device))
-            parts[name] = measured_on(model, circuit, on, batch_size, Under(journal, f"{name} prompts")).model_dump(mode="json")
-    record = circuit.record.model_copy(update={"results": {**circuit.record.results, **parts}})
+    there = {name: split.parts[name] for name in REPORTED if name in split.parts}
+    rounds = Rounds(sum(runs_of(len(task), 1) for task in there.values()), on_step, "runs")
+    found: dict[str, Any] = dict.fromkeys(REPORTED)
+    for name, task in there.items():
+        on, part = replace(behaviour, task=task.to(model.device)), Under(journal, f"{name} prompts")
+        found[name] = measured_on(model, circuit, on, batch_size, part, rounds).model_dump(mode="json")
+    record = circuit.record.model_copy(update={"results": {**circuit.record.results, **found}})
     return replace(circuit, record=record)
 
 
 def measured_on(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour, batch_size: int = 16, journal: Journal = FORGETFUL
+    model: Transformer,
+    circuit: Circuit,
+    behaviour: Behaviour,
+    batch_size: int = 16,
+    journal: Journal = FORGETFUL,
+    rounds: Rounds | None = None,
 ) -> Numbers:
     """The numbers of a circuit on a behaviour's prompts; those that are undefined are None, with the reason."""
     try:
-        return numbers_of(evaluate_circuit(model, circuit, behaviour, batch_size, journal))
+        return numbers_of(evaluate_circuit(model, circuit, behaviour, batch_size, journal, rounds))
     except (GraphError, PromptMismatchError, NumericalError) as error:
         # prompts that do not line up with the graph's positions, or logits that overflow in half precision
         return Numbers(examples=len(behaviour.task), why=str(error))
