@@ -153,7 +153,7 @@ def state_of(step: Step | Round, left: float | None) -> str:
     else:
         # shares are told as such
         words = [f"{step.done} {step.unit}" if step.unit.startswith("%") else f"{step.done:,}/{step.total:,} {step.unit}"]
-    if left is not None:
+    if left is not None and step.done < step.total:
         words.append(f"{clock(left)} left")
     return " · ".join(words)
 
