@@ -20,7 +20,7 @@ from subcircuit.run import OPTIMAL, Ablation
 from subcircuit.search import Behaviour, Discovery, LearnOptimal, OnProgress, OnRound, Rounds
 from subcircuit.search import discover as search
 from subcircuit.search.journal import FORGETFUL, Journal, Under
-from subcircuit.tasks import Metric, OwnMetric, Split, Task
+from subcircuit.tasks import Metric, OwnMetric, Split, Task, check_vocabulary
 
 # those that are reported; validation prompts have served to choose by
 REPORTED = ("test", "search")
@@ -84,9 +84,11 @@ def with_numbers(
         on_step: called after every run of every batch of prompts.
 
     Raises:
+        PromptError: the split's prompts were made for a model with another tokenizer.
         RunError, ShortOfMemoryError: the work cannot be done. Prompts on which the circuit cannot be measured are no error:
             the numbers are missing then and say why.
     """
+    check_vocabulary(model, split.search)
     if circuit.record is None:
         return circuit
     there = {name: split.parts[name] for name in REPORTED if name in split.parts}
