@@ -113,7 +113,10 @@ def test_a_run_goes_on_with_its_own_model_and_prompts(
     search = ("--task", many, "--method", "eap", "--scope", "block", "--edges", 6, "--metric", "logit_difference")
     assert subcircuit("discover", "--model", folder, *search, "--out", "runs/mine").code == 0
     (tmp_path / "runs" / "mine" / "checksums.json").unlink()
-    monkeypatch.chdir(tmp_path.parent)
+    # beside the test's own folder other tests have the same prompts
+    elsewhere = tmp_path / "far" / "away"
+    elsewhere.mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
     done = subcircuit("resume", tmp_path / "runs" / "mine", "--json")
     assert done.code == 0, done.err
     (tmp_path / "runs" / "mine" / "checksums.json").unlink()
