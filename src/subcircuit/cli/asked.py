@@ -1,6 +1,6 @@
 """What ``discover`` is asked for: its options understood, and then the model, prompts and graph that they mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,37 @@ def told_of(split: "Split") -> list[str]:
     return [f"set apart: {len(parts['test'])} pairs of prompts to judge with{chosen}"]
 
 
+_OF_ACDC = ("threshold", "whole_input", "absolute", "head_order", "direction", "speculation")
+
+
+def with_method(asked: dict[str, Any]) -> dict[str, Any]:
+    """The options with the method that they mean: ACDC as it was published where its settings are given, otherwise a refinement."""
+    if asked.get("method") is not None:
+        return asked
+    plain = asked.get("coarse_to_fine") or any(asked.get(name) is not None for name in _OF_ACDC)
+    return {**asked, "method": "acdc" if plain and not asked.get("target") else "refine"}
+
+
+def targets(given: Sequence[str] | None) -> dict[str, Any]:
+    """``--target`` as settings of a refinement.
+
+    Raises:
+        SettingsError: no ``name=value`` of a target, or one that is given twice.
+    """
+    from subcircuit.errors import SettingsError
+
+    found: dict[str, Any] = {}
+    for text in given or ():
+        name, is_there, value = text.partition("=")
+        if name not in ("faithfulness", "kl", "edges") or not is_there or name in found:
+            raise SettingsError(f"--target {text}: expected faithfulness=0.95, kl=0.5 or edges=200, each once")
+        try:
+            found[name] = int(value) if name == "edges" else float(value)
+        except ValueError:
+            raise SettingsError(f"--target {text}: {value!r} is no number") from None
+    return found
+
+
 def understood(o: SimpleNamespace) -> Understood:
     """The options of ``discover``.
 
@@ -111,12 +142,16 @@ def understood(o: SimpleNamespace) -> Understood:
     if o.split is not None:
         parse_shares(o.split)
     ranks = method_named(o.method).ranks
+    if o.target and o.method != "refine":
+        raise SettingsError(f"--target goes with method refine, not with {o.method}: leave out --method or --target")
     if not ranks and (o.edges is not None or o.greedy or o.by != "absolute"):
-        raise SettingsError(f"method {o.method} decides itself which edges to keep: it has no --edges, --greedy or --by")
+        way_out = ": ask for a size with --target edges=200" if o.method == "refine" else ""
+        raise SettingsError(f"method {o.method} decides itself which edges to keep: it has no --edges, --greedy or --by{way_out}")
     given = {
         name: getattr(o, name) for name in ("whole_input", "absolute", "head_order", "direction", "speculation", "batch_size")
     }
     given |= {"coarse_to_fine": o.coarse_to_fine or None} | ({} if ranks else {"threshold": o.threshold})
+    given |= targets(o.target)
     own, learning = split_settings(o.settings or ())
     config, carried = configured(o.method, given, own, o.seed), ablation_asked(o.ablation, learning, o.seed)
     check_start(o.ablation, getattr(config, "direction", "noising"))

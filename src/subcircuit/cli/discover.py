@@ -33,7 +33,18 @@ _SELECTION = "Which edges make the circuit, for methods that score them"
 Examples: TypeAlias = Annotated[
     int | None, typer.Option(help="How many pairs of prompts to search with. Default: 8, or half of a file.")
 ]
-Method: TypeAlias = Annotated[str, typer.Option(help="How to search; see `subcircuit methods`.")]
+Method: TypeAlias = Annotated[
+    str | None, typer.Option(help="Search method, see `subcircuit methods`. Default: refine, or acdc with --threshold.")
+]
+Target: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="refine: stop at faithfulness=0.95, kl=0.5 (nats) on validation prompts, or edges=200; several together. Default: "
+        "faithfulness=0.95.",
+        rich_help_panel=_METHOD,
+    ),
+]
 Measured: TypeAlias = Annotated[
     str | None, typer.Option(help="What must stay as it is; see `subcircuit metrics`. Default: the task's own.")
 ]
@@ -111,7 +122,8 @@ def discover(
     examples: Examples = None,
     split: Split = None,
     seed: Drawn = 0,
-    method: Method = "acdc",
+    method: Method = None,
+    target: Target = None,
     metric: Measured = None,
     ablation: Ablation = "resample",
     scope: ScopeText = "qkv",
@@ -150,19 +162,20 @@ def discover(
 
 def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     """Begin a search with these options of ``discover``, or go on with one."""
-    from subcircuit.cli.asked import told_of, understood
+    from subcircuit.cli.asked import told_of, understood, with_method
     from subcircuit.cli.console import messages
     from subcircuit.cli.kept import directory_for, keep
     from subcircuit.cli.progress import both, in_words, watch
     from subcircuit.cli.summary import print_run
     from subcircuit.evaluate import discover as search
     from subcircuit.graph import Circuit
-    from subcircuit.report import save_picture
+    from subcircuit.report import save_picture, write_path
     from subcircuit.runs import Beacon, identity
     from subcircuit.search.footprint import shortage
     from subcircuit.tasks import competence, shortfall
     from subcircuit.workers import together
 
+    asked = with_method(asked)
     o = SimpleNamespace(**asked)
     # what can be refused is refused before anything large is loaded
     options = understood(o)
@@ -196,6 +209,8 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
             result = together(searching, at.model, crew, journal, say=watcher.say, on_step=told)
             result.circuit.save(directory)
             save_picture(result.circuit, directory)
+            if result.path is not None:
+                write_path(result.path, result.circuit, directory)
             beacon.end()
 
         keep(asked, identity(at.model, at.split), (directory, begun), work, watcher.say)

@@ -15,14 +15,14 @@ def estimate(**asked: Any) -> None:
 
     Runs small parts of the search and measures them, for acdc an outline of it on up to 8 pairs of prompts. Writes nothing.
     """
-    from subcircuit.cli.asked import understood
+    from subcircuit.cli.asked import understood, with_method
     from subcircuit.cli.console import messages, print_json, print_rows, results
     from subcircuit.cli.progress import watch
     from subcircuit.errors import SettingsError
     from subcircuit.search.estimate import estimate as predict
     from subcircuit.search.footprint import shortage
 
-    o = SimpleNamespace(**asked)
+    o = SimpleNamespace(**with_method(asked))
     options = understood(o)
     if o.coarse_to_fine:
         raise SettingsError("estimate knows searches at one level: leave out --coarse-to-fine, with which it should take less")

@@ -31,6 +31,7 @@ MENU: dict[str, tuple[Entry, ...]] = {
     "Find circuits": (
         Entry("discover", "Find the circuit with which a model carries out a task."),
         Entry("estimate", "Predict what `subcircuit discover` with the same options would take: trials, time and memory."),
+        Entry("refine", "Grow and prune a circuit until it is faithful on prompts it has not seen."),
         Entry("zoom", "Look inside one node: search its parts' edges, all other edges staying as they are."),
         Entry("neurons", "Rank all MLP neurons of a model by attribution, and measure the model with only the best of them."),
         Entry(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from subcircuit.cli.console import plain
-from subcircuit.search import OnProgress, Round, Step
+from subcircuit.search import OnProgress, Refining, Round, Step
 
 SECONDS_BETWEEN_LINES = 5.0
 # seconds by which the speed is judged at least, and before which nothing is foretold
@@ -31,7 +31,7 @@ class Watch(Protocol):
         """Announce what takes a while."""
         ...
 
-    def step(self, step: Step | Round) -> None:
+    def step(self, step: Step | Round | Refining) -> None:
         """Show how far a search is; fits ``discover``'s ``on_step``."""
         ...
 
@@ -76,7 +76,7 @@ def _warned(say: Callable[[str], None]) -> Iterator[None]:
 def both(first: OnProgress, second: OnProgress) -> OnProgress:
     """Tells two of each step."""
 
-    def on_step(step: Step | Round) -> None:
+    def on_step(step: Step | Round | Refining) -> None:
         first(step)
         second(step)
 
@@ -98,7 +98,7 @@ class Bar:
         """Print above the bar."""
         self._progress.console.print(plain(message))
 
-    def step(self, step: Step | Round) -> None:
+    def step(self, step: Step | Round | Refining) -> None:
         """Move the bar."""
         self._pace.note(step)
         if self._task is None:
@@ -121,7 +121,7 @@ class Lines:
         """Print one line."""
         self._console.print(plain(message), soft_wrap=True)
 
-    def step(self, step: Step | Round) -> None:
+    def step(self, step: Step | Round | Refining) -> None:
         """Print a line if the last one is long enough ago."""
         self._pace.note(step)
         if step.seconds < self._last:
@@ -133,20 +133,22 @@ class Lines:
             self.say(": ".join(part for part in (_place(step), state_of(step, self._pace.left())) if part))
 
 
-def in_words() -> Callable[[Step | Round], str]:
+def in_words() -> Callable[[Step | Round | Refining], str]:
     """Says of each step of one search how far it is."""
     pace = Pace()
 
-    def words(step: Step | Round) -> str:
+    def words(step: Step | Round | Refining) -> str:
         pace.note(step)
         return " ".join(part for part in (_place(step), state_of(step, pace.left())) if part)
 
     return words
 
 
-def state_of(step: Step | Round, left: float | None) -> str:
+def state_of(step: Step | Round | Refining, left: float | None) -> str:
     """``45,210/123,211 edges · 87 kept · 310 trials/s · 1:05 left``, or ``96/160 rounds · 0:12 left``."""
-    if isinstance(step, Step):
+    if isinstance(step, Refining):
+        words = [f"{step.kept:,} edges", f"faithfulness {step.faithfulness:.2f}", f"KL {step.kl:.2f}"]
+    elif isinstance(step, Step):
         words = [f"{step.decided:,}/{step.edges:,} edges", f"{step.kept:,} kept"]
         if step.seconds > 0:
             words.append(f"{step.trials / step.seconds:,.0f} trials/s")
@@ -158,8 +160,14 @@ def state_of(step: Step | Round, left: float | None) -> str:
     return " · ".join(words)
 
 
-def _place(step: Step | Round) -> str:
-    return step.reader if isinstance(step, Step) else ""
+def _place(step: Step | Round | Refining) -> str:
+    match step:
+        case Step():
+            return step.reader
+        case Refining():
+            return f"round {step.round} ({step.action})"
+        case Round():
+            return ""
 
 
 def clock(seconds: float) -> str:
@@ -183,7 +191,7 @@ class Pace:
         self._points, self._totals = [(0.0, 0.0)], list[tuple[float, float]]()
         self._steady, self._share = False, 0.0
 
-    def note(self, step: Step | Round) -> None:
+    def note(self, step: Step | Round | Refining) -> None:
         """Take a step into account."""
         if step.seconds < self._points[-1][0]:
             # another search began

@@ -85,11 +85,12 @@ def _asked_of(path: Path, asked: Any) -> "tuple[Callable[[dict[str, Any], Begun]
     """How a run goes on, and the options that it was begun with, each of the type that its command gives it."""
     from pydantic import TypeAdapter, ValidationError
 
-    from subcircuit.cli import discover, sweep, validate, zoom
+    from subcircuit.cli import discover, refine, sweep, validate, zoom
     from subcircuit.errors import RunError
 
     commands: dict[str, tuple[Any, Callable[[dict[str, Any], Begun], None]]] = {
         "discover": (discover.discover, discover.search_for),
+        "refine": (refine.refine, refine.refine_for),
         "zoom": (zoom.zoom, zoom.zoom_for),
         "sweep": (sweep.sweep, sweep.sweep_for),
         "validate": (validate.validate, validate.validate_for),

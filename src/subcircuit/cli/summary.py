@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from subcircuit.cli.console import plain, print_json, print_rows, results
-from subcircuit.graph import Circuit, Record
+from subcircuit.graph import Circuit, Point, Record
 from subcircuit.report import Summary
 
-PICTURES = ("circuit.svg", "circuit.png")
+PICTURES = ("circuit.svg", "circuit.png", "path.svg", "path.png")
 
 
 _NEXT = ("evaluate", "explain", "view")
@@ -46,3 +46,20 @@ def next_steps(path: Path, record: Record, given: Mapping[str, str | None]) -> l
     where = [word for name in _RECORDED if given.get(name) not in (None, names[name]) for word in (f"--{name}", str(given[name]))]
     commands = [["subcircuit", command, str(path), *([] if command == "view" else where)] for command in _NEXT]
     return [f"{'' if n else 'next':<10}{shlex.join(words)}" for n, words in enumerate(commands)]
+
+
+def print_point(point: Point, out: Path | None, *, as_json: bool) -> None:
+    """A circuit from the path of a refinement: its size and what it does."""
+    sides = {"validation": point.validation, "search": point.search}
+    if as_json:
+        numbers = {name: None if standing is None else vars(standing) for name, standing in sides.items()}
+        print_json({"edges": point.n_edges, "action": point.action, **numbers, "out": None if out is None else str(out)})
+        return
+    console = results()
+    rows = [("edges kept", f"{point.n_edges:,}, after a round of {point.action}")]
+    for name, standing in sides.items():
+        if standing is not None:
+            rows.append((f"on {name} prompts", f"faithfulness {standing.faithfulness:.2f} · KL {standing.kl:.3g}"))
+    print_rows(rows, console)
+    if out is not None:
+        console.print(plain(f"circuit   {out}"), soft_wrap=True)

@@ -22,6 +22,7 @@ from subcircuit.graph.nodes import (
     parse_writer,
 )
 from subcircuit.graph.record import MethodRecord, ModelRecord, Numbers, PartRecord, Record, SplitRecord, SplitSettings, TaskRecord
+from subcircuit.graph.refine_path import Action, Point, RefinePath, Standing, load_path, save_path
 from subcircuit.graph.scope import KEY_VALUES, LEVELS, Level, Scope
 from subcircuit.graph.scope_text import parse_scope
 from subcircuit.graph.select import By, Greedy, Selection, Threshold, TopN, select_edges
@@ -31,6 +32,7 @@ __all__ = [
     "KEY_VALUES",
     "LEVELS",
     "MLP",
+    "Action",
     "Attention",
     "By",
     "Circuit",
@@ -51,23 +53,28 @@ __all__ = [
     "Neuron",
     "Numbers",
     "PartRecord",
+    "Point",
     "Reader",
     "Record",
+    "RefinePath",
     "RouterInput",
     "Scope",
     "Selection",
     "SplitRecord",
     "SplitSettings",
+    "Standing",
     "TaskRecord",
     "Threshold",
     "TopN",
     "Unit",
     "Writer",
     "coarsen",
+    "load_path",
     "parse_edge",
     "parse_reader",
     "parse_scope",
     "parse_writer",
     "refine",
+    "save_path",
     "select_edges",
 ]

@@ -3,6 +3,7 @@
 from subcircuit.report.attention_figure import draw_attention
 from subcircuit.report.exchange import export_circuit, import_circuit, to_networkx
 from subcircuit.report.folder import new_directory, write_run
+from subcircuit.report.path_figure import draw_path, write_path
 from subcircuit.report.picture import draw_circuit, save_picture
 from subcircuit.report.removal import EditReport, HeldOut, list_of, write_kept, write_removal
 from subcircuit.report.removal_figure import draw_removal
@@ -20,6 +21,7 @@ __all__ = [
     "Validations",
     "draw_attention",
     "draw_circuit",
+    "draw_path",
     "draw_removal",
     "draw_roc",
     "draw_sweep",
@@ -33,6 +35,7 @@ __all__ = [
     "save_validations",
     "to_networkx",
     "write_kept",
+    "write_path",
     "write_removal",
     "write_run",
     "write_sweep",

@@ -161,6 +161,26 @@ class Engine:
         inputs = {r: self.live.at_rows_of(r, self.run.ablated_streams[unit])[None] for r in since}
         return self._propagate(unit, inputs, since)
 
+    def try_each(self, reader: int, writers: Sequence[int]) -> Float[Tensor, "trial answer"]:
+        """Losses after cutting each of some kept edges into a reader, alone: what every edge is worth in the circuit.
+
+        Args:
+            reader: opened and live, all units being opened.
+            writers: whose edges into the reader are cut, one in each trial.
+        """
+        if self._nowhere(reader):
+            return self.loss().expand(len(writers), -1)
+        node, here = self._node(reader), self.live.at_place(reader)
+        order, terms = self.live.terms(node)
+        sums = torch.cat([torch.zeros_like(terms[:1]), terms]).cumsum(0)
+        after = torch.cat([terms, torch.zeros_like(terms[:1])]).flip(0).cumsum(0).flip(0)
+        base = self.live.at_rows_of(node, self.run.ablated_streams[self.run.graph.unit_of[reader]])
+        at = torch.tensor([order.index(writer) for writer in writers], device=terms.device)
+        # summed from what is left: under Zero a residue of what was cut would blow up behind a norm
+        x = base + (sums[at] + after[at + 1])
+        x = x if here is None else x + terms[at].masked_fill(here[:, None], 0.0)
+        return self._propagate(self.run.graph.unit_of[reader], {node: x})
+
     def _try_at_places(
         self, unit: int, cut: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]
     ) -> Float[Tensor, "trial answer"]:

@@ -380,6 +380,18 @@ class Live:
             self._rests[reader, changed] = self._input(unit, reader, changed)
         return self._rests[reader, changed]
 
+    def terms(self, reader: int) -> tuple[list[int], Float[Tensor, "writer row d_model"]]:
+        """The writers that a live reader keeps edges from, and what each edge adds to the input of a reader that keeps none."""
+        reach = self.reader_reach(reader)
+        kept = self.kept[:, self.of(reader)].any(1).nonzero().flatten().tolist()
+
+        def term(w: int) -> Float[Tensor, "row d_model"]:
+            if w not in self.writes:
+                return self.carried([w], reader, self.difference(reader, [w]))[0]
+            return self.carried(w, reader, self.run.rows.take(self.writes[w] - self.ablated[w], self.reach[w], reach))
+
+        return kept, torch.stack([term(w) for w in kept])
+
     def _input(self, unit: int, reader: int, without: tuple[int, ...]) -> Float[Tensor, "row d_model"]:
         reach = self.reader_reach(reader)
         kept = self.kept[:, self.of(reader)].any(1).nonzero().flatten().tolist()

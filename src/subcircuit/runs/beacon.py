@@ -21,7 +21,7 @@ from subcircuit.durable import write_whole
 if TYPE_CHECKING:
     # whoever searches has them already; a list of runs does not wait for torch
     from subcircuit.graph import Circuit
-    from subcircuit.search import Round, Step
+    from subcircuit.search import Refining, Round, Step
 
 LIVE_FOLDER = ".live"
 SECONDS_BETWEEN = 2.0
@@ -56,22 +56,22 @@ class Beacon:
         words: what is said of a step.
     """
 
-    def __init__(self, directory: Path, begin: "Circuit", words: "Callable[[Step | Round], str]"):
+    def __init__(self, directory: Path, begin: "Circuit", words: "Callable[[Step | Round | Refining], str]"):
         self._folder, self._words, self._circuit = directory / LIVE_FOLDER, words, begin
         self._turns = cycle(_CIRCUITS)
         self._next = 0.0
         self._show(0, 0, "")
 
-    def step(self, step: "Step | Round") -> None:
+    def step(self, step: "Step | Round | Refining") -> None:
         """Take a step into account; fits ``discover``'s ``on_step``."""
-        from subcircuit.search import Step
+        from subcircuit.search import Round
 
         words = self._words(step)
         if monotonic() < self._next:
             return
-        if isinstance(step, Step):
+        if not isinstance(step, Round):
             self._circuit = step.circuit()
-        self._show(step.done, step.total, words)
+        self._show(step.done, step.total or 0, words)
 
     def end(self) -> None:
         """The run is done: its result is there to be looked at."""

@@ -5,7 +5,7 @@ from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
-from subcircuit.search.discover import circuit_of, discover, look_inside
+from subcircuit.search.discover import circuit_of, discover, look_inside, refine_circuit
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
@@ -21,8 +21,9 @@ from subcircuit.search.neurons import NeuronScores, loss_with_neurons, neuron_sc
 from subcircuit.search.optimal import LearnOptimal, ablation_for, learn_optimal
 from subcircuit.search.per_example import effects_by_example
 from subcircuit.search.random_scores import RandomScores, random_scores
+from subcircuit.search.refine import Refine, refine
 from subcircuit.search.relp import Relp, relp
-from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Round, Step
+from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Refining, Round, Step
 from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
@@ -55,6 +56,8 @@ __all__ = [
     "OnRound",
     "OnStep",
     "RandomScores",
+    "Refine",
+    "Refining",
     "Relp",
     "Round",
     "Rounds",
@@ -87,6 +90,8 @@ __all__ = [
     "method_settings",
     "neuron_scores",
     "random_scores",
+    "refine",
+    "refine_circuit",
     "relp",
     "subnetwork_probing",
     "ugs",

@@ -17,7 +17,8 @@ from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.methods import Method, method_of, method_settings
 from subcircuit.search.optimal import LearnOptimal, ablation_for
 from subcircuit.search.outcome import Values, measure_circuit
-from subcircuit.search.result import Discovery, OnProgress, Round, Step
+from subcircuit.search.refine import Refine, refine
+from subcircuit.search.result import Discovery, OnProgress, Refining, Round, Step
 from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.unsound import naming_the_place
@@ -121,6 +122,33 @@ def look_inside(
 
 
 @entry
+def refine_circuit(
+    model: Transformer,
+    circuit: Circuit,
+    behaviour: Behaviour,
+    config: Refine,
+    on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+) -> Discovery:
+    """``refine`` of a finished circuit, whose record becomes that of the refinement and names the method of the seed.
+
+    Raises:
+        GraphError, SettingsError, NumericalError: as ``refine``.
+    """
+    parameters: dict[str, Any] = asdict(config)
+    if circuit.record is not None:
+        parameters["seed"] = f"{circuit.record.method.name}, {circuit.n_edges:,} edges"
+    same = circuit.record is not None and circuit.record.task.digest == behaviour.task.digest
+    parts = circuit.record.task.split if same and circuit.record is not None else None
+    chosen = method_of(config)
+    on_step = _with_record(on_step, _record(model, behaviour, chosen, parameters, {}, {}, parts))
+    with naming_the_place(model, behaviour.task):
+        result = refine(model, circuit.graph, behaviour, config, on_step, journal, circuit)
+    record = _record(model, behaviour, chosen, parameters, *_results(result), parts)
+    return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
+
+
+@entry
 def circuit_of(model: Transformer, scores: EdgeScores, behaviour: Behaviour, selection: Selection) -> Discovery:
     """The circuit that a selection makes of scores, and what it does."""
     selected = scores.select(selection)
@@ -149,8 +177,8 @@ def _with_record(on_step: OnProgress | None, record: Record) -> OnProgress | Non
     if on_step is None:
         return None
 
-    def tell(step: Step | Round) -> None:
-        if isinstance(step, Step):
+    def tell(step: Step | Round | Refining) -> None:
+        if isinstance(step, Step | Refining):
             so_far = step.circuit
             step = replace(step, circuit=lambda: replace(so_far(), record=record))
         on_step(step)
@@ -192,7 +220,7 @@ def _record(
 
 def _results(result: Discovery) -> tuple[dict[str, Any], dict[str, float]]:
     """The numbers of a result, as JSON values, and how long it took."""
-    numbers = {key: value for key, value in vars(result).items() if key not in ("circuit", "notes", *_TIMINGS)}
+    numbers = {key: value for key, value in vars(result).items() if key not in ("circuit", "notes", "path", *_TIMINGS)}
     notes = {name: value for name, value in result.notes.items() if not name.endswith("_seconds")}
     times = {name: value for name, value in result.notes.items() if name not in notes}
     sizes = {"edges_kept": result.circuit.n_edges, "edges_total": result.circuit.graph.n_edges}

@@ -20,6 +20,7 @@ from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.hybrid import Hybrid, hybrid
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.random_scores import RandomScores, random_scores
+from subcircuit.search.refine import Refine, refine
 from subcircuit.search.relp import Relp, relp
 from subcircuit.search.rules import Acdc
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
@@ -68,6 +69,14 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("acdc", "edges cut one by one, exactly (Conmy et al. 2023)", Acdc, acdc, _anything, False, _TRIED),
+        Method(
+            "refine",
+            "a coarse ACDC, grown and pruned until it is faithful on unseen prompts",
+            Refine,
+            refine,
+            ranks=False,
+            scores="what cutting the edge alone adds to the loss of the refinement, in the circuit",
+        ),
         Method(
             "exact",
             "the effect of cutting each edge alone: edge activation patching",

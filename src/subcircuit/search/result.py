@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from subcircuit.display import bundle_of, html_of
-from subcircuit.graph import Circuit
+from subcircuit.graph import Circuit, RefinePath
 from subcircuit.search.warnings import faithfulness_of, warnings_of
 
 
@@ -75,9 +75,45 @@ class Round:
         return float(self.done)
 
 
+@dataclass(frozen=True, slots=True)
+class Refining:
+    """Progress of a refinement: the circuit after a round.
+
+    Args:
+        round: its number; 0 is the seed.
+        action: seed, grow or prune.
+        kept: edges of the circuit.
+        faithfulness, kl: of the prompts that judge.
+        seconds: since the refinement began.
+        circuit: makes the circuit.
+        total: of rounds; None, as nobody knows how many it takes.
+        share: of all work; 0, which foretells nothing.
+    """
+
+    round: int
+    action: str
+    kept: int
+    faithfulness: float
+    kl: float
+    seconds: float
+    circuit: Callable[[], Circuit]
+    total: None = None
+    share: float = 0.0
+
+    @property
+    def done(self) -> int:
+        """Rounds so far."""
+        return self.round
+
+    @property
+    def work(self) -> float:
+        """Rounds so far."""
+        return float(self.round)
+
+
 OnStep: TypeAlias = Callable[[Step], None]
 OnRound: TypeAlias = Callable[[Round], None]
-OnProgress: TypeAlias = Callable[[Step | Round], None]
+OnProgress: TypeAlias = Callable[[Step | Round | Refining], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +138,7 @@ class Discovery:
         edges_selected: how many edges were selected by their scores, those among them that lie on no path; None for methods that
             decide themselves.
         metric_before: the metric of the circuit that was looked into; None of searches that are no zoom.
+        path: the circuits that a refinement went through; None for other methods.
     """
 
     circuit: Circuit
@@ -120,6 +157,7 @@ class Discovery:
     logit_difference_corrupted: float | None = None
     edges_selected: int | None = None
     metric_before: float | None = None
+    path: RefinePath | None = None
 
     def __repr__(self) -> str:
         ends = f"model {self.metric_model:.4g}, every edge cut {self.metric_corrupted:.4g}"

@@ -1,0 +1,194 @@
+"""The circuits that a refinement went through, one a round, and what each of them does.
+
+A size is chosen from it afterwards. On disk it is ``path.json``, with the edges of the first circuit and what each round
+added and removed, so that hundreds of rounds stay small, and ``path.csv`` with the numbers alone.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from subcircuit.durable import write_whole
+from subcircuit.errors import CircuitFileError, SettingsError, SubcircuitError
+from subcircuit.graph.circuit import Circuit
+from subcircuit.graph.file import read_json
+from subcircuit.graph.graph import Graph
+from subcircuit.graph.record import Record
+
+PATH_FILE = "path.json"
+PATH_TABLE = "path.csv"
+
+Action: TypeAlias = Literal["seed", "grow", "prune"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a circuit does on some prompts.
+
+    Args:
+        loss: the refinement loss J, which a refinement lowers.
+        faithfulness: (L(C) − L(∅)) / (L(M) − L(∅)) of the task's metric.
+        kl: mean KL(model ‖ circuit) in nats.
+    """
+
+    loss: float
+    faithfulness: float
+    kl: float
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A circuit on the path.
+
+    Args:
+        action: what the round did.
+        kept: the circuit after it.
+        search, validation: what it does on the prompts of the search and on those that only judge; None without such prompts.
+    """
+
+    action: Action
+    kept: Bool[Tensor, "writer reader"]
+    search: Standing
+    validation: Standing | None
+
+    @property
+    def judged(self) -> Standing:
+        """On validation prompts where there are any, otherwise on those of the search."""
+        return self.search if self.validation is None else self.validation
+
+    @property
+    def n_edges(self) -> int:
+        """Edges of the circuit."""
+        return int(self.kept.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class RefinePath:
+    """The circuits of a refinement, in the order in which it went through them.
+
+    Args:
+        graph: of all of them.
+        points: the seed first, one a round; the last is not always the result, as rounds are taken back.
+    """
+
+    graph: Graph
+    points: tuple[Point, ...]
+
+    def at(self, edges: int) -> Point:
+        """The circuit of at most so many edges that does best on the prompts that judge.
+
+        Raises:
+            SettingsError: every circuit on the path is larger, or more edges are asked for than any of them has.
+        """
+        sizes = [point.n_edges for point in self.points]
+        if not min(sizes) <= edges <= max(sizes):
+            raise SettingsError(
+                f"{edges:,} edges were asked for and the path has circuits of {min(sizes):,} to {max(sizes):,}: choose one of "
+                f"{', '.join(f'{size:,}' for size in sorted(set(sizes)))}."
+            )
+        fitting = [point for point in self.points if point.n_edges <= edges]
+        return min(fitting, key=lambda point: point.judged.loss)
+
+    def circuit(self, point: Point, record: Record | None = None) -> Circuit:
+        """One of the circuits, without scores.
+
+        Args:
+            record: of the circuit that was chosen from the path; its results, which are that one's, are left out.
+        """
+        return Circuit(self.graph, point.kept, record=record and record.model_copy(update={"results": {}, "timings": {}}))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The numbers, one row a round."""
+        for number, point in enumerate(self.points):
+            row: dict[str, Any] = {"round": number, "action": point.action, "edges": point.n_edges}
+            for name, standing in (("search", point.search), ("validation", point.validation)):
+                values = (None, None, None) if standing is None else (standing.loss, standing.faithfulness, standing.kl)
+                row |= dict(zip((f"{name}_loss", f"{name}_faithfulness", f"{name}_kl"), values, strict=True))
+            yield row
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Standing(_Frozen):
+    loss: float
+    faithfulness: float
+    kl: float
+
+
+class _Round(_Frozen):
+    action: Action
+    added: list[str]
+    removed: list[str]
+    search: _Standing
+    validation: _Standing | None
+
+
+class _PathFile(_Frozen):
+    format: Literal[1] = 1
+    rounds: list[_Round]
+
+
+def save_path(path: RefinePath, directory: Path) -> None:
+    """Write ``path.json`` and ``path.csv`` into the circuit's directory; each appears whole or not at all."""
+    before, rounds = torch.zeros_like(path.graph.edges), list[_Round]()
+    for point in path.points:
+        added, removed = (Circuit(path.graph, mask).names for mask in (point.kept & ~before, before & ~point.kept))
+        search, validation = _Standing(**vars(point.search)), point.validation and _Standing(**vars(point.validation))
+        rounds.append(_Round(action=point.action, added=added, removed=removed, search=search, validation=validation))
+        before = point.kept
+    text = json.dumps(_PathFile(rounds=rounds).model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    write_whole(directory / PATH_FILE, lambda file: file.write_text(text, encoding="utf-8"))
+    rows, table = list(path.rows()), StringIO()
+    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(directory / PATH_TABLE, lambda file: file.write_text(table.getvalue(), encoding="utf-8"))
+
+
+def load_path(directory: Path, graph: Graph) -> RefinePath:
+    """The path in a circuit's directory.
+
+    Raises:
+        CircuitFileError: there is none, it is damaged, of a newer format, or does not go with the circuit's graph.
+    """
+    file = directory / PATH_FILE
+    content = read_json(file, "refinement path", "`subcircuit refine` and `discover --target` write one", 1)
+    try:
+        rounds = _PathFile.model_validate(content).rounds
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CircuitFileError(f"{file}: not a refinement path of format 1: {where}: {first['msg']}") from None
+    if not rounds:
+        raise CircuitFileError(f"{file}: the path has no rounds")
+    kept, points = torch.zeros_like(graph.edges), list[Point]()
+    for number, row in enumerate(rounds):
+        kept = _after(kept, row, graph, f"{file}: round {number}")
+        search, validation = Standing(**row.search.model_dump()), row.validation and Standing(**row.validation.model_dump())
+        points.append(Point(row.action, kept, search, validation))
+    return RefinePath(graph, tuple(points))
+
+
+def _after(kept: Bool[Tensor, "writer reader"], row: _Round, graph: Graph, where: str) -> Bool[Tensor, "writer reader"]:
+    kept = kept.clone()
+    for names, there in ((row.added, True), (row.removed, False)):
+        for name in names:
+            try:
+                cell = graph.find(name)
+            except SubcircuitError as error:
+                raise CircuitFileError(f"{where}: {error}") from None
+            if bool(kept[cell]) == there:
+                raise CircuitFileError(f"{where} {'adds' if there else 'removes'} {name} twice")
+            kept[cell] = there
+    return kept

@@ -1,0 +1,148 @@
+"""How good a circuit is on some prompts, by the engine: the refinement loss, faithfulness and KL of any circuit.
+
+A circuit is restored from the cached clean run: only its own nodes are computed, at the rows where they can change and
+matter, so that a circuit of some hundred edges costs a fraction of a plain forward pass.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.errors import SettingsError
+from subcircuit.graph import Graph, Standing
+from subcircuit.model.components import unembed
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.incremental import Engine
+from subcircuit.run.memory import in_parts
+from subcircuit.run.readout import BoundMetric, read
+from subcircuit.search.batches import Batches, after_each_other
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.borderline import rounding
+from subcircuit.search.objective import Terms, Units, objective
+from subcircuit.tasks import Answers, Metric, metric
+
+Stream: TypeAlias = Callable[[Engine], Float[Tensor, "answer d_model"]]
+
+# rows of matrix products: enough to keep them busy, few enough to stay in memory
+_ROWS_AT_ONCE = 4096
+_EXAMPLES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Prompts on which circuits are measured.
+
+    Args:
+        behaviour: the prompts, the task's own metric and the ablation.
+        loss: the refinement loss as a metric.
+        batches: engines of the whole model under the loss.
+        ends: the metric's mean loss-like value for the model, and with every edge cut.
+        units: of the loss's terms.
+    """
+
+    model: Transformer
+    graph: Graph
+    behaviour: Behaviour
+    loss: Behaviour
+    batches: Batches
+    ends: tuple[float, float]
+    units: Units
+
+    @staticmethod
+    @torch.no_grad()
+    def of(model: Transformer, graph: Graph, behaviour: Behaviour, terms: Terms, units: Units | None = None) -> "Panel":
+        """Run clean and ablated prompts.
+
+        Args:
+            terms: of the loss.
+            units: of its terms; None takes them from these prompts.
+
+        Raises:
+            SettingsError: the metric does not tell the model from the circuit without edges.
+        """
+        batches = Batches.start(model, graph, behaviour, min(_EXAMPLES_AT_ONCE, len(behaviour.task)))
+        bound = _bind(batches, behaviour.metric)
+        own = _losses(batches, bound, lambda engine: engine.run.model_stream())
+        empty = _losses(batches, bound, lambda engine: engine.run.ablated_stream())
+        ends = float(own.mean()), float(empty.mean())
+        if abs(ends[0] - ends[1]) <= rounding(model.dtype, max(map(abs, ends))):
+            raise SettingsError(
+                f"{behaviour.metric.name} of the model and with every edge cut is the same ({ends[0]:.3g}): there is nothing to "
+                "refine towards. Use another metric, or corrupted prompts that differ more."
+            )
+        if units is None:
+            apart = _losses(batches, _bind(batches, metric("kl_divergence")), lambda engine: engine.run.ablated_stream())
+            units = Units(float((own - empty).square().mean()), float(apart.mean()))
+        loss = Behaviour(behaviour.task, objective(behaviour.metric, units, terms), behaviour.ablation)
+        return Panel(model, graph, behaviour, loss, _bound(batches, loss), ends, units)
+
+    @cached_property
+    def _measures(self) -> tuple[tuple[BoundMetric, ...], tuple[BoundMetric, ...]]:
+        """The task's metric and the KL divergence, bound in every batch."""
+        return _bind(self.batches, self.behaviour.metric), _bind(self.batches, metric("kl_divergence"))
+
+    @torch.no_grad()
+    def at(self, kept: Bool[Tensor, "writer reader"]) -> Batches:
+        """The engines in the state of a circuit."""
+        return self.batches.map(lambda engine: engine.restore(kept.clone(), 0))
+
+    @torch.no_grad()
+    def standing(self, kept: Bool[Tensor, "writer reader"]) -> Standing:
+        """What a circuit does."""
+        at = self.at(kept)
+        own, kl = (float(_losses(at, bound, Engine.circuit_stream).mean()) for bound in self._measures)
+        model, empty = self.ends
+        return Standing(float(at.loss().mean()), (own - empty) / (model - empty), kl)
+
+    @torch.no_grad()
+    def loss_of(self, kept: Bool[Tensor, "writer reader"]) -> Float[Tensor, ""]:
+        """The mean loss of a circuit."""
+        return self.at(kept).loss().mean()
+
+
+@torch.no_grad()
+def without_each(at: Batches, column: int, writers: Sequence[int]) -> Float[Tensor, " trial"]:
+    """Mean losses of a circuit without each one of its edges into a reader.
+
+    Args:
+        at: the engines in the circuit's state.
+    """
+    rows = max(len(engine.run.rows.changed.flat) for engine in at.engines)
+    size = max(1, _ROWS_AT_ONCE // rows)
+
+    def losses(some: range) -> Float[Tensor, " trial"]:
+        return at.losses(lambda _, engine: engine.try_each(column, writers[some.start : some.stop])).mean(-1)
+
+    starts = range(0, len(writers), size)
+    parts = [in_parts(losses, range(start, min(start + size, len(writers))), after_each_other) for start in starts]
+    return torch.cat(parts)
+
+
+def digest(kept: Bool[Tensor, "writer reader"]) -> str:
+    """Names a circuit among those of its graph."""
+    return sha256(str(kept.flatten().nonzero().flatten().tolist()).encode()).hexdigest()[:32]
+
+
+def _bound(batches: Batches, loss: Behaviour) -> Batches:
+    """The same engines under another metric."""
+    bound = iter(_bind(batches, loss.metric))
+    return batches.map(lambda engine: Engine(engine.live, next(bound)))
+
+
+def _bind(batches: Batches, measured: Metric) -> tuple[BoundMetric, ...]:
+    def one(engine: Engine, answers: Answers) -> BoundMetric:
+        model = engine.run.model
+        reference = unembed(model.config, model.weights, engine.run.model_stream()) if measured.compares else None
+        return measured.bind(answers, reference)
+
+    return tuple(one(engine, answers) for engine, answers in zip(batches.engines, batches.answers, strict=True))
+
+
+def _losses(at: Batches, bound: Sequence[BoundMetric], stream: Stream) -> Float[Tensor, " batch"]:
+    return at.losses(lambda i, engine: bound[i](read(engine.run.model, stream(engine), bound[i].needs)))

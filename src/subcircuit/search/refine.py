@@ -1,0 +1,391 @@
+"""Refinement: from any circuit to a small one that is faithful on prompts it has not seen.
+
+A circuit found by cutting edge after edge has lost what thousands of harmless-looking cuts add up to. Refinement takes
+it as a seed and alternates, on the loss J (``objective.py``):
+
+    grow     restore the cut edges that promise most, gain(e) = −mean_α ∂J/∂mask(e) at the masks C + α (all − C)
+    prune    measure every edge of the circuit by cutting it alone, and drop those that cost least, cheapest first,
+             measured again after each drop
+
+Growth nominates at α = 0, where only edges between nodes of the circuit have a gradient; where these deliver little when they
+are *measured*, along the path as well (α in ALPHAS), where paths through new nodes show. What lowers J most per edge goes
+in, by chains that join the circuit (``connect.py``), fewer of them where they do not deliver. Gradients nominate what to
+restore and never what to cut. A prune round that raises the loss on *validation* prompts, which took no part in it, is taken
+back: pruning on few prompts overfits.
+
+Cost: a round of growth is a masked forward and backward pass (``run/forward.py``, some ten plain forward passes) over the search
+prompts and len(ALPHAS) over PATH_EXAMPLES of them; a trial of pruning runs the circuit's nodes downstream of one edge alone.
+Limits: greedy, so one circuit among several as good; relative to the metric, the ablation and the prompts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from statistics import median
+from time import perf_counter
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.errors import GraphError, SettingsError
+from subcircuit.graph import Action, Circuit, Graph, Point, RefinePath, Standing
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.forward import last_stream
+from subcircuit.search.acdc import acdc
+from subcircuit.search.attribution import check_batch_size
+from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.connect import Chain, Wiring, chains, with_chains
+from subcircuit.search.journal import FORGETFUL, Journal, Under, each, once
+from subcircuit.search.masks import MaskedLoss
+from subcircuit.search.objective import Terms, check_terms
+from subcircuit.search.outcome import measure_circuit
+from subcircuit.search.panel import Panel, digest, without_each
+from subcircuit.search.result import Discovery, OnProgress, Refining
+from subcircuit.search.rules import Acdc
+from subcircuit.search.scores import time_forward
+
+DEFAULT_FAITHFULNESS = 0.95
+ALPHAS = (0.1, 0.3, 0.6)
+# shares of a nominated round that are measured
+_PARTS = (1.0, 0.5, 0.25)
+# growth that lowers the loss by less than this for each edge has stalled: rounding would decide
+_LEAST_GAIN = 1e-7
+# growth that would take more edges than this to bring the loss to 0 looks for paths through new nodes too
+_PATIENCE = 200
+# of the best nomination's gain for each edge, what a larger one must reach
+_NEAR_BEST = 0.5
+# of the circuit's edges, the most that a round of pruning drops
+_PRUNED_AT_ONCE = 0.1
+
+
+@dataclass(frozen=True)
+class Refine:
+    """Settings of a refinement.
+
+    Args:
+        faithfulness: target: f lies this near to 1, |1 − f| ≤ 1 − faithfulness; 0.95 where no target is set.
+        kl: target: KL(model ‖ circuit) in nats, at most; None sets none.
+        edges: target: at most so many edges; None sets none.
+        seed_threshold: where no circuit is given: τ of the ACDC search that makes the seed, as a share of what cutting
+            every edge changes in the metric.
+        loss: which terms of J count: both, faithfulness, kl.
+        grow: edges nominated in a round of growth.
+        price: an edge goes when its cut raises J by less.
+        rounds: of growth, at most.
+        path_examples: search prompts on which gradients along the path are taken.
+        batch_size: search prompts whose gradients are taken at once; None chooses by memory.
+    """
+
+    faithfulness: float | None = None
+    kl: float | None = None
+    edges: int | None = None
+    seed_threshold: float = 0.02
+    loss: Terms = "both"
+    grow: int = 25
+    price: float = 0.0005
+    rounds: int = 40
+    path_examples: int = 8
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.faithfulness is not None and not 0 < self.faithfulness < 1:
+            raise SettingsError(f"the target faithfulness is {self.faithfulness}: it must lie between 0 and 1, for example 0.95")
+        for name in ("kl", "seed_threshold"):
+            value = getattr(self, name)
+            if value is not None and not (isfinite(value) and value > 0):
+                raise SettingsError(f"{name} is {value}: it must be above 0, for example 0.5")
+        for name in ("edges", "grow", "rounds", "path_examples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} is {value}: it must be at least 1")
+        if not (isfinite(self.price) and self.price >= 0):
+            raise SettingsError(f"price is {self.price}: it must be at least 0, for example 0.0005")
+        check_terms(self.loss)
+        check_batch_size(self.batch_size)
+        if self.faithfulness is None and self.kl is None and self.edges is None:
+            object.__setattr__(self, "faithfulness", DEFAULT_FAITHFULNESS)
+
+    def reached(self, standing: Standing) -> bool:
+        """Whether a circuit is good enough, whatever its size; False where only a size is asked for."""
+        asked = self.faithfulness is not None or self.kl is not None
+        near = self.faithfulness is None or abs(1 - standing.faithfulness) <= 1 - self.faithfulness
+        return asked and near and (self.kl is None or standing.kl <= self.kl)
+
+
+@torch.no_grad()
+def refine(
+    model: Transformer,
+    graph: Graph,
+    behaviour: Behaviour,
+    config: Refine,
+    on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+    seed: Circuit | None = None,
+) -> Discovery:
+    """Find a small circuit that is faithful on prompts it has not seen.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search.
+        behaviour: prompts, metric and ablation. Its validation prompts decide when the targets are reached; without them the
+            prompts of the search do, and a circuit may be fitted to them.
+        config: targets and settings.
+        on_step: called with a ``Step`` while a seed is searched for, then with a ``Refining`` after every round.
+        journal: remembers gradients and losses, for a refinement that was interrupted to go on.
+        seed: a circuit of this graph to begin with; None searches for one by ACDC at a coarse threshold.
+
+    Raises:
+        GraphError: the seed is of another graph.
+        SettingsError: the metric has no gradients, or does not tell the model from the circuit without edges.
+        NumericalError: a loss is NaN or infinite.
+    """
+    if seed is not None and seed.graph != graph:
+        raise GraphError(f"the seed is a circuit of another graph ({seed.graph.scope}) than the one to refine ({graph.scope})")
+    forward_seconds = time_forward(model, behaviour)
+    began = perf_counter()
+    seed = _coarse(model, graph, behaviour, config, on_step, journal) if seed is None else seed
+    state = Refinement(model, seed, behaviour, config, on_step, journal)
+    point = state.run()
+    seconds = perf_counter() - began
+    scores = torch.full(graph.edges.shape, float("nan"))
+    for cost, cell in state.costs(point):
+        scores[cell] = cost
+    return Discovery(
+        circuit=Circuit(graph, point.kept, scores),
+        metric=behaviour.metric.name,
+        trials=state.trials,
+        borderline=None,
+        notes={"rounds": len(state.points) - 1, "target_reached": float(state.reached(point))},
+        seconds=seconds,
+        forward_seconds=median(forward_seconds + time_forward(model, behaviour)),
+        path=RefinePath(graph, tuple(state.points)),
+        **vars(measure_circuit(state.search.at(point.kept), behaviour)),
+    )
+
+
+def _coarse(
+    model: Transformer, graph: Graph, behaviour: Behaviour, config: Refine, on_step: OnProgress | None, journal: Journal
+) -> Circuit:
+    """The circuit of ACDC at a threshold in units of what cutting every edge changes."""
+    model_value, empty = Panel.of(model, graph, behaviour, config.loss).ends
+    settings = Acdc(threshold=config.seed_threshold * abs(model_value - empty))
+    return acdc(model, graph, behaviour, settings, on_step, Under(journal, "seed")).circuit
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A larger circuit, with how many edges it has more and by how much each of them lowers the loss."""
+
+    per_edge: float
+    edges: int
+    kept: Bool[Tensor, "writer reader"]
+
+
+class Refinement:
+    """State of a running refinement."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        seed: Circuit,
+        behaviour: Behaviour,
+        config: Refine,
+        on_step: OnProgress | None = None,
+        journal: Journal = FORGETFUL,
+    ):
+        graph = seed.graph
+        self.model, self.graph, self.config, self.journal = model, graph, config, journal
+        self.on_step, self.began = on_step, perf_counter()
+        self.search = Panel.of(model, graph, behaviour, config.loss)
+        self.validation = None
+        if behaviour.validation is not None:
+            judged = replace(behaviour, task=behaviour.validation, validation=None)
+            self.validation = Panel.of(model, graph, judged, config.loss, self.search.units)
+        self.wiring = Wiring(graph)
+        few = behaviour.task.where(_spread(len(behaviour.task), config.path_examples).to(model.device))
+        self.at_circuit = MaskedLoss.of(model, graph, self.search.loss, config.batch_size, last_stream)
+        self.along_path = MaskedLoss.of(model, graph, replace(self.search.loss, task=few), config.batch_size, last_stream)
+        self.trials, self.points = 0, list[Point]()
+        self.move("seed", seed.prune().kept)
+
+    # ---- where it stands --------------------------------------------------------------------------------------------
+
+    @property
+    def point(self) -> Point:
+        """The circuit as it is."""
+        return self.points[-1]
+
+    def move(self, action: Action, kept: Bool[Tensor, "writer reader"]) -> None:
+        """Go on to another circuit."""
+        self.points.append(self._measured(action, kept))
+        if self.on_step is not None:
+            point = self.point
+            self.on_step(
+                Refining(
+                    len(self.points) - 1,
+                    action,
+                    point.n_edges,
+                    point.judged.faithfulness,
+                    point.judged.kl,
+                    perf_counter() - self.began,
+                    lambda: Circuit(self.graph, point.kept),
+                )
+            )
+
+    def _measured(self, action: Action, kept: Bool[Tensor, "writer reader"]) -> Point:
+        validation = None if self.validation is None else self.validation.standing(kept)
+        return Point(action, kept, self.search.standing(kept), validation)
+
+    def reached(self, point: Point) -> bool:
+        """Whether targets other than the size hold, on the prompts of the search and on those that judge."""
+        return all(self.config.reached(standing) for standing in (point.search, point.judged))
+
+    def run(self) -> Point:
+        """Grow and prune until the targets hold and nothing more can go; returns the best circuit that fits them."""
+        for _ in range(self.config.rounds):
+            if self.reached(self.point) or not self.grow():
+                break
+        self.prune_on()
+        self.shrink()
+        return self.best()
+
+    def best(self) -> Point:
+        """The smallest circuit that reaches the targets, otherwise the one that does best at the size asked for."""
+        most = self.config.edges or self.graph.n_edges
+        fitting = [point for point in self.points if point.n_edges <= most] or self.points[:1]
+        reaching = [point for point in fitting if self.reached(point)]
+        if reaching:
+            return min(reaching, key=lambda point: (point.n_edges, point.judged.loss))
+        return min(fitting, key=lambda point: point.judged.loss)
+
+    # ---- grow -------------------------------------------------------------------------------------------------------
+
+    def grow(self) -> bool:
+        """A round of growth; False if nothing that is nominated lowers the loss."""
+        room = self.config.grow if self.config.edges is None else min(self.config.grow, self.config.edges - self.point.n_edges)
+        if room < 1:
+            return False
+        found = self._measured_steps(self.gain((0.0,), self.at_circuit), room)
+        best = max((step.per_edge for step in found), default=0.0)
+        if best * _PATIENCE < self.point.search.loss:
+            found += self._measured_steps(self.gain(ALPHAS, self.along_path), room)
+            best = max((step.per_edge for step in found), default=0.0)
+        if best <= _LEAST_GAIN:
+            return False
+        # the first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much
+        near = [step for step in found if step.per_edge >= _NEAR_BEST * best]
+        self.move("grow", max(near, key=lambda step: (step.edges, step.per_edge)).kept)
+        return True
+
+    def _measured_steps(self, gain: Float[Tensor, "writer reader"], room: int) -> list["_Step"]:
+        """What is nominated, and what it is worth."""
+        before, loss = self.point.kept, self.point.search.loss
+        sizes = [(int((kept & ~before).sum()), kept) for kept in self.nominated(gain, room)]
+        return [_Step((loss - self.loss_of(kept)) / edges, edges, kept) for edges, kept in sizes]
+
+    def gain(self, alphas: Sequence[float], loss: MaskedLoss) -> Float[Tensor, "writer reader"]:
+        """−∂J/∂mask, averaged along the way from the circuit to the model."""
+        key = f"{digest(self.point.kept)}/gain"
+        units = [(f"{key}/{alpha:g} of {len(loss.behaviour.task)}", alpha) for alpha in alphas]
+        return -sum(each(self.journal, units, lambda alpha: self._gradient(loss, alpha)), torch.tensor(0.0)) / len(alphas)
+
+    def _gradient(self, loss: MaskedLoss, alpha: float) -> Float[Tensor, "writer reader"]:
+        kept = self.point.kept.float()
+        mask = (kept + alpha * (self.graph.edges.float() - kept)).requires_grad_()
+        with torch.enable_grad():
+            loss.backward(mask[None])
+        assert mask.grad is not None
+        return mask.grad.double()
+
+    def nominated(self, gain: Float[Tensor, "writer reader"], room: int) -> list[Bool[Tensor, "writer reader"]]:
+        """The circuit with the most promising chains, and with fewer of them."""
+        taken, sizes = list[Chain](), list[int]()
+        for chain in chains(self.wiring, self.point.kept, gain):
+            if sum(sizes) + len(chain) > room:
+                break
+            taken.append(chain)
+            sizes.append(len(chain))
+        counts = sorted({max(1, round(part * len(taken))) for part in _PARTS}, reverse=True) if taken else []
+        return [with_chains(self.point.kept, taken[:count]) for count in counts]
+
+    def loss_of(self, kept: Bool[Tensor, "writer reader"]) -> float:
+        """J of a circuit on the search prompts."""
+        self.trials += 1
+        return float(once(self.journal, f"{digest(kept)}/loss", lambda: self.search.loss_of(kept)))
+
+    # ---- prune ------------------------------------------------------------------------------------------------------
+
+    def prune_on(self) -> None:
+        """Prune round after round, for a higher price as long as the targets hold, until nothing more goes."""
+        price = self.config.price
+        while self.prune(price):
+            price *= 1 if not self.reached(self.point) else 2
+
+    def shrink(self) -> None:
+        """Prune for a rising price, whatever that does, down to the number of edges asked for."""
+        price = max(self.config.price, _LEAST_GAIN)
+        while self.config.edges is not None and (over := self.point.n_edges - self.config.edges) > 0:
+            kept = self.pruned(price, over)
+            if torch.equal(kept, self.point.kept):
+                price *= 4
+            else:
+                self.move("prune", kept)
+
+    def prune(self, price: float) -> bool:
+        """A round of pruning; False if nothing goes, or if it is taken back."""
+        before = self.point
+        kept = self.pruned(price)
+        if torch.equal(kept, before.kept):
+            return False
+        after = self._measured("prune", kept)
+        worse = after.judged.loss > before.judged.loss + (price * (before.n_edges - after.n_edges))
+        if worse or (self.reached(before) and not self.reached(after)):
+            return False
+        self.move("prune", kept)
+        return True
+
+    def pruned(self, price: float, most: int | None = None) -> Bool[Tensor, "writer reader"]:
+        """The circuit without edges that cost less than ``price``, the cheapest first, each measured again in its turn.
+
+        Args:
+            most: how many go at most; None for the share of one round.
+        """
+        kept = self.point.kept
+        costs = self.costs(self.point)
+        order = [cell for cost, cell in sorted(costs) if cost < price]
+        at, loss = self.search.at(kept), self.point.search.loss
+        left = min(max(1, int(_PRUNED_AT_ONCE * len(costs))), most or len(costs))
+        for row, column in order:
+            trial = kept.clone()
+            trial[row, column] = False
+            then = at.map(lambda engine: engine.commit(trial, [column]))  # noqa: B023
+            cost = float(then.loss().mean()) - loss
+            self.trials += 1
+            if cost < price:
+                kept, at, loss, left = trial, then, loss + cost, left - 1
+            if not left:
+                break
+        return Circuit(self.graph, kept).prune().kept
+
+    def costs(self, point: Point) -> list[tuple[float, tuple[int, int]]]:
+        """What cutting each edge of a circuit alone adds to the loss, with its row and column."""
+        kept, loss = point.kept, point.search.loss
+        at, key = self.search.at(kept), digest(kept)
+        columns = kept.any(0).nonzero().flatten().tolist()
+        writers = {column: kept[:, column].nonzero().flatten().tolist() for column in columns}
+        units = [(f"{key}/without/{self.graph.readers[column]}", column) for column in columns]
+        losses = each(self.journal, units, lambda column: without_each(at, column, writers[column]))
+        self.trials += int(kept.sum())
+        return [
+            (cost, (row, column))
+            for column, found in zip(columns, losses, strict=True)
+            for row, cost in zip(writers[column], (found - loss).tolist(), strict=True)
+        ]
+
+
+def _spread(total: int, some: int) -> Bool[Tensor, " example"]:
+    """So many examples, evenly spread."""
+    wanted = torch.zeros(total, dtype=torch.bool)
+    wanted[torch.linspace(0, total - 1, min(some, total)).round().long()] = True
+    return wanted
