@@ -1,0 +1,94 @@
+"""``subcircuit refine``, ``discover --target`` and ``show --edges``."""
+
+import csv
+import json
+
+import pytest
+
+from subcircuit.graph import Circuit, load_path
+from tests.cli.conftest import written
+
+
+@pytest.fixture
+def found(subcircuit, model, many, tmp_path):
+    """A circuit found by plain ACDC."""
+    run = subcircuit("discover", "-m", model, "-t", many, "--threshold", "0.05", "--metric", "logit_difference", "--out", "seed")
+    assert run.code == 0, run.err
+    return tmp_path / "seed"
+
+
+def test_a_finished_circuit_is_refined_to_its_target(subcircuit, model, many, found, tmp_path):
+    out = subcircuit("refine", found, "-m", model, "-t", many, "--target", "faithfulness=0.9", "--out", "fine", "--json")
+    assert out.code == 0, out.err
+    seed, fine = Circuit.load(found), Circuit.load(tmp_path / "fine")
+    assert out.json["method"] == "refine"
+    assert fine.record.method.parameters["seed"] == f"acdc, {seed.n_edges:,} edges"
+    assert fine.record.task.split == seed.record.task.split
+    path = load_path(tmp_path / "fine", fine.graph)
+    assert path.points[0].action == "seed"
+    assert path.points[0].n_edges == seed.prune().n_edges
+    chosen = [point for point in path.points if point.kept.equal(fine.kept)]
+    assert abs(1 - chosen[0].validation.faithfulness) <= 0.1
+    rows = list(csv.DictReader((tmp_path / "fine" / "path.csv").open()))
+    assert [int(row["edges"]) for row in rows] == [point.n_edges for point in path.points]
+    assert (tmp_path / "fine" / "path.svg").is_file()
+
+
+def test_without_threshold_or_target_discover_refines_and_with_a_threshold_it_is_acdc(subcircuit, model, many):
+    refined = subcircuit("discover", "-m", model, "-t", many, "--metric", "logit_difference", "--json")
+    assert refined.code == 0, refined.err
+    assert refined.json["method"] == "refine"
+    assert refined.json["parameters"]["faithfulness"] == 0.95
+    plain = subcircuit("discover", "-m", model, "-t", many, "--threshold", "0.05", "--json")
+    assert plain.json["method"] == "acdc"
+
+
+def test_a_size_is_taken_from_the_path(subcircuit, model, many, found, tmp_path):
+    subcircuit("refine", found, "-m", model, "-t", many, "--target", "kl=0.01", "--out", "fine")
+    path = load_path(tmp_path / "fine", Circuit.load(tmp_path / "fine").graph)
+    sizes = sorted({point.n_edges for point in path.points})
+    shown = subcircuit("show", "fine", "--edges", sizes[-1], "--out", "other", "--json")
+    assert shown.json["edges"] <= sizes[-1]
+    assert Circuit.load(tmp_path / "other").n_edges == shown.json["edges"]
+    beyond = subcircuit("show", "fine", "--edges", sizes[-1] + 1)
+    assert beyond.code == 1
+    assert f"{sizes[-1]:,}" in beyond.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--target", "faithfulness"), "expected faithfulness=0.95"),
+        (("--target", "kl=low"), "no number"),
+        (("--target", "kl=-1"), "above 0"),
+        (("--target", "faithfulness=1.5"), "between 0 and 1"),
+        (("--target", "edges=0"), "at least 1"),
+        (("--target", "size=3"), "expected faithfulness=0.95"),
+        (("--target", "kl=0.5", "--method", "eap"), "goes with method refine"),
+        (("--edges", "20"), "--target edges="),
+    ],
+)
+def test_targets_that_make_no_sense_are_refused_before_anything_is_loaded(subcircuit, arguments, expected):
+    out = subcircuit("discover", "-m", "no-such-model", "-t", "ioi", *arguments)
+    assert out.code == 1
+    assert expected in out.err
+    assert "loading" not in out.err
+
+
+def test_a_path_that_is_damaged_is_named(subcircuit, model, many, found, tmp_path):
+    subcircuit("refine", found, "-m", model, "-t", many, "--target", "kl=0.05", "--out", "fine")
+    file = tmp_path / "fine" / "path.json"
+    content = json.loads(file.read_text())
+    content["rounds"][0]["added"].append(content["rounds"][0]["added"][0])
+    file.write_text(json.dumps(content))
+    out = subcircuit("show", "fine", "--edges", "5")
+    assert out.code == 1
+    assert "path.json" in out.err
+    without = subcircuit("show", found, "--edges", "5")
+    assert "there is no refinement path here" in without.err
+
+
+def test_prompts_of_another_task_are_refused(subcircuit, model, found, tmp_path):
+    other = written(tmp_path / "other.jsonl", range(30, 42), 9)
+    out = subcircuit("refine", found, "-m", model, "-t", other, "--out", "fine")
+    assert out.code == 1 or "cannot be made again" in out.err
