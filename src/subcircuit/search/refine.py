@@ -156,7 +156,7 @@ def refine(
         metric=behaviour.metric.name,
         trials=state.trials,
         borderline=None,
-        notes={"rounds": len(state.points) - 1, "target_reached": float(state.reached(point))},
+        notes={"rounds": float(len(state.points) - 1), "target_reached": float(state.satisfies(point))},
         seconds=seconds,
         forward_seconds=median(forward_seconds + time_forward(model, behaviour)),
         path=RefinePath(graph, tuple(state.points)),
@@ -241,6 +241,12 @@ class Refinement:
         """Whether targets other than the size hold, on the prompts of the search and on those that judge."""
         return all(self.config.reached(standing) for standing in (point.search, point.judged))
 
+    def satisfies(self, point: Point) -> bool:
+        """Whether all targets hold, the size among them."""
+        config = self.config
+        good = self.reached(point) or (config.faithfulness is None and config.kl is None)
+        return good and (config.edges is None or point.n_edges <= config.edges)
+
     def run(self) -> Point:
         """Grow and prune until the targets hold and nothing more can go; returns the best circuit that fits them."""
         for _ in range(self.config.rounds):
@@ -306,7 +312,8 @@ class Refinement:
                 break
             taken.append(chain)
             sizes.append(len(chain))
-        counts = sorted({max(1, round(part * len(taken))) for part in _PARTS}, reverse=True) if taken else []
+        # a single chain too, where larger rounds overshoot
+        counts = sorted({1, *(max(1, round(part * len(taken))) for part in _PARTS)}, reverse=True) if taken else []
         return [with_chains(self.point.kept, taken[:count]) for count in counts]
 
     def loss_of(self, kept: Bool[Tensor, "writer reader"]) -> float:

@@ -40,9 +40,22 @@ def warnings_of(circuit: Circuit) -> tuple[str, ...]:
         _alike(results),
         _collapsed(circuit, results, more),
         _zoomed(results),
+        _missed(record),
         _unjudged(record),
     )
     return tuple(warning for warning in found if warning)
+
+
+def _missed(record: Record) -> str | None:
+    """Of a refinement that stalled before its targets, or that cannot be so good at the size asked for."""
+    if record.method.name != "refine" or record.results.get("target_reached") != 0.0:
+        return None
+    names = ("faithfulness", "kl", "edges")
+    asked = ", ".join(f"{name} {value:g}" for name in names if (value := record.method.parameters.get(name)) is not None)
+    return (
+        f"the targets were not reached ({asked}): this is the best circuit that was found. Way out: more prompts (--examples), an "
+        "easier target (--target), or another seed (`subcircuit refine` of another circuit)."
+    )
 
 
 def _unjudged(record: Record) -> str | None:
