@@ -34,11 +34,25 @@ def test_a_finished_circuit_is_refined_to_its_target(subcircuit, model, many, fo
     assert (tmp_path / "fine" / "path.svg").is_file()
 
 
-def test_without_threshold_or_target_discover_refines_and_with_a_threshold_it_is_acdc(subcircuit, model, many):
-    refined = subcircuit("discover", "-m", model, "-t", many, "--metric", "logit_difference", "--json")
+def test_with_a_target_discover_refines_and_without_one_it_is_acdc(subcircuit, model, many):
+    refined = subcircuit(
+        "discover",
+        "-m",
+        model,
+        "-t",
+        many,
+        "--metric",
+        "logit_difference",
+        "--target",
+        "kl=0.05",
+        "--target",
+        "edges=60",
+        "--json",
+    )
     assert refined.code == 0, refined.err
     assert refined.json["method"] == "refine"
-    assert refined.json["parameters"]["faithfulness"] == 0.95
+    assert refined.json["parameters"]["kl"] == 0.05
+    assert refined.json["edges_kept"] <= 60
     plain = subcircuit("discover", "-m", model, "-t", many, "--threshold", "0.05", "--json")
     assert plain.json["method"] == "acdc"
 
@@ -65,7 +79,7 @@ def test_a_size_is_taken_from_the_path(subcircuit, model, many, found, tmp_path)
         (("--target", "edges=0"), "at least 1"),
         (("--target", "size=3"), "expected faithfulness=0.95"),
         (("--target", "kl=0.5", "--method", "eap"), "goes with method refine"),
-        (("--edges", "20"), "--target edges="),
+        (("--edges", "20", "--method", "refine"), "--target edges="),
     ],
 )
 def test_targets_that_make_no_sense_are_refused_before_anything_is_loaded(subcircuit, arguments, expected):

@@ -93,15 +93,11 @@ def told_of(split: "Split") -> list[str]:
     return [f"set apart: {len(parts['test'])} pairs of prompts to judge with{chosen}"]
 
 
-_OF_ACDC = ("threshold", "whole_input", "absolute", "head_order", "direction", "speculation")
-
-
 def with_method(asked: dict[str, Any]) -> dict[str, Any]:
-    """The options with the method that they mean: ACDC as it was published where its settings are given, otherwise a refinement."""
+    """The options with the method that they mean: a refinement where it has a target, otherwise ACDC."""
     if asked.get("method") is not None:
         return asked
-    plain = asked.get("coarse_to_fine") or any(asked.get(name) is not None for name in _OF_ACDC)
-    return {**asked, "method": "acdc" if plain and not asked.get("target") else "refine"}
+    return {**asked, "method": "refine" if asked.get("target") else "acdc"}
 
 
 def targets(given: Sequence[str] | None) -> dict[str, Any]:
