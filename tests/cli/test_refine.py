@@ -1,3 +1,4 @@
+# pyright: reportOptionalMemberAccess=false
 """``subcircuit refine``, ``discover --target`` and ``show --edges``."""
 
 import csv

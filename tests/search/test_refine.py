@@ -59,7 +59,9 @@ def loss_by_hand(model, graph, behaviour, kept):
 )
 def test_trials_without_one_edge_are_masked_runs_without_it(family, seed, level, ablation, metric_name, share, batch_size):
     model = tiny(family, dtype=torch.float64)
-    graph = Graph.of(model.config, Scope.named(level))
+    # not every family has MLPs to resolve into neurons
+    resolves = model.config.d_mlp and model.config.experts is None
+    graph = Graph.of(model.config, Scope.named(level if resolves else level.removesuffix(", m1=neuron")))
     behaviour = random_behaviour(model, seed, [6, 4, 5], 2, metric_name, ablation)
     agree(model, graph, behaviour, seed, share, batch_size)
 

@@ -18,7 +18,7 @@ from subcircuit.errors import PromptError
 from subcircuit.graph import Circuit, Graph, ModelRecord, Scope, TopN
 from subcircuit.model import Transformer
 from subcircuit.report.page import Ranking
-from subcircuit.search import METHODS, Behaviour, EdgeScores, LearnOptimal
+from subcircuit.search import METHODS, Behaviour, EdgeScores, LearnOptimal, Refine
 from subcircuit.search import discover as search
 from subcircuit.tasks import Split, Task, check_same_vocabulary, check_vocabulary, induction, metric
 from tests.planted_experts import by_routing
@@ -76,6 +76,7 @@ OWN: dict[str, dict[str, Any]] = {
     "acdc": {"config": sc.Acdc(0.1)},
     "zoom": {"config": sc.Acdc(0.1)},
     "look_inside": {"config": sc.Acdc(0.1)},
+    "refine_circuit": {"config": Refine()},
     "with_numbers": {"split": Split(TASK, None, None)},
     "learn_optimal": {"config": LearnOptimal(steps=1)},
     "relearn": {"settings": Relearning(1, 1e-3)},

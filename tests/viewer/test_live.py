@@ -11,7 +11,7 @@ from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.report.page import Ranking, circuit_document
 from subcircuit.runs import Beacon, glimpse
 from subcircuit.runs.lock import locked
-from subcircuit.search import Acdc, Round, Step, discover
+from subcircuit.search import Acdc, Refining, Round, Step, discover
 from subcircuit.viewer.folders import now_at, progress_of, version_of
 from tests.behaviours import random_task
 from tests.tiny_models import tiny
@@ -26,7 +26,7 @@ def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Pa
     seen: list[Circuit] = []
     versions = [version_of([tmp_path])]
 
-    def on_step(step: Step | Round) -> None:
+    def on_step(step: Step | Round | Refining) -> None:
         beacon.step(step)
         shown = shown_circuits([tmp_path])[0]
         assert shown.name == tmp_path.name
