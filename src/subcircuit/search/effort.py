@@ -8,7 +8,7 @@ are live there, of which each edge takes a trial; both grow with depth. Readers 
 their weight is done at once. A reader costs more than its trials, as much as ``_READER`` edges: cuts are made definite.
 
 The exponent fits two searches of SmolLM2-135M, IOI with the logit difference at τ 0.1 and subject-verb agreement with KL at τ 0.02: from
-a tenth of the search to its end, time left is told within a factor of two. It fails where circuits thin out towards the
+a sixth of the search to nine tenths of it, time left is told within a factor of two. It fails where circuits thin out towards the
 embedding, or where kept edges lie in few layers.
 """
 
