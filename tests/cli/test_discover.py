@@ -132,9 +132,10 @@ def test_the_method_s_options_reach_it(subcircuit: Run, model: str, prompts: Pat
 def test_progress_comes_as_plain_lines_where_there_is_no_terminal(subcircuit: Run, model: str, prompts: Path) -> None:
     done = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "block", "--json")
     assert "\x1b" not in done.err + done.out
-    # what follows the search measures the circuit
-    last = [line for line in done.err.splitlines() if " edges" in line][-1]
-    assert f"{done.json['edges_total']:,}/{done.json['edges_total']:,} edges" in last
+    searched, measured = done.err.splitlines()[-2:]
+    assert f"{done.json['edges_total']:,}/{done.json['edges_total']:,} edges" in searched
+    # model, circuit and empty circuit, on two test and three search prompts
+    assert "15/15 runs of test and search prompts" in measured
 
 
 @pytest.mark.parametrize(

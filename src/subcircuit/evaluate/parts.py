@@ -92,7 +92,7 @@ def with_numbers(
     if circuit.record is None:
         return circuit
     there = {name: split.parts[name] for name in REPORTED if name in split.parts}
-    rounds = Rounds(sum(runs_of(len(task), 1) for task in there.values()), on_step, "runs")
+    rounds = Rounds(sum(runs_of(len(task), 1) for task in there.values()), on_step, "runs of test and search prompts")
     found: dict[str, Any] = dict.fromkeys(REPORTED)
     for name, task in there.items():
         on, part = replace(behaviour, task=task.to(model.device)), Under(journal, f"{name} prompts")
