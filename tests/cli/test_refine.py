@@ -19,7 +19,7 @@ def found(subcircuit, model, many, tmp_path):
 
 
 def test_a_finished_circuit_is_refined_to_its_target(subcircuit, model, many, found, tmp_path):
-    out = subcircuit("refine", found, "-m", model, "-t", many, "--target", "faithfulness=0.9", "--out", "fine", "--json")
+    out = subcircuit("refine", found, "-m", model, "-t", many, "--target", "kl=0.2", "--out", "fine", "--json")
     assert out.code == 0, out.err
     seed, fine = Circuit.load(found), Circuit.load(tmp_path / "fine")
     assert out.json["method"] == "refine"
@@ -29,10 +29,18 @@ def test_a_finished_circuit_is_refined_to_its_target(subcircuit, model, many, fo
     assert path.points[0].action == "seed"
     assert path.points[0].n_edges == seed.prune().n_edges
     chosen = [point for point in path.points if point.kept.equal(fine.kept)]
-    assert abs(1 - chosen[0].validation.faithfulness) <= 0.1
+    assert chosen[0].validation.kl <= 0.2
     rows = list(csv.DictReader((tmp_path / "fine" / "path.csv").open()))
     assert [int(row["edges"]) for row in rows] == [point.n_edges for point in path.points]
     assert (tmp_path / "fine" / "path.svg").is_file()
+
+
+def test_prompts_of_a_file_are_found_again_all_parts_of_them(subcircuit, model, found, tmp_path):
+    out = subcircuit("refine", found, "-m", model, "--target", "kl=0.05", "--out", "fine")
+    assert out.code == 0, out.err
+    assert "no validation prompts" not in out.err
+    path = load_path(tmp_path / "fine", Circuit.load(tmp_path / "fine").graph)
+    assert all(point.validation is not None for point in path.points)
 
 
 def test_with_a_target_discover_refines_and_without_one_it_is_acdc(subcircuit, model, many):
@@ -66,7 +74,7 @@ def test_a_size_is_taken_from_the_path(subcircuit, model, many, found, tmp_path)
     assert shown.json["edges"] <= sizes[-1]
     assert Circuit.load(tmp_path / "other").n_edges == shown.json["edges"]
     beyond = subcircuit("show", "fine", "--edges", sizes[-1] + 1)
-    assert beyond.code == 1
+    assert beyond.code == 2
     assert f"{sizes[-1]:,}" in beyond.err
 
 
@@ -85,7 +93,7 @@ def test_a_size_is_taken_from_the_path(subcircuit, model, many, found, tmp_path)
 )
 def test_targets_that_make_no_sense_are_refused_before_anything_is_loaded(subcircuit, arguments, expected):
     out = subcircuit("discover", "-m", "no-such-model", "-t", "ioi", *arguments)
-    assert out.code == 1
+    assert out.code == 2
     assert expected in out.err
     assert "loading" not in out.err
 
@@ -97,7 +105,7 @@ def test_a_path_that_is_damaged_is_named(subcircuit, model, many, found, tmp_pat
     content["rounds"][0]["added"].append(content["rounds"][0]["added"][0])
     file.write_text(json.dumps(content))
     out = subcircuit("show", "fine", "--edges", "5")
-    assert out.code == 1
+    assert out.code == 2
     assert "path.json" in out.err
     without = subcircuit("show", found, "--edges", "5")
     assert "there is no refinement path here" in without.err
@@ -106,4 +114,4 @@ def test_a_path_that_is_damaged_is_named(subcircuit, model, many, found, tmp_pat
 def test_prompts_of_another_task_are_refused(subcircuit, model, found, tmp_path):
     other = written(tmp_path / "other.jsonl", range(30, 42), 9)
     out = subcircuit("refine", found, "-m", model, "-t", other, "--out", "fine")
-    assert out.code == 1 or "cannot be made again" in out.err
+    assert out.code == 2 or "cannot be made again" in out.err

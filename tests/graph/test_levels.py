@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subcircuit.errors import GraphError
-from subcircuit.graph import Circuit, Graph, GraphShape, Scope, coarsen, refine
+from subcircuit.graph import Circuit, Graph, GraphShape, Scope, coarsen, resolve
 
 SHAPE = GraphShape(3, 4, 2, neurons=2)
 MIXED = GraphShape(2, 1, 1, mixtures=(1,), experts=2, shared_expert=True)
@@ -50,8 +50,8 @@ def test_refined_are_exactly_the_edges_whose_ends_are_parts_of_a_kept_edge_s_end
     wholes = [(str(edge.writer), str(edge.reader)) for edge in circuit.edges]
     ends = [(str(edge.writer), str(edge.reader), str(edge)) for edge in Circuit.full(fine).edges]
     expected = [name for writer, reader, name in ends if any(is_part(writer, w) and is_part(reader, r) for w, r in wholes)]
-    assert refine(circuit, fine).names == sorted(expected)
-    assert coarsen(refine(circuit, fine), coarse).kept.equal(circuit.kept)
+    assert resolve(circuit, fine).names == sorted(expected)
+    assert coarsen(resolve(circuit, fine), coarse).kept.equal(circuit.kept)
 
 
 @settings(max_examples=10)
@@ -75,12 +75,12 @@ def test_a_group_s_reader_is_part_of_the_inputs_of_all_its_heads() -> None:
     grouped, heads = Graph(SHAPE, Scope.named("qkv, kv=grouped")), Graph(SHAPE, Scope("head"))
     whole = coarsen(Circuit.of_edges(grouped, ["a0.h0->a1.h1<k>"]), heads)
     assert whole.names == ["a0.h0->a1.h2", "a0.h0->a1.h3"]
-    assert refine(Circuit.of_edges(heads, ["m0->a1.h0"]), grouped).names == ["m0->a1.h0<k>", "m0->a1.h0<q>", "m0->a1.h0<v>"]
+    assert resolve(Circuit.of_edges(heads, ["m0->a1.h0"]), grouped).names == ["m0->a1.h0<k>", "m0->a1.h0<q>", "m0->a1.h0<v>"]
 
 
 def test_what_is_no_refinement_is_refused() -> None:
     with pytest.raises(GraphError, match="part of no node"):
-        refine(random_circuit(Graph(SHAPE, Scope("head")), 1), Graph(SHAPE, Scope("block")))
+        resolve(random_circuit(Graph(SHAPE, Scope("head")), 1), Graph(SHAPE, Scope("block")))
 
 
 def test_a_group_is_part_of_itself_and_of_no_group_of_a_head_s_number() -> None:
@@ -88,6 +88,6 @@ def test_a_group_is_part_of_itself_and_of_no_group_of_a_head_s_number() -> None:
     neurons, grouped = Graph(SHAPE, Scope.named("qkv, m0=neuron", "grouped")), Graph(SHAPE, Scope.named("qkv", "grouped"))
     circuit = Circuit.of_edges(neurons, ["a0.h0->a1.h0<k>", "embed->a1.h1<v>"])
     assert coarsen(circuit, grouped).names == circuit.names
-    assert refine(coarsen(circuit, grouped), neurons).names == circuit.names
+    assert resolve(coarsen(circuit, grouped), neurons).names == circuit.names
     by_head = Graph(SHAPE, Scope.named("qkv"))
     assert coarsen(Circuit.of_edges(by_head, ["a0.h0->a1.h1<k>"]), grouped).names == ["a0.h0->a1.h0<k>"]

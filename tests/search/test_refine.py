@@ -135,8 +135,13 @@ def test_chains_join_the_circuit(seed, share, positions):
     _, graph, _ = drawn("llama_gqa", seed, f"qkv, positions={positions}", [4, 4])
     kept = Circuit(graph, random_kept(graph.edges, seed, share)).prune().kept
     gain = torch.randn(graph.edges.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    taken = []
-    for chain in chains(Wiring(graph), kept, gain):
+    wiring, taken = Wiring(graph), []
+    for chain in chains(wiring, kept, gain):
+        before = with_chains(kept, taken)
+        joining = graph.edges & ~before
+        for row, column in joining.nonzero().tolist():
+            ready = column in wiring.heard(before) and (row, column % len(graph.places)) in wiring.carrying(before)
+            assert not ready or float(gain[chain[0]]) >= float(gain[row, column])
         taken.append(chain)
         grown = with_chains(kept, taken)
         # nothing that went in is on no path
@@ -144,9 +149,7 @@ def test_chains_join_the_circuit(seed, share, positions):
         assert all(float(gain[cell]) > 0 for cell in chain)
         if len(taken) == 8:
             break
-    first = [float(gain[chain[0]]) for chain in taken]
     assert taken
-    assert first == sorted(first, reverse=True)
 
 
 SEEDS = {
@@ -157,15 +160,8 @@ SEEDS = {
 }
 
 
-# an AND has no gradient before both of its arms are there: growth needs a seed that holds one
-@pytest.mark.parametrize(
-    ("name", "start"),
-    [
-        *((name, start) for name in ("or-gate", "tracr-reverse") for start in SEEDS),
-        ("and-gate", "acdc"),
-        ("and-gate", "full"),
-    ],
-)
+@pytest.mark.parametrize("start", SEEDS)
+@pytest.mark.parametrize("name", ["or-gate", "and-gate", "tracr-reverse"])
 def test_a_seed_ends_at_the_known_circuit_or_one_of_equal_loss(name, start):
     known = case(name, Resample())
     behaviour = Behaviour(known.task, metric(known.task.metric), known.ablation)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subcircuit.errors import GraphError
-from subcircuit.graph import Circuit, Graph, Scope, refine
+from subcircuit.graph import Circuit, Graph, Scope, resolve
 from subcircuit.search import Acdc, acdc, zoom
 from subcircuit.search.rules import Within
 from tests.behaviours import random_behaviour
@@ -49,7 +49,7 @@ def test_zooming_decides_inside_alone_and_as_the_sequential_search_does(componen
     circuit = Circuit.full(Graph.of(model.config, scope))
     found = zoom(model, circuit, component, into, behaviour, CONFIG).circuit
     assert found.graph.scope == scope.at(component, into)
-    refined = refine(circuit, found.graph).kept
+    refined = resolve(circuit, found.graph).kept
     inside = [
         any(
             str(end).replace("<", ".").startswith((component + ".", component + "<")) or str(end) == component

@@ -164,12 +164,11 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     """Begin a search with these options of ``discover``, or go on with one."""
     from subcircuit.cli.asked import told_of, understood, with_method
     from subcircuit.cli.console import messages
-    from subcircuit.cli.kept import directory_for, keep
+    from subcircuit.cli.kept import directory_for, keep, save_found
     from subcircuit.cli.progress import both, in_words, watch
     from subcircuit.cli.summary import print_run
     from subcircuit.evaluate import discover as search
     from subcircuit.graph import Circuit
-    from subcircuit.report import save_picture, write_path
     from subcircuit.runs import Beacon, identity
     from subcircuit.search.footprint import shortage
     from subcircuit.tasks import competence, shortfall
@@ -207,10 +206,7 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
             )
             told = both(watcher.step, beacon.step)
             result = together(searching, at.model, crew, journal, say=watcher.say, on_step=told)
-            result.circuit.save(directory)
-            save_picture(result.circuit, directory)
-            if result.path is not None:
-                write_path(result.path, result.circuit, directory)
+            save_found(result, directory)
             beacon.end()
 
         keep(asked, identity(at.model, at.split), (directory, begun), work, watcher.say)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from subcircuit.search import Discovery
     from subcircuit.search.journal import Journal
 
 _PLACES = ("model", "task", "path")
@@ -56,6 +57,16 @@ def keep(
     if begun is not None and begun.forked is not None:
         say(f"{fork(begun.forked, directory, kept, found):,} units of work taken over from {begun.forked}")
     run_in(directory, kept, found, work)
+
+
+def save_found(result: "Discovery", directory: Path) -> None:
+    """Write what a search found into its run: circuit, pictures, and of a refinement the path."""
+    from subcircuit.report import save_picture, write_path
+
+    result.circuit.save(directory)
+    save_picture(result.circuit, directory)
+    if result.path is not None:
+        write_path(result.path, result.circuit, directory)
 
 
 def recorded(asked: Mapping[str, Any]) -> dict[str, Any]:

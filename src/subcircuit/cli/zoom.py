@@ -1,8 +1,7 @@
 """``subcircuit zoom``: continue a finished search inside one node of its circuit."""
 
-from hashlib import sha256
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +10,8 @@ from subcircuit.cli.arguments import Device, DtypeNow, JsonSummary, ModelNow, Re
 
 if TYPE_CHECKING:
     from subcircuit.cli.kept import Begun
-    from subcircuit.search.journal import Journal
+    from subcircuit.graph import Circuit
+    from subcircuit.search import Behaviour
 
 
 def zoom(
@@ -43,49 +43,31 @@ def zoom(
 
 def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     """Begin with these options of ``zoom``, or go on."""
-    from subcircuit.cli.console import messages
-    from subcircuit.cli.kept import directory_for, keep
-    from subcircuit.cli.progress import both, in_words, watch
-    from subcircuit.cli.recorded import Overrides, as_found, split_of, task_named
-    from subcircuit.cli.summary import print_run
-    from subcircuit.errors import SettingsError
-    from subcircuit.evaluate import with_numbers
+    from functools import partial
+
+    from subcircuit.cli.further import search_further
     from subcircuit.graph import Circuit
-    from subcircuit.report import save_picture
-    from subcircuit.runs import Beacon, identity
     from subcircuit.search import Acdc, look_inside
 
-    o = SimpleNamespace(**asked)
-    circuit = Circuit.load(o.path)
-    record, threshold = circuit.record, o.threshold
-    if threshold is None:
-        known = None if record is None or record.method.name != "acdc" else record.method.parameters.get("threshold")
-        if not isinstance(known, float | int):
-            raise SettingsError(f"{o.path} was not found with a threshold: give --threshold")
-        threshold = float(known)
-    name, model = (record.task.name, record.model.name) if record else ("circuit", "model")
-    directory = directory_for(begun, o.out, name, model)
-    with watch(messages()) as watcher:
-        given = Overrides(model=o.model, revision=o.revision, device=o.device, dtype=o.dtype, task=o.task)
-        transformer, behaviour = as_found(o.path, circuit, given, watcher.say)
-        split = split_of(circuit, task_named(o.path, circuit, given), transformer)
-        watcher.say(f"looking into {o.component} on the {len(behaviour.task)} pairs of prompts of the search")
+    component, into = asked["component"], asked["into"]
+    circuit = Circuit.load(asked["path"])
+    config = Acdc(_threshold(asked, circuit), coarse_to_fine=asked["coarse_to_fine"])
 
-        def work(journal: "Journal") -> None:
-            beacon = Beacon(directory, Circuit.empty(circuit.graph), in_words())
-            told = both(watcher.step, beacon.step)
-            config = Acdc(threshold, coarse_to_fine=o.coarse_to_fine)
-            result = look_inside(transformer, circuit, o.component, o.into, behaviour, config, told, journal)
-            inside = result.circuit
-            if split is not None:
-                inside = with_numbers(transformer, inside, behaviour, split, journal=journal, on_step=watcher.step)
-            inside.save(directory)
-            save_picture(inside, directory)
-            beacon.end()
+    def begin(behaviour: "Behaviour", say: Callable[[str], None]) -> Callable[..., Any]:
+        say(f"looking into {component} on the {len(behaviour.task)} pairs of prompts of the search")
+        return partial(look_inside, circuit=circuit, component=component, into=into, behaviour=behaviour, config=config)
 
-        found = {
-            **identity(transformer, split or behaviour.task),
-            "circuit": sha256("\n".join(circuit.names).encode()).hexdigest(),
-        }
-        keep(asked, found, (directory, begun), work, watcher.say)
-    print_run(directory, Circuit.load(directory), as_json=o.json, given={"model": o.model, "task": o.task})
+    search_further(asked, circuit, begun, begin)
+
+
+def _threshold(asked: dict[str, Any], circuit: "Circuit") -> float:
+    """The one that is given, or that of the search."""
+    from subcircuit.errors import SettingsError
+
+    if asked["threshold"] is not None:
+        return asked["threshold"]
+    record = circuit.record
+    known = None if record is None or record.method.name != "acdc" else record.method.parameters.get("threshold")
+    if not isinstance(known, float | int):
+        raise SettingsError(f"{asked['path']} was not found with a threshold: give --threshold")
+    return float(known)

@@ -2,7 +2,7 @@
 
 from subcircuit.graph.circuit import Circuit, Comparison
 from subcircuit.graph.graph import Graph, Unit
-from subcircuit.graph.levels import coarsen, refine
+from subcircuit.graph.levels import coarsen, resolve
 from subcircuit.graph.nodes import (
     MLP,
     Attention,
@@ -74,7 +74,7 @@ __all__ = [
     "parse_reader",
     "parse_scope",
     "parse_writer",
-    "refine",
+    "resolve",
     "save_path",
     "select_edges",
 ]

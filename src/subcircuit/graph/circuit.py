@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,15 @@ def owners(graph: Graph, reader: Reader) -> tuple[int, ...]:
     if graph.shape.coupled_heads and isinstance(reader, HeadInput | Neuron):
         return graph.uncoupled.writers_of(reader)
     return graph.writers_of(reader)
+
+
+def inputs_of(graph: Graph) -> dict[tuple[int, int], tuple[int, ...]]:
+    """The readers that each writer is an output of, by writer and place: those whose input changes what it writes there."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for column, reader in enumerate(graph.readers):
+        for spot in product(owners(graph, reader), graph.reached_from(reader)):
+            found.setdefault(spot, []).append(column)
+    return {spot: tuple(columns) for spot, columns in found.items()}
 
 
 def _same_numbers(a: Float[Tensor, "row column"] | None, b: Float[Tensor, "row column"] | None) -> bool:

@@ -17,7 +17,7 @@ from subcircuit.graph.graph import Graph
 from subcircuit.graph.nodes import MLP, Attention, Embed, Expert, Head, HeadInput, Neuron, Reader, RouterInput, Writer, at, bare
 
 
-def refine(circuit: Circuit, finer: Graph) -> Circuit:
+def resolve(circuit: Circuit, finer: Graph) -> Circuit:
     """The edges of a finer graph that are parts of a circuit's edges.
 
     Raises:

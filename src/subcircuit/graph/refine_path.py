@@ -44,6 +44,9 @@ class Standing:
     faithfulness: float
     kl: float
 
+    # a file holds these and nothing else
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
 
 @dataclass(frozen=True, eq=False)
 class Point:
@@ -120,18 +123,12 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Standing(_Frozen):
-    loss: float
-    faithfulness: float
-    kl: float
-
-
 class _Round(_Frozen):
     action: Action
     added: list[str]
     removed: list[str]
-    search: _Standing
-    validation: _Standing | None
+    search: Standing
+    validation: Standing | None
 
 
 class _PathFile(_Frozen):
@@ -144,8 +141,7 @@ def save_path(path: RefinePath, directory: Path) -> None:
     before, rounds = torch.zeros_like(path.graph.edges), list[_Round]()
     for point in path.points:
         added, removed = (Circuit(path.graph, mask).names for mask in (point.kept & ~before, before & ~point.kept))
-        search, validation = _Standing(**vars(point.search)), point.validation and _Standing(**vars(point.validation))
-        rounds.append(_Round(action=point.action, added=added, removed=removed, search=search, validation=validation))
+        rounds.append(_Round(action=point.action, added=added, removed=removed, search=point.search, validation=point.validation))
         before = point.kept
     text = json.dumps(_PathFile(rounds=rounds).model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
     write_whole(directory / PATH_FILE, lambda file: file.write_text(text, encoding="utf-8"))
@@ -175,8 +171,7 @@ def load_path(directory: Path, graph: Graph) -> RefinePath:
     kept, points = torch.zeros_like(graph.edges), list[Point]()
     for number, row in enumerate(rounds):
         kept = _after(kept, row, graph, f"{file}: round {number}")
-        search, validation = Standing(**row.search.model_dump()), row.validation and Standing(**row.validation.model_dump())
-        points.append(Point(row.action, kept, search, validation))
+        points.append(Point(row.action, kept, row.search, row.validation))
     return RefinePath(graph, tuple(points))
 
 

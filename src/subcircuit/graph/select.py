@@ -13,7 +13,6 @@ no path from an embedding stay; ``Circuit.prune`` drops them.
 
 from dataclasses import asdict, dataclass
 from heapq import heapify, heappop, heappush
-from itertools import product
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -21,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.errors import GraphError, NumericalError, SettingsError
-from subcircuit.graph.circuit import Circuit, owners
+from subcircuit.graph.circuit import Circuit, inputs_of
 from subcircuit.graph.graph import Graph
 from subcircuit.graph.nodes import Logits
 
@@ -161,10 +160,7 @@ def _largest(graph: Graph, sizes: Float[Tensor, "writer reader"], n: int) -> Boo
 
 
 def _grown(graph: Graph, sizes: Float[Tensor, "writer reader"], n: int) -> Bool[Tensor, "writer reader"]:
-    reads: dict[tuple[int, int], list[int]] = {}
-    for column, reader in enumerate(graph.readers):
-        for opened in product(owners(graph, reader), graph.reached_from(reader)):
-            reads.setdefault(opened, []).append(column)
+    reads = inputs_of(graph)
     size, kept = sizes.tolist(), torch.zeros_like(graph.edges)
     joined = {column for column, reader in enumerate(graph.readers) if isinstance(reader, Logits)}
 
@@ -176,7 +172,7 @@ def _grown(graph: Graph, sizes: Float[Tensor, "writer reader"], n: int) -> Bool[
     for _ in range(n):
         _, reader, writer = heappop(frontier)
         kept[writer, reader] = True
-        for opened in reads.get((writer, reader % len(graph.places)), []):
+        for opened in reads.get((writer, reader % len(graph.places)), ()):
             if opened not in joined:
                 joined.add(opened)
                 for edge in edges_into(opened):

@@ -172,8 +172,8 @@ class Engine:
             return self.loss().expand(len(writers), -1)
         node, here = self._node(reader), self.live.at_place(reader)
         order, terms = self.live.terms(node)
-        sums = torch.cat([torch.zeros_like(terms[:1]), terms]).cumsum(0)
-        after = torch.cat([terms, torch.zeros_like(terms[:1])]).flip(0).cumsum(0).flip(0)
+        upwards = tuple(range(len(terms)))
+        sums, after = prefix_sums(terms, upwards), prefix_sums(terms, upwards[::-1]).flip(0)
         base = self.live.at_rows_of(node, self.run.ablated_streams[self.run.graph.unit_of[reader]])
         at = torch.tensor([order.index(writer) for writer in writers], device=terms.device)
         # summed from what is left: under Zero a residue of what was cut would blow up behind a norm

@@ -71,7 +71,7 @@ class Beacon:
             return
         if not isinstance(step, Round):
             self._circuit = step.circuit()
-        self._show(step.done, step.total or 0, words)
+        self._show(step.done, step.total, words)
 
     def end(self) -> None:
         """The run is done: its result is there to be looked at."""

@@ -6,19 +6,22 @@ that carries nothing yet is then given its own best edge, and so on back to a wr
 at last. Such a *chain* goes in whole or not at all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import heappop, heappush
 from itertools import product
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.graph import Circuit, Embed, Graph
-from subcircuit.graph.circuit import owners
+from subcircuit.graph import Embed, Graph
+from subcircuit.graph.circuit import inputs_of, owners
 
-Chain = tuple[tuple[int, int], ...]
-"""Rows and columns of edges, from the one into the circuit back to the one out of a writer that carries something."""
+Edge = tuple[int, int]
+"""A row and a column."""
+Chain = tuple[Edge, ...]
+"""Edges, from the one into the circuit back to the one out of a writer that carries something."""
 Spot = tuple[int, int]
 """A writer and a place."""
 
@@ -42,47 +45,43 @@ class Wiring:
     @cached_property
     def inputs(self) -> dict[Spot, tuple[int, ...]]:
         """The readers that change what a writer writes at a place."""
-        found: dict[Spot, list[int]] = {}
-        for column, spots in enumerate(self.feeds):
-            for spot in spots:
-                found.setdefault(spot, []).append(column)
-        return {spot: tuple(columns) for spot, columns in found.items()}
+        return inputs_of(self.graph)
 
     def carrying(self, kept: Bool[Tensor, "writer reader"]) -> set[Spot]:
-        """Writers that write something else than their ablated value: embeddings, and what a kept path leads to from one."""
-        n_places = len(self.graph.places)
+        """Writers of a pruned circuit that write something else than their ablated value: embeddings, and those that read."""
         embeddings = [row for row, writer in enumerate(self.graph.writers) if isinstance(writer, Embed)]
-        found: set[Spot] = set(product(embeddings, range(n_places)))
-        for column in kept.any(0).nonzero().flatten().tolist():
-            if any((row, column % n_places) in found for row in kept[:, column].nonzero().flatten().tolist()):
-                found.update(self.feeds[column])
-        return found
+        fed = (spot for column in kept.any(0).nonzero().flatten().tolist() for spot in self.feeds[column])
+        return {*product(embeddings, range(len(self.graph.places))), *fed}
 
     def heard(self, kept: Bool[Tensor, "writer reader"]) -> set[int]:
-        """Readers whose input changes the logits: those of the logits, and those of writers with a kept path there."""
-        n_places = len(self.graph.places)
-        found = set(range(len(self.graph.readers) - n_places, len(self.graph.readers)))
-        for row, column in reversed(Circuit(self.graph, kept).to_logits().T.nonzero().flip(1).tolist()):
-            found.update(self.inputs.get((row, column % n_places), ()))
-        return found
+        """Readers of a pruned circuit whose input changes the logits: those of the logits, and of writers that are read."""
+        n_places, n_readers = len(self.graph.places), len(self.graph.readers)
+        spots = ((row, column % n_places) for row, column in kept.nonzero().tolist())
+        return {*range(n_readers - n_places, n_readers), *(reader for spot in spots for reader in self.inputs.get(spot, ()))}
 
 
 def chains(wiring: Wiring, kept: Bool[Tensor, "writer reader"], gain: Float[Tensor, "writer reader"]) -> Iterator[Chain]:
-    """Chains of cut edges that join a circuit, by the gain of their first edge, the best first; each builds on those before.
+    """Chains of cut edges that join a circuit: at each time the one whose first edge has the largest gain of all that can join.
 
     Args:
-        kept: the circuit.
+        kept: the circuit, pruned: each of its edges lies on a path.
         gain: what restoring each cut edge promises; edges of no positive gain join nothing.
     """
     graph, n_places = wiring.graph, len(wiring.graph.places)
     gain = gain.masked_fill(~graph.edges | kept, 0.0).clamp(min=0)
-    carrying, heard = wiring.carrying(kept), wiring.heard(kept)
-    taken: set[tuple[int, int]] = set()
-    # by reader, then by writer: a stable sort leaves ties in the order of edges
-    cells = gain.T.nonzero()
-    order = gain.T[cells[:, 0], cells[:, 1]].sort(descending=True, stable=True).indices
-    for column, row in cells[order].tolist():
-        if column not in heard or (row, column) in taken:
+    carrying, heard = wiring.carrying(kept), set[int]()
+    waiting, taken = list[tuple[float, int, int]](), set[Edge]()
+
+    def hear(readers: Iterable[int]) -> None:
+        for column in {*readers} - heard:
+            heard.add(column)
+            for row in gain[:, column].nonzero().flatten().tolist():
+                heappush(waiting, (-float(gain[row, column]), column, row))
+
+    hear(wiring.heard(kept))
+    while waiting:
+        _, column, row = heappop(waiting)
+        if (row, column) in taken:
             continue
         chain = _chain(wiring, carrying, gain, row, column)
         if chain is None:
@@ -91,7 +90,7 @@ def chains(wiring: Wiring, kept: Bool[Tensor, "writer reader"], gain: Float[Tens
         taken.update(chain)
         for w, r in chain:
             carrying.update(wiring.feeds[r])
-            heard.update(wiring.inputs.get((w, r % n_places), ()))
+            hear(wiring.inputs.get((w, r % n_places), ()))
 
 
 def _chain(wiring: Wiring, carrying: set[Spot], gain: Float[Tensor, "writer reader"], row: int, column: int) -> Chain | None:

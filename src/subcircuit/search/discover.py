@@ -113,8 +113,7 @@ def look_inside(
         result = replace(result, metric_before=_standing(model, circuit, behaviour).metric_circuit)
     now = {"threshold": config.threshold, "coarse_to_fine": config.coarse_to_fine}
     before = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, **now}
-    same = circuit.record is not None and circuit.record.task.digest == behaviour.task.digest
-    parts = circuit.record.task.split if same and circuit.record is not None else None
+    parts = _parts(circuit, behaviour)
     record = _record(model, behaviour, method_of(config), zoomed(before, component, into), *_results(result), parts)
     if circuit.record is not None:
         record = record.model_copy(update={"seed": circuit.record.seed})
@@ -138,14 +137,19 @@ def refine_circuit(
     parameters: dict[str, Any] = asdict(config)
     if circuit.record is not None:
         parameters["seed"] = f"{circuit.record.method.name}, {circuit.n_edges:,} edges"
-    same = circuit.record is not None and circuit.record.task.digest == behaviour.task.digest
-    parts = circuit.record.task.split if same and circuit.record is not None else None
+    parts = _parts(circuit, behaviour)
     chosen = method_of(config)
     on_step = _with_record(on_step, _record(model, behaviour, chosen, parameters, {}, {}, parts))
     with naming_the_place(model, behaviour.task):
         result = refine(model, circuit.graph, behaviour, config, on_step, journal, circuit)
     record = _record(model, behaviour, chosen, parameters, *_results(result), parts)
     return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
+
+
+def _parts(circuit: Circuit, behaviour: Behaviour) -> SplitRecord | None:
+    """The split that a circuit was found with, where it is searched further on the same prompts."""
+    record = circuit.record
+    return None if record is None or record.task.digest != behaviour.task.digest else record.task.split
 
 
 @entry

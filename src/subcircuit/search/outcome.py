@@ -1,19 +1,18 @@
 """What a finished circuit does: its metric beside the model's, and the two measures every reader asks for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.model.components import unembed
 from subcircuit.run.incremental import Engine
-from subcircuit.run.readout import read
+from subcircuit.run.readout import BoundMetric, read
 from subcircuit.search.batches import Batches
 from subcircuit.search.behaviour import Behaviour
-from subcircuit.tasks import Metric, metric
+from subcircuit.tasks import Answers, Metric, metric
 
 Stream: TypeAlias = Callable[[Engine], Float[Tensor, "answer d_model"]]
 
@@ -47,10 +46,20 @@ def measure_circuit(batches: Batches, behaviour: Behaviour) -> Values:
 
 
 def _mean(batches: Batches, measured: Metric, stream: Stream) -> float:
-    losses = []
-    for engine, answers in zip(batches.engines, batches.answers, strict=True):
+    return float(measured.value(losses_at(batches, bind(batches, measured), stream).mean()))
+
+
+def bind(batches: Batches, measured: Metric) -> tuple[BoundMetric, ...]:
+    """A metric tied to the answers of every batch, and to the model's logits there where it compares with them."""
+
+    def one(engine: Engine, answers: Answers) -> BoundMetric:
         model = engine.run.model
         reference = unembed(model.config, model.weights, engine.run.model_stream()) if measured.compares else None
-        bound = measured.bind(answers, reference)
-        losses.append(answers.per_example(bound(read(model, stream(engine), bound.needs))))
-    return float(measured.value(torch.cat(losses).mean()))
+        return measured.bind(answers, reference)
+
+    return tuple(one(engine, answers) for engine, answers in zip(batches.engines, batches.answers, strict=True))
+
+
+def losses_at(batches: Batches, bound: Sequence[BoundMetric], stream: Stream) -> Float[Tensor, " batch"]:
+    """Per-example losses at a stream of every batch's run: the model's, the circuit's, or that with every edge cut."""
+    return batches.losses(lambda i, engine: bound[i](read(engine.run.model, stream(engine), bound[i].needs)))

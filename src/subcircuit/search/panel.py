@@ -4,11 +4,10 @@ A circuit is restored from the cached clean run: only its own nodes are computed
 matter, so that a circuit of some hundred edges costs a fraction of a plain forward pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,18 +15,16 @@ from torch import Tensor
 
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph, Standing
-from subcircuit.model.components import unembed
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.incremental import Engine
 from subcircuit.run.memory import in_parts
-from subcircuit.run.readout import BoundMetric, read
+from subcircuit.run.readout import BoundMetric
 from subcircuit.search.batches import Batches, after_each_other
 from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.borderline import rounding
 from subcircuit.search.objective import Terms, Units, objective
-from subcircuit.tasks import Answers, Metric, metric
-
-Stream: TypeAlias = Callable[[Engine], Float[Tensor, "answer d_model"]]
+from subcircuit.search.outcome import bind, losses_at
+from subcircuit.tasks import metric
 
 # rows of matrix products: enough to keep them busy, few enough to stay in memory
 _ROWS_AT_ONCE = 4096
@@ -67,9 +64,9 @@ class Panel:
             SettingsError: the metric does not tell the model from the circuit without edges.
         """
         batches = Batches.start(model, graph, behaviour, min(_EXAMPLES_AT_ONCE, len(behaviour.task)))
-        bound = _bind(batches, behaviour.metric)
-        own = _losses(batches, bound, lambda engine: engine.run.model_stream())
-        empty = _losses(batches, bound, lambda engine: engine.run.ablated_stream())
+        bound = bind(batches, behaviour.metric)
+        own = losses_at(batches, bound, lambda engine: engine.run.model_stream())
+        empty = losses_at(batches, bound, lambda engine: engine.run.ablated_stream())
         ends = float(own.mean()), float(empty.mean())
         if abs(ends[0] - ends[1]) <= rounding(model.dtype, max(map(abs, ends))):
             raise SettingsError(
@@ -77,7 +74,7 @@ class Panel:
                 "refine towards. Use another metric, or corrupted prompts that differ more."
             )
         if units is None:
-            apart = _losses(batches, _bind(batches, metric("kl_divergence")), lambda engine: engine.run.ablated_stream())
+            apart = losses_at(batches, bind(batches, metric("kl_divergence")), lambda engine: engine.run.ablated_stream())
             units = Units(float((own - empty).square().mean()), float(apart.mean()))
         loss = Behaviour(behaviour.task, objective(behaviour.metric, units, terms), behaviour.ablation)
         return Panel(model, graph, behaviour, loss, _bound(batches, loss), ends, units)
@@ -85,7 +82,7 @@ class Panel:
     @cached_property
     def _measures(self) -> tuple[tuple[BoundMetric, ...], tuple[BoundMetric, ...]]:
         """The task's metric and the KL divergence, bound in every batch."""
-        return _bind(self.batches, self.behaviour.metric), _bind(self.batches, metric("kl_divergence"))
+        return bind(self.batches, self.behaviour.metric), bind(self.batches, metric("kl_divergence"))
 
     @torch.no_grad()
     def at(self, kept: Bool[Tensor, "writer reader"]) -> Batches:
@@ -96,7 +93,7 @@ class Panel:
     def standing(self, kept: Bool[Tensor, "writer reader"]) -> Standing:
         """What a circuit does."""
         at = self.at(kept)
-        own, kl = (float(_losses(at, bound, Engine.circuit_stream).mean()) for bound in self._measures)
+        own, kl = (float(losses_at(at, bound, Engine.circuit_stream).mean()) for bound in self._measures)
         model, empty = self.ends
         return Standing(float(at.loss().mean()), (own - empty) / (model - empty), kl)
 
@@ -131,18 +128,5 @@ def digest(kept: Bool[Tensor, "writer reader"]) -> str:
 
 def _bound(batches: Batches, loss: Behaviour) -> Batches:
     """The same engines under another metric."""
-    bound = iter(_bind(batches, loss.metric))
+    bound = iter(bind(batches, loss.metric))
     return batches.map(lambda engine: Engine(engine.live, next(bound)))
-
-
-def _bind(batches: Batches, measured: Metric) -> tuple[BoundMetric, ...]:
-    def one(engine: Engine, answers: Answers) -> BoundMetric:
-        model = engine.run.model
-        reference = unembed(model.config, model.weights, engine.run.model_stream()) if measured.compares else None
-        return measured.bind(answers, reference)
-
-    return tuple(one(engine, answers) for engine, answers in zip(batches.engines, batches.answers, strict=True))
-
-
-def _losses(at: Batches, bound: Sequence[BoundMetric], stream: Stream) -> Float[Tensor, " batch"]:
-    return at.losses(lambda i, engine: bound[i](read(engine.run.model, stream(engine), bound[i].needs)))

@@ -9,9 +9,10 @@ it as a seed and alternates, on the loss J (``objective.py``):
 
 Growth nominates at α = 0, where only edges between nodes of the circuit have a gradient; where these deliver little when they
 are *measured*, along the path as well (α in ALPHAS), where paths through new nodes show. What lowers J most per edge goes
-in, by chains that join the circuit (``connect.py``), fewer of them where they do not deliver. Gradients nominate what to
-restore and never what to cut. A prune round that raises the loss on *validation* prompts, which took no part in it, is taken
-back: pruning on few prompts overfits.
+in, by chains that join the circuit (``connect.py``), fewer of them where they do not deliver, and twice as many, and so on,
+where no few of them do anything without the others (the arms of an AND). Gradients nominate what to
+restore and never what to cut. A prune round is taken back when it raises the loss on *validation* prompts, which took no part
+in it, by more than the price of the edges that it drops, or loses the targets: pruning on few prompts overfits.
 
 Cost: a round of growth is a masked forward and backward pass (``run/forward.py``, some ten plain forward passes) over the search
 prompts and len(ALPHAS) over PATH_EXAMPLES of them; a trial of pruning runs the circuit's nodes downstream of one edge alone.
@@ -47,6 +48,7 @@ from subcircuit.search.scores import time_forward
 
 DEFAULT_FAITHFULNESS = 0.95
 ALPHAS = (0.1, 0.3, 0.6)
+NEAR_MODEL = 0.9
 # shares of a nominated round that are measured
 _PARTS = (1.0, 0.5, 0.25)
 # growth that lowers the loss by less than this for each edge has stalled: rounding would decide
@@ -269,20 +271,33 @@ class Refinement:
 
     def grow(self) -> bool:
         """A round of growth; False if nothing that is nominated lowers the loss."""
-        room = self.config.grow if self.config.edges is None else min(self.config.grow, self.config.edges - self.point.n_edges)
+        left = (self.config.edges or self.graph.n_edges) - self.point.n_edges
+        room = min(self.config.grow, left)
         if room < 1:
             return False
         found = self._measured_steps(self.gain((0.0,), self.at_circuit), room)
-        best = max((step.per_edge for step in found), default=0.0)
-        if best * _PATIENCE < self.point.search.loss:
+        if _best(found) * _PATIENCE < self.point.search.loss:
             found += self._measured_steps(self.gain(ALPHAS, self.along_path), room)
-            best = max((step.per_edge for step in found), default=0.0)
+        if _best(found) <= _LEAST_GAIN:
+            found += self._together(room, left)
+        best = _best(found)
         if best <= _LEAST_GAIN:
             return False
         # the first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much
         near = [step for step in found if step.per_edge >= _NEAR_BEST * best]
         self.move("grow", max(near, key=lambda step: (step.edges, step.per_edge)).kept)
         return True
+
+    def _together(self, room: int, left: int) -> list["_Step"]:
+        """Steps of twice as many edges, and so on, until one lowers the loss: edges that do nothing without each other.
+
+        Gradients near the model see them: there all others are nearly whole.
+        """
+        gain, found = self.gain((NEAR_MODEL,), self.along_path), list[_Step]()
+        while _best(found) <= _LEAST_GAIN and room <= left:
+            found += self._measured_steps(gain, room)
+            room *= 2
+        return found
 
     def _measured_steps(self, gain: Float[Tensor, "writer reader"], room: int) -> list["_Step"]:
         """What is nominated, and what it is worth."""
@@ -391,7 +406,12 @@ class Refinement:
         ]
 
 
-def _spread(total: int, some: int) -> Bool[Tensor, " example"]:
+def _best(steps: Sequence[_Step]) -> float:
+    """By how much an edge of the best step lowers the loss; 0 without steps."""
+    return max((step.per_edge for step in steps), default=0.0)
+
+
+def _spread(total: int, some: int) -> Bool[Tensor, " batch"]:
     """So many examples, evenly spread."""
     wanted = torch.zeros(total, dtype=torch.bool)
     wanted[torch.linspace(0, total - 1, min(some, total)).round().long()] = True

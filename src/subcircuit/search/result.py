@@ -86,7 +86,7 @@ class Refining:
         faithfulness, kl: of the prompts that judge.
         seconds: since the refinement began.
         circuit: makes the circuit.
-        total: of rounds; None, as nobody knows how many it takes.
+        total: of rounds; 0, as nobody knows how many it takes.
         share: of all work; 0, which foretells nothing.
     """
 
@@ -97,7 +97,7 @@ class Refining:
     kl: float
     seconds: float
     circuit: Callable[[], Circuit]
-    total: None = None
+    total: int = 0
     share: float = 0.0
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError
-from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, HeadInput, Level, refine
+from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, HeadInput, Level, resolve
 from subcircuit.graph.graph import unit_with
 from subcircuit.graph.nodes import MLP, Expert, Neuron, Reader, RouterInput, Writer
 from subcircuit.graph.scope import COMPONENT_LEVELS, component_named
@@ -63,7 +63,7 @@ def zoom(
         levels: tuple[Level, ...] = COMPONENT_LEVELS[type(node)]
         scope = scope.at(component, levels[levels.index(into)])
     finer = graph_of(model, scope, behaviour.task)
-    kept = refine(circuit, finer).kept
+    kept = resolve(circuit, finer).kept
     inside = kept.clone()
     for row, writer in enumerate(finer.writers):
         for column in kept[row].nonzero().flatten().tolist():

@@ -206,7 +206,7 @@ def _parts(theirs: Tensor, ours: Tensor, bound: Float[Tensor, "1 pos"], most: bo
     return agreeing < (0.5 if most else 1.0)
 
 
-def _size(x: Float[Tensor, "1 pos d"]) -> Float[Tensor, "1 pos"]:
+def _size(x: Float[Tensor, "1 pos d_model"]) -> Float[Tensor, "1 pos"]:
     return x.to(torch.promote_types(x.dtype, torch.float32)).norm(dim=-1)
 
 
