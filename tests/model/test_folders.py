@@ -122,6 +122,13 @@ def test_an_adapter_is_refused_with_its_model_and_the_way_out(adapted: tuple[Pef
     torch.testing.assert_close(our_logits(load_model(tmp_path / "merged")), their_logits(model), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("base", ["null", '""', None])
+def test_an_adapter_that_names_no_base_is_refused_without_one(base: str | None, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}" if base is None else f'{{"base_model_name_or_path": {base}}}')
+    with pytest.raises(ModelError, match=r"holds an adapter \(adapter_config.json\) and no model: .*, and save that$"):
+        load_model(tmp_path)
+
+
 def test_an_adapter_beside_its_model_is_not_dropped(adapted: tuple[PeftModel, Path], tmp_path: Path) -> None:
     adapted[0].save_pretrained(str(tmp_path / "base"))
     with pytest.raises(

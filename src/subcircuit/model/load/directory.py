@@ -119,7 +119,8 @@ def _refuse_adapter(folder: Path) -> None:
             f"{folder} holds a model (config.json) and an adapter to it ({ADAPTER}), so what it computes is not in its own weights "
             f"alone: {way}; or move {ADAPTER} away to load the model without it"
         )
-    raise ModelError(f"{folder} holds an adapter ({ADAPTER}) to {base!r} and no model: {way}; or load {base!r} without it")
+    of, without = (f" to {base!r}", f"; or load {base!r} without it") if base else ("", "")
+    raise ModelError(f"{folder} holds an adapter ({ADAPTER}){of} and no model: {way}{without}")
 
 
 def _json(file: Path, otherwise: str) -> dict[str, Any]:
