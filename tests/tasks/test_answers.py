@@ -62,6 +62,12 @@ def test_an_answer_that_only_a_space_makes_one_token_is_refused_with_the_way_out
     pair = PromptPair(CLEAN + " saw ", CORRUPTED + " saw ", ("Ada",))
     with pytest.raises(PromptError, match=r"pair 1: answer 'Ada' .* ends in .*saw  Ada'\. End the prompt .* give ' Ada'"):
         build_task("t", [pair], with_tokenizer(tokenizer), parameters={})
+    # a bracket is no word that the answer would continue
+    pair = PromptPair(CLEAN + "(", CORRUPTED + "(", ("Ada",))
+    with pytest.raises(
+        PromptError, match=r"answer 'Ada' is no single token after '\('; did you mean ' Ada' with a leading space"
+    ):
+        build_task("t", [pair], with_tokenizer(tokenizer), parameters={})
     pair = PromptPair(CLEAN + " saw", CORRUPTED + " saw", (" Ada",))
     task = build_task("t", [pair], with_tokenizer(tokenizer), parameters={})
     assert task.answers.correct.tolist() == [[vocabulary["ĠAda"]]]

@@ -1,3 +1,6 @@
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,7 +9,7 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import PromptError, PromptMismatchError, SettingsError, UnknownNameError
 from subcircuit.graph import Graph
-from subcircuit.model import Transformer
+from subcircuit.model import Transformer, load_model
 from subcircuit.run import writer_values
 from subcircuit.tasks import Answer, PromptPair, Task, build_task, build_task_of_ids
 from subcircuit.tasks.encoding import bos_prefix
@@ -89,6 +92,17 @@ def test_after_a_trailing_space_the_answer_is_tokenised_alone():
 def test_text_needs_a_tokenizer():
     with pytest.raises(PromptError, match="toy has no tokenizer"):
         build(GOOD, model=with_tokenizer(None))
+
+
+def test_the_way_to_a_tokenizer_is_one_that_the_model_has(tmp_path: Path):
+    """Files can be put beside a checkpoint of one's own; not beside one that comes with the package, nor one in memory."""
+    beside, python = "put the tokenizer's files", r"load_model\(…, tokenizer=…\)"
+    memory = with_tokenizer(None)
+    shipped = load_model("tiny-induction-ioi")
+    for model, ways in ((memory, [python]), (replace(memory, folder=tmp_path), [beside, python]), (shipped, ["another model"])):
+        with pytest.raises(PromptError, match="Choose the task induction, which is made of token ids; or") as refused:
+            build(GOOD, model=model)
+        assert [way for way in (beside, python, "another model") if re.search(way, str(refused.value))] == ways
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused():

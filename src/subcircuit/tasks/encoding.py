@@ -14,6 +14,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
 from subcircuit.errors import PromptError, SettingsError
+from subcircuit.model.load.builtin import SHIPPED
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.roles import Span
 
@@ -118,9 +119,17 @@ def make_encoder(model: Transformer, bos: BosPolicy = "auto") -> Encoder:
     if model.tokenizer is None:
         raise PromptError(
             f"{model.name} has no tokenizer, and this task is made of text. Choose the task induction, which is made of token ids; "
-            "or put the tokenizer's files into the model's directory; or, in Python, use load_model(…, tokenizer=…)."
+            f"{_way_to_a_tokenizer(model)}."
         )
     return Encoder(model.tokenizer, bos_prefix(model.tokenizer, bos, model.name), bos, model.name)
+
+
+def _way_to_a_tokenizer(model: Transformer) -> str:
+    if any(model.folder == shipped.folder for shipped in SHIPPED.values()):
+        # it was trained on token ids, and no text has any
+        return "or choose another model"
+    beside = "" if model.folder is None else "or put the tokenizer's files into the model's directory; "
+    return f"{beside}or, in Python, use load_model(…, tokenizer=…)"
 
 
 def bos_prefix(tokenizer: PreTrainedTokenizerBase | None, bos: str, model: str) -> tuple[int, ...]:
@@ -177,8 +186,12 @@ def answer_tokens(encoder: Encoder, prompt: str, answers: Sequence[str], label: 
             raise PromptError(f"{label}: an answer is empty.")
         token = _token_after(encoder, prompt, before, joined, answer)
         if _lacks_space(prompt, answer, token is not None) and _is_next(encoder, before, with_space):
-            hint = f"did you mean {' ' + answer!r} with a leading space?"
-            raise PromptError(f"{label}: answer {answer!r} would continue the prompt's last word; {hint}")
+            what = (
+                "would continue the prompt's last word"
+                if _letters_meet(prompt, answer)
+                else f"is no single token after {prompt[-1:]!r}"
+            )
+            raise PromptError(f"{label}: answer {answer!r} {what}; did you mean {' ' + answer!r} with a leading space?")
         if token is None:
             raise PromptError(f"{label}: answer {answer!r} {_why_no_token(encoder, prompt, before, joined, answer)}")
         found.append(token)
@@ -218,7 +231,11 @@ def _lacks_space(prompt: str, answer: str, single: bool) -> bool:
     if answer[0].isspace() or prompt[-1:].isspace():
         return False
     # scripts without upper and lower case (Chinese, Japanese) write no spaces; years and brackets need none
-    return not single or all(letter.islower() or letter.isupper() for letter in (prompt[-1:], answer[0]))
+    return not single or _letters_meet(prompt, answer)
+
+
+def _letters_meet(prompt: str, answer: str) -> bool:
+    return all(letter.islower() or letter.isupper() for letter in (prompt[-1:], answer[0]))
 
 
 def _why_no_token(encoder: Encoder, prompt: str, before: Sequence[int], joined: Sequence[int], answer: str) -> str:
