@@ -1,5 +1,6 @@
 """A metric without a gradient where a method takes one is refused: the scores would all be zero."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,25 @@ def test_neurons_and_single_prompts_are_refused_too(behaviour: Behaviour) -> Non
             search()
 
 
+@pytest.mark.parametrize("name", ["kl_divergence", "accuracy"])
+def test_only_what_the_caller_can_choose_is_advised(name: str) -> None:
+    """The metric that is advised works in the same call, and no method is advised where none can be chosen."""
+    model = tiny("llama_gqa")
+    behaviour = Behaviour(random_task(model, 1, [6, 5]), metric(name))
+    calls: list[Callable[[Behaviour], object]] = [
+        lambda b: neuron_scores(model, b, Eap()),
+        lambda b: next(effects_by_example(model, Graph.of(model.config), b)),
+        lambda b: discover(model, b.task, Eap(), metric=b.metric, scope=Scope("head")),
+    ]
+    for call, methods in zip(calls, (False, False, True), strict=True):
+        with pytest.raises(NoGradientError) as refused:
+            call(behaviour)
+        advised = re.findall(r"[Uu]se metric (\w+)(.*)\.$", str(refused.value))
+        assert [way for way, _ in advised] == ["logit_difference"]
+        assert ("method" in advised[0][1]) == methods
+        call(Behaviour(behaviour.task, metric(advised[0][0])))
+
+
 def test_every_declared_distance_has_its_minimum_at_the_model() -> None:
     """The declaration is held to what is measured: the gradient at the model's own logits, and away from them."""
     model = tiny("llama_gqa")
@@ -99,7 +119,7 @@ def test_what_is_not_declared_is_measured(settings: Any) -> None:
 
     with pytest.raises(NoGradientError, match=r"every score is 0: flat has no gradient in the runs of the 2 pairs of random"):
         method_of(settings).search(model, Graph.of(model.config), behaviour, settings, None)
-    with pytest.raises(NoGradientError, match="every score is 0"):
+    with pytest.raises(NoGradientError, match=r"every score is 0.* Use another metric or corrupted prompts that differ more\.$"):
         neuron_scores(model, behaviour, Eap())
 
 

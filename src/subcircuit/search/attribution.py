@@ -228,25 +228,33 @@ def check_differentiable(behaviour: Behaviour) -> None:
     Raises:
         NoGradientError: it counts, and its gradients are zero.
     """
-    if not behaviour.metric.differentiable:
-        raise NoGradientError(
-            f"{behaviour.metric.name} is a count, whose gradient is zero everywhere: use logit_difference or kl_divergence, "
-            "or a method without gradients such as exact."
-        )
+    _refuse_count(behaviour, "logit_difference or kl_divergence", ", or a method without gradients such as exact")
 
 
-def check_gradient_at_clean(behaviour: Behaviour) -> None:
+def check_gradient_at_clean(behaviour: Behaviour, methods: bool = True) -> None:
     """The metric has gradients in the run of the model on the clean prompts, for methods that take them there alone.
+
+    Args:
+        behaviour: with the metric.
+        methods: whether the caller can choose another method, which an error then names.
 
     Raises:
         NoGradientError: it counts, or it is a distance from the model, which has its minimum there.
     """
-    check_differentiable(behaviour)
+    way = metric_with_gradient(behaviour).name
+    _refuse_count(behaviour, way, ", or a method without gradients such as exact" if methods else "")
     if behaviour.metric.distance:
+        further = f", or a method that looks further: {LOOKS_FURTHER}" if methods else ""
         raise NoGradientError(
             f"{behaviour.metric.name} is a distance from the model's own logits. It has its minimum in the run of the model, so "
-            "its gradient there is zero, and a method that takes gradients there alone would score every edge 0. Use metric "
-            f"{metric_with_gradient(behaviour).name}, or a method that looks further: {LOOKS_FURTHER}."
+            f"its gradient there is zero, and with it every score would be 0. Use metric {way}{further}."
+        )
+
+
+def _refuse_count(behaviour: Behaviour, metrics: str, methods: str) -> None:
+    if not behaviour.metric.differentiable:
+        raise NoGradientError(
+            f"{behaviour.metric.name} is a count, whose gradient is zero everywhere: use metric {metrics}{methods}."
         )
 
 
@@ -260,17 +268,23 @@ def metric_with_gradient(behaviour: Behaviour) -> Metric:
     return metric("logit_difference" if contrasts else "negative_log_likelihood")
 
 
-def check_not_all_zero(behaviour: Behaviour, scores: Float[Tensor, "..."]) -> None:
+def check_not_all_zero(behaviour: Behaviour, scores: Float[Tensor, "..."], methods: bool = True) -> None:
     """Some score differs from zero.
+
+    Args:
+        behaviour: for which they were computed.
+        scores: of edges, or of neurons.
+        methods: whether the caller can choose another method, which an error then names.
 
     Raises:
         NoGradientError: none does.
     """
     if not bool(scores.any()):
+        further = f", a method that looks further ({LOOKS_FURTHER})," if methods else ""
         raise NoGradientError(
             f"every score is 0: {behaviour.metric.name} has no gradient in the runs of the {len(behaviour.task)} pairs of "
             f"{behaviour.task.name} that this method differentiates, or cut edges carry what they carry in the clean run. Use "
-            f"another metric, a method that looks further ({LOOKS_FURTHER}), or corrupted prompts that differ more."
+            f"another metric{further} or corrupted prompts that differ more."
         )
 
 

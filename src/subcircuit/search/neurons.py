@@ -95,7 +95,7 @@ def neuron_scores(model: Transformer, behaviour: Behaviour, config: Eap, on_step
         NumericalError: a score is NaN or infinite; names the neuron.
     """
     _check(model, behaviour)
-    check_gradient_at_clean(behaviour)
+    check_gradient_at_clean(behaviour, methods=False)
     before = time_forward(model, behaviour)
     began = perf_counter()
     graph, rounds = Graph.of(model.config, Scope("block")), Rounds(len(behaviour.task), on_step)
@@ -116,7 +116,7 @@ def neuron_scores(model: Transformer, behaviour: Behaviour, config: Eap, on_step
         rounds.done(len(probe))
     seconds = perf_counter() - began
     _check_finite(values)
-    check_not_all_zero(behaviour, values)
+    check_not_all_zero(behaviour, values, methods=False)
     return NeuronScores(values.float(), seconds, median(before + time_forward(model, behaviour)))
 
 

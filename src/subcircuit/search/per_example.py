@@ -25,7 +25,7 @@ def effects_by_example(model: Transformer, graph: Graph, behaviour: Behaviour) -
     Raises:
         SettingsError: the metric has no gradients.
     """
-    check_gradient_at_clean(behaviour)
+    check_gradient_at_clean(behaviour, methods=False)
     for probe in probes(model, graph, behaviour, batch_size=1):
         effects = torch.zeros(graph.edges.shape, dtype=torch.float64)
         for gradient in probe.gradients(probe.contrast.streams):
