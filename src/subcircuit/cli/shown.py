@@ -10,20 +10,24 @@ if TYPE_CHECKING:
 
 
 def shown_circuits(paths: Sequence[Path]) -> "list[Shown]":
-    """The circuits, as far as their searches are, with what has been said of their components.
+    """The circuits, as far as their searches are, with what has been said of their components and the path of their refinement.
 
     Raises:
         CircuitFileError: a directory that holds no circuit, or files that are damaged or newer.
         RunError: a run that has no circuit.
     """
     from subcircuit.graph import Circuit
-    from subcircuit.report.page import Shown, read_labels
+    from subcircuit.report.page import Shown, read_labels, read_path
     from subcircuit.viewer.folders import check_circuit, now_at
 
     for path in paths:
         check_circuit(path)
-    places = [now_at(path) for path in paths]
-    return [Shown(name, Circuit.load(place), read_labels(place)) for name, place in zip(names_of(paths), places, strict=True)]
+
+    def shown(name: str, place: Path) -> Shown:
+        circuit = Circuit.load(place)
+        return Shown(name, circuit, read_labels(place), *read_path(place, circuit))
+
+    return [shown(name, now_at(path)) for name, path in zip(names_of(paths), paths, strict=True)]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

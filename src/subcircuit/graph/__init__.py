@@ -22,7 +22,7 @@ from subcircuit.graph.nodes import (
     parse_writer,
 )
 from subcircuit.graph.record import MethodRecord, ModelRecord, Numbers, PartRecord, Record, SplitRecord, SplitSettings, TaskRecord
-from subcircuit.graph.refine_path import Action, Point, RefinePath, Standing, load_path, save_path
+from subcircuit.graph.refine_path import PATH_FILE, Action, Point, RefinePath, Standing, load_path, save_path
 from subcircuit.graph.scope import KEY_VALUES, LEVELS, Level, Scope
 from subcircuit.graph.scope_text import parse_scope
 from subcircuit.graph.select import By, Greedy, Selection, Threshold, TopN, select_edges
@@ -32,6 +32,7 @@ __all__ = [
     "KEY_VALUES",
     "LEVELS",
     "MLP",
+    "PATH_FILE",
     "Action",
     "Attention",
     "By",

@@ -8,6 +8,7 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -26,6 +27,8 @@ from subcircuit.graph.record import Record
 
 PATH_FILE = "path.json"
 PATH_TABLE = "path.csv"
+# beyond any real refinement; a file from elsewhere must not make us fill the memory with masks
+_MOST_CELLS = 1 << 32
 
 Action: TypeAlias = Literal["seed", "grow", "prune"]
 
@@ -68,7 +71,7 @@ class Point:
         """On validation prompts where there are any, otherwise on those of the search."""
         return self.search if self.validation is None else self.validation
 
-    @property
+    @cached_property
     def n_edges(self) -> int:
         """Edges of the circuit."""
         return int(self.kept.sum())
@@ -100,6 +103,11 @@ class RefinePath:
             )
         fitting = [point for point in self.points if point.n_edges <= edges]
         return min(fitting, key=lambda point: point.judged.loss)
+
+    @property
+    def stops(self) -> tuple[Point, ...]:
+        """Every circuit that `at` gives for some number of edges, from the smallest to the largest."""
+        return tuple(dict.fromkeys(self.at(size) for size in sorted({point.n_edges for point in self.points})))
 
     def circuit(self, point: Point, record: Record | None = None) -> Circuit:
         """One of the circuits, without scores.
@@ -168,6 +176,8 @@ def load_path(directory: Path, graph: Graph) -> RefinePath:
         raise CircuitFileError(f"{file}: not a refinement path of format 1: {where}: {first['msg']}") from None
     if not rounds:
         raise CircuitFileError(f"{file}: the path has no rounds")
+    if len(rounds) * graph.edges.numel() > _MOST_CELLS:
+        raise CircuitFileError(f"{file}: {len(rounds):,} rounds: no refinement has so many")
     kept, points = torch.zeros_like(graph.edges), list[Point]()
     for number, row in enumerate(rounds):
         kept = _after(kept, row, graph, f"{file}: round {number}")

@@ -182,7 +182,7 @@ class Bench:
             version = self.version()
             if self._state is None or self._state[0] != version:
                 circuits = list(self.read())
-                self._state = (version, circuits, [Ranking.of(shown.circuit) for shown in circuits])
+                self._state = (version, circuits, [shown.ranking() for shown in circuits])
             return self._state
 
     def _of(self, circuit: int, circuits: Sequence[Shown], rankings: Sequence[Ranking]) -> tuple[Shown, Ranking, Probed]:

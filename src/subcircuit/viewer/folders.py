@@ -5,6 +5,7 @@ from pathlib import Path
 
 from subcircuit.errors import RunError
 from subcircuit.explain import EXPLANATION_FILE
+from subcircuit.graph import PATH_FILE
 from subcircuit.graph.file import CIRCUIT_FILE, SCORES_FILE
 from subcircuit.inert import inert
 from subcircuit.report.page.packed import Json
@@ -12,7 +13,7 @@ from subcircuit.runs import glimpse, is_locked, listed
 
 # commands whose runs have no circuit
 _JUDGES = ("sweep", "validate")
-_FILES = (CIRCUIT_FILE, SCORES_FILE, EXPLANATION_FILE)
+_FILES = (CIRCUIT_FILE, SCORES_FILE, EXPLANATION_FILE, PATH_FILE)
 
 
 def now_at(path: Path) -> Path:

@@ -6,6 +6,7 @@ from subcircuit.report.page.labels import read_labels
 from subcircuit.report.page.measured import POINTS, Pace, ladder, measured_document, sizes
 from subcircuit.report.page.prompts import STEPS_PER_PROMPT, prompts_document
 from subcircuit.report.page.ranking import Ranking
+from subcircuit.report.page.refinement import read_path
 from subcircuit.report.page.report import MOST_EDGES, Probed, page_document, report_document, write_report
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "page_document",
     "prompts_document",
     "read_labels",
+    "read_path",
     "report_document",
     "report_html",
     "script",

@@ -8,11 +8,12 @@ import numpy as np
 
 from subcircuit.errors import GraphError
 from subcircuit.explain.labels import UNCLEAR
-from subcircuit.graph import Circuit, Graph
+from subcircuit.graph import Circuit, Graph, RefinePath
 from subcircuit.inert import inert
-from subcircuit.report.page.packed import Json, packed
+from subcircuit.report.page.packed import Json, narrow, packed
 from subcircuit.report.page.places import kind_of, nodes_of, places
 from subcircuit.report.page.ranking import Ranking, finished
+from subcircuit.report.page.refinement import path_document, union
 from subcircuit.report.summary import WARNING, Summary
 
 FORMAT = 1
@@ -26,11 +27,23 @@ class Shown:
         name: what tells it from other circuits there.
         circuit: its scores order its edges.
         labels: what ``explain`` says of its components, by name.
+        path: the circuits of the refinement that found it, along which the slider walks; None without one.
+        problem: why there is no path where there should be one.
     """
 
     name: str
     circuit: Circuit
     labels: Mapping[str, Mapping[str, Any]]
+    path: RefinePath | None = None
+    problem: str | None = None
+
+    def ranking(self, most: int | None = None) -> Ranking:
+        """The edges that the page lists, strongest first.
+
+        Args:
+            most: as in `Ranking.of`; every edge of a circuit of the path is listed in any case.
+        """
+        return Ranking.of(self.circuit, most, None if self.path is None else union(self.path))
 
 
 def check_one_graph(circuits: Sequence[Shown]) -> Graph:
@@ -67,7 +80,7 @@ def circuit_document(shown: Shown, ranking: Ranking) -> Json:
         "name": inert(shown.name),
         "title": inert(summary.title),
         # above the map, and not among what was measured
-        "warnings": [inert(words) for words in summary.warnings],
+        "warnings": [inert(words) for words in (*summary.warnings, *([] if shown.problem is None else [shown.problem]))],
         "rows": [[name, inert(value)] for name, value in summary.rows if name != WARNING],
         "metric": None if record is None else record.metric,
         "method": None if record is None else record.method.name,
@@ -77,18 +90,15 @@ def circuit_document(shown: Shown, ranking: Ranking) -> Json:
         "edges": {
             "count": len(ranking.kept),
             "kept_count": int(ranking.kept.sum()),
-            "writers": packed(_narrow(ranking.writers)),
-            "readers": packed(_narrow(ranking.readers)),
+            "writers": packed(narrow(ranking.writers)),
+            "readers": packed(narrow(ranking.readers)),
             "scores": packed(ranking.scores.astype(np.float32)),
             "kept": packed(ranking.kept.astype(np.uint8)),
-            "among_kept": packed(_narrow(ranking.among_kept)),
-            "among_all": packed(_narrow(ranking.among_all)),
+            "among_kept": packed(narrow(ranking.among_kept)),
+            "among_all": packed(narrow(ranking.among_all)),
         },
+        "path": None if shown.path is None else path_document(shown.path, shown.circuit, ranking),
     }
-
-
-def _narrow(indices: np.ndarray) -> np.ndarray:
-    return indices.astype(np.uint16 if indices.max(initial=0) < 1 << 16 else np.uint32)
 
 
 def _label(label: Mapping[str, Any]) -> Json:

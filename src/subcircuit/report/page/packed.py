@@ -19,6 +19,11 @@ def packed(values: NDArray[Any]) -> Json:
     return {"type": code, "data": base64.b64encode(np.ascontiguousarray(values).astype(f"<{code}").tobytes()).decode("ascii")}
 
 
+def narrow(indices: NDArray[Any]) -> NDArray[Any]:
+    """Indices in 16 bits where they fit, otherwise in 32."""
+    return indices.astype(np.uint16 if indices.max(initial=0) < 1 << 16 else np.uint32)
+
+
 def unpacked(content: Json) -> NDArray[Any]:
     """The inverse of `packed`, flat."""
     return np.frombuffer(base64.b64decode(content["data"]), dtype=f"<{content['type']}")

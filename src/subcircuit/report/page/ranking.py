@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from numpy.typing import NDArray
+from torch import Tensor
 
 from subcircuit.graph import Circuit, Graph
 from subcircuit.graph.paths import NEVER, joins
@@ -36,20 +38,22 @@ class Ranking:
     among_all: np.ndarray
 
     @staticmethod
-    def of(circuit: Circuit, most: int | None = None) -> "Ranking":
+    def of(circuit: Circuit, most: int | None = None, also: Bool[Tensor, "writer reader"] | None = None) -> "Ranking":
         """The ranking of a circuit's edges and of the strongest others.
 
         Args:
             most: how many edges at most, unless the circuit has more; None for all that have a score.
+            also: other edges that are listed in any case.
         """
         graph, scores = circuit.graph, _scores(circuit)
-        listed = circuit.kept.cpu() | (graph.edges.cpu() & scores.isfinite())
+        must = circuit.kept.cpu() if also is None else circuit.kept.cpu() | also.cpu()
+        listed = must | (graph.edges.cpu() & scores.isfinite())
         readers, writers = listed.T.nonzero().T.numpy()
-        values, kept = (matrix.cpu().numpy()[writers, readers] for matrix in (scores, circuit.kept))
+        values, kept, needed = (matrix.cpu().numpy()[writers, readers] for matrix in (scores, circuit.kept, must))
         order = np.argsort(-np.where(np.isfinite(values), np.abs(values), -1.0), kind="stable")
         if most is not None and len(order) > most:
-            others = max(0, most - int(kept.sum()))
-            order = order[kept[order] | (np.cumsum(~kept[order]) <= others)]
+            others = max(0, most - int(needed.sum()))
+            order = order[needed[order] | (np.cumsum(~needed[order]) <= others)]
         writers, readers, kept = writers[order], readers[order], kept[order]
         whole = finished(circuit)
         among_all = _sizes(graph, writers, readers, np.ones_like(kept), whole)

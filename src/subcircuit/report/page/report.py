@@ -69,10 +69,10 @@ def report_document(
         GraphError: circuits of different graphs, or of another model than theirs.
         SettingsError, NumericalError: as `prompts_document`.
     """
-    rankings = [Ranking.of(shown.circuit, most_edges) for shown in circuits]
+    rankings = [shown.ranking(most_edges) for shown in circuits]
     content = page_document(circuits, rankings)
     works = [
-        None if tools is None else _Work(content, shown, ranking, tools, _ladders(ranking, points))
+        None if tools is None else _Work(content, shown, ranking, tools, _ladders(shown, ranking, points))
         for content, shown, ranking, tools in zip(content["circuits"], circuits, rankings, probed, strict=True)
     ]
     rounds = Rounds(sum(work.runs for work in works if work is not None), on_step, "runs")
@@ -88,7 +88,7 @@ class _Work:
 
     Args:
         part: of the page, where the results go.
-        ladders: sizes at which the circuit is measured, by name.
+        ladders: sizes at which the circuit is measured, by name; none along a refinement's path, which has its numbers.
     """
 
     part: Json
@@ -106,7 +106,9 @@ class _Work:
         )
 
 
-def _ladders(ranking: Ranking, points: int) -> dict[str, list[int]]:
+def _ladders(shown: Shown, ranking: Ranking, points: int) -> dict[str, list[int]]:
+    if shown.path is not None:
+        return {}
     ways = {"kept": True, "all": False}
     if ranking.count(False) <= ranking.count(True):
         del ways["all"]
@@ -116,7 +118,8 @@ def _ladders(ranking: Ranking, points: int) -> dict[str, list[int]]:
 def _fill(work: _Work, rounds: Rounds, say: Callable[[str], None]) -> None:
     model, behaviour, shown = work.tools.model, work.tools.behaviour, work.shown
     graph = shown.circuit.graph
-    say(f"measuring {shown.name} at {len(work.ladders['kept'])} sizes on {len(behaviour.task)} pairs of prompts")
+    if work.ladders:
+        say(f"measuring {shown.name} at {len(work.ladders['kept'])} sizes on {len(behaviour.task)} pairs of prompts")
     work.part["measured"] = {
         name: measured_document(model, graph, behaviour, work.ranking, counts, name == "kept", rounds=rounds)
         for name, counts in work.ladders.items()

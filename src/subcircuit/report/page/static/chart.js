@@ -17,12 +17,13 @@ export function curveChart(points, now) {
   const ticks = [0, 1].filter((value) => value >= low && value <= high);
   const decades = [];
   for (let power = 1; power <= most; power *= 10) if (power >= least) decades.push(power);
+  if (!decades.length) decades.push(least, most);
   const spoken = known.map((point) => `${point.edges} edges: ${number(point.faithfulness)}`).join("; ");
   return svg(
     "svg",
     { viewBox: `0 0 ${CHART.width} ${CHART.height}`, class: "chart", role: "img", "aria-label": `faithfulness by number of edges: ${spoken}` },
     ...ticks.flatMap((value) => [line(value), word(String(value), CHART.left - 6, y(value) + 4, "end")]),
-    ...decades.map((edges) => word(grouped(edges), x(edges), CHART.height - 14, "middle")),
+    ...decades.map((edges) => word(grouped(edges), x(edges), CHART.height - 14, edges === most ? "end" : "middle")),
     word("edges (log)", CHART.width - CHART.right, CHART.height - 2, "end"),
     svg("line", { x1: x(now), x2: x(now), y1: CHART.top, y2: CHART.height - CHART.bottom, class: "now" }),
     svg("polyline", { points: known.map((point) => `${x(point.edges)},${y(point.faithfulness)}`).join(" "), class: "curve" }),

@@ -8,15 +8,16 @@ import { besides } from "./scene.js";
 const STEPS = 1000;
 
 // The slider is logarithmic in the number of edges: the strongest few deserve as much room as the weak thousands.
-export const toCount = (step, most) => (most <= 1 ? most : Math.round(Math.exp((step / STEPS) * Math.log(most))));
-export const toStep = (count, most) => (most <= 1 || count < 1 ? STEPS : Math.round((STEPS * Math.log(count)) / Math.log(most)));
+const room = (least, count) => Math.log(count / Math.max(1, least));
+export const toCount = (step, { least, most }) => (most <= least ? most : step <= 0 ? least : Math.round(Math.max(1, least) * Math.exp((step / STEPS) * room(least, most))));
+export const toStep = (count, { least, most }) => (count >= most ? STEPS : count <= least ? 0 : Math.round((STEPS * room(least, count)) / room(least, most)));
 
 // Arrow keys on the slider go to the next circuit, whatever room it has there.
 const STEP = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 };
 
-// sizes: of the circuits that the slider runs over; count: the size of the one that is shown.
-export function wireControls(store, { sizes, count }) {
-  at("slider").addEventListener("input", ({ target }) => store.set({ edges: toCount(Number(target.value), sizes().at(-1) ?? 0) }));
+// sizes: of the circuits that the slider runs over; range: from which to which; count: the size of the one that is shown.
+export function wireControls(store, { sizes, range, count }) {
+  at("slider").addEventListener("input", ({ target }) => store.set({ edges: toCount(Number(target.value), range()) }));
   at("slider").addEventListener("keydown", (event) => {
     if (!STEP[event.key]) return;
     event.preventDefault();
@@ -84,14 +85,29 @@ export function fillPrompts(prompts, state) {
 }
 
 // asked: where the slider was moved to; the circuit shown there may be a smaller one.
-// apart: how many edges of the circuit lie on no path, and are not among them.
-export function showCount(count, asked, most, least, apart) {
-  at("slider").value = String(toStep(Math.min(most, asked ?? most), most));
+// words: what else is to be said of the sizes.
+export function showCount(count, asked, range, words) {
+  const { most } = range;
+  at("slider").value = String(toStep(asked ?? count, range));
   at("slider").setAttribute("aria-valuetext", many(count, "edge"));
   if (document.activeElement !== at("count")) at("count").value = String(count);
   at("count").max = String(most);
-  at("of").textContent = `of ${grouped(most)}${apart ? `, ${grouped(apart)} more on no path` : ""}`;
-  at("threshold").textContent = least === null ? "–" : `≥ ${number(least)}`;
+  at("of").textContent = `of ${grouped(most)}${words}`;
+}
+
+// weakest: the smallest score of an edge shown; null where there is none.
+export function showThreshold(weakest) {
+  at("threshold").textContent = weakest === null ? "–" : `≥ ${number(weakest)}`;
+}
+
+// stop: what the refinement measured of the circuit shown; null where there is none, and the other readings stand for it.
+export function showStop(stop) {
+  for (const reading of document.querySelectorAll("#controls .reading")) reading.hidden = Boolean(stop) !== reading.matches(".stop");
+  for (const side of ["validation", "search"]) {
+    const standing = stop?.[side];
+    at(`on-${side}`).hidden = !standing;
+    for (const name of ["faithfulness", "kl"]) at(`${side}-${name}`).textContent = number(standing?.[name]);
+  }
 }
 
 // point: measured, or about so; null where nothing is known yet, which is waited for or not.

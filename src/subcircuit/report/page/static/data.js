@@ -1,5 +1,5 @@
 // The document as typed arrays. Edges are numbered strongest first. A threshold leaves those of the stronger ones that lie on a
-// path from an embedding to the logits; these circuits are told apart by their size.
+// path from an embedding to the logits; these circuits are told apart by their size. The circuits of a refinement are listed one by one.
 
 const TYPES = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i2: Int16Array, f4: Float32Array };
 
@@ -17,32 +17,52 @@ export function readGraph(graph) {
 
 export function readCircuit(circuit) {
   const edges = circuit.edges;
+  const path = circuit.path && readPath(circuit.path, edges.count);
   return {
     ...circuit,
+    path,
     count: edges.count,
     keptCount: edges.kept_count,
     writers: unpack(edges.writers),
     readers: unpack(edges.readers),
     scores: unpack(edges.scores),
-    kept: joining(unpack(edges.among_kept)),
-    all: joining(unpack(edges.among_all)),
+    kept: path?.circuits ?? joining(unpack(edges.among_kept)),
+    all: path?.circuits ?? joining(unpack(edges.among_all)),
   };
 }
 
 // joins: of each edge, the size of the smallest circuit that holds it, 0 where none does. edges: those that some circuit holds,
-// in the order in which they join. sizes: of all circuits, from the smallest.
+// in the order in which they join. sizes: of all circuits, from the smallest. at: the edges of the largest circuit of at most so many.
 function joining(joins) {
   const keys = new Float64Array(joins.length);
   for (let edge = 0; edge < joins.length; edge++) keys[edge] = joins[edge] * joins.length + edge;
   const edges = Uint32Array.from(keys.sort(), (key) => key % joins.length).filter((edge) => joins[edge]);
-  return { joins, edges, sizes: [...new Set(Array.from(edges, (edge) => joins[edge]))] };
+  const sizes = [...new Set(Array.from(edges, (edge) => joins[edge]))];
+  return { joins, edges, sizes, at: (count) => edges.subarray(0, nearest(sizes, count)) };
 }
 
-// How many kept edges lie on no path. Where a node that reads nothing writes what it is ablated to, as with corrupted prompts, they
-// change nothing.
-export const apartOf = ({ keptCount, kept }) => keptCount - kept.edges.length;
+// The circuits of a refinement. Edges come and go between them, so each is a list of its own, strongest edge first.
+function readPath(path, count) {
+  const lists = path.stops.map((stop) => unpack(stop.edges));
+  const sizes = lists.map((list) => list.length);
+  const joins = new Uint32Array(count);
+  lists.forEach((list) => list.forEach((edge) => (joins[edge] ||= list.length)));
+  const points = path.stops.map((stop, index) => ({ ...stop, edges: sizes[index], ...(stop.validation ?? stop.search) }));
+  const circuits = { ...joining(joins), sizes, at: (most) => lists[sizes.indexOf(nearest(sizes, most))] };
+  return { ...path, points, circuits, judge: path.stops.some((stop) => stop.validation) ? "validation" : "search" };
+}
 
-// What the slider runs over: the circuit's edges, or all that are in the document.
+// What the refinement measured of the circuit that the slider leaves; null without a refinement.
+export const stopOf = ({ path }, count) => path?.points.find((point) => point.edges === count) ?? null;
+
+// The size with which a circuit is shown first: its own.
+export const ownSize = (circuit, all) => circuit.path?.chosen ?? listed(circuit, all).sizes.at(-1) ?? 0;
+
+// How many kept edges lie on no path. Where a node that reads nothing writes what it is ablated to, as with corrupted prompts, they
+// change nothing. Circuits of a refinement are shown whole.
+export const apartOf = ({ keptCount, kept, path }) => (path ? 0 : keptCount - kept.edges.length);
+
+// What the slider runs over: the circuit's edges, or all that are in the document; of a refinement its circuits.
 export const listed = (circuit, all) => (all ? circuit.all : circuit.kept);
 
 // The largest of these sizes that is at most count; the smallest where all are larger.

@@ -1,8 +1,8 @@
 // Puts the parts together: state in, picture out.
 
-import { fillPickers, fillPrompts, say, setTheme, showCount, showPromptPicker, showReading, showWork, wireControls } from "./controls.js";
-import { apartOf, listed, nearest, readCircuit, readGraph, readPrompts } from "./data.js";
-import { at, el, many, number } from "./dom.js";
+import { fillPickers, fillPrompts, say, setTheme, showCount, showPromptPicker, showReading, showStop, showThreshold, showWork, wireControls } from "./controls.js";
+import { apartOf, listed, nearest, readCircuit, readGraph, readPrompts, stopOf } from "./data.js";
+import { at, el, grouped, many, number } from "./dom.js";
 import { createMap } from "./map.js";
 import { WORDS, comparison, sceneOf } from "./scene.js";
 import { showChart, showSide } from "./side.js";
@@ -35,13 +35,17 @@ async function start() {
     };
   }
 
-  const countOf = (state) => nearest(scene.sizes, state.edges ?? Infinity);
+  const countOf = (state) => nearest(scene.sizes, state.edges ?? scene.own);
+  const range = () => ({ least: scene.least, most: scene.sizes.at(-1) ?? 0 });
+  const inView = (state) => [state.circuit, state.other].filter((index) => index !== null).map((index) => circuits[index]);
 
   function rebuild(state) {
     const circuit = circuits[state.circuit];
     scene = state.other === null ? sceneOf(graph, circuit, prompts.get(state.circuit), state) : comparison(circuit, circuits[state.other], state.all);
     map.populate(touched(state.all));
     document.body.classList.toggle("comparing", state.other !== null);
+    document.body.classList.toggle("refined", Boolean(circuit.path));
+    at("pick-all").hidden = inView(state).every((circuit) => circuit.path) || circuits.every((circuit) => circuit.path || circuit.count === circuit.keptCount);
     legend(state);
     warn(state);
   }
@@ -75,7 +79,8 @@ async function start() {
     const last = count > 0 ? Math.abs(circuit.scores[edges[nearest(sizes, count) - 1]]) : NaN;
     map.show(scene, shown);
     map.select(state.node === null ? null : graph.byName.get(state.node));
-    showCount(count, state.edges, scene.sizes.at(-1) ?? 0, Number.isFinite(last) ? last : null, state.all || state.other !== null ? 0 : apartOf(circuit));
+    showCount(count, state.edges, range(), sizeWords(state));
+    showThreshold(Number.isFinite(last) ? last : null);
     showPromptPicker(prompts.get(state.circuit), state);
     read(state, count);
     clearTimeout(settling);
@@ -83,12 +88,20 @@ async function start() {
     if (settling && !at("side").dataset.of) panel(state, count, shown);
   }
 
+  // What the sizes are, and how many edges are not among them.
+  function sizeWords(state) {
+    const refined = inView(state).filter((circuit) => circuit.path);
+    if (refined.length) return state.other === null || refined.length === 2 ? ", sizes of the refinement" : `, for ${refined[0].name} sizes of the refinement`;
+    const apart = state.all || state.other !== null ? 0 : apartOf(circuits[state.circuit]);
+    return apart ? `, ${grouped(apart)} more on no path` : "";
+  }
+
   // What is slower than drawing waits until the slider rests.
   function settle(state, count, shown) {
     panel(state, count, shown);
     measureNow();
     measureAhead();
-    say(`${many(shown, "edge")} shown. faithfulness ${at("faithfulness").textContent}`);
+    say(`${many(shown, "edge")} shown. faithfulness ${at(circuits[state.circuit].path ? `${circuits[state.circuit].path.judge}-faithfulness` : "faithfulness").textContent}`);
   }
 
   function panel(state, count, shown) {
@@ -119,18 +132,20 @@ async function start() {
 
   // In a report, or by the server so far.
   const measurementsOf = (state) => circuits[state.circuit].measured?.[state.all ? "all" : "kept"] ?? measured.get(keyOf(state));
-  const pointsOf = (state) => measurementsOf(state)?.points ?? [];
+  const pointsOf = (state) => circuits[state.circuit].path?.points ?? measurementsOf(state)?.points ?? [];
   // Why there is no faithfulness, where the metric does not allow one.
   const undefinedFor = (state) => measurementsOf(state)?.why ?? null;
 
   function read(state, count) {
+    showStop(stopOf(circuits[state.circuit], count));
     const points = pointsOf(state);
     const exact = points.find((point) => point.edges === count);
     const waiting = live && !exact && !problems.has(state.circuit);
     showReading(state.other === null ? (exact ?? interpolate(points, count)) : null, circuits[state.circuit].metric, waiting && state.other === null);
   }
 
-  const isMeasurable = (state) => live && circuits[state.circuit].finished && state.other === null && !problems.has(state.circuit);
+  // Circuits of a refinement have been measured by it.
+  const isMeasurable = (state) => live && !circuits[state.circuit].path && circuits[state.circuit].finished && state.other === null && !problems.has(state.circuit);
 
   // The size that is shown, and then that which is shown by then.
   const measureNow = () =>
@@ -241,16 +256,14 @@ async function start() {
 
   // What the searches of the circuits in view warned of.
   function warn(state) {
-    const inView = [state.circuit, state.other].filter((index) => index !== null).map((index) => circuits[index]);
     const named = (circuit, words) => (circuits.length > 1 ? `${circuit.name}: ${words}` : words);
-    const lines = inView.flatMap((circuit) => circuit.warnings.map((words) => el("p", {}, named(circuit, words))));
+    const lines = inView(state).flatMap((circuit) => circuit.warnings.map((words) => el("p", {}, named(circuit, words))));
     at("warnings").replaceChildren(...lines);
     at("warnings").hidden = lines.length === 0;
   }
 
   function describe() {
     at("title").textContent = content.title;
-    at("pick-all").hidden = circuits.every((circuit) => circuit.count === circuit.keptCount);
   }
 
   function showProgress(state) {
@@ -287,7 +300,7 @@ async function start() {
     setTimeout(follow, POLL);
   }
 
-  wireControls(store, { sizes: () => scene.sizes, count: () => countOf(valid(store.get())) });
+  wireControls(store, { sizes: () => scene.sizes, range, count: () => countOf(valid(store.get())) });
   at("find").addEventListener("keydown", (event) => {
     if (event.key !== "Enter") return;
     const first = map.best(find(event.target.value), event.target.value.trim());

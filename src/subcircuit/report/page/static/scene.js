@@ -1,7 +1,7 @@
 // What is drawn: some edges in an order of which a prefix is shown, each with a colour and a width. Every edge that is shown lies on
-// a path from an embedding to the logits.
+// a path from an embedding to the logits. What is no prefix, as the circuits of a refinement, changes the order first.
 
-import { effectOf, listed, nearest } from "./data.js";
+import { effectOf, listed, nearest, ownSize } from "./data.js";
 import { bucketOf } from "./paint.js";
 
 export const KINDS = ["q", "k", "v", "attention", "mlp", "logits"];
@@ -12,8 +12,8 @@ export const SIDES = ["shared", "left", "right"];
 export function sceneOf(graph, circuit, prompts, { all, prompt }) {
   const kinds = Uint8Array.from(circuit.readers, (reader) => KINDS.indexOf(graph.readers[reader].kind));
   const effects = Float32Array.from(circuit.writers, (_, edge) => effectOf(circuit, prompts, prompt, edge));
-  const { edges, sizes } = listed(circuit, all);
-  return {
+  const { edges, sizes, at } = listed(circuit, all);
+  const scene = {
     writers: circuit.writers,
     readers: circuit.readers,
     effects,
@@ -22,20 +22,28 @@ export function sceneOf(graph, circuit, prompts, { all, prompt }) {
     names: KINDS.map((kind) => `kind-${kind}`),
     buckets: buckets(effects, edges),
     sizes,
-    prefix: (count) => Math.min(count, edges.length),
+    least: circuit.path ? sizes[0] : 1,
+    own: ownSize(circuit, all),
+    prefix(count) {
+      if (circuit.path) scene.edges = at(count);
+      return Math.min(count, scene.edges.length);
+    },
   };
+  return scene;
 }
 
 // Two circuits: colours say which of them keeps an edge. Of each the largest circuit of at most so many edges is shown, so edges are
-// in the order in which they join the first of the two that has them, and again a prefix is shown.
+// in the order in which they join the first of the two that has them, and those that either has are shown.
 export function comparison(left, right, all) {
   const found = new Map();
-  [left, right].forEach((circuit, side) => {
+  const both = [left, right];
+  both.forEach((circuit, side) => {
     const { edges, joins } = listed(circuit, all);
     edges.forEach((edge) => {
       const key = circuit.writers[edge] * 0x100000 + circuit.readers[edge];
-      const entry = found.get(key) ?? { writer: circuit.writers[edge], reader: circuit.readers[edge], joins: [Infinity, Infinity], scores: [NaN, NaN] };
+      const entry = found.get(key) ?? { writer: circuit.writers[edge], reader: circuit.readers[edge], joins: [Infinity, Infinity], scores: [NaN, NaN], numbers: [null, null] };
       entry.joins[side] = joins[edge];
+      entry.numbers[side] = edge;
       entry.scores[side] = circuit.scores[edge];
       found.set(key, entry);
     });
@@ -43,6 +51,8 @@ export function comparison(left, right, all) {
   const first = (entry) => Math.min(...entry.joins);
   const entries = [...found.values()].sort((a, b) => first(a) - first(b));
   const sizes = [largest(left), largest(right)];
+  const placed = both.map((circuit) => new Uint32Array(circuit.count));
+  entries.forEach(({ numbers }, place) => numbers.forEach((edge, side) => edge !== null && (placed[side][edge] = place)));
   const effects = Float32Array.from(entries, ({ joins, scores }) => scores[joins[0] <= joins[1] ? 0 : 1]);
   const strengths = entries.map(({ scores }) => Math.max(...scores.map((score, side) => Math.abs(score) / sizes[side] || 0)));
   const scene = {
@@ -53,24 +63,26 @@ export function comparison(left, right, all) {
     kinds: new Uint8Array(entries.length),
     names: SIDES.map((side) => `side-${side}`),
     buckets: Uint8Array.from(strengths, bucketOf),
-    sizes: [...new Set([left, right].flatMap((circuit) => listed(circuit, all).sizes))].sort((a, b) => a - b),
+    sizes: [...new Set(both.flatMap((circuit) => listed(circuit, all).sizes))].sort((a, b) => a - b),
+    own: Math.max(...both.map((circuit) => ownSize(circuit, all))),
     entries,
     prefix(count) {
-      let shown = 0;
-      while (shown < entries.length && first(entries[shown]) <= count) {
-        scene.kinds[shown] = sideOf(entries[shown], count);
-        shown++;
-      }
-      return shown;
+      const holders = new Uint8Array(entries.length);
+      both.forEach((circuit, side) => {
+        const { sizes, at } = listed(circuit, all);
+        if (sizes[0] <= count) for (const edge of at(count)) holders[placed[side][edge]] |= 1 << side;
+      });
+      scene.kinds = holders.map((sides) => KIND_OF_SIDES[sides]);
+      scene.edges = Uint32Array.from(entries.keys()).filter((place) => holders[place]);
+      return scene.edges.length;
     },
   };
+  scene.least = left.path && right.path ? (scene.sizes[0] ?? 0) : 1;
   return scene;
 }
 
-export function sideOf({ joins }, count) {
-  const [left, right] = joins.map((size) => size <= count);
-  return left && right ? 0 : left ? 1 : 2;
-}
+// The place in SIDES of what neither, the left one, the right one and both have.
+const KIND_OF_SIDES = [0, 1, 2, 0];
 
 function largest(circuit) {
   const first = Math.abs(circuit.scores[0]);

@@ -2,11 +2,11 @@
 
 import { curveChart } from "./chart.js";
 import { at, el, grouped, many, number } from "./dom.js";
-import { apartOf, valueOf } from "./data.js";
+import { apartOf, stopOf, valueOf } from "./data.js";
 import { bars, counted, edgeRows, facts, section } from "./lists.js";
 import { patternView } from "./pattern.js";
 import { promptView } from "./prompt.js";
-import { edgesOf, placeRead, sideOf, strongestFirst, strongestOf } from "./scene.js";
+import { edgesOf, placeRead, strongestFirst, strongestOf } from "./scene.js";
 
 const STRONGEST = 200, MOST_NODES = 40;
 
@@ -30,7 +30,7 @@ function overview({ graph, circuit, scene, shown, count, prompts, why, measurabl
     el("h2", {}, circuit.name),
     missing(why),
     item ? section(`prompt ${state.prompt + 1} of ${prompts.items.length}`, promptView(item)) : null,
-    chart || undefinedFor || measurable ? bySize(chart, undefinedFor) : null,
+    circuit.path ? alongPath(circuit, chart, count) : chart || undefinedFor || measurable ? bySize(chart, undefinedFor) : null,
     item
       ? section("effect of cutting an edge on this prompt", el("p", { class: "evidence faint" }, howMeasured(prompts)), ...edgesHere(graph, scene, strongest, shown, item, onSelect))
       : section("strongest edges", scoreWords(circuit), ...edgesHere(graph, scene, strongest, shown, item, onSelect)),
@@ -47,6 +47,22 @@ function apart(circuit) {
 
 function bySize(chart, undefinedFor) {
   return el("section", { class: "by-size" }, el("h3", {}, "faithfulness by size"), chart ?? el("p", { class: "faint" }, undefinedFor ?? "Being measured."));
+}
+
+// The circuits of a refinement: what each of them does, and which of them this is.
+function alongPath(circuit, chart, count) {
+  const { path } = circuit;
+  const { action } = stopOf(circuit, count);
+  const round = action === "seed" ? "the seed of the refinement" : `after a round of ${action === "grow" ? "growing" : "pruning"}`;
+  const own = path.holds_chosen ? "" : ` It is none of these: a smaller one, or one of its size, does better on the ${path.judge} prompts.`;
+  return el(
+    "section",
+    { class: "along-path" },
+    el("h3", {}, `faithfulness by size, on the ${path.judge} prompts`),
+    chart,
+    el("p", { class: "evidence faint" }, `The sizes are those of the refinement: of at most so many edges, the circuit that did best on the ${path.judge} prompts. This one of ${many(count, "edge")} is ${round}.`),
+    count !== path.chosen || own ? el("p", { class: "evidence faint" }, `The circuit that was chosen has ${many(path.chosen, "edge")}; effects are those in it, and edges outside it have none.${own}`) : null,
+  );
 }
 
 // A measurement more: the rest of the panel stays as it is.
@@ -85,13 +101,13 @@ function directNodes(graph, prompts, prompt, onSelect) {
 
 function compared({ graph, circuit, other, scene, shown, count, onSelect }) {
   const groups = [[], [], []];
-  for (let i = 0; i < shown; i++) groups[sideOf(scene.entries[scene.edges[i]], count)].push(scene.edges[i]);
+  for (let i = 0; i < shown; i++) groups[scene.kinds[scene.edges[i]]].push(scene.edges[i]);
   const [shared, left, right] = groups;
   const jaccard = shown ? shared.length / shown : 1;
   const names = ["shared", `only ${circuit.name}`, `only ${other.name}`];
   return [
     el("h2", {}, "two circuits"),
-    el("p", { class: "faint" }, `The strongest of each, up to ${grouped(count)} edges. Jaccard index ${number(jaccard)}.`),
+    el("p", { class: "faint" }, `${circuit.path || other.path ? `Of each the circuit of at most ${grouped(count)} edges` : `The strongest of each, up to ${grouped(count)} edges`}. Jaccard index ${number(jaccard)}.`),
     el("dl", { class: "facts sides" }, ...groups.flatMap((edges, side) => [el("dt", {}, el("i", { class: `chip side-${["shared", "left", "right"][side]}` }), names[side]), el("dd", {}, counted(edges))])),
     ...[left, right, shared].map((edges, i) =>
       edges.length ? section([names[1], names[2], names[0]][i], bars(edgeRows(graph, scene, strongestFirst(scene, edges), onSelect), { caption: "edges", first: 8 })) : null,
