@@ -19,16 +19,17 @@ def compare(
     from dataclasses import asdict
 
     from subcircuit.cli.console import plain, print_json, print_table, results
-    from subcircuit.evaluate import agreements
+    from subcircuit.evaluate import agreements, models_that_differ
     from subcircuit.graph import Circuit
 
     circuits = [Circuit.load(path) for path in paths]
-    pairs = agreements(circuits)
+    pairs, warnings = agreements(circuits), models_that_differ(circuits)
     if json:
         print_json(
             {
                 "circuits": [{"circuit": str(p), "edges": c.n_edges} for p, c in zip(paths, circuits, strict=True)],
                 "pairs": [asdict(pair) for pair in pairs],
+                "warnings": list(warnings),
             }
         )
         return
@@ -44,6 +45,8 @@ def compare(
     console.print()
     header = ("circuits", "shared", "only first", "only second", "Jaccard", "rank correlation")
     print_table(header, [_row(pair) for pair in pairs], console)
+    for warning in warnings:
+        console.print(plain(f"warning: {warning}", "bold red"), soft_wrap=True)
 
 
 def _row(pair: "Agreement") -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Judging circuits: what they do, what they lack, what is in them for nothing, and how sure one can be of it."""
 
-from subcircuit.evaluate.agreement import Agreement, agreements, check_comparable
+from subcircuit.evaluate.agreement import Agreement, agreements, check_comparable, models_that_differ
 from subcircuit.evaluate.bootstrap import Interval, bootstrap
 from subcircuit.evaluate.completeness import Knockout, complement, completeness, edges_from, knock_out, random_subsets
 from subcircuit.evaluate.curves import PERCENTAGES, Curve, CurvePoint, curve
@@ -87,6 +87,7 @@ __all__ = [
     "measured_on",
     "minimality",
     "minimality_test",
+    "models_that_differ",
     "needed",
     "numbers_of",
     "overlap",

@@ -6,6 +6,7 @@ from itertools import combinations
 
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Circuit
+from subcircuit.graph.record import ModelRecord
 from subcircuit.search.scores import rank_correlation
 
 
@@ -40,6 +41,29 @@ def agreements(circuits: Sequence[Circuit]) -> tuple[Agreement, ...]:
     """
     check_comparable(circuits)
     return tuple(_agreement(i, j, circuits[i], circuits[j]) for i, j in combinations(range(len(circuits)), 2))
+
+
+def models_that_differ(circuits: Sequence[Circuit]) -> tuple[str, ...]:
+    """A warning for every circuit that was found in other weights than the first with a record; empty where all are of one model.
+
+    Weights are compared where they are in the same dtype, else the revision or the digest of the files.
+    """
+    models = [(number, c.record.model) for number, c in enumerate(circuits, 1) if c.record is not None]
+    return tuple(
+        f"circuit {number} was found in {_named(other)} and circuit {models[0][0]} in {_named(models[0][1])}: these are different models"
+        for number, other in models[1:]
+        if _other_weights(models[0][1], other)
+    )
+
+
+def _other_weights(left: ModelRecord, right: ModelRecord) -> bool:
+    same_dtype = left.dtype == right.dtype
+    known = ((left.weights, right.weights),) * same_dtype + ((left.revision, right.revision),)
+    return next((one != other for one, other in known if one is not None and other is not None), left.name != right.name)
+
+
+def _named(model: ModelRecord) -> str:
+    return model.name if model.revision is None else f"{model.name} ({model.revision[:19]})"
 
 
 def check_comparable(circuits: Sequence[Circuit]) -> None:
