@@ -30,6 +30,7 @@ def export(
     """Write a circuit as another tool reads it."""
     from subcircuit.cli.console import plain, results
     from subcircuit.graph import Circuit
+    from subcircuit.report import Summary
     from subcircuit.report.exchange import FORMATS, WRITTEN, export_circuit
 
     if format not in WRITTEN:
@@ -39,6 +40,8 @@ def export(
     width = None if model is None or not FORMATS[format].width else _width(model)
     written = export_circuit(circuit, file, format, d_model=width)
     results().print(plain(f"written   {written}"), soft_wrap=True)
+    if FORMATS[format].scores and (meaning := Summary.of(circuit).scores) is not None:
+        results().print(plain(f"scores    {meaning}"), soft_wrap=True)
 
 
 def import_(

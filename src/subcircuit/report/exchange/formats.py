@@ -34,6 +34,7 @@ class Format:
         write: writes a circuit to a path; None for formats that are only read.
         read: reads a circuit for a model; None for formats that cannot be read back.
         width: its files state the width of the model.
+        scores: its files hold the scores of edges.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Format:
     write: Callable[..., None] | None
     read: Callable[[Path, Target], Circuit] | None
     width: bool = False
+    scores: bool = True
 
 
 FORMATS: dict[str, Format] = {
@@ -49,7 +51,9 @@ FORMATS: dict[str, Format] = {
     for entry in (
         Format("mib-json", ".mib.json", "EAP-IG and MIB, by name", write_mib_json, read_mib_json, width=True),
         Format("mib-pt", ".mib.pt", "EAP-IG and MIB, as matrices", write_mib_pt, read_mib_pt, width=True),
-        Format("edge-pruning", ".edge-pruning.json", "Edge-Pruning: kept edges", write_edge_pruning, read_edge_pruning),
+        Format(
+            "edge-pruning", ".edge-pruning.json", "Edge-Pruning: kept edges", write_edge_pruning, read_edge_pruning, scores=False
+        ),
         Format("attribution-graph", ".attribution-graph.json", "circuit-tracer, Neuronpedia", write_attribution_graph, None),
         Format("networkx", ".networkx.json", "node-link JSON of networkx", write_networkx, read_networkx),
         Format("graphml", ".graphml", "Gephi, Cytoscape, yEd, igraph", write_graphml, read_graphml),
