@@ -1,7 +1,9 @@
 """``evaluate``, ``compare`` and ``sweep`` from end to end on a tiny random model."""
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,6 +180,20 @@ def test_mistakes_in_evaluation(subcircuit: Run, model: str, prompts: Path, tmp_
         assert words in refused.err
 
 
+def test_what_rounds_to_nothing_has_no_sign(subcircuit: Run, model: str, many: Path) -> None:
+    """An empty circuit has faithfulness 0, also by a metric that is lower in the model."""
+    path = found(subcircuit, model, many, "--method", "ifr", "--edges", 60, "--scope", "head", "--examples", 4)
+    circuit = Circuit.load(path)
+    replace(Circuit.empty(circuit.graph), record=circuit.record).save("empty")
+    arguments = ("evaluate", "empty", "--model", model, "--task", many, "--random-circuits", 2)
+    done = subcircuit(*arguments)
+    assert done.code == 0, done.err
+    assert "-0.000" not in done.out
+    content = subcircuit(*arguments, "--json").json
+    assert all(math.copysign(1, content[name]) == 1 for name in ("faithfulness", "random_faithfulness"))
+    assert all(math.copysign(1, end) == 1 for name in ("", "random_") for end in content[f"{name}faithfulness_interval"])
+
+
 def test_circuits_are_compared(subcircuit: Run, model: str, prompts: Path) -> None:
     paths = [
         found(subcircuit, model, prompts, "--method", method, "--edges", "5%", "--scope", "head") for method in ("ifr", "random")
@@ -192,6 +208,14 @@ def test_circuits_are_compared(subcircuit: Run, model: str, prompts: Path) -> No
     assert shown.code == 0
     assert "1 and 3" in shown.out
     assert "1.000" in shown.out
+    assert content["warnings"] == []
+    assert "warning" not in shown.out
+    circuit = Circuit.load(paths[0])
+    assert circuit.record is not None
+    model_record = circuit.record.model.model_copy(update={"weights": "0" * 64})
+    replace(circuit, record=circuit.record.model_copy(update={"model": model_record})).save("elsewhere")
+    warned = subcircuit("compare", paths[0], "elsewhere")
+    assert "warning: circuit 2 was found in" in warned.out and "these are different models" in warned.out
     other = found(subcircuit, model, prompts, "--method", "random", "--scope", "block")
     refused = subcircuit("compare", paths[0], other)
     assert refused.code == 2

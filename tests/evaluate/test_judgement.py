@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,15 @@ from subcircuit.evaluate import (
     faithfulness,
     judge,
     measure,
+    models_that_differ,
     random_connected_circuit,
 )
 from subcircuit.graph import Circuit, Graph, Scope, TopN
 from subcircuit.report import Sweep, write_sweep
 from subcircuit.run import Zero
 from subcircuit.run.memory import peak_memory
-from subcircuit.search import Acdc, Behaviour, CleanCorrupted, Eap, RandomScores, acdc, eap
-from tests.behaviours import random_behaviour
+from subcircuit.search import Acdc, Behaviour, CleanCorrupted, Eap, RandomScores, acdc, discover, eap
+from tests.behaviours import random_behaviour, random_task
 from tests.tiny_models import tiny
 
 
@@ -98,6 +100,27 @@ def test_what_cannot_be_compared_is_refused_or_left_open():
         agreements([Circuit.full(graph)])
     (pair,) = agreements([Circuit.full(graph), Circuit.empty(graph)])
     assert (pair.jaccard, pair.scored, pair.rank_correlation) == (0.0, 0, None)
+
+
+def test_circuits_of_different_models_are_told_apart():
+    """By weights in one dtype, else by revision, else by name; of a circuit without a record nothing is said."""
+    graph = Graph.of(tiny("gpt2").config)
+    circuit = discover(tiny("gpt2"), random_task(tiny("gpt2"), 1, [6, 5]), Eap(), metric="logit_difference").circuit
+    assert circuit.record is not None and circuit.record.model.weights is not None
+    own = circuit.record.model.model_copy(update={"revision": "sha256:" + "0" * 64})
+
+    def of(**other: object) -> Circuit:
+        assert circuit.record is not None
+        return replace(circuit, record=circuit.record.model_copy(update={"model": own.model_copy(update=other)}))
+
+    assert models_that_differ([of(), Circuit.full(graph), of(name="elsewhere"), of(dtype="bfloat16", weights="b")]) == ()
+    for other in (
+        {"weights": "b"},
+        {"dtype": "bfloat16", "revision": "sha256:1"},
+        {"weights": None, "revision": None, "name": "n"},
+    ):
+        (warning,) = models_that_differ([Circuit.full(graph), of(), of(**other)])
+        assert warning.startswith("circuit 3 was found in ") and "circuit 2 in " in warning
 
 
 def test_a_contest_judges_what_the_searches_find(tmp_path: Path):

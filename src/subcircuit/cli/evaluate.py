@@ -69,8 +69,8 @@ def _print(circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shar
     evaluation, curve = judged.evaluation, judged.curve
     means = {name: float("nan") if mean is None else mean for name, mean in evaluation.means.items()}
     ends = f"(model {means['metric_model']:.4g}, every edge cut {means['metric_empty']:.4g})"
-    faithful = f"{evaluation.faithfulness:.3f}{_range(evaluation.faithfulness_interval())}"
-    random = f"{judged.random_mean:.3f}{_range(judged.random_interval)}"
+    faithful = f"{evaluation.faithfulness:z.3f}{_range(evaluation.faithfulness_interval())}"
+    random = f"{judged.random_mean:z.3f}{_range(judged.random_interval)}"
     rows = [
         ("edges", f"{circuit.n_edges:,} of {circuit.graph.n_edges:,}", ""),
         ("prompts", f"{len(behaviour.task)} pairs of {behaviour.task.name}", f"{shared or 'none'} of them used in the search"),
@@ -79,7 +79,7 @@ def _print(circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shar
         ("random circuits", random, f"faithfulness of {len(judged.random)} circuits of the same size"),
         (
             "completeness",
-            f"{judged.completeness:.3f}",
+            f"{judged.completeness:z.3f}",
             "faithfulness of all the other edges: 0 if nothing is missing, 1 if nothing was captured",
         ),
         ("KL(model ‖ circuit)", f"{means['kl']:.4g} nats", ""),
@@ -88,8 +88,8 @@ def _print(circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shar
     if evaluation.accuracy is not None:
         rows.append(("accuracy", f"{means['accuracy']:.1%}", f"(model {means['accuracy_model']:.1%})"))
     if curve is not None:
-        rows.append(("CPR", f"{curve.cpr:.3f}", f"area under faithfulness over the share of edges, by {curve.by} score"))
-        rows.append(("CMD", f"{curve.cmd:.3f}", "area between faithfulness and 1"))
+        rows.append(("CPR", f"{curve.cpr:z.3f}", f"area under faithfulness over the share of edges, by {curve.by} score"))
+        rows.append(("CMD", f"{curve.cmd:z.3f}", "area between faithfulness and 1"))
     console = results()
     print_rows(rows, console)
     for warning in judged.warnings:
@@ -97,7 +97,7 @@ def _print(circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shar
 
 
 def _range(interval: "Interval | None") -> str:
-    return "" if interval is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
+    return "" if interval is None else f" [{interval.low:z.3f}, {interval.high:z.3f}]"
 
 
 def _as_json(path: Path, circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shared: int) -> dict[str, Any]:

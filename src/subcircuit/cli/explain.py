@@ -91,7 +91,7 @@ def _tell(explanation: "Explanation", top: int, written: Sequence[Path]) -> None
     console.print(
         plain(
             f"{explanation.model} on {explanation.examples} pairs of {explanation.task}: logit difference "
-            f"{explanation.logit_difference:+.2f}. Effects are in logits, of corrupting a node; shares, of all that the circuit "
+            f"{explanation.logit_difference:+z.2f}. Effects are in logits, of corrupting a node; shares, of all that the circuit "
             "lets into a node."
         ),
         style="dim",
@@ -120,7 +120,7 @@ def _heading(component: "Component") -> "Text":
 
     text = plain(component.label, "bold" if component.label != "unclear" else "dim")
     if component.effect is not None and component.direct is not None:
-        text.append(f"   effect {component.effect:+.2f}, direct {component.direct:+.2f}, at {component.acts_at}", "dim")
+        text.append(f"   effect {component.effect:+z.2f}, direct {component.direct:+z.2f}, at {component.acts_at}", "dim")
     return text
 
 
@@ -131,7 +131,7 @@ def _rows(component: "Component") -> list[tuple[str, str]]:
     if component.writes and component.writes.up:
         rows.append(("writes", f"+ {_words(component.writes.up)}   − {_words(component.writes.down)}"))
     rows += [
-        ("neuron", f"{one.neuron} ({one.effect:+.2f}) fires on {_words(one.fires_on)}, writes {_words(one.writes.up)}")
+        ("neuron", f"{one.neuron} ({one.effect:+z.2f}) fires on {_words(one.fires_on)}, writes {_words(one.writes.up)}")
         for one in component.neurons[:1]
     ]
     if component.feeds:
@@ -141,7 +141,7 @@ def _rows(component: "Component") -> list[tuple[str, str]]:
 
 def _routes(routes: "Sequence[Route]") -> str:
     shown = [
-        f"{route.node}{f'<{route.composition.lower()}>' if route.composition in 'QKV' else ''} {route.share:.0%}"
+        f"{route.node}{f'<{route.composition.lower()}>' if route.composition in 'QKV' else ''} {route.share:z.0%}"
         for route in routes[:_ROUTES]
     ]
     return ", ".join(shown) + (f", … {len(routes) - _ROUTES} more" if len(routes) > _ROUTES else "")

@@ -93,6 +93,6 @@ def _tell(m: "Material", say: "Callable[[str], None]") -> "Callable[[Point], Non
     def told(point: "Point") -> None:
         shares = zip(names, (point.target, *point.retained), strict=True)
         what = "whole model" if not point.changed else f"{'back' if point.back else 'out'}: {list_of(point.changed, 6)}"
-        say(f"{point.removed:>4} removed  {', '.join(f'{name} {share:.1%}' for name, share in shares)}  {what}")
+        say(f"{point.removed:>4} removed  {', '.join(f'{name} {share:z.1%}' for name, share in shares)}  {what}")
 
     return told

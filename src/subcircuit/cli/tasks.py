@@ -86,7 +86,7 @@ def _print(model: "Transformer", task: "Task", measured: Sequence["Competence"])
     for side in ("clean", "corrupted"):
         table.add_column(side, justify="right")
     for one in measured:
-        table.add_row(plain(one.metric.name.replace("_", " "), "bold"), *(f"{mean:.3f}" for mean in one.means))
+        table.add_row(plain(one.metric.name.replace("_", " "), "bold"), *(f"{mean:z.3f}" for mean in one.means))
     console.print(table)
     console.print()
     lacking = shortfall(model, task, measured)

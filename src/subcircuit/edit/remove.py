@@ -121,7 +121,7 @@ class Removal:
 
     def __repr__(self) -> str:
         left = self.found.path[-1]
-        shares = f"{left.target:.1%} of {self.target.task.name} left on the prompts of the search"
+        shares = f"{left.target:z.1%} of {self.target.task.name} left on the prompts of the search"
         return f"Removal({self.edit}: {shares}, {len(self.found.path) - 1} steps)"
 
     @property

@@ -200,7 +200,7 @@ class _Search:
         if not made:
             raise EditError(
                 f"the target cannot be reached: with {len(state.removed)} of {len(self.parts.names)} parts of the circuit removed, "
-                f"{state.target:.1%} of {self.target.task.name} is left, and no other takes it further. "
+                f"{state.target:z.1%} of {self.target.task.name} is left, and no other takes it further. "
                 f"Use --target {state.target + 0.01:.2f}, or a larger circuit."
             )
         harmless = [one for one in made if one.least >= min(self.settings.floor, state.least)]

@@ -37,7 +37,8 @@ def faithfulness(readings: Readings) -> Float[Tensor, " trial"]:
     """
     check_gap(readings)
     empty = readings.empty.mean()
-    return (readings.circuits.mean(-1) - empty) / (readings.model.mean() - empty)
+    # plus zero: an empty circuit has 0, whatever the sign of the gap, and not -0
+    return (readings.circuits.mean(-1) - empty) / (readings.model.mean() - empty) + 0.0
 
 
 def faithfulness_interval(readings: Readings, trial: int, *, level: float = 0.95, seed: int = 0) -> Interval | None:
@@ -162,4 +163,4 @@ def _mean(readings: Readings, losses: Float[Tensor, " batch"]) -> float:
 
 def _ratio(circuit: Any, model: Any, empty: Any, axis: int = -1) -> Any:
     bottom = mean(empty, axis)
-    return (mean(circuit, axis) - bottom) / (mean(model, axis) - bottom)
+    return (mean(circuit, axis) - bottom) / (mean(model, axis) - bottom) + 0.0

@@ -50,10 +50,10 @@ class Judgement:
     def __repr__(self) -> str:
         f = "undefined"
         with suppress(SettingsError):
-            f = f"{self.evaluation.faithfulness:.3f}"
+            f = f"{self.evaluation.faithfulness:z.3f}"
         return (
-            f"Judgement({self.evaluation}: faithfulness {f}, completeness {self.completeness:.3f}, "
-            f"{len(self.random)} random circuits {self.random_mean:.3f}, {self.curve})"
+            f"Judgement({self.evaluation}: faithfulness {f}, completeness {self.completeness:z.3f}, "
+            f"{len(self.random)} random circuits {self.random_mean:z.3f}, {self.curve})"
         )
 
     @property

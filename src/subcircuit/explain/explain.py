@@ -295,7 +295,7 @@ def _component(
     thresholds: Thresholds,
 ) -> Component:
     if isinstance(node, Logits):
-        found = Label("logits", f"logit difference {observed.difference:+.2f}")
+        found = Label("logits", f"logit difference {observed.difference:+z.2f}")
         return Component(kind="logits", label=found.name, evidence=found.evidence, reads=tuple(_reads(evidence, node)))
     rows, facts = rows_of(observed.graph, node), _facts(observed, evidence, node, None)
     common = Component(
@@ -344,7 +344,7 @@ def _component(
             return _as(common, kind, label_mlp(facts, thresholds), neurons=neurons)
         case Embed():
             largest = sorted(common.effect_by_role.items(), key=lambda item: -abs(item[1]))[:3]
-            tokens = ", ".join(f"{role} {effect:+.2f}" for role, effect in largest if effect)
+            tokens = ", ".join(f"{role} {effect:+z.2f}" for role, effect in largest if effect)
             return _as(common, "embedding", Label("embedding", f"effect of its tokens in logits: {tokens}"))
 
 

@@ -110,7 +110,7 @@ def label_mlp(facts: Facts, thresholds: Thresholds) -> Label:
     if first is not None and first.share >= thresholds.reads:
         name = "reads embeddings" if "embed" in first.node else f"reads {first.node}"
         return Label(name, f"{first.share:.0%} of its input's effect is {first.node}'s; acts at {facts.acts_at}")
-    return Label(UNCLEAR, f"acts at {facts.acts_at}, effect {facts.effect:+.1%}, {_direct(facts)}")
+    return Label(UNCLEAR, f"acts at {facts.acts_at}, effect {facts.effect:+z.1%}, {_direct(facts)}")
 
 
 def _negative_mover(facts: Facts, t: Thresholds, known: Mapping[str, str]) -> Label | None:
@@ -149,7 +149,7 @@ def _mover(facts: Facts, t: Thresholds, known: Mapping[str, str]) -> Label | Non
         return Label(_named("", facts), evidence)
     grown = facts.head.backup
     if grown is not None and grown >= t.backup:
-        return Label(_named("backup", facts), f"{evidence}, {grown:+.1%} more when movers are corrupted")
+        return Label(_named("backup", facts), f"{evidence}, {grown:+z.1%} more when movers are corrupted")
     return None
 
 
@@ -160,7 +160,7 @@ def _backup(facts: Facts, t: Thresholds, known: Mapping[str, str]) -> Label | No
         return None
     return Label(
         _named("backup", facts),
-        f"{_strongest(facts)}, copies {facts.head.copies:.0%} of tokens, {grown:+.1%} more when movers are corrupted",
+        f"{_strongest(facts)}, copies {facts.head.copies:.0%} of tokens, {grown:+z.1%} more when movers are corrupted",
     )
 
 
@@ -225,7 +225,7 @@ def _named(kind: str, facts: Facts) -> str:
 
 
 def _direct(facts: Facts) -> str:
-    return f"direct effect {facts.direct:+.1%} of the logit difference"
+    return f"direct effect {facts.direct:+z.1%} of the logit difference"
 
 
 def _strongest(facts: Facts) -> str:

@@ -90,10 +90,10 @@ class EditReport:
             back, whole = e.recovery, e.recovery.untouched
             for name, curve in (("relearning", back.edited), ("after random damage", back.random)):
                 measure = f"left after {curve[-1][0]} steps of {whole.learning_rate:g}"
-                rows.append((name, measure, f"{curve[0][1]:.1%}", f"{curve[-1][1]:.1%}", ""))
+                rows.append((name, measure, f"{curve[0][1]:z.1%}", f"{curve[-1][1]:z.1%}", ""))
             step, left = whole.curve[-1]
             wrong = f"left after {step} steps of {whole.learning_rate:g} on wrong answers"
-            rows.append(("untouched model", wrong, "100.0%", f"{left:.1%}", ""))
+            rows.append(("untouched model", wrong, "100.0%", f"{left:z.1%}", ""))
         return tuple(rows)
 
     @property
@@ -259,15 +259,15 @@ def _missed(effects: Effects, settings: Greedy) -> Iterator[str]:
     target = effects.target
     if target.share > settings.target:
         yield (
-            f"the target is missed: {target.share:.1%} of {target.task} is left on {target.examples} prompts that the search did "
-            f"not see, more than {settings.target:.1%}. Search with more prompts (--examples) or a smaller --target."
+            f"the target is missed: {target.share:z.1%} of {target.task} is left on {target.examples} prompts that the search did "
+            f"not see, more than {settings.target:z.1%}. Search with more prompts (--examples) or a smaller --target."
         )
     if target.share < -max(settings.target, _TURNED):
-        yield f"{target.task} is turned round: {target.share:.1%} of it is left on {target.examples} prompts that the search did not see"
+        yield f"{target.task} is turned round: {target.share:z.1%} of it is left on {target.examples} prompts that the search did not see"
     for change in effects.retained:
         if change.share < settings.floor:
             yield (
-                f"{change.task} was to keep {settings.floor:.1%} and keeps {change.share:.1%} on {change.examples} prompts that "
+                f"{change.task} was to keep {settings.floor:z.1%} and keeps {change.share:z.1%} on {change.examples} prompts that "
                 "the search did not see; see tradeoff.csv"
             )
 
@@ -280,18 +280,18 @@ def _unproven(recovery: Recovery | None) -> Iterator[str]:
     if not whole.moved:
         yield (
             f"relearning proves nothing: {whole.curve[-1][0]} steps of {whole.learning_rate:g} on wrong answers leave the untouched "
-            f"model {whole.curve[-1][1]:.1%} of the capability. Use a larger --learning-rate or more steps (--relearn)."
+            f"model {whole.curve[-1][1]:z.1%} of the capability. Use a larger --learning-rate or more steps (--relearn)."
         )
     if recovery.random[0][1] > max(recovery.edited[0][1], 0) + _TURNED:
         yield (
             f"no random damage takes the capability as low: with {recovery.random_nodes} random nodes removed "
-            f"{recovery.random[0][1]:.1%} is left, {recovery.edited[0][1]:.1%} in the edited model"
+            f"{recovery.random[0][1]:z.1%} is left, {recovery.edited[0][1]:z.1%} in the edited model"
         )
 
 
 def _row(change: Change, role: str) -> tuple[str, ...]:
     measure = change.metric.replace("_", " ")
-    return (f"{change.task}, {role}", measure, f"{change.before:.3f}", f"{change.after:.3f}", f"{change.share:.1%}")
+    return (f"{change.task}, {role}", measure, f"{change.before:z.3f}", f"{change.after:z.3f}", f"{change.share:z.1%}")
 
 
 def list_of(names: Sequence[str], most: int = 12) -> str:

@@ -51,7 +51,7 @@ def _tasks(axes: Axes, effects: Effects, settings: Greedy | None) -> None:
     places = list(range(len(changes)))[::-1]
     axes.barh(places, shares, color=colours, height=0.55)
     for place, change, share in zip(places, changes, shares, strict=True):
-        axes.annotate(f" {change.share:.0%}", (max(share, 0), place), va="center")
+        axes.annotate(f" {change.share:z.0%}", (max(share, 0), place), va="center")
     axes.set_yticks(places, [inert(change.task) for change in changes])
     axes.axvline(1, color=FAINT, linewidth=0.8, zorder=0)
     if settings is not None:

@@ -124,5 +124,5 @@ def _numbers(contender: Contender) -> tuple[Any, ...]:
 
 def _row(contender: Contender) -> tuple[str, ...]:
     name, cpr, cmd, _, _, kl, seconds, forwards, memory = _numbers(contender)
-    areas = ("" if value is None else f"{value:.3f}" for value in (cpr, cmd, kl))
+    areas = ("" if value is None else f"{value:z.3f}" for value in (cpr, cmd, kl))
     return (name, *areas, f"{seconds:,.1f}", f"{forwards:,.1f}", "" if memory is None else f"{memory / 1e9:.2f}")
