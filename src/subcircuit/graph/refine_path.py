@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -47,8 +48,8 @@ class Standing:
     faithfulness: float
     kl: float
 
-    # a file holds these and nothing else
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    # a file holds these and nothing else; what is no number cannot be ranked
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,13 @@ class RefinePath:
     @property
     def stops(self) -> tuple[Point, ...]:
         """Every circuit that `at` gives for some number of edges, from the smallest to the largest."""
-        return tuple(dict.fromkeys(self.at(size) for size in sorted({point.n_edges for point in self.points})))
+        points, best, found = self.points, list[int](), list[Point]()
+        by_size = sorted(range(len(points)), key=lambda index: points[index].n_edges)
+        for _, same in groupby(by_size, key=lambda index: points[index].n_edges):
+            # of equally good ones the first on the path, as in `at`
+            best = [min([*same, *best], key=lambda index: (points[index].judged.loss, index))]
+            found.append(points[best[0]])
+        return tuple(dict.fromkeys(found))
 
     def circuit(self, point: Point, record: Record | None = None) -> Circuit:
         """One of the circuits, without scores.

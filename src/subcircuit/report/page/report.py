@@ -118,7 +118,9 @@ def _ladders(shown: Shown, ranking: Ranking, points: int) -> dict[str, list[int]
 def _fill(work: _Work, rounds: Rounds, say: Callable[[str], None]) -> None:
     model, behaviour, shown = work.tools.model, work.tools.behaviour, work.shown
     graph = shown.circuit.graph
-    if work.ladders:
+    if not work.ladders:
+        say(f"the sizes of {shown.name} are those of its refinement, which has measured them")
+    else:
         say(f"measuring {shown.name} at {len(work.ladders['kept'])} sizes on {len(behaviour.task)} pairs of prompts")
     work.part["measured"] = {
         name: measured_document(model, graph, behaviour, work.ranking, counts, name == "kept", rounds=rounds)

@@ -20,7 +20,8 @@ export function sceneOf(graph, circuit, prompts, { all, prompt }) {
     edges,
     kinds,
     names: KINDS.map((kind) => `kind-${kind}`),
-    buckets: buckets(effects, edges),
+    // edges outside the circuit that was chosen have no effect in it, and are not to look stronger than those that have
+    buckets: buckets(effects, edges, circuit.path ? 0 : 0.12),
     sizes,
     least: circuit.path ? sizes[0] : 1,
     own: ownSize(circuit, all),
@@ -72,9 +73,14 @@ export function comparison(left, right, all) {
         const { sizes, at } = listed(circuit, all);
         if (sizes[0] <= count) for (const edge of at(count)) holders[placed[side][edge]] |= 1 << side;
       });
-      scene.kinds = holders.map((sides) => KIND_OF_SIDES[sides]);
-      scene.edges = Uint32Array.from(entries.keys()).filter((place) => holders[place]);
-      return scene.edges.length;
+      const places = new Uint32Array(entries.length);
+      let shown = 0;
+      holders.forEach((sides, place) => {
+        scene.kinds[place] = KIND_OF_SIDES[sides];
+        if (sides) places[shown++] = place;
+      });
+      scene.edges = places.subarray(0, shown);
+      return shown;
     },
   };
   scene.least = left.path && right.path ? (scene.sizes[0] ?? 0) : 1;
@@ -90,10 +96,10 @@ function largest(circuit) {
 }
 
 // Widths by effect, the largest in view being the widest; edges without one are thin alike.
-function buckets(effects, edges) {
+function buckets(effects, edges, without) {
   let most = 0;
   for (const edge of edges) if (Math.abs(effects[edge]) > most) most = Math.abs(effects[edge]);
-  return Uint8Array.from(effects, (effect) => (most > 0 && Number.isFinite(effect) ? bucketOf(Math.abs(effect) / most) : bucketOf(0.12)));
+  return Uint8Array.from(effects, (effect) => (most > 0 && Number.isFinite(effect) ? bucketOf(Math.abs(effect) / most) : bucketOf(without)));
 }
 
 // How many of the edges shown each node reads and writes, and which nodes are on their paths: what writes an edge, and what reads
