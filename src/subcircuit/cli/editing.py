@@ -151,7 +151,15 @@ def material(
     measured = metric_named(given.metric or (found[0].metric if record is None else record.metric))
     metric = given.metric or (measured.name if _tells(measured) else None)
     probes = [Probe.of(model, others[0], metric), *(Probe.of(model, other) for other in others[1:])]
-    held_out = HeldOut(probes[0], tuple(probes[1:]), Texts.of(model, content, bos))
+    texts = Texts.of(model, content, bos)
+    if model.tokenizer is not None and texts is None:
+        say(f"warning: the tokenizer of {model.name} cannot read the text that comes with the package: no perplexity is measured")
+    elif texts is not None and texts.unread is not None:
+        say(
+            f"warning: {texts.unread!r} and perhaps more of the text is not in the vocabulary of {model.name}: perplexity and KL on "
+            "text and unrelated prompts say little"
+        )
+    held_out = HeldOut(probes[0], tuple(probes[1:]), texts)
     return Material(circuit, model, found[0], tuple(found[1:]), held_out, metric)
 
 

@@ -37,10 +37,13 @@ class Texts:
     Args:
         windows: pieces of a text.
         unrelated: prompts that have nothing to do with any task.
+        unread: a word of them that the vocabulary does not have, for which the model reads another token or none; None where it
+            has all.
     """
 
     windows: tuple[tuple[int, ...], ...]
     unrelated: tuple[tuple[int, ...], ...]
+    unread: str | None = None
 
     def __repr__(self) -> str:
         return f"Texts({len(self.windows)} windows, {len(self.unrelated)} unrelated prompts)"
@@ -52,27 +55,33 @@ class Texts:
 
     @staticmethod
     def of(model: Transformer, text: str | None = None, bos: BosPolicy = "auto") -> "Texts | None":
-        """For a model; None for one without a tokenizer, which reads no text.
+        """For a model; None for one without a tokenizer, or whose tokenizer stops at a word of the package's own texts.
 
         Args:
             text: instead of the one that comes with the package.
 
         Raises:
-            PromptError: the text is shorter than two tokens.
+            PromptError: the text is shorter than two tokens, or has a word at which the tokenizer stops.
         """
         if model.tokenizer is None:
             return None
         encoder = make_encoder(model, bos)
         home = files("subcircuit.edit")
-        prompts = (home / "unrelated.txt").read_text(encoding="utf-8").split("\n")
-        (ids,) = encoder.plain([text or (home / "held_out.txt").read_text(encoding="utf-8")])
+        prompts = [line for line in (home / "unrelated.txt").read_text(encoding="utf-8").split("\n") if line.strip()]
+        content = text or (home / "held_out.txt").read_text(encoding="utf-8")
+        try:
+            (ids,), begun = encoder.plain([content]), encoder.encode(prompts)
+        except PromptError:
+            if text is None:
+                return None
+            raise
         size = min(WINDOW, model.config.context) - len(encoder.prefix)
         pieces = [(*encoder.prefix, *ids[start : start + size]) for start in range(0, len(ids), size)]
         windows = tuple(piece for piece in pieces if len(piece) > 1)
         if not windows:
             raise PromptError("the text for perplexity is shorter than two tokens: give a longer one with --text")
-        unrelated = [ids[: model.config.context] for ids in encoder.encode([line for line in prompts if line.strip()])]
-        return Texts(windows, tuple(tuple(ids) for ids in unrelated))
+        unread = next(filter(None, map(encoder.unread, (content, *prompts))), None)
+        return Texts(windows, tuple(tuple(ids[: model.config.context]) for ids in begun), unread)
 
 
 def read_text(file: Path) -> str:
