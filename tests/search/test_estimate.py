@@ -14,6 +14,7 @@ from subcircuit.search.attribution import probes
 from subcircuit.search.batches import Batches
 from subcircuit.search.estimate import estimate
 from subcircuit.search.footprint import footprint, shortage
+from subcircuit.search.refine import Refine, coarse
 from subcircuit.search.sketch import trials_of
 from subcircuit.search.speculation import Speculation
 from subcircuit.tasks import graph_of, metric
@@ -85,6 +86,17 @@ def test_other_methods_are_measured_on_a_part(settings: Any):
     trials = {Exact: graph.n_edges * (2 if getattr(settings, "direction", "") == "both" else 1), Hybrid: 6}
     assert (found.trials, found.kept) == (trials.get(type(settings)), None)
     assert 0 < found.seconds < float("inf")
+
+
+def test_a_refinement_takes_its_seed_s_search_and_growth():
+    model, graph, behaviour = case("gpt2", "head")
+    behaviour = replace(behaviour, metric=metric("logit_difference"))
+    seed = estimate(model, graph, behaviour, coarse(model, graph, behaviour, Refine()))
+    few, many = (estimate(model, graph, behaviour, Refine(rounds=rounds, grow=1)) for rounds in (1, 400))
+    assert (few.trials, few.kept, few.method) == (seed.trials, None, "refine")
+    # half of the seed's edges, one a round
+    assert (seed.kept or 0) > 20
+    assert many.seconds > few.seconds
 
 
 def test_learning_constants_takes_its_time_as_well():

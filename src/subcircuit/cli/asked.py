@@ -93,11 +93,16 @@ def told_of(split: "Split") -> list[str]:
     return [f"set apart: {len(parts['test'])} pairs of prompts to judge with{chosen}"]
 
 
+# options that only a search by thresholds has
+_OF_ACDC = ("threshold", "coarse_to_fine", "whole_input", "absolute", "head_order", "direction", "speculation")
+
+
 def with_method(asked: dict[str, Any]) -> dict[str, Any]:
-    """The options with the method that they mean: a refinement where it has a target, otherwise ACDC."""
+    """The options with the method that they mean: plain ACDC where one of its own is given, otherwise a refinement."""
     if asked.get("method") is not None:
         return asked
-    return {**asked, "method": "refine" if asked.get("target") else "acdc"}
+    plain = not asked.get("target") and any(asked.get(name) not in (None, False) for name in _OF_ACDC)
+    return {**asked, "method": "acdc" if plain else "refine"}
 
 
 def targets(given: Sequence[str] | None) -> dict[str, Any]:

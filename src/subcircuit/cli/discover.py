@@ -34,7 +34,7 @@ Examples: TypeAlias = Annotated[
     int | None, typer.Option(help="How many pairs of prompts to search with. Default: 8, or half of a file.")
 ]
 Method: TypeAlias = Annotated[
-    str | None, typer.Option(help="Search method, see `subcircuit methods`. Default: acdc, or refine with --target.")
+    str | None, typer.Option(help="Search method, see `subcircuit methods`. Default: refine; acdc with --threshold.")
 ]
 Target: TypeAlias = Annotated[
     list[str] | None,

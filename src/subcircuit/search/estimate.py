@@ -3,6 +3,7 @@
     seconds = seconds on a few examples · how much more all of them take               attribution, training
     seconds = edges · mean seconds of a trial, readers drawn in proportion to their edges       exact
     seconds = trials · mean seconds of a trial, readers drawn in proportion to their trials     acdc
+    seconds = that of the seed's acdc + rounds · seconds of a round's gradients                 refine
 
 The second factor of the first is the geometric mean of the number of examples and of what a forward pass takes more.
 
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 
 from subcircuit.entry import entry
-from subcircuit.graph import Graph
+from subcircuit.graph import Circuit, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.memory import peak_memory
 from subcircuit.search.attribution import Rounds, examples_at_once
@@ -37,6 +38,7 @@ from subcircuit.search.hybrid import Hybrid
 from subcircuit.search.methods import method_of, method_settings
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.order import cutting_order
+from subcircuit.search.refine import ALPHAS, Refine, Refinement, coarse
 from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import time_forward
 from subcircuit.search.sketch import Sketch, Stage, sketch, trials_of
@@ -47,6 +49,8 @@ from subcircuit.search.walk import PAIRS_AT_ONCE
 _PLACES, _TRIALS = 12, 16
 # examples on which methods run that score all edges together, and steps of those that train
 _EXAMPLES, _STEPS = 2, 3
+# of growth: fewer are seldom enough
+_LEAST_ROUNDS = 4
 # seconds of a run that is worth doing twice
 _QUICK = 2.0
 
@@ -128,6 +132,8 @@ def estimate(
         match settings:
             case Acdc():
                 found = _acdc(model, graph, behaviour, settings, patience)
+            case Refine():
+                found = _refining(model, graph, behaviour, settings, patience)
             case Exact():
                 trials = graph.n_edges * len(ENDS[settings.direction])
                 found = _Measured(trials * _single_cut(model, graph, behaviour, settings.batch_size), behaviour, trials)
@@ -187,6 +193,18 @@ def _single_cut(model: Transformer, graph: Graph, behaviour: Behaviour, size: in
         return max(whole - start, 0.0) / int(edges.sum())
 
     return mean(trial(reader) for reader in _drawn(range(len(sizes)), sizes))
+
+
+@torch.no_grad()
+def _refining(model: Transformer, graph: Graph, behaviour: Behaviour, config: Refine, patience: float) -> _Measured:
+    """The search for the seed, and rounds of growth by half its edges; pruning costs little beside them."""
+    seed = _acdc(model, graph, behaviour, coarse(model, graph, behaviour, config), patience)
+    rounds = min(config.rounds, max(_LEAST_ROUNDS, round((seed.kept or 0) / 2 / config.grow)))
+    few = replace(behaviour, task=behaviour.task[:_EXAMPLES], validation=None)
+    state = Refinement(model, Circuit.empty(graph), few, config)
+    gradient = _seconds(lambda: state.gain((0.0,), state.at_circuit)) / len(few.task)
+    passes = len(behaviour.task) + len(ALPHAS) * min(config.path_examples, len(behaviour.task))
+    return replace(seed, seconds=seed.seconds + rounds * passes * gradient, kept=None)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap_ig_inputs import STEPS_AT_ONCE, EapIgInputs
 from subcircuit.search.exact import ROWS_AT_ONCE, Exact
 from subcircuit.search.hybrid import Hybrid
+from subcircuit.search.refine import Refine
 from subcircuit.search.rules import Acdc
 from subcircuit.search.speculation import ROWS_AT_ONCE as ROWS_OF_TRIALS
 from subcircuit.search.walk import PAIRS_AT_ONCE
@@ -54,11 +55,16 @@ def footprint(model: Transformer, graph: Graph, behaviour: Behaviour, settings: 
     """The peak of a search with these settings."""
     tensors = {id(tensor): tensor for _, tensor in named_tensors(model.weights)}.values()
     weights, numbers = sum(tensor.nbytes for tensor in tensors), sum(tensor.numel() for tensor in tensors)
-    if isinstance(settings, Acdc | Exact | Hybrid):
+    seed = Acdc(threshold=1.0) if isinstance(settings, Refine) else None
+    if seed is not None:
+        # what is kept of the runs as it refines is less than what the search for the seed keeps
+        runs, work = _engines(model, graph, behaviour, seed)
+        work = max(work, sum(_gradients(model, graph, behaviour, settings)))
+    elif isinstance(settings, Acdc | Exact | Hybrid):
         runs, work = _engines(model, graph, behaviour, settings)
     else:
         runs, work = _gradients(model, graph, behaviour, settings)
-    checked = isinstance(settings, Acdc) and model.dtype == torch.float32
+    checked = isinstance(settings, Acdc | Refine) and model.dtype == torch.float32
     return Footprint(weights, runs, max(work, _prompts(model, graph, behaviour)), 8 * numbers if checked else 0)
 
 
@@ -122,7 +128,7 @@ def shortage(model: Transformer, graph: Graph, behaviour: Behaviour, settings: A
     beside = needs.runs + needs.work
     if free is None or beside <= free:
         return None
-    smaller = "fewer --examples" if isinstance(settings, Acdc | Exact | Hybrid) else "a smaller --batch-size"
+    smaller = "fewer --examples" if isinstance(settings, Acdc | Exact | Hybrid | Refine) else "a smaller --batch-size"
     return (
         f"beside the model of {size_in_words(needs.model)} this search takes about {size_in_words(beside)}, {size_in_words(needs.runs)} of "
         f"it for what is kept of the runs, and {size_in_words(free)} are free on {model.device}: take {smaller}, --dtype bfloat16, "

@@ -146,7 +146,8 @@ def refine(
         raise GraphError(f"the seed is a circuit of another graph ({seed.graph.scope}) than the one to refine ({graph.scope})")
     forward_seconds = time_forward(model, behaviour)
     began = perf_counter()
-    seed = _coarse(model, graph, behaviour, config, on_step, journal) if seed is None else seed
+    if seed is None:
+        seed = acdc(model, graph, behaviour, coarse(model, graph, behaviour, config), on_step, Under(journal, "seed")).circuit
     state = Refinement(model, seed, behaviour, config, on_step, journal)
     point = state.run()
     seconds = perf_counter() - began
@@ -166,13 +167,10 @@ def refine(
     )
 
 
-def _coarse(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: Refine, on_step: OnProgress | None, journal: Journal
-) -> Circuit:
-    """The circuit of ACDC at a threshold in units of what cutting every edge changes."""
+def coarse(model: Transformer, graph: Graph, behaviour: Behaviour, config: Refine) -> Acdc:
+    """The search for a seed: its threshold is a share of what cutting every edge changes."""
     model_value, empty = Panel.of(model, graph, behaviour, config.loss).ends
-    settings = Acdc(threshold=config.seed_threshold * abs(model_value - empty))
-    return acdc(model, graph, behaviour, settings, on_step, Under(journal, "seed")).circuit
+    return Acdc(threshold=config.seed_threshold * abs(model_value - empty))
 
 
 @dataclass(frozen=True, eq=False)
