@@ -23,12 +23,10 @@ import torch
 from acdc import peak_bytes, resident_bytes
 
 import subcircuit as sc
-from subcircuit.graph import Graph
-from subcircuit.search import METHODS, Behaviour
+from subcircuit.search import METHODS, Problem
 from subcircuit.search.attribution import Rounds, examples_at_once
 from subcircuit.search.exact import effects_of
 from subcircuit.search.scores import time_forward
-from subcircuit.tasks import metric
 
 QUICK = [name for name in METHODS if name not in ("acdc", "exact", "hybrid", "subnetwork-probing", "edge-pruning", "ugs")]
 CASES = [f"{name}-8" for name in QUICK] + ["eap-32", "subnetwork-probing-8", "edge-pruning-8", "ugs-8", "exact-sample-8"]
@@ -50,14 +48,14 @@ def measure(case: str) -> dict[str, Any]:
     name, _, examples = case.rpartition("-")
     model = sc.load_model("smollm2-135m")
     task = sc.load_task("ioi", model, examples=int(examples))
-    graph, behaviour = Graph.of(model.config), Behaviour(task, metric("logit_difference"))
-    time_forward(model, behaviour)
+    problem = Problem.of(model, task, "logit_difference")
+    time_forward(problem)
     before = resident_bytes()
     if name == "exact-sample":
-        cost = sampled_effects(model, graph, behaviour)
+        cost = sampled_effects(problem)
     else:
         method = METHODS[name]
-        runs = [method.search(model, graph, behaviour, method.settings(), None) for _ in range(3 if name in QUICK else 1)]
+        runs = [method.search(problem, method.settings(), None) for _ in range(3 if name in QUICK else 1)]
         middle = sorted(runs, key=lambda run: run.forward_equivalents)[len(runs) // 2]
         cost = {"seconds": middle.seconds, "forward_seconds": middle.forward_seconds}
     peak = peak_bytes()
@@ -71,21 +69,21 @@ def measure(case: str) -> dict[str, Any]:
     }
 
 
-def sampled_effects(model: sc.Transformer, graph: Graph, behaviour: Behaviour) -> dict[str, float]:
+def sampled_effects(problem: Problem) -> dict[str, float]:
     """Exact effects of edges into readers drawn at random, each reader as often as it has edges; scaled to all edges."""
-    generator = torch.Generator().manual_seed(0)
+    graph, generator = problem.graph, torch.Generator().manual_seed(0)
     sizes = graph.edges.sum(0).double()
     chosen = torch.zeros_like(graph.edges)
     for reader in torch.multinomial(sizes, READERS, generator=generator).tolist():
         writers = graph.edges[:, reader].nonzero().flatten()
         first = int(torch.randint(max(1, len(writers) - SAMPLE // READERS), (), generator=generator))
         chosen[writers[first : first + SAMPLE // READERS], reader] = True
-    before = time_forward(model, behaviour)
+    before = time_forward(problem)
     began = perf_counter()
-    examples = examples_at_once(model, graph, behaviour, None)
-    effects_of(model, graph, behaviour, chosen, examples, Rounds(int(chosen.sum()), None))
+    examples = examples_at_once(problem, None)
+    effects_of(problem, chosen, examples, Rounds(int(chosen.sum()), None))
     seconds = perf_counter() - began
-    forward = median(before + time_forward(model, behaviour))
+    forward = median(before + time_forward(problem))
     measured = int(chosen.sum())
     return {"edges_measured": measured, "seconds": seconds * graph.n_edges / measured, "forward_seconds": forward}
 

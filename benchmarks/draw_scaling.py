@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import subcircuit as sc
 from subcircuit.graph import Graph
 from subcircuit.report.style import STYLE, line_style
-from subcircuit.search import Acdc, Behaviour, Eap
+from subcircuit.search import Acdc, Eap, Problem
 from subcircuit.search.footprint import Footprint, footprint
 from subcircuit.tasks import metric
 
@@ -93,12 +93,13 @@ def predictions(shape: Large) -> list[str]:
     """Rows of the table: parts of memory, and seconds, for both methods."""
     model = without_weights(shape)
     task, graph = random_task(model), Graph.of(model.config)
-    weights = footprint(model, graph, Behaviour(task, metric("logit_difference")), Eap()).model
+    problem = Problem(model, graph, task, metric("logit_difference"))
+    weights = footprint(problem, Eap()).model
     numbers = weights / 2
     forward = max(2 * numbers * PROMPTS * LENGTH / OPERATIONS, weights / BANDWIDTH)
     rows = []
     for name, settings in (("eap", Eap()), ("acdc", Acdc())):
-        parts = footprint(model, graph, Behaviour(task, metric("logit_difference")), settings)
+        parts = footprint(problem, settings)
         if name == "eap":
             cells = ["", f"{EAP}", f"{EAP * max(forward, shape.layers * KERNELS * START):.1f} s"]
         else:

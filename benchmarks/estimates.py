@@ -15,10 +15,8 @@ from typing import Any
 from scaling import count_processor_time
 
 import subcircuit as sc
-from subcircuit.graph import Graph
 from subcircuit.run.memory import peak_memory
-from subcircuit.search import METHODS, Behaviour
-from subcircuit.tasks import metric
+from subcircuit.search import METHODS, Problem
 
 CASES = ["eap-8", "eap-ig-inputs-8", "relp-8", "ifr-8", "acdc-8-0.1", "acdc-8-0.02", "acdc-32-0.1"]
 
@@ -40,12 +38,11 @@ def measure(case: str) -> dict[str, Any]:
     name, _, examples = name.rpartition("-")
     model = sc.load_model("smollm2-135m")
     task, method = sc.load_task("ioi", model, examples=int(examples)), METHODS[name]
-    behaviour = Behaviour(task, metric("logit_difference" if threshold is None else "kl_divergence"))
+    problem = Problem.of(model, task, "logit_difference" if threshold is None else "kl_divergence")
     settings = method.settings() if threshold is None else method.settings(threshold=threshold)
-    graph = Graph.of(model.config)
-    predicted = sc.estimate(model, graph, behaviour, settings)
+    predicted = sc.estimate(problem, settings)
     with peak_memory(model.device) as peak:
-        found = method.search(model, graph, behaviour, settings, None)
+        found = method.search(problem, settings, None)
     return {
         "predicted": {
             "seconds": round(predicted.seconds, 2),

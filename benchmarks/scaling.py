@@ -12,6 +12,7 @@ Seconds are of processor time, on one thread: other work on the machine does not
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from time import process_time
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from subcircuit.graph import Graph
 from subcircuit.model import Tokens
 from subcircuit.model.weights import named_tensors
 from subcircuit.run.memory import peak_memory
-from subcircuit.search import METHODS, Behaviour
+from subcircuit.search import METHODS, Problem
 from subcircuit.tasks import Answer, Answers, PromptPair, Task, metric
 
 PROMPTS, LENGTH, SAME = 8, 16, 3
@@ -55,15 +56,16 @@ def main() -> None:
 def measure(model: sc.Transformer, name: str) -> dict[str, Any]:
     """Search once."""
     count_processor_time()
-    graph, behaviour = Graph.of(model.config), Behaviour(random_task(model), metric("logit_difference"))
+    graph, task = Graph.of(model.config), random_task(model)
+    problem = Problem(model, graph, task, metric("logit_difference"))
     method = METHODS[name]
     settings = method.settings()
     if name == "acdc":
-        behaviour = Behaviour(behaviour.task, metric("kl_divergence"))
-        settings = method.settings(threshold=SHARE * divergence(model, behaviour.task))
+        problem = replace(problem, metric=metric("kl_divergence"))
+        settings = method.settings(threshold=SHARE * divergence(model, task))
     tensors = {id(tensor): tensor for _, tensor in named_tensors(model.weights)}.values()
     with peak_memory(model.device) as peak:
-        found = method.search(model, graph, behaviour, settings, None)
+        found = method.search(problem, settings, None)
     decided = (
         {} if method.ranks else {"trials": found.trials, "edges_kept": found.circuit.n_edges, "borderline": found.borderline}
     )

@@ -19,9 +19,7 @@ from typing import Any
 
 import subcircuit as sc
 from subcircuit.evaluate.parts import measured_on
-from subcircuit.graph import Graph
-from subcircuit.search import METHODS, Behaviour, refine
-from subcircuit.tasks import Split, metric
+from subcircuit.search import METHODS, Problem, refine
 
 MODELS, TASKS = ("smollm2-135m", "gemma3-270m"), ("ioi", "sva", "greater_than", "capital_of")
 RANKINGS = ("eap-ig-inputs", "relp", "hisp", "edge-pruning")
@@ -39,23 +37,23 @@ def main() -> None:
     name, task, method = asked[0].split("/")
     model = sc.load_model(name)
     split = sc.load_split(task, model, examples=32)
-    behaviour = Behaviour(split.search, metric("logit_difference"), validation=split.validation)
-    found = _refined(model, behaviour) if method == "refine" else _ranked(model, behaviour, split, method)
+    problem = replace(Problem.of(model, split.search, "logit_difference"), validation=split.validation)
+    found = _refined(problem) if method == "refine" else _ranked(problem, method)
     for label, circuit, passes in found:
-        numbers = measured_on(model, circuit, replace(behaviour, task=split.test, validation=None))
+        numbers = measured_on(replace(problem, task=split.test, validation=None), circuit)
         line = {"model": name, "task": task, "method": label, "edges": circuit.n_edges, "passes": round(passes)}
         print(json.dumps({**line, **numbers.model_dump(mode="json")}), flush=True)
 
 
-def _refined(model: sc.Transformer, behaviour: Behaviour) -> Iterator[tuple[str, sc.Circuit, float]]:
+def _refined(problem: Problem) -> Iterator[tuple[str, sc.Circuit, float]]:
     """The seed, as a circuit of acdc, and the circuits of the path; each with what it took to come there."""
-    graph, began, spent = Graph.of(model.config), perf_counter(), list[float]()
+    graph, began, spent = problem.graph, perf_counter(), list[float]()
 
     def on_step(step: Any) -> None:
         if hasattr(step, "action"):
             spent.append(perf_counter() - began)
 
-    found = refine(model, graph, behaviour, sc.Refine(), on_step)
+    found = refine(problem, sc.Refine(), on_step)
     assert found.path is not None
     for number, (point, seconds) in enumerate(zip(found.path.points, spent, strict=True)):
         circuit, passes = sc.Circuit(graph, point.kept), seconds / found.forward_seconds
@@ -65,13 +63,12 @@ def _refined(model: sc.Transformer, behaviour: Behaviour) -> Iterator[tuple[str,
     yield "refine, chosen", found.circuit, found.forward_equivalents
 
 
-def _ranked(model: sc.Transformer, behaviour: Behaviour, split: Split, method: str) -> Iterator[tuple[str, sc.Circuit, float]]:
+def _ranked(problem: Problem, method: str) -> Iterator[tuple[str, sc.Circuit, float]]:
     """Circuits of rising size by one ranking."""
-    graph = Graph.of(model.config)
     settings = METHODS[method].settings()
-    scores = METHODS[method].search(model, graph, behaviour, settings, None)
+    scores = METHODS[method].search(problem, settings, None)
     for size in SIZES:
-        circuit = scores.select(sc.TopN(size)).prune()
+        circuit = scores.select(sc.TopN(size, "absolute")).prune()
         if circuit.n_edges:
             yield method, circuit, scores.forward_equivalents
 

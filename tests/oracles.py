@@ -17,7 +17,7 @@ from subcircuit.model.weights import MixtureWeights, MLPWeights, NormWeights
 from subcircuit.run import Mean, MeanByPosition, Optimal, Resample, Zero, run_circuit, writer_values
 from subcircuit.run.ablation import Ablation, ablated_values
 from subcircuit.run.readout import readout_of
-from subcircuit.search import Acdc, Behaviour
+from subcircuit.search import Acdc, Problem
 from subcircuit.search.rules import Within
 from subcircuit.tasks import placed
 
@@ -282,31 +282,24 @@ class SequentialAcdc:
     Restoring, it runs corrupted prompts, puts the clean run's value in place of an edge's, and wants the loss to fall.
     """
 
-    def __init__(
-        self,
-        model: Transformer,
-        graph: Graph,
-        behaviour: Behaviour,
-        config: Acdc,
-        restoring: bool = False,
-        within: Within | None = None,
-    ):
-        self.model, self.graph, self.behaviour, self.config, self.within = model, graph, behaviour, config, within
-        task, self.restoring = behaviour.task, restoring
+    def __init__(self, problem: Problem, config: Acdc, restoring: bool = False, within: Within | None = None):
+        model, graph = problem.model, problem.graph
+        self.model, self.graph, self.problem, self.config, self.within = model, graph, problem, config, within
+        task, self.restoring = problem.task, restoring
         placed_task = placed(graph, task)
         self.prompts = placed_task.corrupted if restoring else placed_task.clean
         if restoring:
             self.ablated = writer_values(model, graph, task.clean)
         else:
-            self.ablated = ablated_values(model, graph, task.corrupted, behaviour.ablation)
+            self.ablated = ablated_values(model, graph, task.corrupted, problem.ablation)
         reference = task.answers.rows(model(task.clean))
-        self.bound = behaviour.metric.bind(task.answers, reference)
+        self.bound = problem.metric.bind(task.answers, reference)
         self.kept = graph.edges.clone()
         self.effects = torch.full(graph.edges.shape, math.nan, dtype=torch.float64)
         self.current = self.loss(self.kept)
 
     def loss(self, kept: Tensor) -> float:
-        task = self.behaviour.task
+        task = self.problem.task
         logits = run_circuit(self.model, self.graph, kept, self.prompts, self.ablated)
         return float(task.answers.mean(self.bound(readout_of(task.answers.rows(logits), self.bound.needs))))
 

@@ -14,9 +14,9 @@ from subcircuit.entry import default_modes, entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model import Transformer
-from subcircuit.search import METHODS, Behaviour, effects_by_example
+from subcircuit.search import METHODS, Problem, effects_by_example
 from subcircuit.tasks import graph_of, metric
-from tests.behaviours import random_task
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 Mode = Callable[[], AbstractContextManager[Any]]
@@ -71,13 +71,13 @@ def test_scores_are_the_same_in_any_mode(mode: str, method: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_everything_else_is_the_same_in_any_mode(mode: str) -> None:
     model = tiny("llama_gqa")
-    task, behaviour = random_task(model, 1, [6, 5]), Behaviour(random_task(model, 1, [6, 5]), metric("logit_difference"))
-    graph = graph_of(model, sc.Scope("block"))
+    task, graph = random_task(model, 1, [6, 5]), graph_of(model, sc.Scope("block"))
+    problem = Problem(model, graph, random_task(model, 1, [6, 5]), metric("logit_difference"))
     circuit = Circuit.of_edges(graph, ["embed->a0", "a0->m1", "m1->logits"])
 
     def numbers() -> list[torch.Tensor | float | None]:
-        judged = sc.judge(model, circuit, behaviour, random_circuits=1)
-        learned = sc.learn_optimal(model, graph, behaviour, sc.LearnOptimal(steps=2))
+        judged = sc.judge(problem, circuit, random_circuits=1)
+        learned = sc.learn_optimal(problem, sc.LearnOptimal(steps=2))
         return [
             model(task.clean),
             model.stream(task.clean),
@@ -85,7 +85,7 @@ def test_everything_else_is_the_same_in_any_mode(mode: str) -> None:
             judged.evaluation.faithfulness,
             sc.explain_circuit(model, circuit, task).components["m1"].effect,
             learned.constants,
-            *effects_by_example(model, graph, behaviour),
+            *effects_by_example(problem),
         ]
 
     expected = numbers()
@@ -132,7 +132,7 @@ LOOKING = {"check_same_model", "all_nodes", "new_directory", "check_weights"}
 
 def takes_a_model(function: Any) -> bool:
     parameters = inspect.signature(function).parameters.values()
-    return any(p.annotation is Transformer or p.name == "model" for p in parameters)
+    return any(p.annotation in (Transformer, Problem) or p.name in ("model", "problem") for p in parameters)
 
 
 def test_every_public_function_that_takes_a_model_is_an_entry() -> None:
@@ -167,11 +167,9 @@ anything: Any = sc  # functions whose arguments are not checked before they run
             r"circuit is a Circuit, and a Discovery was given: pass its \.circuit",
         ),
         (lambda m, t, c, r: anything.explain_circuit(m, "runs/x", t), r"circuit is a Circuit, and a str .*Circuit\.load"),
-        (
-            lambda m, t, c, r: anything.curve(m, c, Behaviour(t, metric("match")), c.scores),
-            r"graph is a Graph, and a Circuit.*graph_of",
-        ),
-        (lambda m, t, c, r: anything.estimate(m, c.graph, t, sc.Eap()), r"behaviour is a Behaviour, and a Task.*Behaviour\.of"),
+        (lambda m, t, c, r: anything.evaluate.direct_effects(m, c, t), r"graph is a Graph, and a Circuit.*graph_of"),
+        (lambda m, t, c, r: anything.curve(c, c.scores), r"curve: problem is a Problem, and a Circuit.*Problem\.of"),
+        (lambda m, t, c, r: anything.estimate(t, sc.Eap()), r"problem is a Problem, and a Task.*Problem\.of"),
         (lambda m, t, c, r: anything.load_task("ioi", model=3), r"load_task: model is a Transformer, and a int"),
     ],
 )

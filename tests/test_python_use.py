@@ -13,9 +13,9 @@ import subcircuit as sc
 from subcircuit.errors import NoGradientError, SettingsError, UnknownNameError
 from subcircuit.graph.select import selection_of
 from subcircuit.search import METHODS, method_settings
-from subcircuit.search.behaviour import carried
+from subcircuit.search.problem import carried
 from subcircuit.tasks import Answers, metric_of
-from tests.behaviours import random_task
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 
@@ -76,7 +76,9 @@ def test_a_function_is_the_metric_that_it_computes(model: sc.Transformer, task: 
     assert torch.allclose(own.circuit.scores, known.circuit.scores, atol=1e-5, equal_nan=True)
     assert own.metric_model == pytest.approx(known.metric_model, abs=1e-5)
     assert own.metric == "function difference"
-    ours, theirs = (sc.evaluate_circuit(model, own.circuit, sc.Behaviour.of(task, m)) for m in (difference, "logit_difference"))
+    ours, theirs = (
+        sc.evaluate_circuit(sc.Problem.of(model, task, m, scope="block"), own.circuit) for m in (difference, "logit_difference")
+    )
     assert ours.means == pytest.approx(theirs.means, abs=1e-5)
 
 
@@ -84,7 +86,9 @@ def test_a_function_may_return_a_number_for_each_example(model: sc.Transformer, 
     def by_example(logits: Tensor, answers: Answers) -> Tensor:
         return answers.per_example(difference(logits, answers))
 
-    means = [sc.evaluate_circuit(model, circuit_of(model), sc.Behaviour.of(task, m)).means for m in (by_example, difference)]
+    circuit = circuit_of(model)
+    problems = [sc.Problem.of(model, task, m, circuit=circuit) for m in (by_example, difference)]
+    means = [sc.evaluate_circuit(problem, circuit).means for problem in problems]
     assert means[0] == pytest.approx(means[1], abs=1e-6)
 
 
@@ -132,28 +136,36 @@ def test_metrics_and_ablations_that_are_none_are_refused() -> None:
 
 def test_a_task_is_judged_by_what_the_circuit_was_found_with(model: sc.Transformer, task: sc.Task) -> None:
     found = sc.discover(model, task, "exact", metric="logit_difference", ablation="zero", scope="block", selection=6).circuit
-    expected = sc.Behaviour.of(task, "logit_difference", "zero")
-    assert sc.evaluate_circuit(model, found, task).means == sc.evaluate_circuit(model, found, expected).means
+    expected = sc.Problem.of(model, task, "logit_difference", "zero", "block")
+    recorded = sc.Problem.of(model, task, circuit=found)
+    assert sc.evaluate_circuit(recorded, found).means == sc.evaluate_circuit(expected, found).means
     # of a circuit that was made by hand nothing is known: the task's own metric and resample ablation
-    assert sc.evaluate_circuit(model, circuit_of(model), task).metric.metric.name == task.metric
+    made = circuit_of(model)
+    assert sc.evaluate_circuit(sc.Problem.of(model, task, circuit=made), made).metric.metric.name == task.metric
     own = sc.discover(model, task, "exact", metric=difference, scope="block").circuit
     with pytest.raises(SettingsError, match="is a Python function difference, of which the name alone is known"):
-        sc.evaluate_circuit(model, own, task)
+        sc.Problem.of(model, task, circuit=own)
 
 
-def test_behaviours_hold_values(task: sc.Task) -> None:
-    for wrong in ({"metric": "logit_difference"}, {"ablation": "zero"}, {"task": "ioi"}):
-        given: dict[str, Any] = {"task": task, "metric": sc.metric("match"), **wrong}
-        made = object.__new__(sc.Behaviour)
-        for name, value in {"ablation": sc.Resample(), **given}.items():
-            object.__setattr__(made, name, value)
-        with pytest.raises(SettingsError, match=f"{next(iter(wrong))} of a behaviour is a str: Behaviour.of"):
+def test_problems_hold_values(model: sc.Transformer, task: sc.Task) -> None:
+    for name, wrong in (
+        ("metric", "logit_difference"),
+        ("ablation", "zero"),
+        ("task", "ioi"),
+        ("graph", "qkv"),
+        ("model", "gpt2"),
+    ):
+        made = object.__new__(sc.Problem)
+        given: dict[str, Any] = vars(sc.Problem.of(model, task, "match")) | {name: wrong}
+        for each, value in given.items():
+            object.__setattr__(made, each, value)
+        with pytest.raises(SettingsError, match=f"{name} of a problem is a str: Problem.of"):
             made.__post_init__()
 
 
 def test_all_that_public_functions_take_is_exported() -> None:
     functions = [getattr(sc, name) for name in sc.__all__ if inspect.isfunction(getattr(sc, name))]
-    made_by_hand = [sc.Behaviour, sc.Contest, sc.HeldOut, sc.PromptPair, sc.Metric]
+    made_by_hand = [sc.Problem, sc.Contest, sc.HeldOut, sc.PromptPair, sc.Metric]
     missing = {
         (function.__name__, kind.__name__)
         for function in (*functions, *made_by_hand)

@@ -9,8 +9,8 @@ import torch
 import subcircuit as sc
 from subcircuit.evaluate import Contest, knock_out, recovery
 from subcircuit.search import eap
-from tests.behaviours import random_task
 from tests.edit.test_remove import trained
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 SCREEN = (80, 24)
@@ -20,39 +20,39 @@ SCREEN = (80, 24)
 def values() -> dict[str, Any]:
     model = tiny("llama_gqa")
     task = random_task(model, 1, [6, 5] * 16)
-    behaviour = sc.Behaviour.of(task, "logit_difference")
-    graph = sc.graph_of(model)
+    problem = sc.Problem.of(model, task, "logit_difference")
+    graph = problem.graph
     found = sc.discover(model, task, "eap", metric="logit_difference", selection=40)
     circuit = found.circuit
-    divergence = sc.Behaviour.of(task, "kl_divergence")
-    judged = sc.judge(model, circuit, divergence, random_circuits=3)
-    contest = Contest(model, graph, behaviour, divergence)
-    learned = sc.learn_optimal(model, graph, behaviour, sc.LearnOptimal(steps=1))
+    divergence = sc.Problem.of(model, task, "kl_divergence")
+    judged = sc.judge(divergence, circuit, random_circuits=3)
+    contest = Contest(problem, divergence)
+    learned = sc.learn_optimal(problem, sc.LearnOptimal(steps=1))
     return {
         "model": model,
         "weights": model.weights,
         "tokens": task.clean,
         "answers": task.answers,
         "task": task,
-        "metric": behaviour.metric,
-        "behaviour": behaviour,
+        "metric": problem.metric,
+        "problem": problem,
         "ablation": learned,
         "graph": graph,
         "circuit": circuit,
         "comparison": circuit.compare(sc.Circuit.full(graph)),
-        "scores": eap(model, graph, behaviour, sc.Eap()),
-        "neurons": sc.neuron_scores(model, behaviour, sc.Eap()),
+        "scores": eap(problem, sc.Eap()),
+        "neurons": sc.neuron_scores(problem, sc.Eap()),
         "discovery": found,
         "judgement": judged,
-        "evaluation": sc.evaluate_circuit(model, circuit, task),
-        "readings": sc.measure(model, graph, behaviour, [circuit] * 30),
+        "evaluation": sc.evaluate_circuit(problem, circuit),
+        "readings": sc.measure(problem, [circuit] * 30),
         "curve": judged.curve,
-        "knockout": knock_out(model, circuit, behaviour, [circuit])[0],
+        "knockout": knock_out(problem, circuit, [circuit])[0],
         "recovery": recovery(circuit, torch.rand(graph.edges.shape)),
         "roc": recovery(circuit, torch.rand(graph.edges.shape)).roc,
         "contest": contest,
         "contender": contest.run(sc.Eap()),
-        "estimate": sc.estimate(model, graph, behaviour, "eap"),
+        "estimate": sc.estimate(problem, "eap"),
         "explanation": sc.explain_circuit(model, circuit, task),
         "summary": sc.Summary.of(circuit),
         "case": sc.case("induction", sc.Zero()),
@@ -67,7 +67,7 @@ NAMES = [
     "answers",
     "task",
     "metric",
-    "behaviour",
+    "problem",
     "ablation",
     "graph",
     "circuit",

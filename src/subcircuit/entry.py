@@ -25,7 +25,7 @@ _MADE_WITH = {
     "Transformer": "load_model(…) returns one",
     "Task": "load_task(…) and build_task(…) return one",
     "Split": "load_split(…) returns one",
-    "Behaviour": 'Behaviour.of(task, "logit_difference") is one',
+    "Problem": 'Problem.of(model, task, "logit_difference") is one',
     "Circuit": "discover(…).circuit is one, and Circuit.load(…) reads one",
     "Graph": "graph_of(model, scope) returns one",
 }

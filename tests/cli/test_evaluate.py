@@ -115,25 +115,25 @@ def test_the_run_s_own_test_prompts_are_taken_whatever_lies_beside_them(subcircu
         record = Circuit.load(path).record
         assert record is not None and record.task.split is not None and record.task.split.test is not None
         given = Overrides(model=model, task=str(task))
-        _, loaded, behaviour, shared = ready(Path(path), given, 64, lambda _: None)
-        assert (behaviour.task.digest, shared) == (record.task.split.test.digest, 0)
-        again = split_again(record.task, task, loaded)
+        _, problem, shared = ready(Path(path), given, 64, lambda _: None)
+        assert (problem.task.digest, shared) == (record.task.split.test.digest, 0)
+        again = split_again(record.task, task, problem.model)
         assert again is not None and split_record(again) == record.task.split
         done = subcircuit("evaluate", path, "--model", model, "--task", task, "--random-circuits", 1, "--json").json
         said = record.results["test"]
         assert (done["faithfulness"], done["faithfulness_interval"]) == (said["faithfulness"], said["interval"])
         assert (done["kl"], done["accuracy"], done["match"]) == (said["kl"], said["accuracy"], said["top1"])
         # to look at, as many of them as were searched with
-        looked = to_look_at(Path(path), Circuit.load(path), given, lambda _: None)[1].task
-        count = min(record.task.split.search.examples, len(behaviour.task))
-        assert looked.clean.to_lists() == behaviour.task.clean.to_lists()[:count]
+        looked = to_look_at(Path(path), Circuit.load(path), given, lambda _: None).task
+        count = min(record.task.split.search.examples, len(problem.task))
+        assert looked.clean.to_lists() == problem.task.clean.to_lists()[:count]
 
 
 def test_more_test_prompts_begin_with_the_run_s_own_and_leave_out_all_that_were_used(subcircuit: Run, model: str) -> None:
     path = found(subcircuit, model, "induction", "--method", "random", "--scope", "block", "--examples", 3)
-    _, loaded, behaviour, _ = ready(Path(path), Overrides(model=model, examples=100), 64, lambda _: None)
-    split = load_split("induction", loaded, examples=3)
-    prompts = behaviour.task.clean.to_lists()
+    _, problem, _ = ready(Path(path), Overrides(model=model, examples=100), 64, lambda _: None)
+    split = load_split("induction", problem.model, examples=3)
+    prompts = problem.task.clean.to_lists()
     assert len(prompts) == 100
     assert split.test is not None and prompts[:64] == split.test.clean.to_lists()
     assert not any(prompt in prompts for name in ("search", "validation") for prompt in split.parts[name].clean.to_lists())

@@ -17,8 +17,8 @@ from subcircuit.model import Transformer, load_model
 from subcircuit.run import Mean, Resample, ablated_values, run_circuit
 from subcircuit.tasks import Task, metric
 from subcircuit.truth.trained import that_matter, trained_induction, trained_ioi
-from tests.behaviours import random_task
 from tests.planted import TRUE_EDGES, planted, planted_task
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 SMALL = "tiny-induction-ioi"

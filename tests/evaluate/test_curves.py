@@ -12,7 +12,7 @@ from subcircuit.errors import GraphError, NumericalError
 from subcircuit.evaluate import PERCENTAGES, Curve, CurvePoint, curve, faithfulness, measure, measure_all
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.tasks import metric
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.tiny_models import tiny
 
 
@@ -42,10 +42,10 @@ def test_a_perfect_ranking_and_one_that_finds_nothing_before_the_end():
 def test_each_point_is_the_circuit_of_the_highest_scores(seed, by, ties):
     model = tiny("pythia", dtype=torch.float64)
     graph = Graph.of(model.config, Scope("head"))
-    behaviour = random_behaviour(model, seed, [5, 4], 1, "kl_divergence", "resample")
+    problem = random_problem(model, graph, seed, [5, 4], 1, "kl_divergence", "resample")
     scores = torch.randn(graph.edges.shape, generator=torch.Generator().manual_seed(seed))
     scores = (scores.round() if ties else scores).masked_fill(~graph.edges, math.nan)
-    found = curve(model, graph, behaviour, scores, by)
+    found = curve(problem, scores, by)
     size = {e: abs(s) if by == "absolute" else s for e in Circuit.full(graph).edges for s in [float(scores[graph.find(e)])]}
     # sorted() is stable and edges come by reader and then by writer
     order = sorted(size, key=lambda e: -size[e])
@@ -54,9 +54,9 @@ def test_each_point_is_the_circuit_of_the_highest_scores(seed, by, ties):
         circuit = Circuit.of_edges(graph, order[:count])
         assert (point.percent, point.edges, point.kept) == (percent, count, circuit.prune().n_edges)
         # under resample ablation, pruning changes nothing
-        (expected,) = faithfulness(measure(model, graph, behaviour, [circuit]))
+        (expected,) = faithfulness(measure(problem, [circuit]))
         assert point.faithfulness == pytest.approx(float(expected), abs=1e-7)
-        (divergence,) = measure_all(model, graph, behaviour, [circuit], (metric("kl_divergence"),))
+        (divergence,) = measure_all(problem, [circuit], (metric("kl_divergence"),))
         assert point.kl == pytest.approx(float(divergence.circuits.mean()), abs=1e-9)
     assert found.points[-1].faithfulness == pytest.approx(1)
     assert found.by == by
@@ -65,10 +65,10 @@ def test_each_point_is_the_circuit_of_the_highest_scores(seed, by, ties):
 def test_scores_that_cannot_be_ranked_are_refused():
     model = tiny("gpt2")
     graph = Graph.of(model.config, Scope("block"))
-    behaviour = random_behaviour(model, 0, [5, 6], 1, "kl_divergence", "resample")
+    problem = random_problem(model, graph, 0, [5, 6], 1, "kl_divergence", "resample")
     scores = torch.zeros(graph.edges.shape)
     scores[graph.find("m0->a1")] = math.nan
     with pytest.raises(NumericalError, match="m0->a1 is nan"):
-        curve(model, graph, behaviour, scores)
+        curve(problem, scores)
     with pytest.raises(GraphError, match="shape"):
-        curve(model, graph, behaviour, scores[:-1])
+        curve(problem, scores[:-1])

@@ -27,8 +27,8 @@ from subcircuit.evaluate import (
 from subcircuit.evaluate.bootstrap import mean
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.tasks import metric
-from tests.behaviours import random_behaviour, random_kept
 from tests.oracles import NodeByNode
+from tests.problems import random_kept, random_problem
 from tests.tiny_models import tiny
 
 
@@ -39,8 +39,8 @@ def readings(model, empty, *circuits, rounding=1e-9):
     return Readings(metric("logit_difference"), row(model), row(empty), torch.stack([row(c) for c in circuits]), rounding)
 
 
-def kl_behaviour(model, seed=0, lengths=(6, 5, 7)):
-    return random_behaviour(model, seed, list(lengths), 1, "kl_divergence", "resample")
+def kl_problem(model, graph, seed=0, lengths=(6, 5, 7)):
+    return random_problem(model, graph, seed, list(lengths), 1, "kl_divergence", "resample")
 
 
 def test_faithfulness_is_the_ratio_of_means_and_not_the_mean_of_ratios():
@@ -78,25 +78,25 @@ def test_examples_that_agree_in_direction_are_enough():
 def test_the_model_is_1_no_edges_are_0_and_the_rest_is_in_proportion(seed, share):
     model = tiny("llama", seed % 3, dtype=torch.float64)
     graph = Graph.of(model.config, Scope("head"))
-    behaviour = kl_behaviour(model, seed)
+    problem = kl_problem(model, graph, seed)
     circuit = Circuit(graph, random_kept(graph.edges, seed, share))
-    values = measure(model, graph, behaviour, [Circuit.full(graph), Circuit.empty(graph), circuit], 2)
+    values = measure(problem, [Circuit.full(graph), Circuit.empty(graph), circuit], 2)
     full, empty, part = faithfulness(values).tolist()
     assert full == pytest.approx(1)
     assert empty == 0
     # KL of the model to itself is 0
     assert part == pytest.approx(1 - float(values.circuits[2].mean() / values.empty.mean()), abs=1e-9)
-    whole = evaluate_circuit(model, circuit, behaviour)
+    whole = evaluate_circuit(problem, circuit)
     assert whole.faithfulness == pytest.approx(part)
-    assert completeness(model, Circuit.full(graph).difference(circuit), behaviour) == pytest.approx(part)
+    assert completeness(problem, Circuit.full(graph).difference(circuit)) == pytest.approx(part)
 
 
 def test_an_evaluation_gives_metrics_in_their_own_sign():
     model = tiny("gpt2", dtype=torch.float64)
     graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 3, [5, 6, 7, 8], 1, "logit_difference", "resample")
-    task = behaviour.task
-    means = evaluate_circuit(model, Circuit.full(graph), behaviour).means
+    problem = random_problem(model, graph, 3, [5, 6, 7, 8], 1, "logit_difference", "resample")
+    task = problem.task
+    means = evaluate_circuit(problem, Circuit.full(graph)).means
     logits = task.answers.rows(model(task.clean)).double()
     bound = metric("logit_difference").bind(task.answers)
     from subcircuit.run.readout import readout_of
@@ -118,10 +118,11 @@ def test_an_evaluation_gives_metrics_in_their_own_sign():
 
 def test_without_wrong_answers_there_is_no_accuracy():
     model = tiny("gpt2")
-    behaviour = kl_behaviour(model)
-    answers = behaviour.task.answers
-    bare = replace(behaviour.task, answers=replace(answers, wrong_mask=torch.zeros_like(answers.wrong_mask)))
-    evaluation = evaluate_circuit(model, Circuit.full(Graph.of(model.config)), replace(behaviour, task=bare))
+    graph = Graph.of(model.config)
+    problem = kl_problem(model, graph)
+    answers = problem.task.answers
+    bare = replace(problem.task, answers=replace(answers, wrong_mask=torch.zeros_like(answers.wrong_mask)))
+    evaluation = evaluate_circuit(replace(problem, task=bare), Circuit.full(graph))
     assert evaluation.accuracy is None
     assert evaluation.means["accuracy"] is None
     assert evaluation.means["match"] == 1
@@ -185,17 +186,17 @@ def test_one_example_has_no_interval_and_equal_ones_a_point():
 def test_a_knocked_out_node_is_cut_in_the_circuit_and_in_the_model():
     model = tiny("gpt2", dtype=torch.float64)
     graph = Graph.of(model.config, Scope("head"))
-    behaviour = kl_behaviour(model, 2)
+    problem = kl_problem(model, graph, 2)
     circuit = Circuit(graph, random_kept(graph.edges, 2, 0.6))
     node = edges_from(graph, ["a1.h2"])
     assert {str(edge.writer) for edge in node.edges} == {"a1.h2"}
     assert node.n_edges == int(graph.edges[graph.writers.index(node.edges[0].writer)].sum())
-    (found,) = knock_out(model, circuit, behaviour, [node])
-    expected = measure(model, graph, behaviour, [circuit.difference(node), Circuit.full(graph).difference(node)])
+    (found,) = knock_out(problem, circuit, [node])
+    expected = measure(problem, [circuit.difference(node), Circuit.full(graph).difference(node)])
     assert torch.equal(found.circuit, expected.circuits[0])
     assert torch.equal(found.model, expected.circuits[1])
     assert found.incompleteness == pytest.approx(abs(float(found.circuit.mean() - found.model.mean())))
-    (nothing,) = knock_out(model, Circuit.full(graph), behaviour, [node])
+    (nothing,) = knock_out(problem, Circuit.full(graph), [node])
     assert nothing.incompleteness == 0
 
 
@@ -211,14 +212,14 @@ def test_random_subsets_are_of_the_circuit_and_seeded():
 def test_minimality_is_the_change_by_cutting_each_kept_edge():
     model = tiny("attention_only", dtype=torch.float64)
     graph = Graph.of(model.config, Scope("block"))
-    behaviour = kl_behaviour(model, 5, [5])
+    problem = kl_problem(model, graph, 5, [5])
     circuit = Circuit.full(graph).difference(Circuit.of_edges(graph, ["embed->a1"]))
-    effects = minimality(model, circuit, behaviour)
-    ids = behaviour.task.clean.ids[0].tolist()
+    effects = minimality(problem, circuit)
+    ids = problem.task.clean.ids[0].tolist()
     everything = torch.zeros(len(graph.writers), len(ids), model.config.d_model, dtype=torch.float64)
-    corrupted, _ = NodeByNode(model, graph, graph.edges, everything).run(behaviour.task.corrupted.ids[0].tolist())
+    corrupted, _ = NodeByNode(model, graph, graph.edges, everything).run(problem.task.corrupted.ids[0].tolist())
     ablated = torch.stack([corrupted[w] for w in graph.writers])
-    at = int(behaviour.task.answers.pos[0])
+    at = int(problem.task.answers.pos[0])
     p = NodeByNode(model, graph, graph.edges, ablated).run(ids)[1][at].log_softmax(-1)
 
     def kl(kept):

@@ -13,7 +13,7 @@ from subcircuit.errors import SettingsError
 from subcircuit.evaluate import equivalence_test, independence_test, measure, minimality_test
 from subcircuit.evaluate.hypothesis_tests import equivalence, independence
 from subcircuit.graph import Circuit, Graph, Scope
-from tests.behaviours import random_behaviour, random_kept
+from tests.problems import random_kept, random_problem
 from tests.tiny_models import tiny
 
 
@@ -86,14 +86,14 @@ def test_independence_sees_dependence_without_correlation_and_nothing_where_ther
 def test_both_measure_the_circuit_and_what_is_left_of_the_model():
     model = tiny("gpt2", dtype=torch.float64)
     graph = Graph.of(model.config, Scope("head"))
-    behaviour = random_behaviour(model, 3, [5, 6, 4, 7, 5, 6], 1, "logit_difference", "resample")
+    problem = random_problem(model, graph, 3, [5, 6, 4, 7, 5, 6], 1, "logit_difference", "resample")
     circuit = Circuit(graph, random_kept(graph.edges, 1, 0.5))
     rest = Circuit.full(graph).difference(circuit)
-    readings = measure(model, graph, behaviour, [circuit, rest])
+    readings = measure(problem, [circuit, rest])
     better = int((readings.circuits[0] < readings.model).sum())
-    assert equivalence_test(model, circuit, behaviour).better == better
-    assert independence_test(model, circuit, behaviour, permutations=20) == independence(readings.circuits[1], readings.model, 20)
-    whole = equivalence_test(model, Circuit.full(graph), behaviour)
+    assert equivalence_test(problem, circuit).better == better
+    assert independence_test(problem, circuit, permutations=20) == independence(readings.circuits[1], readings.model, 20)
+    whole = equivalence_test(problem, Circuit.full(graph))
     assert (whole.examples, whole.p_value) == (0, 1.0)
 
 
@@ -102,14 +102,14 @@ def test_both_measure_the_circuit_and_what_is_left_of_the_model():
 def test_minimality_compares_each_edge_with_random_ones(seed):
     model = tiny("attention_only", dtype=torch.float64)
     graph = Graph.of(model.config, Scope("head"))
-    behaviour = random_behaviour(model, seed, [5, 6, 4], 1, "kl_divergence", "resample")
+    problem = random_problem(model, graph, seed, [5, 6, 4], 1, "kl_divergence", "resample")
     circuit = Circuit(graph, random_kept(graph.edges, seed, 0.2))
-    found = minimality_test(model, circuit, behaviour, random_edges=12, quantile=0.8, seed=seed)
+    found = minimality_test(problem, circuit, random_edges=12, quantile=0.8, seed=seed)
     assert found.edges == circuit.edges
     assert len(found.random_effects) == 12
     for edge, effect, p in zip(found.edges, found.effects, found.p_values, strict=True):
         smaller = circuit.difference(Circuit.of_edges(graph, [edge]))
-        whole, part = measure(model, graph, behaviour, [circuit, smaller]).circuits
+        whole, part = measure(problem, [circuit, smaller]).circuits
         assert effect == pytest.approx(float((whole - part).square().mean()), abs=1e-12)
         below = sum(other < effect for other in found.random_effects)
         assert p == pytest.approx(sum(math.comb(12, i) * 0.8**i * 0.2 ** (12 - i) for i in range(below + 1)))
@@ -122,19 +122,19 @@ def test_minimality_compares_each_edge_with_random_ones(seed):
 def test_what_cannot_be_tested_is_refused():
     model = tiny("gpt2")
     graph = Graph.of(model.config, Scope("block"))
-    behaviour = random_behaviour(model, 0, [5, 6, 4], 1, "logit_difference", "resample")
-    compares = random_behaviour(model, 0, [5, 6, 4], 1, "kl_divergence", "resample")
+    problem = random_problem(model, graph, 0, [5, 6, 4], 1, "logit_difference", "resample")
+    compares = random_problem(model, graph, 0, [5, 6, 4], 1, "kl_divergence", "resample")
     circuit = Circuit.full(graph)
     for test in (equivalence_test, independence_test):
         with pytest.raises(SettingsError, match="compares with the model"):
-            test(model, circuit, compares)
+            test(compares, circuit)
     with pytest.raises(SettingsError, match="epsilon"):
-        equivalence_test(model, circuit, behaviour, epsilon=0.5)
+        equivalence_test(problem, circuit, epsilon=0.5)
     with pytest.raises(SettingsError, match="at least 4 examples"):
-        independence_test(model, circuit, behaviour)
+        independence_test(problem, circuit)
     with pytest.raises(SettingsError, match="quantile"):
-        minimality_test(model, circuit, behaviour, quantile=1.0)
+        minimality_test(problem, circuit, quantile=1.0)
     with pytest.raises(SettingsError, match="none to test"):
-        minimality_test(model, Circuit.empty(graph), behaviour)
+        minimality_test(problem, Circuit.empty(graph))
     with pytest.raises(SettingsError, match="no path was found"):
-        minimality_test(model, circuit, behaviour)
+        minimality_test(problem, circuit)

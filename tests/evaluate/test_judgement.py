@@ -29,41 +29,41 @@ from subcircuit.graph import Circuit, Graph, Scope, TopN
 from subcircuit.report import Sweep, write_sweep
 from subcircuit.run import Zero
 from subcircuit.run.memory import peak_memory
-from subcircuit.search import Acdc, Behaviour, CleanCorrupted, Eap, RandomScores, acdc, discover, eap
-from tests.behaviours import random_behaviour, random_task
+from subcircuit.search import Acdc, CleanCorrupted, Eap, RandomScores, acdc, discover, eap
+from tests.problems import random_problem, random_task
 from tests.tiny_models import tiny
 
 
-def behaviours(seed: int = 3):
-    """A model and two behaviours; faithfulness by divergence is defined for any prompts."""
+def problems(seed: int = 3):
+    """Two problems of one model; faithfulness by divergence is defined for any prompts."""
     model = tiny("llama_gqa", dtype=torch.float64)
     graph = Graph.of(model.config, Scope("head"))
-    found_on = random_behaviour(model, seed, [6, 5, 7], 1, "logit_difference", "resample")
-    return model, graph, found_on, random_behaviour(model, seed + 1, [6, 5, 7, 6], 1, "kl_divergence", "resample")
+    found_on = random_problem(model, graph, seed, [6, 5, 7], 1, "logit_difference", "resample")
+    return found_on, random_problem(model, graph, seed + 1, [6, 5, 7, 6], 1, "kl_divergence", "resample")
 
 
 def test_a_judgement_is_its_parts():
-    model, graph, found_on, judged_on = behaviours()
-    circuit = eap(model, graph, found_on, Eap()).select(TopN(30, "signed")).prune()
-    judged = judge(model, circuit, judged_on, random_circuits=3, seed=5)
-    expected = evaluate_circuit(model, circuit, judged_on)
+    found_on, judged_on = problems()
+    circuit = eap(found_on, Eap()).select(TopN(30, "signed")).prune()
+    judged = judge(judged_on, circuit, random_circuits=3, seed=5)
+    expected = evaluate_circuit(judged_on, circuit)
     assert judged.evaluation.means == pytest.approx(expected.means)
-    assert judged.completeness == pytest.approx(completeness(model, circuit, judged_on))
-    others = [random_connected_circuit(graph, circuit.n_edges, 5 + i) for i in range(3)]
-    values = faithfulness(measure(model, graph, judged_on, others)).tolist()
+    assert judged.completeness == pytest.approx(completeness(judged_on, circuit))
+    others = [random_connected_circuit(circuit.graph, circuit.n_edges, 5 + i) for i in range(3)]
+    values = faithfulness(measure(judged_on, others)).tolist()
     assert judged.random == pytest.approx(values)
     assert judged.random_mean == pytest.approx(np.mean(values))
     assert min(values) <= judged.random_interval.low <= judged.random_interval.high <= max(values)
     assert circuit.scores is not None
-    assert judged.curve == curve(model, graph, judged_on, circuit.scores)
+    assert judged.curve == curve(judged_on, circuit.scores)
     with pytest.raises(SettingsError, match="random circuits is 0"):
-        judge(model, circuit, judged_on, random_circuits=0)
+        judge(judged_on, circuit, random_circuits=0)
 
 
 def test_a_search_that_leaves_edges_untried_has_no_curve():
-    model, graph, found_on, judged_on = behaviours()
-    circuit = acdc(model, graph, found_on, Acdc(threshold=0.01)).circuit
-    assert judge(model, circuit, judged_on, random_circuits=1).curve is None
+    found_on, judged_on = problems()
+    circuit = acdc(found_on, Acdc(threshold=0.01)).circuit
+    assert judge(judged_on, circuit, random_circuits=1).curve is None
 
 
 @settings(max_examples=20)
@@ -124,17 +124,17 @@ def test_circuits_of_different_models_are_told_apart():
 
 
 def test_a_contest_judges_what_the_searches_find(tmp_path: Path):
-    model, graph, found_on, judged_on = behaviours()
-    contest = Contest(model, graph, found_on, judged_on, by="absolute", thresholds=(0.2, 0.001))
+    found_on, judged_on = problems()
+    contest = Contest(found_on, judged_on, by="absolute", thresholds=(0.2, 0.001))
     methods = [Eap(), RandomScores(seed=4), Acdc()]
     contest.check(methods)
     contenders = [contest.run(settings) for settings in methods]
     assert [c.method for c in contenders] == ["eap", "random", "acdc"]
-    expected = curve(model, graph, judged_on, eap(model, graph, found_on, Eap()).values, "absolute")
+    expected = curve(judged_on, eap(found_on, Eap()).values, "absolute")
     assert contenders[0].curve == expected
     assert contenders[0].kl_at(1.0) == expected.points[3].kl
-    circuits = [acdc(model, graph, found_on, Acdc(threshold=threshold)).circuit for threshold in (0.2, 0.001)]
-    values = faithfulness(measure(model, graph, judged_on, circuits)).tolist()
+    circuits = [acdc(found_on, Acdc(threshold=threshold)).circuit for threshold in (0.2, 0.001)]
+    values = faithfulness(measure(judged_on, circuits)).tolist()
     assert [point.faithfulness for point in contenders[2].points] == pytest.approx(values)
     assert [point.edges for point in contenders[2].points] == [circuit.n_edges for circuit in circuits]
     assert contenders[2].curve is None
@@ -158,17 +158,17 @@ def written(sweep: Sweep, directory: Path) -> None:
 
 
 def test_a_contest_refuses_before_it_runs():
-    model, graph, found_on, judged_on = behaviours()
-    zero = Behaviour(found_on.task, found_on.metric, Zero())
+    found_on, judged_on = problems()
+    zero = replace(found_on, ablation=Zero())
     with pytest.raises(SettingsError, match="only the ablation resample"):
-        Contest(model, graph, zero, judged_on).check([Eap(), CleanCorrupted()])
-    counts = random_behaviour(model, 3, [6, 5], 1, "accuracy", "resample")
+        Contest(zero, judged_on).check([Eap(), CleanCorrupted()])
+    counts = random_problem(found_on.model, found_on.graph, 3, [6, 5], 1, "accuracy", "resample")
     with pytest.raises(SettingsError, match="accuracy is a count"):
-        Contest(model, graph, counts, judged_on).check([Eap()])
+        Contest(counts, judged_on).check([Eap()])
     task = judged_on.task
-    same = Behaviour(type(task)(**{**vars(task), "corrupted": task.clean}), judged_on.metric)
+    same = replace(judged_on, task=type(task)(**{**vars(task), "corrupted": task.clean}))
     with pytest.raises(SettingsError, match="faithfulness is undefined"):
-        Contest(model, graph, found_on, same).check([Eap()])
+        Contest(found_on, same).check([Eap()])
 
 
 def test_peak_memory_sees_what_was_taken():

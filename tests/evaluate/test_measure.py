@@ -14,22 +14,22 @@ from subcircuit.evaluate.measure import Ends
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.run import ABLATIONS, last_stream
 from subcircuit.tasks import metric
-from tests.behaviours import random_behaviour, random_kept
 from tests.oracles import NodeByNode, ablated_slowly
+from tests.problems import random_kept, random_problem
 from tests.tiny_models import FAMILIES, tiny
 
 METRICS = ["kl_divergence", "logit_difference", "accuracy", "match"]
 
 
-def slow_losses(model, graph, behaviour, kept):
+def slow_losses(problem, kept):
     """Per-example loss of a circuit from one unpadded run an example."""
-    task, losses = behaviour.task, []
-    ablated = ablated_slowly(model, graph, task.corrupted, behaviour.ablation)
+    model, graph, task, losses = problem.model, problem.graph, problem.task, []
+    ablated = ablated_slowly(model, graph, task.corrupted, problem.ablation)
     for example, length in enumerate(task.clean.lengths.tolist()):
         part = task[example : example + 1]
         ids = task.clean.ids[example, :length].tolist()
         z, reference = (NodeByNode(model, graph, mask, ablated[example]).run(ids)[1] for mask in (kept, graph.edges))
-        bound = behaviour.metric.bind(part.answers, reference[part.answers.pos])
+        bound = problem.metric.bind(part.answers, reference[part.answers.pos])
         from subcircuit.run.readout import readout_of
 
         losses.append(bound(readout_of(z[part.answers.pos], bound.needs)).mean())
@@ -50,16 +50,16 @@ def slow_losses(model, graph, behaviour, kept):
 def test_losses_are_those_of_the_definition(family, seed, share, name, ablation, level, lengths, batch_size):
     model = tiny(family, seed % 3, dtype=torch.float64)
     graph = Graph.of(model.config, Scope(level))
-    behaviour = random_behaviour(model, seed, lengths, 2, name, ablation)
+    problem = random_problem(model, graph, seed, lengths, 2, name, ablation)
     circuit = Circuit(graph, random_kept(graph.edges, seed, share))
-    readings = measure(model, graph, behaviour, [circuit, Circuit.full(graph)], batch_size)
+    readings = measure(problem, [circuit, Circuit.full(graph)], batch_size)
     for losses, kept in (
         (readings.circuits[0], circuit.kept),
         (readings.model, graph.edges),
         (readings.empty, torch.zeros_like(graph.edges)),
     ):
         # where nearly everything is cut to zero, norms blow rounding up
-        torch.testing.assert_close(losses, slow_losses(model, graph, behaviour, kept), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(losses, slow_losses(problem, kept), atol=1e-5, rtol=1e-5)
     assert torch.equal(readings.circuits[1], readings.model)
 
 
@@ -67,9 +67,9 @@ def test_losses_are_those_of_the_definition(family, seed, share, name, ablation,
 def test_rounding_is_what_float32_does_to_a_loss(family):
     precise = tiny(family, dtype=torch.float64)
     graph = Graph.of(precise.config)
-    behaviour = random_behaviour(precise, 4, [6, 5], 1, "logit_difference", "resample")
+    problem = random_problem(precise, graph, 4, [6, 5], 1, "logit_difference", "resample")
     circuit = Circuit(graph, random_kept(graph.edges, 4, 0.5))
-    exact, rounded = (measure(precise.to(dtype=d), graph, behaviour, [circuit]) for d in (torch.float64, torch.float32))
+    exact, rounded = (measure(replace(problem, model=precise.to(dtype=d)), [circuit]) for d in (torch.float64, torch.float32))
     for one, other in ((exact.circuits, rounded.circuits), (exact.model, rounded.model), (exact.empty, rounded.empty)):
         assert float((one - other).mean(-1).abs().max()) < rounded.rounding < 1e-3
 
@@ -77,11 +77,11 @@ def test_rounding_is_what_float32_does_to_a_loss(family):
 def test_several_metrics_at_once_are_each_as_alone():
     model = tiny("llama_gqa")
     graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 1, [5, 7, 4], 1, "logit_difference", "mean")
+    problem = random_problem(model, graph, 1, [5, 7, 4], 1, "logit_difference", "mean")
     circuits = [Circuit(graph, random_kept(graph.edges, seed, 0.5)) for seed in range(3)]
-    together = measure_all(model, graph, behaviour, circuits, [metric(name) for name in METRICS], 2)
+    together = measure_all(problem, circuits, [metric(name) for name in METRICS], 2)
     for name, readings in zip(METRICS, together, strict=True):
-        alone = measure(model, graph, replace(behaviour, metric=metric(name)), circuits, 2)
+        alone = measure(replace(problem, metric=metric(name)), circuits, 2)
         assert torch.equal(readings.circuits, alone.circuits)
         assert torch.equal(readings.empty, alone.empty)
 
@@ -89,31 +89,31 @@ def test_several_metrics_at_once_are_each_as_alone():
 def test_what_cannot_be_measured_is_refused():
     model = tiny("gpt2")
     graph, other = Graph.of(model.config), Graph.of(model.config, Scope("head"))
-    behaviour = random_behaviour(model, 1, [5], 1, "logit_difference", "resample")
-    with pytest.raises(GraphError, match="found in another model"):
-        measure(tiny("pythia"), graph, behaviour, [])
+    problem = random_problem(model, graph, 1, [5], 1, "logit_difference", "resample")
+    with pytest.raises(GraphError, match="the graph is of another model"):
+        replace(problem, model=tiny("pythia"))
     with pytest.raises(GraphError, match="different graphs"):
-        measure(model, graph, behaviour, [Circuit.full(other)])
+        measure(problem, [Circuit.full(other)])
     with pytest.raises(SettingsError, match="batch_size is 0"):
-        measure(model, graph, behaviour, [], 0)
+        measure(problem, [], 0)
     broken = replace(model, weights=replace(model.weights, W_E=model.weights.W_E * float("nan")))
     with pytest.raises(NumericalError, match="logit_difference of the whole model is nan on pair 1"):
-        measure(broken, graph, behaviour, [])
+        measure(replace(problem, model=broken), [])
 
 
 def test_ends_are_run_once_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("gpt2")
-    behaviour = random_behaviour(model, 5, [6, 4, 5, 6, 3], 1, "logit_difference", "resample")
     graph = Graph.of(model.config)
+    problem = random_problem(model, graph, 5, [6, 4, 5, 6, 3], 1, "logit_difference", "resample")
     circuits = [Circuit(graph, random_kept(graph.edges, seed, 0.4)) for seed in range(3)]
-    metrics = behaviour.metric, metric("kl_divergence")
-    expected = measure_all(model, graph, behaviour, circuits, metrics, 2)
+    metrics = problem.metric, metric("kl_divergence")
+    expected = measure_all(problem, circuits, metrics, 2)
     runs = list[int]()
     module = import_module("subcircuit.evaluate.measure")
     monkeypatch.setattr(module, "last_stream", lambda *given: runs.append(1) or last_stream(*given))
     ends: Ends = {}
     for index, circuit in enumerate(circuits):
-        found = measure_all(model, graph, behaviour, [circuit], metrics, 2, ends=ends)
+        found = measure_all(problem, [circuit], metrics, 2, ends=ends)
         for one, all_ in zip(found, expected, strict=True):
             assert torch.equal(one.circuits[0], all_.circuits[index])
             assert torch.equal(one.model, all_.model)

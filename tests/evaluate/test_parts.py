@@ -11,7 +11,7 @@ from subcircuit.errors import SettingsError
 from subcircuit.evaluate import discover, evaluate_circuit, numbers_of
 from subcircuit.graph import Circuit, PartRecord, Record
 from subcircuit.run import Optimal, Resample
-from subcircuit.search import Acdc, Behaviour, EapIgInputs, LearnOptimal, look_inside
+from subcircuit.search import Acdc, EapIgInputs, LearnOptimal, Problem, look_inside
 from subcircuit.search import discover as search
 from subcircuit.tasks import Split, induction, load_split, metric, split_again
 from tests.tiny_models import tiny
@@ -47,7 +47,7 @@ def test_search_prompts_are_searched_with_and_the_others_are_measured():
     assert found.circuit.names == plain.circuit.names
     for name, part in (("test", SPLIT.test), ("search", SPLIT.search)):
         assert part is not None
-        evaluation = evaluate_circuit(MODEL, plain.circuit, Behaviour(part, metric("kl_divergence")))
+        evaluation = evaluate_circuit(Problem(MODEL, plain.circuit.graph, part, metric("kl_divergence")), plain.circuit)
         interval = evaluation.faithfulness_interval()
         assert interval is not None
         assert results(found.circuit)[name] == {
@@ -84,26 +84,27 @@ def test_a_task_alone_is_all_searched_with():
 
 
 def test_a_method_may_choose_by_validation_prompts(monkeypatch: pytest.MonkeyPatch):
-    seen: list[Behaviour] = []
+    seen: list[Problem] = []
     method, module = EapIgInputs(steps=2), import_module("subcircuit.search.discover")
     chosen = module.method_of(method)
 
-    def told(model, graph, behaviour, *rest):
-        seen.append(behaviour)
-        return chosen.search(model, graph, behaviour, *rest)
+    def told(problem, *rest):
+        seen.append(problem)
+        return chosen.search(problem, *rest)
 
     monkeypatch.setattr(module, "method_of", lambda _: replace(chosen, search=told))
     search(MODEL, SPLIT, method)
     search(MODEL, SPLIT.search, method)
     assert SPLIT.validation is not None
-    assert [b.task.digest for b in seen] == [SPLIT.search.digest] * 2
-    assert [b.validation and b.validation.digest for b in seen] == [SPLIT.validation.digest, None]
+    assert [p.task.digest for p in seen] == [SPLIT.search.digest] * 2
+    assert [p.validation and p.validation.digest for p in seen] == [SPLIT.validation.digest, None]
 
 
 def test_learned_constants_are_carried_on_the_other_prompts_too():
     found = sc.discover(MODEL, SPLIT, EapIgInputs(steps=2), ablation=LearnOptimal(steps=2)).circuit
     assert found.constants is not None and SPLIT.test is not None
-    measured = evaluate_circuit(MODEL, found, Behaviour(SPLIT.test, metric("kl_divergence"), Optimal(found.constants)))
+    problem = Problem(MODEL, found.graph, SPLIT.test, metric("kl_divergence"), Optimal(found.constants))
+    measured = evaluate_circuit(problem, found)
     assert results(found)["test"] == numbers_of(measured).model_dump(mode="json")
 
 
@@ -151,11 +152,12 @@ def test_measuring_tells_how_far_it_is_after_the_search():
 def test_zooming_carries_the_split_on_where_the_prompts_are_those_of_the_search():
     found = search(MODEL, SPLIT, Acdc(0.01), scope=sc.Scope("head")).circuit
     head = next(str(node) for node in found.nodes if str(node).startswith("a"))
-    inside = look_inside(MODEL, found, head, "qkv", Behaviour(SPLIT.search, metric("kl_divergence"), Resample()), Acdc(0.01))
+    problem = Problem(MODEL, found.graph, SPLIT.search, metric("kl_divergence"), Resample())
+    inside = look_inside(problem, found, head, "qkv", Acdc(0.01))
     assert inside.circuit.record is not None and found.record is not None
     assert inside.circuit.record.task == found.record.task
     assert SPLIT.validation is not None
-    other = look_inside(MODEL, found, head, "qkv", Behaviour(SPLIT.validation, metric("kl_divergence")), Acdc(0.01))
+    other = look_inside(replace(problem, task=SPLIT.validation), found, head, "qkv", Acdc(0.01))
     assert other.circuit.record is not None and other.circuit.record.task.split is None
 
 

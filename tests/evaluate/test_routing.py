@@ -10,26 +10,25 @@ from subcircuit.errors import ModelError, SettingsError
 from subcircuit.evaluate import routing
 from subcircuit.graph import Graph, Scope
 from subcircuit.run.mixtures import mixture_weights
-from subcircuit.search import Acdc, Behaviour, acdc
+from subcircuit.search import Acdc, Problem, acdc
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, exact
-from subcircuit.tasks import Roles, metric
-from tests.behaviours import random_behaviour
+from subcircuit.tasks import Roles
 from tests.oracles import NodeByNode, shares_of_one
 from tests.oracles import norm as norm_of
 from tests.planted_experts import by_contents, by_routing, planted_task
+from tests.problems import random_problem
 from tests.search.autograd import Autograd
 from tests.tiny_models import tiny
 
 
-def behaviour_of(model):
-    return Behaviour(planted_task(model), metric("logit_difference"))
+def problem_of(model, scope=None):
+    return Problem.of(model, planted_task(model), "logit_difference", scope=scope)
 
 
 @pytest.mark.parametrize(("make", "shares"), [(by_routing, (1.0, 0.0)), (by_contents, (0.0, 1.0))])
 def test_what_carries_the_behaviour_is_told_from_what_does_not(make, shares):
-    model = make()
-    found = routing(model, behaviour_of(model))
+    found = routing(problem_of(make()))
     assert found.whole == pytest.approx(2.0)
     (layer,) = found.layers
     by_source = {effects.source: effects for effects in layer.sources}
@@ -41,35 +40,33 @@ def test_what_carries_the_behaviour_is_told_from_what_does_not(make, shares):
 
 @pytest.mark.parametrize("make", [by_routing, by_contents])
 def test_positions_go_where_the_router_sends_them_whether_it_matters_or_not(make):
-    model = make()
-    behaviour = behaviour_of(model)
-    *_, last = routing(model, behaviour).layers[0].roles
+    problem = problem_of(make())
+    *_, last = routing(problem).layers[0].roles
     assert (last.role, last.positions, last.moved) == ("2", 3, 1.0)
     assert last.clean.tolist() == pytest.approx([2 / 3, 1 / 3])
     assert last.corrupted.tolist() == pytest.approx([1 / 3, 2 / 3])
     roles = Roles.from_positions([{"END": [2]}] * 3, [3] * 3)
-    named = routing(model, replace(behaviour, task=replace(behaviour.task, roles=roles))).layers[0].roles
+    named = routing(replace(problem, task=replace(problem.task, roles=roles))).layers[0].roles
     assert {(r.role, r.positions, r.moved) for r in named} == {("rest", 6, 0.0), ("END", 3, 1.0)}
 
 
 def test_acdc_finds_the_route_by_its_edges_and_gradients_do_not_see_it():
-    model = by_routing()
-    behaviour, graph = behaviour_of(model), Graph.of(model.config, Scope("expert"))
+    problem = problem_of(by_routing(), "expert")
     true = {"embed->m0<router>", "m0.e0->logits", "m0.e1->logits"}
-    assert set(acdc(model, graph, behaviour, Acdc(0.1)).circuit.names) == true
-    effects = exact(model, graph, behaviour, Exact())
+    assert set(acdc(problem, Acdc(0.1)).circuit.names) == true
+    effects = exact(problem, Exact())
     assert effects["embed->m0<router>"] == pytest.approx(2.0)
     assert effects["embed->m0.e0"] == effects["embed->m0.e1"] == 0
     # the share of the one expert chosen is 1 wherever it is chosen
-    assert eap(model, graph, behaviour, Eap())["embed->m0<router>"] == pytest.approx(0, abs=1e-6)
+    assert eap(problem, Eap())["embed->m0<router>"] == pytest.approx(0, abs=1e-6)
 
 
 def test_frequencies_and_effects_are_those_of_runs_node_by_node():
     model = tiny("qwen2_moe", dtype=torch.float64)
-    behaviour = random_behaviour(model, 3, [6, 5, 7], 1, "negative_log_likelihood", "resample")
-    found = routing(model, behaviour, detailed=1, batch_size=2)
     graph = Graph.of(model.config, Scope.named("block, m0=expert, m2=expert"))
-    slow = Autograd(model, graph, behaviour)
+    problem = random_problem(model, graph, 3, [6, 5, 7], 1, "negative_log_likelihood", "resample")
+    found = routing(problem, detailed=1, batch_size=2)
+    slow = Autograd(problem)
     for layer in found.layers:
         cut = graph.edges.clone()
         cut[:, graph.reader_index[next(r for r in graph.readers if str(r) == f"m{layer.layer}<router>")]] = False
@@ -82,7 +79,7 @@ def test_frequencies_and_effects_are_those_of_runs_node_by_node():
     assert float(rest.clean.sum()) == pytest.approx(2.0)
     counts = torch.zeros(4, dtype=torch.float64)
     nothing = torch.zeros(len(graph.writers), 7, model.config.d_model, dtype=torch.float64)
-    for ids in behaviour.task.clean.to_lists():
+    for ids in problem.task.clean.to_lists():
         node = NodeByNode(model, graph, graph.edges, nothing[:, : len(ids)])
         values, _ = node.run(ids)
         read = next(r for r in graph.readers if str(r) == "m0<router>")
@@ -95,11 +92,11 @@ def test_frequencies_and_effects_are_those_of_runs_node_by_node():
 
 
 def test_what_has_no_experts_and_no_detail_is_refused_and_equal_prompts_have_no_shares():
+    dense = tiny("llama")
     with pytest.raises(ModelError, match=r"tiny-llama \(llama\) has no experts"):
-        routing(tiny("llama"), random_behaviour(tiny("llama"), 1, [5], 1, "logit_difference", "resample"))
-    model = by_routing()
+        routing(random_problem(dense, Graph.of(dense.config), 1, [5], 1, "logit_difference", "resample"))
+    problem = problem_of(by_routing())
     with pytest.raises(SettingsError, match="detailed is -1"):
-        routing(model, behaviour_of(model), -1)
-    same = replace(behaviour_of(model), task=replace(planted_task(model), corrupted=planted_task(model).clean))
-    found = routing(model, same)
+        routing(problem, -1)
+    found = routing(replace(problem, task=replace(problem.task, corrupted=problem.task.clean)))
     assert isnan(found.share(found.total.routing))

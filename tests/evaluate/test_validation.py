@@ -25,12 +25,12 @@ from subcircuit.report.validation_figure import draw_table
 from subcircuit.run import Ablation, Mean, Resample, Zero
 from subcircuit.search import (
     Acdc,
-    Behaviour,
     CleanCorrupted,
     Eap,
     EapIgInputs,
     EdgeScores,
     Exact,
+    Problem,
     RandomScores,
     acdc,
     exact,
@@ -43,8 +43,8 @@ ABLATIONS = pytest.mark.parametrize("ablation", [Zero(), Resample()], ids=["zero
 PLAIN = sorted(name for name, planted in PLANTED.items() if not planted.redundant)
 
 
-def behaviour_of(made: Case, name: str | None = None) -> Behaviour:
-    return Behaviour(made.task, metric(name or made.task.metric), made.ablation)
+def problem_of(made: Case, name: str | None = None) -> Problem:
+    return Problem(made.model, made.graph, made.task, metric(name or made.task.metric), made.ablation)
 
 
 @ABLATIONS
@@ -72,7 +72,7 @@ def test_chance_finds_half() -> None:
 def test_scores_are_judged_as_scikit_learn_judges_them(ablation: Ablation) -> None:
     made = planted_case("negative", ablation)
     found = validate(made, Exact(), Conditions(metric("logit_difference")))
-    scores = exact(made.model, made.graph, behaviour_of(made, "logit_difference"), Exact())
+    scores = exact(problem_of(made, "logit_difference"), Exact())
     true, edges = set(made.circuit.names), Circuit.full(made.graph).edges
     truth, values = [str(edge) in true for edge in edges], [abs(scores[edge]) for edge in edges]
     assert found.edges.roc.auc == pytest.approx(roc_auc_score(truth, values))
@@ -89,7 +89,7 @@ def test_scores_are_judged_as_scikit_learn_judges_them(ablation: Ablation) -> No
 
 def test_the_best_circuit_is_that_of_the_highest_f1() -> None:
     made = planted_case("induction", Resample())
-    scores = random_scores(made.model, made.graph, behaviour_of(made), RandomScores(3))
+    scores = random_scores(problem_of(made), RandomScores(3))
     found = recovery(made.circuit, scores.values)
     f1 = {}
     for threshold in scores.values[made.graph.edges].tolist():
@@ -104,7 +104,7 @@ def test_the_best_circuit_is_that_of_the_highest_f1() -> None:
 def test_a_sweep_of_thresholds_is_judged_circuit_by_circuit() -> None:
     made, thresholds = planted_case("inhibition", Zero()), (0.7, 1e-6, 0.3)
     found = validate(made, Acdc(threshold=9.0), Conditions(thresholds=thresholds))
-    circuits = [acdc(made.model, made.graph, behaviour_of(made), Acdc(threshold)).circuit for threshold in thresholds]
+    circuits = [acdc(problem_of(made), Acdc(threshold)).circuit for threshold in thresholds]
     assert found.edges.thresholds == thresholds
     assert found.edges.overlaps == tuple(overlap(made.circuit, circuit) for circuit in circuits)
     assert len({circuit.n_edges for circuit in circuits}) > 1
@@ -123,7 +123,7 @@ def test_what_stands_in_for_something_counts_neither_way(ablation: Ablation) -> 
     made = planted_case("or-gate", ablation)
     must = needed(made)
     assert must.names == ["m0->logits"]
-    found = acdc(made.model, made.graph, behaviour_of(made), Acdc(1e-6)).circuit
+    found = acdc(problem_of(made), Acdc(1e-6)).circuit
     # one of the two heads does for the search, and is not asked for
     assert must.n_edges < found.n_edges < made.circuit.n_edges
     assert overlap(made.circuit, found).recall < 1
@@ -214,6 +214,6 @@ def test_methods_that_look_away_are_judged_all_the_same() -> None:
     made = planted_case("induction", Resample())
     one, other = (validate(made, RandomScores(), Conditions(metric(name))) for name in ("squared_error", "match"))
     assert one.edges == other.edges
-    found = random_scores(made.model, made.graph, behaviour_of(made), RandomScores())
+    found = random_scores(problem_of(made), RandomScores())
     assert isinstance(found, EdgeScores)
     assert one.nodes == recovery(made.circuit, found.values, "nodes", "absolute")

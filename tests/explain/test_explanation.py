@@ -12,7 +12,7 @@ from subcircuit.graph import Circuit, Graph
 from subcircuit.report import draw_attention
 from subcircuit.run import Zero
 from subcircuit.truth.planted import planted_case
-from tests.behaviours import random_task
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 

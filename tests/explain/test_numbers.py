@@ -18,8 +18,8 @@ from subcircuit.graph import Circuit, Graph, Head, Scope
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import normalize
 from subcircuit.tasks import Roles, Task
-from tests.behaviours import random_task
 from tests.oracles import NodeByNode, norm
+from tests.problems import random_task
 from tests.tiny_models import FAMILIES, tiny
 
 LENGTHS = [6, 9, 7]

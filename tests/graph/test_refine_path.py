@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import CircuitFileError
 from subcircuit.graph import Graph, Point, RefinePath, Scope, Standing, load_path, save_path
-from tests.behaviours import random_kept
+from tests.problems import random_kept
 from tests.tiny_models import tiny
 
 GRAPH = Graph.of(tiny("attention_only").config, Scope("block"))

@@ -2,6 +2,7 @@
 
 import weakref
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -9,12 +10,13 @@ import torch
 
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph, Scope
-from subcircuit.model import load_model
+from subcircuit.model import Transformer, load_model
 from subcircuit.model.placement import devices_of, parse_places
 from subcircuit.model.weights import Elsewhere, map_tensors, named_tensors
 from subcircuit.search import METHODS, EdgeScores
+from subcircuit.search.journal import FORGETFUL
 from subcircuit.workers.job import Job
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.tiny_models import tiny
 
 
@@ -42,17 +44,14 @@ class Far(torch.Tensor):
 )
 def test_layers_on_other_devices_change_no_bit_and_are_copied_one_at_a_time(family, name):
     model = tiny(family)
-    graph, behaviour = (
-        Graph.of(model.config, Scope(level="block")),
-        random_behaviour(model, 2, [5, 4], 1, "logit_difference", "resample"),
-    )
+    problem = random_problem(model, Graph.of(model.config, Scope("block")), 2, [5, 4], 1, "logit_difference", "resample")
     far = tuple(map_tensors(layer, lambda tensor: tensor.as_subclass(Far)) for layer in model.weights.layers)
     spread = replace(model, weights=replace(model.weights, layers=Elsewhere(far, model.device)))
     method = METHODS[name]
     settings = method.settings(**({"steps": 2} if name == "edge-pruning" else {}))
 
     def search(one):
-        found = method.search(one, graph, behaviour, settings, None)
+        found = method.search(replace(problem, model=one), settings, None)
         return found.values if isinstance(found, EdgeScores) else found.circuit.scores
 
     Far.copies.clear()
@@ -73,10 +72,14 @@ def test_layers_are_shared_out_in_order():
     assert {device for name, device in where.items() if not name.startswith("layers.") or name.startswith("layers.0.")} == {cpu}
 
 
+def given(model, journal):
+    return model
+
+
 def test_a_model_stays_placed_when_it_is_sent_and_comes_back_whole_when_it_is_asked_to():
     model = tiny("llama_gqa").spread(parse_places("cpu=1,cpu"), torch.float64)
-    sent = Job.unpack(*Job(print, model).pack()).model
-    assert sent is not None
+    sent = Job.unpack(*Job(partial(given, model)).pack())(FORGETFUL)
+    assert isinstance(sent, Transformer)
     assert isinstance(sent.weights.layers, Elsewhere)
     pairs = zip(named_tensors(sent.weights), named_tensors(model.weights), strict=True)
     assert all(one[0] == other[0] and torch.equal(one[1], other[1]) for one, other in pairs)

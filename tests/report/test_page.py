@@ -34,8 +34,8 @@ from subcircuit.report.page.html import MODULES, inert_json, static
 from subcircuit.report.page.packed import packed, quantised, unpacked
 from subcircuit.run.patterns import attention_patterns
 from subcircuit.search import Eap, eap, effects_by_example, warnings_of
-from tests.behaviours import random_behaviour, random_kept
 from tests.graph.strategies import record
+from tests.problems import random_kept, random_problem
 from tests.tiny_models import tiny, tiny_hf
 
 FAMILIES = ("gpt2", "llama_gqa", "gemma2", "pythia")
@@ -95,16 +95,18 @@ def test_sizes_begin_at_one_edge_and_end_with_all(count: int, points: int) -> No
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patterns_are_those_that_transformers_reports(family: str) -> None:
-    model, behaviour = tiny(family), random_behaviour(tiny(family), 1, [6, 6], 1, "logit_difference", "resample")
-    theirs = tiny_hf(family)(behaviour.task.clean.ids, output_attentions=True).attentions
-    for ours, other in zip(attention_patterns(model, behaviour.task.clean), theirs, strict=True):
+    model = tiny(family)
+    problem = random_problem(model, Graph.of(model.config), 1, [6, 6], 1, "logit_difference", "resample")
+    theirs = tiny_hf(family)(problem.task.clean.ids, output_attentions=True).attentions
+    for ours, other in zip(attention_patterns(model, problem.task.clean), theirs, strict=True):
         torch.testing.assert_close(ours.transpose(0, 1), other, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama_gqa", "pythia", "attention_only"])
 def test_direct_effects_and_what_belongs_to_no_writer_add_up_to_the_logit_difference(family: str) -> None:
     model = tiny(family, dtype=torch.float64)
-    graph, task = Graph.of(model.config), random_behaviour(model, 2, [4, 6], 1, "logit_difference", "resample").task
+    graph = Graph.of(model.config)
+    task = random_problem(model, graph, 2, [4, 6], 1, "logit_difference", "resample").task
     for corrupted in (False, True):
         direct = direct_effects(model, graph, task, corrupted=corrupted)
         tokens, answers = (task.corrupted if corrupted else task.clean), task.answers
@@ -135,10 +137,11 @@ def _through_norm(model: Transformer, stream: Tensor, vector: Tensor, right: Ten
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean-by-position"])
 def test_effects_by_example_are_those_of_the_example_alone_and_average_to_eap(ablation: str) -> None:
     model = tiny("llama_gqa")
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 5, [4, 6, 5], 2, "logit_difference", ablation)
-    rows = list(effects_by_example(model, graph, behaviour))
+    graph = Graph.of(model.config)
+    problem = random_problem(model, graph, 5, [4, 6, 5], 2, "logit_difference", ablation)
+    rows = list(effects_by_example(problem))
     mean = torch.stack(rows).mean(0).masked_fill(~graph.edges, float("nan")).float()
-    torch.testing.assert_close(mean, eap(model, graph, behaviour, Eap()).values, equal_nan=True, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mean, eap(problem, Eap()).values, equal_nan=True, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(rows[0], rows[1])
 
 

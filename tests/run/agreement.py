@@ -5,10 +5,10 @@ import torch
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
 from subcircuit.run import ABLATIONS, ablated_values, run_circuit
-from subcircuit.search import Acdc, Behaviour, acdc
+from subcircuit.search import Acdc, Problem, acdc
 from subcircuit.tasks import Task
-from tests.behaviours import random_kept
 from tests.oracles import NodeByNode, SequentialAcdc, ablated_slowly
+from tests.problems import random_kept
 
 
 def assert_node_by_node(model: Transformer, graph: Graph, task: Task, seed: int, share: float, ablation: str) -> None:
@@ -25,6 +25,6 @@ def assert_node_by_node(model: Transformer, graph: Graph, task: Task, seed: int,
         torch.testing.assert_close(logits[example, :length], expected, atol=1e-6, rtol=1e-6)
 
 
-def assert_sequential(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc) -> None:
+def assert_sequential(problem: Problem, config: Acdc) -> None:
     """ACDC keeps what the sequential search keeps."""
-    assert acdc(model, graph, behaviour, config).circuit.kept.equal(SequentialAcdc(model, graph, behaviour, config).run().kept)
+    assert acdc(problem, config).circuit.kept.equal(SequentialAcdc(problem, config).run().kept)

@@ -15,7 +15,7 @@ from subcircuit.search import Acdc
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, exact
-from tests.behaviours import random_behaviour, random_task
+from tests.problems import random_problem, random_task
 from tests.run.agreement import assert_node_by_node, assert_sequential
 from tests.run.test_forward import LENGTHS, real
 from tests.run.test_incremental import Walk
@@ -79,8 +79,8 @@ def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, shar
 @torch.no_grad()
 def test_engine_equals_masked_forward(family, data, seed, ablation, metric):
     model, graph = drawn(family, data, seed)
-    behaviour = random_behaviour(model, seed, [5, 4], 2, metric, ablation)
-    Walk(model, graph, behaviour, data.draw(st.integers(1, 2)), random.Random(seed)).run()
+    problem = random_problem(model, graph, seed, [5, 4], 2, metric, ablation)
+    Walk(problem, data.draw(st.integers(1, 2)), random.Random(seed)).run()
 
 
 @pytest.mark.parametrize("family", MIXED)
@@ -89,25 +89,25 @@ def test_engine_equals_masked_forward(family, data, seed, ablation, metric):
 def test_acdc_decides_as_the_sequential_search_does(family, seed):
     model = tiny(family, seed % 3, dtype=torch.float64)
     graph = Graph.of(model.config, Scope.named("block, m0-m2=expert" if family == "mixtral" else "block, m0=expert, m2=expert"))
-    behaviour, config = random_behaviour(model, seed, [4], 1, "kl_divergence", "resample"), Acdc(0.02)
-    assert_sequential(model, graph, behaviour, config)
+    problem, config = random_problem(model, graph, seed, [4], 1, "kl_divergence", "resample"), Acdc(0.02)
+    assert_sequential(problem, config)
 
 
 @pytest.mark.parametrize("family", MIXED)
 def test_eap_is_the_slope_of_the_loss_in_every_edge(family):
     model = tiny(family, dtype=torch.float64)
-    behaviour = random_behaviour(model, 5, [5, 4], 2, "logit_difference", "resample")
     for scope in SCOPES:
         graph = Graph.of(model.config, scope)
-        assert_scores(eap(model, graph, behaviour, Eap(1)), Autograd(model, graph, behaviour).slope(graph.edges))
+        problem = random_problem(model, graph, 5, [5, 4], 2, "logit_difference", "resample")
+        assert_scores(eap(problem, Eap(1)), Autograd(problem).slope(graph.edges))
 
 
 @torch.no_grad()
 def test_exact_effects_are_differences_of_masked_runs():
     model = tiny("qwen2_moe", dtype=torch.float64)
-    behaviour = random_behaviour(model, 5, [6], 1, "logit_difference", "resample")
     graph = Graph.of(model.config, Scope("expert"))
-    slow, scores = Autograd(model, graph, behaviour), exact(model, graph, behaviour, Exact())
+    problem = random_problem(model, graph, 5, [6], 1, "logit_difference", "resample")
+    slow, scores = Autograd(problem), exact(problem, Exact())
     whole = slow.loss(graph.edges)
     into = [(w, r) for w, r in graph.edges.nonzero().tolist() if str(graph.readers[r]).startswith("m")]
     for w, r in random.Random(2).sample(into, 30):
@@ -130,8 +130,10 @@ def test_a_mask_on_nodes_is_a_mask_on_all_their_edges():
 
 def test_atp_star_scores_edges_into_attention_as_it_does_where_mixtures_are_whole():
     model = tiny("mixtral", dtype=torch.float64)
-    behaviour = random_behaviour(model, 5, [5, 4], 1, "logit_difference", "resample")
-    resolved, whole = (atp_star(model, Graph.of(model.config, s), behaviour, AtpStar(False)) for s in (Scope("expert"), Scope()))
+    resolved, whole = (
+        atp_star(random_problem(model, graph, 5, [5, 4], 1, "logit_difference", "resample"), AtpStar(False))
+        for graph in (Graph.of(model.config, Scope("expert")), Graph.of(model.config))
+    )
     for edge in ("embed->a1.h2<q>", "a0.h1->a1.h2<k>", "a1.h0->logits"):
         assert resolved[edge] == pytest.approx(whole[edge], rel=1e-5)
     # to first order, an edge into a mixture is the sum of those into its router and its experts

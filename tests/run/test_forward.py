@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
-from tests.behaviours import random_kept, random_task
+from tests.problems import random_kept, random_task
 from tests.run.agreement import assert_node_by_node
 from tests.tiny_models import FAMILIES, tiny
 

@@ -13,7 +13,7 @@ from subcircuit.run.readout import readout_of
 from subcircuit.search.batches import Batches
 from subcircuit.search.order import cutting_order
 from subcircuit.tasks import placed
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.run.test_forward import scopes_of
 from tests.tiny_models import FAMILIES, tiny
 
@@ -21,13 +21,14 @@ from tests.tiny_models import FAMILIES, tiny
 class Walk:
     """Visits readers as ACDC does, cutting at random, and compares every loss with the slow one."""
 
-    def __init__(self, model, graph, behaviour, batch_size, rng):
+    def __init__(self, problem, batch_size, rng):
+        model, graph = problem.model, problem.graph
         self.graph, self.rng = graph, rng
         order = cutting_order(graph, rng.choice(["descending", "ascending"]))
-        self.batches = Batches.start(model, graph, behaviour, batch_size, order)
-        task = placed(graph, behaviour.task)
-        ablated = ablated_values(model, graph, task.corrupted, behaviour.ablation)
-        bound = behaviour.metric.bind(task.answers, task.answers.rows(model(task.clean)))
+        self.batches = Batches.start(problem, batch_size, order)
+        task = placed(graph, problem.task)
+        ablated = ablated_values(model, graph, task.corrupted, problem.ablation)
+        bound = problem.metric.bind(task.answers, task.answers.rows(model(task.clean)))
 
         def slow(kept):
             logits = task.answers.rows(run_circuit(model, graph, kept, task.clean, ablated))
@@ -99,5 +100,5 @@ class Walk:
 def test_engine_equals_masked_forward(family, data, seed, ablation, metric, lengths, answers_each):
     model = tiny(family, seed % 3, dtype=torch.float64)
     graph = Graph.of(model.config, data.draw(st.sampled_from(scopes_of(family))))
-    behaviour = random_behaviour(model, seed, lengths, answers_each, metric, ablation)
-    Walk(model, graph, behaviour, data.draw(st.integers(1, 3)), random.Random(seed)).run()
+    problem = random_problem(model, graph, seed, lengths, answers_each, metric, ablation)
+    Walk(problem, data.draw(st.integers(1, 3)), random.Random(seed)).run()

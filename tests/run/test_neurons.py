@@ -1,6 +1,7 @@
 """MLPs resolved into neurons: the invariants and oracles of every other level, in models with a handful of neurons."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, exact
 from subcircuit.search.order import HeadOrder
-from tests.behaviours import random_behaviour, random_task
+from tests.problems import random_problem, random_task
 from tests.run.agreement import assert_node_by_node, assert_sequential
 from tests.run.test_forward import LENGTHS, real
 from tests.run.test_incremental import Walk
@@ -82,8 +83,8 @@ def test_masks_on_nodes_are_masks_on_all_their_edges(family):
 @torch.no_grad()
 def test_engine_equals_masked_forward(family, data, seed, ablation, metric):
     model, graph = drawn(family, data, seed)
-    behaviour = random_behaviour(model, seed, [5, 4], 2, metric, ablation)
-    Walk(model, graph, behaviour, data.draw(st.integers(1, 2)), random.Random(seed)).run()
+    problem = random_problem(model, graph, seed, [5, 4], 2, metric, ablation)
+    Walk(problem, data.draw(st.integers(1, 2)), random.Random(seed)).run()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "pythia"])
@@ -91,26 +92,26 @@ def test_engine_equals_masked_forward(family, data, seed, ablation, metric):
 @given(data=st.data(), seed=st.integers(0, 2**20), order=st.sampled_from(["descending", "ascending"]))
 def test_acdc_decides_as_the_sequential_search_does(family, data, seed, order: HeadOrder):
     model, graph = drawn(family, data, seed)
-    behaviour, config = random_behaviour(model, seed, [4], 1, "kl_divergence", "resample"), Acdc(0.02, head_order=order)
-    assert_sequential(model, graph, behaviour, config)
+    problem, config = random_problem(model, graph, seed, [4], 1, "kl_divergence", "resample"), Acdc(0.02, head_order=order)
+    assert_sequential(problem, config)
 
 
 @pytest.mark.parametrize("family", WITH_MLPS)
 def test_eap_is_the_slope_of_the_loss_in_every_edge(family):
     model = narrow(tiny(family, dtype=torch.float64))
-    behaviour = random_behaviour(model, 5, [5, 4], 2, "logit_difference", "resample")
     for scope in SCOPES:
         graph = Graph.of(model.config, scope)
-        assert_scores(eap(model, graph, behaviour, Eap(1)), Autograd(model, graph, behaviour).slope(graph.edges))
+        problem = random_problem(model, graph, 5, [5, 4], 2, "logit_difference", "resample")
+        assert_scores(eap(problem, Eap(1)), Autograd(problem).slope(graph.edges))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @torch.no_grad()
 def test_exact_effects_are_differences_of_masked_runs(family):
     model = narrow(tiny(family, dtype=torch.float64))
-    behaviour = random_behaviour(model, 5, [4], 1, "logit_difference", "resample")
     graph = Graph.of(model.config, SCOPES[2])
-    slow, scores = Autograd(model, graph, behaviour), exact(model, graph, behaviour, Exact())
+    problem = random_problem(model, graph, 5, [4], 1, "logit_difference", "resample")
+    slow, scores = Autograd(problem), exact(problem, Exact())
     whole = slow.loss(graph.edges)
     for w, r in random.Random(2).sample(graph.edges.nonzero().tolist(), 20):
         kept = graph.edges.clone()
@@ -121,9 +122,9 @@ def test_exact_effects_are_differences_of_masked_runs(family):
 def test_atp_star_scores_single_heads_and_neurons_as_it_does_at_their_own_level():
     """Of heads that are resolved alike, scores do not depend on how the rest is resolved."""
     model = narrow(tiny("llama_gqa", dtype=torch.float64))
-    behaviour = random_behaviour(model, 5, [5, 4], 1, "logit_difference", "resample")
+    problem = random_problem(model, Graph.of(model.config), 5, [5, 4], 1, "logit_difference", "resample")
     mixed, head, qkv = (
-        atp_star(model, Graph.of(model.config, Scope.named(scope)), behaviour, AtpStar(grad_drop=False))
+        atp_star(replace(problem, graph=Graph.of(model.config, Scope.named(scope))), AtpStar(grad_drop=False))
         for scope in ("head, a1.h2=qkv, m2=neuron", "head", "qkv")
     )
     for edge in ("embed->a1.h2<q>", "a0.h1->a1.h2<k>", "m0->a1.h2<v>"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from subcircuit.errors import GraphError, PromptMismatchError, SettingsError
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit
-from subcircuit.search import Acdc, Behaviour, acdc, zoom
+from subcircuit.search import Acdc, Problem, acdc, zoom
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
 from subcircuit.search.eap import Eap, eap
@@ -24,8 +24,8 @@ from subcircuit.search.relp import Relp, relp
 from subcircuit.search.rules import Within
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from subcircuit.tasks import Roles, Task, graph_of, metric, placed, places_of
-from tests.behaviours import random_kept, random_task
 from tests.oracles import SequentialAcdc
+from tests.problems import random_kept, random_task
 from tests.run.agreement import assert_node_by_node
 from tests.run.test_forward import real
 from tests.run.test_incremental import Walk
@@ -110,8 +110,8 @@ def test_engine_equals_masked_forward(family, data, seed, ablation):
     levels = ["block, m1=expert"] if family == "mixtral" else ["head, a1=block", "block, a0=qkv, kv=grouped, m1=neuron"]
     scope = f"{data.draw(st.sampled_from(levels))}, positions={data.draw(st.sampled_from(['each', 'roles']))}"
     model, graph, task = drawn(family, seed, scope, [4, 3])
-    behaviour = Behaviour(task, metric("kl_divergence"), ABLATIONS[ablation])
-    Walk(model, graph, behaviour, data.draw(st.integers(1, 2)), random.Random(seed)).run()
+    problem = Problem(model, graph, task, metric("kl_divergence"), ABLATIONS[ablation])
+    Walk(problem, data.draw(st.integers(1, 2)), random.Random(seed)).run()
 
 
 @pytest.mark.parametrize(("family", "positions"), [("gpt2", "each"), ("pythia", "roles")])
@@ -119,9 +119,9 @@ def test_engine_equals_masked_forward(family, data, seed, ablation):
 @given(level=st.sampled_from(["block, a1=head", "block, a0=qkv"]), seed=st.integers(0, 2**20))
 def test_acdc_decides_as_the_sequential_search_does(family, positions, level, seed):
     model, graph, task = drawn(family, seed, f"{level}, positions={positions}", [4, 3])
-    behaviour = Behaviour(task, metric("kl_divergence"), Resample())
+    problem = Problem(model, graph, task, metric("kl_divergence"), Resample())
     config = Acdc(0.02, batch_size=1, coarse_to_fine=positions == "roles")
-    fast, slow = acdc(model, graph, behaviour, config), SequentialAcdc(model, graph, behaviour, config)
+    fast, slow = acdc(problem, config), SequentialAcdc(problem, config)
     assert fast.circuit.kept.equal(slow.run().kept)
 
 
@@ -129,16 +129,16 @@ def test_acdc_decides_as_the_sequential_search_does(family, positions, level, se
 def test_attributions_are_the_slopes_of_the_loss_in_every_edge(family):
     for scope in scopes(family)[1:3]:
         model, graph, task = drawn(family, 5, scope, [5, 4])
-        behaviour = Behaviour(task, metric("logit_difference"), Resample())
-        assert_scores(eap(model, graph, behaviour, Eap(1)), Autograd(model, graph, behaviour).slope(graph.edges))
+        problem = Problem(model, graph, task, metric("logit_difference"), Resample())
+        assert_scores(eap(problem, Eap(1)), Autograd(problem).slope(graph.edges))
 
 
 @pytest.mark.parametrize("family", ["gemma2"])
 @torch.no_grad()
 def test_exact_effects_are_differences_of_masked_runs(family):
     model, graph, task = drawn(family, 5, "qkv, m1=neuron, a1=block, positions=roles", [5, 4])
-    behaviour = Behaviour(task, metric("logit_difference"), Resample())
-    slow, scores = Autograd(model, graph, behaviour), exact(model, graph, behaviour, Exact())
+    problem = Problem(model, graph, task, metric("logit_difference"), Resample())
+    slow, scores = Autograd(problem), exact(problem, Exact())
     whole = slow.loss(graph.edges)
     for w, r in random.Random(2).sample(graph.edges.nonzero().tolist(), 20):
         kept = graph.edges.clone()
@@ -155,9 +155,9 @@ def test_effects_of_all_places_add_up_to_those_of_the_whole_edge(search):
         clean_corrupted: CleanCorrupted(),
     }
     model, graph, task = drawn("llama_gqa", 6, "qkv, a1=block, positions=roles", [6, 4])
-    behaviour, config = Behaviour(task, metric("logit_difference"), Resample()), configs.get(search, Relp())
-    placed_scores = search(model, graph, behaviour, config).values
-    together = search(model, graph.unplaced, behaviour, config).values
+    problem, config = Problem(model, graph, task, metric("logit_difference"), Resample()), configs.get(search, Relp())
+    placed_scores = search(problem, config).values
+    together = search(replace(problem, graph=graph.unplaced), config).values
     summed = placed_scores.unflatten(1, (-1, len(graph.places))).sum(-1)
     torch.testing.assert_close(summed, together, atol=1e-5, rtol=1e-4, equal_nan=True)
 
@@ -169,24 +169,26 @@ def test_effects_of_all_places_add_up_to_those_of_the_whole_edge(search):
 def test_methods_that_score_nodes_at_all_positions_say_so(search, config):
     model, graph, task = drawn("gpt2", 6, "qkv, positions=roles", [6, 4])
     with pytest.raises(SettingsError, match="leave positions out of the scope"):
-        search(model, graph, Behaviour(task, metric("logit_difference")), config)
+        search(Problem(model, graph, task, metric("logit_difference")), config)
 
 
 @torch.no_grad()
 def test_zooming_into_positions_decides_inside_alone_and_as_the_sequential_search_does():
     model = tiny("gpt2", dtype=torch.float64)
     task, config = with_roles(random_task(model, 5, [5, 4]), 5), Acdc(0.002)
-    behaviour, whole = Behaviour(task, metric("kl_divergence"), Resample()), Circuit.full(Graph.of(model.config, Scope("block")))
-    found = zoom(model, whole, "a1", "positions", behaviour, config).circuit
+    whole = Circuit.full(Graph.of(model.config, Scope("block")))
+    problem = Problem(model, whole.graph, task, metric("kl_divergence"), Resample())
+    found = zoom(problem, whole, "a1", "positions", config).circuit
     assert found.graph == graph_of(model, Scope("block", positions="roles"), task)
     kept, tried = found.graph.edges, torch.zeros_like(found.graph.edges)
     for edge in Circuit.full(found.graph).edges:
         tried[found.graph.find(edge)] = "a1@" in str(edge)
     assert 0 < int((kept & ~found.kept).sum()) == int((tried & ~found.kept).sum())
-    slow = SequentialAcdc(model, found.graph, behaviour, config, within=Within(kept, tried)).run()
+    finer = replace(problem, graph=found.graph)
+    slow = SequentialAcdc(finer, config, within=Within(kept, tried)).run()
     assert found.kept.equal(slow.kept)
     with pytest.raises(GraphError, match="already"):
-        zoom(model, found, "m1", "positions", behaviour, config)
+        zoom(finer, found, "m1", "positions", config)
 
 
 def test_places_that_the_prompts_do_not_have_are_refused():

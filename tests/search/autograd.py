@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 from subcircuit.errors import NoGradientError
-from subcircuit.graph import Graph
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import embed
 from subcircuit.run import ablated_values, run_circuit, writer_values
 from subcircuit.run.readout import readout_of
 from subcircuit.run.values import embedding_values
-from subcircuit.search import Behaviour
+from subcircuit.search import Problem
 from subcircuit.tasks import placed
 
 
 class Autograd:
     """A behaviour's mean loss as a function of a mask over edges."""
 
-    def __init__(self, model: Transformer, graph: Graph, behaviour: Behaviour):
-        self.model, self.graph, self.behaviour, self.task = model, graph, behaviour, placed(graph, behaviour.task)
-        self.ablated = ablated_values(model, graph, self.task.corrupted, behaviour.ablation)
+    def __init__(self, problem: Problem):
+        model, graph = problem.model, problem.graph
+        self.model, self.graph, self.task = model, graph, placed(graph, problem.task)
+        self.ablated = ablated_values(model, graph, self.task.corrupted, problem.ablation)
         self.clean = writer_values(model, graph, self.task.clean)
-        self.bound = behaviour.metric.bind(self.task.answers, self.task.answers.rows(model(self.task.clean)))
+        self.bound = problem.metric.bind(self.task.answers, self.task.answers.rows(model(self.task.clean)))
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """The mean loss of logits at all positions."""

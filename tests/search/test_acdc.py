@@ -1,5 +1,6 @@
 """ACDC on the engine decides as the sequential search does, whatever the batching and the precision."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,8 +12,8 @@ from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph, Scope
 from subcircuit.run import ABLATIONS
 from subcircuit.search import Acdc, acdc
-from tests.behaviours import random_behaviour
 from tests.oracles import SequentialAcdc
+from tests.problems import random_problem
 from tests.run.test_forward import scopes_of
 from tests.tiny_models import FAMILIES, tiny
 
@@ -47,11 +48,11 @@ def test_decides_as_the_sequential_search_does(family, data, seed, metric, how, 
     precise = tiny(family, seed % 3, dtype=torch.float64)
     graph = Graph.of(precise.config, data.draw(st.sampled_from(scopes_of(family))))
     direction, ablation = how
-    behaviour = random_behaviour(precise, seed, lengths, answers_each, metric, ablation)
+    problem = random_problem(precise, graph, seed, lengths, answers_each, metric, ablation)
     config = Acdc(batch_size=data.draw(st.sampled_from([None, 1, 3])), direction=direction, **options)
-    kept, effects = found_slowly(precise, graph, behaviour, config)
+    kept, effects = found_slowly(problem, config)
     for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 2e-4)):
-        fast = acdc(precise.to(dtype=dtype), graph, behaviour, config)
+        fast = acdc(replace(problem, model=precise.to(dtype=dtype)), config)
         assert torch.equal(fast.circuit.kept, kept)
         tried, scores = effects.isfinite(), fast.circuit.scores
         assert scores is not None
@@ -59,12 +60,13 @@ def test_decides_as_the_sequential_search_does(family, data, seed, metric, how, 
         torch.testing.assert_close(scores[tried].double(), effects[tried], atol=tolerance, rtol=1e-3)
 
 
-def found_slowly(model, graph, behaviour, config) -> tuple[torch.Tensor, torch.Tensor]:
+def found_slowly(problem, config) -> tuple[torch.Tensor, torch.Tensor]:
     """What is kept from either end, and the larger effect of each edge that was tried."""
+    graph = problem.graph
     ends = {"noising": [False], "denoising": [True], "both": [False, True]}[config.direction]
     kept, effects = torch.zeros_like(graph.edges), torch.full(graph.edges.shape, torch.nan, dtype=torch.float64)
     for restoring in ends:
-        slow = SequentialAcdc(model, graph, behaviour, config, restoring)
+        slow = SequentialAcdc(problem, config, restoring)
         kept |= slow.run().kept
         for cell in map(tuple, slow.effects.isfinite().nonzero().tolist()):
             known, found = float(effects[cell]), float(slow.effects[cell])
@@ -75,13 +77,13 @@ def found_slowly(model, graph, behaviour, config) -> tuple[torch.Tensor, torch.T
 def test_threads_and_batches_do_not_change_the_circuit():
     model = tiny("gemma2", dtype=torch.float32)
     graph = Graph.of(model.config, Scope("head"))
-    behaviour = random_behaviour(model, 7, [6, 5], 1, "kl_divergence", "resample")
+    problem = random_problem(model, graph, 7, [6, 5], 1, "kl_divergence", "resample")
     threads = torch.get_num_threads()
     circuits = set()
     try:
         for count, batch_size in ((1, None), (1, 1), (2, 2), (2, 7)):
             torch.set_num_threads(count)
-            circuits.add(tuple(acdc(model, graph, behaviour, Acdc(0.01, batch_size=batch_size)).circuit.names))
+            circuits.add(tuple(acdc(problem, Acdc(0.01, batch_size=batch_size)).circuit.names))
     finally:
         torch.set_num_threads(threads)
     assert len(circuits) == 1
@@ -90,23 +92,22 @@ def test_threads_and_batches_do_not_change_the_circuit():
 def test_thresholds_at_an_effect_are_decided_in_float64():
     precise = tiny("llama", dtype=torch.float64)
     graph = Graph.of(precise.config)
-    behaviour = random_behaviour(precise, 3, [6, 7], 1, "kl_divergence", "resample")
+    problem = random_problem(precise, graph, 3, [6, 7], 1, "kl_divergence", "resample")
     # the first edge tried has the same effect whatever the threshold
     first = len(graph.writers) - 1, len(graph.readers) - 1
-    effect = float(SequentialAcdc(precise, graph, behaviour, Acdc(1e9)).run_first())
+    effect = float(SequentialAcdc(problem, Acdc(1e9)).run_first())
     for factor, kept in ((1 + 1e-9, False), (1 - 1e-9, True)):
         config = Acdc(effect * factor)
-        fast = acdc(precise.to(dtype=torch.float32), graph, behaviour, config)
+        fast = acdc(replace(problem, model=precise.to(dtype=torch.float32)), config)
         assert fast.borderline
         assert bool(fast.circuit.kept[first]) == kept
-        assert fast.circuit.names == SequentialAcdc(precise, graph, behaviour, config).run().names
+        assert fast.circuit.names == SequentialAcdc(problem, config).run().names
 
 
 def test_full_and_empty_ends_of_the_threshold():
     model = tiny("gpt2")
-    graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 5, [6, 6], 1, "kl_divergence", "resample")
-    nothing = acdc(model, graph, behaviour, Acdc(1e9))
+    problem = random_problem(model, Graph.of(model.config), 5, [6, 6], 1, "kl_divergence", "resample")
+    nothing = acdc(problem, Acdc(1e9))
     assert nothing.circuit.n_edges == 0
     assert nothing.metric_circuit == pytest.approx(nothing.metric_corrupted, abs=1e-6)
     assert nothing.metric_model == pytest.approx(0, abs=1e-6)
@@ -114,8 +115,8 @@ def test_full_and_empty_ends_of_the_threshold():
 
 def test_half_precision_runs_and_says_that_nothing_was_checked():
     model = tiny("llama_gqa", dtype=torch.bfloat16)
-    behaviour = random_behaviour(model, 5, [6, 6], 1, "logit_difference", "resample")
-    result = acdc(model, Graph.of(model.config), behaviour, Acdc(0.1))
+    problem = random_problem(model, Graph.of(model.config), 5, [6, 6], 1, "logit_difference", "resample")
+    result = acdc(problem, Acdc(0.1))
     assert result.borderline is None
     assert 0 < result.circuit.n_edges < result.circuit.graph.n_edges
 
@@ -124,7 +125,7 @@ def test_progress_adds_up():
     model = tiny("qwen3")
     graph = Graph.of(model.config)
     steps = []
-    result = acdc(model, graph, random_behaviour(model, 1, [6, 5], 1, "kl_divergence", "resample"), Acdc(0.02), steps.append)
+    result = acdc(random_problem(model, graph, 1, [6, 5], 1, "kl_divergence", "resample"), Acdc(0.02), steps.append)
     assert [s.decided for s in steps] == sorted(s.decided for s in steps)
     assert steps[-1].kept == result.circuit.n_edges
     assert steps[-1].decided == graph.n_edges
@@ -136,8 +137,8 @@ def test_progress_adds_up():
 def test_the_circuit_so_far_grows_into_the_result(direction):
     model = tiny("gpt2")
     graph, so_far = Graph.of(model.config), []
-    behaviour = random_behaviour(model, 1, [6, 5], 1, "kl_divergence", "resample")
-    result = acdc(model, graph, behaviour, Acdc(0.02, direction=direction), lambda step: so_far.append((step, step.circuit())))
+    problem = random_problem(model, graph, 1, [6, 5], 1, "kl_divergence", "resample")
+    result = acdc(problem, Acdc(0.02, direction=direction), lambda step: so_far.append((step, step.circuit())))
     assert all(circuit.n_edges <= step.kept for step, circuit in so_far)
     assert all(bool((a.kept <= b.kept).all()) for (_, a), (_, b) in pairwise(so_far))
     assert so_far[-1][1].kept.equal(result.circuit.kept)
@@ -147,7 +148,7 @@ def test_nan_is_never_ranked():
     model = tiny("llama")
     model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
     with pytest.raises(NumericalError, match=r"pair 1, 2 .*float32"):
-        acdc(model, Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "kl_divergence", "resample"), Acdc(0.02))
+        acdc(random_problem(model, Graph.of(model.config), 1, [6, 5], 1, "kl_divergence", "resample"), Acdc(0.02))
 
 
 @pytest.mark.parametrize("options", [{"threshold": -1.0}, {"threshold": float("nan")}, {"threshold": 0.1, "speculation": 0}])

@@ -15,12 +15,13 @@ from subcircuit.model import Transformer
 from subcircuit.model.components import embed, unembed
 from subcircuit.model.transformer import feed_forward
 from subcircuit.run.heads import PARTS, mix, post_norm_scale, project, write_out
+from subcircuit.search import Problem
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.eap import Eap, eap
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.run.test_forward import scopes_of
 from tests.search.autograd import Autograd, assert_scores_or_refused
-from tests.search.test_attribution import behaviours
+from tests.search.test_attribution import problems
 from tests.tiny_models import FAMILIES, tiny
 
 
@@ -103,9 +104,10 @@ def effect_of_edge(graph: Graph, run: Watched, writer: int, reader, change) -> t
             return total + per_example((out - run.read[f"heads{layer}"]) * run.gradients[f"heads{layer}"]).sum(0)
 
 
-def slowly(model: Transformer, graph: Graph, behaviour, grad_drop: bool) -> torch.Tensor:
+def slowly(problem: Problem, grad_drop: bool) -> torch.Tensor:
     """Every edge on its own, in a run for every layer that is dropped."""
-    slow = Autograd(model, graph, behaviour)
+    model, graph = problem.model, problem.graph
+    slow = Autograd(problem)
     changes, layers = slow.ablated - slow.clean, range(model.config.n_layers)
     runs = [Watched(slow, dropped) for dropped in (layers if grad_drop else [None])]
     scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
@@ -126,9 +128,9 @@ def slowly(model: Transformer, graph: Graph, behaviour, grad_drop: bool) -> torc
 @settings(max_examples=2)
 @given(data=st.data(), grad_drop=st.booleans())
 def test_scores_equal_the_definition_edge_by_edge(family, data, grad_drop):
-    model, graph, behaviour = data.draw(behaviours(family))
+    problem = data.draw(problems(family))
     config = AtpStar(grad_drop, batch_size=data.draw(st.sampled_from([None, 1, 2])))
-    assert_scores_or_refused(lambda: atp_star(model, graph, behaviour, config), slowly(model, graph, behaviour, grad_drop))
+    assert_scores_or_refused(lambda: atp_star(problem, config), slowly(problem, grad_drop))
 
 
 def with_twins(model: Transformer, distance: float) -> Transformer:
@@ -142,14 +144,15 @@ def with_twins(model: Transformer, distance: float) -> Transformer:
 def test_small_changes_score_as_their_slopes(family):
     # where softmax and norms are straight
     model = with_twins(tiny(family, dtype=torch.float64), 1e-5)
-    behaviour = random_behaviour(model, 11, [5, 6], 1, "probability_difference", "resample")
-    clean = behaviour.task.clean
+    problem = random_problem(model, Graph.of(model.config), 11, [5, 6], 1, "probability_difference", "resample")
+    clean = problem.task.clean
     twins = (clean.ids ^ 1).clamp(max=model.config.vocab - 1)
-    behaviour = replace(behaviour, task=replace(behaviour.task, corrupted=replace(clean, ids=twins)))
+    problem = replace(problem, task=replace(problem.task, corrupted=replace(clean, ids=twins)))
     for scope in scopes_of(family)[:4]:
         graph = Graph.of(model.config, scope)
-        expected = eap(model, graph, behaviour, Eap()).values.double()
-        scores = atp_star(model, graph, behaviour, AtpStar(grad_drop=False)).values.double()
+        at_scope = replace(problem, graph=graph)
+        expected = eap(at_scope, Eap()).values.double()
+        scores = atp_star(at_scope, AtpStar(grad_drop=False)).values.double()
         size = float(expected[graph.edges].abs().max())
         assert 1e-9 < size < 1e-3
         torch.testing.assert_close(scores[graph.edges], expected[graph.edges], atol=1e-3 * size, rtol=0)
@@ -166,9 +169,10 @@ def sharpened(model: Transformer, factor: float) -> Transformer:
     return replace(model, weights=replace(model.weights, layers=tuple(map(scaled, model.weights.layers))))
 
 
-def exact_effects(model, graph, behaviour, readers):
+def exact_effects(problem, readers):
     """The loss without each edge into these readers, less the loss of the model."""
-    slow, effects = Autograd(model, graph, behaviour), torch.zeros(graph.edges.shape, dtype=torch.float64)
+    graph = problem.graph
+    slow, effects = Autograd(problem), torch.zeros(graph.edges.shape, dtype=torch.float64)
     with torch.no_grad():
         whole = slow.loss(graph.edges)
         for writer, reader in graph.edges.nonzero().tolist():
@@ -186,23 +190,25 @@ def of_queries_and_keys(graph, layer):
 def test_behind_a_saturated_softmax_what_is_straight_after_it_is_exact():
     # neither norms nor MLPs: behind the last layer's pattern the logits are linear
     model = sharpened(tiny("attention_only_bare", dtype=torch.float64), 3)
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 5, [6, 7], 1, "logit_difference", "resample")
+    graph = Graph.of(model.config)
+    problem = random_problem(model, graph, 5, [6, 7], 1, "logit_difference", "resample")
     readers = of_queries_and_keys(graph, 1)
-    exact = exact_effects(model, graph, behaviour, readers)[:, readers]
-    scores = atp_star(model, graph, behaviour, AtpStar(grad_drop=False)).values.double()[:, readers].nan_to_num()
+    exact = exact_effects(problem, readers)[:, readers]
+    scores = atp_star(problem, AtpStar(grad_drop=False)).values.double()[:, readers].nan_to_num()
     torch.testing.assert_close(scores, exact, atol=1e-6, rtol=1e-5)
-    slopes = eap(model, graph, behaviour, Eap()).values.double()[:, readers].nan_to_num()
+    slopes = eap(problem, Eap()).values.double()[:, readers].nan_to_num()
     assert float((slopes - exact).abs().sum()) > 0.5 * float(exact.abs().sum())
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama_gqa", "pythia"])
 def test_behind_a_saturated_softmax_scores_are_much_nearer_than_slopes(family):
     model = sharpened(tiny(family, dtype=torch.float64), 2.5)
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 5, [6, 7], 1, "logit_difference", "resample")
+    graph = Graph.of(model.config)
+    problem = random_problem(model, graph, 5, [6, 7], 1, "logit_difference", "resample")
     readers = of_queries_and_keys(graph, 2)
-    exact = exact_effects(model, graph, behaviour, readers)
-    scores = atp_star(model, graph, behaviour, AtpStar(grad_drop=False)).values.nan_to_num()
-    slopes = eap(model, graph, behaviour, Eap()).values.nan_to_num()
+    exact = exact_effects(problem, readers)
+    scores = atp_star(problem, AtpStar(grad_drop=False)).values.nan_to_num()
+    slopes = eap(problem, Eap()).values.nan_to_num()
     errors = [float((found - exact)[:, readers].abs().sum()) for found in (scores, slopes)]
     assert errors[0] < 0.4 * errors[1]
 
@@ -220,11 +226,11 @@ def test_grad_drop_finds_effects_that_cancel():
     back = replace(model.weights.layers[1].attention, W_V=whole, W_O=-whole, b_V=None)
     layers = (model.weights.layers[0], replace(model.weights.layers[1], attention=back))
     model = replace(model, config=replace(model.config, windows=(None, 1)), weights=replace(model.weights, layers=layers))
-    behaviour = random_behaviour(model, 3, [6, 5], 1, "logit_difference", "resample")
     graph, direct = Graph.of(model.config), first_layer_of(model)
+    problem = random_problem(model, graph, 3, [6, 5], 1, "logit_difference", "resample")
     into_first = [r for r, reader in enumerate(graph.readers) if str(reader).startswith("a0")]
-    signed, sizes = (atp_star(model, graph, behaviour, AtpStar(drop)).values[0, into_first] for drop in (False, True))
-    expected = atp_star(direct, Graph.of(direct.config), behaviour, AtpStar()).values[0, into_first]
+    signed, sizes = (atp_star(problem, AtpStar(drop)).values[0, into_first] for drop in (False, True))
+    expected = atp_star(replace(problem, model=direct, graph=Graph.of(direct.config)), AtpStar()).values[0, into_first]
     assert float(signed.abs().max()) < 1e-12
     assert float(expected.min()) > 1e-4
     torch.testing.assert_close(sizes, expected)
@@ -232,36 +238,39 @@ def test_grad_drop_finds_effects_that_cancel():
 
 def test_a_model_of_one_layer_has_nothing_to_drop():
     model = first_layer_of(tiny("llama", dtype=torch.float64))
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 3, [6], 1, "logit_difference", "zero")
-    signed = atp_star(model, graph, behaviour, AtpStar(grad_drop=False)).values[graph.edges]
+    graph = Graph.of(model.config)
+    problem = random_problem(model, graph, 3, [6], 1, "logit_difference", "zero")
+    signed = atp_star(problem, AtpStar(grad_drop=False)).values[graph.edges]
     assert bool((signed < 0).any())
-    assert torch.equal(atp_star(model, graph, behaviour, AtpStar()).values[graph.edges], signed.abs())
+    assert torch.equal(atp_star(problem, AtpStar()).values[graph.edges], signed.abs())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.25)])
 @pytest.mark.parametrize("family", ["gpt2", "qwen3", "gemma2"])
 def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tolerance):
     precise = tiny(family, dtype=torch.float64)
-    graph, behaviour = Graph.of(precise.config), random_behaviour(precise, 7, [6, 5, 7], 1, "logit_difference", "mean")
-    expected, model = atp_star(precise, graph, behaviour, AtpStar()).values[graph.edges], precise.to(dtype=dtype)
+    graph = Graph.of(precise.config)
+    problem = random_problem(precise, graph, 7, [6, 5, 7], 1, "logit_difference", "mean")
+    expected, rounded = atp_star(problem, AtpStar()).values[graph.edges], replace(problem, model=precise.to(dtype=dtype))
     for batch_size in (None, 2):
-        values = atp_star(model, graph, behaviour, AtpStar(batch_size=batch_size)).values[graph.edges]
+        values = atp_star(rounded, AtpStar(batch_size=batch_size)).values[graph.edges]
         assert float((values - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
 def test_patterns_of_a_few_writers_at_a_time_are_those_of_all(monkeypatch):
     model = tiny("gemma3", dtype=torch.float64)
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 7, [6, 5], 1, "logit_difference", "mean")
-    together = atp_star(model, graph, behaviour, AtpStar()).values[graph.edges]
+    graph = Graph.of(model.config)
+    problem = random_problem(model, graph, 7, [6, 5], 1, "logit_difference", "mean")
+    together = atp_star(problem, AtpStar()).values[graph.edges]
     # by its name, the package holds the function
     monkeypatch.setattr(import_module("subcircuit.search.atp_star"), "_NUMBERS_AT_ONCE", 1500)
-    torch.testing.assert_close(atp_star(model, graph, behaviour, AtpStar()).values[graph.edges], together)
+    torch.testing.assert_close(atp_star(problem, AtpStar()).values[graph.edges], together)
 
 
 def test_progress_adds_up():
     model = tiny("qwen2")
-    graph, behaviour, rounds = Graph.of(model.config), random_behaviour(model, 1, [6, 5, 4], 1, "logit_difference", "zero"), []
-    atp_star(model, graph, behaviour, AtpStar(batch_size=2), rounds.append)
+    problem, rounds = random_problem(model, Graph.of(model.config), 1, [6, 5, 4], 1, "logit_difference", "zero"), []
+    atp_star(problem, AtpStar(batch_size=2), rounds.append)
     assert [(r.done, r.total) for r in rounds] == [(2, 3), (3, 3)]
 
 
@@ -269,9 +278,9 @@ def test_what_cannot_be_scored_is_refused():
     model = tiny("llama")
     graph = Graph.of(model.config)
     with pytest.raises(SettingsError, match="accuracy is a count"):
-        atp_star(model, graph, random_behaviour(model, 1, [6], 1, "accuracy", "resample"), AtpStar())
+        atp_star(random_problem(model, graph, 1, [6], 1, "accuracy", "resample"), AtpStar())
     with pytest.raises(SettingsError, match="at least 1"):
         AtpStar(batch_size=0)
     model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
     with pytest.raises(NumericalError, match="nan"):
-        atp_star(model, graph, random_behaviour(model, 1, [6], 1, "logit_difference", "zero"), AtpStar())
+        atp_star(random_problem(model, graph, 1, [6], 1, "logit_difference", "zero"), AtpStar())

@@ -1,5 +1,7 @@
 """Gradient methods equal autograd through split inputs, for every family, scope, ablation and metric."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from subcircuit.run.backward import norm_pull_back
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.run.test_forward import scopes_of
 from tests.search.autograd import Autograd, assert_scores_or_refused
 from tests.search.test_acdc import METRICS
@@ -21,33 +23,33 @@ from tests.tiny_models import FAMILIES, tiny
 
 
 @st.composite
-def behaviours(draw: st.DrawFn, family: str, ablations: tuple[str, ...] = ("resample", "zero", "mean", "mean-by-position")):
-    """A float64 model, its graph at any scope, and a behaviour; what is tried first has gradients and all kinds of readers."""
+def problems(draw: st.DrawFn, family: str, ablations: tuple[str, ...] = ("resample", "zero", "mean", "mean-by-position")):
+    """A problem of a float64 model at any scope; what is tried first has gradients and all kinds of readers."""
     seed = draw(st.integers(0, 2**20))
     model = tiny(family, seed % 2, dtype=torch.float64)
     graph = Graph.of(model.config, draw(st.sampled_from(scopes_of(family)[::-1])))
     lengths = draw(st.lists(st.integers(3, 6), min_size=1, max_size=3))
     metric, ablation = draw(st.sampled_from(METRICS[::-1])), draw(st.sampled_from(ablations))
-    return model, graph, random_behaviour(model, seed, lengths, draw(st.integers(1, 2)), metric, ablation)
+    return random_problem(model, graph, seed, lengths, draw(st.integers(1, 2)), metric, ablation)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data(), batch_size=st.sampled_from([1, None, 2]))
 def test_eap_is_the_slope_of_the_loss_in_every_edge(family, data, batch_size):
-    model, graph, behaviour = data.draw(behaviours(family))
-    expected = Autograd(model, graph, behaviour).slope(graph.edges)
-    assert_scores_or_refused(lambda: eap(model, graph, behaviour, Eap(batch_size)), expected)
+    problem = data.draw(problems(family))
+    expected = Autograd(problem).slope(problem.graph.edges)
+    assert_scores_or_refused(lambda: eap(problem, Eap(batch_size)), expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data(), steps=st.sampled_from([2, 1, 3]))
 def test_integrated_gradients_average_autograd_over_the_path(family, data, steps):
-    model, graph, behaviour = data.draw(behaviours(family))
-    expected = integrated_slowly(Autograd(model, graph, behaviour), steps)
+    problem = data.draw(problems(family))
+    expected = integrated_slowly(Autograd(problem), steps)
     config = EapIgInputs(steps, batch_size=2)
-    assert_scores_or_refused(lambda: eap_ig_inputs(model, graph, behaviour, config), expected)
+    assert_scores_or_refused(lambda: eap_ig_inputs(problem, config), expected)
 
 
 def integrated_slowly(slow, steps):
@@ -61,20 +63,20 @@ def integrated_slowly(slow, steps):
 @settings(max_examples=2)
 @given(data=st.data())
 def test_clean_corrupted_averages_autograd_over_both_ends(family, data):
-    model, graph, behaviour = data.draw(behaviours(family, ablations=("resample",)))
-    slow = Autograd(model, graph, behaviour)
+    problem = data.draw(problems(family, ablations=("resample",)))
+    slow = Autograd(problem)
     expected = torch.stack([slow.scores_at(end) for end in slow.embeddings()]).mean(0)
-    assert_scores_or_refused(lambda: clean_corrupted(model, graph, behaviour, CleanCorrupted(batch_size=2)), expected)
+    assert_scores_or_refused(lambda: clean_corrupted(problem, CleanCorrupted(batch_size=2)), expected)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama_gqa", "gemma3", "pythia", "attention_only_bare"])
 def test_scores_out_of_the_embedding_add_up_to_the_change_along_the_path(family):
     model = tiny(family, dtype=torch.float64)
     graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 11, [5, 6], 1, "logit_difference", "resample")
-    slow, steps = Autograd(model, graph, behaviour), 16
-    change = float(slow.of_logits(model(behaviour.task.corrupted)) - slow.of_logits(model(behaviour.task.clean)))
-    scores = float(eap_ig_inputs(model, graph, behaviour, EapIgInputs(steps)).values[0].nansum())
+    problem = random_problem(model, graph, 11, [5, 6], 1, "logit_difference", "resample")
+    slow, steps = Autograd(problem), 16
+    change = float(slow.of_logits(model(problem.task.corrupted)) - slow.of_logits(model(problem.task.clean)))
+    scores = float(eap_ig_inputs(problem, EapIgInputs(steps)).values[0].nansum())
     # the path begins behind its first point: half a step of each end turns the sum into the trapezoid rule
     clean, ablated = (slow.scores_at(end)[0].masked_fill(~graph.edges[0], 0).sum() for end in slow.embeddings())
     assert abs(change) > 0.01
@@ -83,13 +85,12 @@ def test_scores_out_of_the_embedding_add_up_to_the_change_along_the_path(family)
 
 def test_at_the_minimum_of_a_divergence_only_other_runs_than_the_clean_one_have_anything_to_say():
     model = tiny("llama", dtype=torch.float64)
-    graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 2, [6, 5], 1, "kl_divergence", "resample")
+    problem = random_problem(model, Graph.of(model.config), 2, [6, 5], 1, "kl_divergence", "resample")
     with pytest.raises(NoGradientError):
-        eap(model, graph, behaviour, Eap())
+        eap(problem, Eap())
     for scores in (
-        eap_ig_inputs(model, graph, behaviour, EapIgInputs()),
-        clean_corrupted(model, graph, behaviour, CleanCorrupted()),
+        eap_ig_inputs(problem, EapIgInputs()),
+        clean_corrupted(problem, CleanCorrupted()),
     ):
         assert float(scores.values.nan_to_num().abs().max()) > 1e-3
 
@@ -98,11 +99,11 @@ def test_at_the_minimum_of_a_divergence_only_other_runs_than_the_clean_one_have_
 @pytest.mark.parametrize("family", ["gpt2", "qwen3", "gemma2", "pythia"])
 def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tolerance):
     precise = tiny(family, dtype=torch.float64)
-    model, graph = precise.to(dtype=dtype), Graph.of(precise.config)
-    behaviour = random_behaviour(precise, 7, [6, 5, 7], 1, "logit_difference", "mean")
-    expected = eap(precise, graph, behaviour, Eap()).values[graph.edges]
+    graph = Graph.of(precise.config)
+    problem = random_problem(precise, graph, 7, [6, 5, 7], 1, "logit_difference", "mean")
+    expected, rounded = eap(problem, Eap()).values[graph.edges], replace(problem, model=precise.to(dtype=dtype))
     for batch_size in (None, 2):
-        values = eap(model, graph, behaviour, Eap(batch_size)).values[graph.edges]
+        values = eap(rounded, Eap(batch_size)).values[graph.edges]
         assert float((values - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
@@ -118,25 +119,26 @@ def test_norms_are_pulled_back_as_autograd_does(norm, has_gain, seed):
 
 def test_progress_adds_up():
     model = tiny("qwen2")
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 1, [6, 5, 4], 1, "logit_difference", "resample")
+    problem = random_problem(model, Graph.of(model.config), 1, [6, 5, 4], 1, "logit_difference", "resample")
     rounds = []
-    eap_ig_inputs(model, graph, behaviour, EapIgInputs(steps=3, batch_size=2), rounds.append)
+    eap_ig_inputs(problem, EapIgInputs(steps=3, batch_size=2), rounds.append)
     # the interpolated runs of a batch go together, its clean run comes last
     assert [(r.done, r.total) for r in rounds] == [(done, 9) for done in (4, 6, 8, 9)]
 
 
 def test_what_cannot_be_differentiated_is_refused():
     model = tiny("gpt2")
-    graph, counted = Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "accuracy", "resample")
+    graph = Graph.of(model.config)
+    counted = random_problem(model, graph, 1, [6, 5], 1, "accuracy", "resample")
     for search in (
-        lambda: eap(model, graph, counted, Eap()),
-        lambda: eap_ig_inputs(model, graph, counted, EapIgInputs()),
-        lambda: clean_corrupted(model, graph, counted, CleanCorrupted()),
+        lambda: eap(counted, Eap()),
+        lambda: eap_ig_inputs(counted, EapIgInputs()),
+        lambda: clean_corrupted(counted, CleanCorrupted()),
     ):
         with pytest.raises(SettingsError, match="accuracy is a count"):
             search()
     with pytest.raises(SettingsError, match="resample"):
-        clean_corrupted(model, graph, random_behaviour(model, 1, [6], 1, "logit_difference", "zero"), CleanCorrupted())
+        clean_corrupted(random_problem(model, graph, 1, [6], 1, "logit_difference", "zero"), CleanCorrupted())
     for wrong in (lambda: Eap(0), lambda: EapIgInputs(0), lambda: CleanCorrupted(-1)):
         with pytest.raises(SettingsError, match="at least 1"):
             wrong()
@@ -144,7 +146,7 @@ def test_what_cannot_be_differentiated_is_refused():
 
 def test_nan_is_never_ranked():
     model = tiny("llama")
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "logit_difference", "resample")
+    problem = random_problem(model, Graph.of(model.config), 1, [6, 5], 1, "logit_difference", "resample")
     model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
     with pytest.raises(NumericalError, match=r"the score of embed->a0\.h0<q> is nan"):
-        eap(model, graph, behaviour, Eap())
+        eap(problem, Eap())

@@ -1,5 +1,7 @@
 """Scores that are no slopes of the loss: chance, information flow, node importance."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,19 +15,19 @@ from subcircuit.run.readout import readout_of
 from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.random_scores import RandomScores, random_scores
-from tests.behaviours import random_behaviour
 from tests.oracles import NodeByNode
+from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores
-from tests.search.test_attribution import behaviours
+from tests.search.test_attribution import problems
 from tests.tiny_models import FAMILIES, tiny
 
 
 def test_chance_depends_on_the_seed_alone():
     model, other = tiny("gpt2"), tiny("gpt2", 1)
     graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 1, [5], 1, "accuracy", "zero")
+    problem = random_problem(model, graph, 1, [5], 1, "accuracy", "zero")
     scores = [
-        random_scores(m, graph, behaviour, RandomScores(seed)).values[graph.edges]
+        random_scores(replace(problem, model=m), RandomScores(seed)).values[graph.edges]
         for m, seed in ((model, 3), (other, 3), (model, 4))
     ]
     assert torch.equal(scores[0], scores[1])
@@ -33,9 +35,10 @@ def test_chance_depends_on_the_seed_alone():
     assert 0 <= scores[0].min() < 0.1 < 0.9 < scores[0].max() < 1
 
 
-def flow_slowly(model, graph, behaviour):
+def flow_slowly(problem):
     """Importances reader by reader and position by position, on unpadded prompts."""
-    task, total = behaviour.task, torch.zeros(graph.edges.shape, dtype=torch.float64)
+    model, graph = problem.model, problem.graph
+    task, total = problem.task, torch.zeros(graph.edges.shape, dtype=torch.float64)
     for example, length in enumerate(task.clean.lengths.tolist()):
         nothing = torch.zeros(len(graph.writers), length, model.config.d_model, dtype=model.dtype)
         runner = NodeByNode(model, graph, graph.edges, nothing)
@@ -59,18 +62,19 @@ def flow_slowly(model, graph, behaviour):
 @settings(max_examples=2)
 @given(data=st.data())
 def test_information_flow_equals_its_definition(family, data):
-    model, graph, behaviour = data.draw(behaviours(family))
-    scores = ifr(model, graph, behaviour, Ifr(batch_size=data.draw(st.sampled_from([None, 1, 2]))))
-    assert_scores(scores, flow_slowly(model, graph, behaviour), atol=1e-7)
+    problem = data.draw(problems(family))
+    scores = ifr(problem, Ifr(batch_size=data.draw(st.sampled_from([None, 1, 2]))))
+    assert_scores(scores, flow_slowly(problem), atol=1e-7)
     assert float(scores.values.nansum(0)[-1]) == pytest.approx(1)
 
 
-def importance_slowly(model, graph, behaviour):
+def importance_slowly(problem):
     """|slope of the loss when all edges out of a writer are cut| per example, through split inputs."""
-    slow, importance = Autograd(model, graph, behaviour), torch.zeros(len(graph.writers), dtype=torch.float64)
-    for example in range(len(behaviour.task)):
+    model, graph = problem.model, problem.graph
+    slow, importance = Autograd(problem), torch.zeros(len(graph.writers), dtype=torch.float64)
+    for example in range(len(problem.task)):
         mask = graph.edges.double().requires_grad_()
-        task = behaviour.task
+        task = problem.task
         rows = task.answers.rows(run_circuit(model, graph, mask, task.clean, slow.ablated))
 
         loss = task.answers.per_example(slow.bound(readout_of(rows, slow.bound.needs)))[example]
@@ -83,13 +87,13 @@ def importance_slowly(model, graph, behaviour):
 @settings(max_examples=2)
 @given(data=st.data())
 def test_node_importance_is_the_slope_in_all_edges_out_of_a_node(family, data):
-    model, graph, behaviour = data.draw(behaviours(family))
-    config, importance = Hisp(batch_size=data.draw(st.sampled_from([None, 1]))), importance_slowly(model, graph, behaviour)
+    problem = data.draw(problems(family))
+    config, importance = Hisp(batch_size=data.draw(st.sampled_from([None, 1]))), importance_slowly(problem)
     if float(importance.max()) < 1e-9:  # a divergence at its minimum
         with pytest.raises(NoGradientError):
-            hisp(model, graph, behaviour, config)
+            hisp(problem, config)
         return
-    assert_scores(hisp(model, graph, behaviour, config), of_nodes_slowly(graph, importance), atol=1e-6)
+    assert_scores(hisp(problem, config), of_nodes_slowly(problem.graph, importance), atol=1e-6)
 
 
 def of_nodes_slowly(graph, importance):
@@ -107,4 +111,4 @@ def of_nodes_slowly(graph, importance):
 def test_counts_have_no_importance():
     model = tiny("gpt2")
     with pytest.raises(SettingsError, match="accuracy is a count"):
-        hisp(model, Graph.of(model.config), random_behaviour(model, 1, [5], 1, "accuracy", "zero"), Hisp())
+        hisp(random_problem(model, Graph.of(model.config), 1, [5], 1, "accuracy", "zero"), Hisp())

@@ -10,7 +10,7 @@ import torch
 
 from subcircuit.graph import Scope
 from subcircuit.search import METHODS, discover
-from tests.behaviours import random_task
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 MODEL = tiny("llama", 5)

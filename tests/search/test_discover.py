@@ -13,7 +13,7 @@ from subcircuit.run.ablation import ablated_values
 from subcircuit.search import METHODS, Acdc, Eap, Exact, Hybrid, Round, discover, exact, hybrid, method_named, method_of
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
 from subcircuit.search.hybrid import nominate
-from tests.behaviours import random_behaviour, random_task
+from tests.problems import random_problem, random_task
 from tests.tiny_models import tiny
 
 
@@ -90,10 +90,11 @@ def test_graphs_too_large_are_refused_before_anything_is_run(monkeypatch):
 
 def test_hybrid_measures_what_was_nominated_and_tells_what_was_not():
     model = tiny("llama_gqa", dtype=torch.float64)
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 2, [6, 7], 1, "logit_difference", "resample")
-    effects = exact(model, graph, behaviour, Exact()).values
-    attributions = eap_ig_inputs(model, graph, behaviour, EapIgInputs(5)).values
-    scores = hybrid(model, graph, behaviour, Hybrid(coverage=0.9, most=40, sample=graph.n_edges))
+    graph = Graph.of(model.config)
+    problem = random_problem(model, graph, 2, [6, 7], 1, "logit_difference", "resample")
+    effects = exact(problem, Exact()).values
+    attributions = eap_ig_inputs(problem, EapIgInputs(5)).values
+    scores = hybrid(problem, Hybrid(coverage=0.9, most=40, sample=graph.n_edges))
     nominated = nominate(graph, attributions, 0.9, 40)
     torch.testing.assert_close(scores.values[nominated], effects[nominated], atol=1e-6, rtol=1e-5)
     rest = graph.edges & ~nominated

@@ -1,5 +1,7 @@
 """Integrated gradients over activations equal autograd at circuits whose edges out of one stage are partly cut."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,9 +11,9 @@ from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph, Scope
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations, stages
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores, assert_scores_or_refused
-from tests.search.test_attribution import behaviours
+from tests.search.test_attribution import problems
 from tests.tiny_models import FAMILIES, tiny
 
 
@@ -28,10 +30,10 @@ def written_together(graph):
 @settings(max_examples=2)
 @given(data=st.data(), steps=st.sampled_from([2, 1, 3]))
 def test_scores_average_autograd_along_the_path_of_the_writers_stage(family, data, steps):
-    model, graph, behaviour = data.draw(behaviours(family))
+    problem = data.draw(problems(family))
     config = EapIgActivations(steps, batch_size=data.draw(st.sampled_from([None, 1, 2])))
-    expected = staged_slowly(Autograd(model, graph, behaviour), steps)
-    assert_scores_or_refused(lambda: eap_ig_activations(model, graph, behaviour, config), expected)
+    expected = staged_slowly(Autograd(problem), steps)
+    assert_scores_or_refused(lambda: eap_ig_activations(problem, config), expected)
 
 
 def staged_slowly(slow, steps):
@@ -53,9 +55,9 @@ def staged_slowly(slow, steps):
 def test_scores_out_of_a_stage_add_up_to_the_effect_of_ablating_it(family, ablation):
     model = tiny(family, dtype=torch.float64)
     graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 11, [5, 4], 1, "logit_difference", ablation)
-    slow, steps = Autograd(model, graph, behaviour), 12
-    scores = eap_ig_activations(model, graph, behaviour, EapIgActivations(steps)).values.double()
+    problem = random_problem(model, graph, 11, [5, 4], 1, "logit_difference", ablation)
+    slow, steps = Autograd(problem), 12
+    scores = eap_ig_activations(problem, EapIgActivations(steps)).values.double()
     effects, sums = [], []
     for rows in written_together(graph).values():
         cut = graph.edges.double()
@@ -70,9 +72,9 @@ def test_scores_out_of_a_stage_add_up_to_the_effect_of_ablating_it(family, ablat
 
 def test_one_step_is_the_clean_run_alone():
     model = tiny("qwen3", dtype=torch.float64)
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 2, [6, 5], 1, "logit_difference", "resample")
-    expected = eap(model, graph, behaviour, Eap()).values.double()
-    assert_scores(eap_ig_activations(model, graph, behaviour, EapIgActivations(steps=1)), expected)
+    problem = random_problem(model, Graph.of(model.config), 2, [6, 5], 1, "logit_difference", "resample")
+    expected = eap(problem, Eap()).values.double()
+    assert_scores(eap_ig_activations(problem, EapIgActivations(steps=1)), expected)
 
 
 def test_heads_of_a_layer_move_together_and_parallel_mlps_do_not_read_them():
@@ -86,8 +88,9 @@ def test_heads_of_a_layer_move_together_and_parallel_mlps_do_not_read_them():
 
 def test_a_divergence_has_something_to_say():
     model = tiny("llama", dtype=torch.float64)
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 2, [6, 5], 1, "kl_divergence", "resample")
-    scores = eap_ig_activations(model, graph, behaviour, EapIgActivations(3)).values
+    graph = Graph.of(model.config)
+    problem = random_problem(model, graph, 2, [6, 5], 1, "kl_divergence", "resample")
+    scores = eap_ig_activations(problem, EapIgActivations(3)).values
     # behind the last MLP's path too, which embeddings' paths do not lead through
     assert abs(scores[graph.find("m2->logits")]) > 1e-4
 
@@ -96,18 +99,19 @@ def test_a_divergence_has_something_to_say():
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "pythia"])
 def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tolerance):
     precise = tiny(family, dtype=torch.float64)
-    graph, behaviour = Graph.of(precise.config), random_behaviour(precise, 7, [6, 5, 7], 1, "logit_difference", "mean")
+    graph = Graph.of(precise.config)
+    problem = random_problem(precise, graph, 7, [6, 5, 7], 1, "logit_difference", "mean")
     config = EapIgActivations(steps=2)
-    expected = eap_ig_activations(precise, graph, behaviour, config).values[graph.edges]
+    expected, rounded = eap_ig_activations(problem, config).values[graph.edges], replace(problem, model=precise.to(dtype=dtype))
     for batch_size in (None, 2):
-        found = eap_ig_activations(precise.to(dtype=dtype), graph, behaviour, EapIgActivations(2, batch_size)).values
+        found = eap_ig_activations(rounded, EapIgActivations(2, batch_size)).values
         assert float((found[graph.edges] - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
 def test_progress_adds_up():
     model = tiny("gpt2")
-    graph, behaviour, rounds = Graph.of(model.config), random_behaviour(model, 1, [5, 4, 5], 1, "logit_difference", "zero"), []
-    eap_ig_activations(model, graph, behaviour, EapIgActivations(steps=2, batch_size=2), rounds.append)
+    problem, rounds = random_problem(model, Graph.of(model.config), 1, [5, 4, 5], 1, "logit_difference", "zero"), []
+    eap_ig_activations(problem, EapIgActivations(steps=2, batch_size=2), rounds.append)
     # the clean run and seven stages of three examples
     assert [r.done for r in rounds] == [*range(2, 17, 2), *range(17, 25)]
     assert {r.total for r in rounds} == {24}
@@ -117,10 +121,10 @@ def test_what_cannot_be_scored_is_refused():
     model = tiny("gpt2")
     graph = Graph.of(model.config)
     with pytest.raises(SettingsError, match="accuracy is a count"):
-        eap_ig_activations(model, graph, random_behaviour(model, 1, [6], 1, "accuracy", "resample"), EapIgActivations())
+        eap_ig_activations(random_problem(model, graph, 1, [6], 1, "accuracy", "resample"), EapIgActivations())
     for wrong in (lambda: EapIgActivations(0), lambda: EapIgActivations(batch_size=0)):
         with pytest.raises(SettingsError, match="at least 1"):
             wrong()
     model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
     with pytest.raises(NumericalError, match="nan"):
-        eap_ig_activations(model, graph, random_behaviour(model, 1, [6], 1, "logit_difference", "zero"), EapIgActivations(1))
+        eap_ig_activations(random_problem(model, graph, 1, [6], 1, "logit_difference", "zero"), EapIgActivations(1))

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from subcircuit.graph import Graph, Scope
-from subcircuit.search import Acdc, Behaviour, Step, acdc
+from subcircuit.search import Acdc, Problem, Step, acdc
 from subcircuit.search.zoom import zoom
 from subcircuit.tasks import metric
-from tests.behaviours import random_task
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 
@@ -28,8 +28,8 @@ from tests.tiny_models import tiny
 def test_the_share_of_the_work_grows_from_nothing_to_all(config: Acdc, level: str) -> None:
     model = tiny("llama_gqa")
     graph = Graph.of(model.config, Scope.named(level))
-    behaviour, steps = Behaviour(random_task(model, 2, [6, 5]), metric("kl_divergence")), list[Step]()
-    acdc(model, graph, behaviour, replace(config, speculation=4), steps.append)
+    problem, steps = Problem(model, graph, random_task(model, 2, [6, 5]), metric("kl_divergence")), list[Step]()
+    acdc(problem, replace(config, speculation=4), steps.append)
     shares, work = [step.share for step in steps], [step.work for step in steps]
     assert shares == sorted(shares)
     assert work == sorted(work)
@@ -41,9 +41,9 @@ def test_the_share_of_the_work_grows_from_nothing_to_all(config: Acdc, level: st
 def test_looking_into_one_node_counts_its_edges_alone() -> None:
     model = tiny("llama_gqa")
     graph = Graph.of(model.config, Scope("block"))
-    behaviour, steps = Behaviour(random_task(model, 2, [6, 5]), metric("kl_divergence")), list[Step]()
-    found = acdc(model, graph, behaviour, Acdc(0.0)).circuit
-    zoom(model, found, "a0", "qkv", behaviour, Acdc(0.0), steps.append)
+    problem, steps = Problem(model, graph, random_task(model, 2, [6, 5]), metric("kl_divergence")), list[Step]()
+    found = acdc(problem, Acdc(0.0)).circuit
+    zoom(problem, found, "a0", "qkv", Acdc(0.0), steps.append)
     shares = [step.share for step in steps]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from subcircuit.graph import Graph, Scope
 from subcircuit.run import ABLATIONS
-from subcircuit.search import Acdc, Behaviour, Eap, EdgePruning, Exact, Hybrid, LearnOptimal, acdc, sketch
+from subcircuit.search import Acdc, Eap, EdgePruning, Exact, Hybrid, LearnOptimal, Problem, acdc, sketch
 from subcircuit.search import footprint as footprint_module
 from subcircuit.search.attribution import probes
 from subcircuit.search.batches import Batches
@@ -17,8 +16,8 @@ from subcircuit.search.footprint import footprint, shortage
 from subcircuit.search.refine import Refine, coarse
 from subcircuit.search.sketch import trials_of
 from subcircuit.search.speculation import Speculation
-from subcircuit.tasks import graph_of, metric
-from tests.behaviours import random_behaviour
+from subcircuit.tasks import metric
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 SEARCHES = [
@@ -30,36 +29,35 @@ SEARCHES = [
 ]
 
 
-def case(family: str, scope: str) -> tuple[Any, Graph, Behaviour]:
+def case(family: str, scope: str) -> Problem:
     model = tiny(family, 0, torch.float64)
     lengths = [5, 5] if "positions" in scope else [6, 5]
-    behaviour = random_behaviour(model, 3, lengths, 1, "kl_divergence", "resample")
-    return model, graph_of(model, Scope.named(scope), behaviour.task), behaviour
+    return Problem.of(model, random_task(model, 3, lengths), "kl_divergence", "resample", scope)
 
 
 @pytest.mark.parametrize(("family", "scope", "config", "restoring"), SEARCHES)
 def test_an_outline_that_takes_edges_one_by_one_is_the_search(
     family: str, scope: str, config: Acdc, restoring: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    model, graph, behaviour = case(family, scope)
-    found = acdc(model, graph, behaviour, replace(config, direction="denoising" if restoring else "noising"))
+    problem = case(family, scope)
+    found = acdc(problem, replace(config, direction="denoising" if restoring else "noising"))
     monkeypatch.setattr(sketch, "_BLOCKS", (1,))
-    outline = sketch.sketch(model, graph, behaviour, config, restoring, 60.0)
+    outline = sketch.sketch(problem, config, restoring, 60.0)
     assert outline.first == 0
     assert torch.equal(outline.kept, found.circuit.kept)
-    assert 0 < found.circuit.n_edges < graph.n_edges
-    rows = Batches.start(model, graph, behaviour, len(behaviour.task)).first.run.rows
-    speculation = Speculation(config.speculation, 512 // len(behaviour.task))
+    assert 0 < found.circuit.n_edges < problem.graph.n_edges
+    rows = Batches.start(problem, len(problem.task)).first.run.rows
+    speculation = Speculation(config.speculation, 512 // len(problem.task))
     trials = [trials_of(stage.stays, speculation, len(rows[stage.reach].flat)) for stage in outline.stages]
     assert sum(map(sum, trials)) == found.trials
 
 
 def test_trials_are_known_to_a_factor_before_a_search():
-    model, graph, behaviour = case("llama", "qkv")
-    predicted, found = estimate(model, graph, behaviour, Acdc(0.02)), acdc(model, graph, behaviour, Acdc(0.02))
+    problem = case("llama", "qkv")
+    predicted, found = estimate(problem, Acdc(0.02)), acdc(problem, Acdc(0.02))
     assert None not in (predicted.trials, predicted.kept, found.trials)
     trials, kept = predicted.trials or 0, predicted.kept or 0
-    assert (predicted.edges, predicted.seen, predicted.method) == (graph.n_edges, 1.0, "acdc")
+    assert (predicted.edges, predicted.seen, predicted.method) == (problem.graph.n_edges, 1.0, "acdc")
     assert (found.trials or 0) / 1.5 <= trials <= (found.trials or 0) * 1.5
     assert found.circuit.n_edges / 1.5 <= kept <= found.circuit.n_edges * 1.5
     assert predicted.forward_equivalents == predicted.seconds / predicted.forward_seconds > 0
@@ -67,8 +65,9 @@ def test_trials_are_known_to_a_factor_before_a_search():
 
 
 def test_where_patience_ends_the_rest_is_judged_by_what_was_seen():
-    model, graph, behaviour = case("gpt2", "head")
-    some = estimate(model, graph, behaviour, Acdc(0.02), patience=0.0)
+    problem = case("gpt2", "head")
+    graph = problem.graph
+    some = estimate(problem, Acdc(0.02), patience=0.0)
     # of the last unit, the logits, alone
     logits = int(graph.edges[:, -1].sum())
     assert some.seen == pytest.approx(logits / graph.n_edges)
@@ -80,19 +79,17 @@ def test_where_patience_ends_the_rest_is_judged_by_what_was_seen():
     "settings", [Exact(), Hybrid(most=4, sample=2), Eap(), EdgePruning(steps=5, target=0.5), Exact(direction="both")]
 )
 def test_other_methods_are_measured_on_a_part(settings: Any):
-    model, graph, behaviour = case("gpt2", "head")
-    behaviour = replace(behaviour, metric=metric("logit_difference"))
-    found = estimate(model, graph, behaviour, settings)
-    trials = {Exact: graph.n_edges * (2 if getattr(settings, "direction", "") == "both" else 1), Hybrid: 6}
+    problem = replace(case("gpt2", "head"), metric=metric("logit_difference"))
+    found = estimate(problem, settings)
+    trials = {Exact: problem.graph.n_edges * (2 if getattr(settings, "direction", "") == "both" else 1), Hybrid: 6}
     assert (found.trials, found.kept) == (trials.get(type(settings)), None)
     assert 0 < found.seconds < float("inf")
 
 
 def test_a_refinement_takes_its_seed_s_search_and_growth():
-    model, graph, behaviour = case("gpt2", "head")
-    behaviour = replace(behaviour, metric=metric("logit_difference"))
-    seed = estimate(model, graph, behaviour, coarse(model, graph, behaviour, Refine()))
-    few, many = (estimate(model, graph, behaviour, Refine(rounds=rounds, grow=1)) for rounds in (1, 400))
+    problem = replace(case("gpt2", "head"), metric=metric("logit_difference"))
+    seed = estimate(problem, coarse(problem, Refine()))
+    few, many = (estimate(problem, Refine(rounds=rounds, grow=1)) for rounds in (1, 400))
     assert (few.trials, few.kept, few.method) == (seed.trials, None, "refine")
     # half of the seed's edges, one a round
     assert (seed.kept or 0) > 20
@@ -100,35 +97,34 @@ def test_a_refinement_takes_its_seed_s_search_and_growth():
 
 
 def test_learning_constants_takes_its_time_as_well():
-    model, graph, behaviour = case("gpt2", "head")
-    behaviour = replace(behaviour, metric=metric("logit_difference"), ablation=ABLATIONS["mean"])
-    plain, learned = (estimate(model, graph, behaviour, Eap(), learning).seconds for learning in (None, LearnOptimal(steps=3000)))
+    problem = replace(case("gpt2", "head"), metric=metric("logit_difference"), ablation=ABLATIONS["mean"])
+    plain, learned = (estimate(problem, Eap(), learning).seconds for learning in (None, LearnOptimal(steps=3000)))
     assert learned > 10 * plain
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_what_is_kept_of_the_runs_is_known_to_the_byte(family: str):
-    model, graph, behaviour = case(family, "qkv")
-    (engine,) = Batches.start(model, graph, behaviour, 2).engines
+    problem = case(family, "qkv")
+    (engine,) = Batches.start(problem, 2).engines
     run = engine.run
     held = [run.differences, run.prefixes, *run.streams, *run.ablated_streams, *run.k, *run.v]
-    assert footprint(model, graph, behaviour, Acdc()).runs == sum(tensor.nbytes for tensor in held)
+    assert footprint(problem, Acdc()).runs == sum(tensor.nbytes for tensor in held)
     # in two batches as well
-    assert footprint(model, graph, behaviour, Acdc(batch_size=1)).runs == sum(tensor.nbytes for tensor in held)
-    (probe,) = probes(model, graph, behaviour, None)
+    assert footprint(problem, Acdc(batch_size=1)).runs == sum(tensor.nbytes for tensor in held)
+    (probe,) = probes(problem, None)
     streams = {id(stream): stream for stream in probe.contrast.streams}.values()
     held = [probe.contrast.differences, *streams]
-    assert footprint(model, graph, behaviour, Eap()).runs == sum(tensor.nbytes for tensor in held)
+    assert footprint(problem, Eap()).runs == sum(tensor.nbytes for tensor in held)
 
 
 def test_too_little_memory_is_told_with_numbers_and_a_way_out(monkeypatch: pytest.MonkeyPatch):
-    model, graph, behaviour = case("gpt2", "qkv")
-    assert shortage(model, graph, behaviour, Acdc()) is None
+    problem = case("gpt2", "qkv")
+    assert shortage(problem, Acdc()) is None
     monkeypatch.setattr(footprint_module, "free_memory", lambda device: 1000)
-    said, of_batches = (shortage(model, graph, behaviour, settings) for settings in (Acdc(), Eap()))
+    said, of_batches = (shortage(problem, settings) for settings in (Acdc(), Eap()))
     assert said is not None
     assert of_batches is not None
     assert "fewer --examples, --dtype bfloat16, or a coarser --scope than qkv" in said
     assert "a smaller --batch-size" in of_batches
     monkeypatch.setattr(footprint_module, "free_memory", lambda device: None)
-    assert shortage(model, graph, behaviour, Acdc()) is None
+    assert shortage(problem, Acdc()) is None

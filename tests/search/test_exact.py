@@ -12,21 +12,23 @@ from subcircuit.graph import Graph
 from subcircuit.model import Transformer
 from subcircuit.run import run_circuit, writer_values
 from subcircuit.run.readout import readout_of
+from subcircuit.search import Problem
 from subcircuit.search.acdc import acdc
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, effects_of, exact
 from subcircuit.search.rules import Acdc
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores
 from tests.search.test_acdc import METRICS
-from tests.search.test_attribution import behaviours
+from tests.search.test_attribution import problems
 from tests.tiny_models import FAMILIES, tiny
 
 
-def effects_slowly(model: Transformer, graph: Graph, behaviour, edges) -> torch.Tensor:
+def effects_slowly(problem: Problem, edges) -> torch.Tensor:
     """The loss with each of these edges cut, less the loss of the model: a whole masked forward pass for each."""
-    slow = Autograd(model, graph, behaviour)
+    graph = problem.graph
+    slow = Autograd(problem)
     whole, effects = slow.loss(graph.edges), []
     for writer, reader in edges:
         kept = graph.edges.clone()
@@ -40,12 +42,13 @@ def effects_slowly(model: Transformer, graph: Graph, behaviour, edges) -> torch.
 @given(data=st.data())
 @torch.no_grad()
 def test_effects_are_those_of_masked_forward_passes(family, data):
-    model, graph, behaviour = data.draw(behaviours(family))
+    problem = data.draw(problems(family))
+    graph = problem.graph
     size = data.draw(st.integers(1, 3))
-    effects = effects_of(model, graph, behaviour, graph.edges, size, Rounds(graph.n_edges, None))
+    effects = effects_of(problem, graph.edges, size, Rounds(graph.n_edges, None))
     cells = graph.edges.nonzero()
     chosen = cells[torch.randperm(len(cells), generator=torch.Generator().manual_seed(size))[:40]].tolist()
-    expected = effects_slowly(model, graph, behaviour, chosen)
+    expected = effects_slowly(problem, chosen)
     torch.testing.assert_close(torch.stack([effects[w, r] for w, r in chosen]), expected, atol=1e-8, rtol=1e-7)
 
 
@@ -53,12 +56,12 @@ def test_effects_are_those_of_masked_forward_passes(family, data):
 def test_every_edge_once(family):
     model = tiny(family, dtype=torch.float64)
     graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 4, [5, 6], 1, "accuracy", "resample")
-    scores = exact(model, graph, behaviour, Exact())
+    problem = random_problem(model, graph, 4, [5, 6], 1, "accuracy", "resample")
+    scores = exact(problem, Exact())
     edges = [tuple(cell) for cell in graph.edges.nonzero().tolist()]
     expected = torch.zeros(graph.edges.shape, dtype=torch.float64)
     with torch.no_grad():
-        expected[graph.edges] = effects_slowly(model, graph, behaviour, edges)
+        expected[graph.edges] = effects_slowly(problem, edges)
     assert_scores(scores, expected)
 
 
@@ -68,36 +71,35 @@ def test_every_edge_once(family):
 @torch.no_grad()
 def test_restored_edges_bring_back_what_a_run_on_corrupted_prompts_shows(family, seed, metric_name):
     model = tiny(family, seed % 2, dtype=torch.float64)
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, seed, [6, 4, 5], 2, metric_name, "resample")
-    task = behaviour.task
+    graph = Graph.of(model.config)
+    problem = random_problem(model, graph, seed, [6, 4, 5], 2, metric_name, "resample")
+    task = problem.task
     clean = writer_values(model, graph, task.clean)
-    bound = behaviour.metric.bind(task.answers, task.answers.rows(model(task.clean)))
+    bound = problem.metric.bind(task.answers, task.answers.rows(model(task.clean)))
 
     def loss(restored):
         logits = run_circuit(model, graph, graph.edges & ~restored, task.corrupted, clean)
         return float(task.answers.mean(bound(readout_of(task.answers.rows(logits), bound.needs))))
 
-    restored, brought_back = exact(model, graph, behaviour, Exact(2, "denoising")), {}
+    restored, brought_back = exact(problem, Exact(2, "denoising")), {}
     for writer, reader in graph.edges.nonzero()[seed % 7 :: 11].tolist():
         one = torch.zeros_like(graph.edges)
         one[writer, reader] = True
         brought_back[writer, reader] = loss(one * False) - loss(one)
     for cell, expected in brought_back.items():
         assert float(restored.values[cell]) == pytest.approx(expected, abs=1e-7, rel=1e-5)
-    cut, both = (exact(model, graph, behaviour, config).values for config in (Exact(), Exact(direction="both")))
+    cut, both = (exact(problem, config).values for config in (Exact(), Exact(direction="both")))
     assert torch.equal(both[graph.edges], torch.where(restored.values.abs() > cut.abs(), restored.values, cut)[graph.edges])
 
 
 def test_nothing_is_restored_where_cut_edges_carry_constants():
     model = tiny("gpt2")
-    graph, zero, mean = (
-        Graph.of(model.config),
-        *(random_behaviour(model, 1, [6, 5], 1, "accuracy", a) for a in ("zero", "mean")),
-    )
+    graph = Graph.of(model.config)
+    zero, mean = (random_problem(model, graph, 1, [6, 5], 1, "accuracy", ablation) for ablation in ("zero", "mean"))
     with pytest.raises(SettingsError, match="zero ablation has none"):
-        exact(model, graph, zero, Exact(direction="denoising"))
+        exact(zero, Exact(direction="denoising"))
     with pytest.raises(SettingsError, match="mean ablation has none"):
-        acdc(model, graph, mean, Acdc(direction="both"))
+        acdc(mean, Acdc(direction="both"))
 
 
 def linear() -> Transformer:
@@ -117,18 +119,19 @@ def linear() -> Transformer:
 @given(st.integers(0, 2**20), st.sampled_from(["resample", "zero", "mean", "mean-by-position"]))
 def test_on_a_linear_model_attribution_is_exact(seed, ablation):
     model = linear()
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, seed, [6, 5], 1, "logit_difference", ablation)
-    effects = exact(model, graph, behaviour, Exact()).values.double()
-    assert_scores(eap(model, graph, behaviour, Eap()), effects, atol=1e-7)
+    problem = random_problem(model, Graph.of(model.config), seed, [6, 5], 1, "logit_difference", ablation)
+    effects = exact(problem, Exact()).values.double()
+    assert_scores(eap(problem, Eap()), effects, atol=1e-7)
     assert float(effects.nan_to_num().abs().max()) > 0.01
 
 
 def test_precision_progress_and_errors():
     precise = tiny("gemma2", dtype=torch.float64)
-    graph, behaviour = Graph.of(precise.config), random_behaviour(precise, 7, [8, 5, 9], 1, "logit_difference", "mean")
-    expected, rounds = exact(precise, graph, behaviour, Exact()).values, []
+    graph = Graph.of(precise.config)
+    problem = random_problem(precise, graph, 7, [8, 5, 9], 1, "logit_difference", "mean")
+    expected, rounds = exact(problem, Exact()).values, []
     for batch_size in (None, 1, 2):
-        scores = exact(precise.to(dtype=torch.float32), graph, behaviour, Exact(batch_size), rounds.append)
+        scores = exact(replace(problem, model=precise.to(dtype=torch.float32)), Exact(batch_size), rounds.append)
         assert_scores(scores, expected.double(), atol=1e-4)
     assert rounds[-1].done == rounds[-1].total == graph.n_edges
     with pytest.raises(SettingsError, match="at least 1"):
@@ -136,4 +139,4 @@ def test_precision_progress_and_errors():
     broken = tiny("llama")
     broken.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
     with pytest.raises(NumericalError, match="the score of embed"):
-        exact(broken, Graph.of(broken.config), random_behaviour(broken, 1, [6], 1, "kl_divergence", "resample"), Exact())
+        exact(random_problem(broken, Graph.of(broken.config), 1, [6], 1, "kl_divergence", "resample"), Exact())

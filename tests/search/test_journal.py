@@ -9,7 +9,7 @@ from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.search import METHODS, Acdc, Discovery, EdgeScores
 from subcircuit.search.journal import Under
 from subcircuit.search.zoom import zoom
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.tiny_models import tiny
 
 
@@ -35,17 +35,16 @@ class Memory:
 def test_a_search_that_was_stopped_goes_on_to_the_same_bits(name: str):
     model, method = tiny("llama"), METHODS[name]
     graph = Graph.of(model.config, Scope.named("head"))
-    behaviour = random_behaviour(model, 3, [6, 7, 5], 1, "logit_difference", "resample")
+    problem = random_problem(model, graph, 3, [6, 7, 5], 1, "logit_difference", "resample")
     settings = method.settings(**{"steps": 7} if name in ("ugs", "edge-pruning", "subnetwork-probing") else {"batch_size": 2})
-    goes_on_to_the_same(lambda journal: method.search(model, graph, behaviour, settings, None, Under(journal, "part")))
+    goes_on_to_the_same(lambda journal: method.search(problem, settings, None, Under(journal, "part")))
 
 
 def test_searches_inside_of_others_go_on_to_the_same_bits():
     model, config = tiny("llama"), Acdc(0.05, coarse_to_fine=True)
-    behaviour = random_behaviour(model, 3, [6, 7, 5], 1, "logit_difference", "resample")
     blocks = Graph.of(model.config, Scope.named("block"))
-    whole = Circuit(blocks, blocks.edges)
-    goes_on_to_the_same(lambda journal: zoom(model, whole, "a1", "head", behaviour, config, None, journal))
+    problem, whole = random_problem(model, blocks, 3, [6, 7, 5], 1, "logit_difference", "resample"), Circuit(blocks, blocks.edges)
+    goes_on_to_the_same(lambda journal: zoom(problem, whole, "a1", "head", config, None, journal))
 
 
 def goes_on_to_the_same(search: Callable[[Memory], EdgeScores | Discovery]) -> None:

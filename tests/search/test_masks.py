@@ -17,9 +17,9 @@ from subcircuit.search.masks import MaskedLoss, hard_concrete, log_kept, odds, o
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from subcircuit.search.ugs import Ugs, ugs, uniform_mixture
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.search.autograd import Autograd
-from tests.search.test_attribution import behaviours
+from tests.search.test_attribution import problems
 from tests.tiny_models import FAMILIES, tiny
 
 SHORT: dict[str, Any] = {"steps": 3, "seed": 1}
@@ -83,13 +83,14 @@ def test_uniform_gradients_are_unbiased_for_what_keeping_an_edge_is_worth():
 @settings(max_examples=2)
 @given(data=st.data())
 def test_the_loss_and_its_slopes_are_those_of_masked_runs(family, data):
-    model, graph, behaviour = data.draw(behaviours(family))
-    slow, generator = Autograd(model, graph, behaviour), seeded(5)
+    problem = data.draw(problems(family))
+    model, graph = problem.model, problem.graph
+    slow, generator = Autograd(problem), seeded(5)
     values = torch.rand(graph.n_edges, generator=generator, dtype=torch.float64)
     direction = torch.randn(graph.n_edges, generator=generator, dtype=torch.float64)
     constants = torch.randn(len(graph.writers), model.config.d_model, generator=generator, dtype=torch.float64)
     for batch_size in (None, 1):
-        loss = MaskedLoss.of(model, graph, behaviour, batch_size, last_stream)
+        loss = MaskedLoss.of(problem, batch_size, last_stream)
         leaf = values.clone().requires_grad_()
         assert loss.backward(on_edges(graph, leaf)[None]) == pytest.approx(float(slow.loss(on_edges(graph, values))), abs=1e-9)
         with torch.no_grad():
@@ -101,8 +102,7 @@ def test_the_loss_and_its_slopes_are_those_of_masked_runs(family, data):
         loss.backward(mask, leaf)
         towards = torch.randn(constants.shape, generator=seeded(6), dtype=torch.float64)
         ends = [
-            MaskedLoss.of(model, graph, replace(behaviour, ablation=Optimal(constants + s * towards)), None, last_stream)
-            for s in (1e-6, -1e-6)
+            MaskedLoss.of(replace(problem, ablation=Optimal(constants + s * towards)), None, last_stream) for s in (1e-6, -1e-6)
         ]
         ends = [end.backward(mask.clone().requires_grad_()) for end in ends]
         assert leaf.grad is not None
@@ -113,10 +113,11 @@ def test_the_loss_and_its_slopes_are_those_of_masked_runs(family, data):
 @settings(max_examples=2)
 @given(data=st.data())
 def test_a_mask_on_nodes_is_a_mask_on_all_their_edges(family, data):
-    model, graph, behaviour = data.draw(behaviours(family))
-    examples = data.draw(st.sampled_from([1, len(behaviour.task)]))
+    problem = data.draw(problems(family))
+    graph = problem.graph
+    examples = data.draw(st.sampled_from([1, len(problem.task)]))
     kept = torch.rand(examples, len(graph.writers), generator=seeded(2), dtype=torch.float64)
-    edges, nodes = (MaskedLoss.of(model, graph, behaviour, 2, run) for run in (last_stream, last_stream_of_nodes))
+    edges, nodes = (MaskedLoss.of(problem, 2, run) for run in (last_stream, last_stream_of_nodes))
     slow, fast = kept.clone().requires_grad_(), kept.clone().requires_grad_()
     expected = edges.backward(slow[:, :, None].expand(-1, -1, len(graph.readers)))
     assert nodes.backward(fast) == pytest.approx(expected, abs=1e-9)
@@ -124,10 +125,10 @@ def test_a_mask_on_nodes_is_a_mask_on_all_their_edges(family, data):
 
 
 SEARCHES = [
-    lambda m, g, b, size: subnetwork_probing(m, g, b, SubnetworkProbing(batch_size=size, **SHORT)),
-    lambda m, g, b, size: edge_pruning(m, g, b, EdgePruning(batch_size=size, **SHORT)),
-    lambda m, g, b, size: ugs(m, g, b, Ugs(batch_size=size, **SHORT)),
-    lambda m, g, b, size: ugs(m, g, b, Ugs(batch_size=size, learn_constants=True, **SHORT)),
+    lambda problem, size: subnetwork_probing(problem, SubnetworkProbing(batch_size=size, **SHORT)),
+    lambda problem, size: edge_pruning(problem, EdgePruning(batch_size=size, **SHORT)),
+    lambda problem, size: ugs(problem, Ugs(batch_size=size, **SHORT)),
+    lambda problem, size: ugs(problem, Ugs(batch_size=size, learn_constants=True, **SHORT)),
 ]
 
 
@@ -136,42 +137,45 @@ SEARCHES = [
 @settings(max_examples=1)
 @given(data=st.data())
 def test_batches_and_precision_change_nothing_but_rounding(family, search, data):
-    precise, graph, behaviour = data.draw(behaviours(family))
-    expected = search(precise, graph, behaviour, None).values[graph.edges].log()
-    again = search(precise, graph, behaviour, None).values[graph.edges].log()
+    problem = data.draw(problems(family))
+    graph = problem.graph
+    expected = search(problem, None).values[graph.edges].log()
+    again = search(problem, None).values[graph.edges].log()
     assert torch.equal(again, expected)
-    torch.testing.assert_close(search(precise, graph, behaviour, 1).values[graph.edges].log(), expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(search(problem, 1).values[graph.edges].log(), expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("search", SEARCHES)
 def test_half_precision_models_have_masks_in_full_precision(search):
     model = tiny("gemma2", dtype=torch.bfloat16)
     graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 4, [6, 5], 1, "kl_divergence", "mean")
-    expected = search(tiny("gemma2", dtype=torch.float64), graph, behaviour, None).values[graph.edges].log()
-    values = search(model, graph, behaviour, None).values[graph.edges].log()
+    problem = random_problem(model, graph, 4, [6, 5], 1, "kl_divergence", "mean")
+    expected = search(replace(problem, model=tiny("gemma2", dtype=torch.float64)), None).values[graph.edges].log()
+    values = search(problem, None).values[graph.edges].log()
     # Adam's first steps have the size of the learning rate and the gradients' signs: most of them survive rounding
     assert float(((values - expected).abs() < 0.1).float().mean()) > 0.6
 
 
 def test_seeds_differ_and_progress_adds_up():
     model = tiny("gpt2")
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 1, [6, 5, 4], 1, "logit_difference", "resample")
+    graph = Graph.of(model.config)
+    problem = random_problem(model, graph, 1, [6, 5, 4], 1, "logit_difference", "resample")
     for search, config in TRAINED:
         rounds = []
-        one = search(model, graph, behaviour, config(steps=4, batch_size=2), rounds.append)
+        one = search(problem, config(steps=4, batch_size=2), rounds.append)
         assert [(r.done, r.total) for r in rounds] == [(3, 12), (6, 12), (9, 12), (12, 12)]
-        other = search(model, graph, behaviour, config(steps=4, seed=1))
+        other = search(problem, config(steps=4, seed=1))
         values = [r.constants if isinstance(r, Optimal) else r.values[graph.edges] for r in (one, other)]
         assert not torch.equal(*values)
 
 
 def test_what_cannot_be_trained_is_refused():
     model = tiny("gpt2")
-    graph, counted = Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "accuracy", "resample")
+    graph = Graph.of(model.config)
+    counted = random_problem(model, graph, 1, [6, 5], 1, "accuracy", "resample")
     for search, config in TRAINED:
         with pytest.raises(SettingsError, match="accuracy is a count"):
-            search(model, graph, counted, config())
+            search(counted, config())
         for wrong in ({"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"batch_size": 0}):
             with pytest.raises(SettingsError, match=next(iter(wrong))):
                 config(**wrong)
@@ -186,17 +190,17 @@ def test_what_cannot_be_trained_is_refused():
 
 def test_nan_is_named_at_once():
     model = tiny("llama")
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "logit_difference", "resample")
+    problem = random_problem(model, Graph.of(model.config), 1, [6, 5], 1, "logit_difference", "resample")
     model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
     for search, config in TRAINED:
         with pytest.raises(NumericalError, match="logit_difference of a masked run is nan"):
-            search(model, graph, behaviour, config())
+            search(problem, config())
 
 
 def test_weights_are_left_alone():
     model = tiny("gemma3")
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "kl_divergence", "resample")
+    problem = random_problem(model, Graph.of(model.config), 1, [6, 5], 1, "kl_divergence", "resample")
     before = model.weights.W_E.clone()
-    edge_pruning(model, graph, behaviour, EdgePruning(steps=2))
+    edge_pruning(problem, EdgePruning(steps=2))
     assert torch.equal(model.weights.W_E, before)
     assert model.weights.W_E.grad is None and not model.weights.W_E.requires_grad

@@ -16,7 +16,7 @@ from subcircuit.run.incremental import Engine
 from subcircuit.run.memory import ShortOfMemory, is_out_of_memory
 from subcircuit.search import METHODS, EdgeScores, attribution, batches
 from subcircuit.search.masks import Batch, MaskedLoss
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.tiny_models import tiny
 
 # queries, keys and values are tried whole first
@@ -35,7 +35,7 @@ def short_of(most: int, really: Callable[..., Any], size: Callable[..., int]) ->
 
 
 def shrink_memory(patch: pytest.MonkeyPatch, examples: int, trials: int) -> None:
-    length = lambda model, graph, behaviour, examples, by_batch: examples.stop - examples.start  # noqa: E731
+    length = lambda problem, examples, by_batch: examples.stop - examples.start  # noqa: E731
     patch.setattr(attribution, "_probe", short_of(examples, attribution._probe, length))
     patch.setattr(batches, "clean_run", short_of(examples, batches.clean_run, lambda model, graph, clean, *rest: len(clean)))
     exact: Any = import_module("subcircuit.search.exact")  # the package's name of it is the function
@@ -48,13 +48,13 @@ def shrink_memory(patch: pytest.MonkeyPatch, examples: int, trials: int) -> None
 def test_a_search_that_runs_out_of_memory_finds_the_same(name: str, level: str, monkeypatch: pytest.MonkeyPatch):
     model, method = tiny("gpt2", 0, torch.float64), METHODS[name]
     graph = Graph.of(model.config, Scope.named(level))
-    behaviour = random_behaviour(model, 3, [6, 7, 5, 6, 7], 1, "logit_difference", "resample")
+    problem = random_problem(model, graph, 3, [6, 7, 5, 6, 7], 1, "logit_difference", "resample")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        whole = method.search(model, graph, behaviour, method.settings(), None)
+        whole = method.search(problem, method.settings(), None)
     shrink_memory(monkeypatch, 2, 3)
     with pytest.warns(ShortOfMemory, match="smaller parts"):
-        found = method.search(model, graph, behaviour, method.settings(), None)
+        found = method.search(problem, method.settings(), None)
     if isinstance(found, EdgeScores):
         torch.testing.assert_close(found.values, whole.values, atol=1e-7, rtol=1e-6, equal_nan=True)
     else:
@@ -67,8 +67,9 @@ def test_a_descent_that_runs_out_of_memory_goes_on_with_fewer_examples(
     name: str, batch_size: int | None, monkeypatch: pytest.MonkeyPatch
 ):
     model, method = tiny("gpt2", 0, torch.float64), METHODS[name]
-    behaviour, settings = random_behaviour(model, 3, [6, 7, 5, 6, 7], 1, "kl_divergence", "mean"), method.settings(steps=4)
-    whole = method.search(model, Graph.of(model.config), behaviour, settings, None)
+    problem = random_problem(model, Graph.of(model.config), 3, [6, 7, 5, 6, 7], 1, "kl_divergence", "mean")
+    settings = method.settings(steps=4)
+    whole = method.search(problem, settings, None)
     asked: list[int] = []
 
     def size(loss: MaskedLoss, batch: Batch, *given: object) -> int:
@@ -77,7 +78,7 @@ def test_a_descent_that_runs_out_of_memory_goes_on_with_fewer_examples(
 
     monkeypatch.setattr(MaskedLoss, "_loss", short_of(2, MaskedLoss._loss, size))
     with pytest.warns(ShortOfMemory, match="smaller parts"):
-        found = method.search(model, Graph.of(model.config), behaviour, replace(settings, batch_size=batch_size), None)
+        found = method.search(problem, replace(settings, batch_size=batch_size), None)
     torch.testing.assert_close(found.values, whole.values, atol=1e-7, rtol=1e-6, equal_nan=True)
     # what did not fit once is not tried again
     assert max(asked[len(asked) // 2 :]) == 2
@@ -85,8 +86,9 @@ def test_a_descent_that_runs_out_of_memory_goes_on_with_fewer_examples(
 
 def test_examples_that_do_not_fit_together_are_not_held(monkeypatch: pytest.MonkeyPatch):
     model = tiny("gpt2", 0, torch.float64)
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 3, [6, 7, 5], 1, "kl_divergence", "mean")
-    loss, mask = MaskedLoss.of(model, graph, behaviour, None, last_stream), graph.edges.double()[None].requires_grad_()
+    graph = Graph.of(model.config)
+    problem = random_problem(model, graph, 3, [6, 7, 5], 1, "kl_divergence", "mean")
+    loss, mask = MaskedLoss.of(problem, None, last_stream), graph.edges.double()[None].requires_grad_()
     whole = loss.backward(mask)
     assert loss.held is not None
     monkeypatch.setattr(MaskedLoss, "_loss", short_of(2, MaskedLoss._loss, lambda loss, batch, *given: len(batch.tokens)))
@@ -97,10 +99,10 @@ def test_examples_that_do_not_fit_together_are_not_held(monkeypatch: pytest.Monk
 
 def test_what_does_not_fit_in_any_part_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch):
     model, method = tiny("gpt2"), METHODS["eap"]
-    behaviour = random_behaviour(model, 3, [6, 7, 5], 1, "logit_difference", "resample")
+    problem = random_problem(model, Graph.of(model.config), 3, [6, 7, 5], 1, "logit_difference", "resample")
     shrink_memory(monkeypatch, 0, 0)
     with pytest.raises(ShortOfMemoryError, match="bfloat16"):
-        method.search(model, Graph.of(model.config), behaviour, method.settings(), None)
+        method.search(problem, method.settings(), None)
 
 
 def test_what_the_allocator_says_is_understood():

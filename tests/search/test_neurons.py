@@ -12,7 +12,7 @@ from subcircuit.run import Mean, ablated_values
 from subcircuit.run.node_masks import last_stream_of_nodes
 from subcircuit.run.readout import read
 from subcircuit.search import Eap, eap, loss_with_neurons, neuron_scores
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.tiny_models import narrow, tiny
 
 
@@ -20,9 +20,9 @@ from tests.tiny_models import narrow, tiny
 @pytest.mark.parametrize("ablation", ["resample", "zero"])
 def test_a_neuron_s_score_is_the_sum_of_its_edges_scores(family, ablation):
     model = narrow(tiny(family, dtype=torch.float64))
-    behaviour = random_behaviour(model, 5, [6, 4, 5], 2, "logit_difference", ablation)
     graph = Graph.of(model.config, Scope("neuron"))
-    edges, scores = eap(model, graph, behaviour, Eap()).values.nansum(1), neuron_scores(model, behaviour, Eap(2)).values
+    problem = random_problem(model, graph, 5, [6, 4, 5], 2, "logit_difference", ablation)
+    edges, scores = eap(problem, Eap()).values.nansum(1), neuron_scores(problem, Eap(2)).values
     for row, writer in enumerate(graph.writers):
         if isinstance(writer, Neuron):
             assert float(scores[writer.layer, writer.neuron]) == pytest.approx(float(edges[row]), rel=1e-4, abs=1e-6)
@@ -32,23 +32,24 @@ def test_a_neuron_s_score_is_the_sum_of_its_edges_scores(family, ablation):
 @torch.no_grad()
 def test_masks_on_neurons_are_masks_on_nodes(family):
     model = narrow(tiny(family, dtype=torch.float64))
-    behaviour = random_behaviour(model, 6, [5, 4], 1, "logit_difference", "resample")
-    graph, task = Graph.of(model.config, Scope("neuron")), behaviour.task
+    graph = Graph.of(model.config, Scope("neuron"))
+    problem = random_problem(model, graph, 6, [5, 4], 1, "logit_difference", "resample")
+    task = problem.task
     kept = torch.rand(model.config.n_layers, model.config.d_mlp, generator=torch.Generator().manual_seed(1)) < 0.5
     mask = [float(kept[w.layer, w.neuron]) if isinstance(w, Neuron) else 1.0 for w in graph.writers]
-    ablated = ablated_values(model, graph, task.corrupted, behaviour.ablation)
+    ablated = ablated_values(model, graph, task.corrupted, problem.ablation)
     last = last_stream_of_nodes(model, graph, torch.tensor(mask), task.clean, ablated)
-    bound = behaviour.metric.bind(task.answers, None)
+    bound = problem.metric.bind(task.answers, None)
     loss = task.answers.mean(bound(read(model, task.answers.rows(last), bound.needs)))
     if family != "gemma2":
-        assert loss_with_neurons(model, behaviour, kept) == pytest.approx(float(behaviour.metric.value(loss)), rel=1e-6)
+        assert loss_with_neurons(problem, kept) == pytest.approx(float(problem.metric.value(loss)), rel=1e-6)
     everything = task.answers.mean(bound(read(model, task.answers.rows(model.stream(task.clean)), bound.needs)))
-    assert loss_with_neurons(model, behaviour, kept | True) == pytest.approx(float(behaviour.metric.value(everything)), rel=1e-6)
+    assert loss_with_neurons(problem, kept | True) == pytest.approx(float(problem.metric.value(everything)), rel=1e-6)
 
 
 def test_the_largest_neurons_are_kept():
     model = narrow(tiny("gpt2", dtype=torch.float64))
-    scores = neuron_scores(model, random_behaviour(model, 5, [6], 1, "logit_difference", "resample"), Eap())
+    scores = neuron_scores(random_problem(model, Graph.of(model.config), 5, [6], 1, "logit_difference", "resample"), Eap())
     best = scores.largest(4)
     assert [abs(score) for _, score in best] == sorted(scores.values.abs().flatten().tolist(), reverse=True)[:4]
     assert {(n.layer, n.neuron) for n, _ in best} == {tuple(at) for at in scores.keep(4).nonzero().tolist()}
@@ -56,13 +57,13 @@ def test_the_largest_neurons_are_kept():
 
 def test_what_cannot_be_ranked_is_refused():
     model, bare = narrow(tiny("gpt2")), tiny("attention_only")
-    behaviour = random_behaviour(model, 5, [6], 1, "logit_difference", "resample")
+    problem = random_problem(model, Graph.of(model.config), 5, [6], 1, "logit_difference", "resample")
     with pytest.raises(SettingsError, match="resample or zero"):
-        neuron_scores(model, replace(behaviour, ablation=Mean()), Eap())
+        neuron_scores(replace(problem, ablation=Mean()), Eap())
     with pytest.raises(GraphError, match="no MLPs"):
-        neuron_scores(bare, random_behaviour(bare, 5, [6], 1, "logit_difference", "resample"), Eap())
+        neuron_scores(random_problem(bare, Graph.of(bare.config), 5, [6], 1, "logit_difference", "resample"), Eap())
     mlp = model.weights.layers[1].mlp
     assert isinstance(mlp, MLPWeights)
     mlp.W_out[2, 3] = float("nan")
     with pytest.raises(NumericalError, match=r"m[01]\.n"):
-        neuron_scores(model, behaviour, Eap())
+        neuron_scores(problem, Eap())

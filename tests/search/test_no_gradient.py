@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,11 +15,11 @@ from subcircuit.run import ABLATIONS
 from subcircuit.search import (
     METHODS,
     AtpStar,
-    Behaviour,
     Eap,
     EapIgActivations,
     EapIgInputs,
     Hisp,
+    Problem,
     Relp,
     discover,
     effects_by_example,
@@ -26,15 +27,16 @@ from subcircuit.search import (
 )
 from subcircuit.search.attribution import check_not_all_zero, metric_with_gradient
 from subcircuit.tasks import METRICS, Answers, Metric, metric
-from tests.behaviours import random_task
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 AT_CLEAN: list[Any] = [Eap(), Relp(), AtpStar(), AtpStar(grad_drop=False), Hisp(), EapIgInputs(1), EapIgActivations(1)]
 
 
 @pytest.fixture(scope="module")
-def behaviour() -> Behaviour:
-    return Behaviour(random_task(tiny("llama_gqa"), 1, [6, 5]), metric("kl_divergence"))
+def problem() -> Problem:
+    model = tiny("llama_gqa")
+    return Problem(model, Graph.of(model.config), random_task(model, 1, [6, 5]), metric("kl_divergence"))
 
 
 @pytest.mark.parametrize("settings", AT_CLEAN, ids=str)
@@ -46,20 +48,18 @@ def test_distances_from_the_model_are_refused_where_gradients_are_taken_at_the_m
 
 
 @pytest.mark.parametrize("name", ["eap-ig-inputs", "eap-ig-activations", "clean-corrupted", "exact", "hybrid"])
-def test_methods_that_look_further_score_by_a_distance(behaviour: Behaviour, name: str) -> None:
-    model = tiny("llama_gqa")
-    graph = Graph.of(model.config, Scope("block"))
-    METHODS[name].check(behaviour)
-    scores = METHODS[name].search(model, graph, behaviour, METHODS[name].settings(), None)
+def test_methods_that_look_further_score_by_a_distance(problem: Problem, name: str) -> None:
+    graph = Graph.of(problem.model.config, Scope("block"))
+    METHODS[name].check(problem)
+    scores = METHODS[name].search(replace(problem, graph=graph), METHODS[name].settings(), None)
     assert float(scores.values[graph.edges].abs().max()) > 1e-3
 
 
-def test_neurons_and_single_prompts_are_refused_too(behaviour: Behaviour) -> None:
-    model = tiny("llama_gqa")
+def test_neurons_and_single_prompts_are_refused_too(problem: Problem) -> None:
     for search in (
-        lambda: neuron_scores(model, behaviour, Eap()),
-        lambda: next(effects_by_example(model, Graph.of(model.config), behaviour)),
-        lambda: Contest(model, Graph.of(model.config), behaviour, behaviour).check([EapIgInputs(), Relp()]),
+        lambda: neuron_scores(problem, Eap()),
+        lambda: next(effects_by_example(problem)),
+        lambda: Contest(problem, problem).check([EapIgInputs(), Relp()]),
     ):
         with pytest.raises(NoGradientError, match="distance from the model's own logits"):
             search()
@@ -69,19 +69,19 @@ def test_neurons_and_single_prompts_are_refused_too(behaviour: Behaviour) -> Non
 def test_only_what_the_caller_can_choose_is_advised(name: str) -> None:
     """The metric that is advised works in the same call, and no method is advised where none can be chosen."""
     model = tiny("llama_gqa")
-    behaviour = Behaviour(random_task(model, 1, [6, 5]), metric(name))
-    calls: list[Callable[[Behaviour], object]] = [
-        lambda b: neuron_scores(model, b, Eap()),
-        lambda b: next(effects_by_example(model, Graph.of(model.config), b)),
-        lambda b: discover(model, b.task, Eap(), metric=b.metric, scope=Scope("head")),
+    problem = Problem(model, Graph.of(model.config), random_task(model, 1, [6, 5]), metric(name))
+    calls: list[Callable[[Problem], object]] = [
+        lambda p: neuron_scores(p, Eap()),
+        lambda p: next(effects_by_example(p)),
+        lambda p: discover(p.model, p.task, Eap(), metric=p.metric, scope=Scope("head")),
     ]
     for call, methods in zip(calls, (False, False, True), strict=True):
         with pytest.raises(NoGradientError) as refused:
-            call(behaviour)
+            call(problem)
         advised = re.findall(r"[Uu]se metric (\w+)(.*)\.$", str(refused.value))
         assert [way for way, _ in advised] == ["logit_difference"]
         assert ("method" in advised[0][1]) == methods
-        call(Behaviour(behaviour.task, metric(advised[0][0])))
+        call(replace(problem, metric=metric(advised[0][0])))
 
 
 def test_every_declared_distance_has_its_minimum_at_the_model() -> None:
@@ -114,23 +114,26 @@ def flat(answers: Answers, reference: torch.Tensor | None) -> tuple[Any, Callabl
 @pytest.mark.parametrize("settings", [*AT_CLEAN, EapIgInputs(), METHODS["clean-corrupted"].settings()], ids=str)
 def test_what_is_not_declared_is_measured(settings: Any) -> None:
     model = tiny("gpt2")
-    behaviour = Behaviour(random_task(model, 1, [6, 5]), Metric("flat", "no slope anywhere", "lower", flat))
+    measured = Metric("flat", "no slope anywhere", "lower", flat)
+    problem = Problem(model, Graph.of(model.config), random_task(model, 1, [6, 5]), measured)
     from subcircuit.search import method_of
 
     with pytest.raises(NoGradientError, match=r"every score is 0: flat has no gradient in the runs of the 2 pairs of random"):
-        method_of(settings).search(model, Graph.of(model.config), behaviour, settings, None)
+        method_of(settings).search(problem, settings, None)
     with pytest.raises(NoGradientError, match=r"every score is 0.* Use another metric or corrupted prompts that differ more\.$"):
-        neuron_scores(model, behaviour, Eap())
+        neuron_scores(problem, Eap())
 
 
 def test_one_score_is_enough() -> None:
-    behaviour = Behaviour(random_task(tiny("gpt2"), 1, [6]), metric("logit_difference"), ABLATIONS["zero"])
-    check_not_all_zero(behaviour, torch.tensor([0.0, -1e-30]))
+    model = tiny("gpt2")
+    problem = Problem(model, Graph.of(model.config), random_task(model, 1, [6]), metric("logit_difference"), ABLATIONS["zero"])
+    check_not_all_zero(problem, torch.tensor([0.0, -1e-30]))
 
 
 def test_the_metric_that_has_a_gradient() -> None:
-    task = random_task(tiny("gpt2"), 1, [6])
+    model = tiny("gpt2")
+    problem = Problem(model, Graph.of(model.config), random_task(model, 1, [6]), metric("match"))
     for name in ("logit_difference", "probability_difference", "negative_log_likelihood"):
-        assert metric_with_gradient(Behaviour(task, metric(name))).name == name
+        assert metric_with_gradient(replace(problem, metric=metric(name))).name == name
     for name in ("kl_divergence", "match", "accuracy", "squared_error"):
-        assert metric_with_gradient(Behaviour(task, metric(name))).name == "logit_difference"
+        assert metric_with_gradient(replace(problem, metric=metric(name))).name == "logit_difference"

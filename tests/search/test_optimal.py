@@ -12,25 +12,25 @@ from subcircuit.evaluate import measure
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.run import Mean, Optimal, Zero
 from subcircuit.run.readout import readout_of
-from subcircuit.search import Acdc, Behaviour, Eap, Hisp, acdc, eap, hisp
+from subcircuit.search import Acdc, Eap, Hisp, Problem, acdc, eap, hisp
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.tasks import metric
-from tests.behaviours import random_behaviour, random_kept
 from tests.oracles import NodeByNode, SequentialAcdc
 from tests.planted import planted, planted_task
+from tests.problems import random_kept, random_problem, random_task
 from tests.run.test_forward import scopes_of
 from tests.search.autograd import Autograd, assert_scores
 from tests.tiny_models import FAMILIES, tiny
 
 
-def loss_of(model, graph, behaviour, ablation, kept):
-    return float(Autograd(model, graph, replace(behaviour, ablation=ablation)).loss(kept))
+def loss_of(problem, ablation, kept):
+    return float(Autograd(replace(problem, ablation=ablation)).loss(kept))
 
 
-def least_slowly(model, graph, behaviour, kept, writer):
+def least_slowly(problem, kept, writer):
     """The least loss that a constant of one writer leaves, by L-BFGS through runs node by node."""
-    slow = Autograd(model, graph, replace(behaviour, ablation=Mean()))
-    task, mean = behaviour.task, slow.ablated[:, 0, 0]
+    slow = Autograd(replace(problem, ablation=Mean()))
+    task, mean = problem.task, slow.ablated[:, 0, 0]
     constant = mean[writer].clone().requires_grad_()
     optimiser = torch.optim.LBFGS([constant], max_iter=15, line_search_fn="strong_wolfe")
 
@@ -38,7 +38,7 @@ def least_slowly(model, graph, behaviour, kept, writer):
         constants = torch.cat([mean[:writer], constant[None], mean[writer + 1 :]])[:, None]
         logits = []
         for ids, length in zip(task.clean.ids.tolist(), task.clean.lengths.tolist(), strict=True):
-            runner = NodeByNode(model, graph, kept, constants.expand(-1, length, -1))
+            runner = NodeByNode(problem.model, problem.graph, kept, constants.expand(-1, length, -1))
             logits.append(runner.run(ids[:length])[1])
         rows = torch.stack([logits[e][p] for e, p in zip(task.answers.example, task.answers.pos, strict=True)])
         return task.answers.mean(slow.bound(readout_of(rows, slow.bound.needs)))
@@ -57,16 +57,16 @@ def least_slowly(model, graph, behaviour, kept, writer):
 def test_the_constant_of_one_writer_is_where_a_slow_optimiser_ends(family, name):
     model = tiny(family, dtype=torch.float64)
     graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 3, [4, 3], 1, "kl_divergence", "resample")
+    problem = random_problem(model, graph, 3, [4, 3], 1, "kl_divergence", "resample")
     writer = [str(w) for w in graph.writers].index(name)
     kept = graph.edges.clone()
     kept[writer] = False
-    learned = learn_optimal(model, graph, behaviour, LearnOptimal(learning_rate=0.1), circuit=Circuit(graph, kept))
-    losses = [loss_of(model, graph, behaviour, ablation, kept) for ablation in (learned, Mean(), Zero())]
-    least = least_slowly(model, graph, behaviour, kept, writer)
+    learned = learn_optimal(problem, LearnOptimal(learning_rate=0.1), circuit=Circuit(graph, kept))
+    losses = [loss_of(problem, ablation, kept) for ablation in (learned, Mean(), Zero())]
+    least = least_slowly(problem, kept, writer)
     assert losses[0] < min(losses[1:])
     assert losses[0] - least < 0.02 * (losses[1] - least) + 1e-6
-    mean = Autograd(model, graph, replace(behaviour, ablation=Mean())).ablated[:, 0, 0].float()
+    mean = Autograd(replace(problem, ablation=Mean())).ablated[:, 0, 0].float()
     untouched = [w for w in range(len(graph.writers)) if w != writer]
     torch.testing.assert_close(learned.constants[untouched], mean[untouched])
 
@@ -76,22 +76,21 @@ def test_without_edges_the_best_constants_answer_with_the_mean_distribution():
     graph, task = Graph.of(model.config), planted_task(model)
     p = task.answers.rows(model(task.clean)).double().softmax(-1)
     least = float((p * (p / p.mean(0)).log()).sum(-1).mean())
-    behaviour, empty = Behaviour(task, metric("kl_divergence")), Circuit.empty(graph)
-    learned = learn_optimal(model, graph, behaviour, LearnOptimal(), circuit=empty)
-    assert loss_of(model, graph, behaviour, Mean(), empty.kept) > least + 0.1
-    assert loss_of(model, graph, behaviour, learned, empty.kept) == pytest.approx(least, abs=0.01)
+    problem, empty = Problem(model, graph, task, metric("kl_divergence")), Circuit.empty(graph)
+    learned = learn_optimal(problem, LearnOptimal(), circuit=empty)
+    assert loss_of(problem, Mean(), empty.kept) > least + 0.1
+    assert loss_of(problem, learned, empty.kept) == pytest.approx(least, abs=0.01)
 
 
 @pytest.mark.parametrize("family", ["attention_only", "qwen2"])
 def test_constants_for_all_circuits_serve_circuits_that_they_have_not_seen(family):
     model = tiny(family)
     graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 5, [4, 6, 5, 7], 1, "kl_divergence", "resample")
-    learned = learn_optimal(model, graph, behaviour, LearnOptimal(steps=100))
+    problem = random_problem(model, graph, 5, [4, 6, 5, 7], 1, "kl_divergence", "resample")
+    learned = learn_optimal(problem, LearnOptimal(steps=100))
     circuits = [Circuit(graph, random_kept(graph.edges, seed, share)) for seed in range(4) for share in (0.2, 0.5, 0.8)]
     losses = [
-        float(measure(model, graph, replace(behaviour, ablation=ablation), circuits).circuits.mean())
-        for ablation in (learned, Mean(), Zero())
+        float(measure(replace(problem, ablation=ablation), circuits).circuits.mean()) for ablation in (learned, Mean(), Zero())
     ]
     assert losses[0] < 0.9 * min(losses[1:])
 
@@ -104,36 +103,35 @@ def test_everything_that_takes_an_ablation_takes_constants(family, data, seed):
     model = tiny(family, seed % 3, dtype=torch.float64)
     graph = Graph.of(model.config, data.draw(st.sampled_from(scopes_of(family))))
     constants = torch.randn(len(graph.writers), model.config.d_model, generator=torch.Generator().manual_seed(seed))
-    task = random_behaviour(model, seed, [5, 4], 1, "logit_difference", "zero").task
-    behaviour = Behaviour(task, metric("logit_difference"), Optimal(constants))
+    problem = Problem(model, graph, random_task(model, seed, [5, 4]), metric("logit_difference"), Optimal(constants))
 
-    slow = Autograd(model, graph, behaviour)
+    slow = Autograd(problem)
     with torch.enable_grad():
         slope = slow.slope(graph.edges)
-    assert_scores(eap(model, graph, behaviour, Eap(batch_size=1)), slope)
-    assert torch.equal(*(hisp(model, graph, behaviour, Hisp()).values[graph.edges] for _ in range(2)))
+    assert_scores(eap(problem, Eap(batch_size=1)), slope)
+    assert torch.equal(*(hisp(problem, Hisp()).values[graph.edges] for _ in range(2)))
     circuit = Circuit(graph, random_kept(graph.edges, seed, 0.6))
-    measured = measure(model, graph, behaviour, [circuit], batch_size=1).circuits.mean()
+    measured = measure(problem, [circuit], batch_size=1).circuits.mean()
     assert float(measured) == pytest.approx(float(slow.loss(circuit.kept)), abs=1e-8)
     config = Acdc(0.05, batch_size=1)
-    assert acdc(model, graph, behaviour, config).circuit.names == SequentialAcdc(model, graph, behaviour, config).run().names
+    assert acdc(problem, config).circuit.names == SequentialAcdc(problem, config).run().names
 
 
 def test_learning_is_the_same_whatever_the_batches_and_near_in_half_precision():
     precise = tiny("pythia", dtype=torch.float64)
     graph = Graph.of(precise.config)
-    behaviour = random_behaviour(precise, 5, [4, 6, 5], 1, "kl_divergence", "resample")
-    expected = learn_optimal(precise, graph, behaviour, LearnOptimal(steps=5)).constants
-    batched = learn_optimal(precise, graph, behaviour, LearnOptimal(steps=5, batch_size=2)).constants
+    problem = random_problem(precise, graph, 5, [4, 6, 5], 1, "kl_divergence", "resample")
+    expected = learn_optimal(problem, LearnOptimal(steps=5)).constants
+    batched = learn_optimal(problem, LearnOptimal(steps=5, batch_size=2)).constants
     torch.testing.assert_close(batched, expected, atol=1e-5, rtol=0)
-    half = learn_optimal(precise.to(dtype=torch.bfloat16), graph, behaviour, LearnOptimal(steps=5)).constants
+    half = learn_optimal(replace(problem, model=precise.to(dtype=torch.bfloat16)), LearnOptimal(steps=5)).constants
     assert half.dtype == torch.float32
     assert float((half - expected).norm()) < 0.3 * float(expected.norm())
 
 
 def test_a_circuit_of_another_graph_is_refused():
     model = tiny("gpt2")
-    behaviour = random_behaviour(model, 1, [5], 1, "kl_divergence", "zero")
+    problem = random_problem(model, Graph.of(model.config), 1, [5], 1, "kl_divergence", "zero")
     other = Circuit.full(Graph.of(model.config, Scope("block")))
     with pytest.raises(GraphError, match="another graph"):
-        learn_optimal(model, Graph.of(model.config), behaviour, LearnOptimal(), circuit=other)
+        learn_optimal(problem, LearnOptimal(), circuit=other)

@@ -6,7 +6,7 @@ import torch
 from subcircuit.evaluate import recovery
 from subcircuit.graph import Graph
 from subcircuit.run import Resample, ablated_values, run_circuit
-from subcircuit.search import METHODS, Acdc, Behaviour, RandomScores, Ugs, acdc, random_scores, ugs
+from subcircuit.search import METHODS, Acdc, Problem, RandomScores, Ugs, acdc, random_scores, ugs
 from subcircuit.tasks import metric
 from tests.planted import TRUE_EDGES, planted, planted_circuit, planted_task
 
@@ -52,24 +52,24 @@ def area(scores):
     return recovery(planted_circuit(planted()), scores.values).roc
 
 
+def planted_problem():
+    model = planted()
+    return Problem(model, Graph.of(model.config), planted_task(model), metric("logit_difference"))
+
+
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.ranks and name != "random"])
 def test_every_method_finds_more_than_chance(name):
-    model = planted()
-    graph, behaviour = Graph.of(model.config), Behaviour(planted_task(model), metric("logit_difference"))
-    chance = [area(random_scores(model, graph, behaviour, RandomScores(seed))).auc for seed in range(20)]
-    found = area(METHODS[name].search(model, graph, behaviour, METHODS[name].settings(), None))
+    problem = planted_problem()
+    chance = [area(random_scores(problem, RandomScores(seed))).auc for seed in range(20)]
+    found = area(METHODS[name].search(problem, METHODS[name].settings(), None))
     assert found.auc > LEAST.get(name, 0.99) > sum(chance) / len(chance)
     assert found.auc_pessimistic > 0.5
 
 
 def test_constants_trained_along_do_no_harm():
-    model = planted()
-    behaviour = Behaviour(planted_task(model), metric("logit_difference"))
-    assert area(ugs(model, Graph.of(model.config), behaviour, Ugs(learn_constants=True))).auc > 0.9
+    assert area(ugs(planted_problem(), Ugs(learn_constants=True))).auc > 0.9
 
 
 def test_acdc_finds_the_planted_circuit():
-    model = planted()
-    behaviour = Behaviour(planted_task(model), metric("logit_difference"))
-    found = acdc(model, Graph.of(model.config), behaviour, Acdc(threshold=0.1))
+    found = acdc(planted_problem(), Acdc(threshold=0.1))
     assert set(found.circuit.names) == set(TRUE_EDGES)

@@ -1,6 +1,7 @@
 """Relevance patching: each rule on its own, and all of them against autograd through a forward pass that spells them out."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -18,10 +19,10 @@ from subcircuit.run import run_circuit
 from subcircuit.run.backward import norm_pull_back
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.relp import RELEVANCE, Relp, frozen_norm, half_each, proportional, relp
-from tests.behaviours import random_behaviour
 from tests.oracles import mixture_of_one
+from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores, assert_scores_or_refused
-from tests.search.test_attribution import behaviours
+from tests.search.test_attribution import problems
 from tests.tiny_models import FAMILIES, tiny
 
 ACTIVATIONS = ["gelu", "gelu_tanh", "relu", "silu"]
@@ -103,16 +104,14 @@ def test_attention_keeps_the_gradients_of_queries_and_keys_and_all_of_the_values
     # no norms and no MLPs: only attention bends, and behind the last layer nothing does
     model = tiny("attention_only_bare", dtype=torch.float64)
     graph = Graph.of(model.config)
-    behaviour = random_behaviour(model, 4, [6, 7], 1, "logit_difference", "resample")
-    scores = relp(model, graph, behaviour, Relp())
-    assert_scores(scores, eap(model, graph, behaviour, Eap()).values.double())
-    slow = Autograd(model, graph, behaviour)
+    problem = random_problem(model, graph, 4, [6, 7], 1, "logit_difference", "resample")
+    scores = relp(problem, Relp())
+    assert_scores(scores, eap(problem, Eap()).values.double())
+    slow = Autograd(problem)
     for name in ("a0.h1->a1.h2<v>", "embed->a1.h0<v>", "a1.h3->logits", "a0.h2->logits"):
         cut = graph.edges.double()
         cut[graph.find(name)] = 0
-        effect = float(
-            slow.of_logits(run_circuit(model, graph, cut, behaviour.task.clean, slow.ablated)) - slow.loss(graph.edges)
-        )
+        effect = float(slow.of_logits(run_circuit(model, graph, cut, problem.task.clean, slow.ablated)) - slow.loss(graph.edges))
         assert scores[name] == pytest.approx(effect, rel=1e-4, abs=1e-7)
     assert all(abs(scores[f"a0.h1->a1.h2<{part}>"]) > 1e-6 for part in "qk")
 
@@ -225,29 +224,30 @@ def logits_by_rules(config, weights, x):
 @settings(max_examples=3)
 @given(data=st.data())
 def test_scores_are_autograd_through_the_rules_written_out(family, data):
-    model, graph, behaviour = data.draw(behaviours(family))
+    problem = data.draw(problems(family))
     config = Relp(batch_size=data.draw(st.sampled_from([None, 1, 2])))
-    assert_scores_or_refused(lambda: relp(model, graph, behaviour, config), slope_by_rules(model, graph, behaviour))
+    assert_scores_or_refused(lambda: relp(problem, config), slope_by_rules(problem))
 
 
-def slope_by_rules(model, graph, behaviour):
+def slope_by_rules(problem):
     """Autograd through a forward pass that has the rules in it and computes the same."""
-    plain = Autograd(model, graph, behaviour)
+    graph = problem.graph
+    plain = Autograd(problem)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("subcircuit.run.forward.attend", attention_by_rules)
         patch.setattr("subcircuit.run.forward.feed_forward", mlp_by_rules)
         patch.setattr("subcircuit.run.forward.activations", neurons_alone_by_rules)
         patch.setattr("subcircuit.run.forward.shares", shares_by_rules)
         patch.setattr("subcircuit.run.forward.unembed", logits_by_rules)
-        torch.testing.assert_close(plain.loss(graph.edges), Autograd(model, graph, behaviour).loss(graph.edges))
+        torch.testing.assert_close(plain.loss(graph.edges), Autograd(problem).loss(graph.edges))
         return plain.slope(graph.edges)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama_gqa", "gemma2", "pythia"])
 def test_rules_change_scores_where_something_bends(family):
     model = tiny(family, dtype=torch.float64)
-    graph, behaviour = Graph.of(model.config), random_behaviour(model, 3, [6, 5], 1, "logit_difference", "resample")
-    by_rules, by_gradients = relp(model, graph, behaviour, Relp()).values, eap(model, graph, behaviour, Eap()).values
+    problem = random_problem(model, Graph.of(model.config), 3, [6, 5], 1, "logit_difference", "resample")
+    by_rules, by_gradients = relp(problem, Relp()).values, eap(problem, Eap()).values
     assert float((by_rules - by_gradients).nan_to_num().abs().max()) > 0.1 * float(by_gradients.nan_to_num().abs().max())
 
 
@@ -255,16 +255,17 @@ def test_rules_change_scores_where_something_bends(family):
 @pytest.mark.parametrize("family", ["gpt2", "qwen3", "gemma2"])
 def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tolerance):
     precise = tiny(family, dtype=torch.float64)
-    graph, behaviour = Graph.of(precise.config), random_behaviour(precise, 7, [6, 5, 7], 1, "logit_difference", "mean")
-    expected, model = relp(precise, graph, behaviour, Relp()).values[graph.edges], precise.to(dtype=dtype)
+    graph = Graph.of(precise.config)
+    problem = random_problem(precise, graph, 7, [6, 5, 7], 1, "logit_difference", "mean")
+    expected, rounded = relp(problem, Relp()).values[graph.edges], replace(problem, model=precise.to(dtype=dtype))
     for batch_size in (None, 2):
-        values = relp(model, graph, behaviour, Relp(batch_size)).values[graph.edges]
+        values = relp(rounded, Relp(batch_size)).values[graph.edges]
         assert float((values - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
 def test_what_cannot_be_differentiated_is_refused():
     model = tiny("gpt2")
     with pytest.raises(SettingsError, match="accuracy is a count"):
-        relp(model, Graph.of(model.config), random_behaviour(model, 1, [6, 5], 1, "accuracy", "resample"), Relp())
+        relp(random_problem(model, Graph.of(model.config), 1, [6, 5], 1, "accuracy", "resample"), Relp())
     with pytest.raises(SettingsError, match="at least 1"):
         Relp(0)

@@ -7,7 +7,7 @@ from subcircuit.graph import Graph, Scope
 from subcircuit.run import Resample
 from subcircuit.run.forward import last_stream
 from subcircuit.run.node_masks import last_stream_of_nodes
-from subcircuit.search import Behaviour
+from subcircuit.search import Problem
 from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
 from subcircuit.search.exact import Exact, exact
@@ -18,7 +18,7 @@ from subcircuit.search.masks import MaskedLoss, on_edges
 from subcircuit.search.random_scores import RandomScores, random_scores
 from subcircuit.search.relp import Relp, relp
 from subcircuit.tasks import metric
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 from tests.run.test_positions import drawn
 from tests.search.autograd import Autograd, assert_scores
 from tests.search.test_attribution import integrated_slowly
@@ -35,44 +35,46 @@ SCOPE = "neuron, m0=block, a1=block, a2.h1=head"
 def at_neurons(family):
     model = narrow(tiny(family, dtype=torch.float64), 3)
     graph = Graph.of(model.config, Scope.named(SCOPE))
-    return model, graph, random_behaviour(model, 5, [3], 1, "logit_difference", "resample")
+    return random_problem(model, graph, 5, [3], 1, "logit_difference", "resample")
 
 
 def at_positions(family, positions, level="head, a1=block, m1=neuron"):
     model, graph, task = drawn(family, 6, f"{level}, positions={positions}", [4, 3])
-    return model, graph, Behaviour(task, metric("logit_difference"), Resample())
+    return Problem(model, graph, task, metric("logit_difference"), Resample())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_of_neurons_are_those_of_the_slow_definitions(family):
-    given = at_neurons(family)
-    slow = Autograd(*given)
-    assert_scores(eap_ig_inputs(*given, EapIgInputs(2)), integrated_slowly(slow, 2))
-    assert_scores(eap_ig_activations(*given, EapIgActivations(2)), staged_slowly(slow, 2))
-    assert_scores(relp(*given, Relp()), slope_by_rules(*given))
-    assert_scores(ifr(*given, Ifr()), flow_slowly(*given), atol=1e-7)
-    assert_scores(hisp(*given, Hisp()), of_nodes_slowly(given[1], importance_slowly(*given)), atol=1e-6)
+    problem = at_neurons(family)
+    slow = Autograd(problem)
+    assert_scores(eap_ig_inputs(problem, EapIgInputs(2)), integrated_slowly(slow, 2))
+    assert_scores(eap_ig_activations(problem, EapIgActivations(2)), staged_slowly(slow, 2))
+    assert_scores(relp(problem, Relp()), slope_by_rules(problem))
+    assert_scores(ifr(problem, Ifr()), flow_slowly(problem), atol=1e-7)
+    assert_scores(hisp(problem, Hisp()), of_nodes_slowly(problem.graph, importance_slowly(problem)), atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_masks_that_are_trained_have_the_loss_and_the_slopes_of_masked_runs(family):
     """What edge-pruning and ugs descend on, at neurons and positions; subnetwork-probing masks nodes, at neurons alone."""
-    assert_masked_loss(*at_positions(family, "roles" if family == "gpt2" else "each"))
-    model, graph, behaviour = at_neurons(family)
-    assert_masked_loss(model, graph, behaviour)
+    assert_masked_loss(at_positions(family, "roles" if family == "gpt2" else "each"))
+    problem = at_neurons(family)
+    graph = problem.graph
+    assert_masked_loss(problem)
     kept = torch.rand(1, len(graph.writers), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     slow, fast = kept.clone().requires_grad_(), kept.clone().requires_grad_()
-    edges, nodes = (MaskedLoss.of(model, graph, behaviour, 2, run) for run in (last_stream, last_stream_of_nodes))
+    edges, nodes = (MaskedLoss.of(problem, 2, run) for run in (last_stream, last_stream_of_nodes))
     expected = edges.backward(slow[:, :, None].expand(-1, -1, len(graph.readers)))
     assert nodes.backward(fast) == pytest.approx(expected, abs=1e-9)
     torch.testing.assert_close(fast.grad, slow.grad, atol=1e-9, rtol=1e-7)
 
 
-def assert_masked_loss(model, graph, behaviour):
-    slow, generator = Autograd(model, graph, behaviour), torch.Generator().manual_seed(5)
+def assert_masked_loss(problem):
+    graph = problem.graph
+    slow, generator = Autograd(problem), torch.Generator().manual_seed(5)
     values, direction = torch.rand(2, graph.n_edges, generator=generator, dtype=torch.float64)
     leaf = values.clone().requires_grad_()
-    loss = MaskedLoss.of(model, graph, behaviour, 1, last_stream).backward(on_edges(graph, leaf)[None])
+    loss = MaskedLoss.of(problem, 1, last_stream).backward(on_edges(graph, leaf)[None])
     with torch.no_grad():
         here, *ends = (float(slow.loss(on_edges(graph, values + step * direction))) for step in (0, 1e-6, -1e-6))
     assert loss == pytest.approx(here, abs=1e-9)
@@ -81,17 +83,17 @@ def assert_masked_loss(model, graph, behaviour):
 
 
 def test_hybrid_and_chance_score_every_edge_at_every_place():
-    given = at_positions("llama_gqa", "each", "block, a1=head")
-    graph = given[1]
+    problem = at_positions("llama_gqa", "each", "block, a1=head")
+    graph = problem.graph
     # all are nominated: what is left of the attribution is nothing
-    everything = hybrid(*given, Hybrid(coverage=1.0, most=graph.n_edges, sample=0)).values
-    torch.testing.assert_close(everything, exact(*given, Exact()).values, equal_nan=True)
-    few = hybrid(*given, Hybrid(coverage=1.0, most=25, sample=5))
-    largest = eap_ig_inputs(*given, EapIgInputs(5)).values.abs().nan_to_num(-1).flatten().topk(25).indices
+    everything = hybrid(problem, Hybrid(coverage=1.0, most=graph.n_edges, sample=0)).values
+    torch.testing.assert_close(everything, exact(problem, Exact()).values, equal_nan=True)
+    few = hybrid(problem, Hybrid(coverage=1.0, most=25, sample=5))
+    largest = eap_ig_inputs(problem, EapIgInputs(5)).values.abs().nan_to_num(-1).flatten().topk(25).indices
     measured = torch.zeros(graph.edges.numel(), dtype=torch.bool)
     measured[largest] = True
     expected = everything.where(measured.view(graph.edges.shape), 0).masked_fill(~graph.edges, torch.nan)
     torch.testing.assert_close(few.values, expected, equal_nan=True)
-    scores = random_scores(*given, RandomScores(3)).values
+    scores = random_scores(problem, RandomScores(3)).values
     assert scores.isfinite().equal(graph.edges)
     assert len(scores[graph.edges].unique()) > 0.99 * graph.n_edges

@@ -10,7 +10,7 @@ from subcircuit.graph import Scope
 from subcircuit.model.weights import MLPWeights
 from subcircuit.search import Acdc, Eap, discover
 from subcircuit.search.unsound import first_unsound
-from tests.behaviours import random_task
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 

@@ -13,8 +13,8 @@ from subcircuit.evaluate import Judgement, Readings
 from subcircuit.graph import Circuit, MethodRecord
 from subcircuit.report import Summary, draw_circuit
 from subcircuit.search import METHODS, faithfulness_of, look_inside, meaning_of_scores, warnings_of
-from tests.behaviours import random_task
 from tests.graph.strategies import record
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 GRAPH = sc.graph_of(tiny("gpt2"), "block")
@@ -102,9 +102,9 @@ def test_a_search_says_it_everywhere(tmp_path: Path) -> None:
 def test_a_zoom_knows_what_was_there_before() -> None:
     model = tiny("gpt2")
     task = random_task(model, 1, [6, 5])
-    behaviour = sc.Behaviour.of(task, "kl_divergence")
     coarse = sc.discover(model, task, sc.Acdc(0.0), metric="kl_divergence", scope="block")
-    finer = look_inside(model, coarse.circuit, "a1", "head", behaviour, sc.Acdc(100.0))
+    problem = sc.Problem.of(model, task, "kl_divergence", circuit=coarse.circuit)
+    finer = look_inside(problem, coarse.circuit, "a1", "head", sc.Acdc(100.0))
     assert finer.metric_before == pytest.approx(coarse.metric_circuit, abs=1e-6)
     assert finer.metric_circuit > coarse.metric_circuit
     lost = finer.faithfulness is not None and coarse.faithfulness is not None and coarse.faithfulness - finer.faithfulness > 0.1
@@ -115,17 +115,17 @@ def test_faithfulness_after_a_search_is_that_of_evaluate() -> None:
     model = tiny("llama_gqa")
     task = random_task(model, 1, [6, 5] * 8)
     found = sc.discover(model, task, "eap-ig-inputs", metric="kl_divergence", selection=60)
-    assert found.faithfulness == pytest.approx(sc.evaluate_circuit(model, found.circuit, task).faithfulness, abs=1e-4)
+    problem = sc.Problem.of(model, task, circuit=found.circuit)
+    assert found.faithfulness == pytest.approx(sc.evaluate_circuit(problem, found.circuit).faithfulness, abs=1e-4)
 
 
 def test_a_judgement_warns_of_circuits_that_hold_nothing() -> None:
     model = tiny("llama_gqa")
-    behaviour = sc.Behaviour.of(random_task(model, 1, [6, 5] * 8), "kl_divergence")
-    graph = sc.graph_of(model)
-    empty = sc.judge(model, Circuit.empty(graph), behaviour, random_circuits=1)
+    problem = sc.Problem.of(model, random_task(model, 1, [6, 5] * 8), "kl_divergence")
+    empty = sc.judge(problem, Circuit.empty(problem.graph), random_circuits=1)
     assert empty.completeness == pytest.approx(1)
     assert empty.warnings == ("the circuit is empty: it captures nothing, and its completeness is that of the whole model, 1.",)
-    whole = sc.judge(model, Circuit.full(graph), behaviour, random_circuits=1)
+    whole = sc.judge(problem, Circuit.full(problem.graph), random_circuits=1)
     assert whole.warnings == ()
     worse = replace(whole.evaluation, metric=worse_than_empty(whole.evaluation.metric))
     assert "does no better than no circuit" in Judgement(worse, 0.0, (0.0,), None).warnings[0]

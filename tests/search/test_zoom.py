@@ -12,15 +12,15 @@ from subcircuit.errors import GraphError
 from subcircuit.graph import Circuit, Graph, Scope, resolve
 from subcircuit.search import Acdc, acdc, zoom
 from subcircuit.search.rules import Within
-from tests.behaviours import random_behaviour
 from tests.oracles import SequentialAcdc
+from tests.problems import random_problem
 from tests.tiny_models import narrow, tiny
 
 CONFIG = Acdc(0.05)
 
 
-def behaviour_of(model, seed=5):
-    return random_behaviour(model, seed, [5, 4], 1, "kl_divergence", "resample")
+def problem_of(model, graph, seed=5):
+    return random_problem(model, graph, seed, [5, 4], 1, "kl_divergence", "resample")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
@@ -33,21 +33,23 @@ def behaviour_of(model, seed=5):
 )
 def test_a_search_within_decides_as_the_sequential_one_does(family, seed, scope, shares, coarse):
     model = narrow(tiny(family, dtype=torch.float64), 3)
-    graph, behaviour, rng = Graph.of(model.config, Scope.named(scope)), behaviour_of(model, seed), random.Random(seed)
+    graph, rng = Graph.of(model.config, Scope.named(scope)), random.Random(seed)
+    problem = problem_of(model, graph, seed)
     kept = graph.edges & torch.tensor([[rng.random() < shares[0] for _ in graph.readers] for _ in graph.writers])
     tried = kept & torch.tensor([[rng.random() < shares[1] for _ in graph.readers] for _ in graph.writers])
     within, config = Within(kept, tried), replace(CONFIG, coarse_to_fine=coarse)
-    found = acdc(model, graph, behaviour, config, within=within).circuit.kept
-    assert found.equal(SequentialAcdc(model, graph, behaviour, config, within=within).run().kept)
+    found = acdc(problem, config, within=within).circuit.kept
+    assert found.equal(SequentialAcdc(problem, config, within=within).run().kept)
     assert not (found & ~kept).any()
 
 
 @pytest.mark.parametrize(("component", "into"), [("m1", "neuron"), ("a1", "head"), ("a1", "qkv"), ("a2.h1", "qkv")])
 def test_zooming_decides_inside_alone_and_as_the_sequential_search_does(component, into):
     model = narrow(tiny("gpt2", dtype=torch.float64), 3)
-    behaviour, scope = behaviour_of(model), Scope("block" if component == "a1" else "head")
+    scope = Scope("block" if component == "a1" else "head")
     circuit = Circuit.full(Graph.of(model.config, scope))
-    found = zoom(model, circuit, component, into, behaviour, CONFIG).circuit
+    problem = problem_of(model, circuit.graph)
+    found = zoom(problem, circuit, component, into, CONFIG).circuit
     assert found.graph.scope == scope.at(component, into)
     refined = resolve(circuit, found.graph).kept
     inside = [
@@ -60,7 +62,7 @@ def test_zooming_decides_inside_alone_and_as_the_sequential_search_does(componen
     tried = torch.zeros_like(refined)
     for edge, is_in in zip(Circuit(found.graph, refined).edges, inside, strict=True):
         tried[found.graph.find(edge)] = is_in
-    slow = SequentialAcdc(model, found.graph, behaviour, CONFIG, within=Within(refined, tried)).run()
+    slow = SequentialAcdc(replace(problem, graph=found.graph), CONFIG, within=Within(refined, tried)).run()
     assert found.kept.equal(slow.kept)
     assert int((refined & ~found.kept).sum()) > 0
 
@@ -83,19 +85,20 @@ def test_what_cannot_be_zoomed_into_is_refused(component, into, message):
         Graph.of(model.config, Scope("head")), ["embed->m1", "m1->a2.h0", "a1.h2->logits", "a2.h0->logits"]
     )
     with pytest.raises(GraphError, match=message):
-        zoom(model, circuit, component, into, behaviour_of(model), CONFIG)
+        zoom(problem_of(model, circuit.graph), circuit, component, into, CONFIG)
 
 
 def test_zooms_go_into_experts():
     model = tiny("qwen2_moe", dtype=torch.float64)
-    behaviour, scope = behaviour_of(model), Scope("block")
-    graph = Graph.of(model.config, scope.at("m2", "expert"))
-    found = zoom(model, Circuit.full(Graph.of(model.config, scope)), "m2", "expert", behaviour, CONFIG).circuit
+    scope = Scope("block")
+    graph, blocks = Graph.of(model.config, scope.at("m2", "expert")), Circuit.full(Graph.of(model.config, scope))
+    problem = problem_of(model, blocks.graph)
+    found = zoom(problem, blocks, "m2", "expert", CONFIG).circuit
     inside = torch.tensor([["m2" in f"{w}->{r}" for r in graph.readers] for w in graph.writers])
     within = Within(graph.edges, graph.edges & inside)
-    assert found.kept.equal(SequentialAcdc(model, graph, behaviour, CONFIG, within=within).run().kept)
+    assert found.kept.equal(SequentialAcdc(replace(problem, graph=graph), CONFIG, within=within).run().kept)
     whole = Circuit.full(Graph.of(tiny("qwen2_moe").config, Scope("expert")))
     with pytest.raises(GraphError, match="m1 has no experts; those that have are m0, m2"):
-        zoom(model, Circuit.full(Graph.of(model.config, scope)), "m1", "expert", behaviour, CONFIG)
+        zoom(problem, blocks, "m1", "expert", CONFIG)
     with pytest.raises(GraphError, match="m0 is at level expert already"):
-        zoom(model, whole, "m0", "expert", behaviour, CONFIG)
+        zoom(replace(problem, graph=whole.graph), whole, "m0", "expert", CONFIG)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from subcircuit.errors import SettingsError
 from subcircuit.model import Tokens, Transformer
 from subcircuit.tasks import Answer, Competence, Task, build_task_of_ids, competence, induction
-from tests.behaviours import random_task
+from tests.problems import random_task
 from tests.tiny_models import FAMILIES, tiny
 
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from subcircuit.evaluate.validation import case_problem
 from subcircuit.run import ablated_values, run_circuit
-from subcircuit.search import Behaviour
 from subcircuit.search.exact import Exact, exact
-from subcircuit.tasks import metric
 from subcircuit.truth import Case
 
 
@@ -39,5 +38,4 @@ def errors_of_single_cuts(case: Case) -> Tensor:
 
 def effects_of_single_cuts(case: Case) -> Tensor:
     """The mean squared error of every single cut, by the engine that does them all at once."""
-    behaviour = Behaviour(case.task, metric(case.task.metric), case.ablation)
-    return exact(case.model, case.graph, behaviour, Exact()).values
+    return exact(case_problem(case), Exact()).values

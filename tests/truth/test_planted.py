@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from subcircuit.errors import GraphError, UnknownNameError, UnsupportedModelError
+from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
 from subcircuit.run import Resample, Zero
-from subcircuit.search import Acdc, Behaviour, Exact, acdc, exact
+from subcircuit.search import Acdc, Exact, acdc, exact
 from subcircuit.search.direction import Direction
 from subcircuit.tasks import metric
-from subcircuit.truth import PLANTED, Case, derive, planted_case
+from subcircuit.truth import PLANTED, derive, planted_case
 from tests.tiny_models import tiny
 from tests.truth.cutting import effects_of_single_cuts, error, error_without, errors_of_single_cuts
 
@@ -85,14 +86,12 @@ def test_an_or_gate_stands_until_both_its_inputs_are_cut(ablation):
 @AS_THEY_STAND
 def test_acdc_finds_what_was_planted(name, ablation):
     case = planted_case(name, ablation)
-    behaviour = Behaviour(case.task, metric(case.task.metric), ablation)
-    assert acdc(case.model, case.graph, behaviour, Acdc(1e-6)).circuit.names == case.circuit.names
+    assert acdc(case_problem(case), Acdc(1e-6)).circuit.names == case.circuit.names
 
 
 def test_acdc_finds_one_way_through_an_or_gate():
     case = planted_case("or-gate", Resample())
-    behaviour = Behaviour(case.task, metric(case.task.metric), case.ablation)
-    found = acdc(case.model, case.graph, behaviour, Acdc(1e-6)).circuit
+    found = acdc(case_problem(case), Acdc(1e-6)).circuit
     assert len(found.names) == 3
     assert set(found.names) < set(case.circuit.names)
 
@@ -113,16 +112,11 @@ def test_mistyped_names_and_foreign_circuits_are_refused():
         replace(case, circuit=Circuit.empty(Graph(GraphShape(1, 1, 1), Scope())))
 
 
-def behaviour_of(gate: Case) -> Behaviour:
-    return Behaviour(gate.task, metric("squared_error"), gate.ablation)
-
-
 def arms(name: str, direction: Direction) -> tuple[set[str], set[str]]:
     """The edges between heads and the gate that acdc keeps, and those with an exact effect."""
-    gate = planted_case(name, Resample())
-    behaviour = behaviour_of(gate)
-    kept = acdc(gate.model, gate.graph, behaviour, Acdc(0.1, direction=direction)).circuit
-    effects = exact(gate.model, gate.graph, behaviour, Exact(direction=direction))
+    problem = case_problem(planted_case(name, Resample()), metric("squared_error"))
+    kept = acdc(problem, Acdc(0.1, direction=direction)).circuit
+    effects = exact(problem, Exact(direction=direction))
     both = {"a0.h0->m0", "a0.h1->m0"}
     return both & set(kept.names), {edge for edge in both if effects[edge] > 0.1}
 
@@ -140,8 +134,8 @@ def test_either_direction_finds_what_the_other_does_not():
 
 
 def test_progress_of_both_directions_is_that_of_one_search():
-    gate, steps = planted_case("or-gate", Resample()), []
-    found = acdc(gate.model, gate.graph, behaviour_of(gate), Acdc(0.1, direction="both"), steps.append)
+    problem, steps = case_problem(planted_case("or-gate", Resample()), metric("squared_error")), []
+    found = acdc(problem, Acdc(0.1, direction="both"), steps.append)
     assert [s.decided for s in steps] == sorted(s.decided for s in steps)
-    assert steps[-1].decided == steps[-1].edges == 2 * gate.graph.n_edges
+    assert steps[-1].decided == steps[-1].edges == 2 * problem.graph.n_edges
     assert steps[-1].trials == found.trials

@@ -1,5 +1,6 @@
 """The trained model does its tasks, its reference is what slow masked passes show, and searches find most of it."""
 
+from dataclasses import replace
 from functools import cache
 from random import Random
 
@@ -10,15 +11,16 @@ from torch import Tensor
 from scripts.train_small import save, train
 from subcircuit.errors import UnknownNameError
 from subcircuit.evaluate import overlap, recovery
+from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Graph
 from subcircuit.model import Tokens, Transformer, load_model
 from subcircuit.run import ABLATIONS, Resample
 from subcircuit.run.heads import pattern, project
 from subcircuit.run.values import layer_runs
-from subcircuit.search import Acdc, Behaviour, EapIgInputs, Exact, acdc
+from subcircuit.search import Acdc, EapIgInputs, Exact, acdc
 from subcircuit.search.eap_ig_inputs import eap_ig_inputs
 from subcircuit.search.exact import exact
-from subcircuit.tasks import Task, metric
+from subcircuit.tasks import Task
 from subcircuit.truth import TRAINED, Case, case, trained_case
 from subcircuit.truth.trained import CONTEXT, MODEL, SHARE, giving, that_matter
 from tests.oracles import NodeByNode, ablated_slowly
@@ -29,15 +31,11 @@ ONE_OF_EACH = pytest.mark.parametrize(("name", "ablation"), [("trained-induction
 PROBED = pytest.mark.parametrize("ablation", ["resample", "zero"])
 
 
-def behaviour_of(made: Case) -> Behaviour:
-    return Behaviour(made.task, metric(made.task.metric), made.ablation)
-
-
 class Cutting:
     """Minus logit difference of the circuits of a case, in float64, by masked runs of whole circuits."""
 
     def __init__(self, one: Case):
-        self.slow = Autograd(one.model.to(dtype=torch.float64), one.graph, behaviour_of(one))
+        self.slow = Autograd(replace(case_problem(one), model=one.model.to(dtype=torch.float64)))
         self.edges = one.graph.edges
         self.whole = self.loss(self.edges)
         self.lost = self.loss(torch.zeros_like(self.edges)) - self.whole
@@ -156,7 +154,7 @@ def test_the_reference_is_what_running_node_by_node_shows(made, name, ablation):
 @NAMES
 def test_exact_effects_rank_the_reference_first(made, name, ablation):
     one = made(name, ablation)
-    effects = exact(one.model, one.graph, behaviour_of(one), Exact()).values
+    effects = exact(case_problem(one), Exact()).values
     assert recovery(one.circuit, effects).roc.auc > 0.999
 
 
@@ -164,9 +162,9 @@ def test_exact_effects_rank_the_reference_first(made, name, ablation):
 @NAMES
 def test_searches_find_most_of_the_reference(made, cutting, name, ablation):
     one = made(name, ablation)
-    scores = eap_ig_inputs(one.model, one.graph, behaviour_of(one), EapIgInputs())
+    scores = eap_ig_inputs(case_problem(one), EapIgInputs())
     assert recovery(one.circuit, scores.values).roc.auc > 0.8
-    searched = acdc(one.model, one.graph, behaviour_of(one), Acdc(SHARE * cutting(name, ablation).lost))
+    searched = acdc(case_problem(one), Acdc(SHARE * cutting(name, ablation).lost))
     found = overlap(one.circuit, searched.circuit)
     assert found.recall > 0.6
     assert found.fpr < 0.15

@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerFast
 
 from subcircuit.cli.browser import find_browser
 from subcircuit.graph import Graph, TopN
-from subcircuit.report.page import Probed, Shown, report_document, write_report
-from subcircuit.search import Eap, eap
+from subcircuit.report.page import Shown, report_document, write_report
+from subcircuit.search import Eap, Problem, eap
 from subcircuit.viewer import Bench, free_socket, make_app
 from subcircuit.viewer.bench import Probe
-from tests.behaviours import random_behaviour
 from tests.browser import FLAGS, NONE_FOUND
+from tests.problems import random_problem
 from tests.tiny_models import VOCAB, tiny
 
 HOSTILE = "<script>document.title='owned'</script>\u2028\u202e<img src=x onerror=document.title='owned'>"
@@ -85,7 +85,7 @@ def watched(browser: Browser) -> Iterator[Watched]:
 class Sample:
     """Two circuits of one model and how they are measured."""
 
-    probed: Probed
+    problem: Problem
     circuits: tuple[Shown, Shown]
 
 
@@ -93,22 +93,22 @@ class Sample:
 def sample() -> Sample:
     words = {f"w{i}": i for i in range(VOCAB)}
     model = tiny("llama")
-    behaviour = random_behaviour(model, 3, [5, 6, 6], 1, "logit_difference", "resample")
-    named = {HOSTILE if i == int(behaviour.task.clean.ids[0, 1]) else word: i for word, i in words.items()}
+    problem = random_problem(model, Graph.of(model.config), 3, [5, 6, 6], 1, "logit_difference", "resample")
+    named = {HOSTILE if i == int(problem.task.clean.ids[0, 1]) else word: i for word, i in words.items()}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(named, unk_token="w0")), unk_token="w0")
-    model, graph = replace(model, tokenizer=tokenizer), Graph.of(model.config)
-    scores = eap(model, graph, behaviour, Eap())
+    problem = replace(problem, model=replace(model, tokenizer=tokenizer))
+    scores = eap(problem, Eap())
     circuits = scores.select(TopN(EDGES, "absolute")).prune(), scores.select(TopN(OTHERS, "signed")).prune()
     assert circuits[0].n_edges == EDGES
     left, right = (Shown(name, circuit, LABELS) for name, circuit in zip(("by size", "by sign"), circuits, strict=True))
-    return Sample(Probed(model, behaviour), (left, right))
+    return Sample(problem, (left, right))
 
 
 @pytest.fixture(scope="session")
 def report(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a report of both circuits."""
     file = tmp_path_factory.mktemp("report") / "circuit.html"
-    write_report(report_document(sample.circuits, [sample.probed, sample.probed], points=6), file)
+    write_report(report_document(sample.circuits, [sample.problem, sample.problem], points=6), file)
     return file.as_uri()
 
 
@@ -125,7 +125,7 @@ class Running:
 
 @pytest.fixture(scope="session")
 def server(sample: Sample) -> Iterator[Running]:
-    with serving(list(sample.circuits), lambda number, shown: sample.probed) as running:
+    with serving(list(sample.circuits), lambda number, shown: sample.problem) as running:
         yield running
 
 

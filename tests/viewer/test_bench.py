@@ -18,7 +18,7 @@ WORK = {"words": "measuring 79 edges", "done": 1, "total": 4}
 
 
 def bench_of(sample: Sample) -> Bench:
-    return Bench(lambda: list(sample.circuits), lambda: "1", lambda number, shown: sample.probed)
+    return Bench(lambda: list(sample.circuits), lambda: "1", lambda number, shown: sample.problem)
 
 
 def known(server: Running) -> set[int]:
@@ -39,7 +39,7 @@ def test_every_answer_holds_all_sizes_measured_so_far(sample: Sample) -> None:
     second = bench.measure(0, 40, kept_only=True, ahead=True)
     assert [point["edges"] for point in first["points"]] == [8]
     assert second["points"][0] == first["points"][0]
-    exact = measured_document(sample.probed.model, circuit.graph, sample.probed.behaviour, Ranking.of(circuit), [8, 40], True)
+    exact = measured_document(sample.problem, Ranking.of(circuit), [8, 40], True)
     for name in ("edges", "metric", "kl"):
         assert [point[name] for point in second["points"]] == pytest.approx([point[name] for point in exact["points"]], rel=1e-4)
     assert bench.measure(0, 40, kept_only=False)["points"] != second["points"]
@@ -50,7 +50,7 @@ def test_what_is_measured_ahead_gives_way_and_says_how_far_it_is(sample: Sample,
     steps: list[Json] = []
 
     def slow(*given: Any) -> Json:
-        pace, (count,) = given[-1], given[4]
+        pace, (count,) = given[-1], given[2]
         assert isinstance(pace, Pace)
         for step in range(3):
             pace.journal.recall(f"{step}")
@@ -122,7 +122,7 @@ def test_who_waits_has_a_turn_between_the_prompts(sample: Sample, monkeypatch: p
             given[-1]()
             work = bench.work()
             assert work is not None
-            assert (work["done"], work["total"]) == (step + 1, 2 * len(sample.probed.behaviour.task))
+            assert (work["done"], work["total"]) == (step + 1, 2 * len(sample.problem.task))
         return {}
 
     monkeypatch.setattr("subcircuit.viewer.bench.prompts_document", slow)

@@ -13,7 +13,7 @@ from subcircuit.runs import Beacon, glimpse
 from subcircuit.runs.lock import locked
 from subcircuit.search import Acdc, Refining, Round, Step, discover
 from subcircuit.viewer.folders import now_at, progress_of, version_of
-from tests.behaviours import random_task
+from tests.problems import random_task
 from tests.tiny_models import tiny
 
 

@@ -74,7 +74,7 @@ def test_nothing_is_cut_off_at_any_width(watched: Watched, sample: Sample, tmp_p
     page = watched.page
     names = [f"runs/indirect-object-identification-smollm2-135m-{number}" for number in range(circuits)]
     shown = [Shown(name, sample.circuits[i % 2].circuit, {}) for i, name in enumerate(names)]
-    content = report_document(shown, [sample.probed] * circuits, points=3)
+    content = report_document(shown, [sample.problem] * circuits, points=3)
     content["circuits"][0]["warnings"] = [
         "a warning that is long enough to take two lines on a telephone, of --edges " + "9" * 60
     ]

@@ -3,14 +3,15 @@
 from playwright.sync_api import expect
 
 from subcircuit.errors import PromptError
-from subcircuit.report.page import Probed, Shown
+from subcircuit.report.page import Shown
+from subcircuit.search import Problem
 from tests.viewer.conftest import Sample, Watched, serving
 
 WHY = "run was found with leak.jsonl, which is not near the run or the working directory: give --task PATH"
 
 
 def test_prompts_that_are_not_here_are_asked_for_on_the_page(sample: Sample, watched: Watched) -> None:
-    def probe(number: int, shown: Shown) -> Probed:
+    def probe(number: int, shown: Shown) -> Problem:
         raise PromptError(WHY)
 
     # that nothing was complained of in the console is claimed of every watched page

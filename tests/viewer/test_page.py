@@ -203,8 +203,8 @@ def test_two_circuits_are_compared(watched: Watched, report: str, sample: Sample
 
 def test_a_report_knows_what_a_threshold_costs(watched: Watched, report: str, sample: Sample) -> None:
     page = watched.open(report)
-    model, behaviour, circuit = sample.probed.model, sample.probed.behaviour, sample.circuits[0].circuit
-    exact = measured_document(model, circuit.graph, behaviour, Ranking.of(circuit), [EDGES], True)["points"][0]
+    circuit = sample.circuits[0].circuit
+    exact = measured_document(sample.problem, Ranking.of(circuit), [EDGES], True)["points"][0]
     shown = page.locator("#metric").inner_text().replace("−", "-")
     assert float(shown) == pytest.approx(exact["metric"], rel=5e-3)
     slide(page, 900)
@@ -260,9 +260,7 @@ def test_the_server_measures_what_the_slider_leaves(watched: Watched, server: Ru
     page = watched.open(f"{server.address}#edges=8")
     drawn(page, 8)
     circuit = sample.circuits[0].circuit
-    exact = measured_document(sample.probed.model, circuit.graph, sample.probed.behaviour, Ranking.of(circuit), [8], True)[
-        "points"
-    ][0]
+    exact = measured_document(sample.problem, Ranking.of(circuit), [8], True)["points"][0]
     expect(page.locator("#metric")).not_to_have_text(re.compile("≈|…|–"))
     assert float(page.locator("#metric").inner_text().replace("−", "-")) == pytest.approx(exact["metric"], rel=5e-3)
     expect(page.locator("#pick-prompt")).to_be_visible()

@@ -11,7 +11,7 @@ from subcircuit.cli.shown import shown_circuits
 from subcircuit.graph import Circuit, Graph, Point, RefinePath, Standing, save_path
 from subcircuit.report.page import Shown, report_document, write_report
 from subcircuit.viewer.folders import version_of
-from tests.behaviours import random_kept
+from tests.problems import random_kept
 from tests.tiny_models import tiny
 from tests.viewer.conftest import EDGES, Sample, Watched, drawn, serving
 
@@ -46,7 +46,7 @@ def path(sample: Sample) -> RefinePath:
 def report_of(sample: Sample, *runs: Path) -> str:
     shown = shown_circuits(runs)
     file = runs[0].parent / f"{len(runs)}.html"
-    return write_report(report_document(shown, [sample.probed] * len(runs)), file).as_uri()
+    return write_report(report_document(shown, [sample.problem] * len(runs)), file).as_uri()
 
 
 def edges_on(page: Page) -> set[str]:
@@ -115,7 +115,7 @@ def test_the_slider_goes_from_one_circuit_of_the_path_to_the_next(
 
 
 def test_the_server_measures_nothing_along_a_path(watched: Watched, sample: Sample, refined: Path, path: RefinePath) -> None:
-    with serving(shown_circuits([refined]), lambda number, shown: sample.probed) as running:
+    with serving(shown_circuits([refined]), lambda number, shown: sample.problem) as running:
         page = watched.open(running.address)
         expect(page.locator("#pick-prompt")).to_be_visible()
         below = [stop for stop in path.stops if stop.n_edges < EDGES]
@@ -135,7 +135,7 @@ def test_the_server_measures_nothing_along_a_path(watched: Watched, sample: Samp
 def test_a_report_holds_the_path_and_needs_no_model_for_it(sample: Sample, refined: Path, path: RefinePath) -> None:
     shown = shown_circuits([refined])
     said: list[str] = []
-    (part,) = report_document(shown, [sample.probed], most_edges=0, say=said.append)["circuits"]
+    (part,) = report_document(shown, [sample.problem], most_edges=0, say=said.append)["circuits"]
     assert part["measured"] == {}
     assert [words for words in said if "measur" in words] == [
         "the sizes of run are those of its refinement, which has measured them"
@@ -211,7 +211,7 @@ def test_a_path_that_cannot_be_used_is_told_in_a_line_and_the_page_works(
     watched: Watched, sample: Sample, refined: Path, how: str
 ) -> None:
     damage(refined / "path.json", how)
-    with serving(shown_circuits([refined]), lambda number, shown: sample.probed) as running:
+    with serving(shown_circuits([refined]), lambda number, shown: sample.problem) as running:
         page = watched.open(running.address)
         lines = page.locator("#warnings p")
         expect(lines).to_have_count(1)

@@ -118,7 +118,7 @@ def test_slow_clients_are_cut_off_and_hold_nobody_up(server: Running) -> None:
 
 
 def test_beyond_loopback_everything_needs_the_token(sample: Sample) -> None:
-    bench = Bench(lambda: list(sample.circuits), lambda: "1", lambda number, shown: sample.probed)
+    bench = Bench(lambda: list(sample.circuits), lambda: "1", lambda number, shown: sample.problem)
     app = make_app(bench, lambda: {"version": "1", "running": False}, host="0.0.0.0", token=TOKEN)
 
     async def ask() -> list[int]:
@@ -152,7 +152,7 @@ def test_a_page_is_read_while_something_is_measured(sample: Sample, monkeypatch:
 
     def probe(number: int, shown: Any) -> Any:
         inside.append(bench.document()["version"])
-        return sample.probed
+        return sample.problem
 
     bench = Bench(lambda: list(sample.circuits), lambda: "1", probe)
     bench.measure(0, 2, kept_only=True)

@@ -11,11 +11,11 @@ import torch
 
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
-from subcircuit.search import METHODS, Behaviour, EdgeScores
+from subcircuit.search import METHODS, EdgeScores, Problem
 from subcircuit.search.journal import FORGETFUL, Journal, Under
 from subcircuit.workers.sharing import Helping
 from subcircuit.workers.table import Asked
-from tests.behaviours import random_behaviour
+from tests.problems import random_problem
 
 
 class Kept:
@@ -47,9 +47,9 @@ class Patient(Kept):
         return super().recall(key)
 
 
-def search(name: str, model: Transformer, behaviour: Behaviour, journal: Journal = FORGETFUL) -> torch.Tensor:
+def search(name: str, problem: Problem, journal: Journal = FORGETFUL) -> torch.Tensor:
     settings = METHODS[name].settings(**({} if name == "acdc" else {"batch_size": 1}))
-    found = METHODS[name].search(model, Graph.of(model.config), behaviour, settings, None, Under(journal, "part"))
+    found = METHODS[name].search(problem, settings, None, Under(journal, "part"))
     return found.values if isinstance(found, EdgeScores) else torch.stack([found.circuit.kept, found.circuit.scores])
 
 
@@ -57,17 +57,17 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a.nan_to_num(9), b.nan_to_num(9))
 
 
-def behaviour_of(model: Transformer) -> Behaviour:
-    return random_behaviour(model, 3, [5, 4, 5], 1, "logit_difference", "resample")
+def problem_of(model: Transformer) -> Problem:
+    return random_problem(model, Graph.of(model.config), 3, [5, 4, 5], 1, "logit_difference", "resample")
 
 
-def at_worst(model: Transformer, behaviour: Behaviour, folder: str, journal: Journal = FORGETFUL) -> torch.Tensor:
+def at_worst(problem: Problem, folder: str, journal: Journal = FORGETFUL) -> torch.Tensor:
     """Searches in which one helper is killed at a unit of its own, and another stops for good."""
     if isinstance(journal, Helping):
         Path(folder, f"{journal.worker}-{os.getpid()}").touch()
         fatal = {1: signal.SIGKILL, 2: signal.SIGSTOP}[journal.worker]
         journal = Helping(Failing(journal.table, lambda: os.kill(os.getpid(), fatal), claims=2), journal.worker)
-    found = [search(name, model, behaviour, Under(journal, name)) for name in ("exact", "acdc")]
+    found = [search(name, problem, Under(journal, name)) for name in ("exact", "acdc")]
     return torch.cat([values.flatten() for values in found])
 
 

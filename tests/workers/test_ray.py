@@ -7,16 +7,15 @@ from threading import Event
 from subcircuit.workers import Crew, together
 from subcircuit.workers.on_ray import _watch
 from tests.tiny_models import tiny
-from tests.workers.failing import Patient, at_worst, behaviour_of, same
+from tests.workers.failing import Patient, at_worst, problem_of, same
 
 
 def test_a_ray_cluster_works_to_the_bits_of_one_process_though_its_helper_is_killed_again_and_again(tmp_path: Path):
-    model = tiny("attention_only")
-    behaviour = behaviour_of(model)
-    work = partial(at_worst, behaviour=behaviour, folder=str(tmp_path))
+    problem = problem_of(tiny("attention_only"))
+    work = partial(at_worst, problem, str(tmp_path))
     # this process waits until the helper was killed and has been started again
-    joined = together(work, model, Crew(2, ray="local"), Patient(tmp_path))
-    assert same(joined, at_worst(model, behaviour, ""))
+    joined = together(work, Crew(2, ray="local"), Patient(tmp_path))
+    assert same(joined, at_worst(problem, ""))
     assert len(list(tmp_path.iterdir())) >= 2
 
 

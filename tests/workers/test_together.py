@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.evaluate import measure
-from subcircuit.graph import Circuit, Graph
+from subcircuit.graph import Circuit
 from subcircuit.model.weights import map_tensors
 from subcircuit.search import Acdc, discover
 from subcircuit.search.journal import FORGETFUL, Journal
@@ -26,15 +26,14 @@ from subcircuit.workers import Crew, Table, together
 from subcircuit.workers.local import _Helper, _serve
 from subcircuit.workers.sharing import Helping, Leading
 from tests.tiny_models import tiny
-from tests.workers.failing import Failing, Kept, Patient, at_worst, behaviour_of, same, search
+from tests.workers.failing import Failing, Kept, Patient, at_worst, problem_of, same, search
 
 
 def test_helpers_that_are_killed_or_hang_change_nothing(tmp_path: Path):
-    model = tiny("attention_only")
-    behaviour, said = behaviour_of(model), list[str]()
-    expected = at_worst(model, behaviour, "")
-    work = partial(at_worst, behaviour=behaviour, folder=str(tmp_path))
-    result = together(work, model, Crew(3, patience=1.0), Patient(tmp_path), say=said.append)
+    problem, said = problem_of(tiny("attention_only")), list[str]()
+    expected = at_worst(problem, "")
+    work = partial(at_worst, problem, str(tmp_path))
+    result = together(work, Crew(3, patience=1.0), Patient(tmp_path), say=said.append)
     assert same(result, expected)
     assert said == ["warning: worker 1 stopped, killed by signal 9; the others do its work"]
     for helper in tmp_path.iterdir():
@@ -43,9 +42,10 @@ def test_helpers_that_are_killed_or_hang_change_nothing(tmp_path: Path):
 
 def test_errors_of_the_work_and_ctrl_c_are_those_of_one_process(tmp_path: Path):
     model = tiny("attention_only")
+    problem = problem_of(model)
     broken = replace(model, weights=map_tensors(model.weights, lambda tensor: tensor * float("nan")))
     with pytest.raises(NumericalError, match="nothing was ranked"):
-        together(partial(search, "acdc", behaviour=behaviour_of(model)), broken, Crew(2))
+        together(partial(search, "acdc", replace(problem, model=broken)), Crew(2))
     begun = set(children())
 
     def stop(_: object) -> None:
@@ -53,7 +53,7 @@ def test_errors_of_the_work_and_ctrl_c_are_those_of_one_process(tmp_path: Path):
 
     # Ctrl-C
     with pytest.raises(KeyboardInterrupt):
-        together(partial(discover, task=behaviour_of(model).task, method=Acdc()), model, Crew(2), on_step=stop)
+        together(partial(discover, model, problem.task, Acdc()), Crew(2), on_step=stop)
     assert set(children()) <= begun
     with pytest.raises(SettingsError, match="workers is 0"):
         Crew(0)
@@ -93,9 +93,8 @@ def with_threads(work: Any, workers: int, last: int) -> tuple[torch.Tensor, Kept
 # one of each kind of unit
 @pytest.mark.parametrize("name", ["acdc", "exact", "eap"])
 def test_bits_and_journal_are_those_of_one_process(name: str):
-    model = tiny("attention_only")
     alone = Kept()
-    work = partial(search, name, model, behaviour_of(model))
+    work = partial(search, name, problem_of(tiny("attention_only")))
     expected = work(journal=alone)
     result, kept, table = with_threads(work, 3, 1)
     assert same(result, expected)
@@ -106,20 +105,19 @@ def test_bits_and_journal_are_those_of_one_process(name: str):
 @settings(max_examples=4)
 @given(st.integers(1, 4), st.integers(0, 6))
 def test_sums_and_losses_of_circuits_are_those_of_one_process(workers: int, last: int):
-    model = tiny("attention_only")
-    behaviour, graph = behaviour_of(model), Graph.of(model.config)
+    problem = problem_of(tiny("attention_only"))
+    graph = problem.graph
     empty = Circuit(graph, torch.zeros_like(graph.edges))
 
     def losses(journal: Journal) -> torch.Tensor:
-        readings = measure(model, graph, behaviour, [empty, Circuit.full(graph)], 1, journal)
+        readings = measure(problem, [empty, Circuit.full(graph)], 1, journal)
         return torch.stack([readings.model, readings.empty, *readings.circuits])
 
     assert same(with_threads(losses, workers, last)[0], losses(FORGETFUL))
 
 
 def test_what_a_journal_holds_is_not_done_again():
-    model = tiny("attention_only")
-    work, before = partial(search, "eap", model, behaviour_of(model)), Kept()
+    work, before = partial(search, "eap", problem_of(tiny("attention_only"))), Kept()
     expected = work(journal=before)
     table = Table()
     assert same(work(journal=Leading(table, before)), expected)

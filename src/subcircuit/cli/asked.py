@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from subcircuit.cli.options import Chosen
-    from subcircuit.graph import Graph, Scope, Selection
-    from subcircuit.model import Transformer
-    from subcircuit.search import Behaviour, LearnOptimal
-    from subcircuit.tasks import BosPolicy, Split, Task
+    from subcircuit.graph import Scope, Selection
+    from subcircuit.search import LearnOptimal, Problem
+    from subcircuit.tasks import BosPolicy, Split
 
 
 @dataclass(frozen=True)
@@ -18,17 +17,13 @@ class Loaded:
     """What a search is given.
 
     Args:
-        task: the prompts to search with.
-        split: these and the others.
-        behaviour: of the task; where the constants of its ablation have to be learned, means stand in for them.
+        split: all prompts.
+        problem: with the prompts to search with; where the constants of its ablation have to be learned, means stand in for them.
         selection: which scored edges make the circuit; None for methods that decide themselves.
     """
 
-    model: "Transformer"
-    task: "Task"
     split: "Split"
-    graph: "Graph"
-    behaviour: "Behaviour"
+    problem: "Problem"
     selection: "Selection | None"
 
 
@@ -62,7 +57,7 @@ class Understood:
         from subcircuit.graph.select import check_selection
         from subcircuit.model import load_model
         from subcircuit.run import Mean, ablation_named
-        from subcircuit.search import Behaviour, method_named
+        from subcircuit.search import Problem, method_named
         from subcircuit.tasks import graph_of, load_split
         from subcircuit.tasks import metric as metric_named
 
@@ -76,9 +71,9 @@ class Understood:
         if selection is not None:
             check_selection(graph, selection)
         carried = ablation_named(self.ablation) if isinstance(self.ablation, str) else Mean()
-        behaviour = Behaviour(task, metric_named(o.metric or task.metric), carried, split.validation)
-        method_named(o.method).check(behaviour)
-        return Loaded(model, task, split, graph, behaviour, selection)
+        problem = Problem(model, graph, task, metric_named(o.metric or task.metric), carried, split.validation)
+        method_named(o.method).check(problem)
+        return Loaded(split, problem, selection)
 
 
 def told_of(split: "Split") -> list[str]:

@@ -182,22 +182,23 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     with watch(messages()) as watcher:
         crew = crew_of(o.workers, o.ray, watcher.say)
         at = options.load(watcher.say)
-        lacking = shortfall(at.model, at.task, competence(at.model, at.task))
+        lacking = shortfall(at.problem.model, at.problem.task, competence(at.problem.model, at.problem.task))
         if lacking is not None:
             watcher.say(f"warning: {lacking}")
-        short = shortage(at.model, at.graph, at.behaviour, options.config)
+        short = shortage(at.problem, options.config)
         if short is not None:
             watcher.say(f"warning: {short}")
         for line in told_of(at.split):
             watcher.say(line)
-        watcher.say(f"searching for the circuit of {at.task.name}, {len(at.task.pairs)} pairs of prompts")
+        watcher.say(f"searching for the circuit of {at.problem.task.name}, {len(at.problem.task.pairs)} pairs of prompts")
 
         def work(journal: "Journal") -> None:
-            beacon = Beacon(directory, Circuit.empty(at.graph), in_words())
+            beacon = Beacon(directory, Circuit.empty(at.problem.graph), in_words())
 
             searching = partial(
                 search,
-                task=at.split,
+                at.problem.model,
+                at.split,
                 method=options.config,
                 metric=o.metric,
                 ablation=options.ablation,
@@ -205,9 +206,9 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
                 selection=at.selection,
             )
             told = both(watcher.step, beacon.step)
-            result = together(searching, at.model, crew, journal, say=watcher.say, on_step=told)
+            result = together(searching, crew, journal, say=watcher.say, on_step=told)
             save_found(result, directory)
             beacon.end()
 
-        keep(asked, identity(at.model, at.split), (directory, begun), work, watcher.say)
+        keep(asked, identity(at.problem.model, at.split), (directory, begun), work, watcher.say)
     print_run(directory, Circuit.load(directory), as_json=o.json, given={"model": o.model, "task": o.task})

@@ -28,12 +28,12 @@ def estimate(**asked: Any) -> None:
         raise SettingsError("estimate knows searches at one level: leave out --coarse-to-fine, with which it should take less")
     with watch(messages()) as watcher:
         at = options.load(watcher.say)
-        short = shortage(at.model, at.graph, at.behaviour, options.config)
+        short = shortage(at.problem, options.config)
         if short is not None:
             watcher.say(f"warning: {short}")
         watcher.say("running small parts of the search")
         learning = None if isinstance(options.ablation, str) else options.ablation
-        found = predict(at.model, at.graph, at.behaviour, options.config, learning)
+        found = predict(at.problem, options.config, learning)
     if o.json:
         print_json(_as_json(found))
     else:

@@ -12,7 +12,7 @@ from subcircuit.cli.crew import Ray, Workers, crew_of
 if TYPE_CHECKING:
     from subcircuit.evaluate import Interval, Judgement
     from subcircuit.graph import Circuit
-    from subcircuit.search import Behaviour
+    from subcircuit.search import Problem
 
 EXAMPLES = 64
 
@@ -51,19 +51,17 @@ def evaluate(
     given = Overrides(model, revision, device, dtype, task, examples, seed, metric, ablation)
     with watch(messages()) as watcher:
         crew = crew_of(workers, ray, watcher.say)
-        circuit, transformer, behaviour, shared = ready(path, given, EXAMPLES, watcher.say)
-        watcher.say(f"measuring {circuit.n_edges:,} edges on {len(behaviour.task)} pairs of prompts")
-        judging = partial(
-            judge, circuit=circuit, behaviour=behaviour, random_circuits=random_circuits, by=order, batch_size=batch_size
-        )
-        judged = together(judging, transformer, crew, say=watcher.say, on_step=watcher.step)
+        circuit, problem, shared = ready(path, given, EXAMPLES, watcher.say)
+        watcher.say(f"measuring {circuit.n_edges:,} edges on {len(problem.task)} pairs of prompts")
+        judging = partial(judge, problem, circuit, random_circuits=random_circuits, by=order, batch_size=batch_size)
+        judged = together(judging, crew, say=watcher.say, on_step=watcher.step)
     if json:
-        print_json(_as_json(path, circuit, behaviour, judged, shared))
+        print_json(_as_json(path, circuit, problem, judged, shared))
     else:
-        _print(circuit, behaviour, judged, shared)
+        _print(circuit, problem, judged, shared)
 
 
-def _print(circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shared: int) -> None:
+def _print(circuit: "Circuit", problem: "Problem", judged: "Judgement", shared: int) -> None:
     from subcircuit.cli.console import plain, print_rows, results
 
     evaluation, curve = judged.evaluation, judged.curve
@@ -73,8 +71,8 @@ def _print(circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shar
     random = f"{judged.random_mean:z.3f}{_range(judged.random_interval)}"
     rows = [
         ("edges", f"{circuit.n_edges:,} of {circuit.graph.n_edges:,}", ""),
-        ("prompts", f"{len(behaviour.task)} pairs of {behaviour.task.name}", f"{shared or 'none'} of them used in the search"),
-        ("metric", f"{behaviour.metric.name} {means['metric_circuit']:.4g}", ends),
+        ("prompts", f"{len(problem.task)} pairs of {problem.task.name}", f"{shared or 'none'} of them used in the search"),
+        ("metric", f"{problem.metric.name} {means['metric_circuit']:.4g}", ends),
         ("faithfulness", faithful, "1: as good as the model; 0: as bad as no circuit"),
         ("random circuits", random, f"faithfulness of {len(judged.random)} circuits of the same size"),
         (
@@ -100,7 +98,7 @@ def _range(interval: "Interval | None") -> str:
     return "" if interval is None else f" [{interval.low:z.3f}, {interval.high:z.3f}]"
 
 
-def _as_json(path: Path, circuit: "Circuit", behaviour: "Behaviour", judged: "Judgement", shared: int) -> dict[str, Any]:
+def _as_json(path: Path, circuit: "Circuit", problem: "Problem", judged: "Judgement", shared: int) -> dict[str, Any]:
     from subcircuit.run import name_of
 
     interval, random, curve = judged.evaluation.faithfulness_interval(), judged.random_interval, judged.curve
@@ -108,11 +106,11 @@ def _as_json(path: Path, circuit: "Circuit", behaviour: "Behaviour", judged: "Ju
         "circuit": str(path),
         "edges": circuit.n_edges,
         "edges_total": circuit.graph.n_edges,
-        "task": behaviour.task.name,
-        "examples": len(behaviour.task),
+        "task": problem.task.name,
+        "examples": len(problem.task),
         "shared_with_search": shared,
-        "metric": behaviour.metric.name,
-        "ablation": name_of(behaviour.ablation),
+        "metric": problem.metric.name,
+        "ablation": name_of(problem.ablation),
         "faithfulness": judged.evaluation.faithfulness,
         "faithfulness_interval": None if interval is None else [interval.low, interval.high],
         **judged.evaluation.means,

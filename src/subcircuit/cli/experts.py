@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from subcircuit.evaluate import Effects, LayerRouting, RoutingReport
-    from subcircuit.search import Behaviour
+    from subcircuit.search import Problem
 
 _CUTS = ("routing cut", "share", "contents cut", "share")
 SHOWN = 4  # experts of a role, those that most positions go to
@@ -36,7 +36,7 @@ def experts(
     from subcircuit.cli.progress import watch
     from subcircuit.evaluate import routing
     from subcircuit.model import load_model
-    from subcircuit.search import Behaviour
+    from subcircuit.search import Problem
     from subcircuit.tasks import check_task, load_task
     from subcircuit.tasks import metric as metric_named
 
@@ -48,21 +48,21 @@ def experts(
         watcher.say(f"loading {model}")
         transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)
         prompts = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
-        behaviour = Behaviour(prompts, metric_named(metric or prompts.metric))
+        problem = Problem.of(transformer, prompts, metric)
         watcher.say(f"cutting edges into routers and experts on {len(prompts)} pairs of prompts")
-        found = routing(transformer, behaviour, detail, batch_size)
+        found = routing(problem, detail, batch_size)
     if json:
-        print_json(_as_json(transformer.name, behaviour, found))
+        print_json(_as_json(problem, found))
     else:
-        _print(behaviour, found, detail)
+        _print(problem, found, detail)
 
 
-def _print(behaviour: "Behaviour", found: "RoutingReport", detail: int) -> None:
+def _print(problem: "Problem", found: "RoutingReport", detail: int) -> None:
     from subcircuit.cli.console import plain, print_table, results
 
     console = results()
-    whole = f"with every edge cut {behaviour.metric.name} is worse by {found.whole:.4g} (100%)"
-    console.print(plain(f"{behaviour.task.name}, {len(behaviour.task)} pairs: {whole}"))
+    whole = f"with every edge cut {problem.metric.name} is worse by {found.whole:.4g} (100%)"
+    console.print(plain(f"{problem.task.name}, {len(problem.task)} pairs: {whole}"))
     console.print()
     lines = [("all", found.total), *((f"m{layer.layer}", layer.effects) for layer in found.layers)]
     cells = [(name, *_effects(found, effects)) for name, effects in lines]
@@ -96,12 +96,12 @@ def _top(shares: "Tensor") -> str:
     return ", ".join(named[:SHOWN]) + (", …" if len(named) > SHOWN else "")
 
 
-def _as_json(model: str, behaviour: "Behaviour", found: "RoutingReport") -> dict[str, Any]:
+def _as_json(problem: "Problem", found: "RoutingReport") -> dict[str, Any]:
     return {
-        "model": model,
-        "task": behaviour.task.name,
-        "examples": len(behaviour.task),
-        "metric": behaviour.metric.name,
+        "model": problem.model.name,
+        "task": problem.task.name,
+        "examples": len(problem.task),
+        "metric": problem.metric.name,
         "effect_of_all_edges": found.whole,
         "rounding": found.rounding,
         "routing": found.total.routing,

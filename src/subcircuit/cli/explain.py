@@ -47,11 +47,11 @@ def explain(
     circuit, directory = Circuit.load(path), _directory(path, out)
     with watch(messages()) as watcher:
         given = Overrides(model, revision, device, dtype, task, examples, seed)
-        transformer, behaviour = to_look_at(path, circuit, given, watcher.say)
-        if behaviour.task.roles is None:
+        problem = to_look_at(path, circuit, given, watcher.say)
+        if problem.task.roles is None:
             watcher.say("warning: these prompts declare no token roles: only START and END are told apart (see docs/explain.md)")
-        watcher.say(f"explaining {len(circuit.nodes)} nodes on {len(behaviour.task)} pairs of prompts")
-        explanation = explain_circuit(transformer, circuit, behaviour.task, on_step=watcher.step)
+        watcher.say(f"explaining {len(circuit.nodes)} nodes on {len(problem.task)} pairs of prompts")
+        explanation = explain_circuit(problem.model, circuit, problem.task, on_step=watcher.step)
     written = _write(explanation, directory)
     if json:
         print_json(explanation.model_dump(mode="json"))

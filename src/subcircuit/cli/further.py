@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from subcircuit.cli.kept import Begun
     from subcircuit.graph import Circuit
-    from subcircuit.search import Behaviour
+    from subcircuit.search import Problem
     from subcircuit.search.journal import Journal
 
-Begin: TypeAlias = Callable[["Behaviour", Callable[[str], None]], Callable[..., Any]]
+Begin: TypeAlias = Callable[["Problem", Callable[[str], None]], Callable[..., Any]]
 """From the behaviour of a circuit, and whom to tell of it, to a search that takes a model and keeps to a journal."""
 
 
@@ -40,23 +40,24 @@ def search_further(asked: dict[str, Any], circuit: "Circuit", begun: "Begun | No
     with watch(messages()) as watcher:
         crew = crew_of(asked.get("workers", 1), asked.get("ray"), watcher.say)
         given = Overrides(model=o.model, revision=o.revision, device=o.device, dtype=o.dtype, task=o.task)
-        transformer, behaviour = as_found(o.path, circuit, given, watcher.say)
+        problem = as_found(o.path, circuit, given, watcher.say)
+        transformer = problem.model
         split = split_of(circuit, task_named(o.path, circuit, given), transformer)
         if split is not None and split.validation is not None:
-            behaviour = replace(behaviour, validation=split.validation.to(transformer.device))
-        search = begin(behaviour, watcher.say)
+            problem = replace(problem, validation=split.validation.to(transformer.device))
+        search = begin(problem, watcher.say)
 
         def work(journal: "Journal") -> None:
             beacon = Beacon(directory, Circuit.empty(circuit.graph), in_words())
-            result = together(search, transformer, crew, journal, say=watcher.say, on_step=both(watcher.step, beacon.step))
+            result = together(search, crew, journal, say=watcher.say, on_step=both(watcher.step, beacon.step))
             found = result.circuit
             if split is not None:
-                found = with_numbers(transformer, found, behaviour, split, journal=journal, on_step=watcher.step)
+                found = with_numbers(problem, found, split, journal=journal, on_step=watcher.step)
             save_found(replace(result, circuit=found), directory)
             beacon.end()
 
         digests = {
-            **identity(transformer, split or behaviour.task),
+            **identity(transformer, split or problem.task),
             "circuit": sha256("\n".join(circuit.names).encode()).hexdigest(),
         }
         keep(asked, digests, (directory, begun), work, watcher.say)

@@ -28,7 +28,7 @@ def neurons(
     from subcircuit.errors import SettingsError
     from subcircuit.model import load_model
     from subcircuit.run import ablation_named
-    from subcircuit.search import Behaviour, Eap, loss_with_neurons, neuron_scores
+    from subcircuit.search import Eap, Problem, loss_with_neurons, neuron_scores
     from subcircuit.tasks import check_task, load_task
     from subcircuit.tasks import metric as metric_named
 
@@ -39,11 +39,11 @@ def neurons(
     with watch(messages()) as watcher:
         transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)
         prompts = load_task(task, transformer, examples=examples, seed=seed)
-        behaviour = Behaviour(prompts.to(transformer.device), measured, carried)
-        scores = neuron_scores(transformer, behaviour, Eap(), watcher.step)
+        problem = Problem.of(transformer, prompts, measured, carried)
+        scores = neuron_scores(problem, Eap(), watcher.step)
         total = scores.values.numel()
         sizes = [size for size in SIZES if size < total] + [total]
-        left = {size: loss_with_neurons(transformer, behaviour, scores.keep(size)) for size in sizes}
+        left = {size: loss_with_neurons(problem, scores.keep(size)) for size in sizes}
     best = scores.largest(top)
     if json:
         ranked = [{"neuron": str(neuron), "score": score} for neuron, score in best]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from subcircuit.graph import Circuit, ModelRecord, Record
     from subcircuit.model import Transformer
-    from subcircuit.search import Behaviour
+    from subcircuit.search import Problem
     from subcircuit.tasks import BosPolicy, Split, Task
 
 
@@ -30,10 +30,8 @@ class Overrides:
     ablation: str | None = None
 
 
-def ready(
-    path: Path, given: Overrides, examples: int, say: "Callable[[str], None]"
-) -> "tuple[Circuit, Transformer, Behaviour, int]":
-    """A circuit, its model, the behaviour on evaluation prompts, and how many of these it was found with.
+def ready(path: Path, given: Overrides, examples: int, say: "Callable[[str], None]") -> "tuple[Circuit, Problem, int]":
+    """A circuit, its problem on evaluation prompts, and how many of these it was found with.
 
     Args:
         examples: evaluation prompts unless the user says otherwise.
@@ -57,11 +55,11 @@ def ready(
         say("warning: the prompts of the search cannot be made again: some of these may be among them")
     if given.examples is not None and len(task) < given.examples:
         say(f"warning: {given.examples} pairs of prompts were asked for, and there are {len(task)}")
-    return circuit, model, _behaviour(circuit, given, task, model), shared
+    return circuit, _problem(circuit, given, task, model), shared
 
 
-def to_look_at(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "tuple[Transformer, Behaviour]":
-    """A circuit's model, and the behaviour on prompts to look at: of the run's own test prompts as many as it searched with.
+def to_look_at(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "Problem":
+    """A circuit's problem on prompts to look at: of the run's own test prompts as many as it searched with.
 
     Where none were set apart, or others are asked for, prompts as in `as_found`.
 
@@ -83,11 +81,11 @@ def to_look_at(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[
         if not _fits(circuit, task):
             say("looking at the prompts of the search: this circuit has a node at each position, and others have other lengths")
             task = own.search[: min(count, len(own.search))]
-    return model, _behaviour(circuit, given, task, model)
+    return _problem(circuit, given, task, model)
 
 
-def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "tuple[Transformer, Behaviour]":
-    """A circuit's model, and the behaviour on the prompts that it was found with.
+def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "Problem":
+    """A circuit's problem on the prompts that it was found with.
 
     Where these cannot be made again, or others are asked for, prompts of the same task.
 
@@ -109,7 +107,7 @@ def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[s
         if task is None:
             seed = record.seed if given.seed is None else given.seed
             task = load_task(name, model, examples=given.examples, seed=seed, bos=_bos(record))
-    return model, _behaviour(circuit, given, task, model)
+    return _problem(circuit, given, task, model)
 
 
 def check_overrides(given: Overrides) -> None:
@@ -197,10 +195,10 @@ def task_named(path: Path, circuit: "Circuit", given: Overrides) -> str:
     return task_source(path, circuit.record.task)
 
 
-def _behaviour(circuit: "Circuit", given: Overrides, task: "Task", model: "Transformer") -> "Behaviour":
-    from subcircuit.search import Behaviour
+def _problem(circuit: "Circuit", given: Overrides, task: "Task", model: "Transformer") -> "Problem":
+    from subcircuit.search import Problem
 
-    return Behaviour.of(task.to(model.device), given.metric, given.ablation, circuit)
+    return Problem.of(model, task, given.metric, given.ablation, circuit=circuit)
 
 
 def _prompts(

@@ -12,7 +12,7 @@ from subcircuit.cli.discover import Settings, Target
 
 if TYPE_CHECKING:
     from subcircuit.cli.kept import Begun
-    from subcircuit.search import Behaviour
+    from subcircuit.search import Problem
 
 
 def refine(
@@ -50,10 +50,10 @@ def refine_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     config = configured("refine", targets(asked["target"]), asked["settings"] or ())
     circuit = Circuit.load(asked["path"])
 
-    def begin(behaviour: "Behaviour", say: Callable[[str], None]) -> Callable[..., Any]:
-        if behaviour.validation is None:
+    def begin(problem: "Problem", say: Callable[[str], None]) -> Callable[..., Any]:
+        if problem.validation is None:
             say("warning: this run set no validation prompts apart: the prompts of the search judge, and may be fitted to")
-        say(f"refining {circuit.n_edges:,} edges on the {len(behaviour.task)} pairs of prompts of the search")
-        return partial(refine_circuit, circuit=circuit, behaviour=behaviour, config=config)
+        say(f"refining {circuit.n_edges:,} edges on the {len(problem.task)} pairs of prompts of the search")
+        return partial(refine_circuit, problem, circuit, config)
 
     search_further(asked, circuit, begun, begin)

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from subcircuit.cli.recorded import Overrides
-    from subcircuit.report.page import Probed, Shown
+    from subcircuit.report.page import Shown
+    from subcircuit.search import Problem
 
 
 def report(
@@ -45,16 +46,15 @@ def report(
     circuits = shown_circuits(paths)
     given = Overrides(model=model, device=device, task=task, examples=examples)
     with watch(messages()) as watcher:
-        probed = [None] * len(paths) if graph_only else _probed(paths, circuits, given, watcher.say)
-        content = report_document(circuits, probed, most_edges=most_edges, points=points, say=watcher.say, on_step=watcher.step)
+        problems = [None] * len(paths) if graph_only else _problems(paths, circuits, given, watcher.say)
+        content = report_document(circuits, problems, most_edges=most_edges, points=points, say=watcher.say, on_step=watcher.step)
     size = write_report(content, out).stat().st_size
     results().print(plain(f"report   {out}   {size / 1e6:.1f} MB"), soft_wrap=True)
 
 
-def _probed(
+def _problems(
     paths: "Sequence[Path]", circuits: "Sequence[Shown]", given: "Overrides", say: "Callable[[str], None]"
-) -> "list[Probed | None]":
+) -> "list[Problem | None]":
     from subcircuit.cli.recorded import to_look_at
-    from subcircuit.report.page import Probed
 
-    return [Probed(*to_look_at(path, shown.circuit, given, say)) for path, shown in zip(paths, circuits, strict=True)]
+    return [to_look_at(path, shown.circuit, given, say) for path, shown in zip(paths, circuits, strict=True)]

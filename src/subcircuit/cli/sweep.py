@@ -97,8 +97,8 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.report import Sweep, save_sweep
     from subcircuit.run import Mean
     from subcircuit.runs import identity
-    from subcircuit.search import Behaviour, ablation_for
-    from subcircuit.tasks import check_task, graph_of, parse_shares
+    from subcircuit.search import Problem, ablation_for
+    from subcircuit.tasks import check_task, parse_shares
     from subcircuit.tasks import metric as metric_named
     from subcircuit.workers import together
 
@@ -118,19 +118,16 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
         crew = crew_of(o.workers, o.ray, watcher.say)
         model, found_on, judged_on = _loaded(o, policy, watcher.say)
         measured = metric_named(o.metric or found_on.metric)
-        graph = graph_of(model, resolved, found_on)
-        uncut = Behaviour(found_on.to(model.device), measured, Mean())
+        uncut = Problem.of(model, found_on, measured, Mean(), resolved)
 
         def work(journal: "Journal") -> None:
-            cut = ablation_for(carried, model, graph, uncut, watcher.step, journal)
-            search_on, judge_on = replace(uncut, ablation=cut), Behaviour(judged_on.to(model.device), measured, cut)
-            conditions = partial(
-                Contest, graph=graph, found_on=search_on, judged_on=judge_on, by=order, thresholds=cuts, batch_size=o.batch_size
-            )
-            contest, searching = conditions(model), partial(contend, conditions=conditions, methods=configs)
+            cut = ablation_for(carried, uncut, watcher.step, journal)
+            search_on = replace(uncut, ablation=cut)
+            judge_on = replace(search_on, task=judged_on.to(model.device))
+            contest = Contest(search_on, judge_on, by=order, thresholds=cuts, batch_size=o.batch_size)
             contest.check(configs)
             told = {"on_start": watcher.say, "on_step": watcher.step}
-            contenders = together(searching, model, crew, journal, say=watcher.say, **told)
+            contenders = together(partial(contend, contest, configs), crew, journal, say=watcher.say, **told)
             made.append(Sweep.of(contest, contenders, configs))
             save_sweep(made[0], directory)
 

@@ -61,13 +61,13 @@ def show(
     with watch(messages()) as watcher:
         watcher.say(f"loading {model}")
         transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)
-        behaviour = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
-        watcher.say(f"measuring {len(behaviour)} pairs of prompts")
-        measured = competence(transformer, behaviour)
+        problem = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
+        watcher.say(f"measuring {len(problem)} pairs of prompts")
+        measured = competence(transformer, problem)
     if json:
-        print_json(_as_json(transformer, behaviour, measured))
+        print_json(_as_json(transformer, problem, measured))
     else:
-        _print(transformer, behaviour, measured)
+        _print(transformer, problem, measured)
 
 
 def _print(model: "Transformer", task: "Task", measured: Sequence["Competence"]) -> None:

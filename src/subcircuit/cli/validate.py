@@ -100,7 +100,7 @@ def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
                 partial(validations, chosen, ablations, configs, conditions),
                 {"on_start": watcher.say, "on_step": step},
             )
-            attempts = together(validating, None, crew, journal, say=watcher.say, **told)
+            attempts = together(validating, crew, journal, say=watcher.say, **told)
             made.append(Validations(tuple(_told(attempts, every, watcher.say))))
             save_validations(made[0], directory)
 

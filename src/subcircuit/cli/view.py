@@ -10,7 +10,8 @@ from subcircuit.errors import SettingsError
 
 if TYPE_CHECKING:
     from subcircuit.cli.recorded import Overrides
-    from subcircuit.report.page import Probed, Shown
+    from subcircuit.report.page import Shown
+    from subcircuit.search import Problem
     from subcircuit.viewer.bench import Probe
 
 
@@ -62,15 +63,14 @@ def _probe(paths: list[Path], given: "Overrides") -> "Probe":
     """Models are loaded when they are first needed; circuits of one model share it."""
     from subcircuit.cli.console import messages, plain
     from subcircuit.cli.recorded import to_look_at
-    from subcircuit.report.page import Probed
     from subcircuit.viewer.folders import now_at
 
     console = messages()
 
-    def probe(number: int, shown: "Shown") -> "Probed":
+    def probe(number: int, shown: "Shown") -> "Problem":
         path = paths[number]
         if now_at(path) != path:
             raise SettingsError("prompts and faithfulness are looked at when the search is done")
-        return Probed(*to_look_at(path, shown.circuit, given, lambda words: console.print(plain(words), soft_wrap=True)))
+        return to_look_at(path, shown.circuit, given, lambda words: console.print(plain(words), soft_wrap=True))
 
     return probe

@@ -11,7 +11,7 @@ from subcircuit.cli.arguments import Device, DtypeNow, JsonSummary, ModelNow, Re
 if TYPE_CHECKING:
     from subcircuit.cli.kept import Begun
     from subcircuit.graph import Circuit
-    from subcircuit.search import Behaviour
+    from subcircuit.search import Problem
 
 
 def zoom(
@@ -53,9 +53,9 @@ def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     circuit = Circuit.load(asked["path"])
     config = Acdc(_threshold(asked, circuit), coarse_to_fine=asked["coarse_to_fine"])
 
-    def begin(behaviour: "Behaviour", say: Callable[[str], None]) -> Callable[..., Any]:
-        say(f"looking into {component} on the {len(behaviour.task)} pairs of prompts of the search")
-        return partial(look_inside, circuit=circuit, component=component, into=into, behaviour=behaviour, config=config)
+    def begin(problem: "Problem", say: Callable[[str], None]) -> Callable[..., Any]:
+        say(f"looking into {component} on the {len(problem.task)} pairs of prompts of the search")
+        return partial(look_inside, problem, circuit, component, into, config)
 
     search_further(asked, circuit, begun, begin)
 

@@ -25,7 +25,7 @@ from subcircuit.model.transformer import Transformer, attention, block
 from subcircuit.model.weights import MLPWeights
 from subcircuit.run import writer_values
 from subcircuit.run.heads import PARTS, mix, project
-from subcircuit.search import Behaviour, LearnOptimal, OnRound, learn_optimal
+from subcircuit.search import LearnOptimal, OnRound, Problem, learn_optimal
 from subcircuit.tasks import Answer, Task, build_task_of_ids, metric
 
 Fill: TypeAlias = Literal["mean", "zero", "optimal"]
@@ -82,8 +82,8 @@ def optimal_values(
     model: Transformer, circuit: Circuit, tasks: Sequence[Task], on_step: OnRound | None = None
 ) -> Float[Tensor, "writer d_model"]:
     """Constants on a circuit's cut edges that move the model's predictions on these tasks as little as possible (KL)."""
-    behaviour = Behaviour(_joined(model, tasks), metric("kl_divergence"))
-    learned = learn_optimal(model, circuit.graph, behaviour, LearnOptimal(steps=_STEPS), on_step, circuit=circuit)
+    problem = Problem(model, circuit.graph, _joined(model, tasks), metric("kl_divergence"))
+    learned = learn_optimal(problem, LearnOptimal(steps=_STEPS), on_step, circuit=circuit)
     return learned.constants.to(model.device, model.dtype)
 
 

@@ -22,9 +22,7 @@ from subcircuit.evaluate.faithfulness import faithfulness
 from subcircuit.evaluate.measure import measure
 from subcircuit.graph import Circuit, Graph, Writer, parse_writer
 from subcircuit.graph.nodes import at, bare
-from subcircuit.model.transformer import Transformer
-from subcircuit.search import Behaviour
-from subcircuit.tasks import Task
+from subcircuit.search import Problem
 
 
 def complement(circuit: Circuit) -> Circuit:
@@ -33,14 +31,13 @@ def complement(circuit: Circuit) -> Circuit:
 
 
 @entry
-def completeness(model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, batch_size: int = 16) -> float:
+def completeness(problem: Problem, circuit: Circuit, batch_size: int = 16) -> float:
     """f(M∖C): the faithfulness of what is left without the circuit.
 
     Raises:
         SettingsError: faithfulness is undefined, see `check_gap`.
     """
-    behaviour = Behaviour.of(behaviour, circuit=circuit)
-    return float(faithfulness(measure(model, circuit.graph, behaviour, [complement(circuit)], batch_size))[0])
+    return float(faithfulness(measure(problem, [complement(circuit)], batch_size))[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +63,7 @@ class Knockout:
 
 
 @entry
-def knock_out(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, subsets: Sequence[Circuit], batch_size: int = 16
-) -> tuple[Knockout, ...]:
+def knock_out(problem: Problem, circuit: Circuit, subsets: Sequence[Circuit], batch_size: int = 16) -> tuple[Knockout, ...]:
     """Cut each of the subsets in the circuit and in the model.
 
     Args:
@@ -77,10 +72,9 @@ def knock_out(
     Raises:
         GraphError: a subset is of another graph.
     """
-    behaviour = Behaviour.of(behaviour, circuit=circuit)
     whole = Circuit.full(circuit.graph)
     damaged = [part.difference(cut) for cut in subsets for part in (circuit, whole)]
-    losses = measure(model, circuit.graph, behaviour, damaged, batch_size).circuits
+    losses = measure(problem, damaged, batch_size).circuits
     return tuple(Knockout(cut, losses[2 * i], losses[2 * i + 1]) for i, cut in enumerate(subsets))
 
 

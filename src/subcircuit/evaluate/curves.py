@@ -26,9 +26,8 @@ from subcircuit.entry import entry
 from subcircuit.evaluate.bootstrap import Interval
 from subcircuit.evaluate.faithfulness import faithfulness, faithfulness_interval
 from subcircuit.evaluate.measure import measure_all
-from subcircuit.graph import By, Circuit, Graph, TopN, select_edges
-from subcircuit.model.transformer import Transformer
-from subcircuit.search import Behaviour
+from subcircuit.graph import By, Circuit, TopN, select_edges
+from subcircuit.search import Problem
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import metric
@@ -103,9 +102,7 @@ class Curve:
 
 @entry
 def curve(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
+    problem: Problem,
     scores: Float[Tensor, "writer reader"],
     by: By = "signed",
     batch_size: int = 16,
@@ -124,16 +121,15 @@ def curve(
         NumericalError: an edge's score is NaN or infinite.
         SettingsError: faithfulness is undefined, see `check_gap`.
     """
+    graph = problem.graph
     counts = [floor(Fraction(str(percent)) * graph.n_edges / 100) for percent in PERCENTAGES]
     circuits = [select_edges(graph, scores.cpu(), TopN(count, by)).prune() for count in counts]
     sizes = list(zip(PERCENTAGES, counts, strict=True))
-    return Curve(by, points_of(model, graph, behaviour, circuits, sizes, batch_size, journal, rounds))
+    return Curve(by, points_of(problem, circuits, sizes, batch_size, journal, rounds))
 
 
 def points_of(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
+    problem: Problem,
     circuits: Sequence[Circuit],
     sizes: Sequence[tuple[float, int]],
     batch_size: int = 16,
@@ -151,7 +147,7 @@ def points_of(
         SettingsError: faithfulness is undefined, see `check_gap`.
     """
     readings, divergences = measure_all(
-        model, graph, behaviour, circuits, (behaviour.metric, metric("kl_divergence")), batch_size, journal, rounds=rounds
+        problem, circuits, (problem.metric, metric("kl_divergence")), batch_size, journal, rounds=rounds
     )
     values, kls = faithfulness(readings).tolist(), divergences.circuits.mean(-1).tolist()
     return tuple(

@@ -22,11 +22,10 @@ from subcircuit.errors import SettingsError
 from subcircuit.evaluate.bootstrap import Interval, bootstrap, mean
 from subcircuit.evaluate.measure import Readings, measure_all
 from subcircuit.graph import Circuit
-from subcircuit.model.transformer import Transformer
-from subcircuit.search import Behaviour
+from subcircuit.search import Problem
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.tasks import Task, metric
+from subcircuit.tasks import metric
 
 
 def faithfulness(readings: Readings) -> Float[Tensor, " trial"]:
@@ -132,17 +131,12 @@ class Evaluation:
 
 @entry
 def evaluate_circuit(
-    model: Transformer,
-    circuit: Circuit,
-    behaviour: Behaviour | Task,
-    batch_size: int = 16,
-    journal: Journal = FORGETFUL,
-    rounds: Rounds | None = None,
+    problem: Problem, circuit: Circuit, batch_size: int = 16, journal: Journal = FORGETFUL, rounds: Rounds | None = None
 ) -> Evaluation:
     """Measure a circuit on a behaviour: better not on the prompts with which it was found.
 
     Args:
-        behaviour: prompts, metric and ablation; with a task alone, the metric and ablation by which the circuit was found.
+        problem: prompts, metric and ablation.
         batch_size: prompts that run together.
         journal: remembers the losses of every batch of prompts.
         rounds: as in `measure_all`.
@@ -150,10 +144,9 @@ def evaluate_circuit(
     Raises:
         GraphError, SettingsError, NumericalError: as in `measure_all`.
     """
-    behaviour = Behaviour.of(behaviour, circuit=circuit)
-    contrasts = bool(behaviour.task.answers.wrong_mask.any(-1).all())
-    asked = (behaviour.metric, metric("kl_divergence"), metric("match"), *([metric("accuracy")] if contrasts else []))
-    readings = measure_all(model, circuit.graph, behaviour, [circuit], asked, batch_size, journal, rounds=rounds)
+    contrasts = bool(problem.task.answers.wrong_mask.any(-1).all())
+    asked = (problem.metric, metric("kl_divergence"), metric("match"), *([metric("accuracy")] if contrasts else []))
+    readings = measure_all(problem, [circuit], asked, batch_size, journal, rounds=rounds)
     return Evaluation(circuit, readings[0], readings[1], readings[2], readings[3] if contrasts else None)
 
 

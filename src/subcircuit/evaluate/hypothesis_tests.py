@@ -34,9 +34,7 @@ from subcircuit.evaluate.measure import Readings, measure
 from subcircuit.evaluate.minimality import losses_without, without
 from subcircuit.evaluate.random_circuits import Ear, random_ear
 from subcircuit.graph import Circuit, Edge
-from subcircuit.model.transformer import Transformer
-from subcircuit.search import Behaviour
-from subcircuit.tasks import Task
+from subcircuit.search import Problem
 
 _TRIES = 1000
 
@@ -93,16 +91,13 @@ class Minimality:
 
 
 @entry
-def equivalence_test(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, *, epsilon: float = 0.1, batch_size: int = 16
-) -> Equivalence:
+def equivalence_test(problem: Problem, circuit: Circuit, *, epsilon: float = 0.1, batch_size: int = 16) -> Equivalence:
     """Does the circuit do better than the model as often as worse?
 
     Raises:
         SettingsError: epsilon is not in [0, ½), or the metric compares with the model.
     """
-    behaviour = Behaviour.of(behaviour, circuit=circuit)
-    readings = _own_metric(measure(model, circuit.graph, behaviour, [circuit], batch_size))
+    readings = _own_metric(measure(problem, [circuit], batch_size))
     return equivalence(readings.model - readings.circuits[0], epsilon, readings.rounding)
 
 
@@ -118,9 +113,8 @@ def equivalence(differences: Float[Tensor, " batch"], epsilon: float, rounding: 
 
 @entry
 def independence_test(
-    model: Transformer,
+    problem: Problem,
     circuit: Circuit,
-    behaviour: Behaviour | Task,
     *,
     permutations: int = 1000,
     seed: int = 0,
@@ -131,8 +125,7 @@ def independence_test(
     Raises:
         SettingsError: fewer than four examples, no permutations, or the metric compares with the model.
     """
-    behaviour = Behaviour.of(behaviour, circuit=circuit)
-    readings = _own_metric(measure(model, circuit.graph, behaviour, [complement(circuit)], batch_size))
+    readings = _own_metric(measure(problem, [complement(circuit)], batch_size))
     return independence(readings.circuits[0], readings.model, permutations, seed)
 
 
@@ -152,9 +145,8 @@ def independence(a: Float[Tensor, " batch"], b: Float[Tensor, " batch"], permuta
 
 @entry
 def minimality_test(
-    model: Transformer,
+    problem: Problem,
     circuit: Circuit,
-    behaviour: Behaviour | Task,
     *,
     random_edges: int = 100,
     quantile: float = 0.9,
@@ -168,25 +160,22 @@ def minimality_test(
     Raises:
         SettingsError: quantile or level is no share, no random edges, an empty circuit, or one that nothing can be added to.
     """
-    behaviour = Behaviour.of(behaviour, circuit=circuit)
     if not 0 < quantile < 1 or not 0 < level < 1 or random_edges < 1:
         raise SettingsError(
             f"quantile is {quantile}, level {level}, random_edges {random_edges}: expected shares, and at least 1"
         )
     if not circuit.n_edges:
         raise SettingsError("a circuit without edges has none to test")
-    losses = losses_without(model, circuit, behaviour)
+    losses = losses_without(problem, circuit)
     effects = (losses[1:] - losses[0]).square().mean(-1)
-    others = _random_effects(model, circuit, behaviour, random_edges, Random(seed))
+    others = _random_effects(problem, circuit, random_edges, Random(seed))
     below = (others < effects[:, None]).sum(1).tolist()
     p_values = tuple(float(stats.binomtest(k, random_edges, quantile, alternative="less").pvalue) for k in below)
     superfluous = tuple(edge for edge, p in zip(circuit.edges, p_values, strict=True) if p <= level / circuit.n_edges)
     return Minimality(circuit.edges, tuple(effects.tolist()), p_values, tuple(others.tolist()), superfluous)
 
 
-def _random_effects(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour, count: int, random: Random
-) -> Float[Tensor, " trial"]:
+def _random_effects(problem: Problem, circuit: Circuit, count: int, random: Random) -> Float[Tensor, " trial"]:
     pairs: list[Circuit] = []
     for _ in range(count):
         ear = _new_ear(circuit, random)
@@ -195,7 +184,7 @@ def _random_effects(
             kept[writer, reader] = True
         inflated = Circuit(circuit.graph, kept)
         pairs += [inflated, without(inflated, *random.choice(ear))]
-    losses = measure(model, circuit.graph, behaviour, pairs).circuits
+    losses = measure(problem, pairs).circuits
     return (losses[0::2] - losses[1::2]).square().mean(-1)
 
 

@@ -23,11 +23,9 @@ from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit, faith
 from subcircuit.evaluate.measure import measure, runs_of
 from subcircuit.evaluate.random_circuits import random_circuit, random_connected_circuit
 from subcircuit.graph import By, Circuit, Graph
-from subcircuit.model.transformer import Transformer
-from subcircuit.search import Behaviour, OnRound
+from subcircuit.search import OnRound, Problem
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.tasks import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +80,8 @@ class Judgement:
 
 @entry
 def judge(
-    model: Transformer,
+    problem: Problem,
     circuit: Circuit,
-    behaviour: Behaviour | Task,
     *,
     random_circuits: int = 10,
     by: By = "signed",
@@ -96,8 +93,7 @@ def judge(
     """Measure all of it.
 
     Args:
-        behaviour: prompts that were not used to find the circuit, metric and ablation; with a task alone, the
-            metric and ablation by which the circuit was found.
+        problem: with prompts that were not used to find the circuit.
         random_circuits: how many to compare with, at least one.
         by: how scores are ranked for the curve.
         seed: of the random circuits.
@@ -109,18 +105,17 @@ def judge(
         GraphError: the circuit is another model's.
         SettingsError: faithfulness is undefined on these prompts, see `check_gap`.
     """
-    behaviour = Behaviour.of(behaviour, circuit=circuit)
     if random_circuits < 1:
         raise SettingsError(f"random circuits is {random_circuits}: it takes at least 1 to compare with")
     ranked = circuit.scores is not None and bool(circuit.scores[circuit.graph.edges].isfinite().all())
     sizes = (1, 1 + random_circuits, *([len(PERCENTAGES)] if ranked else []))
-    rounds = Rounds(sum(runs_of(len(behaviour.task), size) for size in sizes), on_step, "runs")
-    evaluation = evaluate_circuit(model, circuit, behaviour, batch_size, journal, rounds)
+    rounds = Rounds(sum(runs_of(len(problem.task), size) for size in sizes), on_step, "runs")
+    evaluation = evaluate_circuit(problem, circuit, batch_size, journal, rounds)
     others = [complement(circuit)] + [_random(circuit.graph, circuit.n_edges, seed + i) for i in range(random_circuits)]
-    rest, *random = faithfulness(measure(model, circuit.graph, behaviour, others, batch_size, journal, rounds)).tolist()
+    rest, *random = faithfulness(measure(problem, others, batch_size, journal, rounds)).tolist()
     found = None
     if ranked and circuit.scores is not None:
-        found = curve(model, circuit.graph, behaviour, circuit.scores, by, batch_size, journal, rounds)
+        found = curve(problem, circuit.scores, by, batch_size, journal, rounds)
     return Judgement(evaluation, rest, tuple(random), found)
 
 

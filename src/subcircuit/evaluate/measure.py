@@ -24,7 +24,7 @@ from subcircuit.model.components import unembed
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import ablated_by_batch, last_stream
 from subcircuit.run.readout import read
-from subcircuit.search import Behaviour
+from subcircuit.search import Problem
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.borderline import rounding
 from subcircuit.search.journal import FORGETFUL, Journal, each
@@ -64,25 +64,21 @@ class Readings:
 
 @entry
 def measure(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
+    problem: Problem,
     circuits: Sequence[Circuit],
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
     rounds: Rounds | None = None,
 ) -> Readings:
     """`measure_all` for the behaviour's own metric."""
-    (readings,) = measure_all(model, graph, behaviour, circuits, (behaviour.metric,), batch_size, journal, rounds=rounds)
+    (readings,) = measure_all(problem, circuits, (problem.metric,), batch_size, journal, rounds=rounds)
     return readings
 
 
 @entry
 @torch.no_grad()
 def measure_all(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
+    problem: Problem,
     circuits: Sequence[Circuit],
     metrics: Sequence[Metric],
     batch_size: int = 16,
@@ -93,7 +89,7 @@ def measure_all(
     """Measure circuits with several metrics at the price of one.
 
     Args:
-        behaviour: the prompts, and what cut edges carry; its metric is measured only if it is among ``metrics``.
+        problem: the prompts, and what cut edges carry; its metric is measured only if it is among ``metrics``.
         circuits: of ``graph``.
         batch_size: prompts that run together.
         journal: remembers the losses of every batch of prompts.
@@ -110,13 +106,13 @@ def measure_all(
         SettingsError: the batch size is not positive, or a metric needs wrong answers that the task does not have.
         NumericalError: a loss is NaN or infinite.
     """
-    behaviour.check(model)
+    model, graph = problem.model, problem.graph
     _check(model, graph, circuits, batch_size)
     for circuit in circuits:
-        check_same_vocabulary(circuit, behaviour.task)
+        check_same_vocabulary(circuit, problem.task)
     masks = [graph.edges, torch.zeros_like(graph.edges), *(circuit.kept for circuit in circuits)]
-    task = placed(graph, behaviour.task.to(model.device))
-    ablated = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
+    task = placed(graph, problem.task.to(model.device))
+    ablated = ablated_by_batch(model, graph, task.corrupted, problem.ablation)
     told = rounds or Rounds(runs_of(len(task), len(circuits)), None)
     what = sha256(b"".join(mask.cpu().numpy().tobytes() for mask in masks)).hexdigest()[:32]
     what = f"losses/{what}/{', '.join(metric.name for metric in metrics)}"

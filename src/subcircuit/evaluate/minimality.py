@@ -14,30 +14,23 @@ from torch import Tensor
 from subcircuit.entry import entry
 from subcircuit.evaluate.measure import measure
 from subcircuit.graph import Circuit
-from subcircuit.model.transformer import Transformer
-from subcircuit.search import Behaviour
-from subcircuit.tasks import Task
+from subcircuit.search import Problem
 
 
 @entry
-def minimality(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, batch_size: int = 16
-) -> Float[Tensor, "writer reader"]:
+def minimality(problem: Problem, circuit: Circuit, batch_size: int = 16) -> Float[Tensor, "writer reader"]:
     """The effect of each kept edge in the circuit, in units of the metric; NaN for edges that are not kept."""
-    losses = losses_without(model, circuit, behaviour, batch_size)
+    losses = losses_without(problem, circuit, batch_size)
     effects = torch.full(circuit.kept.shape, float("nan"), dtype=torch.float64)
     # the transpose runs by reader and then writer, as `Circuit.edges` does
     effects.T[circuit.kept.T] = (losses[1:] - losses[0]).mean(-1)
     return effects
 
 
-def losses_without(
-    model: Transformer, circuit: Circuit, behaviour: Behaviour | Task, batch_size: int = 16
-) -> Float[Tensor, "trial batch"]:
+def losses_without(problem: Problem, circuit: Circuit, batch_size: int = 16) -> Float[Tensor, "trial batch"]:
     """Per-example loss of the circuit, and then of the circuit without each of its edges in the order of ``circuit.edges``."""
-    behaviour = Behaviour.of(behaviour, circuit=circuit)
     circuits = [Circuit(circuit.graph, circuit.kept), *(without(circuit, w, r) for r, w in circuit.kept.T.nonzero().tolist())]
-    return measure(model, circuit.graph, behaviour, circuits, batch_size).circuits
+    return measure(problem, circuits, batch_size).circuits
 
 
 def without(circuit: Circuit, writer: int, reader: int) -> Circuit:

@@ -17,7 +17,7 @@ from subcircuit.graph import Circuit, Numbers, Scope
 from subcircuit.graph.select import Selection
 from subcircuit.model.transformer import Transformer
 from subcircuit.run import OPTIMAL, Ablation
-from subcircuit.search import Behaviour, Discovery, LearnOptimal, OnProgress, OnRound, Rounds
+from subcircuit.search import Discovery, LearnOptimal, OnProgress, OnRound, Problem, Rounds
 from subcircuit.search import discover as search
 from subcircuit.search.journal import FORGETFUL, Journal, Under
 from subcircuit.tasks import Metric, OwnMetric, Split, Task, check_vocabulary
@@ -61,15 +61,14 @@ def discover(
         return found
     # constants that were learned in the search come with the circuit
     carried = OPTIMAL if isinstance(ablation, LearnOptimal) else ablation
-    behaviour = Behaviour.of(task.search, metric, carried, found.circuit)
-    return replace(found, circuit=with_numbers(model, found.circuit, behaviour, task, journal=journal, on_step=on_step))
+    problem = Problem.of(model, task.search, metric, carried, circuit=found.circuit)
+    return replace(found, circuit=with_numbers(problem, found.circuit, task, journal=journal, on_step=on_step))
 
 
 @entry
 def with_numbers(
-    model: Transformer,
+    problem: Problem,
     circuit: Circuit,
-    behaviour: Behaviour,
     split: Split,
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
@@ -78,7 +77,7 @@ def with_numbers(
     """The circuit, whose record says what it does on the split's test and search prompts; one without record stays as it is.
 
     Args:
-        behaviour: its metric and ablation are used, and the split's prompts.
+        problem: its metric and ablation are used, and the split's prompts.
         batch_size: prompts that run together.
         journal: remembers the losses of every batch of prompts.
         on_step: called after every run of every batch of prompts.
@@ -88,33 +87,29 @@ def with_numbers(
         RunError, ShortOfMemoryError: the work cannot be done. Prompts on which the circuit cannot be measured are no error:
             the numbers are missing then and say why.
     """
-    check_vocabulary(model, split.search)
+    model = problem.model
+    check_vocabulary(problem.model, split.search)
     if circuit.record is None:
         return circuit
     there = {name: split.parts[name] for name in REPORTED if name in split.parts}
     rounds = Rounds(sum(runs_of(len(task), 1) for task in there.values()), on_step, "runs of test and search prompts")
     found: dict[str, Any] = dict.fromkeys(REPORTED)
     for name, task in there.items():
-        on, part = replace(behaviour, task=task.to(model.device)), Under(journal, f"{name} prompts")
-        found[name] = measured_on(model, circuit, on, batch_size, part, rounds).model_dump(mode="json")
+        on, part = replace(problem, task=task.to(model.device)), Under(journal, f"{name} prompts")
+        found[name] = measured_on(on, circuit, batch_size, part, rounds).model_dump(mode="json")
     record = circuit.record.model_copy(update={"results": {**circuit.record.results, **found}})
     return replace(circuit, record=record)
 
 
 def measured_on(
-    model: Transformer,
-    circuit: Circuit,
-    behaviour: Behaviour,
-    batch_size: int = 16,
-    journal: Journal = FORGETFUL,
-    rounds: Rounds | None = None,
+    problem: Problem, circuit: Circuit, batch_size: int = 16, journal: Journal = FORGETFUL, rounds: Rounds | None = None
 ) -> Numbers:
     """The numbers of a circuit on a behaviour's prompts; those that are undefined are None, with the reason."""
     try:
-        return numbers_of(evaluate_circuit(model, circuit, behaviour, batch_size, journal, rounds))
+        return numbers_of(evaluate_circuit(problem, circuit, batch_size, journal, rounds))
     except (GraphError, PromptMismatchError, NumericalError) as error:
         # prompts that do not line up with the graph's positions, or logits that overflow in half precision
-        return Numbers(examples=len(behaviour.task), why=str(error))
+        return Numbers(examples=len(problem.task), why=str(error))
 
 
 def numbers_of(evaluation: Evaluation) -> Numbers:

@@ -16,7 +16,7 @@ Cost: two plain forward passes, and 5 + 2 masked ones per mixture + 2 per source
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 
 import torch
@@ -33,7 +33,7 @@ from subcircuit.model.components import embed
 from subcircuit.model.experts import route
 from subcircuit.run.backward import streams_from
 from subcircuit.run.mixtures import mixture_weights, normed
-from subcircuit.search import Behaviour
+from subcircuit.search import Problem
 from subcircuit.tasks import Task
 from subcircuit.tasks.roles import END, Roles
 
@@ -108,11 +108,11 @@ class RoutingReport:
 
 
 @entry
-def routing(model: Transformer, behaviour: Behaviour, detailed: int = 3, batch_size: int = 16) -> RoutingReport:
+def routing(problem: Problem, detailed: int = 3, batch_size: int = 16) -> RoutingReport:
     """Whether sending positions to experts carries the behaviour.
 
     Args:
-        behaviour: prompts, metric, and what cut edges carry.
+        problem: prompts, metric, and what cut edges carry.
         detailed: for how many layers to tell effects by where they come from.
         batch_size: prompts that run together.
 
@@ -121,6 +121,7 @@ def routing(model: Transformer, behaviour: Behaviour, detailed: int = 3, batch_s
         SettingsError: ``detailed`` is negative.
         NumericalError: a loss is NaN or infinite.
     """
+    model = problem.model
     if model.config.experts is None:
         raise ModelError(f"{model.name} ({model.config.architecture}) has no experts: every layer's MLP is one")
     if detailed < 0:
@@ -128,11 +129,12 @@ def routing(model: Transformer, behaviour: Behaviour, detailed: int = 3, batch_s
     layers = model.config.experts.layers
     graph = Graph.of(model.config, Scope("block", overrides=tuple((f"m{layer}", "expert") for layer in layers)))
     cuts = [_cut(graph, kind, chosen) for chosen in (layers, *((layer,) for layer in layers)) for kind in (RouterInput, Expert)]
-    readings = measure(model, graph, behaviour, cuts, batch_size)
+    problem = replace(problem, graph=graph)
+    readings = measure(problem, cuts, batch_size)
     total, *each = _paired(["all"] * (1 + len(layers)), readings)
     told = sorted(range(len(layers)), key=lambda i: -_size(each[i]))[:detailed]
-    sources = {layers[i]: _by_source(model, graph, behaviour, layers[i], batch_size) for i in told}
-    frequencies = _frequencies(model, graph, behaviour.task, batch_size)
+    sources = {layers[i]: _by_source(problem, layers[i], batch_size) for i in told}
+    frequencies = _frequencies(model, graph, problem.task, batch_size)
     return RoutingReport(
         tuple(LayerRouting(layer, frequencies[layer], each[i], sources.get(layer, ())) for i, layer in enumerate(layers)),
         total,
@@ -161,14 +163,15 @@ def _paired(names: Sequence[str], readings: Readings) -> list[Effects]:
     return [Effects(name, *pair) for name, pair in zip(names, zip(effects[::2], effects[1::2], strict=True), strict=True)]
 
 
-def _by_source(model: Transformer, graph: Graph, behaviour: Behaviour, layer: int, batch_size: int) -> tuple[Effects, ...]:
+def _by_source(problem: Problem, layer: int, batch_size: int) -> tuple[Effects, ...]:
     """Effects of the edges into one layer's router and experts, by what computes their writers."""
+    graph = problem.graph
     rows: dict[str, list[int]] = {}
     for row in range(graph.n_read(graph.reader_index[RouterInput(layer)])):
         writer = graph.writers[row]
         rows.setdefault("embed" if isinstance(writer, Embed) else str(unit_with(writer)), []).append(row)
     cuts = [_cut(graph, kind, (layer,), source) for source in rows.values() for kind in (RouterInput, Expert)]
-    return tuple(_paired(list(rows), measure(model, graph, behaviour, cuts, batch_size)))
+    return tuple(_paired(list(rows), measure(problem, cuts, batch_size)))
 
 
 @torch.no_grad()

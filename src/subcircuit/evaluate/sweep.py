@@ -16,10 +16,9 @@ from subcircuit.entry import entry
 from subcircuit.evaluate.curves import Curve, CurvePoint, curve, points_of
 from subcircuit.evaluate.faithfulness import check_gap
 from subcircuit.evaluate.measure import measure
-from subcircuit.graph import By, Graph
-from subcircuit.model.transformer import Transformer
+from subcircuit.graph import By
 from subcircuit.run.memory import peak_memory
-from subcircuit.search import Acdc, Behaviour, Discovery, EdgeScores, OnProgress, acdc, method_of, method_settings
+from subcircuit.search import Acdc, Discovery, EdgeScores, OnProgress, Problem, acdc, method_of, method_settings
 from subcircuit.search.journal import FORGETFUL, Journal, Under, alone
 
 THRESHOLDS = (0.5, 0.1, 0.02)
@@ -69,17 +68,14 @@ class Contest:
     """The conditions that all methods of a sweep share.
 
     Args:
-        model, graph: what is searched.
-        found_on, judged_on: the same behaviour on different prompts.
+        found_on, judged_on: the same problem on different prompts.
         by: how scores are ranked.
         thresholds: of ACDC, one circuit each.
         batch_size: prompts that run together when circuits are judged.
     """
 
-    model: Transformer
-    graph: Graph
-    found_on: Behaviour
-    judged_on: Behaviour
+    found_on: Problem
+    judged_on: Problem
     by: By = "signed"
     thresholds: tuple[float, ...] = THRESHOLDS
     batch_size: int = 16
@@ -95,7 +91,7 @@ class Contest:
         """
         for settings in methods:
             method_of(settings).check(self.found_on)
-        check_gap(measure(self.model, self.graph, self.judged_on, [], self.batch_size))
+        check_gap(measure(self.judged_on, [], self.batch_size))
 
     def run(self, settings: Any, on_step: OnProgress | None = None, journal: Journal = FORGETFUL) -> Contender:
         """Search with one method, and judge what it found.
@@ -116,31 +112,30 @@ class Contest:
         return contender
 
     def _run(self, name: str, settings: Any, on_step: OnProgress | None, journal: Journal) -> Contender:
-        model, graph = self.model, self.graph
-        with peak_memory(self.model.device) as peak:
+        graph = self.judged_on.graph
+        with peak_memory(self.found_on.model.device) as peak:
             search = self._circuits if isinstance(settings, Acdc) else self._scores
             found = search(settings, on_step, journal)
         if isinstance(found, EdgeScores):
-            ranked = curve(model, graph, self.judged_on, found.values, self.by, self.batch_size, journal)
+            ranked = curve(self.judged_on, found.values, self.by, self.batch_size, journal)
             return Contender(name, ranked.points, ranked, found.seconds, found.forward_seconds, peak.size, found.notes)
         circuits = sorted((result.circuit for result in found), key=lambda circuit: circuit.n_edges)
         sizes = [(100 * circuit.n_edges / graph.n_edges, circuit.n_edges) for circuit in circuits]
-        points = points_of(model, graph, self.judged_on, circuits, sizes, self.batch_size, journal)
+        points = points_of(self.judged_on, circuits, sizes, self.batch_size, journal)
         seconds = sum(result.seconds for result in found)
         return Contender(name, points, None, seconds, median(result.forward_seconds for result in found), peak.size, {})
 
     def _scores(self, settings: Any, on_step: OnProgress | None, journal: Journal) -> EdgeScores:
-        return method_of(settings).search(self.model, self.graph, self.found_on, settings, on_step, journal)
+        return method_of(settings).search(self.found_on, settings, on_step, journal)
 
     def _circuits(self, settings: Acdc, on_step: OnProgress | None, journal: Journal) -> list[Discovery]:
         each = [(replace(settings, threshold=t), Under(journal, f"threshold {t}")) for t in self.thresholds]
-        return [acdc(self.model, self.graph, self.found_on, config, on_step, part) for config, part in each]
+        return [acdc(self.found_on, config, on_step, part) for config, part in each]
 
 
 @entry
 def contend(
-    model: Transformer,
-    conditions: Callable[[Transformer], Contest],
+    contest: Contest,
     methods: Sequence[Any],
     on_start: Callable[[str], None] | None = None,
     on_step: OnProgress | None = None,
@@ -149,13 +144,12 @@ def contend(
     """Every method of a sweep, one after the other.
 
     Args:
-        conditions: the contest, from the model.
         methods: their settings.
         on_start: told what begins.
         on_step: progress of each search.
         journal: remembers what was worked out.
     """
-    contest, contenders = conditions(model), []
+    contenders = list[Contender]()
     methods = [method_settings(settings) for settings in methods]
     for number, settings in enumerate(methods, 1):
         if on_start is not None:

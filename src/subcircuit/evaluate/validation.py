@@ -28,11 +28,11 @@ from subcircuit.run import Ablation, name_of
 from subcircuit.search import (
     METHODS,
     Acdc,
-    Behaviour,
     Discovery,
     EdgeScores,
     Exact,
     OnProgress,
+    Problem,
     acdc,
     exact,
     method_of,
@@ -159,15 +159,15 @@ def validate(
         NumericalError: a score or loss is NaN or infinite.
     """
     conditions, settings = conditions or Conditions(), method_settings(settings)
-    behaviour = Behaviour(case.task, conditions.metric or metric(case.task.metric), case.ablation)
+    problem = case_problem(case, conditions.metric)
     method = method_of(settings)
-    method.check(behaviour)
+    method.check(problem)
     _check_size(method.name, case, conditions.most_edges)
     if isinstance(settings, Acdc):
-        found = _circuits(case, behaviour, settings, conditions.thresholds, on_step, journal)
+        found = _circuits(case, problem, settings, conditions.thresholds, on_step, journal)
         seconds = sum(one.seconds for _, one in found)
     else:
-        found = method.search(case.model, case.graph, behaviour, settings, on_step, journal)
+        found = method.search(problem, settings, on_step, journal)
         seconds = found.seconds
     known = needed(case) if case.redundant else case.circuit
     edges, inputs, nodes = _recovered(case, known, found, conditions.by)
@@ -176,7 +176,7 @@ def validate(
         case=case.name,
         method=method.name,
         ablation=name_of(case.ablation),
-        metric=behaviour.metric.name,
+        metric=problem.metric.name,
         direction=getattr(settings, "direction", None),
         redundant=case.redundant,
         true_edges=case.circuit.n_edges,
@@ -263,10 +263,15 @@ def _unpacked(packed: UInt8[Tensor, " byte"]) -> Attempt:
     return _ATTEMPTS.validate_json(packed.numpy().tobytes())
 
 
+def case_problem(case: Case, measured: Metric | None = None) -> Problem:
+    """A case as a search takes it, by its own metric where no other is given."""
+    return Problem(case.model, case.graph, case.task, measured or metric(case.task.metric), case.ablation)
+
+
 @entry
 def needed(case: Case) -> Circuit:
     """The true edges that nothing stands in for: cutting one of them alone worsens the case's own metric."""
-    effects = exact(case.model, case.graph, Behaviour(case.task, metric(case.task.metric), case.ablation), Exact()).values
+    effects = exact(case_problem(case), Exact()).values
     return Circuit(case.graph, case.circuit.kept & (effects > _NEEDED))
 
 
@@ -291,16 +296,11 @@ def _check_size(method: str, case: Case, most_edges: int | None) -> None:
 
 
 def _circuits(
-    case: Case,
-    behaviour: Behaviour,
-    settings: Acdc,
-    thresholds: Sequence[float] | None,
-    on_step: OnProgress | None,
-    journal: Journal,
+    case: Case, problem: Problem, settings: Acdc, thresholds: Sequence[float] | None, on_step: OnProgress | None, journal: Journal
 ) -> list[tuple[float, Discovery]]:
     def at(threshold: float) -> Discovery:
         config, part = replace(settings, threshold=threshold), Under(journal, f"threshold {threshold}")
-        return acdc(case.model, case.graph, behaviour, config, on_step, part)
+        return acdc(problem, config, on_step, part)
 
     return [(t, at(t)) for t in thresholds or (FINE if case.graph.n_edges <= _LARGE else COARSE)]
 

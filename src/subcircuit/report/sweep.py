@@ -47,15 +47,15 @@ class Sweep:
         """
         found_on, judged_on = contest.found_on.task, contest.judged_on.task
         conditions = {
-            "model": contest.model.name,
-            "dtype": str(contest.model.dtype).removeprefix("torch."),
+            "model": contest.found_on.model.name,
+            "dtype": str(contest.found_on.model.dtype).removeprefix("torch."),
             "task": found_on.name,
             "found_on": {**found_on.parameters, "pairs": len(found_on), "digest": found_on.digest},
             "judged_on": {**judged_on.parameters, "pairs": len(judged_on), "digest": judged_on.digest},
             "metric": contest.found_on.metric.name,
             "ablation": name_of(contest.found_on.ablation),
-            "scope": asdict(contest.graph.scope),
-            "edges": contest.graph.n_edges,
+            "scope": asdict(contest.found_on.graph.scope),
+            "edges": contest.found_on.graph.n_edges,
             "ranked_by": contest.by,
             "thresholds": list(contest.thresholds),
             "settings": {method_of(settings).name: asdict(settings) for settings in methods},

@@ -3,7 +3,6 @@
 from subcircuit.search.acdc import acdc
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.attribution import Rounds
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
 from subcircuit.search.discover import circuit_of, discover, look_inside, refine_circuit
 from subcircuit.search.eap import Eap, eap
@@ -20,6 +19,7 @@ from subcircuit.search.methods import METHODS, Method, meaning_of_scores, method
 from subcircuit.search.neurons import NeuronScores, loss_with_neurons, neuron_scores
 from subcircuit.search.optimal import LearnOptimal, ablation_for, learn_optimal
 from subcircuit.search.per_example import effects_by_example
+from subcircuit.search.problem import Problem
 from subcircuit.search.random_scores import RandomScores, random_scores
 from subcircuit.search.refine import Refine, refine
 from subcircuit.search.relp import Relp, relp
@@ -35,7 +35,6 @@ __all__ = [
     "METHODS",
     "Acdc",
     "AtpStar",
-    "Behaviour",
     "CleanCorrupted",
     "Discovery",
     "Eap",
@@ -55,6 +54,7 @@ __all__ = [
     "OnProgress",
     "OnRound",
     "OnStep",
+    "Problem",
     "RandomScores",
     "Refine",
     "Refining",

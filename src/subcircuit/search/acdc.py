@@ -33,14 +33,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from subcircuit.entry import entry
-from subcircuit.graph import Circuit, Graph
-from subcircuit.model.transformer import Transformer
+from subcircuit.graph import Circuit
 from subcircuit.run.ablation import name_of
 from subcircuit.search.batches import Batches
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.direction import ENDS, check_start, larger
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.outcome import measure_circuit
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import Discovery, OnStep, Step
 from subcircuit.search.rules import Acdc, Within
 from subcircuit.search.scores import time_forward
@@ -50,20 +49,12 @@ from subcircuit.search.walk import PAIRS_AT_ONCE, Walk
 @entry
 @torch.no_grad()
 def acdc(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: Acdc,
-    on_step: OnStep | None = None,
-    journal: Journal = FORGETFUL,
-    within: Within | None = None,
+    problem: Problem, config: Acdc, on_step: OnStep | None = None, journal: Journal = FORGETFUL, within: Within | None = None
 ) -> Discovery:
     """Find the circuit.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: threshold and variants.
         on_step: called after every batch of trials.
         journal: remembers the losses of every batch of trials.
@@ -73,26 +64,27 @@ def acdc(
         SettingsError: a direction that needs a corrupted run, and an ablation that has none.
         NumericalError: a loss is NaN or infinite; names the edge, the prompts and the dtype.
     """
-    check_start(name_of(behaviour.ablation), config.direction)
-    forward_seconds = time_forward(model, behaviour)
+    graph = problem.graph
+    check_start(name_of(problem.ablation), config.direction)
+    forward_seconds = time_forward(problem)
     began = perf_counter()
     searches: list[Walk] = []
     for restoring in ENDS[config.direction]:
-        searches.append(Walk(model, graph, behaviour, config, _told(on_step, searches, config), journal, restoring, within))
+        searches.append(Walk(problem, config, _told(on_step, searches, config), journal, restoring, within))
         searches[-1].run()
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
-    forward_seconds = median(forward_seconds + time_forward(model, behaviour))
+    forward_seconds = median(forward_seconds + time_forward(problem))
     kept = torch.stack([search.kept for search in searches]).any(0)
     return Discovery(
         circuit=Circuit(graph, kept, larger([search.effects for search in searches])),
-        metric=behaviour.metric.name,
+        metric=problem.metric.name,
         trials=sum(search.trials for search in searches),
         borderline=None if searches[0].borderline.count is None else sum(search.borderline.count or 0 for search in searches),
         notes={},
         seconds=seconds,
         forward_seconds=forward_seconds,
-        **vars(measure_circuit(_standing(searches[0], kept), behaviour)),
+        **vars(measure_circuit(_standing(searches[0], kept), problem)),
     )
 
 
@@ -121,5 +113,5 @@ def _told(on_step: OnStep | None, before: Sequence[Walk], config: Acdc) -> OnSte
 
 def _standing(search: Walk, kept: Bool[Tensor, "writer reader"]) -> Batches:
     """The circuit on clean prompts, all other edges cut: the same bits, however it was found and in whatever batches."""
-    examples = min(PAIRS_AT_ONCE, len(search.behaviour.task))
+    examples = min(PAIRS_AT_ONCE, len(search.problem.task))
     return search.start(False, examples).map(lambda engine: engine.restore(kept, 0))

@@ -37,12 +37,11 @@ from torch import Tensor
 from subcircuit.entry import entry
 from subcircuit.graph import Attention, Graph, Logits, Scope
 from subcircuit.graph.nodes import HeadPart
-from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import Rules, UnitGradient, pull_back, reader_gradients, widened
 from subcircuit.run.heads import PARTS, pattern, project, shares
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_gradient_at_clean, summed
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, check_together, scored
 
@@ -67,20 +66,11 @@ class AtpStar:
 
 
 @entry
-def atp_star(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: AtpStar,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
-) -> EdgeScores:
+def atp_star(problem: Problem, config: AtpStar, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
     """Score every edge.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: settings.
         on_step: called after every batch of examples.
         journal: remembers the share of every batch of examples.
@@ -89,15 +79,15 @@ def atp_star(
         SettingsError: the metric has no gradients, or the graph tells places apart.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    graph = problem.graph
     check_together(graph, "atp-star")
-    return scored("atp-star", model, graph, behaviour, lambda: _search(model, graph, behaviour, config, on_step, journal))
+    return scored("atp-star", problem, lambda: _search(problem, config, on_step, journal))
 
 
 @torch.no_grad()
-def _search(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: AtpStar, on_step: OnRound | None, journal: Journal
-) -> Float[Tensor, "writer reader"]:
-    check_gradient_at_clean(behaviour)
+def _search(problem: Problem, config: AtpStar, on_step: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    graph = problem.graph
+    check_gradient_at_clean(problem)
 
     def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
         scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
@@ -109,7 +99,7 @@ def _search(
         rounds.done(len(probe))
         return scores
 
-    return summed(model, graph, behaviour, config.batch_size, share, Watch(config, 1, on_step, journal))
+    return summed(problem, config.batch_size, share, Watch(config, 1, on_step, journal))
 
 
 def _backwards(probe: Probe, grad_drop: bool) -> Iterator[tuple[int, tuple[UnitGradient, ...]]]:

@@ -15,17 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.errors import NoGradientError, SettingsError
-from subcircuit.graph import Graph
 from subcircuit.model.components import unembed
-from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import AblatedBatch, Resample, ablated_by_batch
 from subcircuit.run.backward import GRADIENTS, Rules, Streams, UnitGradient, reader_gradients
 from subcircuit.run.contrast import Contrast, contrast
 from subcircuit.run.memory import in_parts
 from subcircuit.run.readout import readout_of
 from subcircuit.run.rows import Places
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal, each
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound, Round
 from subcircuit.tasks import Answers, Bound, Metric, metric, placed
 
@@ -119,12 +117,7 @@ class Watch:
 
 
 def summed(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    batch_size: int | None,
-    share: Callable[[Probe, Rounds], Float[Tensor, "..."]],
-    watch: Watch,
+    problem: Problem, batch_size: int | None, share: Callable[[Probe, Rounds], Float[Tensor, "..."]], watch: Watch
 ) -> Float[Tensor, "..."]:
     """The sum over the batches of a behaviour, in their order.
 
@@ -136,63 +129,58 @@ def summed(
     Raises:
         NoGradientError: the sum is zero everywhere.
     """
-    behaviour.check(model)
-    task, size = behaviour.task, examples_at_once(model, graph, behaviour, batch_size)
+    model, graph = problem.model, problem.graph
+    task, size = problem.task, examples_at_once(problem, batch_size)
     rounds = Rounds(len(task) * watch.rounds, watch.on_step)
-    by_batch = ablated_by_batch(model, graph, task.corrupted, behaviour.ablation)
+    by_batch = ablated_by_batch(model, graph, task.corrupted, problem.ablation)
     total: Tensor | None = None
 
     def some(examples: range) -> Tensor:
-        return share(_probe(model, graph, behaviour, slice(examples.start, examples.stop), by_batch), rounds)
+        return share(_probe(problem, slice(examples.start, examples.stop), by_batch), rounds)
 
     def work(examples: slice) -> Tensor:
         return in_parts(some, range(examples.start, examples.stop), torch.add)
 
-    batches = list(_batches(behaviour, size))
+    batches = list(_batches(problem, size))
     units = [(f"{watch.settings}/examples {examples.start} to {examples.stop}", examples) for examples in batches]
     for examples, part in zip(batches, each(watch.journal, units, work), strict=True):
         total = part if total is None else total + part
         rounds.reach(examples.stop * watch.rounds)
     assert total is not None
-    check_not_all_zero(behaviour, total)
+    check_not_all_zero(problem, total)
     return total
 
 
-def probes(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int | None) -> Iterator[Probe]:
+def probes(problem: Problem, batch_size: int | None) -> Iterator[Probe]:
     """The examples of a behaviour, a batch at a time.
 
     Args:
         batch_size: examples at once; None chooses by memory.
     """
-    behaviour.check(model)
-    by_batch = ablated_by_batch(model, graph, behaviour.task.corrupted, behaviour.ablation)
-    for examples in _batches(behaviour, examples_at_once(model, graph, behaviour, batch_size)):
-        yield _probe(model, graph, behaviour, examples, by_batch)
+    model, graph = problem.model, problem.graph
+    by_batch = ablated_by_batch(model, graph, problem.task.corrupted, problem.ablation)
+    for examples in _batches(problem, examples_at_once(problem, batch_size)):
+        yield _probe(problem, examples, by_batch)
 
 
-def _batches(behaviour: Behaviour, size: int) -> Iterator[slice]:
-    count = len(behaviour.task)
+def _batches(problem: Problem, size: int) -> Iterator[slice]:
+    count = len(problem.task)
     return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))
 
 
-def _probe(model: Transformer, graph: Graph, behaviour: Behaviour, examples: slice, by_batch: AblatedBatch) -> Probe:
-    task, part = behaviour.task, placed(graph, behaviour.task[examples])
+def _probe(problem: Problem, examples: slice, by_batch: AblatedBatch) -> Probe:
+    model, graph = problem.model, problem.graph
+    task, part = problem.task, placed(graph, problem.task[examples])
     # the corrupted run itself is run there, with what else is needed of it
-    ablated = part.corrupted if isinstance(behaviour.ablation, Resample) else by_batch(part.corrupted, examples.start)
+    ablated = part.corrupted if isinstance(problem.ablation, Resample) else by_batch(part.corrupted, examples.start)
     answers = part.answers
-    run = contrast(model, graph, part.clean, ablated, behaviour.first_changes()[examples], answers.example, answers.pos)
-    reference = unembed(model.config, model.weights, answers.rows(run.streams[-1])) if behaviour.metric.compares else None
-    return Probe(run, answers, behaviour.metric.bind(answers, reference), 1 / len(task))
+    run = contrast(model, graph, part.clean, ablated, problem.first_changes()[examples], answers.example, answers.pos)
+    reference = unembed(model.config, model.weights, answers.rows(run.streams[-1])) if problem.metric.compares else None
+    return Probe(run, answers, problem.metric.bind(answers, reference), 1 / len(task))
 
 
 def attribute(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    batch_size: int | None,
-    runs: Callable[[Probe], Iterable[Streams]],
-    watch: Watch,
-    rules: Rules = GRADIENTS,
+    problem: Problem, batch_size: int | None, runs: Callable[[Probe], Iterable[Streams]], watch: Watch, rules: Rules = GRADIENTS
 ) -> Float[Tensor, "writer reader"]:
     """Score every edge.
 
@@ -202,7 +190,8 @@ def attribute(
         watch: its ``rounds`` are how many of them there are.
         rules: how gradients pass what is not linear.
     """
-    check_differentiable(behaviour)
+    graph = problem.graph
+    check_differentiable(problem)
 
     def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
         scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
@@ -213,66 +202,67 @@ def attribute(
             rounds.done(len(streams[-1]))
         return scores
 
-    return summed(model, graph, behaviour, batch_size, share, watch)
+    return summed(problem, batch_size, share, watch)
 
 
-def examples_at_once(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int | None) -> int:
+def examples_at_once(problem: Problem, batch_size: int | None) -> int:
     """Examples in a batch: as many as asked for, or as keep the differences of all writers small."""
-    numbers = len(graph.writers) * behaviour.task.clean.ids.shape[1] * model.config.d_model
-    return min(batch_size or max(1, _NUMBERS_AT_ONCE // numbers), len(behaviour.task))
+    model, graph = problem.model, problem.graph
+    numbers = len(graph.writers) * problem.task.clean.ids.shape[1] * model.config.d_model
+    return min(batch_size or max(1, _NUMBERS_AT_ONCE // numbers), len(problem.task))
 
 
-def check_differentiable(behaviour: Behaviour) -> None:
+def check_differentiable(problem: Problem) -> None:
     """The metric has gradients.
 
     Raises:
         NoGradientError: it counts, and its gradients are zero.
     """
-    _refuse_count(behaviour, "logit_difference or kl_divergence", ", or a method without gradients such as exact")
+    _refuse_count(problem, "logit_difference or kl_divergence", ", or a method without gradients such as exact")
 
 
-def check_gradient_at_clean(behaviour: Behaviour, methods: bool = True) -> None:
+def check_gradient_at_clean(problem: Problem, methods: bool = True) -> None:
     """The metric has gradients in the run of the model on the clean prompts, for methods that take them there alone.
 
     Args:
-        behaviour: with the metric.
+        problem: with the metric.
         methods: whether the caller can choose another method, which an error then names.
 
     Raises:
         NoGradientError: it counts, or it is a distance from the model, which has its minimum there.
     """
-    way = metric_with_gradient(behaviour).name
-    _refuse_count(behaviour, way, ", or a method without gradients such as exact" if methods else "")
-    if behaviour.metric.distance:
+    way = metric_with_gradient(problem).name
+    _refuse_count(problem, way, ", or a method without gradients such as exact" if methods else "")
+    if problem.metric.distance:
         further = f", or a method that looks further: {LOOKS_FURTHER}" if methods else ""
         raise NoGradientError(
-            f"{behaviour.metric.name} is a distance from the model's own logits. It has its minimum in the run of the model, so "
+            f"{problem.metric.name} is a distance from the model's own logits. It has its minimum in the run of the model, so "
             f"its gradient there is zero, and with it every score would be 0. Use metric {way}{further}."
         )
 
 
-def _refuse_count(behaviour: Behaviour, metrics: str, methods: str) -> None:
-    if not behaviour.metric.differentiable:
+def _refuse_count(problem: Problem, metrics: str, methods: str) -> None:
+    if not problem.metric.differentiable:
         raise NoGradientError(
-            f"{behaviour.metric.name} is a count, whose gradient is zero everywhere: use metric {metrics}{methods}."
+            f"{problem.metric.name} is a count, whose gradient is zero everywhere: use metric {metrics}{methods}."
         )
 
 
-def metric_with_gradient(behaviour: Behaviour) -> Metric:
+def metric_with_gradient(problem: Problem) -> Metric:
     """The behaviour's metric if it has a gradient in the run of the model; else the logit difference, or without wrong
     answers the likelihood of the right one."""
-    own = behaviour.metric
+    own = problem.metric
     if own.differentiable and not own.distance:
         return own
-    contrasts = bool(behaviour.task.answers.wrong_mask.any(-1).all())
+    contrasts = bool(problem.task.answers.wrong_mask.any(-1).all())
     return metric("logit_difference" if contrasts else "negative_log_likelihood")
 
 
-def check_not_all_zero(behaviour: Behaviour, scores: Float[Tensor, "..."], methods: bool = True) -> None:
+def check_not_all_zero(problem: Problem, scores: Float[Tensor, "..."], methods: bool = True) -> None:
     """Some score differs from zero.
 
     Args:
-        behaviour: for which they were computed.
+        problem: for which they were computed.
         scores: of edges, or of neurons.
         methods: whether the caller can choose another method, which an error then names.
 
@@ -282,8 +272,8 @@ def check_not_all_zero(behaviour: Behaviour, scores: Float[Tensor, "..."], metho
     if not bool(scores.any()):
         further = f", a method that looks further ({LOOKS_FURTHER})," if methods else ""
         raise NoGradientError(
-            f"every score is 0: {behaviour.metric.name} has no gradient in the runs of the {len(behaviour.task)} pairs of "
-            f"{behaviour.task.name} that this method differentiates, or cut edges carry what they carry in the clean run. Use "
+            f"every score is 0: {problem.metric.name} has no gradient in the runs of the {len(problem.task)} pairs of "
+            f"{problem.task.name} that this method differentiates, or cut edges carry what they carry in the clean run. Use "
             f"another metric{further} or corrupted prompts that differ more."
         )
 

@@ -12,14 +12,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.graph import Graph
 from subcircuit.model.components import unembed
-from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import ablated_by_batch
 from subcircuit.run.clean import clean_run
 from subcircuit.run.incremental import Engine, Visit
 from subcircuit.run.memory import in_parts
-from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.problem import Problem
 from subcircuit.tasks import Answers, placed
 
 
@@ -36,14 +34,7 @@ class Batches:
     answers: tuple[Answers, ...]
 
     @staticmethod
-    def start(
-        model: Transformer,
-        graph: Graph,
-        behaviour: Behaviour,
-        batch_size: int,
-        order: tuple[int, ...] | None = None,
-        restoring: bool = False,
-    ) -> "Batches":
+    def start(problem: Problem, batch_size: int, order: tuple[int, ...] | None = None, restoring: bool = False) -> "Batches":
         """Run clean and ablated prompts; nothing is opened and nothing cut.
 
         Args:
@@ -52,10 +43,10 @@ class Batches:
             restoring: exchange the roles of both runs: the engines run corrupted prompts, what they cut carries clean
                 values, and losses are negated. For resample ablation alone (``direction.py``).
         """
-        behaviour.check(model)
-        task, first_changes = placed(graph, behaviour.task), behaviour.first_changes()
+        model, graph = problem.model, problem.graph
+        task, first_changes = placed(graph, problem.task), problem.first_changes()
         start, other = (task.corrupted, task.clean) if restoring else (task.clean, task.corrupted)
-        ablated = ablated_by_batch(model, graph, other, behaviour.ablation)
+        ablated = ablated_by_batch(model, graph, other, problem.ablation)
 
         def some(within: range) -> Batches:
             examples = slice(within.start, within.stop)
@@ -71,8 +62,8 @@ class Batches:
                 order,
             )
             of_model = run.ablated_stream() if restoring else run.model_stream()
-            reference = unembed(model.config, model.weights, of_model) if behaviour.metric.compares else None
-            bound = behaviour.metric.bind(asked, reference)
+            reference = unembed(model.config, model.weights, of_model) if problem.metric.compares else None
+            bound = problem.metric.bind(asked, reference)
             return Batches((Engine.start(run, replace(bound, sign=-bound.sign) if restoring else bound),), (asked,))
 
         begins = range(0, len(task), batch_size)

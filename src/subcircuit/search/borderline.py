@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.batches import Batches
-from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.problem import Problem
 
 # times the dtype's epsilon and the metric's size: some ten times the largest error seen over all families and metrics
 _SAFETY = 128
@@ -38,9 +37,7 @@ class Borderline:
         count: decisions made in float64 so far; None in half precision, where nothing is checked: every decision would be.
     """
 
-    model: Transformer
-    graph: Graph
-    behaviour: Behaviour
+    problem: Problem
     batch_size: int
     scale: float
     restoring: bool = False
@@ -49,10 +46,10 @@ class Borderline:
     _precise: Batches | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        checked = self.model.dtype in (torch.float32, torch.float64)
+        checked = self.problem.model.dtype in (torch.float32, torch.float64)
         self.count = 0 if checked else None
         # never below a tie: a float64 search must treat as tied what the re-check would
-        self.tolerance = max(TIE, rounding(self.model.dtype, self.scale)) if checked else 0.0
+        self.tolerance = max(TIE, rounding(self.problem.model.dtype, self.scale)) if checked else 0.0
 
     def observe(self, error: float) -> None:
         """Learn of a rounding error: the same loss, computed in two ways, differed by this much."""
@@ -80,13 +77,14 @@ class Borderline:
         """
         if self._precise is None:
             model = self._double()
-            behaviour = replace(self.behaviour, task=self.behaviour.task.to(model.device))
-            self._precise = Batches.start(model, self.graph, behaviour, self.batch_size, restoring=self.restoring)
+            problem = replace(self.problem, model=model, task=self.problem.task.to(model.device))
+            self._precise = Batches.start(problem, self.batch_size, restoring=self.restoring)
         before = self._precise.map(lambda engine: engine.restore(kept, unit))
         after = before.map(lambda engine: engine.commit(cut, readers))
         return (after.loss() - before.loss()).mean()
 
     def _double(self) -> Transformer:
         # some accelerators have no float64
-        device = "cpu" if self.model.device.type == "mps" else self.model.device
-        return self.model.to(device, torch.float64)
+        model = self.problem.model
+        device = "cpu" if model.device.type == "mps" else model.device
+        return model.to(device, torch.float64)

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import Resample
 from subcircuit.run.backward import Streams, streams_from
 from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size, check_differentiable
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -40,19 +38,12 @@ class CleanCorrupted:
 
 @entry
 def clean_corrupted(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: CleanCorrupted,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
+    problem: Problem, config: CleanCorrupted, on_step: OnRound | None = None, journal: Journal = FORGETFUL
 ) -> EdgeScores:
     """Score every edge.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: prompts and metric; the ablation is Resample.
+        problem: prompts and metric; the ablation is Resample.
         config: settings.
         on_step: called after each end of every batch of examples.
         journal: remembers the share of every batch of examples.
@@ -61,7 +52,8 @@ def clean_corrupted(
         SettingsError: the metric has no gradients, or another ablation, whose far end is no run of the model.
         NumericalError: a score is NaN or infinite; names the edge.
     """
-    check_ends(behaviour)
+    model = problem.model
+    check_ends(problem)
 
     def ends(probe: Probe) -> Iterator[Streams]:
         yield probe.contrast.streams
@@ -69,21 +61,19 @@ def clean_corrupted(
 
     return scored(
         "clean-corrupted",
-        model,
-        graph,
-        behaviour,
-        lambda: attribute(model, graph, behaviour, config.batch_size, ends, Watch(config, 2, on_step, journal)),
+        problem,
+        lambda: attribute(problem, config.batch_size, ends, Watch(config, 2, on_step, journal)),
     )
 
 
-def check_ends(behaviour: Behaviour) -> None:
+def check_ends(problem: Problem) -> None:
     """Both ends of the path are runs of the model, and the metric has gradients there.
 
     Raises:
         SettingsError: they are not, or it has none.
     """
-    check_differentiable(behaviour)
-    if not isinstance(behaviour.ablation, Resample):
+    check_differentiable(problem)
+    if not isinstance(problem.ablation, Resample):
         raise SettingsError(
             "clean-corrupted takes gradients in the run of the corrupted prompts, and only the ablation resample leads there: "
             "use it, or eap or eap-ig-inputs with this ablation."

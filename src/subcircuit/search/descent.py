@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from subcircuit.search.attribution import Rounds
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal, alone, recall_tensors, record_tensors
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 
 # a step of a large model takes seconds, and so does what is lost at most
@@ -39,7 +39,7 @@ def descend(
     generator: torch.Generator,
     steps: int,
     objective: Callable[[int], object],
-    behaviour: Behaviour,
+    problem: Problem,
     log: Log,
 ) -> None:
     """Step after step: gradients from ``objective``, which gets the step's number, then every optimiser's move.
@@ -47,10 +47,10 @@ def descend(
     Args:
         optimisers: of all that is trained.
         generator: of all draws that ``objective`` takes.
-        behaviour: whose examples every step runs.
+        problem: whose examples every step runs.
         log: where the descent goes on from, and where it is kept.
     """
-    examples, key, journal = len(behaviour.task), f"{log.settings}/checkpoint", alone(log.journal)
+    examples, key, journal = len(problem.task), f"{log.settings}/checkpoint", alone(log.journal)
     rounds = Rounds(examples * steps, log.on_step)
     done = _restore(optimisers, generator, recall_tensors(journal, key))
     rounds.reach(examples * done)

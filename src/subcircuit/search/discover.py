@@ -12,18 +12,18 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.run import OPTIMAL, Ablation, Mean, Optimal, name_of
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.methods import Method, method_of, method_settings
 from subcircuit.search.optimal import LearnOptimal, ablation_for
 from subcircuit.search.outcome import Values, measure_circuit
+from subcircuit.search.problem import Problem
 from subcircuit.search.refine import Refine, refine
 from subcircuit.search.result import Discovery, OnProgress, Refining, Round, Step
 from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import EdgeScores
 from subcircuit.search.unsound import naming_the_place
 from subcircuit.search.zoom import zoom, zoomed
-from subcircuit.tasks import Metric, OwnMetric, Split, Task, graph_of, split_record
+from subcircuit.tasks import Metric, OwnMetric, Split, Task, split_record
 
 _TIMINGS = ("seconds", "forward_seconds")
 
@@ -67,8 +67,8 @@ def discover(
     >>> result.circuit.save("runs/ioi")  # doctest: +SKIP
     """
     split, task = (task, task.search) if isinstance(task, Split) else (None, task)
-    method, graph = method_settings(method), graph_of(model, scope, task)
-    chosen = method_of(method)
+    method, asked = method_settings(method), Problem.of(model, task, metric, Mean(), scope)
+    chosen, graph = method_of(method), asked.graph
     graph.check_size()
     ablation = LearnOptimal() if ablation == OPTIMAL else ablation
     parameters = asdict(method)
@@ -80,25 +80,24 @@ def discover(
     if isinstance(ablation, LearnOptimal):
         parameters |= {"optimal": asdict(ablation)}
     validation = None if split is None or split.validation is None else split.validation.to(model.device)
-    asked = replace(Behaviour.of(task.to(model.device), metric, Mean()), validation=validation)
+    asked = replace(asked, validation=validation)
     parts = None if split is None else split_record(split)
-    behaviour = replace(asked, ablation=ablation_for(ablation, model, graph, asked, on_step, journal))
-    on_step = _with_record(on_step, _record(model, behaviour, chosen, parameters, {}, {}, parts))
-    with naming_the_place(model, behaviour.task):
-        found = chosen.search(model, graph, behaviour, method, on_step, journal)
-        result = found if taken is None else circuit_of(model, found, behaviour, taken)
-    record = _record(model, behaviour, chosen, parameters, *_results(result), parts)
-    constants = behaviour.ablation.constants.float().cpu() if isinstance(behaviour.ablation, Optimal) else None
+    problem = replace(asked, ablation=ablation_for(ablation, asked, on_step, journal))
+    on_step = _with_record(on_step, _record(problem, chosen, parameters, {}, {}, parts))
+    with naming_the_place(model, problem.task):
+        found = chosen.search(problem, method, on_step, journal)
+        result = found if taken is None else circuit_of(found, problem, taken)
+    record = _record(problem, chosen, parameters, *_results(result), parts)
+    constants = problem.ablation.constants.float().cpu() if isinstance(problem.ablation, Optimal) else None
     return replace(result, circuit=replace(result.circuit, record=record, constants=constants))
 
 
 @entry
 def look_inside(
-    model: Transformer,
+    problem: Problem,
     circuit: Circuit,
     component: str,
     into: str,
-    behaviour: Behaviour,
     config: Acdc,
     on_step: OnProgress | None = None,
     journal: Journal = FORGETFUL,
@@ -108,13 +107,13 @@ def look_inside(
     Raises:
         GraphError, NumericalError: as ``zoom``.
     """
-    with naming_the_place(model, behaviour.task):
-        result = zoom(model, circuit, component, into, behaviour, config, on_step, journal)
-        result = replace(result, metric_before=_standing(model, circuit, behaviour).metric_circuit)
+    with naming_the_place(problem.model, problem.task):
+        result = zoom(problem, circuit, component, into, config, on_step, journal)
+        result = replace(result, metric_before=_standing(problem, circuit).metric_circuit)
     now = {"threshold": config.threshold, "coarse_to_fine": config.coarse_to_fine}
     before = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, **now}
-    parts = _parts(circuit, behaviour)
-    record = _record(model, behaviour, method_of(config), zoomed(before, component, into), *_results(result), parts)
+    parts = _parts(circuit, problem)
+    record = _record(problem, method_of(config), zoomed(before, component, into), *_results(result), parts)
     if circuit.record is not None:
         record = record.model_copy(update={"seed": circuit.record.seed})
     return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
@@ -122,58 +121,54 @@ def look_inside(
 
 @entry
 def refine_circuit(
-    model: Transformer,
-    circuit: Circuit,
-    behaviour: Behaviour,
-    config: Refine,
-    on_step: OnProgress | None = None,
-    journal: Journal = FORGETFUL,
+    problem: Problem, circuit: Circuit, config: Refine, on_step: OnProgress | None = None, journal: Journal = FORGETFUL
 ) -> Discovery:
     """``refine`` of a finished circuit, whose record becomes that of the refinement and names the method of the seed.
 
     Raises:
         GraphError, SettingsError, NumericalError: as ``refine``.
     """
+    model = problem.model
     parameters: dict[str, Any] = asdict(config)
     if circuit.record is not None:
         parameters["seed"] = f"{circuit.record.method.name}, {circuit.n_edges:,} edges"
-    parts = _parts(circuit, behaviour)
+    parts = _parts(circuit, problem)
     chosen = method_of(config)
-    on_step = _with_record(on_step, _record(model, behaviour, chosen, parameters, {}, {}, parts))
-    with naming_the_place(model, behaviour.task):
-        result = refine(model, circuit.graph, behaviour, config, on_step, journal, circuit)
-    record = _record(model, behaviour, chosen, parameters, *_results(result), parts)
+    on_step = _with_record(on_step, _record(problem, chosen, parameters, {}, {}, parts))
+    with naming_the_place(model, problem.task):
+        result = refine(problem, config, on_step, journal, circuit)
+    record = _record(problem, chosen, parameters, *_results(result), parts)
     return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
 
 
-def _parts(circuit: Circuit, behaviour: Behaviour) -> SplitRecord | None:
+def _parts(circuit: Circuit, problem: Problem) -> SplitRecord | None:
     """The split that a circuit was found with, where it is searched further on the same prompts."""
     record = circuit.record
-    return None if record is None or record.task.digest != behaviour.task.digest else record.task.split
+    return None if record is None or record.task.digest != problem.task.digest else record.task.split
 
 
 @entry
-def circuit_of(model: Transformer, scores: EdgeScores, behaviour: Behaviour, selection: Selection) -> Discovery:
+def circuit_of(scores: EdgeScores, problem: Problem, selection: Selection) -> Discovery:
     """The circuit that a selection makes of scores, and what it does."""
     selected = scores.select(selection)
     circuit = selected.prune()
     return Discovery(
         circuit=circuit,
-        metric=behaviour.metric.name,
+        metric=problem.metric.name,
         trials=None,
         borderline=None,
         notes=scores.notes,
         seconds=scores.seconds,
         forward_seconds=scores.forward_seconds,
         edges_selected=selected.n_edges,
-        **vars(_standing(model, circuit, behaviour)),
+        **vars(_standing(problem, circuit)),
     )
 
 
-def _standing(model: Transformer, circuit: Circuit, behaviour: Behaviour) -> Values:
+def _standing(problem: Problem, circuit: Circuit) -> Values:
     """What a circuit does on the prompts of a behaviour."""
-    batches = Batches.start(model, circuit.graph, behaviour, examples_at_once(model, circuit.graph, behaviour, None))
-    return measure_circuit(batches.map(lambda engine: engine.restore(circuit.kept, 0)), behaviour)
+    batches = Batches.start(problem, examples_at_once(problem, None))
+    return measure_circuit(batches.map(lambda engine: engine.restore(circuit.kept, 0)), problem)
 
 
 def _with_record(on_step: OnProgress | None, record: Record) -> OnProgress | None:
@@ -191,15 +186,15 @@ def _with_record(on_step: OnProgress | None, record: Record) -> OnProgress | Non
 
 
 def _record(
-    model: Transformer,
-    behaviour: Behaviour,
+    problem: Problem,
     method: Method,
     parameters: dict[str, Any],
     results: dict[str, Any],
     timings: dict[str, float],
     split: SplitRecord | None,
 ) -> Record:
-    task = behaviour.task
+    model = problem.model
+    task = problem.task
     return Record(
         model=ModelRecord(
             name=model.name,
@@ -213,8 +208,8 @@ def _record(
         ),
         task=TaskRecord(name=task.name, parameters=dict(task.parameters), digest=task.digest, split=split),
         method=MethodRecord(name=method.name, parameters=parameters),
-        ablation=name_of(behaviour.ablation),
-        metric=behaviour.metric.name,
+        ablation=name_of(problem.ablation),
+        metric=problem.metric.name,
         results=results,
         timings=timings,
         versions={package: version(package) for package in ("subcircuit", "torch", "transformers")},

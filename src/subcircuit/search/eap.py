@@ -11,11 +11,9 @@ from the model has its minimum and no gradient: the search is refused. Use a log
 from dataclasses import dataclass
 
 from subcircuit.entry import entry
-from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.search.attribution import Watch, attribute, check_batch_size, check_gradient_at_clean
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -35,20 +33,11 @@ class Eap:
 
 
 @entry
-def eap(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: Eap,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
-) -> EdgeScores:
+def eap(problem: Problem, config: Eap, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
     """Score every edge.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: settings.
         on_step: called after every batch of examples.
         journal: remembers the share of every batch of examples.
@@ -57,12 +46,10 @@ def eap(
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
-    check_gradient_at_clean(behaviour)
+    check_gradient_at_clean(problem)
     watch = Watch(config, 1, on_step, journal)
     return scored(
         "eap",
-        model,
-        graph,
-        behaviour,
-        lambda: attribute(model, graph, behaviour, config.batch_size, lambda probe: [probe.contrast.streams], watch),
+        problem,
+        lambda: attribute(problem, config.batch_size, lambda probe: [probe.contrast.streams], watch),
     )

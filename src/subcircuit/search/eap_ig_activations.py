@@ -27,7 +27,6 @@ from torch import Tensor
 
 from subcircuit.entry import entry
 from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import UnitGradient, streams_from
 from subcircuit.search.attribution import (
     Probe,
@@ -38,9 +37,9 @@ from subcircuit.search.attribution import (
     check_gradient_at_clean,
     summed,
 )
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap_ig_inputs import check_steps
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -77,19 +76,12 @@ class Stage:
 
 @entry
 def eap_ig_activations(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: EapIgActivations,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
+    problem: Problem, config: EapIgActivations, on_step: OnRound | None = None, journal: Journal = FORGETFUL
 ) -> EdgeScores:
     """Score every edge.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: settings.
         on_step: called after the clean run and after every stage of every batch of examples.
         journal: remembers the share of every batch of examples.
@@ -98,9 +90,7 @@ def eap_ig_activations(
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
-    return scored(
-        "eap-ig-activations", model, graph, behaviour, lambda: _search(model, graph, behaviour, config, on_step, journal)
-    )
+    return scored("eap-ig-activations", problem, lambda: _search(problem, config, on_step, journal))
 
 
 def stages(graph: Graph) -> list[Stage]:
@@ -112,10 +102,11 @@ def stages(graph: Graph) -> list[Stage]:
 
 
 def _search(
-    model: Transformer, graph: Graph, behaviour: Behaviour, config: EapIgActivations, on_step: OnRound | None, journal: Journal
+    problem: Problem, config: EapIgActivations, on_step: OnRound | None, journal: Journal
 ) -> Float[Tensor, "writer reader"]:
+    graph = problem.graph
     # one step is the end of every path, which is the clean run
-    (check_differentiable if config.steps > 1 else check_gradient_at_clean)(behaviour)
+    (check_differentiable if config.steps > 1 else check_gradient_at_clean)(problem)
     paths = stages(graph)
 
     def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
@@ -133,7 +124,7 @@ def _search(
         return scores
 
     watch = Watch(config, 1 + len(paths), on_step, journal)
-    return summed(model, graph, behaviour, config.batch_size, share, watch)
+    return summed(problem, config.batch_size, share, watch)
 
 
 def _downstream(probe: Probe, stage: Stage, share: float) -> Iterator[UnitGradient]:

@@ -17,12 +17,10 @@ import torch
 
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.run.backward import Streams, streams_from
 from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size, check_gradient_at_clean
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -49,19 +47,12 @@ class EapIgInputs:
 
 @entry
 def eap_ig_inputs(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: EapIgInputs,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
+    problem: Problem, config: EapIgInputs, on_step: OnRound | None = None, journal: Journal = FORGETFUL
 ) -> EdgeScores:
     """Score every edge.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: settings.
         on_step: called after every step of every batch of examples.
         journal: remembers the share of every batch of examples.
@@ -70,9 +61,10 @@ def eap_ig_inputs(
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    model = problem.model
 
     if config.steps == 1:  # the end of the path, which is the clean run
-        check_gradient_at_clean(behaviour)
+        check_gradient_at_clean(problem)
 
     def path(probe: Probe) -> Iterator[Streams]:
         start, end = probe.contrast.ablated_embedding, probe.contrast.clean_embedding
@@ -84,10 +76,8 @@ def eap_ig_inputs(
     watch = Watch(config, config.steps, on_step, journal)
     return scored(
         "eap-ig-inputs",
-        model,
-        graph,
-        behaviour,
-        lambda: attribute(model, graph, behaviour, config.batch_size, path, watch),
+        problem,
+        lambda: attribute(problem, config.batch_size, path, watch),
     )
 
 

@@ -21,13 +21,11 @@ from torch import Tensor
 
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.run import last_stream
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_training, hard_concrete, log_kept, odds, on_edges
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -72,19 +70,12 @@ class EdgePruning:
 
 @entry
 def edge_pruning(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: EdgePruning,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
+    problem: Problem, config: EdgePruning, on_step: OnRound | None = None, journal: Journal = FORGETFUL
 ) -> EdgeScores:
     """Score every edge.
 
     Args:
-        model: any supported transformer, on any device; its weights stay as they are.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: settings.
         on_step: called after every step.
         journal: remembers where the descent is.
@@ -93,9 +84,10 @@ def edge_pruning(
         SettingsError: the metric has no gradients.
         NumericalError: the loss is NaN or infinite.
     """
+    graph = problem.graph
 
     def search() -> Float[Tensor, "writer reader"]:
-        loss = MaskedLoss.of(model, graph, behaviour, config.batch_size, last_stream)
+        loss = MaskedLoss.of(problem, config.batch_size, last_stream)
         generator = torch.Generator().manual_seed(config.seed)
         edges, writers = (torch.full((n,), _START, requires_grad=True) for n in (graph.n_edges, len(graph.writers)))
         multipliers, writer_of = torch.zeros(2, requires_grad=True), graph.edges.nonzero()[:, 0]
@@ -109,10 +101,10 @@ def edge_pruning(
 
         masks = torch.optim.Adam([edges, writers], config.learning_rate)
         lagrangian = torch.optim.Adam([multipliers], config.multiplier_rate, maximize=True)
-        descend([masks, lagrangian], generator, config.steps, objective, behaviour, Log(config, on_step, journal))
+        descend([masks, lagrangian], generator, config.steps, objective, problem, Log(config, on_step, journal))
         return on_edges(graph, odds(_log_chance(edges, writers[writer_of]).detach()))
 
-    return scored("edge-pruning", model, graph, behaviour, search)
+    return scored("edge-pruning", problem, search)
 
 
 def _log_chance(edges: Float[Tensor, " edge"], writers: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:

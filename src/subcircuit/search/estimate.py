@@ -24,11 +24,9 @@ import torch
 
 from subcircuit.entry import entry
 from subcircuit.graph import Circuit, Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.run.memory import peak_memory
 from subcircuit.search.attribution import Rounds, examples_at_once
 from subcircuit.search.batches import Batches
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.direction import ENDS
 from subcircuit.search.eap_ig_inputs import EapIgInputs
 from subcircuit.search.exact import Exact, effects_of
@@ -38,6 +36,7 @@ from subcircuit.search.hybrid import Hybrid
 from subcircuit.search.methods import method_of, method_settings
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.order import cutting_order
+from subcircuit.search.problem import Problem
 from subcircuit.search.refine import ALPHAS, Refine, Refinement, coarse
 from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import time_forward
@@ -96,25 +95,18 @@ class _Measured:
     """What parts of a search have told, and whether they were run on all its examples."""
 
     seconds: float
-    whole: Behaviour
+    whole: Problem
     trials: int | None = None
     kept: int | None = None
     seen: float = 1.0
 
 
 @entry
-def estimate(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    settings: Any,
-    learning: LearnOptimal | None = None,
-    patience: float = 60.0,
-) -> Estimate:
+def estimate(problem: Problem, settings: Any, learning: LearnOptimal | None = None, patience: float = 60.0) -> Estimate:
     """Predict what a search will cost.
 
     Args:
-        model, graph, behaviour: as the search will be given them.
+        problem: as the search will be given it.
         settings: of the method, or its name.
         learning: how constants are learned before the search; until then those of the behaviour stand in for them.
         patience: seconds after which ``acdc`` is judged by what has been seen.
@@ -123,28 +115,29 @@ def estimate(
         SettingsError: the method does not go with the metric or the ablation.
         NumericalError: a loss or score is NaN or infinite.
     """
+    model, graph = problem.model, problem.graph
     settings = method_settings(settings)
     began, method = perf_counter(), method_of(settings)
-    method.check(behaviour)
+    method.check(problem)
     with peak_memory(model.device) as peak:
-        forward = median(time_forward(model, behaviour))
-        learned = 0.0 if learning is None else _learning(model, graph, behaviour, learning)
+        forward = median(time_forward(problem))
+        learned = 0.0 if learning is None else _learning(problem, learning)
         match settings:
             case Acdc():
-                found = _acdc(model, graph, behaviour, settings, patience)
+                found = _acdc(problem, settings, patience)
             case Refine():
-                found = _refining(model, graph, behaviour, settings, patience)
+                found = _refining(problem, settings, patience)
             case Exact():
                 trials = graph.n_edges * len(ENDS[settings.direction])
-                found = _Measured(trials * _single_cut(model, graph, behaviour, settings.batch_size), behaviour, trials)
+                found = _Measured(trials * _single_cut(problem, settings.batch_size), problem, trials)
             case Hybrid(most=most, sample=sample, steps=steps, batch_size=size):
                 cuts, first = min(graph.n_edges, most + sample), EapIgInputs(steps, size)
-                seconds = _together(model, graph, behaviour, first, forward).seconds
-                found = _Measured(seconds + cuts * _single_cut(model, graph, behaviour, size), behaviour, cuts)
+                seconds = _together(problem, first, forward).seconds
+                found = _Measured(seconds + cuts * _single_cut(problem, size), problem, cuts)
             case _:
-                found = _together(model, graph, behaviour, settings, forward)
-    whole = footprint(model, graph, behaviour, settings)
-    run = whole if found.whole is behaviour else footprint(model, graph, found.whole, settings)
+                found = _together(problem, settings, forward)
+    whole = footprint(problem, settings)
+    run = whole if found.whole is problem else footprint(found.whole, settings)
     highest = whole.total if peak.size is None else peak.size + max(0, whole.total - run.total)
     return Estimate(
         method=method.name,
@@ -160,72 +153,74 @@ def estimate(
     )
 
 
-def _learning(model: Transformer, graph: Graph, behaviour: Behaviour, config: LearnOptimal) -> float:
+def _learning(problem: Problem, config: LearnOptimal) -> float:
     """Seconds of learning constants, going by a few steps."""
     short = replace(config, steps=min(_STEPS, config.steps))
-    return _seconds(lambda: learn_optimal(model, graph, behaviour, short)) * config.steps / short.steps
+    return _seconds(lambda: learn_optimal(problem, short)) * config.steps / short.steps
 
 
-def _together(model: Transformer, graph: Graph, behaviour: Behaviour, settings: Any, forward: float) -> _Measured:
+def _together(problem: Problem, settings: Any, forward: float) -> _Measured:
     """A method whose cost grows with the examples and with the steps of its optimiser, and with nothing that it finds."""
-    few, trained = replace(behaviour, task=behaviour.task[:_EXAMPLES]), hasattr(settings, "learning_rate")
+    few, trained = replace(problem, task=problem.task[:_EXAMPLES]), hasattr(settings, "learning_rate")
     short = replace(settings, steps=min(_STEPS, settings.steps)) if trained else settings
-    runs = [method_of(settings).search(model, graph, few, short, None)]
+    runs = [method_of(settings).search(few, short, None)]
     if runs[0].seconds < _QUICK:
         # the first time is slower than those after it
-        runs.append(method_of(settings).search(model, graph, few, short, None))
+        runs.append(method_of(settings).search(few, short, None))
     steps = settings.steps / short.steps if trained else 1.0
-    examples, passes = len(behaviour.task) / len(few.task), forward / runs[-1].forward_seconds
+    examples, passes = len(problem.task) / len(few.task), forward / runs[-1].forward_seconds
     # a few examples leave a forward pass waiting for the weights, more than they do a method with larger matrices
     return _Measured(runs[-1].seconds * steps * sqrt(examples * passes), few)
 
 
-def _single_cut(model: Transformer, graph: Graph, behaviour: Behaviour, size: int | None) -> float:
+def _single_cut(problem: Problem, size: int | None) -> float:
     """Mean seconds of cutting one edge alone, all edges being as likely."""
-    examples = examples_at_once(model, graph, behaviour, size)
+    graph = problem.graph
+    examples = examples_at_once(problem, size)
     sizes = graph.edges.sum(0).tolist()
 
     def trial(reader: int) -> float:
         edges = torch.zeros_like(graph.edges)
         edges[graph.edges[:, reader].nonzero().flatten()[:_TRIALS], reader] = True
-        whole = _seconds(lambda: effects_of(model, graph, behaviour, edges, examples, Rounds(1, None)))
-        start = _seconds(lambda: effects_of(model, graph, behaviour, torch.zeros_like(edges), examples, Rounds(1, None)))
+        whole = _seconds(lambda: effects_of(problem, edges, examples, Rounds(1, None)))
+        start = _seconds(lambda: effects_of(problem, torch.zeros_like(edges), examples, Rounds(1, None)))
         return max(whole - start, 0.0) / int(edges.sum())
 
     return mean(trial(reader) for reader in _drawn(range(len(sizes)), sizes))
 
 
 @torch.no_grad()
-def _refining(model: Transformer, graph: Graph, behaviour: Behaviour, config: Refine, patience: float) -> _Measured:
+def _refining(problem: Problem, config: Refine, patience: float) -> _Measured:
     """The search for the seed, and rounds of growth by half its edges; pruning costs little beside them."""
-    seed = _acdc(model, graph, behaviour, coarse(model, graph, behaviour, config), patience)
+    seed = _acdc(problem, coarse(problem, config), patience)
     rounds = min(config.rounds, max(_LEAST_ROUNDS, round((seed.kept or 0) / 2 / config.grow)))
-    few = replace(behaviour, task=behaviour.task[:_EXAMPLES], validation=None)
-    state = Refinement(model, Circuit.empty(graph), few, config)
+    few = replace(problem, task=problem.task[:_EXAMPLES], validation=None)
+    state = Refinement(few, Circuit.empty(problem.graph), config)
     gradient = _seconds(lambda: state.gain((0.0,), state.at_circuit)) / len(few.task)
-    passes = len(behaviour.task) + len(ALPHAS) * min(config.path_examples, len(behaviour.task))
+    passes = len(problem.task) + len(ALPHAS) * min(config.path_examples, len(problem.task))
     return replace(seed, seconds=seed.seconds + rounds * passes * gradient, kept=None)
 
 
 @torch.no_grad()
-def _acdc(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, patience: float) -> _Measured:
+def _acdc(problem: Problem, config: Acdc, patience: float) -> _Measured:
     """Outlines of the search from each end, and trials of the search itself along them."""
     ends = ENDS[config.direction]
-    outlines = [sketch(model, graph, behaviour, config, restoring, patience / len(ends)) for restoring in ends]
-    parts = [_along(model, graph, behaviour, config, outline, at) for outline, at in zip(outlines, ends, strict=True)]
+    outlines = [sketch(problem, config, restoring, patience / len(ends)) for restoring in ends]
+    parts = [_along(problem, config, outline, at) for outline, at in zip(outlines, ends, strict=True)]
     return _Measured(
         seconds=sum(part.seconds for part in parts),
-        whole=behaviour,
+        whole=problem,
         trials=sum(part.trials or 0 for part in parts),
         kept=sum(part.kept or 0 for part in parts),
         seen=mean(part.seen for part in parts),
     )
 
 
-def _along(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, outline: Sketch, restoring: bool) -> _Measured:
+def _along(problem: Problem, config: Acdc, outline: Sketch, restoring: bool) -> _Measured:
+    graph = problem.graph
     pairs = config.batch_size or PAIRS_AT_ONCE
-    examples = min(pairs, len(behaviour.task))
-    start = Batches.start(model, graph, behaviour, examples, cutting_order(graph, config.head_order), restoring)
+    examples = min(pairs, len(problem.task))
+    start = Batches.start(problem, examples, cutting_order(graph, config.head_order), restoring)
     speculation, rows = Speculation(config.speculation, pairs // examples), start.first.run.rows
     sizes = [trials_of(stage.stays, speculation, len(rows[stage.reach].flat)) for stage in outline.stages]
     trials = [sum(batches) for batches in sizes]
@@ -239,7 +234,7 @@ def _along(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc,
     rest = more * mean(a_trial[-max(1, len(a_trial) // 3) :])
     return _Measured(
         seconds=sum(trials) * mean(a_trial) + rest,
-        whole=behaviour,
+        whole=problem,
         trials=round(sum(trials) + more),
         kept=sum(sum(stage.stays) for stage in outline.stages if not stage.whole),
         seen=1 - _edges_before(graph, outline.first) / graph.n_edges,

@@ -22,15 +22,14 @@ from torch import Tensor
 from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.graph.select import check_scores
-from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import name_of
 from subcircuit.run.memory import in_parts
 from subcircuit.run.single import open_all, try_singly
 from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_once
 from subcircuit.search.batches import Batches, after_each_other
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
 from subcircuit.search.journal import FORGETFUL, Journal, each
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -56,20 +55,11 @@ class Exact:
 
 
 @entry
-def exact(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: Exact,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
-) -> EdgeScores:
+def exact(problem: Problem, config: Exact, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
     """Score every edge by its effect.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: settings.
         on_step: called after every reader, with the edges done so far.
         journal: remembers the effects of the edges into each reader.
@@ -78,26 +68,25 @@ def exact(
         SettingsError: a direction that needs a corrupted run, and an ablation that has none.
         NumericalError: an effect is NaN or infinite; names the edge.
     """
-    check_start(name_of(behaviour.ablation), config.direction)
-    size = examples_at_once(model, graph, behaviour, config.batch_size)
+    graph = problem.graph
+    check_start(name_of(problem.ablation), config.direction)
+    size = examples_at_once(problem, config.batch_size)
     ends = ENDS[config.direction]
     rounds = Rounds(graph.n_edges * len(ends), on_step)
 
     def search() -> Float[Tensor, "writer reader"]:
-        from_ends = [effects_of(model, graph, behaviour, graph.edges, size, rounds, restoring, journal) for restoring in ends]
+        from_ends = [effects_of(problem, graph.edges, size, rounds, restoring, journal) for restoring in ends]
         for effects in from_ends:
             # before the larger is taken: a comparison would hide NaN
             check_scores(graph, effects)
         return larger(from_ends)
 
-    return scored("exact", model, graph, behaviour, search)
+    return scored("exact", problem, search)
 
 
 @torch.no_grad()
 def effects_of(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
+    problem: Problem,
     edges: Bool[Tensor, "writer reader"],
     examples: int,
     rounds: Rounds,
@@ -112,7 +101,8 @@ def effects_of(
         restoring: measure what restoring an edge to the corrupted run brings back, not what cutting it costs.
         journal: remembers the effects of the edges into each reader.
     """
-    batches = Batches.start(model, graph, behaviour, examples, restoring=restoring).map(open_all)
+    graph = problem.graph
+    batches = Batches.start(problem, examples, restoring=restoring).map(open_all)
     whole = batches.loss().mean()
     rows = max(len(engine.run.rows.changed.flat) for engine in batches.engines)
     scores = torch.zeros(graph.edges.shape, dtype=torch.float64)

@@ -15,16 +15,14 @@ from typing import Any
 
 import torch
 
-from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import named_tensors
 from subcircuit.run.ablation import Mean, MeanByPosition
 from subcircuit.run.memory import free_memory, size_in_words
 from subcircuit.search.attribution import examples_at_once
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap_ig_inputs import STEPS_AT_ONCE, EapIgInputs
 from subcircuit.search.exact import ROWS_AT_ONCE, Exact
 from subcircuit.search.hybrid import Hybrid
+from subcircuit.search.problem import Problem
 from subcircuit.search.refine import Refine
 from subcircuit.search.rules import Acdc
 from subcircuit.search.speculation import ROWS_AT_ONCE as ROWS_OF_TRIALS
@@ -51,27 +49,29 @@ class Footprint:
         return self.model + self.runs + self.work
 
 
-def footprint(model: Transformer, graph: Graph, behaviour: Behaviour, settings: Any) -> Footprint:
+def footprint(problem: Problem, settings: Any) -> Footprint:
     """The peak of a search with these settings."""
+    model = problem.model
     tensors = {id(tensor): tensor for _, tensor in named_tensors(model.weights)}.values()
     weights, numbers = sum(tensor.nbytes for tensor in tensors), sum(tensor.numel() for tensor in tensors)
     seed = Acdc(threshold=1.0) if isinstance(settings, Refine) else None
     if seed is not None:
         # what is kept of the runs as it refines is less than what the search for the seed keeps
-        runs, work = _engines(model, graph, behaviour, seed)
-        work = max(work, sum(_gradients(model, graph, behaviour, settings)))
+        runs, work = _engines(problem, seed)
+        work = max(work, sum(_gradients(problem, settings)))
     elif isinstance(settings, Acdc | Exact | Hybrid):
-        runs, work = _engines(model, graph, behaviour, settings)
+        runs, work = _engines(problem, settings)
     else:
-        runs, work = _gradients(model, graph, behaviour, settings)
+        runs, work = _gradients(problem, settings)
     checked = isinstance(settings, Acdc | Refine) and model.dtype == torch.float32
-    return Footprint(weights, runs, max(work, _prompts(model, graph, behaviour)), 8 * numbers if checked else 0)
+    return Footprint(weights, runs, max(work, _prompts(problem)), 8 * numbers if checked else 0)
 
 
-def _engines(model: Transformer, graph: Graph, behaviour: Behaviour, settings: Acdc | Exact | Hybrid) -> tuple[int, int]:
+def _engines(problem: Problem, settings: Acdc | Exact | Hybrid) -> tuple[int, int]:
     """Of a search on the exact engine: every batch of examples keeps its runs."""
-    config, size, task = model.config, model.dtype.itemsize, behaviour.task
-    rows, positions = _places(model, behaviour)
+    model, graph = problem.model, problem.graph
+    config, size, task = model.config, model.dtype.itemsize, problem.task
+    rows, positions = _places(problem)
     at_rows = sum(rows) * config.d_model
     copies = 2 * len(graph.writers) + 1 if isinstance(settings, Acdc) else len(graph.writers)
     keys = 2 * config.n_layers * config.n_heads * config.d_head * len(task) * positions
@@ -82,18 +82,19 @@ def _engines(model: Transformer, graph: Graph, behaviour: Behaviour, settings: A
         # half of a layer's inputs change in a batch of trials, and what they make
         trials = (readers // 2 + 8) * max(ROWS_OF_TRIALS, 4 * max(rows) * min(together, len(task))) * config.d_model
     else:
-        together = examples_at_once(model, graph, behaviour, settings.batch_size)
+        together = examples_at_once(problem, settings.batch_size)
         trials = 8 * ROWS_AT_ONCE * config.d_model
     # values of all writers are there twice as they are put together
     values = 2 * len(graph.writers) * min(together, len(task)) * task.clean.ids.shape[1] * config.d_model
     return runs * size, max(values, trials) * size
 
 
-def _gradients(model: Transformer, graph: Graph, behaviour: Behaviour, settings: Any) -> tuple[int, int]:
+def _gradients(problem: Problem, settings: Any) -> tuple[int, int]:
     """Of a search that takes one batch of examples after the other."""
+    model, graph = problem.model, problem.graph
     width, wide = model.config.d_model, max(4, model.dtype.itemsize)
-    together = examples_at_once(model, graph, behaviour, getattr(settings, "batch_size", None))
-    rows, positions = _places(model, behaviour)
+    together = examples_at_once(problem, getattr(settings, "batch_size", None))
+    rows, positions = _places(problem)
     steps = min(STEPS_AT_ONCE, settings.steps) if isinstance(settings, EapIgInputs) else 1
     differences = len(graph.writers) * sum(sorted(rows)[-together:]) * width * wide
     at_unit = together * positions * width
@@ -103,28 +104,31 @@ def _gradients(model: Transformer, graph: Graph, behaviour: Behaviour, settings:
     return differences + streams, max(differences, 4 * readers * at_unit * wide * steps)
 
 
-def _prompts(model: Transformer, graph: Graph, behaviour: Behaviour) -> int:
+def _prompts(problem: Problem) -> int:
     """What all prompts take at once: logits of a plain forward pass, values that means are taken of."""
-    prompts, size = behaviour.task.corrupted.ids.numel(), model.dtype.itemsize
-    means = isinstance(behaviour.ablation, Mean | MeanByPosition)
+    model, graph = problem.model, problem.graph
+    prompts, size = problem.task.corrupted.ids.numel(), model.dtype.itemsize
+    means = isinstance(problem.ablation, Mean | MeanByPosition)
     return prompts * max(model.config.vocab, 2 * len(graph.writers) * model.config.d_model if means else 0) * size
 
 
-def _places(model: Transformer, behaviour: Behaviour) -> tuple[list[int], int]:
+def _places(problem: Problem) -> tuple[list[int], int]:
     """Rows of every example, and positions that are computed at all."""
-    answers, last = behaviour.task.answers, [0] * len(behaviour.task)
-    earliest = [behaviour.task.clean.ids.shape[1]] * len(last)
+    model = problem.model
+    answers, last = problem.task.answers, [0] * len(problem.task)
+    earliest = [problem.task.clean.ids.shape[1]] * len(last)
     for example, pos in zip(answers.example.tolist(), answers.pos.tolist(), strict=True):
         last[example], earliest[example] = max(last[example], pos), min(earliest[example], pos)
     if not model.config.causal:
-        return [behaviour.task.clean.ids.shape[1]] * len(last), behaviour.task.clean.ids.shape[1]
-    first = [min(change, look) for change, look in zip(behaviour.first_changes(), earliest, strict=True)]
+        return [problem.task.clean.ids.shape[1]] * len(last), problem.task.clean.ids.shape[1]
+    first = [min(change, look) for change, look in zip(problem.first_changes(), earliest, strict=True)]
     return [end - begin + 1 for begin, end in zip(first, last, strict=True)], max(last) + 1
 
 
-def shortage(model: Transformer, graph: Graph, behaviour: Behaviour, settings: Any) -> str | None:
+def shortage(problem: Problem, settings: Any) -> str | None:
     """What to say where a search will need more memory than is free, the model being loaded; None where it will do."""
-    needs, free = footprint(model, graph, behaviour, settings), free_memory(model.device)
+    model, graph = problem.model, problem.graph
+    needs, free = footprint(problem, settings), free_memory(model.device)
     beside = needs.runs + needs.work
     if free is None or beside <= free:
         return None

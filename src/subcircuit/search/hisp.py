@@ -17,10 +17,9 @@ from torch import Tensor
 
 from subcircuit.entry import entry
 from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_gradient_at_clean, summed
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, check_together, scored, scores_of_nodes
 
@@ -40,20 +39,11 @@ class Hisp:
 
 
 @entry
-def hisp(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: Hisp,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
-) -> EdgeScores:
+def hisp(problem: Problem, config: Hisp, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
     """Score every edge.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: settings.
         on_step: called after every batch of examples.
         journal: remembers the share of every batch of examples.
@@ -62,19 +52,20 @@ def hisp(
         SettingsError: the metric has no gradients, or the graph tells places apart.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    graph = problem.graph
     check_together(graph, "hisp")
 
     def search() -> Float[Tensor, "writer reader"]:
-        check_gradient_at_clean(behaviour)
+        check_gradient_at_clean(problem)
 
         def share(probe: Probe, rounds: Rounds) -> Float[Tensor, " writer"]:
             rounds.done(len(probe))
             return _importance(probe).cpu()
 
-        importance = summed(model, graph, behaviour, config.batch_size, share, Watch(config, 1, on_step, journal))
+        importance = summed(problem, config.batch_size, share, Watch(config, 1, on_step, journal))
         return scores_of_nodes(graph, _scaled(graph, importance))
 
-    return scored("hisp", model, graph, behaviour, search)
+    return scored("hisp", problem, search)
 
 
 def _importance(probe: Probe) -> Float[Tensor, " writer"]:

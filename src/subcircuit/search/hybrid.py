@@ -20,12 +20,11 @@ from torch import Tensor
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_once
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
 from subcircuit.search.exact import effects_of
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, rank_correlation, scored
 
@@ -59,20 +58,11 @@ class Hybrid:
 
 
 @entry
-def hybrid(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: Hybrid,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
-) -> EdgeScores:
+def hybrid(problem: Problem, config: Hybrid, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
     """Score every edge: the nominated ones by their effect.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: settings.
         on_step: called after every reader, with the edges measured so far.
         journal: remembers attributions batch by batch, and effects reader by reader.
@@ -81,21 +71,20 @@ def hybrid(
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    graph = problem.graph
     notes: dict[str, float] = {}
 
     def search() -> Float[Tensor, "writer reader"]:
-        attributions = eap_ig_inputs(
-            model, graph, behaviour, EapIgInputs(config.steps, config.batch_size), journal=journal
-        ).values
+        attributions = eap_ig_inputs(problem, EapIgInputs(config.steps, config.batch_size), journal=journal).values
         nominated = nominate(graph, attributions, config.coverage, config.most)
         sampled = _sample(graph.edges & ~nominated, config.sample, config.seed)
-        size = examples_at_once(model, graph, behaviour, config.batch_size)
+        size = examples_at_once(problem, config.batch_size)
         rounds = Rounds(int((nominated | sampled).sum()), on_step)
-        effects = effects_of(model, graph, behaviour, nominated | sampled, size, rounds, journal=journal)
+        effects = effects_of(problem, nominated | sampled, size, rounds, journal=journal)
         notes.update(_notes(graph, attributions, effects, nominated, sampled))
         return effects.where(nominated, 0)
 
-    return scored("hybrid", model, graph, behaviour, search, notes)
+    return scored("hybrid", problem, search, notes)
 
 
 def nominate(

@@ -16,12 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.entry import entry
-from subcircuit.graph import Graph, Logits
-from subcircuit.model.transformer import Transformer
+from subcircuit.graph import Logits
 from subcircuit.run.ablation import Zero
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, summed
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, check_together, scored
 
@@ -41,20 +40,11 @@ class Ifr:
 
 
 @entry
-def ifr(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: Ifr,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
-) -> EdgeScores:
+def ifr(problem: Problem, config: Ifr, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
     """Score every edge.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: whose clean prompts to run, up to their answers.
+        problem: whose clean prompts to run, up to their answers.
         config: settings.
         on_step: called after every batch of examples.
         journal: remembers the share of every batch of examples.
@@ -63,9 +53,10 @@ def ifr(
         SettingsError: the graph tells places apart.
         NumericalError: a score is NaN or infinite; names the edge.
     """
+    graph = problem.graph
     check_together(graph, "ifr")
     # what a zero ablation takes away is the whole value, at all positions
-    whole = replace(behaviour, ablation=Zero())
+    whole = replace(problem, ablation=Zero())
 
     @torch.no_grad()
     def search() -> Float[Tensor, "writer reader"]:
@@ -77,9 +68,9 @@ def ifr(
             rounds.done(len(probe))
             return scores
 
-        return summed(model, graph, whole, config.batch_size, share, Watch(config, 1, on_step, journal))
+        return summed(whole, config.batch_size, share, Watch(config, 1, on_step, journal))
 
-    return scored("ifr", model, graph, behaviour, search)
+    return scored("ifr", problem, search)
 
 
 def _importance(probe: Probe, unit: int) -> Float[Tensor, " writer"]:

@@ -31,7 +31,7 @@ from subcircuit.run.backward import streams_from
 from subcircuit.run.memory import in_parts
 from subcircuit.run.readout import read
 from subcircuit.search.attribution import check_batch_size, check_differentiable, examples_at_once
-from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.problem import Problem
 from subcircuit.tasks import Answers, Bound, placed
 
 _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
@@ -94,26 +94,23 @@ class MaskedLoss:
         held: all examples, where they are run at once; parts would be the memory that batches are there to save.
     """
 
-    model: Transformer
-    graph: Graph
-    behaviour: Behaviour
+    problem: Problem
     run: Run
     by_batch: AblatedBatch
     examples: int
     held: Batch | None = None
 
     @staticmethod
-    def of(model: Transformer, graph: Graph, behaviour: Behaviour, batch_size: int | None, run: Run) -> "MaskedLoss":
+    def of(problem: Problem, batch_size: int | None, run: Run) -> "MaskedLoss":
         """Of a behaviour, so many examples at once (None chooses by memory).
 
         Raises:
             SettingsError: the metric has no gradients.
         """
-        behaviour.check(model)
-        check_differentiable(behaviour)
-        size = examples_at_once(model, graph, behaviour, batch_size)
-        by_batch = ablated_by_batch(model, graph, behaviour.task.corrupted, behaviour.ablation)
-        return MaskedLoss(model, graph, behaviour, run, by_batch, size)
+        check_differentiable(problem)
+        size = examples_at_once(problem, batch_size)
+        by_batch = ablated_by_batch(problem.model, problem.graph, problem.task.corrupted, problem.ablation)
+        return MaskedLoss(problem, run, by_batch, size)
 
     def backward(
         self,
@@ -135,7 +132,7 @@ class MaskedLoss:
         """
         made = [mask] if constants is None else [mask, constants]
         made = [tensor for tensor in made if tensor.requires_grad]
-        every = range(len(self.behaviour.task))
+        every = range(len(self.problem.task))
 
         def some(examples: range) -> _Share:
             return self._share(examples, mask, constants, made)
@@ -145,7 +142,7 @@ class MaskedLoss:
         self.examples = total.largest
         if not isfinite(total.loss):
             raise NumericalError(
-                f"{self.behaviour.metric.name} of a masked run is {total.loss} in {self.model.dtype}: load the model in float32"
+                f"{self.problem.metric.name} of a masked run is {total.loss} in {self.problem.model.dtype}: load the model in float32"
             )
         torch.autograd.backward(made, [part.to(tensor.dtype) for part, tensor in zip(total.gradients, made, strict=True)])
         return total.loss
@@ -161,12 +158,12 @@ class MaskedLoss:
         return _Share(float(part.detach()), [gradient.double() for gradient in gradients], len(examples))
 
     def _batch(self, examples: range) -> Batch:
-        whole = len(examples) == len(self.behaviour.task)
+        whole = len(examples) == len(self.problem.task)
         if whole and self.held is not None:
             return self.held
         # it goes before anything else is made
         self.held = None
-        made = _made(self.model, self.graph, self.behaviour, self.by_batch, examples)
+        made = _made(self.problem, self.by_batch, examples)
         self.held = made if whole else None
         return made
 
@@ -175,9 +172,10 @@ class MaskedLoss:
         ablated = batch.ablated
         if constants is not None:
             ablated = constants.to(ablated)[:, None, None].expand_as(ablated)
-        stream = self.run(self.model, self.graph, mask if len(mask) == 1 else mask[batch.examples], batch.tokens, ablated)
-        readout = read(self.model, batch.answers.rows(stream), batch.metric.needs)
-        return batch.answers.per_example(batch.metric(readout)).sum() / len(self.behaviour.task)
+        model, graph = self.problem.model, self.problem.graph
+        stream = self.run(model, graph, mask if len(mask) == 1 else mask[batch.examples], batch.tokens, ablated)
+        readout = read(model, batch.answers.rows(stream), batch.metric.needs)
+        return batch.answers.per_example(batch.metric(readout)).sum() / len(self.problem.task)
 
 
 def check_training(steps: int, batch_size: int | None, **rates: float) -> None:
@@ -222,14 +220,15 @@ class _Share:
 
 
 @torch.no_grad()
-def _made(model: Transformer, graph: Graph, behaviour: Behaviour, by_batch: AblatedBatch, examples: range) -> Batch:
-    part = placed(graph, behaviour.task[examples.start : examples.stop])
+def _made(problem: Problem, by_batch: AblatedBatch, examples: range) -> Batch:
+    model, graph = problem.model, problem.graph
+    part = placed(graph, problem.task[examples.start : examples.stop])
     # where attention looks both ways, what follows the last answer matters too
     n_pos = int(part.answers.pos.max()) + 1 if model.config.causal else part.clean.ids.shape[1]
     tokens, answers = part.clean.until(n_pos), part.answers
     reference = None
-    if behaviour.metric.compares:
+    if problem.metric.compares:
         last = streams_from(model, embed(model.config, model.weights, tokens.ids))[-1]
         reference = unembed(model.config, model.weights, answers.rows(last))
     ablated = by_batch(part.corrupted, examples.start)[:, :, :n_pos]
-    return Batch(slice(examples.start, examples.stop), tokens, ablated, answers, behaviour.metric.bind(answers, reference))
+    return Batch(slice(examples.start, examples.stop), tokens, ablated, answers, problem.metric.bind(answers, reference))

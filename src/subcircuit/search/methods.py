@@ -9,7 +9,6 @@ from subcircuit.graph import Record
 from subcircuit.search.acdc import acdc
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.attribution import check_differentiable, check_gradient_at_clean
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.clean_corrupted import CleanCorrupted, check_ends, clean_corrupted
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations
@@ -19,6 +18,7 @@ from subcircuit.search.exact import Exact, exact
 from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.hybrid import Hybrid, hybrid
 from subcircuit.search.ifr import Ifr, ifr
+from subcircuit.search.problem import Problem
 from subcircuit.search.random_scores import RandomScores, random_scores
 from subcircuit.search.refine import Refine, refine
 from subcircuit.search.relp import Relp, relp
@@ -27,7 +27,7 @@ from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_p
 from subcircuit.search.ugs import Ugs, ugs
 
 
-def _anything(behaviour: Behaviour) -> None:
+def _anything(problem: Problem) -> None:
     """Any metric and ablation will do."""
 
 
@@ -50,8 +50,8 @@ class Method:
         name: to ask for it by.
         description: one line.
         settings: its config type.
-        search: ``search(model, graph, behaviour, settings, on_step, journal)``.
-        check: refuses behaviours that the search would refuse, before anything is run.
+        search: ``search(problem, settings, on_step, journal)``.
+        check: refuses problems that the search would refuse, before anything is run.
         ranks: whether it returns ``EdgeScores``, of which a selection makes a circuit; otherwise it finds one itself.
         scores: what the score of an edge means.
     """
@@ -60,7 +60,7 @@ class Method:
     description: str
     settings: type[Any]
     search: Callable[..., Any]
-    check: Callable[[Behaviour], None] = check_differentiable
+    check: Callable[[Problem], None] = check_differentiable
     ranks: bool = True
     scores: str = _FIRST_ORDER
 

@@ -12,7 +12,7 @@ Cost: the clean and the ablated run, and one backward pass. Memory: activations 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
 
@@ -31,8 +31,8 @@ from subcircuit.run.backward import pull_back, streams_from, widened
 from subcircuit.run.mlps import mlp_weights
 from subcircuit.run.readout import readout_of
 from subcircuit.search.attribution import Rounds, check_gradient_at_clean, check_not_all_zero, probes
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.eap import Eap
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import time_forward
 from subcircuit.tasks import Task
@@ -80,12 +80,11 @@ class NeuronScores:
 
 
 @entry
-def neuron_scores(model: Transformer, behaviour: Behaviour, config: Eap, on_step: OnRound | None = None) -> NeuronScores:
+def neuron_scores(problem: Problem, config: Eap, on_step: OnRound | None = None) -> NeuronScores:
     """Score every neuron of every MLP.
 
     Args:
-        model: with MLPs that are no mixtures of experts.
-        behaviour: prompts, metric, and resample or zero ablation.
+        problem: prompts, metric, and resample or zero ablation.
         config: examples at once.
         on_step: called after every batch of examples.
 
@@ -94,16 +93,17 @@ def neuron_scores(model: Transformer, behaviour: Behaviour, config: Eap, on_step
         SettingsError: the metric has no gradients, or another ablation.
         NumericalError: a score is NaN or infinite; names the neuron.
     """
-    _check(model, behaviour)
-    check_gradient_at_clean(behaviour, methods=False)
-    before = time_forward(model, behaviour)
+    model = problem.model
+    _check(problem)
+    check_gradient_at_clean(problem, methods=False)
+    before = time_forward(problem)
     began = perf_counter()
-    graph, rounds = Graph.of(model.config, Scope("block")), Rounds(len(behaviour.task), on_step)
+    graph, rounds = Graph.of(model.config, Scope("block")), Rounds(len(problem.task), on_step)
     values = torch.zeros(model.config.n_layers, model.config.d_mlp, dtype=torch.float64)
     done = 0
-    for probe in probes(model, graph, behaviour, config.batch_size or _EXAMPLES_AT_ONCE):
-        part, run = behaviour.task[done : done + len(probe)], probe.contrast
-        other = None if isinstance(behaviour.ablation, Zero) else _streams(model, part.corrupted.until(run.rows.n_pos))
+    for probe in probes(replace(problem, graph=graph), config.batch_size or _EXAMPLES_AT_ONCE):
+        part, run = problem.task[done : done + len(probe)], probe.contrast
+        other = None if isinstance(problem.ablation, Zero) else _streams(model, part.corrupted.until(run.rows.n_pos))
         for gradient in probe.gradients(run.streams):
             unit = graph.unit_of[gradient.readers[0]]
             node = graph.units[unit]
@@ -116,28 +116,28 @@ def neuron_scores(model: Transformer, behaviour: Behaviour, config: Eap, on_step
         rounds.done(len(probe))
     seconds = perf_counter() - began
     _check_finite(values)
-    check_not_all_zero(behaviour, values, methods=False)
-    return NeuronScores(values.float(), seconds, median(before + time_forward(model, behaviour)))
+    check_not_all_zero(problem, values, methods=False)
+    return NeuronScores(values.float(), seconds, median(before + time_forward(problem)))
 
 
 @entry
 @torch.no_grad()
-def loss_with_neurons(model: Transformer, behaviour: Behaviour, kept: Bool[Tensor, "layer d_mlp"]) -> float:
+def loss_with_neurons(problem: Problem, kept: Bool[Tensor, "layer d_mlp"]) -> float:
     """The metric's own value, mean over examples, where only these neurons write what they compute: all others are ablated.
 
     Raises:
         GraphError, SettingsError: as ``neuron_scores``.
     """
-    _check(model, behaviour)
-    behaviour.check(model)
+    model = problem.model
+    _check(problem)
     losses = []
-    for part in _parts(behaviour.task):
-        reference = part.answers.rows(model(part.clean)) if behaviour.metric.compares else None
-        bound = behaviour.metric.bind(part.answers, reference)
-        last = _masked(model, part, kept.to(model.device), isinstance(behaviour.ablation, Zero))
+    for part in _parts(problem.task):
+        reference = part.answers.rows(model(part.clean)) if problem.metric.compares else None
+        bound = problem.metric.bind(part.answers, reference)
+        last = _masked(model, part, kept.to(model.device), isinstance(problem.ablation, Zero))
         logits = unembed(model.config, model.weights, part.answers.rows(last))
         losses.append(part.answers.per_example(bound(readout_of(logits, bound.needs))))
-    return float(behaviour.metric.value(torch.cat(losses).mean()))
+    return float(problem.metric.value(torch.cat(losses).mean()))
 
 
 def _masked(model: Transformer, part: Task, kept: Bool[Tensor, "layer d_mlp"], zero: bool) -> Float[Tensor, "batch pos d_model"]:
@@ -176,11 +176,12 @@ def _write(model: Transformer, layer: int, activations: Float[Tensor, "batch pos
     return written if post is None else normalize(written, model.config.norm, post)
 
 
-def _check(model: Transformer, behaviour: Behaviour) -> None:
+def _check(problem: Problem) -> None:
+    model = problem.model
     if not model.config.d_mlp or model.config.experts is not None:
         what = "no MLPs" if not model.config.d_mlp else "mixtures of experts, whose neurons have no level of their own"
         raise GraphError(f"{model.name} has {what}: neurons cannot be ranked.")
-    if not isinstance(behaviour.ablation, Resample | Zero):
+    if not isinstance(problem.ablation, Resample | Zero):
         raise SettingsError("neurons are ranked under resample or zero ablation: choose one of them.")
 
 

@@ -11,7 +11,7 @@ noisy. Cost: a masked forward and backward pass a step (``run/forward.py``). Wha
 few prompts it fits them: measure on others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -20,12 +20,11 @@ from torch import Tensor
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError
 from subcircuit.graph import Circuit, Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.run import Ablation, Mean, Optimal, ablated_values, last_stream, writer_values
-from subcircuit.search.behaviour import Behaviour, carried
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_training, on_edges
+from subcircuit.search.problem import Problem, carried
 from subcircuit.search.result import OnRound
 
 
@@ -51,9 +50,7 @@ class LearnOptimal:
 
 @entry
 def learn_optimal(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
+    problem: Problem,
     config: LearnOptimal,
     on_step: OnRound | None = None,
     journal: Journal = FORGETFUL,
@@ -63,9 +60,7 @@ def learn_optimal(
     """Constants that make cut edges cost the least.
 
     Args:
-        model: any supported transformer, on any device; its weights stay as they are.
-        graph: whose writers get constants.
-        behaviour: prompts and metric; its ablation plays no part.
+        problem: prompts and metric; its ablation plays no part.
         config: settings.
         on_step: called after every step.
         journal: remembers where the descent is.
@@ -76,36 +71,32 @@ def learn_optimal(
         SettingsError: the metric has no gradients.
         NumericalError: the loss is NaN or infinite.
     """
+    graph = problem.graph
     if circuit is not None and circuit.graph != graph:
         raise GraphError(f"a circuit of another graph has other writers; the graphs differ in {circuit.graph.unlike(graph)}")
-    start = Start.of(model, graph, behaviour)
-    loss = MaskedLoss.of(model, graph, start.behaviour, config.batch_size, last_stream)
+    start = Start.of(problem)
+    loss = MaskedLoss.of(start.problem, config.batch_size, last_stream)
     generator, moves = torch.Generator().manual_seed(config.seed), start.moves()
     optimiser = torch.optim.Adam([moves], config.learning_rate)
 
     def objective(step: int) -> None:
         optimiser.param_groups[0]["lr"] = config.learning_rate * (1 - step / config.steps)
-        kept = _circuits(graph, len(behaviour.task), generator) if circuit is None else circuit.kept[None]
+        kept = _circuits(graph, len(problem.task), generator) if circuit is None else circuit.kept[None]
         loss.backward(kept, start.constants(moves))
 
-    descend([optimiser], generator, config.steps, objective, behaviour, Log(config, on_step, journal))
+    descend([optimiser], generator, config.steps, objective, problem, Log(config, on_step, journal))
     return Optimal(start.constants(moves).detach())
 
 
 @entry
 def ablation_for(
-    ablation: str | Ablation | LearnOptimal,
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
+    ablation: str | Ablation | LearnOptimal, problem: Problem, on_step: OnRound | None = None, journal: Journal = FORGETFUL
 ) -> Ablation:
     """What cut edges carry: the ablation of this name, or constants that are learned now.
 
     Args:
         ablation: a value, a name that alone tells it, or how to learn constants.
-        behaviour: to learn for; its ablation plays no part.
+        problem: to learn for; its ablation plays no part.
 
     Raises:
         UnknownNameError: there is no such ablation.
@@ -113,7 +104,7 @@ def ablation_for(
     """
     match ablation:
         case LearnOptimal():
-            return learn_optimal(model, graph, behaviour, ablation, on_step, journal)
+            return learn_optimal(problem, ablation, on_step, journal)
         case _:
             return carried(ablation)
 
@@ -123,25 +114,26 @@ class Start:
     """Where constants begin to be learned.
 
     Args:
-        behaviour: with the ablation that the learned constants take the place of.
+        problem: with the ablation that the learned constants take the place of.
         mean: of every writer over the corrupted prompts.
         size: of every writer: the unit of its moves.
     """
 
-    behaviour: Behaviour
+    problem: Problem
     mean: Float[Tensor, "writer d_model"]
     size: Float[Tensor, " writer"]
 
     @staticmethod
     @torch.no_grad()
-    def of(model: Transformer, graph: Graph, behaviour: Behaviour) -> "Start":
+    def of(problem: Problem) -> "Start":
         """From the corrupted prompts of a behaviour; its ablation is not looked at."""
-        corrupted = behaviour.task.corrupted
+        model, graph = problem.model, problem.graph
+        corrupted = problem.task.corrupted
         mean = ablated_values(model, graph, corrupted, Mean())[:, 0, 0].float().cpu()
         one = writer_values(model, graph, corrupted[:1])[:, 0].float().cpu()
         # the median: at a prompt's first token some writers are a hundred times their usual size
         size = one.square().mean(-1).sqrt().median(-1).values
-        return Start(Behaviour(behaviour.task, behaviour.metric, Optimal(mean)), mean, size)
+        return Start(replace(problem, ablation=Optimal(mean)), mean, size)
 
     def moves(self) -> Float[Tensor, "writer d_model"]:
         """No moves yet, to be trained."""

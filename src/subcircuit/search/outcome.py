@@ -11,7 +11,7 @@ from subcircuit.model.components import unembed
 from subcircuit.run.incremental import Engine
 from subcircuit.run.readout import BoundMetric, read
 from subcircuit.search.batches import Batches
-from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.problem import Problem
 from subcircuit.tasks import Answers, Metric, metric
 
 Stream: TypeAlias = Callable[[Engine], Float[Tensor, "answer d_model"]]
@@ -30,14 +30,14 @@ class Values:
     logit_difference_corrupted: float | None
 
 
-def measure_circuit(batches: Batches, behaviour: Behaviour) -> Values:
+def measure_circuit(batches: Batches, problem: Problem) -> Values:
     """Measure the committed circuit, the whole model and the circuit without edges."""
-    contrasts = bool(behaviour.task.answers.wrong_mask.any(-1).all())
+    contrasts = bool(problem.task.answers.wrong_mask.any(-1).all())
     difference = metric("logit_difference")
     return Values(
-        metric_model=_mean(batches, behaviour.metric, lambda e: e.run.model_stream()),
-        metric_circuit=_mean(batches, behaviour.metric, Engine.circuit_stream),
-        metric_corrupted=_mean(batches, behaviour.metric, lambda e: e.run.ablated_stream()),
+        metric_model=_mean(batches, problem.metric, lambda e: e.run.model_stream()),
+        metric_circuit=_mean(batches, problem.metric, Engine.circuit_stream),
+        metric_corrupted=_mean(batches, problem.metric, lambda e: e.run.ablated_stream()),
         kl_circuit=_mean(batches, metric("kl_divergence"), Engine.circuit_stream),
         logit_difference_model=_mean(batches, difference, lambda e: e.run.model_stream()) if contrasts else None,
         logit_difference_circuit=_mean(batches, difference, Engine.circuit_stream) if contrasts else None,

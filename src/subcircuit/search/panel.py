@@ -5,7 +5,7 @@ matter, so that a circuit of some hundred edges costs a fraction of a plain forw
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 
@@ -14,16 +14,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Graph, Standing
-from subcircuit.model.transformer import Transformer
+from subcircuit.graph import Standing
 from subcircuit.run.incremental import Engine
 from subcircuit.run.memory import in_parts
 from subcircuit.run.readout import BoundMetric
 from subcircuit.search.batches import Batches, after_each_other
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.borderline import rounding
 from subcircuit.search.objective import Terms, Units, objective
 from subcircuit.search.outcome import bind, losses_at
+from subcircuit.search.problem import Problem
 from subcircuit.tasks import metric
 
 # rows of matrix products: enough to keep them busy, few enough to stay in memory
@@ -36,24 +35,22 @@ class Panel:
     """Prompts on which circuits are measured.
 
     Args:
-        behaviour: the prompts, the task's own metric and the ablation.
+        problem: the prompts, the task's own metric and the ablation.
         loss: the refinement loss as a metric.
         batches: engines of the whole model under the loss.
         ends: the metric's mean loss-like value for the model, and with every edge cut.
         units: of the loss's terms.
     """
 
-    model: Transformer
-    graph: Graph
-    behaviour: Behaviour
-    loss: Behaviour
+    problem: Problem
+    loss: Problem
     batches: Batches
     ends: tuple[float, float]
     units: Units
 
     @staticmethod
     @torch.no_grad()
-    def of(model: Transformer, graph: Graph, behaviour: Behaviour, terms: Terms, units: Units | None = None) -> "Panel":
+    def of(problem: Problem, terms: Terms, units: Units | None = None) -> "Panel":
         """Run clean and ablated prompts.
 
         Args:
@@ -63,26 +60,27 @@ class Panel:
         Raises:
             SettingsError: the metric does not tell the model from the circuit without edges.
         """
-        batches = Batches.start(model, graph, behaviour, min(_EXAMPLES_AT_ONCE, len(behaviour.task)))
-        bound = bind(batches, behaviour.metric)
+        model = problem.model
+        batches = Batches.start(problem, min(_EXAMPLES_AT_ONCE, len(problem.task)))
+        bound = bind(batches, problem.metric)
         own = losses_at(batches, bound, lambda engine: engine.run.model_stream())
         empty = losses_at(batches, bound, lambda engine: engine.run.ablated_stream())
         ends = float(own.mean()), float(empty.mean())
         if abs(ends[0] - ends[1]) <= rounding(model.dtype, max(map(abs, ends))):
             raise SettingsError(
-                f"{behaviour.metric.name} of the model and with every edge cut is the same ({ends[0]:.3g}): there is nothing to "
+                f"{problem.metric.name} of the model and with every edge cut is the same ({ends[0]:.3g}): there is nothing to "
                 "refine towards. Use another metric, or corrupted prompts that differ more."
             )
         if units is None:
             apart = losses_at(batches, bind(batches, metric("kl_divergence")), lambda engine: engine.run.ablated_stream())
             units = Units(float((own - empty).square().mean()), float(apart.mean()))
-        loss = Behaviour(behaviour.task, objective(behaviour.metric, units, terms), behaviour.ablation)
-        return Panel(model, graph, behaviour, loss, _bound(batches, loss), ends, units)
+        loss = replace(problem, metric=objective(problem.metric, units, terms), validation=None)
+        return Panel(problem, loss, _bound(batches, loss), ends, units)
 
     @cached_property
     def _measures(self) -> tuple[tuple[BoundMetric, ...], tuple[BoundMetric, ...]]:
         """The task's metric and the KL divergence, bound in every batch."""
-        return bind(self.batches, self.behaviour.metric), bind(self.batches, metric("kl_divergence"))
+        return bind(self.batches, self.problem.metric), bind(self.batches, metric("kl_divergence"))
 
     @torch.no_grad()
     def at(self, kept: Bool[Tensor, "writer reader"]) -> Batches:
@@ -98,14 +96,14 @@ class Panel:
         return Standing(float(at.loss().mean()), (own - empty) / (model - empty), kl)
 
     @torch.no_grad()
-    def loss_of(self, kept: Bool[Tensor, "writer reader"]) -> Float[Tensor, ""]:
-        """The mean loss of a circuit."""
-        return self.at(kept).loss().mean()
+    def losses_of(self, kept: Bool[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
+        """The loss of a circuit on each prompt."""
+        return self.at(kept).loss()
 
 
 @torch.no_grad()
-def without_each(at: Batches, column: int, writers: Sequence[int]) -> Float[Tensor, " trial"]:
-    """Mean losses of a circuit without each one of its edges into a reader.
+def without_each(at: Batches, column: int, writers: Sequence[int]) -> Float[Tensor, "trial batch"]:
+    """Losses of a circuit without each one of its edges into a reader.
 
     Args:
         at: the engines in the circuit's state.
@@ -113,8 +111,8 @@ def without_each(at: Batches, column: int, writers: Sequence[int]) -> Float[Tens
     rows = max(len(engine.run.rows.changed.flat) for engine in at.engines)
     size = max(1, _ROWS_AT_ONCE // rows)
 
-    def losses(some: range) -> Float[Tensor, " trial"]:
-        return at.losses(lambda _, engine: engine.try_each(column, writers[some.start : some.stop])).mean(-1)
+    def losses(some: range) -> Float[Tensor, "trial batch"]:
+        return at.losses(lambda _, engine: engine.try_each(column, writers[some.start : some.stop]))
 
     starts = range(0, len(writers), size)
     parts = [in_parts(losses, range(start, min(start + size, len(writers))), after_each_other) for start in starts]
@@ -126,7 +124,7 @@ def digest(kept: Bool[Tensor, "writer reader"]) -> str:
     return sha256(str(kept.flatten().nonzero().flatten().tolist()).encode()).hexdigest()[:32]
 
 
-def _bound(batches: Batches, loss: Behaviour) -> Batches:
+def _bound(batches: Batches, loss: Problem) -> Batches:
     """The same engines under another metric."""
     bound = iter(bind(batches, loss.metric))
     return batches.map(lambda engine: Engine(engine.live, next(bound)))

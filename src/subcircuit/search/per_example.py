@@ -12,21 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.entry import entry
-from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.search.attribution import check_gradient_at_clean, probes
-from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.problem import Problem
 
 
 @entry
-def effects_by_example(model: Transformer, graph: Graph, behaviour: Behaviour) -> Iterator[Float[Tensor, "writer reader"]]:
+def effects_by_example(problem: Problem) -> Iterator[Float[Tensor, "writer reader"]]:
     """First-order effects of cutting every edge, one example after the other; 0 where no edge is.
 
     Raises:
         SettingsError: the metric has no gradients.
     """
-    check_gradient_at_clean(behaviour, methods=False)
-    for probe in probes(model, graph, behaviour, batch_size=1):
+    graph = problem.graph
+    check_gradient_at_clean(problem, methods=False)
+    for probe in probes(problem, batch_size=1):
         effects = torch.zeros(graph.edges.shape, dtype=torch.float64)
         for gradient in probe.gradients(probe.contrast.streams):
             at_unit = probe.contrast.effects(gradient).cpu()

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from subcircuit.entry import entry
-from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -30,14 +28,10 @@ class RandomScores:
 
 @entry
 def random_scores(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: RandomScores,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
+    problem: Problem, config: RandomScores, on_step: OnRound | None = None, journal: Journal = FORGETFUL
 ) -> EdgeScores:
     """Score every edge; the arguments are those of every search, and only ``graph`` and ``config`` matter."""
+    graph = problem.graph
     # on the processor, so that every device draws the same
     generator = torch.Generator().manual_seed(config.seed)
-    return scored("random", model, graph, behaviour, lambda: torch.rand(graph.edges.shape, generator=generator))
+    return scored("random", problem, lambda: torch.rand(graph.edges.shape, generator=generator))

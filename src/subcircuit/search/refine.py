@@ -9,10 +9,11 @@ it as a seed and alternates, on the loss J (``objective.py``):
 
 Growth nominates at α = 0, where only edges between nodes of the circuit have a gradient; where these deliver little when they
 are *measured*, along the path as well (α in ALPHAS), where paths through new nodes show. What lowers J most per edge goes
-in, by chains that join the circuit (``connect.py``), fewer of them where they do not deliver, and twice as many, and so on,
-where no few of them do anything without the others (the arms of an AND). Gradients nominate what to
-restore and never what to cut. A prune round is taken back when it raises the loss on *validation* prompts, which took no part
-in it, by more than the price of the edges that it drops, or loses the targets: pruning on few prompts overfits.
+in, by chains that join the circuit (``connect.py``), fewer of them where they do not deliver, then those of the others that are
+seen to help, one by one; and twice as many, and so on, where no few of them do anything without the others (the arms of an AND).
+Gradients nominate what to restore and never what to cut. What a cut costs is trusted as far as its standard error over the prompts
+allows (``pruning.py``), and a prune round is taken back when it raises the loss on *validation* prompts, which took no part in it, by
+more than the price of the edges that it drops, or loses the targets: pruning on few prompts overfits.
 
 Cost: a round of growth is a masked forward and backward pass (``run/forward.py``, some ten plain forward passes) over the search
 prompts and len(ALPHAS) over PATH_EXAMPLES of them; a trial of pruning runs the circuit's nodes downstream of one edge alone.
@@ -30,18 +31,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.errors import GraphError, SettingsError
-from subcircuit.graph import Action, Circuit, Graph, Point, RefinePath, Standing
-from subcircuit.model.transformer import Transformer
+from subcircuit.graph import Action, Circuit, Point, RefinePath, Standing
 from subcircuit.run.forward import last_stream
 from subcircuit.search.acdc import acdc
 from subcircuit.search.attribution import check_batch_size
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.connect import Chain, Wiring, chains, with_chains
 from subcircuit.search.journal import FORGETFUL, Journal, Under, each, once
 from subcircuit.search.masks import MaskedLoss
 from subcircuit.search.objective import Terms, check_terms
 from subcircuit.search.outcome import measure_circuit
-from subcircuit.search.panel import Panel, digest, without_each
+from subcircuit.search.panel import Panel, digest
+from subcircuit.search.problem import Problem
+from subcircuit.search.pruning import at_most, costs, pruned
 from subcircuit.search.result import Discovery, OnProgress, Refining
 from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import time_forward
@@ -57,8 +58,8 @@ _LEAST_GAIN = 1e-7
 _PATIENCE = 200
 # of the best nomination's gain for each edge, what a larger one must reach
 _NEAR_BEST = 0.5
-# of the circuit's edges, the most that a round of pruning drops
-_PRUNED_AT_ONCE = 0.1
+# of that, what a chain must reach that is measured after it
+_WORTH = 0.25
 
 
 @dataclass(frozen=True)
@@ -117,20 +118,12 @@ class Refine:
 
 @torch.no_grad()
 def refine(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: Refine,
-    on_step: OnProgress | None = None,
-    journal: Journal = FORGETFUL,
-    seed: Circuit | None = None,
+    problem: Problem, config: Refine, on_step: OnProgress | None = None, journal: Journal = FORGETFUL, seed: Circuit | None = None
 ) -> Discovery:
     """Find a small circuit that is faithful on prompts it has not seen.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation. Its validation prompts decide when the targets are reached; without them the
+        problem: prompts, metric and ablation. Its validation prompts decide when the targets are reached; without them the
             prompts of the search do, and a circuit may be fitted to them.
         config: targets and settings.
         on_step: called with a ``Step`` while a seed is searched for, then with a ``Refining`` after every round.
@@ -142,44 +135,46 @@ def refine(
         SettingsError: the metric has no gradients, or does not tell the model from the circuit without edges.
         NumericalError: a loss is NaN or infinite.
     """
+    graph = problem.graph
     if seed is not None and seed.graph != graph:
         raise GraphError(f"the seed is a circuit of another graph ({seed.graph.scope}) than the one to refine ({graph.scope})")
-    forward_seconds = time_forward(model, behaviour)
+    forward_seconds = time_forward(problem)
     began = perf_counter()
     if seed is None:
-        seed = acdc(model, graph, behaviour, coarse(model, graph, behaviour, config), on_step, Under(journal, "seed")).circuit
-    state = Refinement(model, seed, behaviour, config, on_step, journal)
+        seed = acdc(problem, coarse(problem, config), on_step, Under(journal, "seed")).circuit
+    state = Refinement(problem, seed, config, on_step, journal)
     point = state.run()
     seconds = perf_counter() - began
     scores = torch.full(graph.edges.shape, float("nan"))
-    for cost, cell in state.costs(point):
-        scores[cell] = cost
+    for cost in costs(state.search, point.kept, journal):
+        scores[cost.cell] = cost.mean
     return Discovery(
         circuit=Circuit(graph, point.kept, scores),
-        metric=behaviour.metric.name,
+        metric=problem.metric.name,
         trials=state.trials,
         borderline=None,
         notes={"rounds": float(len(state.points) - 1), "target_reached": float(state.satisfies(point))},
         seconds=seconds,
-        forward_seconds=median(forward_seconds + time_forward(model, behaviour)),
+        forward_seconds=median(forward_seconds + time_forward(problem)),
         path=RefinePath(graph, tuple(state.points)),
-        **vars(measure_circuit(state.search.at(point.kept), behaviour)),
+        **vars(measure_circuit(state.search.at(point.kept), problem)),
     )
 
 
-def coarse(model: Transformer, graph: Graph, behaviour: Behaviour, config: Refine) -> Acdc:
+def coarse(problem: Problem, config: Refine) -> Acdc:
     """The search for a seed: its threshold is a share of what cutting every edge changes."""
-    model_value, empty = Panel.of(model, graph, behaviour, config.loss).ends
+    model_value, empty = Panel.of(problem, config.loss).ends
     return Acdc(threshold=config.seed_threshold * abs(model_value - empty))
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """A larger circuit, with how many edges it has more and by how much each of them lowers the loss."""
+    """A larger circuit, with how many edges it has more, by how much each of them lowers the loss, and the chains that they are."""
 
     per_edge: float
     edges: int
     kept: Bool[Tensor, "writer reader"]
+    chains: tuple[Chain, ...]
 
 
 class Refinement:
@@ -187,25 +182,24 @@ class Refinement:
 
     def __init__(
         self,
-        model: Transformer,
+        problem: Problem,
         seed: Circuit,
-        behaviour: Behaviour,
         config: Refine,
         on_step: OnProgress | None = None,
         journal: Journal = FORGETFUL,
     ):
-        graph = seed.graph
-        self.model, self.graph, self.config, self.journal = model, graph, config, journal
+        graph = problem.graph
+        self.graph, self.config, self.journal = graph, config, journal
         self.on_step, self.began = on_step, perf_counter()
-        self.search = Panel.of(model, graph, behaviour, config.loss)
+        self.search = Panel.of(problem, config.loss)
         self.validation = None
-        if behaviour.validation is not None:
-            judged = replace(behaviour, task=behaviour.validation, validation=None)
-            self.validation = Panel.of(model, graph, judged, config.loss, self.search.units)
+        if problem.validation is not None:
+            judged = replace(problem, task=problem.validation, validation=None)
+            self.validation = Panel.of(judged, config.loss, self.search.units)
         self.wiring = Wiring(graph)
-        few = behaviour.task.where(_spread(len(behaviour.task), config.path_examples).to(model.device))
-        self.at_circuit = MaskedLoss.of(model, graph, self.search.loss, config.batch_size, last_stream)
-        self.along_path = MaskedLoss.of(model, graph, replace(self.search.loss, task=few), config.batch_size, last_stream)
+        few = problem.task.where(_spread(len(problem.task), config.path_examples).to(problem.model.device))
+        self.at_circuit = MaskedLoss.of(self.search.loss, config.batch_size, last_stream)
+        self.along_path = MaskedLoss.of(replace(self.search.loss, task=few), config.batch_size, last_stream)
         self.trials, self.points = 0, list[Point]()
         self.move("seed", seed.prune().kept)
 
@@ -276,15 +270,37 @@ class Refinement:
         found = self._measured_steps(self.gain((0.0,), self.at_circuit), room)
         if _best(found) * _PATIENCE < self.point.search.loss:
             found += self._measured_steps(self.gain(ALPHAS, self.along_path), room)
-        if _best(found) <= _LEAST_GAIN:
-            found += self._together(room, left)
-        best = _best(found)
-        if best <= _LEAST_GAIN:
+        kept = self._helpful(found, room)
+        if torch.equal(kept, self.point.kept):
+            kept = self._helpful(self._together(room, left), left)
+        if torch.equal(kept, self.point.kept):
             return False
-        # the first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much
-        near = [step for step in found if step.per_edge >= _NEAR_BEST * best]
-        self.move("grow", max(near, key=lambda step: (step.edges, step.per_edge)).kept)
+        self.move("grow", kept)
         return True
+
+    def _helpful(self, found: Sequence["_Step"], room: int) -> Bool[Tensor, "writer reader"]:
+        """The circuit with what helps of what is nominated: a large step of the best, else chain by chain what is seen to help.
+
+        The first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much. Where few of
+        many help, gradients cannot tell which.
+        """
+        near = [step for step in found if step.per_edge >= max(_NEAR_BEST * _best(found), _LEAST_GAIN)]
+        step = max(near, key=lambda step: (step.edges, step.per_edge), default=None)
+        if step is not None and 2 * step.edges > room:
+            return step.kept
+        before, loss = self.point.kept, self.losses_of(self.point.kept)
+        kept, worth, seen = before, float(loss.mean()) / _PATIENCE, set[Chain]()
+        if step is not None:
+            kept, worth, seen, loss = step.kept, step.per_edge, set(step.chains), self.losses_of(step.kept)
+        for chain in dict.fromkeys(chain for other in found for chain in other.chains):
+            more = with_chains(kept, [chain])
+            new = int((more & ~kept).sum())
+            if chain in seen or not new or int((more & ~before).sum()) > room:
+                continue
+            after = self.losses_of(more)
+            if at_most(after - loss) < 0 and float((loss - after).mean()) >= _WORTH * worth * new:
+                kept, loss = more, after
+        return kept
 
     def _together(self, room: int, left: int) -> list["_Step"]:
         """Steps of twice as many edges, and so on, until one lowers the loss: edges that do nothing without each other.
@@ -300,13 +316,14 @@ class Refinement:
     def _measured_steps(self, gain: Float[Tensor, "writer reader"], room: int) -> list["_Step"]:
         """What is nominated, and what it is worth."""
         before, loss = self.point.kept, self.point.search.loss
-        sizes = [(int((kept & ~before).sum()), kept) for kept in self.nominated(gain, room)]
-        return [_Step((loss - self.loss_of(kept)) / edges, edges, kept) for edges, kept in sizes]
+        steps = [(with_chains(before, taken), tuple(taken)) for taken in self.nominated(gain, room)]
+        sizes = [(int((kept & ~before).sum()), kept, taken) for kept, taken in steps]
+        return [_Step((loss - float(self.losses_of(kept).mean())) / edges, edges, kept, taken) for edges, kept, taken in sizes]
 
     def gain(self, alphas: Sequence[float], loss: MaskedLoss) -> Float[Tensor, "writer reader"]:
         """−∂J/∂mask, averaged along the way from the circuit to the model."""
         key = f"{digest(self.point.kept)}/gain"
-        units = [(f"{key}/{alpha:g} of {len(loss.behaviour.task)}", alpha) for alpha in alphas]
+        units = [(f"{key}/{alpha:g} of {len(loss.problem.task)}", alpha) for alpha in alphas]
         return -sum(each(self.journal, units, lambda alpha: self._gradient(loss, alpha)), torch.tensor(0.0)) / len(alphas)
 
     def _gradient(self, loss: MaskedLoss, alpha: float) -> Float[Tensor, "writer reader"]:
@@ -317,8 +334,8 @@ class Refinement:
         assert mask.grad is not None
         return mask.grad.double()
 
-    def nominated(self, gain: Float[Tensor, "writer reader"], room: int) -> list[Bool[Tensor, "writer reader"]]:
-        """The circuit with the most promising chains, and with fewer of them."""
+    def nominated(self, gain: Float[Tensor, "writer reader"], room: int) -> list[list[Chain]]:
+        """The most promising chains, and fewer of them."""
         taken, sizes = list[Chain](), list[int]()
         for chain in chains(self.wiring, self.point.kept, gain):
             if sum(sizes) + len(chain) > room:
@@ -327,12 +344,12 @@ class Refinement:
             sizes.append(len(chain))
         # a single chain too, where larger rounds overshoot
         counts = sorted({1, *(max(1, round(part * len(taken))) for part in _PARTS)}, reverse=True) if taken else []
-        return [with_chains(self.point.kept, taken[:count]) for count in counts]
+        return [taken[:count] for count in counts]
 
-    def loss_of(self, kept: Bool[Tensor, "writer reader"]) -> float:
-        """J of a circuit on the search prompts."""
+    def losses_of(self, kept: Bool[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
+        """J of a circuit on each search prompt."""
         self.trials += 1
-        return float(once(self.journal, f"{digest(kept)}/loss", lambda: self.search.loss_of(kept)))
+        return once(self.journal, f"{digest(kept)}/losses", lambda: self.search.losses_of(kept))
 
     # ---- prune ------------------------------------------------------------------------------------------------------
 
@@ -346,7 +363,7 @@ class Refinement:
         """Prune for a rising price, whatever that does, down to the number of edges asked for."""
         price = max(self.config.price, _LEAST_GAIN)
         while self.config.edges is not None and (over := self.point.n_edges - self.config.edges) > 0:
-            kept = self.pruned(price, over)
+            kept = self.without_cheapest(price, over)
             if torch.equal(kept, self.point.kept):
                 price *= 4
             else:
@@ -355,7 +372,7 @@ class Refinement:
     def prune(self, price: float) -> bool:
         """A round of pruning; False if nothing goes, or if it is taken back."""
         before = self.point
-        kept = self.pruned(price)
+        kept = self.without_cheapest(price)
         if torch.equal(kept, before.kept):
             return False
         after = self._measured("prune", kept)
@@ -365,43 +382,11 @@ class Refinement:
         self.move("prune", kept)
         return True
 
-    def pruned(self, price: float, most: int | None = None) -> Bool[Tensor, "writer reader"]:
-        """The circuit without edges that cost less than ``price``, the cheapest first, each measured again in its turn.
-
-        Args:
-            most: how many go at most; None for the share of one round.
-        """
-        kept = self.point.kept
-        costs = self.costs(self.point)
-        order = [cell for cost, cell in sorted(costs) if cost < price]
-        at, loss = self.search.at(kept), self.point.search.loss
-        left = min(max(1, int(_PRUNED_AT_ONCE * len(costs))), most or len(costs))
-        for row, column in order:
-            trial = kept.clone()
-            trial[row, column] = False
-            then = at.map(lambda engine: engine.commit(trial, [column]))  # noqa: B023
-            cost = float(then.loss().mean()) - loss
-            self.trials += 1
-            if cost < price:
-                kept, at, loss, left = trial, then, loss + cost, left - 1
-            if not left:
-                break
-        return Circuit(self.graph, kept).prune().kept
-
-    def costs(self, point: Point) -> list[tuple[float, tuple[int, int]]]:
-        """What cutting each edge of a circuit alone adds to the loss, with its row and column."""
-        kept, loss = point.kept, point.search.loss
-        at, key = self.search.at(kept), digest(kept)
-        columns = kept.any(0).nonzero().flatten().tolist()
-        writers = {column: kept[:, column].nonzero().flatten().tolist() for column in columns}
-        units = [(f"{key}/without/{self.graph.readers[column]}", column) for column in columns]
-        losses = each(self.journal, units, lambda column: without_each(at, column, writers[column]))
-        self.trials += int(kept.sum())
-        return [
-            (cost, (row, column))
-            for column, found in zip(columns, losses, strict=True)
-            for row, cost in zip(writers[column], (found - loss).tolist(), strict=True)
-        ]
+    def without_cheapest(self, price: float, most: int | None = None) -> Bool[Tensor, "writer reader"]:
+        """What ``pruned`` leaves of the circuit."""
+        found = pruned(self.search, self.point.kept, price, self.journal, most)
+        self.trials += found.trials
+        return found.kept
 
 
 def _best(steps: Sequence[_Step]) -> float:

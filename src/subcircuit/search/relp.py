@@ -31,15 +31,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.entry import entry
-from subcircuit.graph import Graph
 from subcircuit.model.components import Nonlinear, activate
 from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm
-from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import NormWeights
 from subcircuit.run.backward import Rules, widened
 from subcircuit.search.attribution import Watch, attribute, check_batch_size, check_gradient_at_clean
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -59,20 +57,11 @@ class Relp:
 
 
 @entry
-def relp(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: Relp,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
-) -> EdgeScores:
+def relp(problem: Problem, config: Relp, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
     """Score every edge.
 
     Args:
-        model: any supported transformer, on any device.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: settings.
         on_step: called after every batch of examples.
         journal: remembers the share of every batch of examples.
@@ -81,14 +70,12 @@ def relp(
         SettingsError: the metric has no gradients.
         NumericalError: a score is NaN or infinite; names the edge.
     """
-    check_gradient_at_clean(behaviour)
+    check_gradient_at_clean(problem)
     watch = Watch(config, 1, on_step, journal)
     return scored(
         "relp",
-        model,
-        graph,
-        behaviour,
-        lambda: attribute(model, graph, behaviour, config.batch_size, lambda probe: [probe.contrast.streams], watch, RELEVANCE),
+        problem,
+        lambda: attribute(problem, config.batch_size, lambda probe: [probe.contrast.streams], watch, RELEVANCE),
     )
 
 

@@ -19,8 +19,7 @@ from subcircuit.errors import SettingsError
 from subcircuit.graph import Circuit, Edge, Graph, Logits
 from subcircuit.graph.circuit import owners
 from subcircuit.graph.select import Selection, check_scores, select_edges
-from subcircuit.model.transformer import Transformer
-from subcircuit.search.behaviour import Behaviour
+from subcircuit.search.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,31 +74,26 @@ class EdgeScores:
 
 
 def scored(
-    method: str,
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    search: Callable[[], Float[Tensor, "writer reader"]],
-    notes: dict[str, float] | None = None,
+    method: str, problem: Problem, search: Callable[[], Float[Tensor, "writer reader"]], notes: dict[str, float] | None = None
 ) -> EdgeScores:
     """Run a search and take its time.
 
     Args:
         method: the search's name.
-        model, behaviour: on which plain forward passes are timed.
-        graph: whose edges ``search`` scores.
+        problem: on which plain forward passes are timed.
         search: returns a score for every edge; what stands where no edge is does not matter.
         notes: numbers that the method alone reports; ``search`` may add to them.
 
     Raises:
         NumericalError: a score is NaN or infinite; names the edge.
     """
-    before = time_forward(model, behaviour)
+    graph = problem.graph
+    before = time_forward(problem)
     began = perf_counter()
     values = search()
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
-    return EdgeScores(graph, values, method, seconds, median(before + time_forward(model, behaviour)), notes or {})
+    return EdgeScores(graph, values, method, seconds, median(before + time_forward(problem)), notes or {})
 
 
 def check_together(graph: Graph, method: str) -> None:
@@ -143,12 +137,12 @@ def scores_of_nodes(graph: Graph, importance: Float[Tensor, " writer"]) -> Float
 
 
 @torch.no_grad()
-def time_forward(model: Transformer, behaviour: Behaviour) -> list[float]:
+def time_forward(problem: Problem) -> list[float]:
     """Seconds of plain forward passes over the clean prompts, the unit in which costs are told; the first is a warm-up."""
-    behaviour.check(model)
+    model = problem.model
     seconds = []
     for _ in range(4):
         began = perf_counter()
-        model(behaviour.task.clean)
+        model(problem.task.clean)
         seconds.append(perf_counter() - began)
     return seconds[1:]

@@ -22,9 +22,9 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.run.incremental import Visit
 from subcircuit.run.rows import Reach
 from subcircuit.search.batches import Batches
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.groups import Rule, singles
 from subcircuit.search.order import cutting_order, visiting_order
+from subcircuit.search.problem import Problem
 from subcircuit.search.rules import Acdc
 from subcircuit.search.speculation import Speculation
 from subcircuit.search.walk import PAIRS_AT_ONCE, are_tried_whole, mean_loss
@@ -69,19 +69,20 @@ class Sketch:
 
 
 @torch.no_grad()
-def sketch(model: Transformer, graph: Graph, behaviour: Behaviour, config: Acdc, restoring: bool, patience: float) -> Sketch:
+def sketch(problem: Problem, config: Acdc, restoring: bool, patience: float) -> Sketch:
     """Outline a search.
 
     Args:
-        model, graph, behaviour, config: of the search.
+        problem, config: of the search.
         restoring: see ``Batches.start``.
         patience: seconds after which no more units are visited; one always is.
 
     Raises:
         NumericalError: a loss is NaN or infinite.
     """
-    some = replace(behaviour, task=behaviour.task[:_EXAMPLES])
-    batches = Batches.start(model, graph, some, _EXAMPLES, cutting_order(graph, config.head_order), restoring)
+    model, graph = problem.model, problem.graph
+    some = replace(problem, task=problem.task[:_EXAMPLES])
+    batches = Batches.start(some, _EXAMPLES, cutting_order(graph, config.head_order), restoring)
     drawing, stages, began = _Drawing(model, graph, config, batches), list[Stage](), perf_counter()
     unit = len(graph.units)
     while unit and (not stages or perf_counter() - began < patience):

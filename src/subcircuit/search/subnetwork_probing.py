@@ -17,13 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.entry import entry
-from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.run.node_masks import last_stream_of_nodes
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_price, check_training, hard_concrete, log_kept, odds
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, check_together, scored, scores_of_nodes
 
@@ -56,19 +54,12 @@ class SubnetworkProbing:
 
 @entry
 def subnetwork_probing(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: SubnetworkProbing,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
+    problem: Problem, config: SubnetworkProbing, on_step: OnRound | None = None, journal: Journal = FORGETFUL
 ) -> EdgeScores:
     """Score every edge.
 
     Args:
-        model: any supported transformer, on any device; its weights stay as they are.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: settings.
         on_step: called after every step.
         journal: remembers where the descent is.
@@ -77,10 +68,11 @@ def subnetwork_probing(
         SettingsError: the metric has no gradients, or the graph tells places apart.
         NumericalError: the loss is NaN or infinite.
     """
+    graph = problem.graph
     check_together(graph, "subnetwork-probing")
 
     def search() -> Float[Tensor, "writer reader"]:
-        loss = MaskedLoss.of(model, graph, behaviour, config.batch_size, last_stream_of_nodes)
+        loss = MaskedLoss.of(problem, config.batch_size, last_stream_of_nodes)
         generator = torch.Generator().manual_seed(config.seed)
         log_odds = torch.full((len(graph.writers),), _START, requires_grad=True)
 
@@ -89,7 +81,7 @@ def subnetwork_probing(
             (config.price * log_kept(log_odds).exp().sum()).backward()
 
         optimiser = torch.optim.Adam([log_odds], config.learning_rate)
-        descend([optimiser], generator, config.steps, objective, behaviour, Log(config, on_step, journal))
+        descend([optimiser], generator, config.steps, objective, problem, Log(config, on_step, journal))
         return scores_of_nodes(graph, odds(log_kept(log_odds.detach())))
 
-    return scored("subnetwork-probing", model, graph, behaviour, search)
+    return scored("subnetwork-probing", problem, search)

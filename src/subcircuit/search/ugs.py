@@ -23,14 +23,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.entry import entry
-from subcircuit.graph import Graph
-from subcircuit.model.transformer import Transformer
 from subcircuit.run import last_stream
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_price, check_training, on_edges
 from subcircuit.search.optimal import Start
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
 
@@ -66,20 +64,11 @@ class Ugs:
 
 
 @entry
-def ugs(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
-    config: Ugs,
-    on_step: OnRound | None = None,
-    journal: Journal = FORGETFUL,
-) -> EdgeScores:
+def ugs(problem: Problem, config: Ugs, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
     """Score every edge.
 
     Args:
-        model: any supported transformer, on any device; its weights stay as they are.
-        graph: its graph at the scope of the search.
-        behaviour: prompts, metric and ablation.
+        problem: prompts, metric and ablation.
         config: settings.
         on_step: called after every step.
         journal: remembers where the descent is.
@@ -88,26 +77,27 @@ def ugs(
         SettingsError: the metric has no gradients.
         NumericalError: the loss is NaN or infinite.
     """
+    graph = problem.graph
 
     def search() -> Float[Tensor, "writer reader"]:
-        start = Start.of(model, graph, behaviour) if config.learn_constants else None
+        start = Start.of(problem) if config.learn_constants else None
         moves = None if start is None else start.moves()
-        ablating = behaviour if start is None else start.behaviour
-        loss = MaskedLoss.of(model, graph, ablating, config.batch_size, last_stream)
+        ablating = problem if start is None else start.problem
+        loss = MaskedLoss.of(ablating, config.batch_size, last_stream)
         generator = torch.Generator().manual_seed(config.seed)
         log_odds = torch.full((graph.n_edges,), _START, requires_grad=True)
 
         def objective(step: int) -> None:
-            drawn = uniform_mixture(log_odds, len(behaviour.task), generator)
+            drawn = uniform_mixture(log_odds, len(problem.task), generator)
             loss.backward(on_edges(graph, drawn), None if start is None or moves is None else start.constants(moves))
             (config.price * log_odds.sigmoid().sum()).backward()
 
         optimisers = [torch.optim.Adam([log_odds], config.learning_rate)]
         optimisers += [] if moves is None else [torch.optim.Adam([moves], config.constant_rate)]
-        descend(optimisers, generator, config.steps, objective, behaviour, Log(config, on_step, journal))
+        descend(optimisers, generator, config.steps, objective, problem, Log(config, on_step, journal))
         return on_edges(graph, log_odds.detach().exp())
 
-    return scored("ugs", model, graph, behaviour, search)
+    return scored("ugs", problem, search)
 
 
 def uniform_mixture(log_odds: Float[Tensor, " edge"], examples: int, generator: torch.Generator) -> Float[Tensor, "batch edge"]:

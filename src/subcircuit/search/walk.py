@@ -20,12 +20,12 @@ from subcircuit.graph import Circuit, Expert, Graph, HeadInput, Neuron, RouterIn
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.incremental import Visit
 from subcircuit.search.batches import Batches
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.borderline import TIE, Borderline
 from subcircuit.search.effort import Effort
 from subcircuit.search.groups import Group, Rule, by_unit, left_over, singles
 from subcircuit.search.journal import FORGETFUL, Journal, each, once
 from subcircuit.search.order import cutting_order, visiting_order
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnStep, Step
 from subcircuit.search.rules import Acdc, Within
 from subcircuit.search.speculation import OVERHEAD, Speculation
@@ -54,26 +54,25 @@ class Walk:
 
     def __init__(
         self,
-        model: Transformer,
-        graph: Graph,
-        behaviour: Behaviour,
+        problem: Problem,
         config: Acdc,
         on_step: OnStep,
         journal: Journal = FORGETFUL,
         restoring: bool = False,
         within: Within | None = None,
     ):
+        model, graph = problem.model, problem.graph
         self.within = within
-        self.model, self.graph, self.behaviour, self.config = model, graph, behaviour, config
+        self.model, self.graph, self.problem, self.config = model, graph, problem, config
         self.on_step, self.journal, self.restoring = on_step, journal, restoring
         pairs = config.batch_size or PAIRS_AT_ONCE
-        self.examples = min(pairs, len(behaviour.task))
+        self.examples = min(pairs, len(problem.task))
         self.batches = self.start(restoring, self.examples)
         self.kept = graph.edges.clone()
         self.visited = torch.zeros(len(graph.readers), dtype=torch.bool)
         self.effects = torch.full(graph.edges.shape, float("nan"))
         self.current = self._first_loss()
-        self.borderline = Borderline(model, graph, behaviour, self.examples, abs(self.current), restoring)
+        self.borderline = Borderline(problem, self.examples, abs(self.current), restoring)
         self.speculation = Speculation(config.speculation, pairs // self.examples)
         start = f"restoring {restoring}, heads {config.head_order}, {self.examples} examples at once"
         self.history = f"{start}, {graph.scope}, {within and within.digest}"
@@ -83,7 +82,7 @@ class Walk:
     def start(self, restoring: bool, examples: int) -> Batches:
         """Engines that have decided nothing, with so many examples each."""
         order = cutting_order(self.graph, self.config.head_order)
-        return Batches.start(self.model, self.graph, self.behaviour, examples, order, restoring)
+        return Batches.start(self.problem, examples, order, restoring)
 
     @property
     def seconds(self) -> float:
@@ -251,7 +250,7 @@ class Walk:
                 kept=int(self.kept.sum()) - undecided,
                 edges=self.graph.n_edges,
                 trials=self.trials,
-                value=float(self.behaviour.metric.sign * (-self.current if self.restoring else self.current)),
+                value=float(self.problem.metric.sign * (-self.current if self.restoring else self.current)),
                 seconds=self.seconds,
                 circuit=self._so_far,
                 share=self.effort.share,

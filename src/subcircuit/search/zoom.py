@@ -16,10 +16,9 @@ from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, HeadInput, L
 from subcircuit.graph.graph import unit_with
 from subcircuit.graph.nodes import MLP, Expert, Neuron, Reader, RouterInput, Writer
 from subcircuit.graph.scope import COMPONENT_LEVELS, component_named
-from subcircuit.model.transformer import Transformer
 from subcircuit.search.acdc import acdc
-from subcircuit.search.behaviour import Behaviour
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.problem import Problem
 from subcircuit.search.result import Discovery, OnStep
 from subcircuit.search.rules import Acdc, Within
 from subcircuit.tasks import check_same_vocabulary, graph_of
@@ -29,11 +28,10 @@ PLACES = "positions"
 
 @entry
 def zoom(
-    model: Transformer,
+    problem: Problem,
     circuit: Circuit,
     component: str,
     into: str,
-    behaviour: Behaviour,
     config: Acdc,
     on_step: OnStep | None = None,
     journal: Journal = FORGETFUL,
@@ -45,7 +43,7 @@ def zoom(
         component: an attention block, a head or an MLP of the circuit.
         into: the level at which it is resolved now; or ``positions``: at which of the task's token roles its edges are needed, or
             at which positions where the task declares none. All other edges stay, at every place.
-        behaviour: prompts, metric and ablation, those of the search that is continued.
+        problem: prompts, metric and ablation, those of the search that is continued.
         config: of the continued search.
         on_step: called after every batch of trials.
         journal: remembers the losses of every batch of trials.
@@ -55,20 +53,20 @@ def zoom(
         PromptMismatchError: positions of prompts of unequal lengths.
         NumericalError: a loss is NaN or infinite; names the edge.
     """
-    check_same_vocabulary(circuit, behaviour.task)
+    check_same_vocabulary(circuit, problem.task)
     node, scope = _checked(circuit, component, into), circuit.graph.scope
     if into == PLACES:
-        scope = replace(scope, positions="each" if behaviour.task.roles is None else "roles")
+        scope = replace(scope, positions="each" if problem.task.roles is None else "roles")
     else:
         levels: tuple[Level, ...] = COMPONENT_LEVELS[type(node)]
         scope = scope.at(component, levels[levels.index(into)])
-    finer = graph_of(model, scope, behaviour.task)
+    finer = graph_of(problem.model, scope, problem.task)
     kept = resolve(circuit, finer).kept
     inside = kept.clone()
     for row, writer in enumerate(finer.writers):
         for column in kept[row].nonzero().flatten().tolist():
             inside[row, column] = is_inside(writer, node) or is_inside(finer.readers[column], node)
-    return acdc(model, finer, behaviour, config, on_step, journal, Within(kept, inside))
+    return acdc(replace(problem, graph=finer), config, on_step, journal, Within(kept, inside))
 
 
 def zoomed(parameters: dict[str, Any], component: str, into: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from subcircuit.evaluate.measure import Ends
 from subcircuit.report.page import (
     STEPS_PER_PROMPT,
     Pace,
-    Probed,
     Ranking,
     Shown,
     measured_document,
@@ -21,6 +20,7 @@ from subcircuit.report.page import (
     prompts_document,
 )
 from subcircuit.report.page.packed import Json
+from subcircuit.search import Problem
 
 # of attention patterns: they stay on this machine
 MOST_BYTES = 16_000_000
@@ -28,7 +28,7 @@ MOST_BYTES = 16_000_000
 STEPS = 4
 
 Read: TypeAlias = Callable[[], Sequence[Shown]]
-Probe: TypeAlias = Callable[[int, Shown], Probed]
+Probe: TypeAlias = Callable[[int, Shown], Problem]
 
 
 class _GaveWayError(Exception):
@@ -72,7 +72,7 @@ class Bench:
     version: Callable[[], str]
     probe: Probe
     _state: tuple[str, list[Shown], list[Ranking]] | None = None
-    _probed: dict[int, Probed] = field(default_factory=dict)
+    _problems: dict[int, Problem] = field(default_factory=dict)
     _ends: dict[tuple[str, int], Ends] = field(default_factory=dict)
     _done: dict[tuple[str, ...], Json] = field(default_factory=dict)
     _reading: Lock = field(default_factory=Lock)
@@ -103,16 +103,16 @@ class Bench:
         """
         version, circuits, rankings = self._current()
         with self._turn(ahead=False):
-            shown, ranking, probed = self._of(circuit, circuits, rankings)
-            steps = STEPS_PER_PROMPT * len(probed.behaviour.task)
+            _, ranking, problem = self._of(circuit, circuits, rankings)
+            steps = STEPS_PER_PROMPT * len(problem.task)
             self._work = {"words": "effects and attention, prompt by prompt", "done": 0, "total": steps}
             return self._once(
                 (version, "prompts", str(circuit)),
-                lambda: prompts_document(probed.model, shown.circuit, ranking, probed.behaviour, MOST_BYTES, self._let_others),
+                lambda: prompts_document(problem, ranking, MOST_BYTES, self._let_others),
             )
 
     def measure(self, circuit: int, edges: int, kept_only: bool, ahead: bool = False) -> Json:
-        """The largest circuit of at most so many edges, measured on the probed prompts, with all sizes measured so far.
+        """The largest circuit of at most so many edges, measured on the prompts of its problem, with all sizes measured so far.
 
         Args:
             ahead: nobody waits for it: it gives way to what somebody waits for. Then this size is not among the points.
@@ -122,16 +122,14 @@ class Bench:
         """
         version, circuits, rankings = self._current()
         with self._turn(ahead):
-            shown, ranking, probed = self._of(circuit, circuits, rankings)
+            _, ranking, problem = self._of(circuit, circuits, rankings)
             count = ranking.nearest(edges, kept_only)
             of = (version, "measure", str(circuit), str(kept_only))
-            pace = self._pace(probed, self._ends.setdefault((version, circuit), {}), f"measuring {count:,} edges", ahead)
+            pace = self._pace(problem, self._ends.setdefault((version, circuit), {}), f"measuring {count:,} edges", ahead)
             try:
                 found = self._once(
                     (*of, str(count)),
-                    lambda: measured_document(
-                        probed.model, shown.circuit.graph, probed.behaviour, ranking, [count], kept_only, pace
-                    ),
+                    lambda: measured_document(problem, ranking, [count], kept_only, pace),
                 )
             except _GaveWayError:
                 return {"points": self._points(of)}
@@ -141,8 +139,8 @@ class Bench:
         found = [point for key, answer in self._done.items() if key[: len(of)] == of for point in answer["points"]]
         return sorted(found, key=lambda point: point["edges"])
 
-    def _pace(self, probed: Probed, ends: Ends, words: str, ahead: bool) -> Pace:
-        prompts = len(probed.behaviour.task)
+    def _pace(self, problem: Problem, ends: Ends, words: str, ahead: bool) -> Pace:
+        prompts = len(problem.task)
         batch = ceil(prompts / STEPS)
         self._work = {"words": words, "done": 0, "total": ceil(prompts / batch)}
         return Pace(batch, _Steps(self._work, lambda: ahead and self._waited_for > 0), ends)
@@ -185,12 +183,12 @@ class Bench:
                 self._state = (version, circuits, [shown.ranking() for shown in circuits])
             return self._state
 
-    def _of(self, circuit: int, circuits: Sequence[Shown], rankings: Sequence[Ranking]) -> tuple[Shown, Ranking, Probed]:
+    def _of(self, circuit: int, circuits: Sequence[Shown], rankings: Sequence[Ranking]) -> tuple[Shown, Ranking, Problem]:
         if not 0 <= circuit < len(circuits):
             raise SettingsError(f"there is no circuit {circuit}: {len(circuits)} are shown, counted from 0")
-        if circuit not in self._probed:
-            self._probed[circuit] = self.probe(circuit, circuits[circuit])
-        return circuits[circuit], rankings[circuit], self._probed[circuit]
+        if circuit not in self._problems:
+            self._problems[circuit] = self.probe(circuit, circuits[circuit])
+        return circuits[circuit], rankings[circuit], self._problems[circuit]
 
     def _once(self, key: tuple[str, ...], compute: Callable[[], Json]) -> Json:
         if key not in self._done:

@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any
 
 from subcircuit.errors import SettingsError
-from subcircuit.model.transformer import Transformer
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.workers.job import Job, Work
 from subcircuit.workers.local import local_helpers
@@ -50,20 +49,19 @@ class Crew:
 
 def together(
     work: Work,
-    model: Transformer | None,
     crew: Crew,
     journal: Journal = FORGETFUL,
     *,
     say: Callable[[str], None] | None = None,
     **mine: Any,
 ) -> Any:
-    """Do some work with a crew; returns what ``work(model, journal=…)`` returns, to the last bit.
+    """Do some work with a crew; returns what ``work(journal=…)`` returns, to the last bit.
 
-    >>> together(partial(discover, task=task, method=Exact()), model, Crew(4))  # doctest: +SKIP
+    >>> together(partial(discover, model, task, Exact()), Crew(4))  # doctest: +SKIP
 
     Args:
-        work: a function of this library, or a ``functools.partial`` of one, that takes a model and keeps to a journal.
-        model: every process has a replica, on the same device; None where the work has models of its own.
+        work: a function of this library, or a ``functools.partial`` of one, that keeps to a journal. Of each model among its arguments
+            every process has a replica, on the same device.
         crew: how many, and where.
         journal: keeps what was worked out; of this process alone.
         say: told of helpers that stopped.
@@ -74,10 +72,10 @@ def together(
 
     Errors of the work are raised here as if no other process had been there.
     """
-    job = Job(partial(work, **mine), model)
+    job = Job(partial(work, **mine))
     if crew.workers == 1:
         return job(journal)
-    with _helpers(Job(work, model), crew, say or (lambda message: None)) as table:
+    with _helpers(Job(work), crew, say or (lambda message: None)) as table:
         return job(Leading(table, journal))
 
 

@@ -1,4 +1,4 @@
-"""What a helping process is given: the work, and a replica of the model.
+"""What a helping process is given: the work, with replicas of the models among its arguments.
 
 The work is a function of this library with its arguments, pickled by the process that began it and read by those it
 started. Weights are written apart, so that processes of one machine map the same file into memory and hold one copy.
@@ -8,6 +8,7 @@ Strides are kept: products of a matrix and of its transposed copy differ in the 
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,74 +20,95 @@ from subcircuit.model.weights import named_tensors
 from subcircuit.search.journal import Journal
 
 Work = Callable[..., Any]
-"""``work(model, journal=…)``: picklable, and a deterministic function of model and journal."""
+"""``work(journal=…)``: picklable, and a deterministic function of its journal."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Work and its model.
+    """Work that other processes can do as well.
 
     Args:
-        work: called with the model and a journal.
-        model: what it runs on, on whatever device; None for work that has models of its own.
+        work: called with a journal. Models among its arguments, on whatever device and however deep, have replicas elsewhere.
     """
 
     work: Work
-    model: Transformer | None
 
     def __call__(self, journal: Journal) -> Any:
         """Do it."""
-        return self.work(journal=journal) if self.model is None else self.work(self.model, journal=journal)
+        return self.work(journal=journal)
 
     def save(self, folder: Path) -> None:
         """Into an empty folder."""
-        torch.save(self._on_processor(), folder / "weights.pt")
-        (folder / "work.pickle").write_bytes(self._outline())
+        outline, tensors = self.pack()
+        torch.save(tensors, folder / "weights.pt")
+        (folder / "work.pickle").write_bytes(outline)
 
     @staticmethod
     def load(folder: Path) -> "Job":
         """What ``save`` wrote; the weights are mapped, not read."""
         tensors = torch.load(folder / "weights.pt", mmap=True, weights_only=True)
-        return Job._filled((folder / "work.pickle").read_bytes(), tensors)
+        return Job.unpack((folder / "work.pickle").read_bytes(), tensors)
 
     def pack(self) -> tuple[bytes, dict[str, Tensor]]:
-        """As values that can be sent."""
-        return self._outline(), self._on_processor()
+        """As values that can be sent: all but the weights, and the weights on the processor by their names."""
+        file = BytesIO()
+        pickler = _WithoutModels(file)
+        pickler.dump(self.work)
+        named = [_named(model, number) for number, model in enumerate(pickler.models)]
+        devices = {name: str(tensor.device) for tensors in named for name, tensor in tensors.items()}
+        outline = pickle.dumps((file.getvalue(), [_hollow(model) for model in pickler.models], devices))
+        return outline, {name: tensor.cpu() for tensors in named for name, tensor in tensors.items()}
 
     @staticmethod
     def unpack(outline: bytes, tensors: dict[str, Tensor]) -> "Job":
         """What ``pack`` made."""
-        return Job._filled(outline, tensors)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Every tensor once, by the first of its names."""
-        first: dict[int, tuple[str, Tensor]] = {}
-        for name, tensor in named_tensors(None if self.model is None else self.model.weights):
-            first.setdefault(id(tensor), (name, tensor))
-        return dict(first.values())
-
-    def _on_processor(self) -> dict[str, Tensor]:
-        return {name: tensor.cpu() for name, tensor in self._tensors().items()}
-
-    def _outline(self) -> bytes:
-        """All but the weights' values, and what belongs to this process alone."""
-        if self.model is None:
-            return pickle.dumps((self.work, None, None))
-        weights = self.model.weights.map(lambda tensor: tensor.to("meta"))
-        hollow = replace(self.model, weights=weights, tokenizer=None, folder=None)
-        return pickle.dumps((self.work, hollow, {name: str(tensor.device) for name, tensor in self._tensors().items()}))
-
-    @staticmethod
-    def _filled(outline: bytes, tensors: dict[str, Tensor]) -> "Job":
         work, hollow, devices = pickle.loads(outline)
-        if hollow is None:
-            return Job(work, None)
-        names: dict[int, str] = {}
-        for name, tensor in named_tensors(hollow.weights):
-            names.setdefault(id(tensor), name)
+        there = {name: tensor.to(devices[name]) for name, tensor in tensors.items()}
+        return Job(_WithModels(BytesIO(work), [_filled(model, number, there) for number, model in enumerate(hollow)]).load())
 
-        def there(tensor: Tensor) -> Tensor:
-            name = names[id(tensor)]
-            return tensors[name].to(devices[name])
 
-        return Job(work, replace(hollow, weights=hollow.weights.map(there)))
+class _WithoutModels(pickle.Pickler):
+    """Leaves models out, and collects them."""
+
+    def __init__(self, file: BytesIO):
+        super().__init__(file)
+        self.models: list[Transformer] = []
+
+    def persistent_id(self, obj: object) -> int | None:
+        """The number of a model; None for everything else."""
+        if not isinstance(obj, Transformer):
+            return None
+        known = [number for number, model in enumerate(self.models) if model is obj]
+        if not known:
+            self.models.append(obj)
+        return known[0] if known else len(self.models) - 1
+
+
+class _WithModels(pickle.Unpickler):
+    """Puts models in where they were left out."""
+
+    def __init__(self, file: BytesIO, models: list[Transformer]):
+        super().__init__(file)
+        self.models = models
+
+    def persistent_load(self, pid: int) -> Transformer:
+        """The model of a number."""
+        return self.models[pid]
+
+
+def _named(model: Transformer, number: int) -> dict[str, Tensor]:
+    """Every tensor of a model once, by the first of its names."""
+    first: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in named_tensors(model.weights):
+        first.setdefault(id(tensor), (f"{number}.{name}", tensor))
+    return dict(first.values())
+
+
+def _hollow(model: Transformer) -> Transformer:
+    """A model without its weights' values, and without what belongs to this process alone."""
+    return replace(model, weights=model.weights.map(lambda tensor: tensor.to("meta")), tokenizer=None, folder=None)
+
+
+def _filled(hollow: Transformer, number: int, tensors: dict[str, Tensor]) -> Transformer:
+    names = {id(tensor): name for name, tensor in _named(hollow, number).items()}
+    return replace(hollow, weights=hollow.weights.map(lambda tensor: tensors[names[id(tensor)]]))

@@ -7,7 +7,7 @@ from subcircuit.report.page.measured import POINTS, Pace, ladder, measured_docum
 from subcircuit.report.page.prompts import STEPS_PER_PROMPT, prompts_document
 from subcircuit.report.page.ranking import Ranking
 from subcircuit.report.page.refinement import read_path
-from subcircuit.report.page.report import MOST_EDGES, Probed, page_document, report_document, write_report
+from subcircuit.report.page.report import MOST_EDGES, page_document, report_document, write_report
 
 __all__ = [
     "MOST_EDGES",
@@ -15,7 +15,6 @@ __all__ = [
     "POINTS",
     "STEPS_PER_PROMPT",
     "Pace",
-    "Probed",
     "Ranking",
     "Shown",
     "check_one_graph",

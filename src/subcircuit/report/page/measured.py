@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate import faithfulness, measure_all
 from subcircuit.evaluate.measure import Ends
-from subcircuit.graph import Circuit, Graph
-from subcircuit.model.transformer import Transformer
+from subcircuit.graph import Circuit
 from subcircuit.report.page.packed import Json, finite
 from subcircuit.report.page.ranking import Ranking
-from subcircuit.search import Behaviour
+from subcircuit.search import Problem
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import metric
@@ -47,9 +46,7 @@ def ladder(ranking: Ranking, kept_only: bool, points: int = POINTS) -> list[int]
 
 
 def measured_document(
-    model: Transformer,
-    graph: Graph,
-    behaviour: Behaviour,
+    problem: Problem,
     ranking: Ranking,
     counts: Sequence[int],
     kept_only: bool,
@@ -68,12 +65,11 @@ def measured_document(
         GraphError: the circuit is of another model.
         NumericalError: a loss is NaN or infinite.
     """
+    graph = problem.graph
     circuits = [Circuit(graph, ranking.mask(graph, count, kept_only)) for count in counts]
-    metrics = behaviour.metric, metric("kl_divergence")
+    metrics = problem.metric, metric("kl_divergence")
     pace = Pace() if pace is None else pace
-    readings, divergences = measure_all(
-        model, graph, behaviour, circuits, metrics, pace.batch_size, pace.journal, pace.ends, rounds
-    )
+    readings, divergences = measure_all(problem, circuits, metrics, pace.batch_size, pace.journal, pace.ends, rounds)
     value = readings.metric.value
     try:
         faithful, why = [finite(f) for f in faithfulness(readings).tolist()], None
@@ -81,7 +77,7 @@ def measured_document(
         faithful, why = [None] * len(counts), str(error)
     values, kls = value(readings.circuits.mean(-1)).tolist(), divergences.circuits.mean(-1).tolist()
     return {
-        "metric": behaviour.metric.name,
+        "metric": problem.metric.name,
         "model": finite(float(value(readings.model.mean()))),
         "empty": finite(float(value(readings.empty.mean()))),
         "why": why,

@@ -1,18 +1,19 @@
 """What the page shows of each prompt: tokens, what cutting each edge does to it, what each node writes to the answer, patterns."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from subcircuit.evaluate import direct_effects
-from subcircuit.graph import Circuit, Graph, Head
+from subcircuit.graph import Graph, Head
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.report.page.packed import Json, packed, quantised, shown
 from subcircuit.report.page.ranking import Ranking
 from subcircuit.run.patterns import attention_patterns
-from subcircuit.search import Behaviour, effects_by_example
+from subcircuit.search import Problem, effects_by_example
 from subcircuit.search.attribution import metric_with_gradient
 from subcircuit.tasks import Task
 
@@ -25,10 +26,8 @@ STEPS_PER_PROMPT = 2
 
 
 def prompts_document(
-    model: Transformer,
-    circuit: Circuit,
+    problem: Problem,
     ranking: Ranking,
-    behaviour: Behaviour,
     most_bytes: int = MOST_BYTES,
     on_step: Callable[[], None] = lambda: None,
 ) -> Json:
@@ -44,15 +43,15 @@ def prompts_document(
     Raises:
         SettingsError, NumericalError: as `effects_by_example`.
     """
-    task, graph = behaviour.task, circuit.graph
-    measured = metric_with_gradient(behaviour)
+    model, graph, task = problem.model, problem.graph, problem.task
+    measured = metric_with_gradient(problem)
     heads, patterns = _patterns(model, task, _heads(graph, ranking), most_bytes, on_step)
     return {
         "items": [_prompt(model, task[i : i + 1]) for i in range(len(task))],
         "metric": measured.name,
         "method": EFFECTS_BY,
         "sign": measured.sign,
-        "effects": quantised(_effects(model, graph, Behaviour(task, measured, behaviour.ablation), ranking, on_step)),
+        "effects": quantised(_effects(replace(problem, metric=measured), ranking, on_step)),
         "direct": {
             "clean": quantised(direct_effects(model, graph, task).T.numpy()),
             "corrupted": quantised(direct_effects(model, graph, task, corrupted=True).T.numpy()),
@@ -64,9 +63,9 @@ def prompts_document(
     }
 
 
-def _effects(model: Transformer, graph: Graph, behaviour: Behaviour, ranking: Ranking, on_step: Callable[[], None]) -> np.ndarray:
+def _effects(problem: Problem, ranking: Ranking, on_step: Callable[[], None]) -> np.ndarray:
     rows = []
-    for effects in effects_by_example(model, graph, behaviour):
+    for effects in effects_by_example(problem):
         rows.append(effects.numpy()[ranking.writers, ranking.readers])
         on_step()
     return np.stack(rows)

@@ -11,28 +11,19 @@ from subcircuit.durable import give_default_mode
 from subcircuit.errors import OutputError
 from subcircuit.evaluate.measure import runs_of
 from subcircuit.inert import inert
-from subcircuit.model.transformer import Transformer
 from subcircuit.report.page.document import FORMAT, Shown, check_one_graph, circuit_document, graph_document
 from subcircuit.report.page.html import report_html
 from subcircuit.report.page.measured import POINTS, ladder, measured_document
 from subcircuit.report.page.packed import Json
 from subcircuit.report.page.prompts import STEPS_PER_PROMPT, prompts_document
 from subcircuit.report.page.ranking import Ranking
-from subcircuit.search import Behaviour, OnRound
+from subcircuit.search import OnRound, Problem
 from subcircuit.search.attribution import Rounds
 
 # beside the circuit's own, the strongest of its other edges: a report stays small enough to be sent
 MOST_EDGES = 10_000
 # so many masked runs of a prompt are about as much work as a step of `prompts_document`
 _RUNS_PER_STEP = 5
-
-
-@dataclass(frozen=True, eq=False)
-class Probed:
-    """What a circuit is measured with: its model, and the prompts, metric and ablation of its search."""
-
-    model: Transformer
-    behaviour: Behaviour
 
 
 def page_document(circuits: Sequence[Shown], rankings: Sequence[Ranking]) -> Json:
@@ -49,7 +40,7 @@ def page_document(circuits: Sequence[Shown], rankings: Sequence[Ranking]) -> Jso
 
 def report_document(
     circuits: Sequence[Shown],
-    probed: Sequence[Probed | None],
+    problems: Sequence[Problem | None],
     *,
     most_edges: int = MOST_EDGES,
     points: int = POINTS,
@@ -59,7 +50,7 @@ def report_document(
     """Everything that a report holds.
 
     Args:
-        probed: how each circuit is measured; None leaves out what needs its model.
+        problems: how each circuit is measured; None leaves out what needs its model.
         most_edges: edges at most, unless a circuit has more.
         points: numbers of edges at which it is measured.
         say: told what takes long.
@@ -72,8 +63,8 @@ def report_document(
     rankings = [shown.ranking(most_edges) for shown in circuits]
     content = page_document(circuits, rankings)
     works = [
-        None if tools is None else _Work(content, shown, ranking, tools, _ladders(shown, ranking, points))
-        for content, shown, ranking, tools in zip(content["circuits"], circuits, rankings, probed, strict=True)
+        None if problem is None else _Work(content, shown, ranking, problem, _ladders(shown, ranking, points))
+        for content, shown, ranking, problem in zip(content["circuits"], circuits, rankings, problems, strict=True)
     ]
     rounds = Rounds(sum(work.runs for work in works if work is not None), on_step, "runs")
     for work in works:
@@ -94,13 +85,13 @@ class _Work:
     part: Json
     shown: Shown
     ranking: Ranking
-    tools: Probed
+    problem: Problem
     ladders: dict[str, list[int]]
 
     @property
     def runs(self) -> int:
         """How many runs of a prompt it takes, or what is as much work."""
-        examples = len(self.tools.behaviour.task)
+        examples = len(self.problem.task)
         return (
             sum(runs_of(examples, len(counts)) for counts in self.ladders.values()) + STEPS_PER_PROMPT * _RUNS_PER_STEP * examples
         )
@@ -116,19 +107,18 @@ def _ladders(shown: Shown, ranking: Ranking, points: int) -> dict[str, list[int]
 
 
 def _fill(work: _Work, rounds: Rounds, say: Callable[[str], None]) -> None:
-    model, behaviour, shown = work.tools.model, work.tools.behaviour, work.shown
-    graph = shown.circuit.graph
+    problem, shown = work.problem, work.shown
     if not work.ladders:
         say(f"the sizes of {shown.name} are those of its refinement, which has measured them")
     else:
-        say(f"measuring {shown.name} at {len(work.ladders['kept'])} sizes on {len(behaviour.task)} pairs of prompts")
+        say(f"measuring {shown.name} at {len(work.ladders['kept'])} sizes on {len(problem.task)} pairs of prompts")
     work.part["measured"] = {
-        name: measured_document(model, graph, behaviour, work.ranking, counts, name == "kept", rounds=rounds)
+        name: measured_document(problem, work.ranking, counts, name == "kept", rounds=rounds)
         for name, counts in work.ladders.items()
     }
     say(f"attention patterns and effects of {shown.name}, prompt by prompt")
     done = partial(rounds.done, _RUNS_PER_STEP)
-    work.part["prompts"] = prompts_document(model, shown.circuit, work.ranking, behaviour, on_step=done)
+    work.part["prompts"] = prompts_document(problem, work.ranking, on_step=done)
 
 
 def write_report(content: Json, path: Path) -> Path:

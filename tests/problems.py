@@ -1,12 +1,13 @@
-"""Random behaviours for random models: prompts of mixed lengths that share a beginning, answers anywhere."""
+"""Random problems for random models: prompts of mixed lengths that share a beginning, answers anywhere."""
 
 import random
 
 import torch
 
+from subcircuit.graph import Graph
 from subcircuit.model import Tokens, Transformer
 from subcircuit.run import ABLATIONS
-from subcircuit.search import Behaviour
+from subcircuit.search import Problem
 from subcircuit.tasks import Answer, Answers, PromptPair, Task, metric
 from tests.tiny_models import VOCAB
 
@@ -43,11 +44,11 @@ def random_task(model: Transformer, seed: int, lengths: list[int], answers_each:
     ).to(model.device)
 
 
-def random_behaviour(
-    model: Transformer, seed: int, lengths: list[int], answers_each: int, metric_name: str, ablation: str
-) -> Behaviour:
+def random_problem(
+    model: Transformer, graph: Graph, seed: int, lengths: list[int], answers_each: int, metric_name: str, ablation: str
+) -> Problem:
     """A random task with this metric and ablation."""
-    return Behaviour(random_task(model, seed, lengths, answers_each), metric(metric_name), ABLATIONS[ablation])
+    return Problem(model, graph, random_task(model, seed, lengths, answers_each), metric(metric_name), ABLATIONS[ablation])
 
 
 def random_kept(edges: torch.Tensor, seed: int, share: float) -> torch.Tensor:

@@ -1,0 +1,117 @@
+"""What every search and every evaluation is about: a model, its graph, prompts, a metric, and what cut edges carry."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from subcircuit.errors import GraphError, SettingsError
+from subcircuit.graph import Circuit, Graph, Scope
+from subcircuit.model.transformer import Transformer
+from subcircuit.run.ablation import OPTIMAL, Ablation, Optimal, Resample, ablation_named, name_of
+from subcircuit.tasks import Metric, OwnMetric, Task, check_vocabulary, graph_of, metric_of
+
+_KINDS = {"model": Transformer, "graph": Graph, "task": Task, "metric": Metric, "ablation": Ablation}
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A behaviour of a model, and how it is probed.
+
+    Args:
+        model: any supported transformer, on any device.
+        graph: its graph at the scope of the search, or of the circuits that are evaluated.
+        task: clean and corrupted prompts with their answers, made for this model.
+        metric: what is measured.
+        ablation: what cut edges carry.
+        validation: other prompts of the same task, by which a search may choose what to keep; None where there are none.
+
+    Raises:
+        SettingsError: one of them is of another kind.
+        GraphError: the graph is of another model.
+        PromptError: the prompts were made for a model with another tokenizer.
+    """
+
+    model: Transformer
+    graph: Graph
+    task: Task
+    metric: Metric
+    ablation: Ablation = field(default_factory=Resample)
+    validation: Task | None = None
+
+    def __repr__(self) -> str:
+        return f"Problem({self.model.name}, {self.graph}, {self.task}, {self.metric.name}, {name_of(self.ablation)} ablation)"
+
+    def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise SettingsError(
+                    f"{name} of a problem is a {type(value).__name__}: Problem.of(model, task, metric, ablation) takes names too, "
+                    "Problem(…) values alone."
+                )
+        if unlike := self.graph.unlike_model(self.model.config):
+            raise GraphError(f"the graph is of another model than {self.model.name}; their graphs differ in {unlike}")
+        for task in (self.task, self.validation):
+            if task is not None:
+                check_vocabulary(self.model, task)
+
+    @staticmethod
+    def of(
+        model: Transformer,
+        task: Task,
+        metric: str | Metric | OwnMetric | None = None,
+        ablation: str | Ablation | None = None,
+        scope: Scope | str | None = None,
+        circuit: Circuit | None = None,
+    ) -> "Problem":
+        """A problem from values or names, on the model's device.
+
+        Args:
+            metric: a name, a metric, or a Python function (see ``own_metric``).
+            ablation: a name or a value.
+            scope: at which level the model is resolved, as a value or as text; queries, keys and values of every head by default.
+            circuit: a circuit to evaluate or to go on from: its graph is the problem's, and its record says what is left open.
+                Without one, the task's own metric and resample ablation.
+
+        Raises:
+            UnknownNameError: there is no such metric, ablation or scope.
+            SettingsError: constants of an optimal ablation that the circuit does not bring, or arguments of another kind.
+            GraphError, PromptError: as for the class.
+        """
+        for value, kind, way in ((model, Transformer, "load_model(…) returns one"), (task, Task, _TASKS)):
+            if not isinstance(value, kind):
+                raise SettingsError(f"a {kind.__name__} was expected, and a {type(value).__name__} was given: {way}.")
+        record = None if circuit is None else circuit.record
+        measured = metric_of(metric or (task.metric if record is None else record.metric))
+        carries = carried(ablation or ("resample" if record is None else record.ablation), circuit)
+        graph = graph_of(model, scope, task) if circuit is None else circuit.graph
+        return Problem(model, graph, task.to(model.device), measured, carries)
+
+    def first_changes(self) -> list[int]:
+        """Per example, the first position at which clean and ablated values can differ."""
+        if not isinstance(self.ablation, Resample):
+            return [0] * len(self.task)
+        return (self.task.clean.ids != self.task.corrupted.ids).to(torch.int8).argmax(1).tolist()
+
+
+_TASKS = "load_task(…) and build_task(…) return one"
+
+
+def carried(ablation: str | Ablation, circuit: Circuit | None = None) -> Ablation:
+    """What cut edges carry, by name or as a value; optimal constants are those that the circuit brings.
+
+    Raises:
+        UnknownNameError: there is no such ablation.
+        SettingsError: the circuit brings no constants, or what is given is no ablation.
+    """
+    if isinstance(ablation, str):
+        if ablation != OPTIMAL or circuit is None:
+            return ablation_named(ablation)
+        if circuit.constants is None:
+            raise SettingsError("this circuit brings no constants for an optimal ablation: search with --ablation optimal.")
+        return Optimal(circuit.constants)
+    if not isinstance(ablation, Ablation):
+        raise SettingsError(
+            f"ablation is a {type(ablation).__name__}: give a name, such as 'resample', or a value, such as Zero()."
+        )
+    return ablation
