@@ -11,9 +11,12 @@ Growth nominates at α = 0, where only edges between nodes of the circuit have a
 are *measured*, along the path as well (α in ALPHAS), where paths through new nodes show. What lowers J most per edge goes
 in, by chains that join the circuit (``connect.py``), fewer of them where they do not deliver, then those of the others that are
 seen to help, one by one; and twice as many, and so on, where no few of them do anything without the others (the arms of an AND).
-Gradients nominate what to restore and never what to cut. What a cut costs is trusted as far as its standard error over the prompts
-allows (``pruning.py``), and a prune round is taken back when it raises the loss on *validation* prompts, which took no part in it, by
-more than the price of the edges that it drops, or loses the targets: pruning on few prompts overfits.
+Gradients nominate what to restore and never what to cut. Growth ends when the targets hold, when nothing that is nominated helps,
+or when four rounds have not helped the *validation* prompts: what they gain is fitted to those of the search.
+
+What a cut costs is trusted as far as its standard error over the prompts allows (``pruning.py``). A prune round is taken back when
+it raises the loss on validation prompts, which took no part in it, by more than the price of the edges that it drops, or loses the
+targets: pruning on few prompts overfits.
 
 Cost: a round of growth is a masked forward and backward pass (``run/forward.py``, some ten plain forward passes) over the search
 prompts and len(ALPHAS) over PATH_EXAMPLES of them; a trial of pruning runs the circuit's nodes downstream of one edge alone.
@@ -58,6 +61,10 @@ _LEAST_GAIN = 1e-7
 _PATIENCE = 200
 # of the best nomination's gain for each edge, what a larger one must reach
 _NEAR_BEST = 0.5
+# rounds of growth that do not help the prompts that judge, after which growth ends
+_STALLED = 4
+# of a round's edges, so many times as many are tried together at most
+_TOGETHER = 64
 # of that, what a chain must reach that is measured after it
 _WORTH = 0.25
 
@@ -244,11 +251,16 @@ class Refinement:
     def run(self) -> Point:
         """Grow and prune until the targets hold and nothing more can go; returns the best circuit that fits them."""
         for _ in range(self.config.rounds):
-            if self.reached(self.point) or not self.grow():
+            if self.reached(self.point) or self.stalled() or not self.grow():
                 break
         self.prune_on()
         self.shrink()
         return self.best()
+
+    def stalled(self) -> bool:
+        """Whether growth no longer helps the prompts that judge: what it still gains is fitted to those of the search."""
+        losses = [point.judged.loss for point in self.points]
+        return len(losses) > _STALLED and min(losses[-_STALLED:]) >= min(losses[:-_STALLED])
 
     def best(self) -> Point:
         """The smallest circuit that reaches the targets, otherwise the one that does best at the size asked for."""
@@ -272,9 +284,10 @@ class Refinement:
             found += self._measured_steps(self.gain(ALPHAS, self.along_path), room)
         kept = self._helpful(found, room)
         if torch.equal(kept, self.point.kept):
-            kept = self._helpful(self._together(room, left), left)
-        if torch.equal(kept, self.point.kept):
-            return False
+            step = _best_of(self._together(room, left))
+            if step is None:
+                return False
+            kept = step.kept
         self.move("grow", kept)
         return True
 
@@ -284,8 +297,7 @@ class Refinement:
         The first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much. Where few of
         many help, gradients cannot tell which.
         """
-        near = [step for step in found if step.per_edge >= max(_NEAR_BEST * _best(found), _LEAST_GAIN)]
-        step = max(near, key=lambda step: (step.edges, step.per_edge), default=None)
+        step = _best_of(found)
         if step is not None and 2 * step.edges > room:
             return step.kept
         before, loss = self.point.kept, self.losses_of(self.point.kept)
@@ -308,7 +320,8 @@ class Refinement:
         Gradients near the model see them: there all others are nearly whole.
         """
         gain, found = self.gain((NEAR_MODEL,), self.along_path), list[_Step]()
-        while _best(found) <= _LEAST_GAIN and room <= left:
+        most = min(left, _TOGETHER * room)
+        while _best(found) <= _LEAST_GAIN and room <= most:
             found += self._measured_steps(gain, room)
             room *= 2
         return found
@@ -387,6 +400,12 @@ class Refinement:
         found = pruned(self.search, self.point.kept, price, self.journal, most)
         self.trials += found.trials
         return found.kept
+
+
+def _best_of(steps: Sequence[_Step]) -> _Step | None:
+    """The largest of those whose edges are worth nearly as much as the best step's; None where none lowers the loss."""
+    near = [step for step in steps if step.per_edge >= max(_NEAR_BEST * _best(steps), _LEAST_GAIN)]
+    return max(near, key=lambda step: (step.edges, step.per_edge), default=None)
 
 
 def _best(steps: Sequence[_Step]) -> float:
