@@ -20,8 +20,9 @@ from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.evaluate import measure
 from subcircuit.graph import Circuit
 from subcircuit.model.weights import map_tensors
-from subcircuit.search import Acdc, discover
+from subcircuit.search import Acdc, Refine, discover, refine_circuit
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.tasks import metric
 from subcircuit.workers import Crew, Table, together
 from subcircuit.workers.local import _Helper, _serve
 from subcircuit.workers.sharing import Helping, Leading
@@ -38,6 +39,16 @@ def test_helpers_that_are_killed_or_hang_change_nothing(tmp_path: Path):
     assert said == ["warning: worker 1 stopped, killed by signal 9; the others do its work"]
     for helper in tmp_path.iterdir():
         assert not Path("/proc", helper.name.split("-")[1]).exists(), "no helper outlives the work"
+
+
+def test_a_refinement_is_the_same_with_two_processes():
+    problem = replace(problem_of(tiny("attention_only")), metric=metric("logit_difference"))
+    seed = Circuit.full(problem.graph)
+    settings = Refine(kl=0.05, rounds=2, grow=5)
+    alone, joined = (together(partial(refine_circuit, problem, seed, settings), Crew(count)) for count in (1, 2))
+    assert [point.kept.tolist() for point in joined.path.points] == [point.kept.tolist() for point in alone.path.points]
+    assert [point.search for point in joined.path.points] == [point.search for point in alone.path.points]
+    assert alone.circuit.n_edges < seed.n_edges
 
 
 def test_errors_of_the_work_and_ctrl_c_are_those_of_one_process(tmp_path: Path):
