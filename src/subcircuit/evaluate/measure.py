@@ -101,13 +101,13 @@ def measure_all(
         Readings in the order of ``metrics``.
 
     Raises:
-        GraphError: the graph is not the model's, or a circuit is of another graph.
+        GraphError: a circuit is of another graph than the problem's.
         PromptError: the prompts were made for a model with another tokenizer.
         SettingsError: the batch size is not positive, or a metric needs wrong answers that the task does not have.
         NumericalError: a loss is NaN or infinite.
     """
     model, graph = problem.model, problem.graph
-    _check(model, graph, circuits, batch_size)
+    _check(graph, circuits, batch_size)
     for circuit in circuits:
         check_same_vocabulary(circuit, problem.task)
     masks = [graph.edges, torch.zeros_like(graph.edges), *(circuit.kept for circuit in circuits)]
@@ -142,9 +142,7 @@ def runs_of(examples: int, circuits: int) -> int:
     return examples * (circuits + 2)
 
 
-def _check(model: Transformer, graph: Graph, circuits: Sequence[Circuit], batch_size: int) -> None:
-    if unlike := graph.unlike_model(model.config):
-        raise GraphError(f"the circuit was found in another model than {model.name}; their graphs differ in {unlike}")
+def _check(graph: Graph, circuits: Sequence[Circuit], batch_size: int) -> None:
     for circuit in circuits:
         if circuit.graph != graph:
             raise GraphError(
