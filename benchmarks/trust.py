@@ -37,7 +37,7 @@ def main() -> None:
     name, task, method = asked[0].split("/")
     model = sc.load_model(name)
     split = sc.load_split(task, model, examples=32)
-    problem = replace(Problem.of(model, split.search, "logit_difference"), validation=split.validation)
+    problem = Problem.of(model, split, "logit_difference")
     found = _refined(problem) if method == "refine" else _ranked(problem, method)
     for label, circuit, passes in found:
         numbers = measured_on(replace(problem, task=split.test, validation=None), circuit)

@@ -56,22 +56,18 @@ class Understood:
         """
         from subcircuit.graph.select import check_selection
         from subcircuit.model import load_model
-        from subcircuit.run import Mean, ablation_named
+        from subcircuit.run import Mean
         from subcircuit.search import Problem, method_named
-        from subcircuit.tasks import graph_of, load_split
-        from subcircuit.tasks import metric as metric_named
+        from subcircuit.tasks import load_split
 
         o = self.options
         say(f"loading {o.model}")
         model = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=say)
         split = load_split(o.task, model, examples=o.examples, seed=o.seed, bos=self.bos, split=o.split).to(model.device)
-        task = split.search
-        graph = graph_of(model, self.scope, task)
-        selection = None if self.chosen is None else self.chosen.selection(graph)
+        problem = Problem.of(model, split, o.metric, self.ablation if isinstance(self.ablation, str) else Mean(), self.scope)
+        selection = None if self.chosen is None else self.chosen.selection(problem.graph)
         if selection is not None:
-            check_selection(graph, selection)
-        carried = ablation_named(self.ablation) if isinstance(self.ablation, str) else Mean()
-        problem = Problem(model, graph, task, metric_named(o.metric or task.metric), carried, split.validation)
+            check_selection(problem.graph, selection)
         method_named(o.method).check(problem)
         return Loaded(split, problem, selection)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from subcircuit.search.journal import Journal
 
 Begin: TypeAlias = Callable[["Problem", Callable[[str], None]], Callable[..., Any]]
-"""From the behaviour of a circuit, and whom to tell of it, to a search that takes a model and keeps to a journal."""
+"""From the behaviour of a circuit, and whom to tell of it, to a search that keeps to a journal."""
 
 
 def search_further(asked: dict[str, Any], circuit: "Circuit", begun: "Begun | None", begin: Begin) -> None:

@@ -61,13 +61,13 @@ def show(
     with watch(messages()) as watcher:
         watcher.say(f"loading {model}")
         transformer = load_model(model, revision=revision, device=device, dtype=dtype, report=watcher.say)
-        problem = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
-        watcher.say(f"measuring {len(problem)} pairs of prompts")
-        measured = competence(transformer, problem)
+        prompts = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
+        watcher.say(f"measuring {len(prompts)} pairs of prompts")
+        measured = competence(transformer, prompts)
     if json:
-        print_json(_as_json(transformer, problem, measured))
+        print_json(_as_json(transformer, prompts, measured))
     else:
-        _print(transformer, problem, measured)
+        _print(transformer, prompts, measured)
 
 
 def _print(model: "Transformer", task: "Task", measured: Sequence["Competence"]) -> None:

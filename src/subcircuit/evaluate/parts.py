@@ -88,7 +88,7 @@ def with_numbers(
             the numbers are missing then and say why.
     """
     model = problem.model
-    check_vocabulary(problem.model, split.search)
+    check_vocabulary(model, split.search)
     if circuit.record is None:
         return circuit
     there = {name: split.parts[name] for name in REPORTED if name in split.parts}

@@ -66,7 +66,6 @@ def discover(
     >>> result = discover(model, load_task("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
     >>> result.circuit.save("runs/ioi")  # doctest: +SKIP
     """
-    split, task = (task, task.search) if isinstance(task, Split) else (None, task)
     method, asked = method_settings(method), Problem.of(model, task, metric, Mean(), scope)
     chosen, graph = method_of(method), asked.graph
     graph.check_size()
@@ -79,9 +78,7 @@ def discover(
         raise SettingsError(f"{chosen.name} decides itself which edges to keep: it takes no selection, see its threshold.")
     if isinstance(ablation, LearnOptimal):
         parameters |= {"optimal": asdict(ablation)}
-    validation = None if split is None or split.validation is None else split.validation.to(model.device)
-    asked = replace(asked, validation=validation)
-    parts = None if split is None else split_record(split)
+    parts = split_record(task) if isinstance(task, Split) else None
     problem = replace(asked, ablation=ablation_for(ablation, asked, on_step, journal))
     on_step = _with_record(on_step, _record(problem, chosen, parameters, {}, {}, parts))
     with naming_the_place(model, problem.task):

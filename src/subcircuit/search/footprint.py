@@ -54,10 +54,9 @@ def footprint(problem: Problem, settings: Any) -> Footprint:
     model = problem.model
     tensors = {id(tensor): tensor for _, tensor in named_tensors(model.weights)}.values()
     weights, numbers = sum(tensor.nbytes for tensor in tensors), sum(tensor.numel() for tensor in tensors)
-    seed = Acdc(threshold=1.0) if isinstance(settings, Refine) else None
-    if seed is not None:
-        # what is kept of the runs as it refines is less than what the search for the seed keeps
-        runs, work = _engines(problem, seed)
+    if isinstance(settings, Refine):
+        # what is kept of the runs as it refines is less than what the search for the seed keeps, whatever its threshold
+        runs, work = _engines(problem, Acdc())
         work = max(work, sum(_gradients(problem, settings)))
     elif isinstance(settings, Acdc | Exact | Hybrid):
         runs, work = _engines(problem, settings)

@@ -8,7 +8,7 @@ from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.model.transformer import Transformer
 from subcircuit.run.ablation import OPTIMAL, Ablation, Optimal, Resample, ablation_named, name_of
-from subcircuit.tasks import Metric, OwnMetric, Task, check_vocabulary, graph_of, metric_of
+from subcircuit.tasks import Metric, OwnMetric, Split, Task, check_vocabulary, graph_of, metric_of
 
 _KINDS = {"model": Transformer, "graph": Graph, "task": Task, "metric": Metric, "ablation": Ablation}
 
@@ -58,7 +58,7 @@ class Problem:
     @staticmethod
     def of(
         model: Transformer,
-        task: Task,
+        task: Task | Split,
         metric: str | Metric | OwnMetric | None = None,
         ablation: str | Ablation | None = None,
         scope: Scope | str | None = None,
@@ -67,6 +67,7 @@ class Problem:
         """A problem from values or names, on the model's device.
 
         Args:
+            task: its prompts; of a split those to search with, and its validation prompts.
             metric: a name, a metric, or a Python function (see ``own_metric``).
             ablation: a name or a value.
             scope: at which level the model is resolved, as a value or as text; queries, keys and values of every head by default.
@@ -78,6 +79,9 @@ class Problem:
             SettingsError: constants of an optimal ablation that the circuit does not bring, or arguments of another kind.
             GraphError, PromptError: as for the class.
         """
+        validation = None
+        if isinstance(task, Split):
+            task, validation = task.search, task.validation
         for value, kind, way in ((model, Transformer, "load_model(…) returns one"), (task, Task, _TASKS)):
             if not isinstance(value, kind):
                 raise SettingsError(f"a {kind.__name__} was expected, and a {type(value).__name__} was given: {way}.")
@@ -85,7 +89,8 @@ class Problem:
         measured = metric_of(metric or (task.metric if record is None else record.metric))
         carries = carried(ablation or ("resample" if record is None else record.ablation), circuit)
         graph = graph_of(model, scope, task) if circuit is None else circuit.graph
-        return Problem(model, graph, task.to(model.device), measured, carries)
+        validation = None if validation is None else validation.to(model.device)
+        return Problem(model, graph, task.to(model.device), measured, carries, validation)
 
     def first_changes(self) -> list[int]:
         """Per example, the first position at which clean and ablated values can differ."""

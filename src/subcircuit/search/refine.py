@@ -61,12 +61,12 @@ _LEAST_GAIN = 1e-7
 _PATIENCE = 200
 # of the best nomination's gain for each edge, what a larger one must reach
 _NEAR_BEST = 0.5
+# of the step's that is taken, what a chain must reach that is measured after it
+_WORTH = 0.25
 # rounds of growth that do not help the prompts that judge, after which growth ends
 _STALLED = 4
 # of a round's edges, so many times as many are tried together at most
 _TOGETHER = 64
-# of that, what a chain must reach that is measured after it
-_WORTH = 0.25
 
 
 @dataclass(frozen=True)
@@ -176,12 +176,20 @@ def coarse(problem: Problem, config: Refine) -> Acdc:
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """A larger circuit, with how many edges it has more, by how much each of them lowers the loss, and the chains that they are."""
+    """A larger circuit.
+
+    Args:
+        per_edge: by how much each of the edges that it has more lowers the loss.
+        edges: how many these are.
+        chains: what they are.
+        losses: of the circuit, on each prompt.
+    """
 
     per_edge: float
     edges: int
     kept: Bool[Tensor, "writer reader"]
     chains: tuple[Chain, ...]
+    losses: Float[Tensor, " batch"]
 
 
 class Refinement:
@@ -300,14 +308,15 @@ class Refinement:
         step = _best_of(found)
         if step is not None and 2 * step.edges > room:
             return step.kept
-        before, loss = self.point.kept, self.losses_of(self.point.kept)
-        kept, worth, seen = before, float(loss.mean()) / _PATIENCE, set[Chain]()
-        if step is not None:
-            kept, worth, seen, loss = step.kept, step.per_edge, set(step.chains), self.losses_of(step.kept)
+        before = self.point.kept
+        if step is None:
+            kept, loss, worth = before, self.losses_of(before), self.point.search.loss / _PATIENCE
+        else:
+            kept, loss, worth = step.kept, step.losses, step.per_edge
         for chain in dict.fromkeys(chain for other in found for chain in other.chains):
             more = with_chains(kept, [chain])
             new = int((more & ~kept).sum())
-            if chain in seen or not new or int((more & ~before).sum()) > room:
+            if not new or int((more & ~before).sum()) > room:
                 continue
             after = self.losses_of(more)
             if at_most(after - loss) < 0 and float((loss - after).mean()) >= _WORTH * worth * new:
@@ -329,9 +338,13 @@ class Refinement:
     def _measured_steps(self, gain: Float[Tensor, "writer reader"], room: int) -> list["_Step"]:
         """What is nominated, and what it is worth."""
         before, loss = self.point.kept, self.point.search.loss
-        steps = [(with_chains(before, taken), tuple(taken)) for taken in self.nominated(gain, room)]
-        sizes = [(int((kept & ~before).sum()), kept, taken) for kept, taken in steps]
-        return [_Step((loss - float(self.losses_of(kept).mean())) / edges, edges, kept, taken) for edges, kept, taken in sizes]
+
+        def step(taken: list[Chain]) -> _Step:
+            kept = with_chains(before, taken)
+            edges, losses = int((kept & ~before).sum()), self.losses_of(kept)
+            return _Step((loss - float(losses.mean())) / edges, edges, kept, tuple(taken), losses)
+
+        return [step(taken) for taken in self.nominated(gain, room)]
 
     def gain(self, alphas: Sequence[float], loss: MaskedLoss) -> Float[Tensor, "writer reader"]:
         """−∂J/∂mask, averaged along the way from the circuit to the model."""
@@ -362,7 +375,8 @@ class Refinement:
     def losses_of(self, kept: Bool[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
         """J of a circuit on each search prompt."""
         self.trials += 1
-        return once(self.journal, f"{digest(kept)}/losses", lambda: self.search.losses_of(kept))
+        # what was remembered is on the processor
+        return once(self.journal, f"{digest(kept)}/losses", lambda: self.search.losses_of(kept)).cpu()
 
     # ---- prune ------------------------------------------------------------------------------------------------------
 
