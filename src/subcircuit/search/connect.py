@@ -69,8 +69,8 @@ def chains(wiring: Wiring, kept: Bool[Tensor, "writer reader"], gain: Float[Tens
     """
     graph, n_places = wiring.graph, len(wiring.graph.places)
     gain = gain.masked_fill(~graph.edges | kept, 0.0).clamp(min=0)
-    carrying, heard = wiring.carrying(kept), set[int]()
-    waiting, taken = list[tuple[float, int, int]](), set[Edge]()
+    carrying, heard, taken = wiring.carrying(kept), set[int](), set[Edge]()
+    waiting, stuck = list[tuple[float, int, int]](), dict[Spot, list[tuple[float, int, int]]]()
 
     def hear(readers: Iterable[int]) -> None:
         for column in {*readers} - heard:
@@ -78,31 +78,39 @@ def chains(wiring: Wiring, kept: Bool[Tensor, "writer reader"], gain: Float[Tens
             for row in gain[:, column].nonzero().flatten().tolist():
                 heappush(waiting, (-float(gain[row, column]), column, row))
 
+    def carry(spots: Iterable[Spot]) -> None:
+        for spot in {*spots} - carrying:
+            carrying.add(spot)
+            for edge in stuck.pop(spot, ()):
+                heappush(waiting, edge)
+
     hear(wiring.heard(kept))
     while waiting:
-        _, column, row = heappop(waiting)
+        edge = _, column, row = heappop(waiting)
         if (row, column) in taken:
             continue
         chain = _chain(wiring, carrying, gain, row, column)
-        if chain is None:
+        spots = [(w, r % n_places) for w, r in chain]
+        if spots[-1] not in carrying:
+            # it waits for one of its writers to carry something
+            for spot in spots:
+                stuck.setdefault(spot, []).append(edge)
             continue
         yield chain
         taken.update(chain)
-        for w, r in chain:
-            carrying.update(wiring.feeds[r])
-            hear(wiring.inputs.get((w, r % n_places), ()))
+        for (_, r), spot in zip(chain, spots, strict=True):
+            carry(wiring.feeds[r])
+            hear(wiring.inputs.get(spot, ()))
 
 
-def _chain(wiring: Wiring, carrying: set[Spot], gain: Float[Tensor, "writer reader"], row: int, column: int) -> Chain | None:
-    """From an edge back to a writer that carries something; None where no edge of positive gain leads on."""
+def _chain(wiring: Wiring, carrying: set[Spot], gain: Float[Tensor, "writer reader"], row: int, column: int) -> Chain:
+    """From an edge back to a writer that carries something, or to one into which no edge of positive gain leads."""
     n_places, chain = len(wiring.graph.places), [(row, column)]
     while (spot := (chain[-1][0], chain[-1][1] % n_places)) not in carrying:
         columns = wiring.inputs.get(spot, ())
-        if not columns:
-            return None
-        best, at = gain[:, columns].T.flatten().max(0)
+        best, at = gain[:, columns].T.flatten().max(0) if columns else (0, 0)
         if best <= 0:
-            return None
+            break
         reader, writer = divmod(int(at), len(gain))
         chain.append((writer, columns[reader]))
     return tuple(chain)
