@@ -15,7 +15,7 @@ from typing import Any
 from scaling import count_processor_time
 
 import subcircuit as sc
-from subcircuit.run.memory import peak_memory
+from subcircuit.engine.memory import peak_memory
 from subcircuit.search import METHODS, Problem
 
 CASES = ["eap-8", "eap-ig-inputs-8", "relp-8", "ifr-8", "acdc-8-0.1", "acdc-8-0.02", "acdc-32-0.1"]

@@ -20,10 +20,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import subcircuit as sc
+from subcircuit.engine.memory import peak_memory
 from subcircuit.graph import Graph
 from subcircuit.model import Tokens
 from subcircuit.model.weights import named_tensors
-from subcircuit.run.memory import peak_memory
 from subcircuit.search import METHODS, Problem
 from subcircuit.tasks import Answer, Answers, PromptPair, Task, metric
 

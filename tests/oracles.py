@@ -8,15 +8,15 @@ from itertools import groupby, pairwise
 import torch
 from torch import Tensor
 
+from subcircuit.engine import Mean, MeanByPosition, Optimal, Resample, Zero, run_circuit, writer_values
+from subcircuit.engine.ablation import Ablation, ablated_values
+from subcircuit.engine.readout import readout_of
 from subcircuit.graph import MLP, Circuit, Edge, Embed, Expert, Graph, Head, HeadInput, Logits, Neuron, RouterInput, Writer
 from subcircuit.graph import Attention as AttentionBlock
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import activate, mlp, rotate, soft_cap
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.weights import MixtureWeights, MLPWeights, NormWeights
-from subcircuit.run import Mean, MeanByPosition, Optimal, Resample, Zero, run_circuit, writer_values
-from subcircuit.run.ablation import Ablation, ablated_values
-from subcircuit.run.readout import readout_of
 from subcircuit.search import Acdc, Problem
 from subcircuit.search.rules import Within
 from subcircuit.tasks import placed

@@ -4,9 +4,9 @@ import random
 
 import torch
 
+from subcircuit.engine import ABLATIONS
 from subcircuit.graph import Graph
 from subcircuit.model import Tokens, Transformer
-from subcircuit.run import ABLATIONS
 from subcircuit.search import Problem
 from subcircuit.tasks import Answer, Answers, PromptPair, Task, metric
 from tests.tiny_models import VOCAB

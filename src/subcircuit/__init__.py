@@ -28,6 +28,13 @@ if TYPE_CHECKING:
         load_edited,
         remove,
     )
+    from subcircuit.engine import (
+        Mean,
+        MeanByPosition,
+        Optimal,
+        Resample,
+        Zero,
+    )
     from subcircuit.errors import (
         CircuitFileError,
         EditError,
@@ -105,13 +112,6 @@ if TYPE_CHECKING:
         write_kept,
         write_removal,
         write_run,
-    )
-    from subcircuit.run import (
-        Mean,
-        MeanByPosition,
-        Optimal,
-        Resample,
-        Zero,
     )
     from subcircuit.search import (
         Acdc,
@@ -268,7 +268,7 @@ _HOMES = {
         "write_removal",
         "write_run",
     ),
-    "subcircuit.run": (
+    "subcircuit.engine": (
         "Mean",
         "MeanByPosition",
         "Optimal",

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from subcircuit.cli.progress import Lines, Pace, clock, quiet_at_first, watch
+from subcircuit.engine.memory import in_parts
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
-from subcircuit.run.memory import in_parts
 from subcircuit.search import Step
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from subcircuit.engine import Resample
 from subcircuit.errors import SubcircuitError
 from subcircuit.report import Validations
-from subcircuit.run import Resample
 from subcircuit.truth import cases, known_cases, planted_case, published_names
 from tests.cli.conftest import Output
 from tests.tasks.conftest import VOCABULARY, tokenizer_of

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 from subcircuit.edit import Node, NodeEdit, remove_nodes, write_checkpoint
 from subcircuit.edit.families import keeps_constants
 from subcircuit.edit.fill import mean_writes
+from subcircuit.engine import last_stream_of_nodes
 from subcircuit.errors import EditError
 from subcircuit.graph import MLP, Graph, Head, Neuron, Scope
 from subcircuit.model import MLPWeights, Tokens, Transformer, load_model
 from subcircuit.model.components import unembed
-from subcircuit.run import last_stream_of_nodes
 from tests.oracles import run_without_nodes
 from tests.tiny_models import HF_FAMILIES, VOCAB, tiny, tiny_hf
 

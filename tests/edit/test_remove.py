@@ -11,10 +11,10 @@ from subcircuit.edit import EdgeEdit, Greedy, Means, Probe, Relearning, keep, no
 from subcircuit.edit.fill import mean_values, mean_writes, optimal_writes
 from subcircuit.edit.parts import EdgeParts, NodeParts
 from subcircuit.edit.search import Point, find
+from subcircuit.engine import Mean, Resample, ablated_values, run_circuit
 from subcircuit.errors import EditError, GraphError, SettingsError
 from subcircuit.graph import MLP, Circuit, Graph, Head, MethodRecord, ModelRecord, Neuron, Record, Scope, TaskRecord
 from subcircuit.model import Transformer, load_model
-from subcircuit.run import Mean, Resample, ablated_values, run_circuit
 from subcircuit.tasks import Task, metric
 from subcircuit.truth.trained import that_matter, trained_induction, trained_ioi
 from tests.planted import TRUE_EDGES, planted, planted_task

@@ -99,7 +99,7 @@ def test_an_evaluation_gives_metrics_in_their_own_sign():
     means = evaluate_circuit(problem, Circuit.full(graph)).means
     logits = task.answers.rows(model(task.clean)).double()
     bound = metric("logit_difference").bind(task.answers)
-    from subcircuit.run.readout import readout_of
+    from subcircuit.engine.readout import readout_of
 
     difference = -float(task.answers.mean(bound(readout_of(logits, bound.needs))))
     assert means["metric_circuit"] == pytest.approx(difference)

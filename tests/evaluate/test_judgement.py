@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from subcircuit.engine import Zero
+from subcircuit.engine.memory import peak_memory
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.evaluate import (
     Contest,
@@ -27,8 +29,6 @@ from subcircuit.evaluate import (
 )
 from subcircuit.graph import Circuit, Graph, Scope, TopN
 from subcircuit.report import Sweep, write_sweep
-from subcircuit.run import Zero
-from subcircuit.run.memory import peak_memory
 from subcircuit.search import Acdc, CleanCorrupted, Eap, RandomScores, acdc, discover, eap
 from tests.problems import random_problem, random_task
 from tests.tiny_models import tiny

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine import ABLATIONS, last_stream
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.evaluate import measure, measure_all
 from subcircuit.evaluate.measure import Ends
 from subcircuit.graph import Circuit, Graph, Scope
-from subcircuit.run import ABLATIONS, last_stream
 from subcircuit.tasks import metric
 from tests.oracles import NodeByNode, ablated_slowly
 from tests.problems import random_kept, random_problem
@@ -30,7 +30,7 @@ def slow_losses(problem, kept):
         ids = task.clean.ids[example, :length].tolist()
         z, reference = (NodeByNode(model, graph, mask, ablated[example]).run(ids)[1] for mask in (kept, graph.edges))
         bound = problem.metric.bind(part.answers, reference[part.answers.pos])
-        from subcircuit.run.readout import readout_of
+        from subcircuit.engine.readout import readout_of
 
         losses.append(bound(readout_of(z[part.answers.pos], bound.needs)).mean())
     return torch.stack(losses)

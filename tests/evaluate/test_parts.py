@@ -7,10 +7,10 @@ from importlib import import_module
 import pytest
 
 import subcircuit as sc
+from subcircuit.engine import Optimal, Resample
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate import discover, evaluate_circuit, numbers_of
 from subcircuit.graph import Circuit, PartRecord, Record
-from subcircuit.run import Optimal, Resample
 from subcircuit.search import Acdc, EapIgInputs, LearnOptimal, Problem, look_inside
 from subcircuit.search import discover as search
 from subcircuit.tasks import Split, induction, load_split, metric, split_again

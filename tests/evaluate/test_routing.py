@@ -6,10 +6,10 @@ from math import isnan
 import pytest
 import torch
 
+from subcircuit.engine.mixtures import mixture_weights
 from subcircuit.errors import ModelError, SettingsError
 from subcircuit.evaluate import routing
 from subcircuit.graph import Graph, Scope
-from subcircuit.run.mixtures import mixture_weights
 from subcircuit.search import Acdc, Problem, acdc
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, exact

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from subcircuit.engine import Ablation, Mean, Resample, Zero
 from subcircuit.errors import NoGradientError, SettingsError
 from subcircuit.evaluate import (
     Conditions,
@@ -22,7 +23,6 @@ from subcircuit.evaluate import (
 from subcircuit.graph import Circuit, HeadInput
 from subcircuit.report import Validations
 from subcircuit.report.validation_figure import draw_table
-from subcircuit.run import Ablation, Mean, Resample, Zero
 from subcircuit.search import (
     Acdc,
     CleanCorrupted,

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from subcircuit.engine import Zero
 from subcircuit.errors import CircuitFileError, GraphError, NumericalError, SettingsError
 from subcircuit.explain import EXPLANATION_FILE, Explanation, explain_circuit, largest
 from subcircuit.graph import Circuit, Graph
 from subcircuit.report import draw_attention
-from subcircuit.run import Zero
 from subcircuit.truth.planted import planted_case
 from tests.problems import random_task
 from tests.tiny_models import tiny

@@ -5,9 +5,9 @@ from itertools import permutations
 
 import pytest
 
+from subcircuit.engine import Resample, Zero
 from subcircuit.explain import Explanation, Thresholds, explain_circuit
 from subcircuit.graph import Circuit, Graph
-from subcircuit.run import Resample, Zero
 from subcircuit.tasks import Answer, build_task_of_ids
 from subcircuit.truth import Case
 from subcircuit.truth.features import SHARP, Head, Stream

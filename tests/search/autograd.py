@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subcircuit.engine import ablated_values, run_circuit, writer_values
+from subcircuit.engine.readout import readout_of
+from subcircuit.engine.values import embedding_values
 from subcircuit.errors import NoGradientError
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import embed
-from subcircuit.run import ablated_values, run_circuit, writer_values
-from subcircuit.run.readout import readout_of
-from subcircuit.run.values import embedding_values
 from subcircuit.search import Problem
 from subcircuit.tasks import placed
 

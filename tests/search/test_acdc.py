@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine import ABLATIONS
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph, Scope
-from subcircuit.run import ABLATIONS
 from subcircuit.search import Acdc, acdc
+from tests.engine.test_forward import scopes_of
 from tests.oracles import SequentialAcdc
 from tests.problems import random_problem
-from tests.run.test_forward import scopes_of
 from tests.tiny_models import FAMILIES, tiny
 
 METRICS = [

@@ -9,17 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine.heads import PARTS, mix, post_norm_scale, project, write_out
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import MLP, Graph, Logits
 from subcircuit.model import Transformer
 from subcircuit.model.components import embed, unembed
 from subcircuit.model.transformer import feed_forward
-from subcircuit.run.heads import PARTS, mix, post_norm_scale, project, write_out
 from subcircuit.search import Problem
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.eap import Eap, eap
+from tests.engine.test_forward import scopes_of
 from tests.problems import random_problem
-from tests.run.test_forward import scopes_of
 from tests.search.autograd import Autograd, assert_scores_or_refused
 from tests.search.test_attribution import problems
 from tests.tiny_models import FAMILIES, tiny

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine import run_circuit
+from subcircuit.engine.readout import readout_of
 from subcircuit.errors import NoGradientError, SettingsError
 from subcircuit.graph import Graph, Logits
 from subcircuit.graph.circuit import owners
-from subcircuit.run import run_circuit
-from subcircuit.run.readout import readout_of
 from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.random_scores import RandomScores, random_scores

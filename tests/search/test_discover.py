@@ -6,10 +6,10 @@ from importlib import import_module
 import pytest
 import torch
 
+from subcircuit.engine import ABLATIONS, run_circuit
+from subcircuit.engine.ablation import ablated_values
 from subcircuit.errors import GraphError, SettingsError, UnknownNameError
 from subcircuit.graph import Circuit, Graph, Greedy, Scope, Threshold, TopN
-from subcircuit.run import ABLATIONS, run_circuit
-from subcircuit.run.ablation import ablated_values
 from subcircuit.search import METHODS, Acdc, Eap, Exact, Hybrid, Round, discover, exact, hybrid, method_named, method_of
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
 from subcircuit.search.hybrid import nominate

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from subcircuit.engine import ABLATIONS
 from subcircuit.graph import Graph
 from subcircuit.graph.select import Threshold, TopN
-from subcircuit.run import ABLATIONS
 from subcircuit.search import Problem
 from subcircuit.search.edge_pruning import EdgePruning, edge_pruning
 from subcircuit.tasks import metric

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from subcircuit.run import ABLATIONS
+from subcircuit.engine import ABLATIONS
 from subcircuit.search import Acdc, Eap, EdgePruning, Exact, Hybrid, LearnOptimal, Problem, acdc, sketch
 from subcircuit.search import footprint as footprint_module
 from subcircuit.search.attribution import probes

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine import run_circuit, writer_values
+from subcircuit.engine.readout import readout_of
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
-from subcircuit.run import run_circuit, writer_values
-from subcircuit.run.readout import readout_of
 from subcircuit.search import Problem
 from subcircuit.search.acdc import acdc
 from subcircuit.search.attribution import Rounds

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine import Optimal, last_stream, last_stream_of_nodes
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph
-from subcircuit.run import Optimal, last_stream, last_stream_of_nodes
 from subcircuit.search.edge_pruning import EdgePruning, edge_pruning
 from subcircuit.search.masks import MaskedLoss, hard_concrete, log_kept, odds, on_edges
 from subcircuit.search.optimal import LearnOptimal, learn_optimal

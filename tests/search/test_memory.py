@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from subcircuit.engine import last_stream
+from subcircuit.engine.incremental import Engine
+from subcircuit.engine.memory import ShortOfMemory, is_out_of_memory
 from subcircuit.errors import ShortOfMemoryError
 from subcircuit.graph import Graph, Scope
-from subcircuit.run import last_stream
-from subcircuit.run.incremental import Engine
-from subcircuit.run.memory import ShortOfMemory, is_out_of_memory
 from subcircuit.search import METHODS, EdgeScores, attribution, batches
 from subcircuit.search.masks import Batch, MaskedLoss
 from tests.problems import random_problem

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from subcircuit.engine import Mean, ablated_values
+from subcircuit.engine.node_masks import last_stream_of_nodes
+from subcircuit.engine.readout import read
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph import Graph, Neuron, Scope
 from subcircuit.model.weights import MLPWeights
-from subcircuit.run import Mean, ablated_values
-from subcircuit.run.node_masks import last_stream_of_nodes
-from subcircuit.run.readout import read
 from subcircuit.search import Eap, eap, loss_with_neurons, neuron_scores
 from tests.problems import random_problem
 from tests.tiny_models import narrow, tiny

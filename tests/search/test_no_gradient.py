@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from subcircuit.engine import ABLATIONS
 from subcircuit.errors import NoGradientError
 from subcircuit.evaluate import Contest
 from subcircuit.graph import Graph, Scope
-from subcircuit.run import ABLATIONS
 from subcircuit.search import (
     METHODS,
     AtpStar,
@@ -97,7 +97,7 @@ def test_every_declared_distance_has_its_minimum_at_the_model() -> None:
 
 
 def gradient_at(measured: Metric, answers: Answers, reference: torch.Tensor, logits: torch.Tensor) -> float:
-    from subcircuit.run.readout import readout_of
+    from subcircuit.engine.readout import readout_of
 
     bound, leaf = measured.bind(answers, reference), logits.clone().requires_grad_()
     bound(readout_of(leaf, bound.needs)).sum().backward()
@@ -106,7 +106,7 @@ def gradient_at(measured: Metric, answers: Answers, reference: torch.Tensor, log
 
 
 def flat(answers: Answers, reference: torch.Tensor | None) -> tuple[Any, Callable[[Any], torch.Tensor]]:
-    from subcircuit.run.readout import Needs
+    from subcircuit.engine.readout import Needs
 
     return Needs(logits=True), lambda readout: (readout.logits * 0.0).double().sum(-1)
 

@@ -7,18 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine import Mean, Optimal, Zero
+from subcircuit.engine.readout import readout_of
 from subcircuit.errors import GraphError
 from subcircuit.evaluate import measure
 from subcircuit.graph import Circuit, Graph, Scope
-from subcircuit.run import Mean, Optimal, Zero
-from subcircuit.run.readout import readout_of
 from subcircuit.search import Acdc, Eap, Hisp, Problem, acdc, eap, hisp
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.tasks import metric
+from tests.engine.test_forward import scopes_of
 from tests.oracles import NodeByNode, SequentialAcdc
 from tests.planted import planted, planted_task
 from tests.problems import random_kept, random_problem, random_task
-from tests.run.test_forward import scopes_of
 from tests.search.autograd import Autograd, assert_scores
 from tests.tiny_models import FAMILIES, tiny
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from subcircuit.engine import Resample, ablated_values, run_circuit
 from subcircuit.evaluate import recovery
 from subcircuit.graph import Graph
-from subcircuit.run import Resample, ablated_values, run_circuit
 from subcircuit.search import METHODS, Acdc, Problem, RandomScores, Ugs, acdc, random_scores, ugs
 from subcircuit.tasks import metric
 from tests.planted import TRUE_EDGES, planted, planted_circuit, planted_task

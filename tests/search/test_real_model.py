@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from subcircuit.engine import Resample, ablated_values, run_circuit
 from subcircuit.graph import Circuit, Scope
 from subcircuit.model import Transformer, load_model
-from subcircuit.run import Resample, ablated_values, run_circuit
 from subcircuit.search import Acdc, discover
 from subcircuit.tasks import load_task
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit
+from subcircuit.engine.readout import readout_of
 from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Circuit, Graph, Scope
-from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit
-from subcircuit.run.readout import readout_of
 from subcircuit.search import Acdc, Problem, Refine, acdc, refine
 from subcircuit.search.batches import Batches
 from subcircuit.search.connect import Wiring, chains, with_chains
@@ -19,8 +19,8 @@ from subcircuit.search.panel import Panel
 from subcircuit.search.refine import Refinement
 from subcircuit.tasks import metric, placed
 from subcircuit.truth import case
+from tests.engine.test_positions import drawn
 from tests.problems import random_kept, random_problem
-from tests.run.test_positions import drawn
 from tests.tiny_models import FAMILIES, tiny
 
 METRICS = ["logit_difference", "kl_divergence", "probability_difference", "negative_log_likelihood"]

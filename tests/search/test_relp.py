@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine import run_circuit
+from subcircuit.engine.backward import norm_pull_back
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model import LayerNorm, MixtureWeights, NoNorm, NormWeights, RMSNorm
 from subcircuit.model.components import activate, attention_mask, norm_eps, normalize, rotate, soft_cap
 from subcircuit.model.transformer import feed_forward
-from subcircuit.run import run_circuit
-from subcircuit.run.backward import norm_pull_back
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.relp import RELEVANCE, Relp, frozen_norm, half_each, proportional, relp
 from tests.oracles import mixture_of_one
@@ -234,11 +234,11 @@ def slope_by_rules(problem):
     graph = problem.graph
     plain = Autograd(problem)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("subcircuit.run.forward.attend", attention_by_rules)
-        patch.setattr("subcircuit.run.forward.feed_forward", mlp_by_rules)
-        patch.setattr("subcircuit.run.forward.activations", neurons_alone_by_rules)
-        patch.setattr("subcircuit.run.forward.shares", shares_by_rules)
-        patch.setattr("subcircuit.run.forward.unembed", logits_by_rules)
+        patch.setattr("subcircuit.engine.forward.attend", attention_by_rules)
+        patch.setattr("subcircuit.engine.forward.feed_forward", mlp_by_rules)
+        patch.setattr("subcircuit.engine.forward.activations", neurons_alone_by_rules)
+        patch.setattr("subcircuit.engine.forward.shares", shares_by_rules)
+        patch.setattr("subcircuit.engine.forward.unembed", logits_by_rules)
         torch.testing.assert_close(plain.loss(graph.edges), Autograd(problem).loss(graph.edges))
         return plain.slope(graph.edges)
 

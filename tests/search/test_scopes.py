@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from subcircuit.engine import Resample
+from subcircuit.engine.forward import last_stream
+from subcircuit.engine.node_masks import last_stream_of_nodes
 from subcircuit.graph import Graph, Scope
-from subcircuit.run import Resample
-from subcircuit.run.forward import last_stream
-from subcircuit.run.node_masks import last_stream_of_nodes
 from subcircuit.search import Problem
 from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
@@ -18,8 +18,8 @@ from subcircuit.search.masks import MaskedLoss, on_edges
 from subcircuit.search.random_scores import RandomScores, random_scores
 from subcircuit.search.relp import Relp, relp
 from subcircuit.tasks import metric
+from tests.engine.test_positions import drawn
 from tests.problems import random_problem
-from tests.run.test_positions import drawn
 from tests.search.autograd import Autograd, assert_scores
 from tests.search.test_attribution import integrated_slowly
 from tests.search.test_baselines import flow_slowly, importance_slowly, of_nodes_slowly

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from subcircuit.engine import writer_values
 from subcircuit.errors import PromptError, PromptMismatchError, SettingsError, UnknownNameError
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer, load_model
-from subcircuit.run import writer_values
 from subcircuit.tasks import Answer, PromptPair, Task, build_task, build_task_of_ids
 from subcircuit.tasks.encoding import bos_prefix
 from tests.tasks.conftest import tokenizer_of, with_tokenizer, words_of

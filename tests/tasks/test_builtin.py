@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine.readout import readout_of
 from subcircuit.errors import PromptError, SettingsError, UnknownNameError
 from subcircuit.model import Transformer
-from subcircuit.run.readout import readout_of
 from subcircuit.tasks import METRICS, competence, induction, ioi, load_task, tasks
 from subcircuit.tasks.encoding import bos_prefix
 from subcircuit.tasks.ioi import NAMES, OBJECTS, PLACES, TEMPLATES

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from torch import Tensor
 
+from subcircuit.engine.readout import readout_of
 from subcircuit.errors import SettingsError, UnknownNameError
-from subcircuit.run.readout import readout_of
 from subcircuit.tasks import METRICS, Answer, Answers, metric
 
 

@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 import subcircuit as sc
 from subcircuit.edit import Probe, Relearning
+from subcircuit.engine import Resample
 from subcircuit.errors import PromptError
 from subcircuit.graph import Circuit, Graph, ModelRecord, Scope, TopN
 from subcircuit.model import Transformer
-from subcircuit.run import Resample
 from subcircuit.search import LearnOptimal, Problem
 from subcircuit.search import discover as search
 from subcircuit.tasks import Split, Task, check_same_vocabulary, check_vocabulary, induction, metric

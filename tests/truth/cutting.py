@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from subcircuit.engine import ablated_values, run_circuit
 from subcircuit.evaluate.validation import case_problem
-from subcircuit.run import ablated_values, run_circuit
 from subcircuit.search.exact import Exact, exact
 from subcircuit.truth import Case
 

@@ -1,7 +1,7 @@
 import pytest
 
+from subcircuit.engine import Mean, Resample
 from subcircuit.errors import SettingsError, UnknownNameError
-from subcircuit.run import Mean, Resample
 from subcircuit.truth import CASES, PLANTED, PROGRAMS, TRAINED, case, planted_case
 
 

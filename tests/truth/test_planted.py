@@ -6,10 +6,10 @@ from itertools import product
 import pytest
 import torch
 
+from subcircuit.engine import Resample, Zero
 from subcircuit.errors import GraphError, UnknownNameError, UnsupportedModelError
 from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
-from subcircuit.run import Resample, Zero
 from subcircuit.search import Acdc, Exact, acdc, exact
 from subcircuit.search.direction import Direction
 from subcircuit.tasks import metric

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from subcircuit.engine import ABLATIONS
 from subcircuit.errors import GraphError, UnknownNameError
 from subcircuit.graph import MLP, Circuit, Embed, Graph, GraphShape, Head, HeadInput, Logits, Scope
-from subcircuit.run import ABLATIONS
 from subcircuit.truth import published_circuit, published_circuits, with_whole_inputs
 
 GPT2 = Graph(GraphShape(12, 12, 12), Scope())

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from subcircuit.engine import Resample, Zero, last_stream, writer_values
 from subcircuit.errors import ModelError
 from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Circuit
-from subcircuit.run import Resample, Zero, last_stream, writer_values
 from subcircuit.search import Acdc, acdc
 from subcircuit.truth import PROGRAMS, Program, compile_program, tracr_case, tracr_task, with_whole_inputs
 from tests.truth.conftest import BY_NAME

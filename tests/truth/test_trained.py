@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from scripts.train_small import save, train
+from subcircuit.engine import ABLATIONS, Resample
+from subcircuit.engine.heads import pattern, project
+from subcircuit.engine.values import layer_runs
 from subcircuit.errors import UnknownNameError
 from subcircuit.evaluate import overlap, recovery
 from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Graph
 from subcircuit.model import Tokens, Transformer, load_model
-from subcircuit.run import ABLATIONS, Resample
-from subcircuit.run.heads import pattern, project
-from subcircuit.run.values import layer_runs
 from subcircuit.search import Acdc, EapIgInputs, Exact, acdc
 from subcircuit.search.eap_ig_inputs import eap_ig_inputs
 from subcircuit.search.exact import exact

@@ -54,9 +54,9 @@ class Understood:
         Raises:
             SubcircuitError: they cannot be had, or the options do not go with them.
         """
+        from subcircuit.engine import Mean
         from subcircuit.graph.select import check_selection
         from subcircuit.model import load_model
-        from subcircuit.run import Mean
         from subcircuit.search import Problem, method_named
         from subcircuit.tasks import load_split
 

@@ -53,7 +53,7 @@ _take_options()
 
 def _rows(found: "Estimate") -> list[tuple[str, ...]]:
     from subcircuit.cli.progress import clock
-    from subcircuit.run.memory import size_in_words
+    from subcircuit.engine.memory import size_in_words
 
     rows: list[tuple[str, ...]] = [("edges", f"{found.edges:,}")]
     if found.trials is not None:

@@ -99,7 +99,7 @@ def _range(interval: "Interval | None") -> str:
 
 
 def _as_json(path: Path, circuit: "Circuit", problem: "Problem", judged: "Judgement", shared: int) -> dict[str, Any]:
-    from subcircuit.run import name_of
+    from subcircuit.engine import name_of
 
     interval, random, curve = judged.evaluation.faithfulness_interval(), judged.random_interval, judged.curve
     return {

@@ -25,9 +25,9 @@ def neurons(
     """Rank all MLP neurons of a model by attribution, and measure the model with only the best of them."""
     from subcircuit.cli.console import messages, print_json, print_rows, results
     from subcircuit.cli.progress import watch
+    from subcircuit.engine import ablation_named
     from subcircuit.errors import SettingsError
     from subcircuit.model import load_model
-    from subcircuit.run import ablation_named
     from subcircuit.search import Eap, Problem, loss_with_neurons, neuron_scores
     from subcircuit.tasks import check_task, load_task
     from subcircuit.tasks import metric as metric_named

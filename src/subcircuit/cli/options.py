@@ -50,7 +50,7 @@ def ablation_asked(name: str, assignments: Sequence[str], seed: int) -> "str | L
         UnknownNameError: there is no such ablation.
         SettingsError: settings of an ablation that has none.
     """
-    from subcircuit.run import OPTIMAL, check_ablation
+    from subcircuit.engine import OPTIMAL, check_ablation
     from subcircuit.search import LearnOptimal
 
     check_ablation(name)

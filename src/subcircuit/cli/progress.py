@@ -58,7 +58,7 @@ def watch(console: Console) -> Iterator[Watch]:
 @contextmanager
 def _warned(say: Callable[[str], None]) -> Iterator[None]:
     """Say what the library warns of, instead of showing a line of its source."""
-    from subcircuit.run.memory import ShortOfMemory
+    from subcircuit.engine.memory import ShortOfMemory
 
     with warnings.catch_warnings():
         show = warnings.showwarning

@@ -117,7 +117,7 @@ def check_overrides(given: Overrides) -> None:
         UnknownNameError: there is no such task, metric or ablation.
         PromptError: a file of prompts cannot be read.
     """
-    from subcircuit.run import check_ablation
+    from subcircuit.engine import check_ablation
     from subcircuit.tasks import check_task, metric
 
     checks = ((given.task, check_task), (given.metric, metric), (given.ablation, check_ablation))

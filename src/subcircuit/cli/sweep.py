@@ -92,10 +92,10 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.cli.kept import directory_for, keep
     from subcircuit.cli.options import ablation_asked, bos_policy, numbers, ranked_by, split_settings
     from subcircuit.cli.progress import watch
+    from subcircuit.engine import Mean
     from subcircuit.evaluate import THRESHOLDS, Contest, contend
     from subcircuit.graph import Scope
     from subcircuit.report import Sweep, save_sweep
-    from subcircuit.run import Mean
     from subcircuit.runs import identity
     from subcircuit.search import Problem, ablation_for
     from subcircuit.tasks import check_task, parse_shares

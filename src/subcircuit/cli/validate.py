@@ -68,10 +68,10 @@ def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
     from subcircuit.cli.kept import directory_for, keep
     from subcircuit.cli.options import configured, names_in, numbers, ranked_by, settings_of
     from subcircuit.cli.progress import quiet_at_first, watch
+    from subcircuit.engine import ablation_named
     from subcircuit.errors import UnknownNameError
     from subcircuit.evaluate import Conditions, validations
     from subcircuit.report import Validations, save_validations
-    from subcircuit.run import ablation_named
     from subcircuit.search import METHODS
     from subcircuit.tasks import metric as metric_named
     from subcircuit.truth import Setting, known_cases

@@ -17,14 +17,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.edit.weights import Node
+from subcircuit.engine import writer_values
+from subcircuit.engine.heads import PARTS, mix, project
 from subcircuit.errors import EditError, UnknownNameError
 from subcircuit.graph import MLP, Circuit, Graph, Head, Neuron, Scope
 from subcircuit.model.components import embed, mlp, neurons, normalize
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, attention, block
 from subcircuit.model.weights import MLPWeights
-from subcircuit.run import writer_values
-from subcircuit.run.heads import PARTS, mix, project
 from subcircuit.search import LearnOptimal, OnRound, Problem, learn_optimal
 from subcircuit.tasks import Answer, Task, build_task_of_ids, metric
 

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from subcircuit.edit.weights import Node, blend
+from subcircuit.engine import last_stream
 from subcircuit.graph import MLP, Attention, Circuit, Graph, Head, Neuron
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.run import last_stream
 
 Stream: TypeAlias = Callable[[Tokens], Float[Tensor, "batch pos d_model"]]
 """From prompts to the last residual stream, before the final norm."""

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.edit.parts import Stream
+from subcircuit.engine.readout import read
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.readout import read
 from subcircuit.tasks import Metric, Task, check_vocabulary
 from subcircuit.tasks import metric as metric_named
 

@@ -10,7 +10,7 @@ a checkpoint will hold, and it is differentiable in k.
 
 With sandwich norms (Gemma 2 and 3) o_h and m are what goes *into* the norm after the block: a removed head no longer takes
 part in the root mean square that its layer's other heads are divided by. That is what leaving it out of the weights
-means; cutting edges (``run/forward.py``) takes away its share after that norm instead.
+means; cutting edges (``engine/forward.py``) takes away its share after that norm instead.
 """
 
 from collections.abc import Sequence

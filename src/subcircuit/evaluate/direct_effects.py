@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.backward import norm_pull_back
+from subcircuit.engine.values import writer_values
 from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.backward import norm_pull_back
-from subcircuit.run.values import writer_values
 from subcircuit.tasks import Answers, Task, check_vocabulary
 
 

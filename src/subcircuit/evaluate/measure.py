@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine import ablated_by_batch, last_stream
+from subcircuit.engine.readout import read
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model.components import unembed
 from subcircuit.model.transformer import Transformer
-from subcircuit.run import ablated_by_batch, last_stream
-from subcircuit.run.readout import read
 from subcircuit.search import Problem
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.borderline import rounding

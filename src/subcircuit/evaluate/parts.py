@@ -9,6 +9,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import Any
 
+from subcircuit.engine import OPTIMAL, Ablation
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, PromptMismatchError, SettingsError
 from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit
@@ -16,7 +17,6 @@ from subcircuit.evaluate.measure import runs_of
 from subcircuit.graph import Circuit, Numbers, Scope
 from subcircuit.graph.select import Selection
 from subcircuit.model.transformer import Transformer
-from subcircuit.run import OPTIMAL, Ablation
 from subcircuit.search import Discovery, LearnOptimal, OnProgress, OnRound, Problem, Rounds
 from subcircuit.search import discover as search
 from subcircuit.search.journal import FORGETFUL, Journal, Under

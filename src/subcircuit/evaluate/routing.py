@@ -23,6 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.backward import streams_from
+from subcircuit.engine.mixtures import mixture_weights, normed
 from subcircuit.entry import entry
 from subcircuit.errors import ModelError, SettingsError
 from subcircuit.evaluate.measure import Readings, measure
@@ -31,8 +33,6 @@ from subcircuit.graph.graph import unit_with
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import embed
 from subcircuit.model.experts import route
-from subcircuit.run.backward import streams_from
-from subcircuit.run.mixtures import mixture_weights, normed
 from subcircuit.search import Problem
 from subcircuit.tasks import Task
 from subcircuit.tasks.roles import END, Roles

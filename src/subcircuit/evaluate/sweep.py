@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from subcircuit.engine.memory import peak_memory
 from subcircuit.entry import entry
 from subcircuit.evaluate.curves import Curve, CurvePoint, curve, points_of
 from subcircuit.evaluate.faithfulness import check_gap
 from subcircuit.evaluate.measure import measure
 from subcircuit.graph import By
-from subcircuit.run.memory import peak_memory
 from subcircuit.search import Acdc, Discovery, EdgeScores, OnProgress, Problem, acdc, method_of, method_settings
 from subcircuit.search.journal import FORGETFUL, Journal, Under, alone
 

@@ -20,11 +20,11 @@ from jaxtyping import UInt8
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
+from subcircuit.engine import Ablation, name_of
 from subcircuit.entry import entry
 from subcircuit.errors import NoGradientError, SettingsError, SubcircuitError
 from subcircuit.evaluate.recovery import Part, Recovery, recovery, recovery_of_circuits
 from subcircuit.graph import By, Circuit
-from subcircuit.run import Ablation, name_of
 from subcircuit.search import (
     METHODS,
     Acdc,

@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine.patterns import attention_patterns
 from subcircuit.errors import SettingsError
 from subcircuit.explain.observe import Observation
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.patterns import attention_patterns
 from subcircuit.tasks import Answers
 from subcircuit.tasks.encoding import bos_prefix
 from subcircuit.tasks.induction import ordinary_tokens

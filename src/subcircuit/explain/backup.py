@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.heads import attend
 from subcircuit.explain.observe import Observation, at_answers
 from subcircuit.graph import Attention, Head
 from subcircuit.model.transformer import feed_forward
-from subcircuit.run.heads import attend
 
 
 @torch.no_grad()

@@ -19,14 +19,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine.backward import Streams, UnitGradient, norm_pull_back, reader_gradients, streams_from
+from subcircuit.engine.patterns import attention_patterns
+from subcircuit.engine.values import embedding_values, writer_values
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import MLP, Embed, Graph, Scope
 from subcircuit.graph.scope import Level
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.backward import Streams, UnitGradient, norm_pull_back, reader_gradients, streams_from
-from subcircuit.run.patterns import attention_patterns
-from subcircuit.run.values import embedding_values, writer_values
 from subcircuit.search.attribution import Rounds
 from subcircuit.tasks import Answers, Roles, Task, check_vocabulary
 from subcircuit.tasks.roles import with_ends

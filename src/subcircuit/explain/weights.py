@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from subcircuit.engine.heads import projection, write_out
 from subcircuit.explain.observe import Observation
 from subcircuit.model.components import normalize
 from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import NormWeights
-from subcircuit.run.heads import projection, write_out
 
 _MOST_TOKENS = 64
 

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.backward import norm_pull_back
 from subcircuit.explain.observe import Observation
 from subcircuit.graph import MLP
 from subcircuit.model.components import mlp, neurons, normalize
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.weights import MLPWeights
-from subcircuit.run.backward import norm_pull_back
 
 _TOKENS = 5
 

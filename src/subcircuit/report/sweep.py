@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from subcircuit.engine import name_of
 from subcircuit.evaluate import Contender, Contest, CurvePoint
 from subcircuit.report.folder import write_csv, write_directory, write_json
 from subcircuit.report.style import save_figure
 from subcircuit.report.sweep_figure import draw_sweep
-from subcircuit.run import name_of
 from subcircuit.search import method_of
 
 _POINTS = ("method", "percent", "edges", "kept", "faithfulness", "low", "high", "kl")

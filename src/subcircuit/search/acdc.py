@@ -32,9 +32,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from subcircuit.engine.ablation import name_of
 from subcircuit.entry import entry
 from subcircuit.graph import Circuit
-from subcircuit.run.ablation import name_of
 from subcircuit.search.batches import Batches
 from subcircuit.search.direction import ENDS, check_start, larger
 from subcircuit.search.journal import FORGETFUL, Journal

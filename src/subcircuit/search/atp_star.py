@@ -34,11 +34,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.backward import Rules, UnitGradient, pull_back, reader_gradients, widened
+from subcircuit.engine.heads import PARTS, pattern, project, shares
 from subcircuit.entry import entry
 from subcircuit.graph import Attention, Graph, Logits, Scope
 from subcircuit.graph.nodes import HeadPart
-from subcircuit.run.backward import Rules, UnitGradient, pull_back, reader_gradients, widened
-from subcircuit.run.heads import PARTS, pattern, project, shares
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_gradient_at_clean, summed
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.problem import Problem

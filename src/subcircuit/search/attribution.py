@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.ablation import AblatedBatch, Resample, ablated_by_batch
+from subcircuit.engine.backward import GRADIENTS, Rules, Streams, UnitGradient, reader_gradients
+from subcircuit.engine.contrast import Contrast, contrast
+from subcircuit.engine.memory import in_parts
+from subcircuit.engine.readout import readout_of
+from subcircuit.engine.rows import Places
 from subcircuit.errors import NoGradientError, SettingsError
 from subcircuit.model.components import unembed
-from subcircuit.run.ablation import AblatedBatch, Resample, ablated_by_batch
-from subcircuit.run.backward import GRADIENTS, Rules, Streams, UnitGradient, reader_gradients
-from subcircuit.run.contrast import Contrast, contrast
-from subcircuit.run.memory import in_parts
-from subcircuit.run.readout import readout_of
-from subcircuit.run.rows import Places
 from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound, Round

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine.ablation import ablated_by_batch
+from subcircuit.engine.clean import clean_run
+from subcircuit.engine.incremental import Engine, Visit
+from subcircuit.engine.memory import in_parts
 from subcircuit.model.components import unembed
-from subcircuit.run.ablation import ablated_by_batch
-from subcircuit.run.clean import clean_run
-from subcircuit.run.incremental import Engine, Visit
-from subcircuit.run.memory import in_parts
 from subcircuit.search.problem import Problem
 from subcircuit.tasks import Answers, placed
 

@@ -11,10 +11,10 @@ the ends, neither of them sees it.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from subcircuit.engine.ablation import Resample
+from subcircuit.engine.backward import Streams, streams_from
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.run.ablation import Resample
-from subcircuit.run.backward import Streams, streams_from
 from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size, check_differentiable
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.problem import Problem

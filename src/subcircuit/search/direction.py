@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.ablation import Resample, name_of
 from subcircuit.errors import SettingsError
-from subcircuit.run.ablation import Resample, name_of
 
 Direction: TypeAlias = Literal["noising", "denoising", "both"]
 

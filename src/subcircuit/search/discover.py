@@ -4,12 +4,12 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
+from subcircuit.engine import OPTIMAL, Ablation, Mean, Optimal, name_of
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Circuit, MethodRecord, ModelRecord, Record, Scope, SplitRecord, TaskRecord
 from subcircuit.graph.select import Selection, selection_of, selection_record
 from subcircuit.model.transformer import Transformer
-from subcircuit.run import OPTIMAL, Ablation, Mean, Optimal, name_of
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.journal import FORGETFUL, Journal

@@ -25,9 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.backward import UnitGradient, streams_from
 from subcircuit.entry import entry
 from subcircuit.graph import Graph
-from subcircuit.run.backward import UnitGradient, streams_from
 from subcircuit.search.attribution import (
     Probe,
     Rounds,

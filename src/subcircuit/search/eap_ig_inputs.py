@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
+from subcircuit.engine.backward import Streams, streams_from
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.run.backward import Streams, streams_from
 from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size, check_gradient_at_clean
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.problem import Problem

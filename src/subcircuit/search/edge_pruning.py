@@ -8,7 +8,7 @@
 The target t rises from 0 to ``target`` over the first part of the steps and then stays. Scores are odds because chances
 would round to ties at 1; edges above 1 are kept more likely than not. Here one target binds edges and writers together; the published program holds a
 second one for the share of writers. Masks are made for this sparsity: ask for the size of circuit that you will select.
-Cost: a masked forward and backward pass a step (``run/forward.py``), some ten to fourteen plain forward passes, for however many
+Cost: a masked forward and backward pass a step (``engine/forward.py``), some ten to fourteen plain forward passes, for however many
 edges. Scores far from the target's cut are not to be trusted: once a mask is closed for good, nothing ranks it any more
 but what it took to close it.
 """
@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine import last_stream
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.run import last_stream
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_training, hard_concrete, log_kept, odds, on_edges

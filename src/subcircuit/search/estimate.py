@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from subcircuit.engine.memory import peak_memory
 from subcircuit.entry import entry
 from subcircuit.graph import Circuit, Graph
-from subcircuit.run.memory import peak_memory
 from subcircuit.search.attribution import Rounds, examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.direction import ENDS

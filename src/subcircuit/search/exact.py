@@ -3,7 +3,7 @@
     score(w → r) = L(M without w → r) − L(M)
 
 One trial per edge, none of them a full forward pass: a trial starts at the reader, leaves out the positions and rows
-that cannot change or do not matter, and the layers above are run once for all their readers (``run/single.py``). Cost:
+that cannot change or do not matter, and the layers above are run once for all their readers (``engine/single.py``). Cost:
 about half a forward pass per edge, in large batches; less for edges into late layers, where most edges are. Effects are
 those of cutting one edge from the whole model: two edges that stand in for each other have none each, and their sum is
 not the effect of cutting both. Restored to the corrupted run one by one (``direction.py``) each of them has the whole effect:
@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine.ablation import name_of
+from subcircuit.engine.memory import in_parts
+from subcircuit.engine.single import open_all, try_singly
 from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.graph.select import check_scores
-from subcircuit.run.ablation import name_of
-from subcircuit.run.memory import in_parts
-from subcircuit.run.single import open_all, try_singly
 from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_once
 from subcircuit.search.batches import Batches, after_each_other
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger

@@ -6,7 +6,7 @@
     work    the largest that is there besides: values of all writers as the runs begin, gradients at the readers of a layer,
             inputs and outputs of a batch of trials, or the logits of a plain forward pass
 
-Rows are (example, position) pairs from the first difference of an example to its last answer (``run/rows.py``). What the
+Rows are (example, position) pairs from the first difference of an example to its last answer (``engine/rows.py``). What the
 interpreter and its libraries take, some 0.4 GB, is not in it.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from subcircuit.engine.ablation import Mean, MeanByPosition
+from subcircuit.engine.memory import free_memory, size_in_words
 from subcircuit.model.weights import named_tensors
-from subcircuit.run.ablation import Mean, MeanByPosition
-from subcircuit.run.memory import free_memory, size_in_words
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.eap_ig_inputs import STEPS_AT_ONCE, EapIgInputs
 from subcircuit.search.exact import ROWS_AT_ONCE, Exact

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.ablation import Zero
 from subcircuit.entry import entry
 from subcircuit.graph import Logits
-from subcircuit.run.ablation import Zero
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, summed
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.problem import Problem

@@ -21,15 +21,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine.ablation import AblatedBatch, ablated_by_batch
+from subcircuit.engine.backward import streams_from
+from subcircuit.engine.memory import in_parts
+from subcircuit.engine.readout import read
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.components import embed, unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.ablation import AblatedBatch, ablated_by_batch
-from subcircuit.run.backward import streams_from
-from subcircuit.run.memory import in_parts
-from subcircuit.run.readout import read
 from subcircuit.search.attribution import check_batch_size, check_differentiable, examples_at_once
 from subcircuit.search.problem import Problem
 from subcircuit.tasks import Answers, Bound, placed

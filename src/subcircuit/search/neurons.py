@@ -20,16 +20,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine.ablation import Resample, Zero
+from subcircuit.engine.backward import pull_back, streams_from, widened
+from subcircuit.engine.mlps import mlp_weights
+from subcircuit.engine.readout import readout_of
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph import MLP, Graph, Neuron, Scope
 from subcircuit.model.components import embed, neurons, normalize, unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, attention
-from subcircuit.run.ablation import Resample, Zero
-from subcircuit.run.backward import pull_back, streams_from, widened
-from subcircuit.run.mlps import mlp_weights
-from subcircuit.run.readout import readout_of
 from subcircuit.search.attribution import Rounds, check_gradient_at_clean, check_not_all_zero, probes
 from subcircuit.search.eap import Eap
 from subcircuit.search.problem import Problem

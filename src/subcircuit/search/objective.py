@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.readout import Needs, Readout, readout_of
 from subcircuit.errors import SettingsError
-from subcircuit.run.readout import Needs, Readout, readout_of
 from subcircuit.tasks import Answers, Metric, metric
 from subcircuit.tasks.metrics import Measure, Reference
 

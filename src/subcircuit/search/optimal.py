@@ -7,7 +7,7 @@ example: a rate uniform on (0, 1), then every edge kept with that chance, so tha
 and all constants learn at once. With a circuit, they are that circuit's own: its loss is then the least that any
 constants leave it, the paper's measure of a circuit, and writers without a cut edge keep their mean.
 Constants start from the mean. Adam's steps are in units of each writer's size and fall to nothing, for the draws are
-noisy. Cost: a masked forward and backward pass a step (``run/forward.py``). What is found is a local minimum, and with
+noisy. Cost: a masked forward and backward pass a step (``engine/forward.py``). What is found is a local minimum, and with
 few prompts it fits them: measure on others.
 """
 
@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine import Ablation, Mean, Optimal, ablated_values, last_stream, writer_values
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError
 from subcircuit.graph import Circuit, Graph
-from subcircuit.run import Ablation, Mean, Optimal, ablated_values, last_stream, writer_values
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_training, on_edges

@@ -7,9 +7,9 @@ from typing import TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.incremental import Engine
+from subcircuit.engine.readout import BoundMetric, read
 from subcircuit.model.components import unembed
-from subcircuit.run.incremental import Engine
-from subcircuit.run.readout import BoundMetric, read
 from subcircuit.search.batches import Batches
 from subcircuit.search.problem import Problem
 from subcircuit.tasks import Answers, Metric, metric

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine.incremental import Engine
+from subcircuit.engine.memory import in_parts
+from subcircuit.engine.readout import BoundMetric
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Standing
-from subcircuit.run.incremental import Engine
-from subcircuit.run.memory import in_parts
-from subcircuit.run.readout import BoundMetric
 from subcircuit.search.batches import Batches, after_each_other
 from subcircuit.search.borderline import rounding
 from subcircuit.search.objective import Terms, Units, objective

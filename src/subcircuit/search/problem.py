@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from subcircuit.engine.ablation import OPTIMAL, Ablation, Optimal, Resample, ablation_named, name_of
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.ablation import OPTIMAL, Ablation, Optimal, Resample, ablation_named, name_of
 from subcircuit.tasks import Metric, OwnMetric, Split, Task, check_vocabulary, graph_of, metric_of
 
 _KINDS = {"model": Transformer, "graph": Graph, "task": Task, "metric": Metric, "ablation": Ablation}

@@ -18,7 +18,7 @@ What a cut costs is trusted as far as its standard error over the prompts allows
 it raises the loss on validation prompts, which took no part in it, by more than the price of the edges that it drops, or loses the
 targets: pruning on few prompts overfits.
 
-Cost: a round of growth is a masked forward and backward pass (``run/forward.py``, some ten plain forward passes) over the search
+Cost: a round of growth is a masked forward and backward pass (``engine/forward.py``, some ten plain forward passes) over the search
 prompts and len(ALPHAS) over PATH_EXAMPLES of them; a trial of pruning runs the circuit's nodes downstream of one edge alone.
 Limits: greedy, so one circuit among several as good; relative to the metric, the ablation and the prompts.
 """
@@ -33,9 +33,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine.forward import last_stream
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Action, Circuit, Point, RefinePath, Standing
-from subcircuit.run.forward import last_stream
 from subcircuit.search.acdc import acdc
 from subcircuit.search.attribution import check_batch_size
 from subcircuit.search.connect import Chain, Wiring, chains, with_chains

@@ -30,11 +30,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.backward import Rules, widened
 from subcircuit.entry import entry
 from subcircuit.model.components import Nonlinear, activate
 from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm
 from subcircuit.model.weights import NormWeights
-from subcircuit.run.backward import Rules, widened
 from subcircuit.search.attribution import Watch, attribute, check_batch_size, check_gradient_at_clean
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.problem import Problem

@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine.incremental import Visit
+from subcircuit.engine.rows import Reach
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.incremental import Visit
-from subcircuit.run.rows import Reach
 from subcircuit.search.batches import Batches
 from subcircuit.search.groups import Rule, singles
 from subcircuit.search.order import cutting_order, visiting_order

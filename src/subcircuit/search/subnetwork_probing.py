@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.node_masks import last_stream_of_nodes
 from subcircuit.entry import entry
-from subcircuit.run.node_masks import last_stream_of_nodes
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_price, check_training, hard_concrete, log_kept, odds

@@ -13,7 +13,7 @@ drawn uniform with chance w = p (1 − p), else it is kept (chance p − w/2) or
 The price is what an edge has to be worth, in units of the metric, and plays the part of ACDC's threshold. With
 ``learn_constants`` what cut edges carry is one constant a writer, which starts from the mean and descends together with
 θ; ``learn_optimal`` then finds those of the circuit that is chosen. Cost: a masked forward and backward pass a step
-(``run/forward.py``), some ten to fourteen plain forward passes. Edges that are hardly ever drawn in between learn slowly.
+(``engine/forward.py``), some ten to fourteen plain forward passes. Edges that are hardly ever drawn in between learn slowly.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine import last_stream
 from subcircuit.entry import entry
-from subcircuit.run import last_stream
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_price, check_training, on_edges

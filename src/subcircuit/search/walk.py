@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine.incremental import Visit
 from subcircuit.errors import NumericalError
 from subcircuit.graph import Circuit, Expert, Graph, HeadInput, Neuron, RouterInput
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.incremental import Visit
 from subcircuit.search.batches import Batches
 from subcircuit.search.borderline import TIE, Borderline
 from subcircuit.search.effort import Effort

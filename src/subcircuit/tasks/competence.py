@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.readout import read
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.readout import read
 from subcircuit.tasks.metrics import METRICS, Metric
 from subcircuit.tasks.metrics import metric as metric_named
 from subcircuit.tasks.task import Task, check_vocabulary

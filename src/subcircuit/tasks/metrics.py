@@ -24,8 +24,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from subcircuit.engine.readout import Needs, Readout
 from subcircuit.errors import SettingsError, UnknownNameError
-from subcircuit.run.readout import Needs, Readout
 from subcircuit.tasks.answers import Answers
 
 Measure: TypeAlias = Callable[[Readout], Float[Tensor, "*trial answer"]]

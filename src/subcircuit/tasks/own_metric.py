@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.readout import Needs, Readout
 from subcircuit.errors import NoGradientError, SettingsError
-from subcircuit.run.readout import Needs, Readout
 from subcircuit.tasks.answers import Answers
 from subcircuit.tasks.metrics import Measure, Metric, Reference, metric
 

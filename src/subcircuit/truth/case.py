@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from subcircuit.engine.ablation import Ablation
 from subcircuit.errors import GraphError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.ablation import Ablation
 from subcircuit.tasks import Task
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from subcircuit.engine.ablation import Ablation, Resample, Zero, name_of
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError, UnknownNameError
-from subcircuit.run.ablation import Ablation, Resample, Zero, name_of
 from subcircuit.truth.case import Case
 from subcircuit.truth.planted import PLANTED, planted_case
 from subcircuit.truth.published_case import Setting, published_case, published_names

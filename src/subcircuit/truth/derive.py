@@ -23,15 +23,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subcircuit.engine.ablation import Ablation, ablated_values
+from subcircuit.engine.heads import PARTS, attend, projection
+from subcircuit.engine.values import writer_values
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, UnsupportedModelError
 from subcircuit.graph import MLP, Circuit, Graph, HeadInput, Logits, Reader
 from subcircuit.model.config import NoNorm
 from subcircuit.model.transformer import Transformer, feed_forward
 from subcircuit.model.weights import MLPWeights
-from subcircuit.run.ablation import Ablation, ablated_values
-from subcircuit.run.heads import PARTS, attend, projection
-from subcircuit.run.values import writer_values
 from subcircuit.tasks import Task, check_vocabulary
 
 # features are 1 or fractions like 1/5; softmax leaks and steps of MLPs are below a thousandth

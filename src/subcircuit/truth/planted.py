@@ -16,10 +16,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from subcircuit.engine.ablation import Ablation, Zero
 from subcircuit.errors import UnknownNameError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model import MLPWeights, Transformer
-from subcircuit.run.ablation import Ablation, Zero
 from subcircuit.tasks import Answer, Task, build_task_of_ids
 from subcircuit.truth.case import Case
 from subcircuit.truth.features import SHARP, Stream

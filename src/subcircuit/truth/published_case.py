@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from subcircuit.engine.ablation import Ablation
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.load import load_model
-from subcircuit.run.ablation import Ablation
 from subcircuit.tasks import competence, load_task, shortfall
 from subcircuit.truth.case import Case
 from subcircuit.truth.published_circuits import PublishedCircuit, published_circuits

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from subcircuit.engine.ablation import Ablation, ablation_named
 from subcircuit.errors import GraphError, UnknownNameError
 from subcircuit.graph import MLP, Circuit, Edge, Embed, Graph, Head, HeadInput, Logits, Reader, Writer, parse_writer
 from subcircuit.graph.nodes import HeadPart
-from subcircuit.run.ablation import Ablation, ablation_named
 
 _PARTS: tuple[HeadPart, ...] = ("q", "k", "v")
 

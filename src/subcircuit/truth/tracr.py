@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from subcircuit.engine.ablation import Ablation
 from subcircuit.errors import ModelError
 from subcircuit.graph import Graph, Scope
 from subcircuit.model import (
@@ -28,7 +29,6 @@ from subcircuit.model import (
     Weights,
     check_weights,
 )
-from subcircuit.run.ablation import Ablation
 from subcircuit.tasks import Answer, PromptPair, Task, build_task_of_ids
 from subcircuit.truth.case import Case
 from subcircuit.truth.derive import derive

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from subcircuit.engine.backward import widened
 from subcircuit.graph import MLP, Graph
 from subcircuit.graph.graph import Unit
 from subcircuit.model.tokens import Tokens
-from subcircuit.run.backward import widened
 
 # every neuron has an input of its own: those of a whole MLP would be the largest tensor of a run
 _NEURONS_AT_ONCE = 128

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
 from subcircuit.graph import Circuit, Graph, Scope
-from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
+from tests.engine.agreement import assert_node_by_node
 from tests.problems import random_kept, random_task
-from tests.run.agreement import assert_node_by_node
 from tests.tiny_models import FAMILIES, tiny
 
 SCOPES = [

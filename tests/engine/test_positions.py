@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit
 from subcircuit.errors import GraphError, PromptMismatchError, SettingsError
 from subcircuit.graph import Circuit, Graph, Scope
-from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit
 from subcircuit.search import Acdc, Problem, acdc, zoom
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
@@ -24,11 +24,11 @@ from subcircuit.search.relp import Relp, relp
 from subcircuit.search.rules import Within
 from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from subcircuit.tasks import Roles, Task, graph_of, metric, placed, places_of
+from tests.engine.agreement import assert_node_by_node
+from tests.engine.test_forward import real
+from tests.engine.test_incremental import Walk
 from tests.oracles import SequentialAcdc
 from tests.problems import random_kept, random_task
-from tests.run.agreement import assert_node_by_node
-from tests.run.test_forward import real
-from tests.run.test_incremental import Walk
 from tests.search.autograd import Autograd, assert_scores
 from tests.tiny_models import narrow, tiny
 

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.heads import post_norm_scale
+from subcircuit.engine.mixtures import experts_in, mixture_writes, normed
 from subcircuit.graph import MLP, Attention, Graph
 from subcircuit.graph.graph import Unit
 from subcircuit.model.components import fire, neurons, normalize
 from subcircuit.model.transformer import Transformer, feed_forward
 from subcircuit.model.weights import MLPWeights
-from subcircuit.run.heads import post_norm_scale
-from subcircuit.run.mixtures import experts_in, mixture_writes, normed
 
 
 def mlp_weights(model: Transformer, layer: int) -> MLPWeights:

@@ -25,14 +25,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.heads import PARTS, finish, mix, projection
+from subcircuit.engine.mixtures import experts_in, mixture_writes, normed
+from subcircuit.engine.mlps import mlp_weights
 from subcircuit.graph import MLP, Attention, Graph
 from subcircuit.model.components import AS_IT_IS, Nonlinear, fire, normalize
 from subcircuit.model.config import LayerNorm, NoNorm, Norm, RMSNorm
 from subcircuit.model.transformer import Transformer, attention, feed_forward
 from subcircuit.model.weights import NormWeights
-from subcircuit.run.heads import PARTS, finish, mix, projection
-from subcircuit.run.mixtures import experts_in, mixture_writes, normed
-from subcircuit.run.mlps import mlp_weights
 
 Streams: TypeAlias = tuple[Float[Tensor, "batch pos d_model"], ...]
 """What readers find at each unit of a graph, the logits last."""

@@ -24,16 +24,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from subcircuit.engine.backward import widened
+from subcircuit.engine.heads import PARTS, attend
+from subcircuit.engine.mixtures import mixture_writes, normed
+from subcircuit.engine.mlps import activations, shares, unit_bias, write_out
+from subcircuit.engine.sums import Stretch, Sums, stretches, sums
+from subcircuit.engine.values import embedding_values
 from subcircuit.graph import MLP, Attention, Graph, Logits, Neuron
 from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, feed_forward
-from subcircuit.run.backward import widened
-from subcircuit.run.heads import PARTS, attend
-from subcircuit.run.mixtures import mixture_writes, normed
-from subcircuit.run.mlps import activations, shares, unit_bias, write_out
-from subcircuit.run.sums import Stretch, Sums, stretches, sums
-from subcircuit.run.values import embedding_values
 
 
 def run_circuit(

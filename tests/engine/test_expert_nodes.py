@@ -7,18 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
+from subcircuit.engine.node_masks import last_stream_of_nodes
 from subcircuit.errors import GraphError
 from subcircuit.graph import Graph, Scope
-from subcircuit.run import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
-from subcircuit.run.node_masks import last_stream_of_nodes
 from subcircuit.search import Acdc
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, exact
+from tests.engine.agreement import assert_node_by_node, assert_sequential
+from tests.engine.test_forward import LENGTHS, real
+from tests.engine.test_incremental import Walk
 from tests.problems import random_problem, random_task
-from tests.run.agreement import assert_node_by_node, assert_sequential
-from tests.run.test_forward import LENGTHS, real
-from tests.run.test_incremental import Walk
 from tests.search.autograd import Autograd, assert_scores
 from tests.tiny_models import tiny
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.values import writer_values
 from subcircuit.errors import GraphError, SettingsError, UnknownNameError
 from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.values import writer_values
 
 
 @dataclass(frozen=True, slots=True)

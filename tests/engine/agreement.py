@@ -2,9 +2,9 @@
 
 import torch
 
+from subcircuit.engine import ABLATIONS, ablated_values, run_circuit
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
-from subcircuit.run import ABLATIONS, ablated_values, run_circuit
 from subcircuit.search import Acdc, Problem, acdc
 from subcircuit.tasks import Task
 from tests.oracles import NodeByNode, SequentialAcdc, ablated_slowly

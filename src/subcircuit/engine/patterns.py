@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.heads import pattern, project
+from subcircuit.engine.values import layer_runs
 from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.heads import pattern, project
-from subcircuit.run.values import layer_runs
 
 
 @torch.no_grad()

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subcircuit.engine.readout import Needs, Readout, read, readout_of
 from subcircuit.model import Transformer
 from subcircuit.model.components import unembed
-from subcircuit.run.readout import Needs, Readout, read, readout_of
 from tests.tiny_models import attention_only, tiny
 
 FIELDS = ("columns", "normalizer", "mixture", "logits")

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from subcircuit.engine.backward import Streams, UnitGradient, widened
+from subcircuit.engine.rows import Rows
+from subcircuit.engine.values import embedding_values, layer_runs
 from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.backward import Streams, UnitGradient, widened
-from subcircuit.run.rows import Rows
-from subcircuit.run.values import embedding_values, layer_runs
 
 
 @dataclass(frozen=True, eq=False)

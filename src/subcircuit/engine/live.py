@@ -16,15 +16,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from subcircuit.engine.clean import CleanRun
+from subcircuit.engine.heads import PARTS, post_norm_scale, project, write_out
+from subcircuit.engine.mixtures import expert_writes, normed, shares
+from subcircuit.engine.mlps import activations, mlp_scale
+from subcircuit.engine.mlps import write_out as write_neurons
+from subcircuit.engine.rows import Reach
 from subcircuit.graph import MLP, Attention, Expert, Graph, HeadInput, HeadPart, Logits, Neuron, RouterInput
 from subcircuit.model.components import attention_pattern
 from subcircuit.model.transformer import feed_forward
-from subcircuit.run.clean import CleanRun
-from subcircuit.run.heads import PARTS, post_norm_scale, project, write_out
-from subcircuit.run.mixtures import expert_writes, normed, shares
-from subcircuit.run.mlps import activations, mlp_scale
-from subcircuit.run.mlps import write_out as write_neurons
-from subcircuit.run.rows import Reach
 
 Inputs: TypeAlias = Mapping[int, Tensor]  # reader -> Float[Tensor, "trial row d_model"]
 Writes: TypeAlias = dict[int, Tensor]  # writer -> Float[Tensor, "trial row d_model"]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from subcircuit.engine import ABLATIONS, Optimal, ablated_by_batch, ablated_values, ablation_named, name_of
 from subcircuit.errors import GraphError, SettingsError, UnknownNameError
 from subcircuit.graph import Graph, Scope
-from subcircuit.run import ABLATIONS, Optimal, ablated_by_batch, ablated_values, ablation_named, name_of
 from tests.problems import random_task
 from tests.tiny_models import tiny
 

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.heads import attend
+from subcircuit.engine.mlps import mlp_writes, unit_bias
 from subcircuit.graph import MLP, Attention, Graph
 from subcircuit.graph.graph import Unit
 from subcircuit.model.components import embed_positions, embed_tokens
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, check_lengths
-from subcircuit.run.heads import attend
-from subcircuit.run.mlps import mlp_writes, unit_bias
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.clean import CleanRun
+from subcircuit.engine.heads import finish, projection
+from subcircuit.engine.incremental import Engine
+from subcircuit.engine.live import contract
+from subcircuit.engine.rows import Places, Reach
 from subcircuit.graph import MLP, Attention, HeadPart, Logits
 from subcircuit.model.components import attention_pattern, normalize
 from subcircuit.model.transformer import Transformer, feed_forward
-from subcircuit.run.clean import CleanRun
-from subcircuit.run.heads import finish, projection
-from subcircuit.run.incremental import Engine
-from subcircuit.run.live import contract
-from subcircuit.run.rows import Places, Reach
 
 
 def open_all(engine: Engine) -> Engine:

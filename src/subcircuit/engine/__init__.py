@@ -1,6 +1,6 @@
 """Running circuits: the masked forward pass, and the exact engine that knows what a few more cuts would change."""
 
-from subcircuit.run.ablation import (
+from subcircuit.engine.ablation import (
     ABLATIONS,
     OPTIMAL,
     Ablation,
@@ -15,9 +15,9 @@ from subcircuit.run.ablation import (
     check_ablation,
     name_of,
 )
-from subcircuit.run.forward import last_stream, run_circuit
-from subcircuit.run.node_masks import last_stream_of_nodes
-from subcircuit.run.values import writer_values
+from subcircuit.engine.forward import last_stream, run_circuit
+from subcircuit.engine.node_masks import last_stream_of_nodes
+from subcircuit.engine.values import writer_values
 
 __all__ = [
     "ABLATIONS",

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from subcircuit.engine.rows import Reach, Rows
+from subcircuit.engine.values import embedding_values, layer_runs, with_bias
 from subcircuit.graph import MLP, Attention, Graph
 from subcircuit.model.components import attention_mask
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.rows import Reach, Rows
-from subcircuit.run.values import embedding_values, layer_runs, with_bias
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.run.clean import CleanRun, prefix_sums
-from subcircuit.run.live import Inputs, Live, Since, Writes
-from subcircuit.run.readout import BoundMetric, read
+from subcircuit.engine.clean import CleanRun, prefix_sums
+from subcircuit.engine.live import Inputs, Live, Since, Writes
+from subcircuit.engine.readout import BoundMetric, read
 
 # trials of whole readers at places that run together: in each of them every one of these readers has an input of its own
 _TRIALS_AT_ONCE = 16

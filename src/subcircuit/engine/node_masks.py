@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from subcircuit.engine.heads import attend
+from subcircuit.engine.mlps import mlp_writes
+from subcircuit.engine.values import embedding_values, with_bias
 from subcircuit.graph import MLP, Attention, Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.run.heads import attend
-from subcircuit.run.mlps import mlp_writes
-from subcircuit.run.values import embedding_values, with_bias
 
 
 def last_stream_of_nodes(
