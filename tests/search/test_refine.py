@@ -15,7 +15,7 @@ from subcircuit.search import Acdc, Problem, Refine, acdc, refine
 from subcircuit.search.batches import Batches
 from subcircuit.search.connect import Wiring, chains, with_chains
 from subcircuit.search.objective import objective
-from subcircuit.search.panel import Panel
+from subcircuit.search.panel import Panel, grown
 from subcircuit.search.refine import Refinement
 from subcircuit.tasks import metric, placed
 from subcircuit.truth import case
@@ -73,6 +73,29 @@ def test_trials_without_one_edge_are_masked_runs_without_it(family, seed, level,
 def test_trials_without_one_edge_at_a_place_are_masked_runs_without_it(positions, seed, share, level):
     model, graph, task = drawn("llama_gqa", seed, f"{level}, positions={positions}", [5, 4])
     agree(Problem(model, graph, task, metric("logit_difference")), seed, share, 2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=6)
+@given(
+    seed=st.integers(0, 2**20),
+    level=st.sampled_from(LEVELS[:4]),
+    ablation=st.sampled_from(sorted(ABLATIONS)),
+    share=st.sampled_from([0.03, 0.15, 0.6]),
+)
+def test_a_circuit_with_more_edges_is_the_masked_run_of_it(family, seed, level, ablation, share):
+    model = tiny(family, dtype=torch.float64)
+    graph = Graph.of(model.config, Scope.named(level))
+    problem = random_problem(model, graph, seed, [6, 4, 5], 2, "logit_difference", ablation)
+    kept = Circuit(graph, random_kept(graph.edges, seed, share)).prune().kept
+    at = Batches.start(problem, 2).map(lambda engine: engine.restore(kept.clone(), 0))
+    added = (graph.edges & ~kept).nonzero().tolist()
+    joining = [edge for edge in added if at.first.joins(*edge)]
+    # edges that join alone, several of them, and any edges at all
+    for edges in [*([edge] for edge in joining[:: len(joining) // 3 + 1]), joining[::7], added[:: len(added) // 5 + 1]]:
+        more = kept.clone()
+        more[tuple(torch.tensor(edges, dtype=torch.long).view(-1, 2).T)] = True
+        torch.testing.assert_close(grown(at, more).loss(), losses_of(problem, more), atol=1e-9, rtol=1e-9)
 
 
 def agree(problem, seed, share, batch_size):

@@ -230,12 +230,22 @@ class Engine:
         """The metric of last residual streams, given at the rows of the answers."""
         return self.metric(read(self.run.model, stream[:, self.run.rows.answer_row], self.metric.needs))
 
+    def joins(self, writer: int, reader: int) -> bool:
+        """Whether ``commit`` can keep one more edge, all units being opened: its ends are live at all rows that it carries.
+
+        Otherwise more nodes turn live, or at more rows, which takes ``restore``.
+        """
+        live, embeddings = self.live, self.run.graph.writers_in[0][0]
+        if reader not in live.columns or self.run.places is not None:
+            return False
+        return writer < embeddings or live.reach.get(writer) in ("changed", live.reader_reach(reader))
+
     def commit(self, kept: Bool[Tensor, "writer reader"], readers: Sequence[int]) -> "Engine":
-        """Make the cuts into these readers definite.
+        """Make the cuts into these readers definite, or keep more edges that join.
 
         Args:
             kept: the new edges kept; differs from the old only in the columns of ``readers``.
-            readers: opened, live readers of one unit.
+            readers: opened, live readers.
         """
         return replace(self, live=_settle(replace(self.live, kept=kept), set(map(self._node, readers))))
 

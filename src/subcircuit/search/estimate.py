@@ -197,7 +197,8 @@ def _refining(problem: Problem, config: Refine, patience: float) -> _Measured:
     few = replace(problem, task=problem.task[:_EXAMPLES], validation=None)
     state = Refinement(few, Circuit.empty(problem.graph), config)
     gradient = _seconds(lambda: state.gain((0.0,), state.at_circuit)) / len(few.task)
-    passes = len(problem.task) + len(ALPHAS) * min(config.path_examples, len(problem.task))
+    n = len(problem.task)
+    passes = min(config.circuit_examples, n) + len(ALPHAS) * min(config.path_examples, n)
     return replace(seed, seconds=seed.seconds + rounds * passes * gradient, kept=None)
 
 

@@ -119,6 +119,21 @@ def without_each(at: Batches, column: int, writers: Sequence[int]) -> Float[Tens
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def grown(at: Batches, kept: Bool[Tensor, "writer reader"]) -> Batches:
+    """Engines in the state of a circuit with more edges: only what is downstream of them runs, unless they open nodes.
+
+    Args:
+        at: the engines in the state of the smaller circuit.
+        kept: the larger one.
+    """
+    added = (kept & ~at.kept).nonzero().tolist()
+    if all(at.first.joins(row, column) for row, column in added):
+        readers = sorted({column for _, column in added})
+        return at.map(lambda engine: engine.commit(kept, readers))
+    return at.map(lambda engine: engine.restore(kept.clone(), 0))
+
+
 def digest(kept: Bool[Tensor, "writer reader"]) -> str:
     """Names a circuit among those of its graph."""
     return sha256(str(kept.flatten().nonzero().flatten().tolist()).encode()).hexdigest()[:32]

@@ -5,6 +5,7 @@ less than the price on other prompts like these, too, as far as one standard err
 on 16 of them more than half of the edges of a circuit seemed to cost nothing, and without these it did worse on others.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import NamedTuple
@@ -58,14 +59,17 @@ def costs(search: Panel, kept: Bool[Tensor, "writer reader"], journal: Journal) 
 
 
 @torch.no_grad()
-def pruned(search: Panel, kept: Bool[Tensor, "writer reader"], price: float, journal: Journal, most: int | None = None) -> Pruned:
+def pruned(
+    search: Panel, kept: Bool[Tensor, "writer reader"], found: Sequence[Cost], price: float, most: int | None = None
+) -> Pruned:
     """The circuit without edges that cost less than ``price``, the cheapest first, each measured again in its turn.
 
     Args:
+        found: what cutting each of its edges alone costs.
         most: how many go at most; None for the share of one round.
     """
-    found, at = costs(search, kept, journal), search.at(kept)
-    loss, trials = at.loss(), len(found)
+    at = search.at(kept)
+    loss, trials = at.loss(), 0
     left = min(max(1, int(_AT_ONCE * len(found))), most or len(found))
     for _, (row, column) in sorted((cost.at_most, cost.cell) for cost in found if cost.at_most < price):
         if not left:

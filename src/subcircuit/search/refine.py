@@ -18,8 +18,9 @@ What a cut costs is trusted as far as its standard error over the prompts allows
 it raises the loss on validation prompts, which took no part in it, by more than the price of the edges that it drops, or loses the
 targets: pruning on few prompts overfits.
 
-Cost: a round of growth is a masked forward and backward pass (``engine/forward.py``, some ten plain forward passes) over the search
-prompts and len(ALPHAS) over PATH_EXAMPLES of them; a trial of pruning runs the circuit's nodes downstream of one edge alone.
+Cost: a round of growth is a masked forward and backward pass (``engine/forward.py``, some ten plain forward passes of the same
+prompts) over some of the search prompts and len(ALPHAS) over fewer; a trial of growth or pruning runs the circuit's nodes downstream of
+one edge, and one that opens nodes runs the whole circuit.
 Limits: greedy, so one circuit among several as good; relative to the metric, the ablation and the prompts.
 """
 
@@ -28,6 +29,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from statistics import median
 from time import perf_counter
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,14 +40,15 @@ from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Action, Circuit, Point, RefinePath, Standing
 from subcircuit.search.acdc import acdc
 from subcircuit.search.attribution import check_batch_size
+from subcircuit.search.batches import Batches
 from subcircuit.search.connect import Chain, Wiring, chains, with_chains
 from subcircuit.search.journal import FORGETFUL, Journal, Under, each, once
 from subcircuit.search.masks import MaskedLoss
 from subcircuit.search.objective import Terms, check_terms
 from subcircuit.search.outcome import measure_circuit
-from subcircuit.search.panel import Panel, digest
+from subcircuit.search.panel import Panel, digest, grown
 from subcircuit.search.problem import Problem
-from subcircuit.search.pruning import at_most, costs, pruned
+from subcircuit.search.pruning import Cost, at_most, costs, pruned
 from subcircuit.search.result import Discovery, OnProgress, Refining
 from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import time_forward
@@ -63,6 +66,8 @@ _PATIENCE = 200
 _NEAR_BEST = 0.5
 # of the step's that is taken, what a chain must reach that is measured after it
 _WORTH = 0.25
+# chains in a row that do not help, after which no more of a nomination are tried one by one
+_FAILURES = 10
 # rounds of growth that do not help the prompts that judge, after which growth ends
 _STALLED = 4
 # of a round's edges, so many times as many are tried together at most
@@ -83,7 +88,8 @@ class Refine:
         grow: edges nominated in a round of growth.
         price: an edge goes when its cut raises J by less.
         rounds: of growth, at most.
-        path_examples: search prompts on which gradients along the path are taken.
+        circuit_examples: search prompts on which gradients at the circuit are taken, at most.
+        path_examples: search prompts on which gradients along the path are taken, at most.
         batch_size: search prompts whose gradients are taken at once; None chooses by memory.
     """
 
@@ -95,6 +101,7 @@ class Refine:
     grow: int = 25
     price: float = 0.0005
     rounds: int = 40
+    circuit_examples: int = 16
     path_examples: int = 8
     batch_size: int | None = None
 
@@ -105,7 +112,7 @@ class Refine:
             value = getattr(self, name)
             if value is not None and not (isfinite(value) and value > 0):
                 raise SettingsError(f"{name} is {value}: it must be above 0, for example 0.5")
-        for name in ("edges", "grow", "rounds", "path_examples"):
+        for name in ("edges", "grow", "rounds", "circuit_examples", "path_examples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} is {value}: it must be at least 1")
@@ -153,7 +160,7 @@ def refine(
     point = state.run()
     seconds = perf_counter() - began
     scores = torch.full(graph.edges.shape, float("nan"))
-    for cost in costs(state.search, point.kept, journal):
+    for cost in state.costs(point.kept):
         scores[cost.cell] = cost.mean
     return Discovery(
         circuit=Circuit(graph, point.kept, scores),
@@ -212,11 +219,17 @@ class Refinement:
             judged = replace(problem, task=problem.validation, validation=None)
             self.validation = Panel.of(judged, config.loss, self.search.units)
         self.wiring = Wiring(graph)
-        few = problem.task.where(_spread(len(problem.task), config.path_examples).to(problem.model.device))
-        self.at_circuit = MaskedLoss.of(self.search.loss, config.batch_size, last_stream)
-        self.along_path = MaskedLoss.of(replace(self.search.loss, task=few), config.batch_size, last_stream)
+        self.at_circuit = self._masked_loss(config.circuit_examples)
+        self.along_path = self._masked_loss(config.path_examples)
         self.trials, self.points = 0, list[Point]()
+        self._measured_costs, self._base = dict[str, list[Cost]](), cast(Batches | None, None)
         self.move("seed", seed.prune().kept)
+
+    def _masked_loss(self, examples: int) -> MaskedLoss:
+        """The loss on some of the search prompts, with gradients."""
+        task = self.search.loss.task
+        some = task.where(_spread(len(task), examples).to(self.search.loss.model.device))
+        return MaskedLoss.of(replace(self.search.loss, task=some), self.config.batch_size, last_stream)
 
     # ---- where it stands --------------------------------------------------------------------------------------------
 
@@ -303,14 +316,14 @@ class Refinement:
         """The circuit with what helps of what is nominated: a large step of the best, else chain by chain what is seen to help.
 
         The first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much. Where few of
-        many help, gradients cannot tell which.
+        many help, gradients cannot tell which, and the rest is tried until several in a row have not helped.
         """
         step = _best_of(found)
         if step is not None and 2 * step.edges > room:
             return step.kept
-        before = self.point.kept
+        before, failures = self.point.kept, 0
         if step is None:
-            kept, loss, worth = before, self.losses_of(before), self.point.search.loss / _PATIENCE
+            kept, loss, worth = before, self.losses_of(before, before), self.point.search.loss / _PATIENCE
         else:
             kept, loss, worth = step.kept, step.losses, step.per_edge
         for chain in dict.fromkeys(chain for other in found for chain in other.chains):
@@ -318,9 +331,11 @@ class Refinement:
             new = int((more & ~kept).sum())
             if not new or int((more & ~before).sum()) > room:
                 continue
-            after = self.losses_of(more)
-            if at_most(after - loss) < 0 and float((loss - after).mean()) >= _WORTH * worth * new:
-                kept, loss = more, after
+            after = self.losses_of(more, kept)
+            helps = at_most(after - loss) < 0 and float((loss - after).mean()) >= _WORTH * worth * new
+            kept, loss, failures = (more, after, 0) if helps else (kept, loss, failures + 1)
+            if failures == _FAILURES:
+                break
         return kept
 
     def _together(self, room: int, left: int) -> list["_Step"]:
@@ -341,7 +356,7 @@ class Refinement:
 
         def step(taken: list[Chain]) -> _Step:
             kept = with_chains(before, taken)
-            edges, losses = int((kept & ~before).sum()), self.losses_of(kept)
+            edges, losses = int((kept & ~before).sum()), self.losses_of(kept, before)
             return _Step((loss - float(losses.mean())) / edges, edges, kept, tuple(taken), losses)
 
         return [step(taken) for taken in self.nominated(gain, room)]
@@ -372,11 +387,17 @@ class Refinement:
         counts = sorted({1, *(max(1, round(part * len(taken))) for part in _PARTS)}, reverse=True) if taken else []
         return [taken[:count] for count in counts]
 
-    def losses_of(self, kept: Bool[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
-        """J of a circuit on each search prompt."""
+    def losses_of(self, kept: Bool[Tensor, "writer reader"], base: Bool[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
+        """J on each search prompt of a circuit with all edges of ``base`` and some more."""
         self.trials += 1
         # what was remembered is on the processor
-        return once(self.journal, f"{digest(kept)}/losses", lambda: self.search.losses_of(kept)).cpu()
+        return once(self.journal, f"{digest(base)}/losses of {digest(kept)}", lambda: self._grown(base, kept).loss()).cpu()
+
+    def _grown(self, base: Bool[Tensor, "writer reader"], kept: Bool[Tensor, "writer reader"]) -> Batches:
+        """The engines in the state of a larger circuit; that of ``base`` is held, as many are measured from there."""
+        if self._base is None or not torch.equal(self._base.kept, base):
+            self._base = self.search.at(base)
+        return grown(self._base, kept)
 
     # ---- prune ------------------------------------------------------------------------------------------------------
 
@@ -409,9 +430,17 @@ class Refinement:
         self.move("prune", kept)
         return True
 
+    def costs(self, kept: Bool[Tensor, "writer reader"]) -> list[Cost]:
+        """What cutting each edge of a circuit alone adds to the loss; measured once."""
+        key = digest(kept)
+        if key not in self._measured_costs:
+            self._measured_costs[key] = costs(self.search, kept, self.journal)
+            self.trials += len(self._measured_costs[key])
+        return self._measured_costs[key]
+
     def without_cheapest(self, price: float, most: int | None = None) -> Bool[Tensor, "writer reader"]:
         """What ``pruned`` leaves of the circuit."""
-        found = pruned(self.search, self.point.kept, price, self.journal, most)
+        found = pruned(self.search, self.point.kept, self.costs(self.point.kept), price, most)
         self.trials += found.trials
         return found.kept
 
