@@ -10,7 +10,7 @@ it as a seed and alternates, on the loss J (``objective.py``):
 Growth nominates at α = 0, where only edges between nodes of the circuit have a gradient; where these deliver little when they
 are *measured*, along the path as well (α in ALPHAS), where paths through new nodes show. What lowers J most per edge goes
 in, by chains that join the circuit (``connect.py``), fewer of them where they do not deliver, then those of the others that are
-seen to help, one by one; and twice as many, and so on, where no few of them do anything without the others (the arms of an AND).
+seen to help, one by one; and twice as many, and so on, where no few of them are worth their price without the others (the arms of an AND).
 Gradients nominate what to restore and never what to cut. Growth ends when the targets hold, when nothing that is nominated helps,
 or when four rounds have not helped the *validation* prompts: what they gain is fitted to those of the search.
 
@@ -58,7 +58,7 @@ ALPHAS = (0.1, 0.3, 0.6)
 NEAR_MODEL = 0.9
 # shares of a nominated round that are measured
 _PARTS = (1.0, 0.5, 0.25)
-# growth that lowers the loss by less than this for each edge has stalled: rounding would decide
+# of a price, at least: rounding would decide about less
 _LEAST_GAIN = 1e-7
 # growth that would take more edges than this to bring the loss to 0 looks for paths through new nodes too
 _PATIENCE = 200
@@ -86,7 +86,7 @@ class Refine:
             every edge changes in the metric.
         loss: which terms of J count: both, faithfulness, kl.
         grow: edges nominated in a round of growth.
-        price: an edge goes when its cut raises J by less.
+        price: an edge goes when its cut raises J by less, and edges join that lower J by more, each.
         rounds: of growth, at most.
         circuit_examples: search prompts on which gradients at the circuit are taken, at most.
         path_examples: search prompts on which gradients along the path are taken, at most.
@@ -225,6 +225,11 @@ class Refinement:
         self._measured_costs, self._base = dict[str, list[Cost]](), cast(Batches | None, None)
         self.move("seed", seed.prune().kept)
 
+    @property
+    def price(self) -> float:
+        """What an edge must be worth."""
+        return max(self.config.price, _LEAST_GAIN)
+
     def _masked_loss(self, examples: int) -> MaskedLoss:
         """The loss on some of the search prompts, with gradients."""
         task = self.search.loss.task
@@ -305,7 +310,7 @@ class Refinement:
             found += self._measured_steps(self.gain(ALPHAS, self.along_path), room)
         kept = self._helpful(found, room)
         if torch.equal(kept, self.point.kept):
-            step = _best_of(self._together(room, left))
+            step = _best_of(self._together(room, left), self.price)
             if step is None:
                 return False
             kept = step.kept
@@ -318,7 +323,7 @@ class Refinement:
         The first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much. Where few of
         many help, gradients cannot tell which, and the rest is tried until several in a row have not helped.
         """
-        step = _best_of(found)
+        step = _best_of(found, self.price)
         if step is not None and 2 * step.edges > room:
             return step.kept
         before, failures = self.point.kept, 0
@@ -332,7 +337,7 @@ class Refinement:
             if not new or int((more & ~before).sum()) > room:
                 continue
             after = self.losses_of(more, kept)
-            helps = at_most(after - loss) < 0 and float((loss - after).mean()) >= _WORTH * worth * new
+            helps = at_most(after - loss) < 0 and float((loss - after).mean()) >= max(_WORTH * worth, self.price) * new
             kept, loss, failures = (more, after, 0) if helps else (kept, loss, failures + 1)
             if failures == _FAILURES:
                 break
@@ -345,7 +350,7 @@ class Refinement:
         """
         gain, found = self.gain((NEAR_MODEL,), self.along_path), list[_Step]()
         most = min(left, _TOGETHER * room)
-        while _best(found) <= _LEAST_GAIN and room <= most:
+        while _best(found) <= self.price and room <= most:
             found += self._measured_steps(gain, room)
             room *= 2
         return found
@@ -409,7 +414,7 @@ class Refinement:
 
     def shrink(self) -> None:
         """Prune for a rising price, whatever that does, down to the number of edges asked for."""
-        price = max(self.config.price, _LEAST_GAIN)
+        price = self.price
         while self.config.edges is not None and (over := self.point.n_edges - self.config.edges) > 0:
             kept = self.without_cheapest(price, over)
             if torch.equal(kept, self.point.kept):
@@ -445,9 +450,9 @@ class Refinement:
         return found.kept
 
 
-def _best_of(steps: Sequence[_Step]) -> _Step | None:
-    """The largest of those whose edges are worth nearly as much as the best step's; None where none lowers the loss."""
-    near = [step for step in steps if step.per_edge >= max(_NEAR_BEST * _best(steps), _LEAST_GAIN)]
+def _best_of(steps: Sequence[_Step], price: float) -> _Step | None:
+    """The largest of those whose edges are worth nearly as much as the best step's; None where none is worth its price."""
+    near = [step for step in steps if step.per_edge >= max(_NEAR_BEST * _best(steps), price)]
     return max(near, key=lambda step: (step.edges, step.per_edge), default=None)
 
 
