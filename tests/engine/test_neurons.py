@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subcircuit.engine import ABLATIONS, Resample, ablated_values, forward, run_circuit, sums, writer_values
-from subcircuit.engine.mlps import unit_bias
+from subcircuit.engine import ABLATIONS, Resample, ablated_values, forward, run_circuit, writer_values
 from subcircuit.engine.node_masks import last_stream_of_nodes
 from subcircuit.errors import GraphError
 from subcircuit.graph import Graph, GraphShape, Scope
@@ -18,6 +17,7 @@ from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, exact
 from subcircuit.search.order import HeadOrder
+from subcircuit.units import neurons
 from tests.engine.agreement import assert_node_by_node, assert_sequential
 from tests.engine.test_forward import LENGTHS, real
 from tests.engine.test_incremental import Walk
@@ -37,7 +37,7 @@ def drawn(family: str, data: st.DataObject, seed: int):
 @pytest.mark.parametrize("family", WITH_MLPS)
 def test_all_kept_is_the_model_all_cut_the_corrupted_run_and_writers_sum_to_the_stream(family, monkeypatch):
     # more neurons than run at once
-    monkeypatch.setattr(sums, "_NEURONS_AT_ONCE", 2)
+    monkeypatch.setattr(neurons, "_AT_ONCE", 2)
     model = narrow(tiny(family, dtype=torch.float64))
     task = random_task(model, 1, LENGTHS)
     here = real(task.clean)
@@ -47,7 +47,7 @@ def test_all_kept_is_the_model_all_cut_the_corrupted_run_and_writers_sum_to_the_
         kept, cut = (run_circuit(model, graph, m, task.clean, ablated) for m in (graph.edges, graph.edges & False))
         torch.testing.assert_close(kept[here], model(task.clean)[here], atol=1e-10, rtol=0)
         torch.testing.assert_close(cut[here], model(task.corrupted)[here], atol=1e-10, rtol=0)
-        biases = [bias for unit in graph.units if (bias := unit_bias(model, graph, unit)) is not None]
+        biases = [bias for unit in graph.units if (bias := unit.bias(model)) is not None]
         stream = writer_values(model, graph, task.clean).sum(0) + sum(biases, torch.zeros(()))
         torch.testing.assert_close(stream[here], model.stream(task.clean)[here], atol=1e-10, rtol=0)
 

@@ -6,7 +6,6 @@ from math import isnan
 import pytest
 import torch
 
-from subcircuit.engine.mixtures import mixture_weights
 from subcircuit.errors import ModelError, SettingsError
 from subcircuit.evaluate import routing
 from subcircuit.graph import Graph, Scope
@@ -14,6 +13,7 @@ from subcircuit.search import Acdc, Problem, acdc
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.exact import Exact, exact
 from subcircuit.tasks import Roles
+from subcircuit.units.experts import mixture_weights
 from tests.oracles import NodeByNode, shares_of_one
 from tests.oracles import norm as norm_of
 from tests.planted_experts import by_contents, by_routing, planted_task

@@ -14,7 +14,7 @@ from subcircuit.explain.explain import explain_circuit
 from subcircuit.explain.observe import Observation, at_answers, directions, observe
 from subcircuit.explain.weights import carried, mechanisms
 from subcircuit.explain.writing import neurons_at_work, written
-from subcircuit.graph import Circuit, Graph, Head, Scope
+from subcircuit.graph import MLP, Circuit, Graph, Head, Scope
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import normalize
 from subcircuit.tasks import Roles, Task
@@ -168,7 +168,7 @@ def test_neurons_share_the_effect_of_their_mlp(family: str):
     model, task, seen = watched(family)
     for layer in range(model.config.n_layers):
         everyone = neurons_at_work(seen, layer, count=model.config.d_mlp)
-        total = float(seen.node_effects[seen.graph.writers.index(seen.graph.units[2 * layer + 1])].sum())  # pyright: ignore[reportArgumentType]
+        total = float(seen.node_effects[seen.graph.writer_index[MLP(layer)]].sum())
         assert [abs(one.effect) for one in everyone] == sorted((abs(one.effect) for one in everyone), reverse=True)
         if family != "gemma3":
             # what neurons write is linear in their activations but for the post-norm

@@ -24,7 +24,7 @@ from subcircuit.graph import (
     RouterInput,
     Scope,
 )
-from subcircuit.graph.nodes import at, bare
+from subcircuit.units.nodes import at, bare
 from tests.graph.strategies import circuits, graphs
 
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph import Circuit, Graph, GraphShape, Greedy, Logits, Scope, Threshold, TopN, select_edges
-from subcircuit.graph.circuit import owners
 from tests.graph.strategies import graphs
 
 
@@ -52,7 +51,7 @@ def test_a_threshold_keeps_what_reaches_it(scored, by, least):
 
 def opens(graph, reader):
     """The writers, with their places, that are reached through a reader."""
-    return {(writer, graph.places[place]) for writer in owners(graph, reader) for place in graph.reached_from(reader)}
+    return {(writer, graph.places[place]) for writer in graph.owners(reader) for place in graph.reached_from(reader)}
 
 
 @given(scored_graphs(), st.sampled_from(["signed", "absolute"]), st.floats(0, 0.3))

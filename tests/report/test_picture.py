@@ -15,7 +15,6 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from subcircuit.graph import MLP, Circuit, Embed, Graph, GraphShape, HeadInput, Logits, RouterInput, Scope
-from subcircuit.graph.circuit import owners
 from subcircuit.report import draw_circuit, save_picture
 from subcircuit.report.layout import BOX_HEIGHT, BOX_WIDTH, Layout
 from subcircuit.report.picture import COLOURS
@@ -60,7 +59,7 @@ def test_exactly_the_nodes_in_the_circuit_are_labelled_and_all_edges_drawn(circu
     assert sorted(labels) == sorted({drawn(node) for node in circuit.nodes} | ends)
     curves = next(c for c in figure.axes[0].collections if isinstance(c, PathCollection) and c.get_zorder() == 2)
     edges = {
-        (drawn(e.writer), drawn(e.reader)): 1 if isinstance(e.reader, RouterInput) else len(owners(circuit.graph, e.reader))
+        (drawn(e.writer), drawn(e.reader)): 1 if isinstance(e.reader, RouterInput) else len(circuit.graph.owners(e.reader))
         for e in circuit.edges
     }
     assert len(curves.get_paths()) == sum(max(1, ends_of) for ends_of in edges.values())
@@ -89,7 +88,7 @@ def test_boxes_keep_apart_and_words_stay_inside_the_figure(shape: GraphShape, n_
 def test_curves_begin_at_their_writer_and_end_at_their_reader(shape: GraphShape) -> None:
     layout = Layout(random_circuit(shape, 60))
     for edge in layout.circuit.edges:
-        for index in owners(layout.graph, edge.reader) or (None,):
+        for index in layout.graph.owners(edge.reader) or (None,):
             node = Logits() if index is None else layout.graph.writers[index]
             path = route(layout, edge.writer, edge.reader, node)
             vertices = np.asarray(path.vertices)

@@ -9,15 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subcircuit.engine.heads import PARTS, mix, post_norm_scale, project, write_out
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import MLP, Graph, Logits
 from subcircuit.model import Transformer
+from subcircuit.model.attention import PARTS, mix, post_norm_scale, project, write_out
 from subcircuit.model.components import embed, unembed
 from subcircuit.model.transformer import feed_forward
 from subcircuit.search import Problem
 from subcircuit.search.atp_star import AtpStar, atp_star
 from subcircuit.search.eap import Eap, eap
+from subcircuit.units import AttentionUnit
 from tests.engine.test_forward import scopes_of
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores_or_refused
@@ -85,6 +86,14 @@ def per_example(x):
     return x.sum((-2, -1))
 
 
+def inputs_of_heads(graph: Graph, layer: int) -> dict[str, list[int]]:
+    """The reader of every head's query, key and value."""
+    index = graph.unit_index[f"a{layer}"]
+    unit, first = graph.units[index], graph.readers_in[index][0]
+    assert isinstance(unit, AttentionUnit)
+    return {part: [first + reader for reader in readers] for part, readers in unit.inputs.items()}
+
+
 def effect_of_edge(graph: Graph, run: Watched, writer: int, reader, change) -> torch.Tensor:
     """The effect of one edge on each example."""
     match reader:
@@ -94,8 +103,8 @@ def effect_of_edge(graph: Graph, run: Watched, writer: int, reader, change) -> t
             return per_example(change * run.gradients[f"mlp{layer}"][0])
         case _:
             layer = reader.layer
-            column, n_heads = graph.reader_index[reader], graph.shape.n_heads
-            mine = {p: [h for h in range(n_heads) if graph.reader_of(layer, h, p) == column] for p in PARTS}
+            inputs, column = inputs_of_heads(graph, layer), graph.reader_index[reader]
+            mine = {part: [head for head, other in enumerate(inputs[part]) if other == column] for part in PARTS}
             total = per_example(change * run.gradients[f"v{layer}"][mine["v"]].sum(0))
             moved = {part: run.read[f"{part}{layer}"].clone() for part in PARTS}
             for part in ("q", "k"):
@@ -184,7 +193,8 @@ def exact_effects(problem, readers):
 
 
 def of_queries_and_keys(graph, layer):
-    return [graph.reader_of(layer, head, part) for head in range(graph.shape.n_heads) for part in ("q", "k")]
+    inputs = inputs_of_heads(graph, layer)
+    return [reader for pair in zip(inputs["q"], inputs["k"], strict=True) for reader in pair]
 
 
 def test_behind_a_saturated_softmax_what_is_straight_after_it_is_exact():

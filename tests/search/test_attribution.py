@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subcircuit.engine.backward import norm_pull_back
 from subcircuit.errors import NoGradientError, NumericalError, SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model import LayerNorm, NormWeights, RMSNorm
@@ -15,6 +14,7 @@ from subcircuit.model.components import normalize
 from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
+from subcircuit.units.gradients import norm_pull_back
 from tests.engine.test_forward import scopes_of
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores_or_refused

@@ -11,7 +11,6 @@ from subcircuit.engine import run_circuit
 from subcircuit.engine.readout import readout_of
 from subcircuit.errors import NoGradientError, SettingsError
 from subcircuit.graph import Graph, Logits
-from subcircuit.graph.circuit import owners
 from subcircuit.search.hisp import Hisp, hisp
 from subcircuit.search.ifr import Ifr, ifr
 from subcircuit.search.random_scores import RandomScores, random_scores
@@ -103,7 +102,7 @@ def of_nodes_slowly(graph, importance):
         importance[mine] = importance[mine] / importance[mine].pow(2).sum().sqrt()
     expected = torch.zeros(graph.edges.shape, dtype=torch.float64)
     for r, reader in enumerate(graph.readers):
-        node = max((float(importance[w]) for w in owners(graph, reader)), default=torch.inf)
+        node = max((float(importance[w]) for w in graph.owners(reader)), default=torch.inf)
         expected[:, r] = importance.clamp(max=node)
     return expected
 

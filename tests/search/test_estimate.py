@@ -107,7 +107,8 @@ def test_what_is_kept_of_the_runs_is_known_to_the_byte(family: str):
     problem = case(family, "qkv")
     (engine,) = Batches.start(problem, 2).engines
     run = engine.run
-    held = [run.differences, run.prefixes, *run.streams, *run.ablated_streams, *run.k, *run.v]
+    keys = [kept for unit in run.units for kept in unit.memory]
+    held = [run.differences, run.prefixes, *run.streams, *run.ablated_streams, *keys]
     assert footprint(problem, Acdc()).runs == sum(tensor.nbytes for tensor in held)
     # in two batches as well
     assert footprint(problem, Acdc(batch_size=1)).runs == sum(tensor.nbytes for tensor in held)

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subcircuit.engine import run_circuit
-from subcircuit.engine.backward import norm_pull_back
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model import LayerNorm, MixtureWeights, NoNorm, NormWeights, RMSNorm
@@ -19,6 +18,7 @@ from subcircuit.model.components import activate, attention_mask, norm_eps, norm
 from subcircuit.model.transformer import feed_forward
 from subcircuit.search.eap import Eap, eap
 from subcircuit.search.relp import RELEVANCE, Relp, frozen_norm, half_each, proportional, relp
+from subcircuit.units.gradients import norm_pull_back
 from tests.oracles import mixture_of_one
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores, assert_scores_or_refused
@@ -168,18 +168,14 @@ def fired_by_rules(model, w, x):
     return halves(gate * proportion(gate, config.activation), hidden)
 
 
-def neurons_alone_by_rules(model, layer, inputs, which):
-    """Activations of the neurons of a slice, each of which reads an input of its own."""
-    w = model.weights.layers[layer]
-    numbers = range(which.start, which.stop)
-    return torch.stack(
-        [fired_by_rules(model, w.mlp, frozen(model, x, w.mlp_norm))[..., n] for n, x in zip(numbers, inputs, strict=True)]
-    )
-
-
-def shares_by_rules(model, layer, fired):
-    w = model.weights.layers[layer]
-    writes = torch.stack([a[..., None] * row for a, row in zip(fired, w.mlp.W_out, strict=True)])
+def neurons_apart_by_rules(unit, model, inputs):
+    """What neurons write, each of which reads an input of its own."""
+    w = model.weights.layers[unit.layer]
+    numbers = range(unit.start, unit.start + unit.n)
+    fired = [fired_by_rules(model, w.mlp, frozen(model, x, w.mlp_norm))[..., n] for n, x in zip(numbers, inputs, strict=True)]
+    writes = torch.stack([a[..., None] * w.mlp.W_out[n] for n, a in zip(numbers, fired, strict=True)])
+    if w.mlp_post_norm is None:
+        return writes
     scale = (writes.sum(0).pow(2).mean(-1, keepdim=True) + model.config.norm.eps).sqrt().detach()
     return writes / scale * w.mlp_post_norm.gain
 
@@ -188,12 +184,13 @@ def halves(one, other):
     return one * other.detach() / 2 + one.detach() * other / 2
 
 
-def attention_by_rules(model, layer, *inputs):
+def attention_by_rules(unit, model, given):
+    layer, inputs = unit.layer, [given[list(unit.inputs[part])] for part in ("q", "k", "v")]
     layer_weights, config = model.weights.layers[layer], model.config
     w, positions = layer_weights.attention, torch.arange(inputs[0].shape[2])
 
     def projected(x, W, b, gain, head, rotary):
-        x = frozen(model, x[min(head, len(x) - 1)], layer_weights.attention_norm) @ W.T + (0 if b is None else b)
+        x = frozen(model, x[head], layer_weights.attention_norm) @ W.T + (0 if b is None else b)
         if gain is not None:
             x = x / (x.pow(2).mean(-1, keepdim=True) + config.norm.eps).sqrt().detach() * gain
         return rotate(x, positions, rotary)
@@ -212,7 +209,7 @@ def attention_by_rules(model, layer, *inputs):
     if layer_weights.attention_post_norm is not None:
         scale = (writes.sum(0).pow(2).mean(-1, keepdim=True) + config.norm.eps).sqrt().detach()
         writes = writes / scale * layer_weights.attention_post_norm.gain
-    return SimpleNamespace(writes=writes)
+    return writes.sum(0, keepdim=True) if unit.block else writes
 
 
 def logits_by_rules(config, weights, x):
@@ -234,10 +231,9 @@ def slope_by_rules(problem):
     graph = problem.graph
     plain = Autograd(problem)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("subcircuit.engine.forward.attend", attention_by_rules)
-        patch.setattr("subcircuit.engine.forward.feed_forward", mlp_by_rules)
-        patch.setattr("subcircuit.engine.forward.activations", neurons_alone_by_rules)
-        patch.setattr("subcircuit.engine.forward.shares", shares_by_rules)
+        patch.setattr("subcircuit.units.attention.AttentionUnit.writes", attention_by_rules)
+        patch.setattr("subcircuit.units.mlp.feed_forward", mlp_by_rules)
+        patch.setattr("subcircuit.units.neurons.NeuronsUnit.writes", neurons_apart_by_rules)
         patch.setattr("subcircuit.engine.forward.unembed", logits_by_rules)
         torch.testing.assert_close(plain.loss(graph.edges), Autograd(problem).loss(graph.edges))
         return plain.slope(graph.edges)

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from scripts.train_small import save, train
 from subcircuit.engine import ABLATIONS, Resample
-from subcircuit.engine.heads import pattern, project
-from subcircuit.engine.values import layer_runs
+from subcircuit.engine.backward import streams_from
 from subcircuit.errors import UnknownNameError
 from subcircuit.evaluate import overlap, recovery
 from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Graph
 from subcircuit.model import Tokens, Transformer, load_model
+from subcircuit.model.attention import pattern, project
+from subcircuit.model.components import embed
 from subcircuit.search import Acdc, EapIgInputs, Exact, acdc
 from subcircuit.search.eap_ig_inputs import eap_ig_inputs
 from subcircuit.search.exact import exact
@@ -100,9 +101,16 @@ def test_indirect_objects_are_named_once_and_givers_twice():
 @torch.no_grad()
 def attention(model: Transformer, tokens: Tokens) -> Tensor:
     """Every pattern: [layer head batch query key]."""
-    places, heads, patterns = torch.arange(tokens.ids.shape[1]), tuple(range(model.config.n_heads)), []
-    for layer, run in enumerate(layer_runs(model, Graph.of(model.config), tokens)):
-        q, k = (project(model, layer, part, run.before_attention[None], places, heads) for part in ("q", "k"))
+    places, heads, patterns, graph = (
+        torch.arange(tokens.ids.shape[1]),
+        tuple(range(model.config.n_heads)),
+        [],
+        Graph.of(model.config),
+    )
+    streams = streams_from(model, graph, embed(model.config, model.weights, tokens.ids))
+    for layer in range(model.config.n_layers):
+        stream = streams[graph.unit_index[f"a{layer}"]]
+        q, k = (project(model, layer, part, stream[None], places, heads) for part in ("q", "k"))
         patterns.append(pattern(model, layer, q, k))
     return torch.stack(patterns)
 

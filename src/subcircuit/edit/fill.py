@@ -18,12 +18,12 @@ from torch import Tensor
 
 from subcircuit.edit.weights import Node
 from subcircuit.engine import writer_values
-from subcircuit.engine.heads import PARTS, mix, project
 from subcircuit.errors import EditError, UnknownNameError
 from subcircuit.graph import MLP, Circuit, Graph, Head, Neuron, Scope
+from subcircuit.model.attention import PARTS, attention, mix, project
 from subcircuit.model.components import embed, mlp, neurons, normalize
 from subcircuit.model.tokens import Tokens
-from subcircuit.model.transformer import Transformer, attention, block
+from subcircuit.model.transformer import Transformer, block
 from subcircuit.model.weights import MLPWeights
 from subcircuit.search import LearnOptimal, OnRound, Problem, learn_optimal
 from subcircuit.tasks import Answer, Task, build_task_of_ids, metric

@@ -1,6 +1,6 @@
 """Everything the exact engine needs of the clean and the ablated run, at the rows that can change.
 
-One clean run is kept as the streams that readers find, the keys and values of every layer, and per writer the
+One clean run is kept as the streams that readers find, what units keep of it (keys and values), and per writer the
 difference that cutting one of its edges adds to a reader's input. Memory: writers × rows × d_model.
 """
 
@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from subcircuit.engine.rows import Reach, Rows
-from subcircuit.engine.values import embedding_values, layer_runs, with_bias
-from subcircuit.graph import MLP, Attention, Graph
-from subcircuit.model.components import attention_mask
+from subcircuit.engine.values import embedding_values, unit_runs
+from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
+from subcircuit.units import CleanUnit, Reach, Rows, Stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +27,7 @@ class CleanRun:
         differences: clean − ablated value of every writer.
         streams: what readers find at each unit (attention and MLP of each layer, logits) with all edges kept.
         ablated_streams: what they find with all edges cut.
-        k, v: clean keys and values per layer, repeated for every query head, at all positions.
+        units: every unit but the logits, with what it keeps of the run.
         ablates_to_zero: cut edges carry zeros.
         places: of every row that can change, where the graph tells places apart.
     """
@@ -40,8 +39,7 @@ class CleanRun:
     differences: Float[Tensor, "writer row d_model"]
     streams: tuple[Float[Tensor, "row d_model"], ...]
     ablated_streams: tuple[Float[Tensor, "row d_model"], ...]
-    k: tuple[Float[Tensor, "head batch pos d_head"], ...]
-    v: tuple[Float[Tensor, "head batch pos d_head"], ...]
+    units: tuple[CleanUnit, ...]
     ablates_to_zero: bool
     places: Int[Tensor, " row"] | None = None
 
@@ -65,12 +63,6 @@ class CleanRun:
     def places_in(self, reach: Reach) -> Int[Tensor, " row"] | None:
         """The place of every row of this reach; None where the graph does not tell places apart."""
         return self.places if self.places is None or reach == "changed" else self.places[self.rows.answer_of_changed]
-
-    def mask(self, layer: int, reach: Reach) -> Bool[Tensor, "batch slot key"]:
-        """Which keys each query of this reach sees."""
-        places = self.rows[reach]
-        keys = torch.arange(self.rows.n_pos, device=places.pos.device)
-        return attention_mask(places.pos[places.grid], keys, self.model.config, layer)
 
 
 def clean_run(
@@ -109,19 +101,13 @@ def clean_run(
         differences[mine] += at_rows(values)
         return carried
 
-    carried = join(embedding)
-    streams, ablated_streams, keys, values = [at_rows(embedding.sum(0))], [carried], [], []
-    for layer, run in enumerate(layer_runs(model, graph, tokens)):
-        keys.append(run.k)
-        values.append(run.v)
-        attended = with_bias(model, graph, Attention(layer), carried + join(run.writes))
-        if run.mlp is not None:
-            streams.append(at_rows(run.before_mlp))
-            ablated_streams.append(carried if model.config.parallel else attended)
-            attended = with_bias(model, graph, MLP(layer), attended + join(run.mlp))
-        carried = attended
-        streams.append(at_rows(run.after))
-        ablated_streams.append(carried)
+    carried, streams, ablated_streams, units = Stream(join(embedding)), [], [], []
+    for unit in unit_runs(model, graph, embedding):
+        streams.append(at_rows(unit.stream))
+        ablated_streams.append(carried.read_by(unit.unit))
+        if unit.run is not None:
+            units.append(CleanUnit(model, rows, streams[-1], unit.run.memory))
+            carried.add(join(unit.run.writes), unit.unit.bias(model))
     order = tuple(range(len(differences))) if order is None else order
     return CleanRun(
         model,
@@ -131,8 +117,7 @@ def clean_run(
         differences,
         tuple(streams),
         tuple(ablated_streams),
-        tuple(keys),
-        tuple(values),
+        tuple(units),
         ablates_to_zero=not ablated.any(),
         places=tokens.places.flatten()[rows.changed.flat] if graph.shape.places and tokens.places is not None else None,
     )

@@ -1,7 +1,7 @@
 """A clean run beside its ablation, as gradient methods need them: streams, and how far apart each writer's values are.
 
 Memory: writers × rows × d_model for the differences, at the rows where something can change and matter alone
-(``rows.py``); the two runs are taken layer by layer.
+(``rows.py``); the two runs are taken unit by unit.
 """
 
 from collections.abc import Iterator
@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from subcircuit.engine.backward import Streams, UnitGradient, widened
-from subcircuit.engine.rows import Rows
-from subcircuit.engine.values import embedding_values, layer_runs
+from subcircuit.engine.backward import Streams, UnitGradient
+from subcircuit.engine.values import embedding_values, unit_runs
 from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
+from subcircuit.units import Rows
+from subcircuit.units.gradients import widened
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +74,6 @@ class Contrast:
         return torch.stack(effects, -1).flatten(1).double()
 
 
-@dataclass(frozen=True, eq=False)
-class _Stage:
-    """What is written together, by the embedding or by one layer, and the streams that this layer's units read."""
-
-    values: Float[Tensor, "writer batch pos d_model"]
-    read: Streams
-    after: Float[Tensor, "batch pos d_model"]
-
-
 @torch.no_grad()
 def contrast(
     model: Transformer,
@@ -101,41 +93,35 @@ def contrast(
     """
     both_ways = None if model.config.causal else clean.ids.shape[1]
     rows = Rows.of(first_change, answer_example.tolist(), answer_pos.tolist(), model.device, both_ways)
-    differences: list[Tensor] = []
-    streams: list[Tensor] = []
-    embeddings: list[Tensor] = []
-    after = None
-    for stage, cut in zip(_stages(model, graph, clean.until(rows.n_pos)), _cuts(model, graph, ablated, rows.n_pos), strict=True):
-        differences.append((widened(cut) - widened(stage.values)).flatten(1, 2)[:, rows.changed.flat])
-        embeddings = embeddings or [stage.after, cut.sum(0)]
-        streams += stage.read
-        after = stage.after
-    assert after is not None
+    tokens = clean.until(rows.n_pos)
+    embedding, cuts = embedding_values(model, graph, tokens), _cuts(model, graph, ablated, rows.n_pos)
+    differences, streams = list[Tensor](), list[Tensor]()
+
+    def compare(values: Float[Tensor, "writer batch pos d_model"], cut: Float[Tensor, "writer batch pos d_model"]) -> None:
+        differences.append((widened(cut) - widened(values)).flatten(1, 2)[:, rows.changed.flat])
+
+    ablated_embedding = next(cuts)
+    compare(embedding, ablated_embedding)
+    for found in unit_runs(model, graph, embedding):
+        streams.append(found.stream)
+        if found.run is not None:
+            compare(found.run.writes, next(cuts))
     places = (
         clean.places[:, : rows.n_pos].flatten()[rows.changed.flat] if graph.shape.places and clean.places is not None else None
     )
     assert not graph.shape.places or places is not None, "prompts of a graph with places go through tasks.placed"
-    return Contrast(model, graph, rows, torch.cat(differences), (*streams, after), *embeddings, places=places)
-
-
-def _stages(model: Transformer, graph: Graph, tokens: Tokens) -> Iterator[_Stage]:
-    embedding = embedding_values(model, graph, tokens)
-    yield _Stage(embedding, (), embedding.sum(0))
-    for run in layer_runs(model, graph, tokens):
-        if run.mlp is None:
-            yield _Stage(run.writes, (run.before_attention,), run.after)
-        else:
-            yield _Stage(torch.cat([run.writes, run.mlp]), (run.before_attention, run.before_mlp), run.after)
+    return Contrast(
+        model, graph, rows, torch.cat(differences), tuple(streams), embedding.sum(0), ablated_embedding.sum(0), places
+    )
 
 
 def _cuts(
     model: Transformer, graph: Graph, ablated: Tokens | Float[Tensor, "writer batch pos d_model"], n_pos: int
 ) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
-    """What cut edges carry, stage by stage."""
+    """What cut edges carry: from the embedding, and from unit after unit."""
     if isinstance(ablated, Tokens):
-        yield from (stage.values for stage in _stages(model, graph, ablated.until(n_pos)))
+        embedding = embedding_values(model, graph, ablated.until(n_pos))
+        yield embedding
+        yield from (found.run.writes for found in unit_runs(model, graph, embedding) if found.run is not None)
         return
-    units = [len(writers) for writers in graph.writers_in[:-1]]
-    per_layer = 2 if graph.shape.mlps else 1
-    layers = [sum(units[first : first + per_layer]) for first in range(0, len(units), per_layer)]
-    yield from ablated[:, :, :n_pos].split([len(graph.writers) - sum(layers), *layers])
+    yield from ablated[:, :, :n_pos].split([len(graph.embeddings), *map(len, graph.writers_in[:-1])])

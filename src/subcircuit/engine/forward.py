@@ -24,16 +24,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from subcircuit.engine.backward import widened
-from subcircuit.engine.heads import PARTS, attend
-from subcircuit.engine.mixtures import mixture_writes, normed
-from subcircuit.engine.mlps import activations, shares, unit_bias, write_out
-from subcircuit.engine.sums import Stretch, Sums, stretches, sums
+from subcircuit.engine.sums import Sums, stretches, sums
 from subcircuit.engine.values import embedding_values
-from subcircuit.graph import MLP, Attention, Graph, Logits, Neuron
+from subcircuit.graph import Graph
 from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
-from subcircuit.model.transformer import Transformer, feed_forward
+from subcircuit.model.transformer import Transformer
+from subcircuit.units import Unit
+from subcircuit.units.gradients import widened
 
 
 def run_circuit(
@@ -86,13 +84,13 @@ def _run(
     for at in stretches(graph):
         base = base + ablated[n_based : at.n_read].sum(0) + biases[n_based : at.n_read].sum(0)
         n_based = at.n_read
-        if read is not None and not isinstance(at.unit, Logits) and not any(read[at.writers]):
+        if read is not None and at.unit.writers and not any(read[at.writers]):
             added.differences[at.writers] = 0
             continue
         inputs = added.read(at) + base
         yield inputs
-        if not isinstance(at.unit, Logits):
-            writes = _writes(model, graph, at, inputs)
+        if at.unit.writers:
+            writes = at.unit.writes(model, inputs)
             torch.sub(writes, ablated[at.writers], out=added.differences[at.writers])
 
 
@@ -100,45 +98,10 @@ def _biases(model: Transformer, graph: Graph) -> Float[Tensor, "writer d_model"]
     """The biases that join the stream together with a writer: with the first of its unit."""
     biases = torch.zeros(len(graph.writers), model.config.d_model, device=model.device, dtype=model.dtype)
     for index, unit in enumerate(graph.units):
-        bias = unit_bias(model, graph, unit)
+        bias = unit.bias(model)
         if bias is not None:
             biases[graph.writers_in[index][0]] = bias
     return biases
-
-
-def _writes(
-    model: Transformer, graph: Graph, at: Stretch, inputs: Float[Tensor, "reader batch pos d_model"]
-) -> Float[Tensor, "writer batch pos d_model"]:
-    """What a unit's writers write, given the inputs of its readers."""
-    if isinstance(at.unit, MLP):
-        return _mlp_writes(model, graph, at, at.unit.layer, inputs)
-    assert isinstance(at.unit, Attention)
-    layer, heads = at.unit.layer, range(model.config.n_heads)
-    columns = ([graph.reader_of(layer, head, part) - at.readers.start for head in heads] for part in PARTS)
-    q, k, v = (_take(inputs, each) for each in columns)
-    writes = attend(model, layer, q, k, v).writes
-    return writes.sum(0, keepdim=True) if graph.is_block(layer) else writes
-
-
-def _mlp_writes(
-    model: Transformer, graph: Graph, at: Stretch, layer: int, inputs: Float[Tensor, "reader batch pos d_model"]
-) -> Float[Tensor, "writer batch pos d_model"]:
-    if graph.has_experts(layer):
-        router, *experts = normed(model, layer, inputs)
-        return mixture_writes(model, graph, layer, router, experts)
-    if not graph.has_neurons(layer):
-        return feed_forward(model, layer, inputs)
-    first = at.readers.start - graph.reader_index[Neuron(layer, 0)]
-    which = slice(first, first + len(inputs))
-    fired = activations(model, layer, inputs, which)
-    return shares(model, layer, fired) if graph.shape.coupled_heads else write_out(model, layer, fired, which)
-
-
-def _take(inputs: Float[Tensor, "reader batch pos d_model"], columns: list[int]) -> Float[Tensor, "#head batch pos d_model"]:
-    """The input of each head, or one that all of them share; without a copy where they lie together."""
-    first, last = columns[0], columns[-1] + 1
-    together = columns == list(range(first, last)) or len(set(columns)) == 1
-    return inputs[first:last] if together else inputs[columns]
 
 
 class _MaskedRun(torch.autograd.Function):
@@ -173,8 +136,8 @@ class _MaskedRun(torch.autograd.Function):
         at_values = torch.zeros_like(added.differences, dtype=added.mask.dtype)
         for at, inputs in zip(reversed(list(stretches(graph))), reversed(ctx.inputs), strict=True):
             at_readers = widened(at_logits[None])
-            if not isinstance(at.unit, Logits):
-                at_readers = widened(_pull_back(ctx.model, graph, at, inputs, at_values[at.writers]))
+            if at.unit.writers:
+                at_readers = widened(_pull_back(ctx.model, at.unit, inputs, at_values[at.writers]))
             added.add_at_mask(at, at_readers, at_mask)
             added.add_at_values(at, at_readers, at_values)
             at_units.append(at_readers.sum(0))
@@ -184,15 +147,14 @@ class _MaskedRun(torch.autograd.Function):
 
 def _pull_back(
     model: Transformer,
-    graph: Graph,
-    at: Stretch,
+    unit: Unit,
     inputs: Float[Tensor, "reader batch pos d_model"],
     at_writes: Float[Tensor, "writer batch pos d_model"],
 ) -> Float[Tensor, "reader batch pos d_model"]:
     """Gradients at a unit's readers from those at what it writes; the unit runs again."""
     leaf = inputs.detach().requires_grad_()
     with torch.enable_grad():
-        writes = _writes(model, graph, at, leaf)
+        writes = unit.writes(model, leaf)
     return torch.autograd.grad(writes, leaf, at_writes.to(writes.dtype))[0]
 
 

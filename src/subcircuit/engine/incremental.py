@@ -3,7 +3,7 @@
 ACDC visits readers from the logits backwards, so at any time all nodes upstream of the visited reader still write
 their clean values, and only nodes downstream that are joined to the logits by kept edges can change. The engine
 keeps the inputs and outputs of exactly those nodes, at exactly the rows where something can change and matter
-(``rows.py``). A trial leaves the precomputed clean − ablated vectors of the cut writers out of the reader's input and
+(``units/rows.py``). A trial leaves the precomputed clean − ablated vectors of the cut writers out of the reader's input and
 recomputes what kept edges carry it to. Trials are batched; nothing is approximated.
 
     open(unit)      nodes of the next unit upstream join, with their clean values, if a kept path leads on from them
@@ -22,8 +22,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.engine.clean import CleanRun, prefix_sums
-from subcircuit.engine.live import Inputs, Live, Since, Writes
+from subcircuit.engine.live import Live
 from subcircuit.engine.readout import BoundMetric, read
+from subcircuit.units import Inputs, Since, Writes
 
 # trials of whole readers at places that run together: in each of them every one of these readers has an input of its own
 _TRIALS_AT_ONCE = 16

@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.heads import attend
-from subcircuit.engine.mlps import mlp_writes
-from subcircuit.engine.values import embedding_values, with_bias
-from subcircuit.graph import MLP, Attention, Graph
+from subcircuit.engine.values import embedding_values
+from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
+from subcircuit.units import Stream
 
 
 def last_stream_of_nodes(
@@ -42,13 +41,7 @@ def last_stream_of_nodes(
         done = rows.stop
         return torch.lerp(ablated[rows], values, mask[rows]).sum(0)
 
-    stream = written(embedding_values(model, graph, tokens))
-    for layer in range(model.config.n_layers):
-        heads = attend(model, layer, stream[None], stream[None], stream[None]).writes
-        attended = stream + written(heads.sum(0, keepdim=True) if graph.is_block(layer) else heads)
-        attended = with_bias(model, graph, Attention(layer), attended)
-        if model.config.d_mlp:
-            values = mlp_writes(model, graph, layer, stream if model.config.parallel else attended)
-            attended = with_bias(model, graph, MLP(layer), attended + written(values))
-        stream = attended
-    return stream
+    stream = Stream(written(embedding_values(model, graph, tokens)))
+    for unit in graph.units[:-1]:
+        stream.add(written(unit.run(model, stream.read_by(unit)).writes), unit.bias(model))
+    return stream.total

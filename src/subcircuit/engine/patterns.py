@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.heads import pattern, project
-from subcircuit.engine.values import layer_runs
+from subcircuit.engine.values import embedding_values, unit_runs
 from subcircuit.graph import Graph
+from subcircuit.model.attention import pattern, project
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 
@@ -22,8 +22,10 @@ def attention_patterns(model: Transformer, tokens: Tokens) -> Iterator[Float[Ten
     Raises:
         PromptError: prompts of unequal lengths in a model that is not causal.
     """
-    heads = tuple(range(model.config.n_heads))
+    graph, heads = Graph.of(model.config), tuple(range(model.config.n_heads))
     positions = torch.arange(tokens.ids.shape[1], device=model.device)
-    for layer, run in enumerate(layer_runs(model, Graph.of(model.config), tokens)):
-        q, k = (project(model, layer, part, run.before_attention[None], positions, heads) for part in ("q", "k"))
+    attentions = [f"a{layer}" for layer in range(model.config.n_layers)]
+    runs = (found for found in unit_runs(model, graph, embedding_values(model, graph, tokens)) if found.unit.name in attentions)
+    for layer, found in enumerate(runs):
+        q, k = (project(model, layer, part, found.stream[None], positions, heads) for part in ("q", "k"))
         yield pattern(model, layer, q, k)

@@ -8,18 +8,12 @@ layers above, projected once per layer and not once per reader, at the rows wher
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.engine.clean import CleanRun
-from subcircuit.engine.heads import finish, projection
 from subcircuit.engine.incremental import Engine
-from subcircuit.engine.live import contract
-from subcircuit.engine.rows import Places, Reach
-from subcircuit.graph import MLP, Attention, HeadPart, Logits
-from subcircuit.model.components import attention_pattern, normalize
-from subcircuit.model.transformer import Transformer, feed_forward
+from subcircuit.units import Reach
 
 
 def open_all(engine: Engine) -> Engine:
@@ -44,67 +38,26 @@ def try_singly(engine: Engine, reader: int, writers: Sequence[int]) -> Float[Ten
         return engine.loss().expand(len(writers), -1)
     cut = live.difference(node, writers)
     x = live.inputs[node] - (cut if here is None else cut.masked_fill(~here[:, None], 0.0))
-    if isinstance(run.graph.units[unit], Logits):
+    if not run.graph.units[unit].writers:
         return engine.measure(x)
     written = live.recompute(unit, {node: x})
     change = torch.stack([values - live.writes[writer] for writer, values in written.items()]).sum(0)
     first = next(iter(written))
-    later = next(u for u in range(unit + 1, len(run.graph.units)) if run.graph.edges[first, run.graph.readers_in[u][0]])
+    clocks = [node.clock for node in run.graph.units]
+    later = next(u for u in range(unit + 1, len(clocks)) if clocks[u] > clocks[unit])
     stream = run.rows.take(run.streams[later], "changed", live.reach[first]) + change
     return engine.measure(_carry(run, later, stream, live.reach[first]))
 
 
 def _carry(run: CleanRun, unit: int, stream: Float[Tensor, "trial row d_model"], reach: Reach) -> Tensor:
     """The last stream at the answers, from the stream that readers of ``unit`` find at the rows of ``reach``."""
-    model = run.model
-    for node in run.graph.units[unit:]:
-        match node:
-            case Attention(layer):
-                narrowed: Reach = "answers" if layer == model.config.n_layers - 1 else "changed"
-                before = run.rows.take(stream, "changed", narrowed)
-                stream, reach = before + _attention(run, layer, stream, narrowed), narrowed
-                if model.config.parallel:
-                    stream = stream + feed_forward(model, layer, before)
-            case MLP(layer) if not model.config.parallel:
-                stream = stream + feed_forward(model, layer, stream)
-            case _:
-                pass
-    return run.rows.take(stream, reach, "answers")
-
-
-def _attention(run: CleanRun, layer: int, stream: Float[Tensor, "trial row d_model"], reach: Reach) -> Tensor:
-    """What a layer's attention adds at the rows of ``reach`` when the stream changes at all rows that can."""
-    model, rows = run.model, run.rows
-    weights, places = model.weights.layers[layer], rows[reach]
-    normed = normalize(stream, model.config.norm, weights.attention_norm)
-    q = places.to_grid(_project(model, layer, "q", rows.take(normed, "changed", reach), places))
-    k, v = (_into_grid(run, clean, _project(model, layer, part, normed, rows.changed)) for part, clean in _stored(run, layer))
-    pattern = attention_pattern(contract(q, k.transpose(-1, -2)), run.mask(layer, reach), model.config)
-    mixed = places.to_rows(contract(pattern, v)).permute(1, 2, 0, 3).flatten(2)
-    written = mixed @ weights.attention.W_O.flatten(0, 1)
-    written = written if weights.attention.b_O is None else written + weights.attention.b_O
-    post = weights.attention_post_norm
-    return written if post is None else normalize(written, model.config.norm, post)
-
-
-def _stored(run: CleanRun, layer: int) -> tuple[tuple[HeadPart, Tensor], tuple[HeadPart, Tensor]]:
-    """Clean keys and values, once for each key/value head."""
-    return ("k", run.k[layer][:: run.model.config.heads_per_kv]), ("v", run.v[layer][:: run.model.config.heads_per_kv])
-
-
-def _project(
-    model: Transformer, layer: int, part: HeadPart, normed: Float[Tensor, "trial row d_model"], places: Places
-) -> Float[Tensor, "head trial row d_head"]:
-    """Queries of all heads, or keys or values of all key/value heads, in one product."""
-    heads = tuple(range(0, model.config.n_heads, 1 if part == "q" else model.config.heads_per_kv))
-    projected = F.linear(normed, projection(model, layer, part, heads).flatten(0, 1))
-    return finish(model, layer, part, projected.unflatten(-1, (len(heads), -1)).permute(2, 0, 1, 3), places.pos, heads)
-
-
-def _into_grid(
-    run: CleanRun, clean: Float[Tensor, "kv_head batch pos d_head"], fresh: Float[Tensor, "kv_head trial row d_head"]
-) -> Float[Tensor, "head trial batch pos d_head"]:
-    """Keys or values at all positions for every query head: fresh ones where they can change."""
-    grid = clean[:, None].repeat(1, fresh.shape[1], 1, 1, 1)
-    grid.flatten(2, 3).index_copy_(2, run.rows.changed.flat, fresh)
-    return grid.repeat_interleave(run.model.config.heads_per_kv, dim=0)
+    units, rows = run.graph.units, run.rows
+    # past the last unit that carries anything to other positions, only the answers matter
+    last = max((index for index, node in enumerate(units) if any(node.spreads)), default=-1)
+    clock, found, have = None, stream, reach
+    for index, (node, clean) in enumerate(zip(units[unit:-1], run.units[unit:], strict=True), unit):
+        if node.clock != clock:
+            clock, found, have = node.clock, stream, reach
+        want: Reach = "answers" if index >= last else "changed"
+        stream, reach = rows.take(stream, reach, want) + node.adds_at(clean, found, have, want), want
+    return rows.take(stream, reach, "answers")

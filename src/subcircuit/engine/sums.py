@@ -16,18 +16,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from subcircuit.engine.backward import widened
-from subcircuit.graph import MLP, Graph
-from subcircuit.graph.graph import Unit
+from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
+from subcircuit.units import Unit
+from subcircuit.units.gradients import widened
 
-# every neuron has an input of its own: those of a whole MLP would be the largest tensor of a run
-_NEURONS_AT_ONCE = 128
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Stretch:
-    """One unit in the order of computation, or some neurons of it: what it reads and where it writes.
+    """One unit in the order of computation, or a piece of it: what it reads and where it writes.
 
     Args:
         n_read: it reads the first so many writers.
@@ -44,19 +41,12 @@ class Stretch:
 def stretches(graph: Graph) -> Iterator[Stretch]:
     """The units of a graph without places, from the first layer to the logits."""
     for index, unit in enumerate(graph.units):
-        readers, writers = graph.readers_in[index], graph.writers_in[index]
-        # neurons of a shared post-norm are one
-        neurons = isinstance(unit, MLP) and graph.has_neurons(unit.layer)
-        some = _NEURONS_AT_ONCE if neurons and not graph.shape.coupled_heads else len(readers)
-        for first in range(0, len(readers), some):
-            rows = writers[first : first + some] if neurons else writers
-            columns = readers[first : first + some]
-            yield Stretch(
-                unit,
-                graph.n_read(columns[0]),
-                slice(columns[0], columns[-1] + 1),
-                slice(rows[0], rows[-1] + 1) if rows else slice(0, 0),
-            )
+        reader, n_read = graph.readers_in[index][0], graph.n_read(graph.readers_in[index][0])
+        writer = min(graph.writers_in[index], default=0)
+        for piece in unit.pieces:
+            readers, writers = slice(reader, reader + len(piece.readers)), slice(writer, writer + len(piece.writers))
+            yield Stretch(piece, n_read, readers, writers)
+            reader, writer = readers.stop, writers.stop
 
 
 @dataclass(frozen=True, eq=False)

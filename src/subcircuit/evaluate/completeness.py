@@ -21,8 +21,8 @@ from subcircuit.errors import UnknownNameError
 from subcircuit.evaluate.faithfulness import faithfulness
 from subcircuit.evaluate.measure import measure
 from subcircuit.graph import Circuit, Graph, Writer, parse_writer
-from subcircuit.graph.nodes import at, bare
 from subcircuit.search import Problem
+from subcircuit.units.nodes import at, bare
 
 
 def complement(circuit: Circuit) -> Circuit:

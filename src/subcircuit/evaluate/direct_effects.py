@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.backward import norm_pull_back
 from subcircuit.engine.values import writer_values
 from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks import Answers, Task, check_vocabulary
+from subcircuit.units.gradients import norm_pull_back
 
 
 @entry

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Circuit, Embed, Graph, Logits
-from subcircuit.graph.circuit import owners
 
 Ear: TypeAlias = list[tuple[int, int]]
 
@@ -103,7 +102,7 @@ def random_ear(
 @lru_cache(maxsize=4)
 def _owners(graph: Graph) -> tuple[tuple[tuple[int, int], ...], ...]:
     """For each reader, the writers that it is an input of, each with the places at which it is."""
-    return tuple(tuple(product(owners(graph, reader), graph.reached_from(reader))) for reader in graph.readers)
+    return tuple(tuple(product(graph.owners(reader), graph.reached_from(reader))) for reader in graph.readers)
 
 
 def _check_count(graph: Graph, n_edges: int) -> None:

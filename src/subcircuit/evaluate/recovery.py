@@ -35,9 +35,8 @@ from torch import Tensor
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.evaluate.curves import trapezoid
 from subcircuit.graph import Circuit, Graph, HeadInput
-from subcircuit.graph.circuit import owners
-from subcircuit.graph.nodes import bare
 from subcircuit.graph.select import By, check_scores
+from subcircuit.units.nodes import bare
 
 Part: TypeAlias = Literal["edges", "nodes", "edges and inputs"]
 
@@ -266,7 +265,7 @@ def _of_parts(graph: Graph, values: Float[Tensor, " edge"], part: Part) -> Float
         return torch.cat([values, table.amax(1)[_inputs(graph)]])
     nodes = table.amax(0)
     for index, reader in enumerate(graph.readers):
-        for writer in owners(graph, reader):
+        for writer in graph.owners(reader):
             nodes[writer] = torch.maximum(nodes[writer], table[index].amax())
     return nodes
 

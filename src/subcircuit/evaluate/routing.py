@@ -24,18 +24,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.engine.backward import streams_from
-from subcircuit.engine.mixtures import mixture_weights, normed
 from subcircuit.entry import entry
 from subcircuit.errors import ModelError, SettingsError
 from subcircuit.evaluate.measure import Readings, measure
-from subcircuit.graph import MLP, Circuit, Embed, Expert, Graph, RouterInput, Scope
-from subcircuit.graph.graph import unit_with
+from subcircuit.graph import Circuit, Expert, Graph, RouterInput, Scope
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import embed
 from subcircuit.model.experts import route
 from subcircuit.search import Problem
 from subcircuit.tasks import Task
 from subcircuit.tasks.roles import END, Roles
+from subcircuit.units.experts import mixture_weights, normed
 
 _MOST_POSITIONS = 40
 
@@ -168,8 +167,8 @@ def _by_source(problem: Problem, layer: int, batch_size: int) -> tuple[Effects, 
     graph = problem.graph
     rows: dict[str, list[int]] = {}
     for row in range(graph.n_read(graph.reader_index[RouterInput(layer)])):
-        writer = graph.writers[row]
-        rows.setdefault("embed" if isinstance(writer, Embed) else str(unit_with(writer)), []).append(row)
+        unit = graph.unit_of_writer[row]
+        rows.setdefault("embed" if unit is None else graph.units[unit].name, []).append(row)
     cuts = [_cut(graph, kind, (layer,), source) for source in rows.values() for kind in (RouterInput, Expert)]
     return tuple(_paired(list(rows), measure(problem, cuts, batch_size)))
 
@@ -202,9 +201,9 @@ def _chosen(model: Transformer, graph: Graph, tokens: Tokens, batch_size: int) -
     experts, chosen = model.config.experts, {}
     assert experts is not None
     for ids in tokens.ids.split(batch_size):
-        streams = streams_from(model, embed(model.config, model.weights, ids))
+        streams = streams_from(model, graph, embed(model.config, model.weights, ids))
         for layer in experts.layers:
-            x = normed(model, layer, streams[graph.units.index(MLP(layer))]).flatten(0, -2)
+            x = normed(model, layer, streams[graph.unit_index[f"m{layer}"]]).flatten(0, -2)
             to = route(experts, mixture_weights(model, layer), x).experts
             sent = torch.zeros(len(x), experts.n, dtype=torch.bool, device=x.device).scatter(1, to, True)
             chosen.setdefault(layer, []).append(sent.view(*ids.shape, experts.n))

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.heads import attend
 from subcircuit.explain.observe import Observation, at_answers
-from subcircuit.graph import Attention, Head
+from subcircuit.graph import Head
+from subcircuit.model.attention import attend
 from subcircuit.model.transformer import feed_forward
 
 
@@ -25,7 +25,7 @@ def growth(observed: Observation, heads: Collection[Head]) -> Float[Tensor, " wr
         writes = attend(model, layer, before[None], before[None], before[None]).writes
         chosen = [head.head for head in heads if head.layer == layer]
         if chosen:
-            other = observed.streams[1][graph.units.index(Attention(layer))]
+            other = observed.streams[1][graph.unit_index[f"a{layer}"]]
             writes[chosen] = attend(model, layer, other[None], other[None], other[None]).writes[chosen]
         rows = [graph.writer_index[Head(layer, head)] for head in range(model.config.n_heads)]
         change = task.answers.rows(writes) - task.answers.rows(observed.values[rows])

@@ -32,7 +32,6 @@ from subcircuit.graph import (
     Writer,
     coarsen,
 )
-from subcircuit.graph.circuit import owners
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import OnRound
 from subcircuit.search.attribution import Rounds
@@ -129,7 +128,7 @@ def _columns(graph: Graph, circuit: Circuit, reader: Reader) -> list[int]:
     if isinstance(reader, MLP | Neuron | Expert | RouterInput | Logits):
         return [graph.reader_index[reader]]
     if isinstance(reader, HeadInput) and reader.part is not None:
-        heads = [writer.head for w in owners(circuit.graph, reader) if isinstance(writer := circuit.graph.writers[w], Head)]
+        heads = [writer.head for w in circuit.graph.owners(reader) if isinstance(writer := circuit.graph.writers[w], Head)]
         return [graph.reader_index[HeadInput(reader.layer, head, reader.part)] for head in heads]
     heads = range(graph.shape.n_heads) if isinstance(reader, Attention) else [reader.head]
     return [graph.reader_index[HeadInput(reader.layer, head, part)] for head, part in product(heads, ("q", "k", "v"))]
@@ -159,7 +158,7 @@ def _routes(observed: Observation, circuit: Circuit) -> list[tuple[Node, Node, R
 
 
 def _nodes_of(circuit: Circuit, reader: Reader) -> list[Node]:
-    return [reader] if isinstance(reader, Logits) else [circuit.graph.writers[w] for w in owners(circuit.graph, reader)]
+    return [reader] if isinstance(reader, Logits) else [circuit.graph.writers[w] for w in circuit.graph.owners(reader)]
 
 
 def _composition(graph: Graph, reader: Reader, columns: Sequence[int], effects: Sequence[float]) -> str:

@@ -19,17 +19,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.engine.backward import Streams, UnitGradient, norm_pull_back, reader_gradients, streams_from
+from subcircuit.engine.backward import Streams, UnitGradient, reader_gradients, streams_from
 from subcircuit.engine.patterns import attention_patterns
 from subcircuit.engine.values import embedding_values, writer_values
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.graph import MLP, Embed, Graph, Scope
-from subcircuit.graph.scope import Level
+from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.attribution import Rounds
 from subcircuit.tasks import Answers, Roles, Task, check_vocabulary
 from subcircuit.tasks.roles import with_ends
+from subcircuit.units.gradients import norm_pull_back
 
 _MOST_NUMBERS = 2**29
 STEPS = 5
@@ -104,18 +104,20 @@ def observe(
         SettingsError: all writers' values would not fit in memory.
     """
     check_vocabulary(model, task)
-    graph = _apart(model, like)
+    graph = Graph.of(model.config) if like is None else like.apart
     _check_size(graph, task, model)
-    streams = tuple(streams_from(model, embedding_values(model, graph, tokens).sum(0)) for tokens in (task.clean, task.corrupted))
+    streams = tuple(
+        streams_from(model, graph, embedding_values(model, graph, tokens).sum(0)) for tokens in (task.clean, task.corrupted)
+    )
     values = writer_values(model, graph, task.clean)
     differences = values - writer_values(model, graph, task.corrupted)
-    n_embeddings = sum(isinstance(writer, Embed) for writer in graph.writers)
+    n_embeddings = len(graph.embeddings)
     moved, shares = differences.norm(dim=-1), differences / steps
     node_effects, edge_effects = differences.new_zeros(differences.shape[:3]), torch.zeros(graph.edges.shape)
     at_mlps = {layer: torch.zeros_like(values[0]) for layer in range(model.config.n_layers) if model.config.d_mlp}
     for step in range(steps):
         begun = torch.lerp(streams[1][0], streams[0][0], (step + 0.5) / steps)
-        for unit, gradient in _gradients(model, graph, task.answers, streams_from(model, begun)):
+        for unit, gradient in _gradients(model, graph, task.answers, streams_from(model, graph, begun)):
             readers, writers, node = list(graph.readers_in[unit]), list(graph.writers_in[unit]), graph.units[unit]
             earlier = graph.edges[:, readers[0]].nonzero().flatten()
             at_readers, written = gradient.at_readers.to(values.dtype), gradient.written.to(values.dtype)
@@ -125,7 +127,7 @@ def observe(
             node_effects[writers] += torch.linalg.vecdot(shares[writers], written)
             # every reader reads the embedding
             node_effects[:n_embeddings] += torch.linalg.vecdot(shares[:n_embeddings], at_readers.sum(0))
-            if isinstance(node, MLP):
+            if node.name.startswith("m"):
                 at_mlps[node.layer] += written / steps
             if rounds is not None:
                 rounds.done(1)
@@ -133,16 +135,6 @@ def observe(
     return Observation(
         model, graph, task, roles, patterns, (streams[0], streams[1]), values, moved, node_effects, edge_effects, at_mlps
     )
-
-
-def _apart(model: Transformer, like: Graph | None) -> Graph:
-    """Heads with queries, keys and values apart; embeddings, neurons and experts as they are in a graph."""
-    if like is None:
-        return Graph.of(model.config)
-    layers = range(model.config.n_layers)
-    neurons: list[tuple[str, Level]] = [(f"m{layer}", "neuron") for layer in layers if like.has_neurons(layer)]
-    experts: list[tuple[str, Level]] = [(f"m{layer}", "expert") for layer in layers if like.has_experts(layer)]
-    return Graph.of(model.config, Scope("qkv", "per_query_head", like.scope.split_embeddings, (*neurons, *experts)))
 
 
 def _check_size(graph: Graph, task: Task, model: Transformer) -> None:

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from subcircuit.engine.heads import projection, write_out
 from subcircuit.explain.observe import Observation
+from subcircuit.model.attention import projection, write_out
 from subcircuit.model.components import normalize
 from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import NormWeights

@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.backward import norm_pull_back
 from subcircuit.explain.observe import Observation
-from subcircuit.graph import MLP
 from subcircuit.model.components import mlp, neurons, normalize
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.weights import MLPWeights
+from subcircuit.units.gradients import norm_pull_back
 
 _TOKENS = 5
 
@@ -66,7 +65,7 @@ def neurons_at_work(observed: Observation, layer: int, count: int = 3, only: int
     """
     model, task = observed.model, observed.task
     weights = model.weights.layers[layer]
-    unit = observed.graph.units.index(MLP(layer))
+    unit = observed.graph.unit_index[f"m{layer}"]
     assert weights.mlp_norm is not None
     if not isinstance(weights.mlp, MLPWeights):
         return ()

@@ -14,8 +14,8 @@ from torch import Tensor
 from subcircuit.display import bundle_of, html_of
 from subcircuit.errors import GraphError
 from subcircuit.graph.graph import Graph
-from subcircuit.graph.nodes import Edge, Embed, HeadInput, Logits, Neuron, Reader, Writer, at
 from subcircuit.graph.record import Record
+from subcircuit.units.nodes import Edge, Logits, Reader, Writer, at
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class Circuit:
         """The nodes that a kept edge touches, in order of computation, each place by place."""
         graph, touched = self.graph, self._at_places(self.kept)
         for column in self.kept.any(0).nonzero().flatten().tolist():
-            touched[list(owners(graph, graph.readers[column])), column % len(graph.places)] = True
+            touched[list(graph.owners(graph.readers[column])), column % len(graph.places)] = True
         nodes: list[Writer | Logits] = [at(graph.writers[w], graph.places[p]) for w, p in touched.nonzero().tolist()]
         read = self.kept[:, -len(graph.places) :].any(0)
         return (*nodes, *(Logits(place) for place, any_ in zip(graph.places, read.tolist(), strict=True) if any_))
@@ -130,17 +130,17 @@ class Circuit:
     def to_logits(self) -> Bool[Tensor, "writer reader"]:
         """Kept edges from which a kept path leads to the logits."""
         graph, kept, n_places = self.graph, torch.zeros_like(self.kept), len(self.graph.places)
-        live = torch.zeros(len(graph.writers), n_places, dtype=torch.bool)
+        live, ends = torch.zeros(len(graph.writers), n_places, dtype=torch.bool), graph.readers_in[-1]
         for column in reversed(range(len(graph.readers))):
             reader = graph.readers[column]
-            if isinstance(reader, Logits) or bool(live[reached(graph, reader)].any()):
+            if column in ends or bool(live[reached(graph, reader)].any()):
                 kept[:, column] = self.kept[:, column]
                 live[:, column % n_places] |= self.kept[:, column]
         return kept
 
     def _from_embedding(self) -> Bool[Tensor, "writer reader"]:
         graph, kept, n_places = self.graph, torch.zeros_like(self.kept), len(self.graph.places)
-        live = torch.tensor([isinstance(w, Embed) for w in graph.writers])[:, None].repeat(1, n_places)
+        live = torch.tensor([unit is None for unit in graph.unit_of_writer])[:, None].repeat(1, n_places)
         for column, reader in enumerate(graph.readers):
             kept[:, column] = self.kept[:, column] & live[:, column % n_places]
             if bool(kept[:, column].any()):
@@ -209,18 +209,11 @@ def reached(graph: Graph, reader: Reader) -> tuple[Tensor, Tensor]:
     return torch.tensor(writers, dtype=torch.long)[:, None], torch.tensor(places)
 
 
-def owners(graph: Graph, reader: Reader) -> tuple[int, ...]:
-    """The writers that a reader is an input of, without those that it reaches only through a shared norm."""
-    if graph.shape.coupled_heads and isinstance(reader, HeadInput | Neuron):
-        return graph.uncoupled.writers_of(reader)
-    return graph.writers_of(reader)
-
-
 def inputs_of(graph: Graph) -> dict[tuple[int, int], tuple[int, ...]]:
     """The readers that each writer is an output of, by writer and place: those whose input changes what it writes there."""
     found: dict[tuple[int, int], list[int]] = {}
     for column, reader in enumerate(graph.readers):
-        for spot in product(owners(graph, reader), graph.reached_from(reader)):
+        for spot in product(graph.owners(reader), graph.reached_from(reader)):
             found.setdefault(spot, []).append(column)
     return {spot: tuple(columns) for spot, columns in found.items()}
 

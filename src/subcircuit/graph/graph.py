@@ -15,36 +15,18 @@ Edges follow from a clock (when a writer has written, when a reader reads), so c
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeAlias
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from subcircuit.errors import GraphError, UnknownNameError
-from subcircuit.graph.nodes import (
-    MLP,
-    Attention,
-    Edge,
-    Embed,
-    Expert,
-    Head,
-    HeadInput,
-    HeadPart,
-    Logits,
-    Neuron,
-    Reader,
-    RouterInput,
-    Writer,
-    at,
-    bare,
-    parse_edge,
-)
 from subcircuit.graph.scope import Scope
 from subcircuit.graph.shape import GraphShape, differences
 from subcircuit.model.config import TransformerConfig
-
-Unit: TypeAlias = Attention | MLP | Logits
+from subcircuit.units import AttentionUnit, ExpertsUnit, LogitsUnit, MLPUnit, NeuronsUnit, Unit
+from subcircuit.units.nodes import Edge, Embed, Reader, Writer, at, bare, parse_edge
 
 # 64 million: scores of this size take half a gigabyte in float64
 MOST_CELLS = 2**26
@@ -52,10 +34,19 @@ MOST_CELLS = 2**26
 
 @dataclass(frozen=True)
 class Graph:
-    """The nodes and edges of a model at a scope. Topology only: equal shapes and scopes make equal graphs."""
+    """The nodes and edges of a model at a scope. Topology only: equal shapes and scopes make equal graphs.
+
+    Args:
+        units: what the model is made of, in order of computation, the logits last; by default that which the scope says.
+    """
 
     shape: GraphShape
     scope: Scope
+    units: tuple[Unit, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.units:
+            object.__setattr__(self, "units", units_of(self.shape, self.scope))
 
     def __repr__(self) -> str:
         return f"Graph({self.shape.n_layers} layers of {self.shape.n_heads} heads, scope {self.scope}: {self.n_edges:,} edges)"
@@ -93,95 +84,33 @@ class Graph:
             return self
         return Graph(replace(self.shape, places=(), ordered=False), replace(self.scope, positions="all"))
 
+    @cached_property
+    def apart(self) -> "Graph":
+        """The unplaced graph in which every head has a reader for its query, one for its key and one for its value."""
+        level = self.scope.level if self.scope.level in ("neuron", "expert") else "qkv"
+        of_mlps = tuple(override for override in self.scope.overrides if override[0].startswith("m"))
+        scope = Scope(level, split_embeddings=self.scope.split_embeddings, overrides=of_mlps)
+        return replace(self.unplaced, scope=scope, units=tuple(unit.apart for unit in self.units))
+
     @property
     def places(self) -> tuple[str | None, ...]:
         """The places of readers: column ``r`` of the unplaced graph is columns ``r * n`` to ``r * n + n - 1`` of this one."""
         return self.shape.places or (None,)
 
-    def reached_from(self, reader: Reader) -> tuple[int, ...]:
-        """The places at which what a reader reads at its own changes what is written: elsewhere too through keys and values."""
-        here = self.places.index(reader.place)
-        if isinstance(reader, Attention) or (isinstance(reader, HeadInput) and reader.part != "q"):
-            return tuple(range(here if self.shape.ordered else 0, len(self.places)))
-        return (here,)
+    @cached_property
+    def embeddings(self) -> tuple[Embed, ...]:
+        """What the embedding writes: the first writers."""
+        return (Embed("token"), Embed("pos")) if self.scope.split_embeddings else (Embed(),)
 
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
         """Writers in order of computation."""
-        writers: list[Writer] = [Embed("token"), Embed("pos")] if self.scope.split_embeddings else [Embed()]
-        for layer in range(self.shape.n_layers):
-            writers += self._attention_writers(layer)
-            writers += self._mlp_writers(layer)
-        return tuple(writers)
+        return (*self.embeddings, *(writer for unit in self.units for writer in unit.writers))
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
-        """Readers in order of computation, each place by place; ``logits`` last.
-
-        Per layer: heads with a single input, queries, keys, values of the others, the MLP, its neurons, or its router and experts.
-        """
-        if self.shape.places:
-            return tuple(at(reader, place) for reader in self.unplaced.readers for place in self.places)
-        readers: list[Reader] = []
-        for layer in range(self.shape.n_layers):
-            readers += self._attention_readers(layer)
-            readers += [RouterInput(layer)] if self.has_experts(layer) else []
-            readers += self._mlp_writers(layer)
-        return (*readers, Logits())
-
-    def _attention_writers(self, layer: int) -> list[Writer]:
-        if self.is_block(layer):
-            return [Attention(layer)]
-        return [Head(layer, head) for head in range(self.shape.n_heads)]
-
-    def _mlp_writers(self, layer: int) -> "list[MLP | Neuron | Expert]":
-        """What an MLP writes, each part of it also a reader."""
-        if not self.shape.mlps:
-            return []
-        if self.has_experts(layer):
-            shared = [Expert(layer, None)] if self.shape.shared_expert else []
-            return [*(Expert(layer, e) for e in range(self.shape.experts)), *shared]
-        return [Neuron(layer, n) for n in range(self.shape.neurons)] if self.has_neurons(layer) else [MLP(layer)]
-
-    def _attention_readers(self, layer: int) -> list[Reader]:
-        if self.is_block(layer):
-            return [Attention(layer)]
-        heads = range(self.shape.n_heads)
-        apart = [head for head in heads if self.scope.of_head(layer, head) == "qkv"]
-        readers: list[Reader] = [HeadInput(layer, head) for head in heads if head not in apart]
-        readers += [HeadInput(layer, head, "q") for head in apart]
-        # a key and value reader of a group is there for those of its heads that are resolved
-        shared = sorted({self._stored(head) for head in apart}) if self.scope.kv == "grouped" else apart
-        return readers + [HeadInput(layer, head, part) for part in ("k", "v") for head in shared]
-
-    def _stored(self, head: int) -> int:
-        """The key/value head that a query head uses."""
-        return head * self.shape.n_kv_heads // self.shape.n_heads
-
-    def is_block(self, layer: int) -> bool:
-        """Whether a layer's attention is one node."""
-        return self._blocks[layer]
-
-    @cached_property
-    def _blocks(self) -> tuple[bool, ...]:
-        return tuple(self.scope.of_head(layer, 0) == "block" for layer in range(self.shape.n_layers))
-
-    def has_neurons(self, layer: int) -> bool:
-        """Whether a layer's MLP is resolved into neurons."""
-        return self._resolved_mlps[layer]
-
-    @cached_property
-    def _resolved_mlps(self) -> tuple[bool, ...]:
-        return tuple(self.shape.mlps and self.scope.of_mlp(layer) == "neuron" for layer in range(self.shape.n_layers))
-
-    def has_experts(self, layer: int) -> bool:
-        """Whether a layer's MLP is a mixture that is resolved into its experts."""
-        return self._resolved_mixtures[layer]
-
-    @cached_property
-    def _resolved_mixtures(self) -> tuple[bool, ...]:
-        layers = range(self.shape.n_layers)
-        return tuple(layer in self.shape.mixtures and self.scope.of_mlp(layer) == "expert" for layer in layers)
+        """Readers in order of computation, each place by place; ``logits`` last."""
+        return tuple(at(reader, place) for unit in self.units for reader in unit.readers for place in self.places)
 
     @cached_property
     def edges(self) -> Bool[Tensor, "writer reader"]:
@@ -209,38 +138,15 @@ class Graph:
 
     @cached_property
     def _clocks(self) -> tuple[Int[Tensor, " writer"], Int[Tensor, " reader"]]:
-        """When each writer has written, which never falls, and when each reader reads."""
-        return torch.tensor([self._written(w) for w in self.writers]), torch.tensor([self._read(r) for r in self.readers])
+        """When each writer writes, which never falls, and when each reader reads."""
+        written = [-1 for _ in self.embeddings] + [unit.clock for unit in self.units for _ in unit.writers]
+        read = [unit.clock for unit in self.units for _ in range(len(unit.readers) * len(self.places))]
+        return torch.tensor(written), torch.tensor(read)
 
     def n_read(self, reader: int) -> int:
         """How many writers a reader reads: the first so many."""
         written, read = self._clocks
         return int(torch.searchsorted(written, read[reader]))
-
-    def _written(self, writer: Writer) -> int:
-        """A clock that ticks twice a layer: when a writer's output joins the stream."""
-        match writer:
-            case Embed():
-                return 0
-            case Head(layer) | Attention(layer) if not self.shape.parallel:
-                return 2 * layer + 1
-            case Head(layer) | Attention(layer) | MLP(layer) | Neuron(layer) | Expert(layer):
-                return 2 * layer + 2
-
-    def _read(self, reader: Reader) -> int:
-        """When a reader reads, on the same clock: it sees what was written strictly before."""
-        match reader:
-            case HeadInput(layer) | Attention(layer):
-                return 2 * layer + 1
-            case MLP(layer) | Neuron(layer) | Expert(layer) | RouterInput(layer):
-                return 2 * layer + (1 if self.shape.parallel else 2)
-            case Logits():
-                return 2 * self.shape.n_layers + 1
-
-    @cached_property
-    def uncoupled(self) -> "Graph":
-        """The same nodes and edges, each node acting through what it writes alone."""
-        return replace(self, shape=replace(self.shape, coupled_heads=False))
 
     @property
     def n_edges(self) -> int:
@@ -259,94 +165,54 @@ class Graph:
         return {reader: index for index, reader in enumerate(self.readers)}
 
     @cached_property
-    def units(self) -> tuple[Unit, ...]:
-        """What is computed at once: each layer's attention and MLP in order, and the logits last."""
-        layers = range(self.shape.n_layers)
-        return (
-            *(unit for layer in layers for unit in ((Attention(layer), MLP(layer)) if self.shape.mlps else (Attention(layer),))),
-            Logits(),
-        )
+    def unit_index(self) -> dict[str, int]:
+        """The index in ``units`` of the unit of each name."""
+        return {unit.name: index for index, unit in enumerate(self.units)}
 
     @cached_property
     def unit_of(self) -> tuple[int, ...]:
         """The index in ``units`` of each reader's unit."""
-        index = {unit: i for i, unit in enumerate(self.units)}
-        return tuple(index[unit_with(reader)] for reader in self.readers)
+        return tuple(index for index, readers in enumerate(self.readers_in) for _ in readers)
+
+    @cached_property
+    def unit_of_writer(self) -> tuple[int | None, ...]:
+        """The index in ``units`` of each writer's unit; None for the embedding."""
+        return (*(None for _ in self.embeddings), *(index for index, rows in enumerate(self.writers_in) for _ in rows))
 
     @cached_property
     def readers_in(self) -> tuple[tuple[int, ...], ...]:
         """The readers of each unit, in order of computation."""
-        readers: list[list[int]] = [[] for _ in self.units]
-        for reader, unit in enumerate(self.unit_of):
-            readers[unit].append(reader)
-        return tuple(map(tuple, readers))
+        ends = list(accumulate((len(unit.readers) * len(self.places) for unit in self.units), initial=0))
+        return tuple(tuple(range(first, end)) for first, end in pairwise(ends))
 
     @cached_property
     def writers_in(self) -> tuple[tuple[int, ...], ...]:
         """The writers of each unit, in order of computation; none for the logits."""
-        index: dict[Unit, list[int]] = {unit: [] for unit in self.units}
-        for row, writer in enumerate(self.writers):
-            if not isinstance(writer, Embed):
-                index[unit_with(writer)].append(row)
-        return tuple(tuple(index[unit]) for unit in self.units)
+        ends = list(accumulate((len(unit.writers) for unit in self.units), initial=len(self.embeddings)))
+        return tuple(tuple(range(first, end)) for first, end in pairwise(ends))
+
+    def _located(self, reader: Reader) -> tuple[int, int]:
+        """The index of a reader's unit, and that of the reader within it."""
+        column = self.reader_index[reader]
+        unit = self.unit_of[column]
+        return unit, (column - self.readers_in[unit][0]) // len(self.places)
+
+    def owners(self, reader: Reader) -> tuple[int, ...]:
+        """The writers that a reader is an input of, without those that it reaches only through a shared norm; none for logits."""
+        unit, index = self._located(reader)
+        return tuple(self.writers_in[unit][writer] for writer in self.units[unit].feeds[index])
 
     def writers_of(self, reader: Reader) -> tuple[int, ...]:
         """The writers whose output depends on this reader directly: a head, a group of heads, a block; none for logits."""
-        match bare(reader):
-            case Logits():
-                return ()
-            case Neuron(layer) if self.shape.coupled_heads:
-                return tuple(self.writer_index[Neuron(layer, n)] for n in range(self.shape.neurons))
-            case RouterInput(layer):
-                return tuple(self.writer_index[Expert(layer, e)] for e in range(self.shape.experts))
-            case Attention() | MLP() | Neuron() | Expert() as node:
-                return (self.writer_index[node],)
-            case HeadInput(layer, head, part):
-                heads = [head]
-                if part in ("k", "v") and self.scope.kv == "grouped":
-                    group = self.shape.n_heads // self.shape.n_kv_heads
-                    heads = [h for h in range(head * group, (head + 1) * group) if self.scope.of_head(layer, h) == "qkv"]
-                if self.shape.coupled_heads:
-                    heads = list(range(self.shape.n_heads))
-                return tuple(self.writer_index[Head(layer, h)] for h in heads)
+        unit, _ = self._located(reader)
+        return self.writers_in[unit] if self.units[unit].coupled else self.owners(reader)
 
-    def reader_of(self, layer: int, head: int, part: HeadPart) -> int:
-        """Column of the reader from which a head takes its query, key or value, in the unplaced graph."""
-        return self._head_readers[layer, head, part]
-
-    @cached_property
-    def _head_readers(self) -> dict[tuple[int, int, HeadPart], int]:
-        parts: tuple[HeadPart, ...] = ("q", "k", "v")
-        layers, heads = range(self.shape.n_layers), range(self.shape.n_heads)
-        return {
-            (layer, h, part): self.unplaced.reader_index[self._read_by(layer, h, part)]
-            for layer in layers
-            for h in heads
-            for part in parts
-        }
-
-    def _read_by(self, layer: int, head: int, part: HeadPart) -> Reader:
-        match self.scope.of_head(layer, head):
-            case "block":
-                return Attention(layer)
-            case "head":
-                return HeadInput(layer, head)
-            case _:
-                grouped = part != "q" and self.scope.kv == "grouped"
-                return HeadInput(layer, self._stored(head) if grouped else head, part)
-
-    def writer_of(self, layer: int, head: int) -> int:
-        """Row of the writer in which a head's output is: the head, or its block."""
-        return self._head_writers[layer, head]
-
-    @cached_property
-    def _head_writers(self) -> dict[tuple[int, int], int]:
-        layers, heads = range(self.shape.n_layers), range(self.shape.n_heads)
-        return {
-            (layer, h): self.writer_index[Attention(layer) if self.is_block(layer) else Head(layer, h)]
-            for layer in layers
-            for h in heads
-        }
+    def reached_from(self, reader: Reader) -> tuple[int, ...]:
+        """The places at which what a reader reads at its own changes what is written: elsewhere too through keys and values."""
+        here, (unit, index) = self.places.index(reader.place), self._located(reader)
+        if self.units[unit].spreads[index]:
+            return tuple(range(here if self.shape.ordered else 0, len(self.places)))
+        return (here,)
 
     def find(self, edge: str | Edge) -> tuple[int, int]:
         """Row and column of an edge.
@@ -374,12 +240,30 @@ class Graph:
         return Edge(at(self.writers[row], reader.place), reader)
 
 
-def unit_with(node: Head | HeadInput | Attention | MLP | Neuron | Expert | RouterInput | Logits) -> Unit:
-    """The unit that a node belongs to."""
-    match bare(node):
-        case Head(layer) | HeadInput(layer):
-            return Attention(layer)
-        case Neuron(layer) | Expert(layer) | RouterInput(layer):
-            return MLP(layer)
-        case Attention() | MLP() | Logits() as unit:
-            return unit
+def units_of(shape: GraphShape, scope: Scope) -> tuple[Unit, ...]:
+    """The units of a model of this shape at a scope, in order of computation."""
+    units: list[Unit] = []
+    for layer in range(shape.n_layers):
+        units.append(_attention(shape, scope, layer))
+        if shape.mlps:
+            # in a parallel block both read the same stream
+            units.append(_mlp(shape, scope, layer, 2 * layer + (0 if shape.parallel else 1)))
+    return (*units, LogitsUnit(shape.n_layers, 2 * shape.n_layers))
+
+
+def _attention(shape: GraphShape, scope: Scope, layer: int) -> AttentionUnit:
+    levels = [scope.of_head(layer, head) for head in range(shape.n_heads)]
+    apart = tuple(head for head, level in enumerate(levels) if level == "qkv")
+    grouped, block = scope.kv == "grouped", levels[0] == "block"
+    heads = (shape.n_heads, shape.n_kv_heads, block, apart, grouped)
+    return AttentionUnit(layer, 2 * layer, *heads, coupled=shape.coupled_heads)
+
+
+def _mlp(shape: GraphShape, scope: Scope, layer: int, clock: int) -> Unit:
+    match scope.of_mlp(layer):
+        case "neuron":
+            return NeuronsUnit(layer, clock, shape.neurons, coupled=shape.coupled_heads)
+        case "expert" if layer in shape.mixtures:
+            return ExpertsUnit(layer, clock, shape.experts, shape.shared_expert)
+        case _:
+            return MLPUnit(layer, clock)

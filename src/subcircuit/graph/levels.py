@@ -5,6 +5,7 @@ input. Where heads share keys and values, the reader of a group is part of the i
 part of the reader at all of them.
 """
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
@@ -12,9 +13,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from subcircuit.errors import GraphError
-from subcircuit.graph.circuit import Circuit, owners
+from subcircuit.graph.circuit import Circuit
 from subcircuit.graph.graph import Graph
-from subcircuit.graph.nodes import MLP, Attention, Embed, Expert, Head, HeadInput, Neuron, Reader, RouterInput, Writer, at, bare
+from subcircuit.units.nodes import Embed, Reader, Writer
+from subcircuit.units.unit import Parts, same_or_whole
 
 
 def resolve(circuit: Circuit, finer: Graph) -> Circuit:
@@ -53,56 +55,32 @@ def coarsen(circuit: Circuit, coarser: Graph) -> Circuit:
 
 def _parts(finer: Graph, coarser: Graph) -> tuple[Tensor, Bool[Tensor, "reader part"]]:
     """The coarser writer of each finer writer, and which coarser readers each finer reader is part of."""
-    rows = torch.tensor([coarser.writer_index[_whole(coarser, writer)] for writer in finer.writers])
-    columns = torch.zeros(len(finer.readers), len(coarser.readers), dtype=torch.bool)
-    for column, reader in enumerate(finer.readers):
-        columns[column, _columns(finer, coarser, reader)] = True
-    return rows, columns
-
-
-def _columns(finer: Graph, coarser: Graph, reader: Reader) -> list[int]:
-    """The coarser readers that a finer one is part of."""
     if coarser.places not in ((None,), finer.places):
-        _not_part(reader)
-    return [
-        coarser.reader_index[at(whole, reader.place if coarser.shape.places else None)]
-        for whole in _wholes(finer.unplaced, coarser.unplaced, bare(reader))
-    ]
+        _not_part(finer.readers[0])
+    rows = _known(finer.embeddings, same_or_whole(finer.embeddings, coarser.embeddings, str(Embed())), 0)
+    readers = torch.zeros(len(finer.unplaced.readers), len(coarser.unplaced.readers), dtype=torch.bool)
+    for unit, mine in zip(finer.units, finer.unplaced.readers_in, strict=True):
+        theirs = coarser.unit_index.get(unit.name)
+        if theirs is None:
+            _not_part((*unit.writers, *unit.readers)[0])
+        whole = coarser.units[theirs]
+        if unit.writers:
+            rows += _known(unit.writers, unit.writers_within(whole), coarser.writers_in[theirs][0])
+        within = _known(unit.readers, unit.readers_within(whole), coarser.unplaced.readers_in[theirs][0])
+        for reader, wholes in zip(mine, within, strict=True):
+            readers[reader, wholes] = True
+    n_places = len(finer.places)
+    places = torch.eye(n_places, dtype=torch.bool) if coarser.shape.places else torch.ones(n_places, 1, dtype=torch.bool)
+    columns = readers[:, None, :, None] & places[:, None]
+    return torch.tensor(rows)[:, 0], columns.flatten(2).flatten(0, 1)
 
 
-def _whole(coarser: Graph, writer: Writer) -> Writer:
-    candidates: list[Writer] = [writer]
-    match writer:
-        case Neuron(layer) | Expert(layer):
-            candidates.append(MLP(layer))
-        case Head(layer):
-            candidates.append(Attention(layer))
-        case Embed():
-            candidates.append(Embed())
-        case _:
-            pass
-    known = [candidate for candidate in candidates if candidate in coarser.writer_index]
-    return known[0] if known else _not_part(writer)
-
-
-def _wholes(finer: Graph, coarser: Graph, reader: Reader) -> list[Reader]:
-    known: list[Reader] = [reader] if reader in coarser.reader_index else []
-    match reader:
-        case Neuron(layer) | Expert(layer) | RouterInput(layer):
-            known = known or [MLP(layer)]
-        case HeadInput(layer, _, part):
-            heads, each = _heads(finer, reader), range(finer.shape.n_heads)
-            inputs = dict.fromkeys(HeadInput(layer, head, p) for head in each for p in (part, None))
-            # by whose inputs they are, not by name: a group is called by its own number, and a head by another
-            known = [r for r in inputs if r in coarser.reader_index and heads & _heads(coarser, r)] or [Attention(layer)]
-        case _:
-            pass
-    return known if known and known[0] in coarser.reader_index else _not_part(reader)
-
-
-def _heads(graph: Graph, reader: Reader) -> set[int]:
-    """The heads that a reader is an input of."""
-    return {node.head for index in owners(graph, reader) if isinstance(node := graph.writers[index], Head)}
+def _known(nodes: Sequence[Reader | Writer], within: Parts, first: int) -> list[list[int]]:
+    """Rows or columns of the coarser nodes that each node is part of, which has to be part of one."""
+    for node, wholes in zip(nodes, within, strict=True):
+        if not wholes:
+            _not_part(node)
+    return [[first + whole for whole in wholes] for wholes in within]
 
 
 def _not_part(node: Writer | Reader) -> NoReturn:

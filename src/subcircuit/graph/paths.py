@@ -14,7 +14,6 @@ from torch import Tensor
 
 from subcircuit.graph.circuit import reached
 from subcircuit.graph.graph import Graph
-from subcircuit.graph.nodes import Embed, Logits
 
 # the rank of an edge that is in no prefix
 NEVER = torch.iinfo(torch.int64).max
@@ -38,7 +37,7 @@ def joins(graph: Graph, ranks: Int[Tensor, "writer reader"], *, from_embedding: 
 def _from(graph: Graph, ranks: Int[Tensor, "reader writer"], from_embedding: bool) -> Int[Tensor, "reader writer"]:
     """Per edge, the shortest prefix that holds it and a path to it."""
     n_places = len(graph.places)
-    begins = torch.tensor([isinstance(writer, Embed) or not from_embedding for writer in graph.writers])
+    begins = torch.tensor([unit is None or not from_embedding for unit in graph.unit_of_writer])
     since = torch.where(begins, 0, NEVER)[:, None].repeat(1, n_places)
     found = torch.full_like(ranks, NEVER)
     for column in (ranks < NEVER).any(1).nonzero().flatten().tolist():
@@ -55,7 +54,7 @@ def _to(graph: Graph, ranks: Int[Tensor, "reader writer"]) -> Int[Tensor, "reade
     found = torch.full_like(ranks, NEVER)
     for column in reversed((ranks < NEVER).any(1).nonzero().flatten().tolist()):
         reader = graph.readers[column]
-        leads = torch.tensor(0) if isinstance(reader, Logits) else since[reached(graph, reader)].min()
+        leads = torch.tensor(0) if column in graph.readers_in[-1] else since[reached(graph, reader)].min()
         found[column] = ranks[column].maximum(leads)
         here = since[:, column % n_places]
         since[:, column % n_places] = here.minimum(found[column])

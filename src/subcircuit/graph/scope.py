@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from subcircuit.errors import GraphError, UnknownNameError
-from subcircuit.graph.nodes import MLP, Attention, Head, Writer, parse_writer
+from subcircuit.units.nodes import MLP, Attention, Head, Writer, parse_writer
 
 Level: TypeAlias = Literal["block", "head", "qkv", "neuron", "expert"]
 KeyValues: TypeAlias = Literal["per_query_head", "grouped"]

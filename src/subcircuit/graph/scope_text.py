@@ -15,8 +15,8 @@ from itertools import groupby
 from typing import Any
 
 from subcircuit.errors import GraphError, UnknownNameError
-from subcircuit.graph.nodes import MLP, Attention
 from subcircuit.graph.scope import COMPONENT_LEVELS, KEY_VALUES, LEVELS, POSITIONS, Level, Override, Scope, component_named
+from subcircuit.units.nodes import MLP, Attention
 
 # of a range; more layers than any model has
 _MOST_LAYERS = 10_000

@@ -22,7 +22,6 @@ from torch import Tensor
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph.circuit import Circuit, inputs_of
 from subcircuit.graph.graph import Graph
-from subcircuit.graph.nodes import Logits
 
 By: TypeAlias = Literal["signed", "absolute"]
 
@@ -162,7 +161,7 @@ def _largest(graph: Graph, sizes: Float[Tensor, "writer reader"], n: int) -> Boo
 def _grown(graph: Graph, sizes: Float[Tensor, "writer reader"], n: int) -> Bool[Tensor, "writer reader"]:
     reads = inputs_of(graph)
     size, kept = sizes.tolist(), torch.zeros_like(graph.edges)
-    joined = {column for column, reader in enumerate(graph.readers) if isinstance(reader, Logits)}
+    joined = set(graph.readers_in[-1])
 
     def edges_into(reader: int) -> list[tuple[float, int, int]]:
         return [(-size[writer][reader], reader, writer) for writer in graph.edges[:, reader].nonzero().flatten().tolist()]

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, fields
 
 from subcircuit.errors import GraphError
-from subcircuit.graph.nodes import MLP, Head, is_place
 from subcircuit.graph.scope import Scope, component_named
 from subcircuit.model.config import TransformerConfig
+from subcircuit.units.nodes import MLP, Head, is_place
 
 
 @dataclass(frozen=True, slots=True)

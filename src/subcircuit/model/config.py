@@ -5,6 +5,7 @@ from hashlib import sha256
 from typing import Literal, TypeAlias
 
 Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu"]
+HeadPart: TypeAlias = Literal["q", "k", "v"]
 
 
 @dataclass(frozen=True, slots=True)

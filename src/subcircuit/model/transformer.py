@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -16,13 +15,8 @@ from subcircuit.errors import PromptError
 from subcircuit.model.components import (
     AS_IT_IS,
     Nonlinear,
-    attention_mask,
-    attention_pattern,
     embed,
-    finish_heads,
     mlp,
-    norm_eps,
-    normalize,
     unembed,
 )
 from subcircuit.model.config import TransformerConfig
@@ -130,28 +124,12 @@ def check_lengths(config: TransformerConfig, tokens: Tokens) -> None:
 
 def block(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
     """One layer: attention and MLP, after each other or side by side."""
+    from subcircuit.model.attention import attention
+
     attended = stream + attention(model, layer, stream)
     if model.config.d_mlp == 0:
         return attended
     return attended + feed_forward(model, layer, stream if model.config.parallel else attended)
-
-
-def attention(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-    """What one layer's attention adds to the stream, all heads together."""
-    config, weights = model.config, model.weights.layers[layer]
-    w, rotary, eps = weights.attention, config.rotary[layer], norm_eps(config.norm)
-    positions = torch.arange(stream.shape[1], device=stream.device)
-    x = normalize(stream, config.norm, weights.attention_norm)
-    q = finish_heads(_split_heads(x, w.W_Q), _over_pos(w.b_Q), w.q_norm, positions, rotary, eps)
-    k = finish_heads(_split_heads(x, w.W_K), _over_pos(w.b_K), w.k_norm, positions, rotary, eps)
-    v = _split_heads(x, w.W_V)
-    v = v if w.b_V is None else v + w.b_V[:, None]
-    k, v = (t.repeat_interleave(config.heads_per_kv, dim=1) for t in (k, v))
-    pattern = attention_pattern(q @ k.transpose(-1, -2), attention_mask(positions, positions, config, layer), config)
-    merged = (pattern @ v).transpose(1, 2).flatten(2)
-    written = merged @ w.W_O.flatten(0, 1)
-    written = written if w.b_O is None else written + w.b_O
-    return written if weights.attention_post_norm is None else normalize(written, config.norm, weights.attention_post_norm)
 
 
 def feed_forward(
@@ -167,13 +145,3 @@ def feed_forward(
         case plain:
             written = mlp(config, plain, x, nonlinear)
     return written if weights.mlp_post_norm is None else nonlinear.norm(written, config.norm, weights.mlp_post_norm)
-
-
-def _split_heads(
-    x: Float[Tensor, "batch pos d_model"], W: Float[Tensor, "head d_head d_model"]
-) -> Float[Tensor, "batch head pos d_head"]:
-    return F.linear(x, W.flatten(0, 1)).unflatten(-1, W.shape[:2]).transpose(1, 2)
-
-
-def _over_pos(bias: Float[Tensor, "head d_head"] | None) -> Float[Tensor, "head 1 d_head"] | None:
-    return None if bias is None else bias[:, None]

@@ -60,8 +60,7 @@ class Layout:
     @cached_property
     def columns(self) -> dict[int, float]:
         """Horizontal place of each column of heads; one column where attention blocks are not resolved."""
-        blocks = all(self.graph.is_block(layer) for layer in range(self.graph.shape.n_layers))
-        count = 1 if blocks else self.graph.shape.n_heads
+        count = max(len(unit.writers) for unit in self.graph.units if unit.name.startswith("a"))
         used = {_column(node) for node in self.labelled}
         widths = [_COLUMN if column in used else _EMPTY_COLUMN for column in range(count)]
         slack = max(0.0, _LEAST_GRID - sum(widths)) / count

@@ -15,7 +15,6 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.path import Path
 
 from subcircuit.graph import MLP, Circuit, Embed, Graph, HeadInput, Logits, Reader, Scope, Writer, coarsen
-from subcircuit.graph.circuit import owners
 from subcircuit.inert import inert
 from subcircuit.report.layout import BOX_HEIGHT, BOX_WIDTH, Layout, Node
 from subcircuit.report.routes import BAR_HEIGHT, arc_reach, route
@@ -77,9 +76,8 @@ def _drawn(circuit: Circuit) -> Circuit:
 
 def _parts(graph: Graph) -> str | None:
     """What MLPs are resolved into; None where each is one node."""
-    layers = range(graph.shape.n_layers)
-    neurons, experts = any(map(graph.has_neurons, layers)), any(map(graph.has_experts, layers))
-    return " and ".join(name for name, there in (("neurons", neurons), ("experts", experts)) if there) or None
+    levels = {unit.level for unit in graph.units if unit.name.startswith("m")}
+    return " and ".join(f"{level}s" for level in sorted(levels - {"block"}, reverse=True)) or None
 
 
 def save_picture(circuit: Circuit, directory: str | FilePath) -> tuple[FilePath, FilePath]:
@@ -122,7 +120,7 @@ def _on_the_right(writer: Writer, node: Node) -> bool:
 def _nodes_of(layout: Layout, reader: Reader) -> list[Node]:
     """The nodes at which an edge into this reader ends: several where heads share keys and values."""
     graph = layout.graph
-    return [Logits()] if isinstance(reader, Logits) else [graph.writers[index] for index in owners(graph, reader)]
+    return [Logits()] if isinstance(reader, Logits) else [graph.writers[index] for index in graph.owners(reader)]
 
 
 def kind_of(reader: Reader) -> str:

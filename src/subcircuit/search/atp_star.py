@@ -34,16 +34,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.backward import Rules, UnitGradient, pull_back, reader_gradients, widened
-from subcircuit.engine.heads import PARTS, pattern, project, shares
+from subcircuit.engine.backward import UnitGradient, reader_gradients
 from subcircuit.entry import entry
-from subcircuit.graph import Attention, Graph, Logits, Scope
-from subcircuit.graph.nodes import HeadPart
+from subcircuit.graph import Graph
+from subcircuit.model.attention import PARTS, pattern, project, shares
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_gradient_at_clean, summed
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, check_together, scored
+from subcircuit.units import AttentionUnit
+from subcircuit.units.gradients import Rules, pull_back, widened
+from subcircuit.units.nodes import HeadPart
 
 # patterns of many writers are the largest tensors here
 _NUMBERS_AT_ONCE = 2**24
@@ -107,7 +109,7 @@ def _backwards(probe: Probe, grad_drop: bool) -> Iterator[tuple[int, tuple[UnitG
     model, graph, streams = probe.contrast.model, probe.contrast.graph, probe.contrast.streams
     # of a single layer there is no other to drop
     drops = range(model.config.n_layers) if grad_drop and model.config.n_layers > 1 else (None,)
-    apart, at_logits = _apart(graph), probe.at_logits(streams)
+    apart, at_logits = graph.apart, probe.at_logits(streams)
     passes = (reader_gradients(model, apart, streams, at_logits, Rules(dropped=drop)) for drop in drops)
     for number, gradients in enumerate(zip(*passes, strict=True)):
         yield len(graph.units) - 1 - number, gradients
@@ -116,32 +118,25 @@ def _backwards(probe: Probe, grad_drop: bool) -> Iterator[tuple[int, tuple[UnitG
 def _others(graph: Graph, unit: int, drops: int) -> list[int]:
     """The backward passes that reach a unit: all but that in which its own layer is dropped."""
     node = graph.units[unit]
-    return [drop for drop in range(drops) if drops == 1 or isinstance(node, Logits) or drop != node.layer]
-
-
-def _apart(graph: Graph) -> Graph:
-    """The same model's graph with a reader for the query, key and value of every head."""
-    mlps = tuple(override for override in graph.scope.overrides if override[0].startswith("m"))
-    return Graph(graph.shape, Scope(graph.scope.level if graph.scope.level in ("neuron", "expert") else "qkv", overrides=mlps))
+    return [drop for drop in range(drops) if drops == 1 or drop != node.layer]
 
 
 def _effects(probe: Probe, unit: int, gradients: tuple[UnitGradient, ...]) -> Float[Tensor, "drop writer reader batch"]:
     """Effects of cutting each edge into a unit, for every example and backward pass: its share of the task's mean."""
     graph = probe.contrast.graph
     node = graph.units[unit]
-    if not isinstance(node, Attention):
+    if not isinstance(node, AttentionUnit):
         return _first_order(probe, unit, torch.stack([g.at_readers for g in gradients]))
-    apart, layer, first = _apart(graph), node.layer, graph.readers_in[unit][0]
+    layer = node.layer
     at_inputs = torch.stack([g.at_readers for g in gradients])
     at_values = at_inputs.new_zeros(len(gradients), len(graph.readers_in[unit]), *at_inputs.shape[2:])
-    for head in range(graph.shape.n_heads):
-        of_head = apart.reader_of(layer, head, "v") - gradients[0].readers[0]
-        at_values[:, graph.reader_of(layer, head, "v") - first] += at_inputs[:, of_head]
+    for reader, of_head in zip(node.inputs["v"], node.apart.inputs["v"], strict=True):
+        at_values[:, reader] += at_inputs[:, of_head]
     effects = _first_order(probe, unit, at_values)
     at_pattern = _pattern_gradients(probe, unit, layer, gradients)
-    for writers, part, by_head in _recomputed(probe, unit, layer, at_pattern):
-        for head in range(graph.shape.n_heads):
-            effects[:, writers, graph.reader_of(layer, head, part) - first] += by_head[:, :, head]
+    for writers, part, by_head in _recomputed(probe, unit, node, at_pattern):
+        for head, reader in enumerate(node.inputs[part]):
+            effects[:, writers, reader] += by_head[:, :, head]
     return effects
 
 
@@ -179,17 +174,17 @@ def _pattern_gradients(
 
 
 def _recomputed(
-    probe: Probe, unit: int, layer: int, at_pattern: Float[Tensor, "drop head batch query key"]
+    probe: Probe, unit: int, node: AttentionUnit, at_pattern: Float[Tensor, "drop head batch query key"]
 ) -> Iterator[tuple[slice, HeadPart, Float[Tensor, "drop writer head batch"]]]:
     """Some writers at a time, and q or k: the effect on each head of the change of its pattern when these edges are cut.
 
     Where a reader feeds both, q stands for the two together.
     """
-    contrast, model = probe.contrast, probe.contrast.model
+    contrast, model, layer = probe.contrast, probe.contrast.model, node.layer
     q, k = (_heads(probe, unit, layer, part)[:, None] for part in ("q", "k"))
     clean = pattern(model, layer, q, k)
-    n_writers, graph = contrast.read_by(contrast.graph.readers_in[unit]), contrast.graph
-    shared = [graph.reader_of(layer, head, "q") == graph.reader_of(layer, head, "k") for head in range(len(q))]
+    n_writers = contrast.read_by(contrast.graph.readers_in[unit])
+    shared = [query == key for query, key in zip(node.inputs["q"], node.inputs["k"], strict=True)]
     together = torch.tensor(shared, device=q.device).view(-1, *[1] * (q.ndim - 1))
     size = max(1, _NUMBERS_AT_ONCE // max(clean.numel(), q.numel()))
     for begin in range(0, n_writers, size):

@@ -15,17 +15,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import AblatedBatch, Resample, ablated_by_batch
-from subcircuit.engine.backward import GRADIENTS, Rules, Streams, UnitGradient, reader_gradients
+from subcircuit.engine.backward import Streams, UnitGradient, reader_gradients
 from subcircuit.engine.contrast import Contrast, contrast
 from subcircuit.engine.memory import in_parts
 from subcircuit.engine.readout import readout_of
-from subcircuit.engine.rows import Places
 from subcircuit.errors import NoGradientError, SettingsError
 from subcircuit.model.components import unembed
 from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound, Round
 from subcircuit.tasks import Answers, Bound, Metric, metric, placed
+from subcircuit.units.gradients import GRADIENTS, Rules
+from subcircuit.units.rows import Places
 
 # differences of all writers are the largest tensor of a search
 _NUMBERS_AT_ONCE = 2**25

@@ -57,7 +57,7 @@ def clean_corrupted(
 
     def ends(probe: Probe) -> Iterator[Streams]:
         yield probe.contrast.streams
-        yield streams_from(model, probe.contrast.ablated_embedding)
+        yield streams_from(model, probe.contrast.graph, probe.contrast.ablated_embedding)
 
     return scored(
         "clean-corrupted",

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.graph import Embed, Graph
-from subcircuit.graph.circuit import inputs_of, owners
+from subcircuit.graph.circuit import inputs_of
 
 Edge = tuple[int, int]
 """A row and a column."""
@@ -40,7 +40,7 @@ class Wiring:
     def feeds(self) -> tuple[tuple[Spot, ...], ...]:
         """The writers and places that each reader's input changes."""
         graph = self.graph
-        return tuple(tuple(product(owners(graph, reader), graph.reached_from(reader))) for reader in graph.readers)
+        return tuple(tuple(product(graph.owners(reader), graph.reached_from(reader))) for reader in graph.readers)
 
     @cached_property
     def inputs(self) -> dict[Spot, tuple[int, ...]]:

@@ -132,5 +132,5 @@ def _downstream(probe: Probe, stage: Stage, share: float) -> Iterator[UnitGradie
     contrast = probe.contrast
     moved = contrast.at_positions(share * contrast.differences[stage.writers].sum(0))
     stream = (contrast.streams[stage.first] + moved).to(contrast.model.dtype)
-    streams = (*contrast.streams[: stage.first], *streams_from(contrast.model, stream, stage.first))
+    streams = (*contrast.streams[: stage.first], *streams_from(contrast.model, contrast.graph, stream, stage.first))
     return islice(probe.gradients(streams), len(streams) - stage.first)

@@ -70,7 +70,7 @@ def eap_ig_inputs(
         start, end = probe.contrast.ablated_embedding, probe.contrast.clean_embedding
         for first in range(1, config.steps, STEPS_AT_ONCE):
             steps = range(first, min(first + STEPS_AT_ONCE, config.steps))
-            yield streams_from(model, torch.cat([start.lerp(end, step / config.steps) for step in steps]))
+            yield streams_from(model, probe.contrast.graph, torch.cat([start.lerp(end, step / config.steps) for step in steps]))
         yield probe.contrast.streams
 
     watch = Watch(config, config.steps, on_step, journal)

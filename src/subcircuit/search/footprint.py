@@ -6,7 +6,7 @@
     work    the largest that is there besides: values of all writers as the runs begin, gradients at the readers of a layer,
             inputs and outputs of a batch of trials, or the logits of a plain forward pass
 
-Rows are (example, position) pairs from the first difference of an example to its last answer (``engine/rows.py``). What the
+Rows are (example, position) pairs from the first difference of an example to its last answer (``units/rows.py``). What the
 interpreter and its libraries take, some 0.4 GB, is not in it.
 """
 

@@ -18,8 +18,6 @@ from itertools import groupby, pairwise
 from typing import TypeAlias
 
 from subcircuit.graph import Graph
-from subcircuit.graph.graph import unit_with
-from subcircuit.graph.nodes import Embed
 
 Group: TypeAlias = tuple[int, ...]
 """Rows or columns of an edge matrix, in the order in which they are tried."""
@@ -60,8 +58,8 @@ def by_unit(graph: Graph, writers: Sequence[int]) -> list[Group]:
     """Neighbours of one unit together; each embedding by itself."""
 
     def unit(writer: int) -> object:
-        node = graph.writers[writer]
-        return node if isinstance(node, Embed) else unit_with(node)
+        unit = graph.unit_of_writer[writer]
+        return graph.writers[writer] if unit is None else unit
 
     return [tuple(group) for _, group in groupby(writers, unit)]
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from subcircuit.engine.ablation import Zero
 from subcircuit.entry import entry
-from subcircuit.graph import Logits
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, summed
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.problem import Problem
@@ -77,7 +76,7 @@ def _importance(probe: Probe, unit: int) -> Float[Tensor, " writer"]:
     """How much of what a unit's readers find comes from each of the writers before it: the share of one task."""
     contrast = probe.contrast
     writers = contrast.read_by(contrast.graph.readers_in[unit])
-    rows = contrast.rows["answers" if isinstance(contrast.graph.units[unit], Logits) else "changed"]
+    rows = contrast.rows["answers" if not contrast.graph.units[unit].writers else "changed"]
     without, x = contrast.differences[:writers], contrast.streams[unit].flatten(0, 1)[rows.flat].to(contrast.differences)
     if rows is contrast.rows.answers:
         without = contrast.rows.take(without, "changed", "answers")

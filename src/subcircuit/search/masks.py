@@ -22,12 +22,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import AblatedBatch, ablated_by_batch
-from subcircuit.engine.backward import streams_from
 from subcircuit.engine.memory import in_parts
 from subcircuit.engine.readout import read
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph
-from subcircuit.model.components import embed, unembed
+from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.attribution import check_batch_size, check_differentiable, examples_at_once
@@ -228,7 +227,6 @@ def _made(problem: Problem, by_batch: AblatedBatch, examples: range) -> Batch:
     tokens, answers = part.clean.until(n_pos), part.answers
     reference = None
     if problem.metric.compares:
-        last = streams_from(model, embed(model.config, model.weights, tokens.ids))[-1]
-        reference = unembed(model.config, model.weights, answers.rows(last))
+        reference = unembed(model.config, model.weights, answers.rows(model.stream(tokens)))
     ablated = by_batch(part.corrupted, examples.start)[:, :, :n_pos]
     return Batch(slice(examples.start, examples.stop), tokens, ablated, answers, problem.metric.bind(answers, reference))

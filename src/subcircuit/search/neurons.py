@@ -21,21 +21,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import Resample, Zero
-from subcircuit.engine.backward import pull_back, streams_from, widened
-from subcircuit.engine.mlps import mlp_weights
+from subcircuit.engine.backward import streams_from
 from subcircuit.engine.readout import readout_of
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, SettingsError
-from subcircuit.graph import MLP, Graph, Neuron, Scope
+from subcircuit.graph import Graph, Neuron, Scope
+from subcircuit.model.attention import attention
 from subcircuit.model.components import embed, neurons, normalize, unembed
 from subcircuit.model.tokens import Tokens
-from subcircuit.model.transformer import Transformer, attention
+from subcircuit.model.transformer import Transformer
 from subcircuit.search.attribution import Rounds, check_gradient_at_clean, check_not_all_zero, probes
 from subcircuit.search.eap import Eap
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import time_forward
 from subcircuit.tasks import Task
+from subcircuit.units.gradients import pull_back, widened
+from subcircuit.units.neurons import mlp_weights
 
 # activations of a layer at so many places stay small
 _EXAMPLES_AT_ONCE = 16
@@ -103,11 +105,11 @@ def neuron_scores(problem: Problem, config: Eap, on_step: OnRound | None = None)
     done = 0
     for probe in probes(replace(problem, graph=graph), config.batch_size or _EXAMPLES_AT_ONCE):
         part, run = problem.task[done : done + len(probe)], probe.contrast
-        other = None if isinstance(problem.ablation, Zero) else _streams(model, part.corrupted.until(run.rows.n_pos))
+        other = None if isinstance(problem.ablation, Zero) else _streams(model, graph, part.corrupted.until(run.rows.n_pos))
         for gradient in probe.gradients(run.streams):
             unit = graph.unit_of[gradient.readers[0]]
             node = graph.units[unit]
-            if isinstance(node, MLP):
+            if node.name.startswith("m"):
                 clean = _activations(model, node.layer, run.streams[unit])
                 change = -clean if other is None else _activations(model, node.layer, other[unit]) - clean
                 at = pull_back(lambda a, layer=node.layer: _write(model, layer, a), (clean,), gradient.written)[0]
@@ -157,19 +159,18 @@ def _parts(task: Task) -> Iterator[Task]:
         yield task[begin : begin + _EXAMPLES_AT_ONCE]
 
 
-def _streams(model: Transformer, tokens: Tokens) -> tuple[Float[Tensor, "batch pos d_model"], ...]:
-    return streams_from(model, embed(model.config, model.weights, tokens.ids))
+def _streams(model: Transformer, graph: Graph, tokens: Tokens) -> tuple[Float[Tensor, "batch pos d_model"], ...]:
+    return streams_from(model, graph, embed(model.config, model.weights, tokens.ids))
 
 
 @torch.no_grad()
 def _activations(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_mlp"]:
-    norm = model.weights.layers[layer].mlp_norm
-    assert norm is not None
-    return neurons(model.config, mlp_weights(model, layer), normalize(stream, model.config.norm, norm))
+    weights, norm = mlp_weights(model, layer)
+    return neurons(model.config, weights, normalize(stream, model.config.norm, norm))
 
 
 def _write(model: Transformer, layer: int, activations: Float[Tensor, "batch pos d_mlp"]) -> Float[Tensor, "batch pos d_model"]:
-    weights = mlp_weights(model, layer)
+    weights, _ = mlp_weights(model, layer)
     written = activations @ weights.W_out
     written = written if weights.b_out is None else written + weights.b_out
     post = model.weights.layers[layer].mlp_post_norm

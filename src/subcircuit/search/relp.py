@@ -30,7 +30,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.backward import Rules, widened
 from subcircuit.entry import entry
 from subcircuit.model.components import Nonlinear, activate
 from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm
@@ -40,6 +39,7 @@ from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.units.gradients import Rules, widened
 
 
 @dataclass(frozen=True)

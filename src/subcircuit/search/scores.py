@@ -17,7 +17,6 @@ from torch import Tensor
 
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Circuit, Edge, Graph, Logits
-from subcircuit.graph.circuit import owners
 from subcircuit.graph.select import Selection, check_scores, select_edges
 from subcircuit.search.problem import Problem
 
@@ -130,7 +129,7 @@ def scores_of_nodes(graph: Graph, importance: Float[Tensor, " writer"]) -> Float
     The edges of at least a score are then all those between nodes of at least that importance.
     """
     at_readers = [
-        torch.tensor(torch.inf, dtype=importance.dtype) if isinstance(r, Logits) else importance[list(owners(graph, r))].amax()
+        torch.tensor(torch.inf, dtype=importance.dtype) if isinstance(r, Logits) else importance[list(graph.owners(r))].amax()
         for r in graph.readers
     ]
     return torch.minimum(importance[:, None], torch.stack(at_readers))

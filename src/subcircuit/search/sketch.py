@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.engine.incremental import Visit
-from subcircuit.engine.rows import Reach
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.batches import Batches
@@ -28,6 +27,7 @@ from subcircuit.search.problem import Problem
 from subcircuit.search.rules import Acdc
 from subcircuit.search.speculation import Speculation
 from subcircuit.search.walk import PAIRS_AT_ONCE, are_tried_whole, mean_loss
+from subcircuit.units.rows import Reach
 
 _EXAMPLES = 8
 # edges that are cut together, and how many such cuts are tried at once

@@ -8,9 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.errors import NumericalError
+from subcircuit.model.attention import attention
 from subcircuit.model.components import embed
 from subcircuit.model.tokens import Tokens
-from subcircuit.model.transformer import Transformer, attention, block
+from subcircuit.model.transformer import Transformer, block
 from subcircuit.tasks import Task
 
 

@@ -12,9 +12,7 @@ from typing import Any
 
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError
-from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, HeadInput, Level, resolve
-from subcircuit.graph.graph import unit_with
-from subcircuit.graph.nodes import MLP, Expert, Neuron, Reader, RouterInput, Writer
+from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, Level, resolve
 from subcircuit.graph.scope import COMPONENT_LEVELS, component_named
 from subcircuit.search.acdc import acdc
 from subcircuit.search.journal import FORGETFUL, Journal
@@ -22,6 +20,7 @@ from subcircuit.search.problem import Problem
 from subcircuit.search.result import Discovery, OnStep
 from subcircuit.search.rules import Acdc, Within
 from subcircuit.tasks import check_same_vocabulary, graph_of
+from subcircuit.units.nodes import MLP, Reader, Writer, bare
 
 PLACES = "positions"
 
@@ -76,17 +75,8 @@ def zoomed(parameters: dict[str, Any], component: str, into: str) -> dict[str, A
 
 def is_inside(part: Writer | Reader, component: Attention | Head | MLP) -> bool:
     """Whether a node is the component or a part of it."""
-    match part, component:
-        case ((Attention() | Head() | HeadInput() | MLP() | Neuron() | Expert() | RouterInput()), (Attention() | MLP())):
-            return unit_with(part) == component
-        case ((Head(layer, head) | HeadInput(layer, head)), Head()):
-            return Head(layer, head) == component
-        case _:
-            return False
-
-
-def _level_of_mlp(graph: Graph, layer: int) -> Level:
-    return "expert" if graph.has_experts(layer) else "neuron" if graph.has_neurons(layer) else "block"
+    whole, inner = str(component), str(bare(part))
+    return inner == whole or inner.startswith((f"{whole}.", f"{whole}<"))
 
 
 def _checked(circuit: Circuit, component: str, into: str) -> Attention | Head | MLP:
@@ -101,7 +91,8 @@ def _checked(circuit: Circuit, component: str, into: str) -> Attention | Head | 
         if graph.shape.places:
             raise GraphError(f"{component} is a node at each of {', '.join(graph.shape.places)} already")
         return node
-    now = _level_of_mlp(graph, node.layer) if isinstance(node, MLP) else graph.scope.of_head(node.layer, getattr(node, "head", 0))
+    of_mlp = graph.units[graph.unit_index[component]].level if isinstance(node, MLP) else None
+    now = of_mlp or graph.scope.of_head(node.layer, getattr(node, "head", 0))
     if levels.index(into) <= levels.index(now if now in levels else levels[0]) and now != "block":
         raise GraphError(f"{component} is at level {now} already: zooming goes to a finer one")
     if into == "block":

@@ -24,11 +24,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import Ablation, ablated_values
-from subcircuit.engine.heads import PARTS, attend, projection
 from subcircuit.engine.values import writer_values
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, UnsupportedModelError
 from subcircuit.graph import MLP, Circuit, Graph, HeadInput, Logits, Reader
+from subcircuit.model.attention import PARTS, attend, projection
 from subcircuit.model.config import NoNorm
 from subcircuit.model.transformer import Transformer, feed_forward
 from subcircuit.model.weights import MLPWeights

@@ -17,7 +17,7 @@ from typing import Any
 from subcircuit.engine.ablation import Ablation, ablation_named
 from subcircuit.errors import GraphError, UnknownNameError
 from subcircuit.graph import MLP, Circuit, Edge, Embed, Graph, Head, HeadInput, Logits, Reader, Writer, parse_writer
-from subcircuit.graph.nodes import HeadPart
+from subcircuit.units.nodes import HeadPart
 
 _PARTS: tuple[HeadPart, ...] = ("q", "k", "v")
 

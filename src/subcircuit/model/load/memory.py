@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from subcircuit.errors import ModelError, UnsupportedModelError
+from subcircuit.model.attention import attention
 from subcircuit.model.components import embed, unembed
 from subcircuit.model.load.families import read_model
 from subcircuit.model.load.quiet import reading
-from subcircuit.model.transformer import Transformer, attention, feed_forward
+from subcircuit.model.transformer import Transformer, feed_forward
 from subcircuit.model.weights import MixtureWeights, map_tensors
 
 _TOKENS = 8

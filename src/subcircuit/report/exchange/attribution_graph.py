@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from subcircuit.graph import MLP, Circuit, Embed, Logits, Neuron, Writer
-from subcircuit.graph.circuit import owners
-from subcircuit.graph.nodes import at
 from subcircuit.inert import inert
 from subcircuit.report.summary import Summary
+from subcircuit.units.nodes import at
 
 _ANYWHERE = "all positions"
 
@@ -93,7 +92,7 @@ def _links(circuit: Circuit) -> dict[tuple[str, str], float]:
         row, column = graph.find(edge)
         weight = float(circuit.scores[row, column]) if scored and circuit.scores is not None else 1.0
         place = edge.reader.place
-        readers = [at(graph.writers[index], place) for index in owners(graph, edge.reader)] or [Logits(place)]
+        readers = [at(graph.writers[index], place) for index in graph.owners(edge.reader)] or [Logits(place)]
         for reader in readers:
             weights[str(edge.writer), str(reader)] += weight
     return weights

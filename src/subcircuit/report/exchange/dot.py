@@ -4,11 +4,10 @@ import math
 from pathlib import Path
 
 from subcircuit.graph import Circuit, Edge, Logits, Reader
-from subcircuit.graph.circuit import owners
-from subcircuit.graph.nodes import at
 from subcircuit.inert import inert
 from subcircuit.report.picture import COLOURS, kind_of
 from subcircuit.report.summary import Summary
+from subcircuit.units.nodes import at
 
 
 def write_dot(circuit: Circuit, path: Path) -> None:
@@ -43,7 +42,7 @@ def _lines(circuit: Circuit, edge: Edge) -> list[str]:
 def _ends(circuit: Circuit, reader: Reader) -> list[str]:
     if isinstance(reader, Logits):
         return [str(reader)]
-    return [str(at(circuit.graph.writers[index], reader.place)) for index in owners(circuit.graph, reader)]
+    return [str(at(circuit.graph.writers[index], reader.place)) for index in circuit.graph.owners(reader)]
 
 
 def _quoted(text: str) -> str:

@@ -17,12 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from subcircuit.errors import CircuitFileError, GraphError
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
-from subcircuit.graph.circuit import owners
-from subcircuit.graph.nodes import Reader, at, bare
 from subcircuit.graph.shape import differences
 from subcircuit.report.exchange.bounded import read_json, read_text
 from subcircuit.report.exchange.target import Gathered, Target, number
 from subcircuit.report.summary import Summary
+from subcircuit.units.nodes import Reader, at, bare
 
 _EDGE, _INPUT, _ABOUT = "edge", "input", "subcircuit"
 
@@ -120,7 +119,7 @@ def _inputs(graph: Graph) -> dict[str, frozenset[str]]:
 
 def _written_through(graph: Graph, reader: Reader) -> Iterator[str]:
     here = graph.places.index(reader.place)
-    for writer in (graph.writers[index] for index in owners(graph, reader)):
+    for writer in (graph.writers[index] for index in graph.owners(reader)):
         for place in graph.reached_from(reader):
             # where a node's input and output have one name, only one way between two roles keeps the graph free of cycles
             if place >= here or str(writer) != str(bare(reader)):

@@ -8,8 +8,8 @@ import torch
 
 from subcircuit.errors import CircuitFileError, GraphError, SubcircuitError
 from subcircuit.graph import Circuit, Edge, Graph, Scope, parse_reader, parse_writer
-from subcircuit.graph.nodes import at
 from subcircuit.model import TransformerConfig
+from subcircuit.units.nodes import at
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import re
 from dataclasses import dataclass
 
 from subcircuit.graph import Graph, Logits, Reader
-from subcircuit.graph.circuit import owners
 
 _NAME = re.compile(r"(?P<block>[am])(?P<layer>\d+)(?:\.h(?P<head>\d+))?")
 
@@ -45,7 +44,7 @@ def kind_of(reader: Reader) -> str:
 
 def nodes_of(graph: Graph, reader: Reader) -> list[int]:
     """The numbers of the nodes that a reader belongs to: several where heads share keys and values."""
-    return list(owners(graph, reader)) or [len(graph.writers)]
+    return list(graph.owners(reader)) or [len(graph.writers)]
 
 
 def _place(name: str) -> Place:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Reach: TypeAlias = Literal["changed", "answers"]
+REACHES: tuple[Reach, ...] = ("changed", "answers")
 
 
 @dataclass(frozen=True, eq=False)

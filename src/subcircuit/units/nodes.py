@@ -18,8 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
 from subcircuit.errors import GraphError
-
-HeadPart: TypeAlias = Literal["q", "k", "v"]
+from subcircuit.model.config import HeadPart
 
 
 def _at_place(name: str, place: str | None) -> str:
