@@ -54,8 +54,8 @@ def measure(case: str) -> dict[str, Any]:
     if name == "exact-sample":
         cost = sampled_effects(problem)
     else:
-        method = METHODS[name]
-        runs = [method.search(problem, method.settings(), None) for _ in range(3 if name in QUICK else 1)]
+        method = METHODS[name]()
+        runs = [method.search(problem) for _ in range(3 if name in QUICK else 1)]
         middle = sorted(runs, key=lambda run: run.forward_equivalents)[len(runs) // 2]
         cost = {"seconds": middle.seconds, "forward_seconds": middle.forward_seconds}
     peak = peak_bytes()

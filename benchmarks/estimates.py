@@ -37,12 +37,12 @@ def measure(case: str) -> dict[str, Any]:
     name, threshold = (case[: case.rindex("-")], float(case.rpartition("-")[2])) if case.startswith("acdc") else (case, None)
     name, _, examples = name.rpartition("-")
     model = sc.load_model("smollm2-135m")
-    task, method = sc.load_task("ioi", model, examples=int(examples)), METHODS[name]
+    task = sc.load_task("ioi", model, examples=int(examples))
     problem = Problem.of(model, task, "logit_difference" if threshold is None else "kl_divergence")
-    settings = method.settings() if threshold is None else method.settings(threshold=threshold)
-    predicted = sc.estimate(problem, settings)
+    method = METHODS[name]() if threshold is None else sc.Acdc(threshold)
+    predicted = sc.estimate(problem, method)
     with peak_memory(model.device) as peak:
-        found = method.search(problem, settings, None)
+        found = method.search(problem)
     return {
         "predicted": {
             "seconds": round(predicted.seconds, 2),
@@ -53,7 +53,7 @@ def measure(case: str) -> dict[str, Any]:
         },
         "measured": {
             "seconds": round(found.seconds, 2),
-            "trials": getattr(found, "trials", None),
+            "trials": found.trials,
             "edges_kept": found.circuit.n_edges if threshold is not None else None,
             "gigabytes": round((peak.size or 0) / 1e9, 2),
         },

@@ -58,14 +58,13 @@ def measure(model: sc.Transformer, name: str) -> dict[str, Any]:
     count_processor_time()
     graph, task = Graph.of(model.config), random_task(model)
     problem = Problem(model, graph, task, metric("logit_difference"))
-    method = METHODS[name]
-    settings = method.settings()
+    method = METHODS[name]()
     if name == "acdc":
         problem = replace(problem, metric=metric("kl_divergence"))
-        settings = method.settings(threshold=SHARE * divergence(model, task))
+        method = sc.Acdc(threshold=SHARE * divergence(model, task))
     tensors = {id(tensor): tensor for _, tensor in named_tensors(model.weights)}.values()
     with peak_memory(model.device) as peak:
-        found = method.search(problem, settings, None)
+        found = method.search(problem)
     decided = (
         {} if method.ranks else {"trials": found.trials, "edges_kept": found.circuit.n_edges, "borderline": found.borderline}
     )

@@ -19,7 +19,7 @@ from typing import Any
 
 import subcircuit as sc
 from subcircuit.evaluate.parts import measured_on
-from subcircuit.search import METHODS, Problem, refine
+from subcircuit.search import METHODS, Problem
 
 MODELS, TASKS = ("smollm2-135m", "gemma3-270m"), ("ioi", "sva", "greater_than", "capital_of")
 RANKINGS = ("eap-ig-inputs", "relp", "hisp", "edge-pruning")
@@ -53,7 +53,7 @@ def _refined(problem: Problem) -> Iterator[tuple[str, sc.Circuit, float]]:
         if hasattr(step, "action"):
             spent.append(perf_counter() - began)
 
-    found = refine(problem, sc.Refine(), on_step)
+    found = sc.Refine().search(problem, on_step)
     assert found.path is not None
     for number, (point, seconds) in enumerate(zip(found.path.points, spent, strict=True)):
         circuit, passes = sc.Circuit(graph, point.kept), seconds / found.forward_seconds
@@ -65,8 +65,7 @@ def _refined(problem: Problem) -> Iterator[tuple[str, sc.Circuit, float]]:
 
 def _ranked(problem: Problem, method: str) -> Iterator[tuple[str, sc.Circuit, float]]:
     """Circuits of rising size by one ranking."""
-    settings = METHODS[method].settings()
-    scores = METHODS[method].search(problem, settings, None)
+    scores = METHODS[method]().search(problem)
     for size in SIZES:
         circuit = scores.select(sc.TopN(size, "absolute")).prune()
         if circuit.n_edges:

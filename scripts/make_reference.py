@@ -80,7 +80,7 @@ def text_of(docstring: str) -> str:
 def method_page(name: str) -> str:
     """What a method approximates, what it costs, when to use it, when it fails."""
     method = METHODS[name]
-    module = sys.modules[method.search.__module__]
+    module = sys.modules[method.__module__]
     cost, use, beware = advice(name)
     parts = [
         f"# {name}\n\n{method.description[0].upper()}{method.description[1:]}.\n",
@@ -88,8 +88,8 @@ def method_page(name: str) -> str:
         "## When\n",
         f"- **cost** in plain forward passes, 8 prompts: {cost}\n- **use it** {use}\n- **beware**: {beware or 'it knows nothing'}\n",
         "## Settings\n",
-        settings_table(method.settings),
-        f"`subcircuit discover --method {name} --set NAME=VALUE …`; from Python `sc.{method.settings.__name__}(…)`. "
+        settings_table(method),
+        f"`subcircuit discover --method {name} --set NAME=VALUE …`; from Python `sc.{method.__name__}(…)`. "
         "[All methods](../methods.md) · [on known circuits](../ground-truth.md)\n",
     ]
     return "\n".join(parts)

@@ -12,7 +12,7 @@ from torch import Tensor
 import subcircuit as sc
 from subcircuit.errors import NoGradientError, SettingsError, UnknownNameError
 from subcircuit.graph.select import selection_of
-from subcircuit.search import METHODS, method_settings
+from subcircuit.search import METHODS, method_of
 from subcircuit.search.problem import carried
 from subcircuit.tasks import Answers, metric_of
 from tests.problems import random_task
@@ -35,7 +35,7 @@ def found_by(model: sc.Transformer, task: sc.Task, *args: Any, **how: Any) -> li
 
 def test_a_method_by_name_is_the_method_with_its_defaults(model: sc.Transformer, task: sc.Task) -> None:
     for name, method in METHODS.items():
-        assert method_settings(name) == method_settings(method.settings) == method.settings()
+        assert method_of(name) == method_of(method) == method()
     assert found_by(model, task, "acdc") == found_by(model, task, sc.Acdc) == found_by(model, task, sc.Acdc())
     with pytest.raises(UnknownNameError, match="Did you mean 'acdc'"):
         sc.discover(model, task, "adcc")

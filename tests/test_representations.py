@@ -8,7 +8,6 @@ import torch
 
 import subcircuit as sc
 from subcircuit.evaluate import Contest, knock_out, recovery
-from subcircuit.search import eap
 from tests.edit.test_remove import trained
 from tests.problems import random_task
 from tests.tiny_models import tiny
@@ -40,7 +39,7 @@ def values() -> dict[str, Any]:
         "graph": graph,
         "circuit": circuit,
         "comparison": circuit.compare(sc.Circuit.full(graph)),
-        "scores": eap(problem, sc.Eap()),
+        "scores": sc.Eap().search(problem),
         "neurons": sc.neuron_scores(problem, sc.Eap()),
         "discovery": found,
         "judgement": judged,

@@ -5,7 +5,7 @@ import torch
 from subcircuit.engine import ABLATIONS, ablated_values, run_circuit
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
-from subcircuit.search import Acdc, Problem, acdc
+from subcircuit.search import Acdc, Problem
 from subcircuit.tasks import Task
 from tests.oracles import NodeByNode, SequentialAcdc, ablated_slowly
 from tests.problems import random_kept
@@ -27,4 +27,4 @@ def assert_node_by_node(model: Transformer, graph: Graph, task: Task, seed: int,
 
 def assert_sequential(problem: Problem, config: Acdc) -> None:
     """ACDC keeps what the sequential search keeps."""
-    assert acdc(problem, config).circuit.kept.equal(SequentialAcdc(problem, config).run().kept)
+    assert config.search(problem).circuit.kept.equal(SequentialAcdc(problem, config).run().kept)

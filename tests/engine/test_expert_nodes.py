@@ -12,9 +12,9 @@ from subcircuit.engine.node_masks import last_stream_of_nodes
 from subcircuit.errors import GraphError
 from subcircuit.graph import Graph, Scope
 from subcircuit.search import Acdc
-from subcircuit.search.atp_star import AtpStar, atp_star
-from subcircuit.search.eap import Eap, eap
-from subcircuit.search.exact import Exact, exact
+from subcircuit.search.atp_star import AtpStar
+from subcircuit.search.eap import Eap
+from subcircuit.search.exact import Exact
 from tests.engine.agreement import assert_node_by_node, assert_sequential
 from tests.engine.test_forward import LENGTHS, real
 from tests.engine.test_incremental import Walk
@@ -99,7 +99,7 @@ def test_eap_is_the_slope_of_the_loss_in_every_edge(family):
     for scope in SCOPES:
         graph = Graph.of(model.config, scope)
         problem = random_problem(model, graph, 5, [5, 4], 2, "logit_difference", "resample")
-        assert_scores(eap(problem, Eap(1)), Autograd(problem).slope(graph.edges))
+        assert_scores(Eap(1).search(problem), Autograd(problem).slope(graph.edges))
 
 
 @torch.no_grad()
@@ -107,13 +107,13 @@ def test_exact_effects_are_differences_of_masked_runs():
     model = tiny("qwen2_moe", dtype=torch.float64)
     graph = Graph.of(model.config, Scope("expert"))
     problem = random_problem(model, graph, 5, [6], 1, "logit_difference", "resample")
-    slow, scores = Autograd(problem), exact(problem, Exact())
+    slow, scores = Autograd(problem), Exact().search(problem)
     whole = slow.loss(graph.edges)
     into = [(w, r) for w, r in graph.edges.nonzero().tolist() if str(graph.readers[r]).startswith("m")]
     for w, r in random.Random(2).sample(into, 30):
         kept = graph.edges.clone()
         kept[w, r] = False
-        torch.testing.assert_close(scores.values[w, r].double(), slow.loss(kept) - whole, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(scores.scores[w, r].double(), slow.loss(kept) - whole, atol=1e-6, rtol=1e-4)
 
 
 def test_a_mask_on_nodes_is_a_mask_on_all_their_edges():
@@ -131,7 +131,7 @@ def test_a_mask_on_nodes_is_a_mask_on_all_their_edges():
 def test_atp_star_scores_edges_into_attention_as_it_does_where_mixtures_are_whole():
     model = tiny("mixtral", dtype=torch.float64)
     resolved, whole = (
-        atp_star(random_problem(model, graph, 5, [5, 4], 1, "logit_difference", "resample"), AtpStar(False))
+        AtpStar(False).search(random_problem(model, graph, 5, [5, 4], 1, "logit_difference", "resample"))
         for graph in (Graph.of(model.config, Scope("expert")), Graph.of(model.config))
     )
     for edge in ("embed->a1.h2<q>", "a0.h1->a1.h2<k>", "a1.h0->logits"):

@@ -13,9 +13,9 @@ from subcircuit.engine.node_masks import last_stream_of_nodes
 from subcircuit.errors import GraphError
 from subcircuit.graph import Graph, GraphShape, Scope
 from subcircuit.search import Acdc
-from subcircuit.search.atp_star import AtpStar, atp_star
-from subcircuit.search.eap import Eap, eap
-from subcircuit.search.exact import Exact, exact
+from subcircuit.search.atp_star import AtpStar
+from subcircuit.search.eap import Eap
+from subcircuit.search.exact import Exact
 from subcircuit.search.order import HeadOrder
 from subcircuit.units import neurons
 from tests.engine.agreement import assert_node_by_node, assert_sequential
@@ -102,7 +102,7 @@ def test_eap_is_the_slope_of_the_loss_in_every_edge(family):
     for scope in SCOPES:
         graph = Graph.of(model.config, scope)
         problem = random_problem(model, graph, 5, [5, 4], 2, "logit_difference", "resample")
-        assert_scores(eap(problem, Eap(1)), Autograd(problem).slope(graph.edges))
+        assert_scores(Eap(1).search(problem), Autograd(problem).slope(graph.edges))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -111,12 +111,12 @@ def test_exact_effects_are_differences_of_masked_runs(family):
     model = narrow(tiny(family, dtype=torch.float64))
     graph = Graph.of(model.config, SCOPES[2])
     problem = random_problem(model, graph, 5, [4], 1, "logit_difference", "resample")
-    slow, scores = Autograd(problem), exact(problem, Exact())
+    slow, scores = Autograd(problem), Exact().search(problem)
     whole = slow.loss(graph.edges)
     for w, r in random.Random(2).sample(graph.edges.nonzero().tolist(), 20):
         kept = graph.edges.clone()
         kept[w, r] = False
-        torch.testing.assert_close(scores.values[w, r].double(), slow.loss(kept) - whole, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(scores.scores[w, r].double(), slow.loss(kept) - whole, atol=1e-6, rtol=1e-4)
 
 
 def test_atp_star_scores_single_heads_and_neurons_as_it_does_at_their_own_level():
@@ -124,7 +124,7 @@ def test_atp_star_scores_single_heads_and_neurons_as_it_does_at_their_own_level(
     model = narrow(tiny("llama_gqa", dtype=torch.float64))
     problem = random_problem(model, Graph.of(model.config), 5, [5, 4], 1, "logit_difference", "resample")
     mixed, head, qkv = (
-        atp_star(replace(problem, graph=Graph.of(model.config, Scope.named(scope))), AtpStar(grad_drop=False))
+        AtpStar(grad_drop=False).search(replace(problem, graph=Graph.of(model.config, Scope.named(scope))))
         for scope in ("head, a1.h2=qkv, m2=neuron", "head", "qkv")
     )
     for edge in ("embed->a1.h2<q>", "a0.h1->a1.h2<k>", "m0->a1.h2<v>"):

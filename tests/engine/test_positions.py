@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit
 from subcircuit.errors import GraphError, PromptMismatchError, SettingsError
 from subcircuit.graph import Circuit, Graph, Scope
-from subcircuit.search import Acdc, Problem, acdc, zoom
-from subcircuit.search.atp_star import AtpStar, atp_star
-from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
-from subcircuit.search.eap import Eap, eap
-from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations
-from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
-from subcircuit.search.exact import Exact, exact
-from subcircuit.search.hisp import Hisp, hisp
-from subcircuit.search.ifr import Ifr, ifr
-from subcircuit.search.relp import Relp, relp
+from subcircuit.search import Acdc, Problem, zoom
+from subcircuit.search.atp_star import AtpStar
+from subcircuit.search.clean_corrupted import CleanCorrupted
+from subcircuit.search.eap import Eap
+from subcircuit.search.eap_ig_activations import EapIgActivations
+from subcircuit.search.eap_ig_inputs import EapIgInputs
+from subcircuit.search.exact import Exact
+from subcircuit.search.hisp import Hisp
+from subcircuit.search.ifr import Ifr
+from subcircuit.search.relp import Relp
 from subcircuit.search.rules import Within
-from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
+from subcircuit.search.subnetwork_probing import SubnetworkProbing
 from subcircuit.tasks import Roles, Task, graph_of, metric, placed, places_of
 from tests.engine.agreement import assert_node_by_node
 from tests.engine.test_forward import real
@@ -121,7 +121,7 @@ def test_acdc_decides_as_the_sequential_search_does(family, positions, level, se
     model, graph, task = drawn(family, seed, f"{level}, positions={positions}", [4, 3])
     problem = Problem(model, graph, task, metric("kl_divergence"), Resample())
     config = Acdc(0.02, batch_size=1, coarse_to_fine=positions == "roles")
-    fast, slow = acdc(problem, config), SequentialAcdc(problem, config)
+    fast, slow = config.search(problem), SequentialAcdc(problem, config)
     assert fast.circuit.kept.equal(slow.run().kept)
 
 
@@ -130,7 +130,7 @@ def test_attributions_are_the_slopes_of_the_loss_in_every_edge(family):
     for scope in scopes(family)[1:3]:
         model, graph, task = drawn(family, 5, scope, [5, 4])
         problem = Problem(model, graph, task, metric("logit_difference"), Resample())
-        assert_scores(eap(problem, Eap(1)), Autograd(problem).slope(graph.edges))
+        assert_scores(Eap(1).search(problem), Autograd(problem).slope(graph.edges))
 
 
 @pytest.mark.parametrize("family", ["gemma2"])
@@ -138,38 +138,29 @@ def test_attributions_are_the_slopes_of_the_loss_in_every_edge(family):
 def test_exact_effects_are_differences_of_masked_runs(family):
     model, graph, task = drawn(family, 5, "qkv, m1=neuron, a1=block, positions=roles", [5, 4])
     problem = Problem(model, graph, task, metric("logit_difference"), Resample())
-    slow, scores = Autograd(problem), exact(problem, Exact())
+    slow, scores = Autograd(problem), Exact().search(problem)
     whole = slow.loss(graph.edges)
     for w, r in random.Random(2).sample(graph.edges.nonzero().tolist(), 20):
         kept = graph.edges.clone()
         kept[w, r] = False
-        torch.testing.assert_close(scores.values[w, r].double(), slow.loss(kept) - whole, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(scores.scores[w, r].double(), slow.loss(kept) - whole, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("search", [eap, eap_ig_inputs, eap_ig_activations, clean_corrupted, relp])
-def test_effects_of_all_places_add_up_to_those_of_the_whole_edge(search):
-    configs = {
-        eap: Eap(),
-        eap_ig_inputs: EapIgInputs(),
-        eap_ig_activations: EapIgActivations(),
-        clean_corrupted: CleanCorrupted(),
-    }
+@pytest.mark.parametrize("method", [Eap(), EapIgInputs(), EapIgActivations(), CleanCorrupted(), Relp()])
+def test_effects_of_all_places_add_up_to_those_of_the_whole_edge(method):
     model, graph, task = drawn("llama_gqa", 6, "qkv, a1=block, positions=roles", [6, 4])
-    problem, config = Problem(model, graph, task, metric("logit_difference"), Resample()), configs.get(search, Relp())
-    placed_scores = search(problem, config).values
-    together = search(replace(problem, graph=graph.unplaced), config).values
+    problem = Problem(model, graph, task, metric("logit_difference"), Resample())
+    placed_scores = method.search(problem).scores
+    together = method.search(replace(problem, graph=graph.unplaced)).scores
     summed = placed_scores.unflatten(1, (-1, len(graph.places))).sum(-1)
     torch.testing.assert_close(summed, together, atol=1e-5, rtol=1e-4, equal_nan=True)
 
 
-@pytest.mark.parametrize(
-    ("search", "config"),
-    [(hisp, Hisp()), (ifr, Ifr()), (atp_star, AtpStar()), (subnetwork_probing, SubnetworkProbing())],
-)
-def test_methods_that_score_nodes_at_all_positions_say_so(search, config):
+@pytest.mark.parametrize("method", [Hisp(), Ifr(), AtpStar(), SubnetworkProbing()])
+def test_methods_that_score_nodes_at_all_positions_say_so(method):
     model, graph, task = drawn("gpt2", 6, "qkv, positions=roles", [6, 4])
     with pytest.raises(SettingsError, match="leave positions out of the scope"):
-        search(Problem(model, graph, task, metric("logit_difference")), config)
+        method.search(Problem(model, graph, task, metric("logit_difference")))
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from subcircuit.evaluate import (
 )
 from subcircuit.graph import Circuit, Graph, Scope, TopN
 from subcircuit.report import Sweep, write_sweep
-from subcircuit.search import Acdc, CleanCorrupted, Eap, RandomScores, acdc, discover, eap
+from subcircuit.search import Acdc, CleanCorrupted, Eap, RandomScores, discover
 from tests.problems import random_problem, random_task
 from tests.tiny_models import tiny
 
@@ -44,7 +44,7 @@ def problems(seed: int = 3):
 
 def test_a_judgement_is_its_parts():
     found_on, judged_on = problems()
-    circuit = eap(found_on, Eap()).select(TopN(30, "signed")).prune()
+    circuit = Eap().search(found_on).select(TopN(30, "signed")).prune()
     judged = judge(judged_on, circuit, random_circuits=3, seed=5)
     expected = evaluate_circuit(judged_on, circuit)
     assert judged.evaluation.means == pytest.approx(expected.means)
@@ -62,7 +62,7 @@ def test_a_judgement_is_its_parts():
 
 def test_a_search_that_leaves_edges_untried_has_no_curve():
     found_on, judged_on = problems()
-    circuit = acdc(found_on, Acdc(threshold=0.01)).circuit
+    circuit = Acdc(threshold=0.01).search(found_on).circuit
     assert judge(judged_on, circuit, random_circuits=1).curve is None
 
 
@@ -130,10 +130,10 @@ def test_a_contest_judges_what_the_searches_find(tmp_path: Path):
     contest.check(methods)
     contenders = [contest.run(settings) for settings in methods]
     assert [c.method for c in contenders] == ["eap", "random", "acdc"]
-    expected = curve(judged_on, eap(found_on, Eap()).values, "absolute")
+    expected = curve(judged_on, Eap().search(found_on).scores, "absolute")
     assert contenders[0].curve == expected
     assert contenders[0].kl_at(1.0) == expected.points[3].kl
-    circuits = [acdc(found_on, Acdc(threshold=threshold)).circuit for threshold in (0.2, 0.001)]
+    circuits = [Acdc(threshold=threshold).search(found_on).circuit for threshold in (0.2, 0.001)]
     values = faithfulness(measure(judged_on, circuits)).tolist()
     assert [point.faithfulness for point in contenders[2].points] == pytest.approx(values)
     assert [point.edges for point in contenders[2].points] == [circuit.n_edges for circuit in circuits]

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from importlib import import_module
 
 import pytest
 
@@ -11,8 +10,9 @@ from subcircuit.engine import Optimal, Resample
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate import discover, evaluate_circuit, numbers_of
 from subcircuit.graph import Circuit, PartRecord, Record
-from subcircuit.search import Acdc, EapIgInputs, LearnOptimal, Problem, look_inside
+from subcircuit.search import Acdc, EapIgInputs, Journal, LearnOptimal, OnRound, Problem, Result, look_inside
 from subcircuit.search import discover as search
+from subcircuit.search.journal import FORGETFUL
 from subcircuit.tasks import Split, induction, load_split, metric, split_again
 from tests.tiny_models import tiny
 
@@ -83,18 +83,16 @@ def test_a_task_alone_is_all_searched_with():
     assert results(alone)["search"]["examples"] == 3
 
 
-def test_a_method_may_choose_by_validation_prompts(monkeypatch: pytest.MonkeyPatch):
+def test_a_method_may_choose_by_validation_prompts():
     seen: list[Problem] = []
-    method, module = EapIgInputs(steps=2), import_module("subcircuit.search.discover")
-    chosen = module.method_of(method)
 
-    def told(problem, *rest):
-        seen.append(problem)
-        return chosen.search(problem, *rest)
+    class Watching(EapIgInputs):
+        def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+            seen.append(problem)
+            return super().search(problem, progress, journal)
 
-    monkeypatch.setattr(module, "method_of", lambda _: replace(chosen, search=told))
-    search(MODEL, SPLIT, method)
-    search(MODEL, SPLIT.search, method)
+    search(MODEL, SPLIT, Watching(steps=2))
+    search(MODEL, SPLIT.search, Watching(steps=2))
     assert SPLIT.validation is not None
     assert [p.task.digest for p in seen] == [SPLIT.search.digest] * 2
     assert [p.validation and p.validation.digest for p in seen] == [SPLIT.validation.digest, None]

@@ -9,9 +9,9 @@ import torch
 from subcircuit.errors import ModelError, SettingsError
 from subcircuit.evaluate import routing
 from subcircuit.graph import Graph, Scope
-from subcircuit.search import Acdc, Problem, acdc
-from subcircuit.search.eap import Eap, eap
-from subcircuit.search.exact import Exact, exact
+from subcircuit.search import Acdc, Problem
+from subcircuit.search.eap import Eap
+from subcircuit.search.exact import Exact
 from subcircuit.tasks import Roles
 from subcircuit.units.experts import mixture_weights
 from tests.oracles import NodeByNode, shares_of_one
@@ -53,12 +53,12 @@ def test_positions_go_where_the_router_sends_them_whether_it_matters_or_not(make
 def test_acdc_finds_the_route_by_its_edges_and_gradients_do_not_see_it():
     problem = problem_of(by_routing(), "expert")
     true = {"embed->m0<router>", "m0.e0->logits", "m0.e1->logits"}
-    assert set(acdc(problem, Acdc(0.1)).circuit.names) == true
-    effects = exact(problem, Exact())
+    assert set(Acdc(0.1).search(problem).circuit.names) == true
+    effects = Exact().search(problem)
     assert effects["embed->m0<router>"] == pytest.approx(2.0)
     assert effects["embed->m0.e0"] == effects["embed->m0.e1"] == 0
     # the share of the one expert chosen is 1 wherever it is chosen
-    assert eap(problem, Eap())["embed->m0<router>"] == pytest.approx(0, abs=1e-6)
+    assert Eap().search(problem)["embed->m0<router>"] == pytest.approx(0, abs=1e-6)
 
 
 def test_frequencies_and_effects_are_those_of_runs_node_by_node():

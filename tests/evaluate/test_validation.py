@@ -28,13 +28,9 @@ from subcircuit.search import (
     CleanCorrupted,
     Eap,
     EapIgInputs,
-    EdgeScores,
     Exact,
     Problem,
     RandomScores,
-    acdc,
-    exact,
-    random_scores,
 )
 from subcircuit.tasks import metric
 from subcircuit.truth import PLANTED, Case, case, planted_case
@@ -72,7 +68,7 @@ def test_chance_finds_half() -> None:
 def test_scores_are_judged_as_scikit_learn_judges_them(ablation: Ablation) -> None:
     made = planted_case("negative", ablation)
     found = validate(made, Exact(), Conditions(metric("logit_difference")))
-    scores = exact(problem_of(made, "logit_difference"), Exact())
+    scores = Exact().search(problem_of(made, "logit_difference"))
     true, edges = set(made.circuit.names), Circuit.full(made.graph).edges
     truth, values = [str(edge) in true for edge in edges], [abs(scores[edge]) for edge in edges]
     assert found.edges.roc.auc == pytest.approx(roc_auc_score(truth, values))
@@ -89,11 +85,11 @@ def test_scores_are_judged_as_scikit_learn_judges_them(ablation: Ablation) -> No
 
 def test_the_best_circuit_is_that_of_the_highest_f1() -> None:
     made = planted_case("induction", Resample())
-    scores = random_scores(problem_of(made), RandomScores(3))
-    found = recovery(made.circuit, scores.values)
+    scores = RandomScores(3).search(problem_of(made))
+    found = recovery(made.circuit, scores.scores)
     f1 = {}
-    for threshold in scores.values[made.graph.edges].tolist():
-        circuit = Circuit(made.graph, made.graph.edges & (scores.values >= threshold))
+    for threshold in scores.scores[made.graph.edges].tolist():
+        circuit = Circuit(made.graph, made.graph.edges & (scores.scores >= threshold))
         right = len(set(circuit.names) & set(made.circuit.names))
         f1[threshold] = 2 * right / (circuit.n_edges + made.circuit.n_edges)
     threshold, best = found.best
@@ -104,7 +100,7 @@ def test_the_best_circuit_is_that_of_the_highest_f1() -> None:
 def test_a_sweep_of_thresholds_is_judged_circuit_by_circuit() -> None:
     made, thresholds = planted_case("inhibition", Zero()), (0.7, 1e-6, 0.3)
     found = validate(made, Acdc(threshold=9.0), Conditions(thresholds=thresholds))
-    circuits = [acdc(problem_of(made), Acdc(threshold)).circuit for threshold in thresholds]
+    circuits = [Acdc(threshold).search(problem_of(made)).circuit for threshold in thresholds]
     assert found.edges.thresholds == thresholds
     assert found.edges.overlaps == tuple(overlap(made.circuit, circuit) for circuit in circuits)
     assert len({circuit.n_edges for circuit in circuits}) > 1
@@ -123,7 +119,7 @@ def test_what_stands_in_for_something_counts_neither_way(ablation: Ablation) -> 
     made = planted_case("or-gate", ablation)
     must = needed(made)
     assert must.names == ["m0->logits"]
-    found = acdc(problem_of(made), Acdc(1e-6)).circuit
+    found = Acdc(1e-6).search(problem_of(made)).circuit
     # one of the two heads does for the search, and is not asked for
     assert must.n_edges < found.n_edges < made.circuit.n_edges
     assert overlap(made.circuit, found).recall < 1
@@ -214,6 +210,5 @@ def test_methods_that_look_away_are_judged_all_the_same() -> None:
     made = planted_case("induction", Resample())
     one, other = (validate(made, RandomScores(), Conditions(metric(name))) for name in ("squared_error", "match"))
     assert one.edges == other.edges
-    found = random_scores(problem_of(made), RandomScores())
-    assert isinstance(found, EdgeScores)
-    assert one.nodes == recovery(made.circuit, found.values, "nodes", "absolute")
+    found = RandomScores().search(problem_of(made))
+    assert one.nodes == recovery(made.circuit, found.scores, "nodes", "absolute")

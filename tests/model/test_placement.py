@@ -13,7 +13,7 @@ from subcircuit.graph import Graph, Scope
 from subcircuit.model import Transformer, load_model
 from subcircuit.model.placement import devices_of, parse_places
 from subcircuit.model.weights import Elsewhere, map_tensors, named_tensors
-from subcircuit.search import METHODS, EdgeScores
+from subcircuit.search import METHODS
 from subcircuit.search.journal import FORGETFUL
 from subcircuit.workers.job import Job
 from tests.problems import random_problem
@@ -47,12 +47,10 @@ def test_layers_on_other_devices_change_no_bit_and_are_copied_one_at_a_time(fami
     problem = random_problem(model, Graph.of(model.config, Scope("block")), 2, [5, 4], 1, "logit_difference", "resample")
     far = tuple(map_tensors(layer, lambda tensor: tensor.as_subclass(Far)) for layer in model.weights.layers)
     spread = replace(model, weights=replace(model.weights, layers=Elsewhere(far, model.device)))
-    method = METHODS[name]
-    settings = method.settings(**({"steps": 2} if name == "edge-pruning" else {}))
+    method = METHODS[name](**({"steps": 2} if name == "edge-pruning" else {}))
 
     def search(one):
-        found = method.search(replace(problem, model=one), settings, None)
-        return found.values if isinstance(found, EdgeScores) else found.circuit.scores
+        return method.search(replace(problem, model=one)).scores
 
     Far.copies.clear()
     result = search(spread)

@@ -19,7 +19,18 @@ def shown(name: str) -> Circuit:
 
 def test_circuits_and_results_have_a_picture_a_table_and_text() -> None:
     circuit = shown("ioi")
-    result = Discovery(circuit, "kl_divergence", 0.0, 0.25, 4.5, 0.25, None, None, 3, 0, {}, 1.0, 0.5)
+    result = Discovery(
+        circuit,
+        seconds=1.0,
+        forward_seconds=0.5,
+        metric="kl_divergence",
+        metric_model=0.0,
+        metric_circuit=0.25,
+        metric_corrupted=4.5,
+        kl_circuit=0.25,
+        logit_difference_model=None,
+        logit_difference_circuit=None,
+    )
     for value in (circuit, result):
         bundle = value._repr_mimebundle_()
         assert bundle == {"text/plain": repr(value), "text/html": value._repr_html_()}

@@ -33,7 +33,7 @@ from subcircuit.report.page import (
 )
 from subcircuit.report.page.html import MODULES, inert_json, static
 from subcircuit.report.page.packed import packed, quantised, unpacked
-from subcircuit.search import Eap, eap, effects_by_example, warnings_of
+from subcircuit.search import Eap, effects_by_example, warnings_of
 from tests.graph.strategies import record
 from tests.problems import random_kept, random_problem
 from tests.tiny_models import tiny, tiny_hf
@@ -141,7 +141,7 @@ def test_effects_by_example_are_those_of_the_example_alone_and_average_to_eap(ab
     problem = random_problem(model, graph, 5, [4, 6, 5], 2, "logit_difference", ablation)
     rows = list(effects_by_example(problem))
     mean = torch.stack(rows).mean(0).masked_fill(~graph.edges, float("nan")).float()
-    torch.testing.assert_close(mean, eap(problem, Eap()).values, equal_nan=True, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mean, Eap().search(problem).scores, equal_nan=True, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(rows[0], rows[1])
 
 

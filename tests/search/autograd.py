@@ -74,7 +74,7 @@ def assert_scores(scores, expected: Tensor, atol: float = 1e-8, rtol: float = 1e
     """Scores equal the expected ones at every edge; float32 keeps seven digits."""
     edges = scores.graph.edges
     size = max(1.0, float(expected[edges].abs().max()))
-    torch.testing.assert_close(scores.values[edges].double(), expected[edges].double(), atol=atol * size, rtol=rtol)
+    torch.testing.assert_close(scores.scores[edges].double(), expected[edges].double(), atol=atol * size, rtol=rtol)
 
 
 def assert_scores_or_refused(search: Callable[[], Any], expected: Tensor, **tolerances: float) -> None:

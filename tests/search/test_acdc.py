@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from subcircuit.engine import ABLATIONS
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph, Scope
-from subcircuit.search import Acdc, acdc
+from subcircuit.search import Acdc, discover
 from tests.engine.test_forward import scopes_of
 from tests.oracles import SequentialAcdc
-from tests.problems import random_problem
+from tests.problems import random_problem, random_task
 from tests.tiny_models import FAMILIES, tiny
 
 METRICS = [
@@ -52,7 +52,7 @@ def test_decides_as_the_sequential_search_does(family, data, seed, metric, how, 
     config = Acdc(batch_size=data.draw(st.sampled_from([None, 1, 3])), direction=direction, **options)
     kept, effects = found_slowly(problem, config)
     for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 2e-4)):
-        fast = acdc(replace(problem, model=precise.to(dtype=dtype)), config)
+        fast = config.search(replace(problem, model=precise.to(dtype=dtype)))
         assert torch.equal(fast.circuit.kept, kept)
         tried, scores = effects.isfinite(), fast.circuit.scores
         assert scores is not None
@@ -83,7 +83,7 @@ def test_threads_and_batches_do_not_change_the_circuit():
     try:
         for count, batch_size in ((1, None), (1, 1), (2, 2), (2, 7)):
             torch.set_num_threads(count)
-            circuits.add(tuple(acdc(problem, Acdc(0.01, batch_size=batch_size)).circuit.names))
+            circuits.add(tuple(Acdc(0.01, batch_size=batch_size).search(problem).circuit.names))
     finally:
         torch.set_num_threads(threads)
     assert len(circuits) == 1
@@ -98,7 +98,7 @@ def test_thresholds_at_an_effect_are_decided_in_float64():
     effect = float(SequentialAcdc(problem, Acdc(1e9)).run_first())
     for factor, kept in ((1 + 1e-9, False), (1 - 1e-9, True)):
         config = Acdc(effect * factor)
-        fast = acdc(replace(problem, model=precise.to(dtype=torch.float32)), config)
+        fast = config.search(replace(problem, model=precise.to(dtype=torch.float32)))
         assert fast.borderline
         assert bool(fast.circuit.kept[first]) == kept
         assert fast.circuit.names == SequentialAcdc(problem, config).run().names
@@ -106,8 +106,7 @@ def test_thresholds_at_an_effect_are_decided_in_float64():
 
 def test_full_and_empty_ends_of_the_threshold():
     model = tiny("gpt2")
-    problem = random_problem(model, Graph.of(model.config), 5, [6, 6], 1, "kl_divergence", "resample")
-    nothing = acdc(problem, Acdc(1e9))
+    nothing = discover(model, random_task(model, 5, [6, 6]), Acdc(1e9), metric="kl_divergence")
     assert nothing.circuit.n_edges == 0
     assert nothing.metric_circuit == pytest.approx(nothing.metric_corrupted, abs=1e-6)
     assert nothing.metric_model == pytest.approx(0, abs=1e-6)
@@ -116,7 +115,7 @@ def test_full_and_empty_ends_of_the_threshold():
 def test_half_precision_runs_and_says_that_nothing_was_checked():
     model = tiny("llama_gqa", dtype=torch.bfloat16)
     problem = random_problem(model, Graph.of(model.config), 5, [6, 6], 1, "logit_difference", "resample")
-    result = acdc(problem, Acdc(0.1))
+    result = Acdc(0.1).search(problem)
     assert result.borderline is None
     assert 0 < result.circuit.n_edges < result.circuit.graph.n_edges
 
@@ -125,7 +124,7 @@ def test_progress_adds_up():
     model = tiny("qwen3")
     graph = Graph.of(model.config)
     steps = []
-    result = acdc(random_problem(model, graph, 1, [6, 5], 1, "kl_divergence", "resample"), Acdc(0.02), steps.append)
+    result = Acdc(0.02).search(random_problem(model, graph, 1, [6, 5], 1, "kl_divergence", "resample"), steps.append)
     assert [s.decided for s in steps] == sorted(s.decided for s in steps)
     assert steps[-1].kept == result.circuit.n_edges
     assert steps[-1].decided == graph.n_edges
@@ -138,7 +137,7 @@ def test_the_circuit_so_far_grows_into_the_result(direction):
     model = tiny("gpt2")
     graph, so_far = Graph.of(model.config), []
     problem = random_problem(model, graph, 1, [6, 5], 1, "kl_divergence", "resample")
-    result = acdc(problem, Acdc(0.02, direction=direction), lambda step: so_far.append((step, step.circuit())))
+    result = Acdc(0.02, direction=direction).search(problem, lambda step: so_far.append((step, step.circuit())))
     assert all(circuit.n_edges <= step.kept for step, circuit in so_far)
     assert all(bool((a.kept <= b.kept).all()) for (_, a), (_, b) in pairwise(so_far))
     assert so_far[-1][1].kept.equal(result.circuit.kept)
@@ -148,7 +147,7 @@ def test_nan_is_never_ranked():
     model = tiny("llama")
     model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
     with pytest.raises(NumericalError, match=r"pair 1, 2 .*float32"):
-        acdc(random_problem(model, Graph.of(model.config), 1, [6, 5], 1, "kl_divergence", "resample"), Acdc(0.02))
+        Acdc(0.02).search(random_problem(model, Graph.of(model.config), 1, [6, 5], 1, "kl_divergence", "resample"))
 
 
 @pytest.mark.parametrize("options", [{"threshold": -1.0}, {"threshold": float("nan")}, {"threshold": 0.1, "speculation": 0}])

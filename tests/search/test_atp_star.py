@@ -16,8 +16,8 @@ from subcircuit.model.attention import PARTS, mix, post_norm_scale, project, wri
 from subcircuit.model.components import embed, unembed
 from subcircuit.model.transformer import feed_forward
 from subcircuit.search import Problem
-from subcircuit.search.atp_star import AtpStar, atp_star
-from subcircuit.search.eap import Eap, eap
+from subcircuit.search.atp_star import AtpStar
+from subcircuit.search.eap import Eap
 from subcircuit.units import AttentionUnit
 from tests.engine.test_forward import scopes_of
 from tests.problems import random_problem
@@ -139,7 +139,7 @@ def slowly(problem: Problem, grad_drop: bool) -> torch.Tensor:
 def test_scores_equal_the_definition_edge_by_edge(family, data, grad_drop):
     problem = data.draw(problems(family))
     config = AtpStar(grad_drop, batch_size=data.draw(st.sampled_from([None, 1, 2])))
-    assert_scores_or_refused(lambda: atp_star(problem, config), slowly(problem, grad_drop))
+    assert_scores_or_refused(lambda: config.search(problem), slowly(problem, grad_drop))
 
 
 def with_twins(model: Transformer, distance: float) -> Transformer:
@@ -160,8 +160,8 @@ def test_small_changes_score_as_their_slopes(family):
     for scope in scopes_of(family)[:4]:
         graph = Graph.of(model.config, scope)
         at_scope = replace(problem, graph=graph)
-        expected = eap(at_scope, Eap()).values.double()
-        scores = atp_star(at_scope, AtpStar(grad_drop=False)).values.double()
+        expected = Eap().search(at_scope).scores.double()
+        scores = AtpStar(grad_drop=False).search(at_scope).scores.double()
         size = float(expected[graph.edges].abs().max())
         assert 1e-9 < size < 1e-3
         torch.testing.assert_close(scores[graph.edges], expected[graph.edges], atol=1e-3 * size, rtol=0)
@@ -204,9 +204,9 @@ def test_behind_a_saturated_softmax_what_is_straight_after_it_is_exact():
     problem = random_problem(model, graph, 5, [6, 7], 1, "logit_difference", "resample")
     readers = of_queries_and_keys(graph, 1)
     exact = exact_effects(problem, readers)[:, readers]
-    scores = atp_star(problem, AtpStar(grad_drop=False)).values.double()[:, readers].nan_to_num()
+    scores = AtpStar(grad_drop=False).search(problem).scores.double()[:, readers].nan_to_num()
     torch.testing.assert_close(scores, exact, atol=1e-6, rtol=1e-5)
-    slopes = eap(problem, Eap()).values.double()[:, readers].nan_to_num()
+    slopes = Eap().search(problem).scores.double()[:, readers].nan_to_num()
     assert float((slopes - exact).abs().sum()) > 0.5 * float(exact.abs().sum())
 
 
@@ -217,8 +217,8 @@ def test_behind_a_saturated_softmax_scores_are_much_nearer_than_slopes(family):
     problem = random_problem(model, graph, 5, [6, 7], 1, "logit_difference", "resample")
     readers = of_queries_and_keys(graph, 2)
     exact = exact_effects(problem, readers)
-    scores = atp_star(problem, AtpStar(grad_drop=False)).values.nan_to_num()
-    slopes = eap(problem, Eap()).values.nan_to_num()
+    scores = AtpStar(grad_drop=False).search(problem).scores.nan_to_num()
+    slopes = Eap().search(problem).scores.nan_to_num()
     errors = [float((found - exact)[:, readers].abs().sum()) for found in (scores, slopes)]
     assert errors[0] < 0.4 * errors[1]
 
@@ -239,8 +239,8 @@ def test_grad_drop_finds_effects_that_cancel():
     graph, direct = Graph.of(model.config), first_layer_of(model)
     problem = random_problem(model, graph, 3, [6, 5], 1, "logit_difference", "resample")
     into_first = [r for r, reader in enumerate(graph.readers) if str(reader).startswith("a0")]
-    signed, sizes = (atp_star(problem, AtpStar(drop)).values[0, into_first] for drop in (False, True))
-    expected = atp_star(replace(problem, model=direct, graph=Graph.of(direct.config)), AtpStar()).values[0, into_first]
+    signed, sizes = (AtpStar(drop).search(problem).scores[0, into_first] for drop in (False, True))
+    expected = AtpStar().search(replace(problem, model=direct, graph=Graph.of(direct.config))).scores[0, into_first]
     assert float(signed.abs().max()) < 1e-12
     assert float(expected.min()) > 1e-4
     torch.testing.assert_close(sizes, expected)
@@ -250,9 +250,9 @@ def test_a_model_of_one_layer_has_nothing_to_drop():
     model = first_layer_of(tiny("llama", dtype=torch.float64))
     graph = Graph.of(model.config)
     problem = random_problem(model, graph, 3, [6], 1, "logit_difference", "zero")
-    signed = atp_star(problem, AtpStar(grad_drop=False)).values[graph.edges]
+    signed = AtpStar(grad_drop=False).search(problem).scores[graph.edges]
     assert bool((signed < 0).any())
-    assert torch.equal(atp_star(problem, AtpStar()).values[graph.edges], signed.abs())
+    assert torch.equal(AtpStar().search(problem).scores[graph.edges], signed.abs())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.25)])
@@ -261,9 +261,9 @@ def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tol
     precise = tiny(family, dtype=torch.float64)
     graph = Graph.of(precise.config)
     problem = random_problem(precise, graph, 7, [6, 5, 7], 1, "logit_difference", "mean")
-    expected, rounded = atp_star(problem, AtpStar()).values[graph.edges], replace(problem, model=precise.to(dtype=dtype))
+    expected, rounded = AtpStar().search(problem).scores[graph.edges], replace(problem, model=precise.to(dtype=dtype))
     for batch_size in (None, 2):
-        values = atp_star(rounded, AtpStar(batch_size=batch_size)).values[graph.edges]
+        values = AtpStar(batch_size=batch_size).search(rounded).scores[graph.edges]
         assert float((values - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
@@ -271,16 +271,16 @@ def test_patterns_of_a_few_writers_at_a_time_are_those_of_all(monkeypatch):
     model = tiny("gemma3", dtype=torch.float64)
     graph = Graph.of(model.config)
     problem = random_problem(model, graph, 7, [6, 5], 1, "logit_difference", "mean")
-    together = atp_star(problem, AtpStar()).values[graph.edges]
+    together = AtpStar().search(problem).scores[graph.edges]
     # by its name, the package holds the function
     monkeypatch.setattr(import_module("subcircuit.search.atp_star"), "_NUMBERS_AT_ONCE", 1500)
-    torch.testing.assert_close(atp_star(problem, AtpStar()).values[graph.edges], together)
+    torch.testing.assert_close(AtpStar().search(problem).scores[graph.edges], together)
 
 
 def test_progress_adds_up():
     model = tiny("qwen2")
     problem, rounds = random_problem(model, Graph.of(model.config), 1, [6, 5, 4], 1, "logit_difference", "zero"), []
-    atp_star(problem, AtpStar(batch_size=2), rounds.append)
+    AtpStar(batch_size=2).search(problem, rounds.append)
     assert [(r.done, r.total) for r in rounds] == [(2, 3), (3, 3)]
 
 
@@ -288,9 +288,9 @@ def test_what_cannot_be_scored_is_refused():
     model = tiny("llama")
     graph = Graph.of(model.config)
     with pytest.raises(SettingsError, match="accuracy is a count"):
-        atp_star(random_problem(model, graph, 1, [6], 1, "accuracy", "resample"), AtpStar())
+        AtpStar().search(random_problem(model, graph, 1, [6], 1, "accuracy", "resample"))
     with pytest.raises(SettingsError, match="at least 1"):
         AtpStar(batch_size=0)
     model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
     with pytest.raises(NumericalError, match="nan"):
-        atp_star(random_problem(model, graph, 1, [6], 1, "logit_difference", "zero"), AtpStar())
+        AtpStar().search(random_problem(model, graph, 1, [6], 1, "logit_difference", "zero"))

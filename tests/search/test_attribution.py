@@ -11,9 +11,9 @@ from subcircuit.errors import NoGradientError, NumericalError, SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model import LayerNorm, NormWeights, RMSNorm
 from subcircuit.model.components import normalize
-from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
-from subcircuit.search.eap import Eap, eap
-from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
+from subcircuit.search.clean_corrupted import CleanCorrupted
+from subcircuit.search.eap import Eap
+from subcircuit.search.eap_ig_inputs import EapIgInputs
 from subcircuit.units.gradients import norm_pull_back
 from tests.engine.test_forward import scopes_of
 from tests.problems import random_problem
@@ -39,7 +39,7 @@ def problems(draw: st.DrawFn, family: str, ablations: tuple[str, ...] = ("resamp
 def test_eap_is_the_slope_of_the_loss_in_every_edge(family, data, batch_size):
     problem = data.draw(problems(family))
     expected = Autograd(problem).slope(problem.graph.edges)
-    assert_scores_or_refused(lambda: eap(problem, Eap(batch_size)), expected)
+    assert_scores_or_refused(lambda: Eap(batch_size).search(problem), expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -49,7 +49,7 @@ def test_integrated_gradients_average_autograd_over_the_path(family, data, steps
     problem = data.draw(problems(family))
     expected = integrated_slowly(Autograd(problem), steps)
     config = EapIgInputs(steps, batch_size=2)
-    assert_scores_or_refused(lambda: eap_ig_inputs(problem, config), expected)
+    assert_scores_or_refused(lambda: config.search(problem), expected)
 
 
 def integrated_slowly(slow, steps):
@@ -66,7 +66,7 @@ def test_clean_corrupted_averages_autograd_over_both_ends(family, data):
     problem = data.draw(problems(family, ablations=("resample",)))
     slow = Autograd(problem)
     expected = torch.stack([slow.scores_at(end) for end in slow.embeddings()]).mean(0)
-    assert_scores_or_refused(lambda: clean_corrupted(problem, CleanCorrupted(batch_size=2)), expected)
+    assert_scores_or_refused(lambda: CleanCorrupted(batch_size=2).search(problem), expected)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama_gqa", "gemma3", "pythia", "attention_only_bare"])
@@ -76,7 +76,7 @@ def test_scores_out_of_the_embedding_add_up_to_the_change_along_the_path(family)
     problem = random_problem(model, graph, 11, [5, 6], 1, "logit_difference", "resample")
     slow, steps = Autograd(problem), 16
     change = float(slow.of_logits(model(problem.task.corrupted)) - slow.of_logits(model(problem.task.clean)))
-    scores = float(eap_ig_inputs(problem, EapIgInputs(steps)).values[0].nansum())
+    scores = float(EapIgInputs(steps).search(problem).scores[0].nansum())
     # the path begins behind its first point: half a step of each end turns the sum into the trapezoid rule
     clean, ablated = (slow.scores_at(end)[0].masked_fill(~graph.edges[0], 0).sum() for end in slow.embeddings())
     assert abs(change) > 0.01
@@ -87,12 +87,12 @@ def test_at_the_minimum_of_a_divergence_only_other_runs_than_the_clean_one_have_
     model = tiny("llama", dtype=torch.float64)
     problem = random_problem(model, Graph.of(model.config), 2, [6, 5], 1, "kl_divergence", "resample")
     with pytest.raises(NoGradientError):
-        eap(problem, Eap())
+        Eap().search(problem)
     for scores in (
-        eap_ig_inputs(problem, EapIgInputs()),
-        clean_corrupted(problem, CleanCorrupted()),
+        EapIgInputs().search(problem),
+        CleanCorrupted().search(problem),
     ):
-        assert float(scores.values.nan_to_num().abs().max()) > 1e-3
+        assert float(scores.scores.nan_to_num().abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
@@ -101,9 +101,9 @@ def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tol
     precise = tiny(family, dtype=torch.float64)
     graph = Graph.of(precise.config)
     problem = random_problem(precise, graph, 7, [6, 5, 7], 1, "logit_difference", "mean")
-    expected, rounded = eap(problem, Eap()).values[graph.edges], replace(problem, model=precise.to(dtype=dtype))
+    expected, rounded = Eap().search(problem).scores[graph.edges], replace(problem, model=precise.to(dtype=dtype))
     for batch_size in (None, 2):
-        values = eap(rounded, Eap(batch_size)).values[graph.edges]
+        values = Eap(batch_size).search(rounded).scores[graph.edges]
         assert float((values - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
@@ -121,7 +121,7 @@ def test_progress_adds_up():
     model = tiny("qwen2")
     problem = random_problem(model, Graph.of(model.config), 1, [6, 5, 4], 1, "logit_difference", "resample")
     rounds = []
-    eap_ig_inputs(problem, EapIgInputs(steps=3, batch_size=2), rounds.append)
+    EapIgInputs(steps=3, batch_size=2).search(problem, rounds.append)
     # the interpolated runs of a batch go together, its clean run comes last
     assert [(r.done, r.total) for r in rounds] == [(done, 9) for done in (4, 6, 8, 9)]
 
@@ -131,14 +131,14 @@ def test_what_cannot_be_differentiated_is_refused():
     graph = Graph.of(model.config)
     counted = random_problem(model, graph, 1, [6, 5], 1, "accuracy", "resample")
     for search in (
-        lambda: eap(counted, Eap()),
-        lambda: eap_ig_inputs(counted, EapIgInputs()),
-        lambda: clean_corrupted(counted, CleanCorrupted()),
+        lambda: Eap().search(counted),
+        lambda: EapIgInputs().search(counted),
+        lambda: CleanCorrupted().search(counted),
     ):
         with pytest.raises(SettingsError, match="accuracy is a count"):
             search()
     with pytest.raises(SettingsError, match="resample"):
-        clean_corrupted(random_problem(model, graph, 1, [6], 1, "logit_difference", "zero"), CleanCorrupted())
+        CleanCorrupted().search(random_problem(model, graph, 1, [6], 1, "logit_difference", "zero"))
     for wrong in (lambda: Eap(0), lambda: EapIgInputs(0), lambda: CleanCorrupted(-1)):
         with pytest.raises(SettingsError, match="at least 1"):
             wrong()
@@ -149,4 +149,4 @@ def test_nan_is_never_ranked():
     problem = random_problem(model, Graph.of(model.config), 1, [6, 5], 1, "logit_difference", "resample")
     model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
     with pytest.raises(NumericalError, match=r"the score of embed->a0\.h0<q> is nan"):
-        eap(problem, Eap())
+        Eap().search(problem)

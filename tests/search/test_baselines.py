@@ -11,9 +11,9 @@ from subcircuit.engine import run_circuit
 from subcircuit.engine.readout import readout_of
 from subcircuit.errors import NoGradientError, SettingsError
 from subcircuit.graph import Graph, Logits
-from subcircuit.search.hisp import Hisp, hisp
-from subcircuit.search.ifr import Ifr, ifr
-from subcircuit.search.random_scores import RandomScores, random_scores
+from subcircuit.search.hisp import Hisp
+from subcircuit.search.ifr import Ifr
+from subcircuit.search.random_scores import RandomScores
 from tests.oracles import NodeByNode
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores
@@ -26,7 +26,7 @@ def test_chance_depends_on_the_seed_alone():
     graph = Graph.of(model.config)
     problem = random_problem(model, graph, 1, [5], 1, "accuracy", "zero")
     scores = [
-        random_scores(replace(problem, model=m), RandomScores(seed)).values[graph.edges]
+        RandomScores(seed).search(replace(problem, model=m)).scores[graph.edges]
         for m, seed in ((model, 3), (other, 3), (model, 4))
     ]
     assert torch.equal(scores[0], scores[1])
@@ -62,9 +62,9 @@ def flow_slowly(problem):
 @given(data=st.data())
 def test_information_flow_equals_its_definition(family, data):
     problem = data.draw(problems(family))
-    scores = ifr(problem, Ifr(batch_size=data.draw(st.sampled_from([None, 1, 2]))))
+    scores = Ifr(batch_size=data.draw(st.sampled_from([None, 1, 2]))).search(problem)
     assert_scores(scores, flow_slowly(problem), atol=1e-7)
-    assert float(scores.values.nansum(0)[-1]) == pytest.approx(1)
+    assert float(scores.scores.nansum(0)[-1]) == pytest.approx(1)
 
 
 def importance_slowly(problem):
@@ -90,9 +90,9 @@ def test_node_importance_is_the_slope_in_all_edges_out_of_a_node(family, data):
     config, importance = Hisp(batch_size=data.draw(st.sampled_from([None, 1]))), importance_slowly(problem)
     if float(importance.max()) < 1e-9:  # a divergence at its minimum
         with pytest.raises(NoGradientError):
-            hisp(problem, config)
+            config.search(problem)
         return
-    assert_scores(hisp(problem, config), of_nodes_slowly(problem.graph, importance), atol=1e-6)
+    assert_scores(config.search(problem), of_nodes_slowly(problem.graph, importance), atol=1e-6)
 
 
 def of_nodes_slowly(graph, importance):
@@ -110,4 +110,4 @@ def of_nodes_slowly(graph, importance):
 def test_counts_have_no_importance():
     model = tiny("gpt2")
     with pytest.raises(SettingsError, match="accuracy is a count"):
-        hisp(random_problem(model, Graph.of(model.config), 1, [5], 1, "accuracy", "zero"), Hisp())
+        Hisp().search(random_problem(model, Graph.of(model.config), 1, [5], 1, "accuracy", "zero"))

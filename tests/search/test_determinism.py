@@ -26,7 +26,7 @@ def threads() -> Iterator[None]:
 
 def files(folder: Path, method: str, **settings: Any) -> tuple[bytes, bytes]:
     """The circuit and its scores on disk; without timings, and without how the work was cut up, which the record tells."""
-    circuit = discover(MODEL, TASK, METHODS[method].settings(**settings), scope=Scope.named("block")).circuit
+    circuit = discover(MODEL, TASK, METHODS[method](**settings), scope=Scope.named("block")).circuit
     assert circuit.record is not None
     told = {name: value for name, value in circuit.record.method.parameters.items() if name not in ("batch_size", "speculation")}
     results = {name: value for name, value in circuit.record.results.items() if name != "trials"}

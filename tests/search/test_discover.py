@@ -10,8 +10,8 @@ from subcircuit.engine import ABLATIONS, run_circuit
 from subcircuit.engine.ablation import ablated_values
 from subcircuit.errors import GraphError, SettingsError, UnknownNameError
 from subcircuit.graph import Circuit, Graph, Greedy, Scope, Threshold, TopN
-from subcircuit.search import METHODS, Acdc, Eap, Exact, Hybrid, Round, discover, exact, hybrid, method_named, method_of
-from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
+from subcircuit.search import METHODS, Acdc, Eap, Exact, Hybrid, Round, discover, method_named, method_of
+from subcircuit.search.eap_ig_inputs import EapIgInputs
 from subcircuit.search.hybrid import nominate
 from tests.problems import random_problem, random_task
 from tests.tiny_models import tiny
@@ -21,7 +21,7 @@ from tests.tiny_models import tiny
 def test_every_method_finds_a_recorded_circuit(name, tmp_path):
     model = replace(tiny("llama_gqa"), origin="Tiny-Instruct, Q4_1 weights")
     task, method = random_task(model, 3, [6, 5]), METHODS[name]
-    steps, settings = [], method.settings()
+    steps, settings = [], method()
     if getattr(settings, "steps", 0) > 20:
         settings = replace(settings, steps=20)
     result = discover(model, task, settings, metric="logit_difference", on_step=steps.append)
@@ -31,7 +31,7 @@ def test_every_method_finds_a_recorded_circuit(name, tmp_path):
     assert record.model.origin == "Tiny-Instruct, Q4_1 weights"
     # nobody knows how many rounds a refinement takes
     assert name in ("random", "refine") or steps[-1].done == steps[-1].total
-    assert method_of(method.settings()) == method == method_named(name)
+    assert method_of(name) == method_of(method) == method() and method_named(name) == method
     if method.ranks:
         assert isinstance(steps[-1], Round) if steps else name == "random"
         assert record.method.parameters["select"] == "top-n"
@@ -92,13 +92,13 @@ def test_hybrid_measures_what_was_nominated_and_tells_what_was_not():
     model = tiny("llama_gqa", dtype=torch.float64)
     graph = Graph.of(model.config)
     problem = random_problem(model, graph, 2, [6, 7], 1, "logit_difference", "resample")
-    effects = exact(problem, Exact()).values
-    attributions = eap_ig_inputs(problem, EapIgInputs(5)).values
-    scores = hybrid(problem, Hybrid(coverage=0.9, most=40, sample=graph.n_edges))
+    effects = Exact().search(problem).scores
+    attributions = EapIgInputs(5).search(problem).scores
+    scores = Hybrid(coverage=0.9, most=40, sample=graph.n_edges).search(problem)
     nominated = nominate(graph, attributions, 0.9, 40)
-    torch.testing.assert_close(scores.values[nominated], effects[nominated], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(scores.scores[nominated], effects[nominated], atol=1e-6, rtol=1e-5)
     rest = graph.edges & ~nominated
-    assert bool((scores.values[rest] == 0).all())
+    assert bool((scores.scores[rest] == 0).all())
     # the sample is all of the rest: what it says is not an estimate
     assert scores.notes["nominated"] == 40
     assert scores.notes["sample_largest"] == pytest.approx(float(effects[rest].abs().max()), rel=1e-5)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph, Scope
-from subcircuit.search.eap import Eap, eap
-from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations, stages
+from subcircuit.search.eap import Eap
+from subcircuit.search.eap_ig_activations import EapIgActivations, stages
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores, assert_scores_or_refused
 from tests.search.test_attribution import problems
@@ -33,7 +33,7 @@ def test_scores_average_autograd_along_the_path_of_the_writers_stage(family, dat
     problem = data.draw(problems(family))
     config = EapIgActivations(steps, batch_size=data.draw(st.sampled_from([None, 1, 2])))
     expected = staged_slowly(Autograd(problem), steps)
-    assert_scores_or_refused(lambda: eap_ig_activations(problem, config), expected)
+    assert_scores_or_refused(lambda: config.search(problem), expected)
 
 
 def staged_slowly(slow, steps):
@@ -57,7 +57,7 @@ def test_scores_out_of_a_stage_add_up_to_the_effect_of_ablating_it(family, ablat
     graph = Graph.of(model.config)
     problem = random_problem(model, graph, 11, [5, 4], 1, "logit_difference", ablation)
     slow, steps = Autograd(problem), 12
-    scores = eap_ig_activations(problem, EapIgActivations(steps)).values.double()
+    scores = EapIgActivations(steps).search(problem).scores.double()
     effects, sums = [], []
     for rows in written_together(graph).values():
         cut = graph.edges.double()
@@ -73,8 +73,8 @@ def test_scores_out_of_a_stage_add_up_to_the_effect_of_ablating_it(family, ablat
 def test_one_step_is_the_clean_run_alone():
     model = tiny("qwen3", dtype=torch.float64)
     problem = random_problem(model, Graph.of(model.config), 2, [6, 5], 1, "logit_difference", "resample")
-    expected = eap(problem, Eap()).values.double()
-    assert_scores(eap_ig_activations(problem, EapIgActivations(steps=1)), expected)
+    expected = Eap().search(problem).scores.double()
+    assert_scores(EapIgActivations(steps=1).search(problem), expected)
 
 
 def test_heads_of_a_layer_move_together_and_parallel_mlps_do_not_read_them():
@@ -90,7 +90,7 @@ def test_a_divergence_has_something_to_say():
     model = tiny("llama", dtype=torch.float64)
     graph = Graph.of(model.config)
     problem = random_problem(model, graph, 2, [6, 5], 1, "kl_divergence", "resample")
-    scores = eap_ig_activations(problem, EapIgActivations(3)).values
+    scores = EapIgActivations(3).search(problem).scores
     # behind the last MLP's path too, which embeddings' paths do not lead through
     assert abs(scores[graph.find("m2->logits")]) > 1e-4
 
@@ -102,16 +102,16 @@ def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tol
     graph = Graph.of(precise.config)
     problem = random_problem(precise, graph, 7, [6, 5, 7], 1, "logit_difference", "mean")
     config = EapIgActivations(steps=2)
-    expected, rounded = eap_ig_activations(problem, config).values[graph.edges], replace(problem, model=precise.to(dtype=dtype))
+    expected, rounded = config.search(problem).scores[graph.edges], replace(problem, model=precise.to(dtype=dtype))
     for batch_size in (None, 2):
-        found = eap_ig_activations(rounded, EapIgActivations(2, batch_size)).values
+        found = EapIgActivations(2, batch_size).search(rounded).scores
         assert float((found[graph.edges] - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
 def test_progress_adds_up():
     model = tiny("gpt2")
     problem, rounds = random_problem(model, Graph.of(model.config), 1, [5, 4, 5], 1, "logit_difference", "zero"), []
-    eap_ig_activations(problem, EapIgActivations(steps=2, batch_size=2), rounds.append)
+    EapIgActivations(steps=2, batch_size=2).search(problem, rounds.append)
     # the clean run and seven stages of three examples
     assert [r.done for r in rounds] == [*range(2, 17, 2), *range(17, 25)]
     assert {r.total for r in rounds} == {24}
@@ -121,10 +121,10 @@ def test_what_cannot_be_scored_is_refused():
     model = tiny("gpt2")
     graph = Graph.of(model.config)
     with pytest.raises(SettingsError, match="accuracy is a count"):
-        eap_ig_activations(random_problem(model, graph, 1, [6], 1, "accuracy", "resample"), EapIgActivations())
+        EapIgActivations().search(random_problem(model, graph, 1, [6], 1, "accuracy", "resample"))
     for wrong in (lambda: EapIgActivations(0), lambda: EapIgActivations(batch_size=0)):
         with pytest.raises(SettingsError, match="at least 1"):
             wrong()
     model.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
     with pytest.raises(NumericalError, match="nan"):
-        eap_ig_activations(random_problem(model, graph, 1, [6], 1, "logit_difference", "zero"), EapIgActivations(1))
+        EapIgActivations(1).search(random_problem(model, graph, 1, [6], 1, "logit_difference", "zero"))

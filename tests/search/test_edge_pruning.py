@@ -7,7 +7,7 @@ from subcircuit.engine import ABLATIONS
 from subcircuit.graph import Graph
 from subcircuit.graph.select import Threshold, TopN
 from subcircuit.search import Problem
-from subcircuit.search.edge_pruning import EdgePruning, edge_pruning
+from subcircuit.search.edge_pruning import EdgePruning
 from subcircuit.tasks import metric
 from tests.planted import TRUE_EDGES, planted, planted_circuit, planted_task
 from tests.problems import random_problem
@@ -21,7 +21,7 @@ def test_the_planted_circuit_is_what_is_kept(measured, ablation):
     model = planted()
     graph, known = Graph.of(model.config), planted_circuit(model)
     problem = Problem(model, graph, planted_task(model), metric(measured), ABLATIONS[ablation])
-    scores = edge_pruning(problem, EdgePruning(target=1 - len(TRUE_EDGES) / graph.n_edges))
+    scores = EdgePruning(target=1 - len(TRUE_EDGES) / graph.n_edges).search(problem)
     kept = scores.select(TopN(len(TRUE_EDGES), "signed"))
     if ablation == "resample":
         assert kept.names == known.names
@@ -35,7 +35,7 @@ def test_as_many_edges_are_likely_kept_as_the_target_leaves():
     model, target = tiny("gpt2"), 0.8
     graph = Graph.of(model.config)
     problem = random_problem(model, graph, 2, [6, 5], 1, "kl_divergence", "resample")
-    odds = edge_pruning(problem, EdgePruning(target)).values[graph.edges]
+    odds = EdgePruning(target).search(problem).scores[graph.edges]
     chances = odds / (1 + odds)
     assert float(chances.mean()) == pytest.approx(1 - target, abs=0.03)
 

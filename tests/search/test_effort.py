@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from subcircuit.graph import Graph, Scope
-from subcircuit.search import Acdc, Problem, Step, acdc
+from subcircuit.search import Acdc, Problem, Step
 from subcircuit.search.zoom import zoom
 from subcircuit.tasks import metric
 from tests.problems import random_task
@@ -29,7 +29,7 @@ def test_the_share_of_the_work_grows_from_nothing_to_all(config: Acdc, level: st
     model = tiny("llama_gqa")
     graph = Graph.of(model.config, Scope.named(level))
     problem, steps = Problem(model, graph, random_task(model, 2, [6, 5]), metric("kl_divergence")), list[Step]()
-    acdc(problem, replace(config, speculation=4), steps.append)
+    replace(config, speculation=4).search(problem, steps.append)
     shares, work = [step.share for step in steps], [step.work for step in steps]
     assert shares == sorted(shares)
     assert work == sorted(work)
@@ -42,7 +42,7 @@ def test_looking_into_one_node_counts_its_edges_alone() -> None:
     model = tiny("llama_gqa")
     graph = Graph.of(model.config, Scope("block"))
     problem, steps = Problem(model, graph, random_task(model, 2, [6, 5]), metric("kl_divergence")), list[Step]()
-    found = acdc(problem, Acdc(0.0)).circuit
+    found = Acdc(0.0).search(problem).circuit
     zoom(problem, found, "a0", "qkv", Acdc(0.0), steps.append)
     shares = [step.share for step in steps]
     assert shares == sorted(shares)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from subcircuit.engine import ABLATIONS
-from subcircuit.search import Acdc, Eap, EdgePruning, Exact, Hybrid, LearnOptimal, Problem, acdc, sketch
+from subcircuit.search import Acdc, Eap, EdgePruning, Exact, Hybrid, LearnOptimal, Problem, sketch
 from subcircuit.search import footprint as footprint_module
 from subcircuit.search.attribution import probes
 from subcircuit.search.batches import Batches
@@ -40,7 +40,7 @@ def test_an_outline_that_takes_edges_one_by_one_is_the_search(
     family: str, scope: str, config: Acdc, restoring: bool, monkeypatch: pytest.MonkeyPatch
 ):
     problem = case(family, scope)
-    found = acdc(problem, replace(config, direction="denoising" if restoring else "noising"))
+    found = replace(config, direction="denoising" if restoring else "noising").search(problem)
     monkeypatch.setattr(sketch, "_BLOCKS", (1,))
     outline = sketch.sketch(problem, config, restoring, 60.0)
     assert outline.first == 0
@@ -54,7 +54,7 @@ def test_an_outline_that_takes_edges_one_by_one_is_the_search(
 
 def test_trials_are_known_to_a_factor_before_a_search():
     problem = case("llama", "qkv")
-    predicted, found = estimate(problem, Acdc(0.02)), acdc(problem, Acdc(0.02))
+    predicted, found = estimate(problem, Acdc(0.02)), Acdc(0.02).search(problem)
     assert None not in (predicted.trials, predicted.kept, found.trials)
     trials, kept = predicted.trials or 0, predicted.kept or 0
     assert (predicted.edges, predicted.seen, predicted.method) == (problem.graph.n_edges, 1.0, "acdc")

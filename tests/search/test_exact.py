@@ -12,12 +12,10 @@ from subcircuit.engine.readout import readout_of
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
-from subcircuit.search import Problem
-from subcircuit.search.acdc import acdc
+from subcircuit.search import Acdc, Problem
 from subcircuit.search.attribution import Rounds
-from subcircuit.search.eap import Eap, eap
-from subcircuit.search.exact import Exact, effects_of, exact
-from subcircuit.search.rules import Acdc
+from subcircuit.search.eap import Eap
+from subcircuit.search.exact import Exact, effects_of
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores
 from tests.search.test_acdc import METRICS
@@ -57,7 +55,7 @@ def test_every_edge_once(family):
     model = tiny(family, dtype=torch.float64)
     graph = Graph.of(model.config)
     problem = random_problem(model, graph, 4, [5, 6], 1, "accuracy", "resample")
-    scores = exact(problem, Exact())
+    scores = Exact().search(problem)
     edges = [tuple(cell) for cell in graph.edges.nonzero().tolist()]
     expected = torch.zeros(graph.edges.shape, dtype=torch.float64)
     with torch.no_grad():
@@ -81,15 +79,15 @@ def test_restored_edges_bring_back_what_a_run_on_corrupted_prompts_shows(family,
         logits = run_circuit(model, graph, graph.edges & ~restored, task.corrupted, clean)
         return float(task.answers.mean(bound(readout_of(task.answers.rows(logits), bound.needs))))
 
-    restored, brought_back = exact(problem, Exact(2, "denoising")), {}
+    restored, brought_back = Exact(2, "denoising").search(problem), {}
     for writer, reader in graph.edges.nonzero()[seed % 7 :: 11].tolist():
         one = torch.zeros_like(graph.edges)
         one[writer, reader] = True
         brought_back[writer, reader] = loss(one * False) - loss(one)
     for cell, expected in brought_back.items():
-        assert float(restored.values[cell]) == pytest.approx(expected, abs=1e-7, rel=1e-5)
-    cut, both = (exact(problem, config).values for config in (Exact(), Exact(direction="both")))
-    assert torch.equal(both[graph.edges], torch.where(restored.values.abs() > cut.abs(), restored.values, cut)[graph.edges])
+        assert float(restored.scores[cell]) == pytest.approx(expected, abs=1e-7, rel=1e-5)
+    cut, both = (config.search(problem).scores for config in (Exact(), Exact(direction="both")))
+    assert torch.equal(both[graph.edges], torch.where(restored.scores.abs() > cut.abs(), restored.scores, cut)[graph.edges])
 
 
 def test_nothing_is_restored_where_cut_edges_carry_constants():
@@ -97,9 +95,9 @@ def test_nothing_is_restored_where_cut_edges_carry_constants():
     graph = Graph.of(model.config)
     zero, mean = (random_problem(model, graph, 1, [6, 5], 1, "accuracy", ablation) for ablation in ("zero", "mean"))
     with pytest.raises(SettingsError, match="zero ablation has none"):
-        exact(zero, Exact(direction="denoising"))
+        Exact(direction="denoising").search(zero)
     with pytest.raises(SettingsError, match="mean ablation has none"):
-        acdc(mean, Acdc(direction="both"))
+        Acdc(direction="both").search(mean)
 
 
 def linear() -> Transformer:
@@ -120,8 +118,8 @@ def linear() -> Transformer:
 def test_on_a_linear_model_attribution_is_exact(seed, ablation):
     model = linear()
     problem = random_problem(model, Graph.of(model.config), seed, [6, 5], 1, "logit_difference", ablation)
-    effects = exact(problem, Exact()).values.double()
-    assert_scores(eap(problem, Eap()), effects, atol=1e-7)
+    effects = Exact().search(problem).scores.double()
+    assert_scores(Eap().search(problem), effects, atol=1e-7)
     assert float(effects.nan_to_num().abs().max()) > 0.01
 
 
@@ -129,9 +127,9 @@ def test_precision_progress_and_errors():
     precise = tiny("gemma2", dtype=torch.float64)
     graph = Graph.of(precise.config)
     problem = random_problem(precise, graph, 7, [8, 5, 9], 1, "logit_difference", "mean")
-    expected, rounds = exact(problem, Exact()).values, []
+    expected, rounds = Exact().search(problem).scores, []
     for batch_size in (None, 1, 2):
-        scores = exact(replace(problem, model=precise.to(dtype=torch.float32)), Exact(batch_size), rounds.append)
+        scores = Exact(batch_size).search(replace(problem, model=precise.to(dtype=torch.float32)), rounds.append)
         assert_scores(scores, expected.double(), atol=1e-4)
     assert rounds[-1].done == rounds[-1].total == graph.n_edges
     with pytest.raises(SettingsError, match="at least 1"):
@@ -139,4 +137,4 @@ def test_precision_progress_and_errors():
     broken = tiny("llama")
     broken.weights.layers[1].attention.W_V[0, 0, 0] = float("nan")
     with pytest.raises(NumericalError, match="the score of embed"):
-        exact(random_problem(broken, Graph.of(broken.config), 1, [6], 1, "kl_divergence", "resample"), Exact())
+        Exact().search(random_problem(broken, Graph.of(broken.config), 1, [6], 1, "kl_divergence", "resample"))

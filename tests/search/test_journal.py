@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from subcircuit.graph import Circuit, Graph, Scope
-from subcircuit.search import METHODS, Acdc, Discovery, EdgeScores
+from subcircuit.search import METHODS, Acdc, Result
 from subcircuit.search.journal import Under
 from subcircuit.search.zoom import zoom
 from tests.problems import random_problem
@@ -33,11 +33,11 @@ class Memory:
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "random"])
 def test_a_search_that_was_stopped_goes_on_to_the_same_bits(name: str):
-    model, method = tiny("llama"), METHODS[name]
+    model = tiny("llama")
     graph = Graph.of(model.config, Scope.named("head"))
     problem = random_problem(model, graph, 3, [6, 7, 5], 1, "logit_difference", "resample")
-    settings = method.settings(**{"steps": 7} if name in ("ugs", "edge-pruning", "subnetwork-probing") else {"batch_size": 2})
-    goes_on_to_the_same(lambda journal: method.search(problem, settings, None, Under(journal, "part")))
+    method = METHODS[name](**{"steps": 7} if name in ("ugs", "edge-pruning", "subnetwork-probing") else {"batch_size": 2})
+    goes_on_to_the_same(lambda journal: method.search(problem, journal=Under(journal, "part")))
 
 
 def test_searches_inside_of_others_go_on_to_the_same_bits():
@@ -47,7 +47,7 @@ def test_searches_inside_of_others_go_on_to_the_same_bits():
     goes_on_to_the_same(lambda journal: zoom(problem, whole, "a1", "head", config, None, journal))
 
 
-def goes_on_to_the_same(search: Callable[[Memory], EdgeScores | Discovery]) -> None:
+def goes_on_to_the_same(search: Callable[[Memory], Result]) -> None:
     """Stopped after its first result, or before its last, a search given these results makes the same."""
     whole = Memory()
     expected = search(whole)
@@ -60,5 +60,5 @@ def goes_on_to_the_same(search: Callable[[Memory], EdgeScores | Discovery]) -> N
         assert torch.equal(_values(found).nan_to_num(9), _values(expected).nan_to_num(9))
 
 
-def _values(found) -> torch.Tensor:
-    return found.values if isinstance(found, EdgeScores) else torch.stack([found.circuit.kept, found.circuit.scores])
+def _values(found: Result) -> torch.Tensor:
+    return torch.stack([found.circuit.kept, found.scores])

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from subcircuit.engine import Optimal, last_stream, last_stream_of_nodes
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph
-from subcircuit.search.edge_pruning import EdgePruning, edge_pruning
+from subcircuit.search.edge_pruning import EdgePruning
 from subcircuit.search.masks import MaskedLoss, hard_concrete, log_kept, odds, on_edges
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
-from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
-from subcircuit.search.ugs import Ugs, ugs, uniform_mixture
+from subcircuit.search.subnetwork_probing import SubnetworkProbing
+from subcircuit.search.ugs import Ugs, uniform_mixture
 from tests.problems import random_problem
 from tests.search.autograd import Autograd
 from tests.search.test_attribution import problems
@@ -24,9 +24,9 @@ from tests.tiny_models import FAMILIES, tiny
 
 SHORT: dict[str, Any] = {"steps": 3, "seed": 1}
 TRAINED: list[tuple[Any, Any]] = [
-    (subnetwork_probing, SubnetworkProbing),
-    (edge_pruning, EdgePruning),
-    (ugs, Ugs),
+    (lambda problem, method, *rest: method.search(problem, *rest), SubnetworkProbing),
+    (lambda problem, method, *rest: method.search(problem, *rest), EdgePruning),
+    (lambda problem, method, *rest: method.search(problem, *rest), Ugs),
     (learn_optimal, LearnOptimal),
 ]
 
@@ -125,10 +125,10 @@ def test_a_mask_on_nodes_is_a_mask_on_all_their_edges(family, data):
 
 
 SEARCHES = [
-    lambda problem, size: subnetwork_probing(problem, SubnetworkProbing(batch_size=size, **SHORT)),
-    lambda problem, size: edge_pruning(problem, EdgePruning(batch_size=size, **SHORT)),
-    lambda problem, size: ugs(problem, Ugs(batch_size=size, **SHORT)),
-    lambda problem, size: ugs(problem, Ugs(batch_size=size, learn_constants=True, **SHORT)),
+    lambda problem, size: SubnetworkProbing(batch_size=size, **SHORT).search(problem),
+    lambda problem, size: EdgePruning(batch_size=size, **SHORT).search(problem),
+    lambda problem, size: Ugs(batch_size=size, **SHORT).search(problem),
+    lambda problem, size: Ugs(batch_size=size, learn_constants=True, **SHORT).search(problem),
 ]
 
 
@@ -139,10 +139,10 @@ SEARCHES = [
 def test_batches_and_precision_change_nothing_but_rounding(family, search, data):
     problem = data.draw(problems(family))
     graph = problem.graph
-    expected = search(problem, None).values[graph.edges].log()
-    again = search(problem, None).values[graph.edges].log()
+    expected = search(problem, None).scores[graph.edges].log()
+    again = search(problem, None).scores[graph.edges].log()
     assert torch.equal(again, expected)
-    torch.testing.assert_close(search(problem, 1).values[graph.edges].log(), expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(search(problem, 1).scores[graph.edges].log(), expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("search", SEARCHES)
@@ -150,8 +150,8 @@ def test_half_precision_models_have_masks_in_full_precision(search):
     model = tiny("gemma2", dtype=torch.bfloat16)
     graph = Graph.of(model.config)
     problem = random_problem(model, graph, 4, [6, 5], 1, "kl_divergence", "mean")
-    expected = search(replace(problem, model=tiny("gemma2", dtype=torch.float64)), None).values[graph.edges].log()
-    values = search(problem, None).values[graph.edges].log()
+    expected = search(replace(problem, model=tiny("gemma2", dtype=torch.float64)), None).scores[graph.edges].log()
+    values = search(problem, None).scores[graph.edges].log()
     # Adam's first steps have the size of the learning rate and the gradients' signs: most of them survive rounding
     assert float(((values - expected).abs() < 0.1).float().mean()) > 0.6
 
@@ -165,7 +165,7 @@ def test_seeds_differ_and_progress_adds_up():
         one = search(problem, config(steps=4, batch_size=2), rounds.append)
         assert [(r.done, r.total) for r in rounds] == [(3, 12), (6, 12), (9, 12), (12, 12)]
         other = search(problem, config(steps=4, seed=1))
-        values = [r.constants if isinstance(r, Optimal) else r.values[graph.edges] for r in (one, other)]
+        values = [r.constants if isinstance(r, Optimal) else r.scores[graph.edges] for r in (one, other)]
         assert not torch.equal(*values)
 
 
@@ -201,6 +201,6 @@ def test_weights_are_left_alone():
     model = tiny("gemma3")
     problem = random_problem(model, Graph.of(model.config), 1, [6, 5], 1, "kl_divergence", "resample")
     before = model.weights.W_E.clone()
-    edge_pruning(problem, EdgePruning(steps=2))
+    EdgePruning(steps=2).search(problem)
     assert torch.equal(model.weights.W_E, before)
     assert model.weights.W_E.grad is None and not model.weights.W_E.requires_grad

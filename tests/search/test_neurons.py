@@ -11,7 +11,7 @@ from subcircuit.engine.readout import read
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph import Graph, Neuron, Scope
 from subcircuit.model.weights import MLPWeights
-from subcircuit.search import Eap, eap, loss_with_neurons, neuron_scores
+from subcircuit.search import Eap, loss_with_neurons, neuron_scores
 from tests.problems import random_problem
 from tests.tiny_models import narrow, tiny
 
@@ -22,7 +22,7 @@ def test_a_neuron_s_score_is_the_sum_of_its_edges_scores(family, ablation):
     model = narrow(tiny(family, dtype=torch.float64))
     graph = Graph.of(model.config, Scope("neuron"))
     problem = random_problem(model, graph, 5, [6, 4, 5], 2, "logit_difference", ablation)
-    edges, scores = eap(problem, Eap()).values.nansum(1), neuron_scores(problem, Eap(2)).values
+    edges, scores = Eap().search(problem).scores.nansum(1), neuron_scores(problem, Eap(2)).values
     for row, writer in enumerate(graph.writers):
         if isinstance(writer, Neuron):
             assert float(scores[writer.layer, writer.neuron]) == pytest.approx(float(edges[row]), rel=1e-4, abs=1e-6)

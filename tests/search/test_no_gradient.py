@@ -50,9 +50,10 @@ def test_distances_from_the_model_are_refused_where_gradients_are_taken_at_the_m
 @pytest.mark.parametrize("name", ["eap-ig-inputs", "eap-ig-activations", "clean-corrupted", "exact", "hybrid"])
 def test_methods_that_look_further_score_by_a_distance(problem: Problem, name: str) -> None:
     graph = Graph.of(problem.model.config, Scope("block"))
-    METHODS[name].check(problem)
-    scores = METHODS[name].search(replace(problem, graph=graph), METHODS[name].settings(), None)
-    assert float(scores.values[graph.edges].abs().max()) > 1e-3
+    method = METHODS[name]()
+    method.check(problem)
+    scores = method.search(replace(problem, graph=graph))
+    assert float(scores.scores[graph.edges].abs().max()) > 1e-3
 
 
 def test_neurons_and_single_prompts_are_refused_too(problem: Problem) -> None:
@@ -111,15 +112,13 @@ def flat(answers: Answers, reference: torch.Tensor | None) -> tuple[Any, Callabl
     return Needs(logits=True), lambda readout: (readout.logits * 0.0).double().sum(-1)
 
 
-@pytest.mark.parametrize("settings", [*AT_CLEAN, EapIgInputs(), METHODS["clean-corrupted"].settings()], ids=str)
+@pytest.mark.parametrize("settings", [*AT_CLEAN, EapIgInputs(), METHODS["clean-corrupted"]()], ids=str)
 def test_what_is_not_declared_is_measured(settings: Any) -> None:
     model = tiny("gpt2")
     measured = Metric("flat", "no slope anywhere", "lower", flat)
     problem = Problem(model, Graph.of(model.config), random_task(model, 1, [6, 5]), measured)
-    from subcircuit.search import method_of
-
     with pytest.raises(NoGradientError, match=r"every score is 0: flat has no gradient in the runs of the 2 pairs of random"):
-        method_of(settings).search(problem, settings, None)
+        settings.search(problem)
     with pytest.raises(NoGradientError, match=r"every score is 0.* Use another metric or corrupted prompts that differ more\.$"):
         neuron_scores(problem, Eap())
 

@@ -12,7 +12,7 @@ from subcircuit.engine.readout import readout_of
 from subcircuit.errors import GraphError
 from subcircuit.evaluate import measure
 from subcircuit.graph import Circuit, Graph, Scope
-from subcircuit.search import Acdc, Eap, Hisp, Problem, acdc, eap, hisp
+from subcircuit.search import Acdc, Eap, Hisp, Problem
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.tasks import metric
 from tests.engine.test_forward import scopes_of
@@ -108,13 +108,13 @@ def test_everything_that_takes_an_ablation_takes_constants(family, data, seed):
     slow = Autograd(problem)
     with torch.enable_grad():
         slope = slow.slope(graph.edges)
-    assert_scores(eap(problem, Eap(batch_size=1)), slope)
-    assert torch.equal(*(hisp(problem, Hisp()).values[graph.edges] for _ in range(2)))
+    assert_scores(Eap(batch_size=1).search(problem), slope)
+    assert torch.equal(*(Hisp().search(problem).scores[graph.edges] for _ in range(2)))
     circuit = Circuit(graph, random_kept(graph.edges, seed, 0.6))
     measured = measure(problem, [circuit], batch_size=1).circuits.mean()
     assert float(measured) == pytest.approx(float(slow.loss(circuit.kept)), abs=1e-8)
     config = Acdc(0.05, batch_size=1)
-    assert acdc(problem, config).circuit.names == SequentialAcdc(problem, config).run().names
+    assert config.search(problem).circuit.names == SequentialAcdc(problem, config).run().names
 
 
 def test_learning_is_the_same_whatever_the_batches_and_near_in_half_precision():

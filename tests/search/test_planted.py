@@ -6,7 +6,7 @@ import torch
 from subcircuit.engine import Resample, ablated_values, run_circuit
 from subcircuit.evaluate import recovery
 from subcircuit.graph import Graph
-from subcircuit.search import METHODS, Acdc, Problem, RandomScores, Ugs, acdc, random_scores, ugs
+from subcircuit.search import METHODS, Acdc, Problem, RandomScores, Ugs
 from subcircuit.tasks import metric
 from tests.planted import TRUE_EDGES, planted, planted_circuit, planted_task
 
@@ -49,7 +49,7 @@ LEAST = {
 
 
 def area(scores):
-    return recovery(planted_circuit(planted()), scores.values).roc
+    return recovery(planted_circuit(planted()), scores.scores).roc
 
 
 def planted_problem():
@@ -60,16 +60,16 @@ def planted_problem():
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.ranks and name != "random"])
 def test_every_method_finds_more_than_chance(name):
     problem = planted_problem()
-    chance = [area(random_scores(problem, RandomScores(seed))).auc for seed in range(20)]
-    found = area(METHODS[name].search(problem, METHODS[name].settings(), None))
+    chance = [area(RandomScores(seed).search(problem)).auc for seed in range(20)]
+    found = area(METHODS[name]().search(problem))
     assert found.auc > LEAST.get(name, 0.99) > sum(chance) / len(chance)
     assert found.auc_pessimistic > 0.5
 
 
 def test_constants_trained_along_do_no_harm():
-    assert area(ugs(planted_problem(), Ugs(learn_constants=True))).auc > 0.9
+    assert area(Ugs(learn_constants=True).search(planted_problem())).auc > 0.9
 
 
 def test_acdc_finds_the_planted_circuit():
-    found = acdc(planted_problem(), Acdc(threshold=0.1))
+    found = Acdc(threshold=0.1).search(planted_problem())
     assert set(found.circuit.names) == set(TRUE_EDGES)

@@ -11,7 +11,7 @@ from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit
 from subcircuit.engine.readout import readout_of
 from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Circuit, Graph, Scope
-from subcircuit.search import Acdc, Problem, Refine, acdc, refine
+from subcircuit.search import Acdc, Problem, Refine
 from subcircuit.search.batches import Batches
 from subcircuit.search.connect import Wiring, chains, with_chains
 from subcircuit.search.objective import objective
@@ -180,7 +180,7 @@ def test_chains_join_the_circuit(seed, share, positions):
 
 
 SEEDS = {
-    "acdc": lambda problem: acdc(problem, Acdc(0.5)).circuit,
+    "acdc": lambda problem: Acdc(0.5).search(problem).circuit,
     "random": lambda problem: Circuit(problem.graph, random_kept(problem.graph.edges, 7, 0.1)),
     "empty": lambda problem: Circuit.empty(problem.graph),
     "full": lambda problem: Circuit.full(problem.graph),
@@ -193,7 +193,7 @@ def test_a_seed_ends_at_the_known_circuit_or_one_of_equal_loss(name, start):
     known = case(name, Resample())
     problem = case_problem(known)
     config = Refine(faithfulness=0.98, loss="faithfulness", price=1e-4)
-    found = refine(problem, config, seed=SEEDS[start](problem))
+    found = config.search(problem, seed=SEEDS[start](problem))
     panel = Panel.of(problem, "faithfulness")
     assert found.notes["target_reached"]
     assert found.circuit.n_edges <= known.circuit.n_edges

@@ -16,8 +16,8 @@ from subcircuit.graph import Graph
 from subcircuit.model import LayerNorm, MixtureWeights, NoNorm, NormWeights, RMSNorm
 from subcircuit.model.components import activate, attention_mask, norm_eps, normalize, rotate, soft_cap
 from subcircuit.model.transformer import feed_forward
-from subcircuit.search.eap import Eap, eap
-from subcircuit.search.relp import RELEVANCE, Relp, frozen_norm, half_each, proportional, relp
+from subcircuit.search.eap import Eap
+from subcircuit.search.relp import RELEVANCE, Relp, frozen_norm, half_each, proportional
 from subcircuit.units.gradients import norm_pull_back
 from tests.oracles import mixture_of_one
 from tests.problems import random_problem
@@ -105,8 +105,8 @@ def test_attention_keeps_the_gradients_of_queries_and_keys_and_all_of_the_values
     model = tiny("attention_only_bare", dtype=torch.float64)
     graph = Graph.of(model.config)
     problem = random_problem(model, graph, 4, [6, 7], 1, "logit_difference", "resample")
-    scores = relp(problem, Relp())
-    assert_scores(scores, eap(problem, Eap()).values.double())
+    scores = Relp().search(problem)
+    assert_scores(scores, Eap().search(problem).scores.double())
     slow = Autograd(problem)
     for name in ("a0.h1->a1.h2<v>", "embed->a1.h0<v>", "a1.h3->logits", "a0.h2->logits"):
         cut = graph.edges.double()
@@ -223,7 +223,7 @@ def logits_by_rules(config, weights, x):
 def test_scores_are_autograd_through_the_rules_written_out(family, data):
     problem = data.draw(problems(family))
     config = Relp(batch_size=data.draw(st.sampled_from([None, 1, 2])))
-    assert_scores_or_refused(lambda: relp(problem, config), slope_by_rules(problem))
+    assert_scores_or_refused(lambda: config.search(problem), slope_by_rules(problem))
 
 
 def slope_by_rules(problem):
@@ -243,7 +243,7 @@ def slope_by_rules(problem):
 def test_rules_change_scores_where_something_bends(family):
     model = tiny(family, dtype=torch.float64)
     problem = random_problem(model, Graph.of(model.config), 3, [6, 5], 1, "logit_difference", "resample")
-    by_rules, by_gradients = relp(problem, Relp()).values, eap(problem, Eap()).values
+    by_rules, by_gradients = Relp().search(problem).scores, Eap().search(problem).scores
     assert float((by_rules - by_gradients).nan_to_num().abs().max()) > 0.1 * float(by_gradients.nan_to_num().abs().max())
 
 
@@ -253,15 +253,15 @@ def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tol
     precise = tiny(family, dtype=torch.float64)
     graph = Graph.of(precise.config)
     problem = random_problem(precise, graph, 7, [6, 5, 7], 1, "logit_difference", "mean")
-    expected, rounded = relp(problem, Relp()).values[graph.edges], replace(problem, model=precise.to(dtype=dtype))
+    expected, rounded = Relp().search(problem).scores[graph.edges], replace(problem, model=precise.to(dtype=dtype))
     for batch_size in (None, 2):
-        values = relp(rounded, Relp(batch_size)).values[graph.edges]
+        values = Relp(batch_size).search(rounded).scores[graph.edges]
         assert float((values - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
 def test_what_cannot_be_differentiated_is_refused():
     model = tiny("gpt2")
     with pytest.raises(SettingsError, match="accuracy is a count"):
-        relp(random_problem(model, Graph.of(model.config), 1, [6, 5], 1, "accuracy", "resample"), Relp())
+        Relp().search(random_problem(model, Graph.of(model.config), 1, [6, 5], 1, "accuracy", "resample"))
     with pytest.raises(SettingsError, match="at least 1"):
         Relp(0)

@@ -8,15 +8,15 @@ from subcircuit.engine.forward import last_stream
 from subcircuit.engine.node_masks import last_stream_of_nodes
 from subcircuit.graph import Graph, Scope
 from subcircuit.search import Problem
-from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations
-from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
-from subcircuit.search.exact import Exact, exact
-from subcircuit.search.hisp import Hisp, hisp
-from subcircuit.search.hybrid import Hybrid, hybrid
-from subcircuit.search.ifr import Ifr, ifr
+from subcircuit.search.eap_ig_activations import EapIgActivations
+from subcircuit.search.eap_ig_inputs import EapIgInputs
+from subcircuit.search.exact import Exact
+from subcircuit.search.hisp import Hisp
+from subcircuit.search.hybrid import Hybrid
+from subcircuit.search.ifr import Ifr
 from subcircuit.search.masks import MaskedLoss, on_edges
-from subcircuit.search.random_scores import RandomScores, random_scores
-from subcircuit.search.relp import Relp, relp
+from subcircuit.search.random_scores import RandomScores
+from subcircuit.search.relp import Relp
 from subcircuit.tasks import metric
 from tests.engine.test_positions import drawn
 from tests.problems import random_problem
@@ -47,11 +47,11 @@ def at_positions(family, positions, level="head, a1=block, m1=neuron"):
 def test_scores_of_neurons_are_those_of_the_slow_definitions(family):
     problem = at_neurons(family)
     slow = Autograd(problem)
-    assert_scores(eap_ig_inputs(problem, EapIgInputs(2)), integrated_slowly(slow, 2))
-    assert_scores(eap_ig_activations(problem, EapIgActivations(2)), staged_slowly(slow, 2))
-    assert_scores(relp(problem, Relp()), slope_by_rules(problem))
-    assert_scores(ifr(problem, Ifr()), flow_slowly(problem), atol=1e-7)
-    assert_scores(hisp(problem, Hisp()), of_nodes_slowly(problem.graph, importance_slowly(problem)), atol=1e-6)
+    assert_scores(EapIgInputs(2).search(problem), integrated_slowly(slow, 2))
+    assert_scores(EapIgActivations(2).search(problem), staged_slowly(slow, 2))
+    assert_scores(Relp().search(problem), slope_by_rules(problem))
+    assert_scores(Ifr().search(problem), flow_slowly(problem), atol=1e-7)
+    assert_scores(Hisp().search(problem), of_nodes_slowly(problem.graph, importance_slowly(problem)), atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -86,14 +86,14 @@ def test_hybrid_and_chance_score_every_edge_at_every_place():
     problem = at_positions("llama_gqa", "each", "block, a1=head")
     graph = problem.graph
     # all are nominated: what is left of the attribution is nothing
-    everything = hybrid(problem, Hybrid(coverage=1.0, most=graph.n_edges, sample=0)).values
-    torch.testing.assert_close(everything, exact(problem, Exact()).values, equal_nan=True)
-    few = hybrid(problem, Hybrid(coverage=1.0, most=25, sample=5))
-    largest = eap_ig_inputs(problem, EapIgInputs(5)).values.abs().nan_to_num(-1).flatten().topk(25).indices
+    everything = Hybrid(coverage=1.0, most=graph.n_edges, sample=0).search(problem).scores
+    torch.testing.assert_close(everything, Exact().search(problem).scores, equal_nan=True)
+    few = Hybrid(coverage=1.0, most=25, sample=5).search(problem)
+    largest = EapIgInputs(5).search(problem).scores.abs().nan_to_num(-1).flatten().topk(25).indices
     measured = torch.zeros(graph.edges.numel(), dtype=torch.bool)
     measured[largest] = True
     expected = everything.where(measured.view(graph.edges.shape), 0).masked_fill(~graph.edges, torch.nan)
-    torch.testing.assert_close(few.values, expected, equal_nan=True)
-    scores = random_scores(problem, RandomScores(3)).values
+    torch.testing.assert_close(few.scores, expected, equal_nan=True)
+    scores = RandomScores(3).search(problem).scores
     assert scores.isfinite().equal(graph.edges)
     assert len(scores[graph.edges].unique()) > 0.99 * graph.n_edges

@@ -8,14 +8,14 @@ import torch
 from subcircuit.errors import NumericalError
 from subcircuit.graph import Scope
 from subcircuit.model.weights import MLPWeights
-from subcircuit.search import Acdc, Eap, discover
+from subcircuit.search import Acdc, Eap, Method, discover
 from subcircuit.search.unsound import first_unsound
 from tests.problems import random_task
 from tests.tiny_models import tiny
 
 
 @pytest.mark.parametrize("method", [Acdc(0.1), Eap()])
-def test_nan_weights_are_named(method: object) -> None:
+def test_nan_weights_are_named(method: Method) -> None:
     model = tiny("llama")
     task = random_task(model, 1, [6, 5])
     assert first_unsound(model, task) is None

@@ -138,9 +138,9 @@ def worse_than_empty(readings: Readings) -> Readings:
 def test_every_method_says_what_its_scores_mean() -> None:
     for name, method in METHODS.items():
         known = record().model_copy(update={"method": MethodRecord(name=name, parameters={})})
-        assert meaning_of_scores(known) == method.scores
-    assert "when it was tried" in METHODS["acdc"].scores and "not its effect alone" in METHODS["acdc"].scores
-    assert METHODS["exact"].scores == "cost of cutting the edge alone in the whole model, measured"
+        assert meaning_of_scores(known) == method.meaning
+    assert "when it was tried" in str(METHODS["acdc"].meaning) and "not its effect alone" in str(METHODS["acdc"].meaning)
+    assert METHODS["exact"].meaning == "cost of cutting the edge alone in the whole model, measured"
     both = record().model_copy(update={"method": MethodRecord(name="exact", parameters={"direction": "both"})})
     assert "the larger of the two" in (meaning_of_scores(both) or "")
     assert meaning_of_scores(None) is None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import GraphError
 from subcircuit.graph import Circuit, Graph, Scope, resolve
-from subcircuit.search import Acdc, acdc, zoom
+from subcircuit.search import Acdc, zoom
 from subcircuit.search.rules import Within
 from tests.oracles import SequentialAcdc
 from tests.problems import random_problem
@@ -38,7 +38,7 @@ def test_a_search_within_decides_as_the_sequential_one_does(family, seed, scope,
     kept = graph.edges & torch.tensor([[rng.random() < shares[0] for _ in graph.readers] for _ in graph.writers])
     tried = kept & torch.tensor([[rng.random() < shares[1] for _ in graph.readers] for _ in graph.writers])
     within, config = Within(kept, tried), replace(CONFIG, coarse_to_fine=coarse)
-    found = acdc(problem, config, within=within).circuit.kept
+    found = config.search(problem, within=within).circuit.kept
     assert found.equal(SequentialAcdc(problem, config, within=within).run().kept)
     assert not (found & ~kept).any()
 

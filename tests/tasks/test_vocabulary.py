@@ -106,7 +106,7 @@ def given(name: str, function: Callable[..., Any]) -> dict[str, Any]:
 def test_there_are_such_functions() -> None:
     assert len(takers() | of_problems()) > 30
     assert takers().keys() >= {"discover", "with_numbers", "explain_circuit", "remove", "competence", "graph_of"}
-    assert of_problems().keys() >= {"evaluate_circuit", "judge", "acdc"}
+    assert of_problems().keys() >= {"evaluate_circuit", "judge", "learn_optimal"}
 
 
 @pytest.mark.parametrize("name", sorted(takers()))

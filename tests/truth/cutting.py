@@ -7,7 +7,7 @@ from torch import Tensor
 
 from subcircuit.engine import ablated_values, run_circuit
 from subcircuit.evaluate.validation import case_problem
-from subcircuit.search.exact import Exact, exact
+from subcircuit.search.exact import Exact
 from subcircuit.truth import Case
 
 
@@ -38,4 +38,4 @@ def errors_of_single_cuts(case: Case) -> Tensor:
 
 def effects_of_single_cuts(case: Case) -> Tensor:
     """The mean squared error of every single cut, by the engine that does them all at once."""
-    return exact(case_problem(case), Exact()).values
+    return Exact().search(case_problem(case)).scores

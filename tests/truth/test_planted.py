@@ -10,7 +10,7 @@ from subcircuit.engine import Resample, Zero
 from subcircuit.errors import GraphError, UnknownNameError, UnsupportedModelError
 from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
-from subcircuit.search import Acdc, Exact, acdc, exact
+from subcircuit.search import Acdc, Exact
 from subcircuit.search.direction import Direction
 from subcircuit.tasks import metric
 from subcircuit.truth import PLANTED, derive, planted_case
@@ -86,12 +86,12 @@ def test_an_or_gate_stands_until_both_its_inputs_are_cut(ablation):
 @AS_THEY_STAND
 def test_acdc_finds_what_was_planted(name, ablation):
     case = planted_case(name, ablation)
-    assert acdc(case_problem(case), Acdc(1e-6)).circuit.names == case.circuit.names
+    assert Acdc(1e-6).search(case_problem(case)).circuit.names == case.circuit.names
 
 
 def test_acdc_finds_one_way_through_an_or_gate():
     case = planted_case("or-gate", Resample())
-    found = acdc(case_problem(case), Acdc(1e-6)).circuit
+    found = Acdc(1e-6).search(case_problem(case)).circuit
     assert len(found.names) == 3
     assert set(found.names) < set(case.circuit.names)
 
@@ -115,8 +115,8 @@ def test_mistyped_names_and_foreign_circuits_are_refused():
 def arms(name: str, direction: Direction) -> tuple[set[str], set[str]]:
     """The edges between heads and the gate that acdc keeps, and those with an exact effect."""
     problem = case_problem(planted_case(name, Resample()), metric("squared_error"))
-    kept = acdc(problem, Acdc(0.1, direction=direction)).circuit
-    effects = exact(problem, Exact(direction=direction))
+    kept = Acdc(0.1, direction=direction).search(problem).circuit
+    effects = Exact(direction=direction).search(problem)
     both = {"a0.h0->m0", "a0.h1->m0"}
     return both & set(kept.names), {edge for edge in both if effects[edge] > 0.1}
 
@@ -135,7 +135,7 @@ def test_either_direction_finds_what_the_other_does_not():
 
 def test_progress_of_both_directions_is_that_of_one_search():
     problem, steps = case_problem(planted_case("or-gate", Resample()), metric("squared_error")), []
-    found = acdc(problem, Acdc(0.1, direction="both"), steps.append)
+    found = Acdc(0.1, direction="both").search(problem, steps.append)
     assert [s.decided for s in steps] == sorted(s.decided for s in steps)
     assert steps[-1].decided == steps[-1].edges == 2 * problem.graph.n_edges
     assert steps[-1].trials == found.trials

@@ -10,7 +10,7 @@ from subcircuit.engine import Resample, Zero, last_stream, writer_values
 from subcircuit.errors import ModelError
 from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Circuit
-from subcircuit.search import Acdc, acdc
+from subcircuit.search import Acdc
 from subcircuit.truth import PROGRAMS, Program, compile_program, tracr_case, tracr_task, with_whole_inputs
 from tests.truth.conftest import BY_NAME
 from tests.truth.cutting import effects_of_single_cuts, error, error_without
@@ -93,7 +93,7 @@ def test_truth_under_resample_is_the_published_one(compiled, name, edges):
 @pytest.mark.parametrize("name", ["reverse", "proportion", "pattern", "pair-balance", "two-heads"])
 def test_acdc_finds_the_truth(compiled, name, ablation):
     case = tracr_case(compiled(name), ablation)
-    found = acdc(case_problem(case), Acdc(1e-6)).circuit
+    found = Acdc(1e-6).search(case_problem(case)).circuit
     assert found.compare(Circuit(case.graph, case.circuit.kept)).jaccard == 1, set(found.names) ^ set(case.circuit.names)
 
 

@@ -18,9 +18,7 @@ from subcircuit.graph import Graph
 from subcircuit.model import Tokens, Transformer, load_model
 from subcircuit.model.attention import pattern, project
 from subcircuit.model.components import embed
-from subcircuit.search import Acdc, EapIgInputs, Exact, acdc
-from subcircuit.search.eap_ig_inputs import eap_ig_inputs
-from subcircuit.search.exact import exact
+from subcircuit.search import Acdc, EapIgInputs, Exact
 from subcircuit.tasks import Task
 from subcircuit.truth import TRAINED, Case, case, trained_case
 from subcircuit.truth.trained import CONTEXT, MODEL, SHARE, giving, that_matter
@@ -162,7 +160,7 @@ def test_the_reference_is_what_running_node_by_node_shows(made, name, ablation):
 @NAMES
 def test_exact_effects_rank_the_reference_first(made, name, ablation):
     one = made(name, ablation)
-    effects = exact(case_problem(one), Exact()).values
+    effects = Exact().search(case_problem(one)).scores
     assert recovery(one.circuit, effects).roc.auc > 0.999
 
 
@@ -170,9 +168,9 @@ def test_exact_effects_rank_the_reference_first(made, name, ablation):
 @NAMES
 def test_searches_find_most_of_the_reference(made, cutting, name, ablation):
     one = made(name, ablation)
-    scores = eap_ig_inputs(case_problem(one), EapIgInputs())
-    assert recovery(one.circuit, scores.values).roc.auc > 0.8
-    searched = acdc(case_problem(one), Acdc(SHARE * cutting(name, ablation).lost))
+    scores = EapIgInputs().search(case_problem(one))
+    assert recovery(one.circuit, scores.scores).roc.auc > 0.8
+    searched = Acdc(SHARE * cutting(name, ablation).lost).search(case_problem(one))
     found = overlap(one.circuit, searched.circuit)
     assert found.recall > 0.6
     assert found.fpr < 0.15

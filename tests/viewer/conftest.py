@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from subcircuit.cli.browser import find_browser
 from subcircuit.graph import Graph, TopN
 from subcircuit.report.page import Shown, report_document, write_report
-from subcircuit.search import Eap, Problem, eap
+from subcircuit.search import Eap, Problem
 from subcircuit.viewer import Bench, free_socket, make_app
 from subcircuit.viewer.bench import Probe
 from tests.browser import FLAGS, NONE_FOUND
@@ -97,7 +97,7 @@ def sample() -> Sample:
     named = {HOSTILE if i == int(problem.task.clean.ids[0, 1]) else word: i for word, i in words.items()}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(named, unk_token="w0")), unk_token="w0")
     problem = replace(problem, model=replace(model, tokenizer=tokenizer))
-    scores = eap(problem, Eap())
+    scores = Eap().search(problem)
     circuits = scores.select(TopN(EDGES, "absolute")).prune(), scores.select(TopN(OTHERS, "signed")).prune()
     assert circuits[0].n_edges == EDGES
     left, right = (Shown(name, circuit, LABELS) for name, circuit in zip(("by size", "by sign"), circuits, strict=True))

@@ -11,7 +11,7 @@ import torch
 
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
-from subcircuit.search import METHODS, EdgeScores, Problem
+from subcircuit.search import METHODS, Problem
 from subcircuit.search.journal import FORGETFUL, Journal, Under
 from subcircuit.workers.sharing import Helping
 from subcircuit.workers.table import Asked
@@ -48,9 +48,9 @@ class Patient(Kept):
 
 
 def search(name: str, problem: Problem, journal: Journal = FORGETFUL) -> torch.Tensor:
-    settings = METHODS[name].settings(**({} if name == "acdc" else {"batch_size": 1}))
-    found = METHODS[name].search(problem, settings, None, Under(journal, "part"))
-    return found.values if isinstance(found, EdgeScores) else torch.stack([found.circuit.kept, found.circuit.scores])
+    method = METHODS[name](**({} if name == "acdc" else {"batch_size": 1}))
+    found = method.search(problem, journal=Under(journal, "part"))
+    return torch.stack([found.circuit.kept, found.scores])
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -57,7 +57,7 @@ class Understood:
         from subcircuit.engine import Mean
         from subcircuit.graph.select import check_selection
         from subcircuit.model import load_model
-        from subcircuit.search import Problem, method_named
+        from subcircuit.search import Problem
         from subcircuit.tasks import load_split
 
         o = self.options
@@ -68,7 +68,7 @@ class Understood:
         selection = None if self.chosen is None else self.chosen.selection(problem.graph)
         if selection is not None:
             check_selection(problem.graph, selection)
-        method_named(o.method).check(problem)
+        self.config.check(problem)
         return Loaded(split, problem, selection)
 
 

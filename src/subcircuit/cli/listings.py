@@ -33,7 +33,7 @@ def methods() -> None:
     rows = []
     for method in METHODS.values():
         rows.append((method.name, method.description))
-        rows.append(("", " ".join(setting(field.name, field.default) for field in fields(method.settings))))
+        rows.append(("", " ".join(setting(field.name, field.default) for field in fields(method))))
     console = results()
     print_rows(rows, console)
     console.print()

@@ -37,7 +37,7 @@ def configured(method: str, options: dict[str, Any], assignments: Sequence[str] 
     """
     from subcircuit.search import method_named
 
-    return _filled(f"method {method}", method_named(method).settings, options, assignments, seed)
+    return _filled(f"method {method}", method_named(method), options, assignments, seed)
 
 
 def ablation_asked(name: str, assignments: Sequence[str], seed: int) -> "str | LearnOptimal":

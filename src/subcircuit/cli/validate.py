@@ -136,13 +136,14 @@ def _ablations(asked: str | None, every: bool) -> tuple[str, ...]:
 def _directed(name: str, direction: str | None, methods: "Sequence[str]") -> "dict[str, str]":
     """The direction as a setting of a method that has one; at least one of the methods must."""
     from subcircuit.errors import SettingsError
-    from subcircuit.search.direction import DIRECTED
+    from subcircuit.search import METHODS
 
+    directed = [known for known, method in METHODS.items() if "direction" in method.__dataclass_fields__]
     if direction is None:
         return {}
-    if not set(DIRECTED) & set(methods):
-        raise SettingsError(f"--direction {direction}: {' and '.join(DIRECTED)} have one, {', '.join(methods)} have not")
-    return {"direction": direction} if name in DIRECTED else {}
+    if not set(directed) & set(methods):
+        raise SettingsError(f"--direction {direction}: {' and '.join(directed)} have one, {', '.join(methods)} have not")
+    return {"direction": direction} if name in directed else {}
 
 
 def _told(attempts: "Iterable[Attempt]", go_on: bool, say: "Callable[[str], None]") -> "Iterator[Attempt]":

@@ -1,8 +1,8 @@
 """Searches against known circuits: how well a method's ranking, or its circuits, tell true edges and nodes from the rest.
 
-A method that ranks edges is judged at every one of its scores; ACDC is run once for each of many thresholds. What each
-sweep recovers is measured as ``recovery.py`` says, for edges, for nodes, and for edges with the inputs of heads counted
-beside them, as ACDC's authors do (Conmy et al. 2023, arXiv 2304.14997).
+A method that ranks edges is judged at every one of its scores; ACDC is run once for each of many thresholds, a method that
+decides without a threshold once. What each recovers is measured as ``recovery.py`` says, for edges, for nodes, and for edges with
+the inputs of heads counted beside them, as ACDC's authors do (Conmy et al. 2023, arXiv 2304.14997).
 
 Where a case is redundant its circuit holds edges that stand in for each other, and whoever finds one of them is right. An
 edge is needed where cutting it alone worsens the case's own metric; true edges that are not needed count neither way.
@@ -25,19 +25,7 @@ from subcircuit.entry import entry
 from subcircuit.errors import NoGradientError, SettingsError, SubcircuitError
 from subcircuit.evaluate.recovery import Part, Recovery, recovery, recovery_of_circuits
 from subcircuit.graph import By, Circuit
-from subcircuit.search import (
-    METHODS,
-    Acdc,
-    Discovery,
-    EdgeScores,
-    Exact,
-    OnProgress,
-    Problem,
-    acdc,
-    exact,
-    method_of,
-    method_settings,
-)
+from subcircuit.search import Exact, Method, OnProgress, Problem, Result, method_of, search_at
 from subcircuit.search.journal import FORGETFUL, Journal, Under, each
 from subcircuit.tasks import Metric, metric
 from subcircuit.truth import Case
@@ -87,6 +75,7 @@ class Validation:
             are true, and there is nothing to tell apart.
         missed, wrong: of the best circuit: true edges that it lacks, and edges that it has and that are not true.
         seconds: of the search; for ACDC of all thresholds together.
+        note: why the numbers say nothing; empty where they do.
     """
 
     case: str
@@ -102,14 +91,10 @@ class Validation:
     missed: tuple[str, ...]
     wrong: tuple[str, ...]
     seconds: float
+    note: str = ""
 
     def __repr__(self) -> str:
         return f"Validation({self.method} on {self.case}, {self.ablation} ablation, {self.metric}: {self.edges}; {self.seconds:.1f} s)"
-
-    @property
-    def note(self) -> str:
-        """Why the numbers say nothing; empty where they do."""
-        return "all edges score alike" if METHODS[self.method].ranks and len(self.edges.overlaps) == 1 else ""
 
 
 @dataclass(frozen=True)
@@ -132,14 +117,14 @@ class Refusal:
 Attempt: TypeAlias = Validation | Refusal
 _ATTEMPTS: TypeAdapter[Attempt] = TypeAdapter(Attempt, config=ConfigDict(ser_json_inf_nan="constants"))
 
-Found: TypeAlias = EdgeScores | list[tuple[float, Discovery]]
-"""What a method says: scores, or a circuit for each threshold."""
+Found: TypeAlias = dict[float | None, Result]
+"""What a method says: scores or a circuit, under None; or a circuit for each threshold."""
 
 
 @entry
 def validate(
     case: Case,
-    settings: Any,
+    settings: Method | type[Method] | str,
     conditions: Conditions | None = None,
     on_step: OnProgress | None = None,
     journal: Journal = FORGETFUL,
@@ -148,7 +133,7 @@ def validate(
 
     Args:
         case: model, task, ablation and truth.
-        settings: of the method, or its name; ACDC's own threshold is not used.
+        settings: of the method, or its name; of one with a threshold its own is not used.
         conditions: metric and ranking.
         on_step: progress of the search.
         journal: remembers the search's units of work.
@@ -158,26 +143,21 @@ def validate(
             the graph too large for it.
         NumericalError: a score or loss is NaN or infinite.
     """
-    conditions, settings = conditions or Conditions(), method_settings(settings)
+    conditions, method = conditions or Conditions(), method_of(settings)
     problem = case_problem(case, conditions.metric)
-    method = method_of(settings)
     method.check(problem)
     _check_size(method.name, case, conditions.most_edges)
-    if isinstance(settings, Acdc):
-        found = _circuits(case, problem, settings, conditions.thresholds, on_step, journal)
-        seconds = sum(one.seconds for _, one in found)
-    else:
-        found = method.search(problem, settings, on_step, journal)
-        seconds = found.seconds
+    thresholds = conditions.thresholds or (FINE if case.graph.n_edges <= _LARGE else COARSE)
+    found = search_at(method, problem, thresholds, on_step, journal)
     known = needed(case) if case.redundant else case.circuit
-    edges, inputs, nodes = _recovered(case, known, found, conditions.by)
-    best = _circuit_at(found, edges.best[0], conditions.by)
+    edges, inputs, nodes = _recovered(case, known, found, method.ranks, conditions.by)
+    best = _circuit_at(found, edges.best[0], method.ranks, conditions.by)
     return Validation(
         case=case.name,
         method=method.name,
         ablation=name_of(case.ablation),
         metric=problem.metric.name,
-        direction=getattr(settings, "direction", None),
+        direction=getattr(method, "direction", None),
         redundant=case.redundant,
         true_edges=case.circuit.n_edges,
         edges=edges,
@@ -185,14 +165,15 @@ def validate(
         nodes=nodes,
         missed=tuple(known.difference(best).names),
         wrong=tuple(best.difference(case.circuit).names),
-        seconds=seconds,
+        seconds=sum(one.seconds for one in found.values()),
+        note="all edges score alike" if method.ranks and len(edges.overlaps) == 1 else "",
     )
 
 
 def validate_all(
     cases: Mapping[str, Callable[[Ablation], Case]],
     ablations: Sequence[Ablation],
-    methods: Sequence[Any],
+    methods: Sequence[Method | type[Method] | str],
     conditions: Conditions | None = None,
     on_start: Callable[[str], None] | None = None,
     on_step: OnProgress | None = None,
@@ -202,14 +183,14 @@ def validate_all(
 
     Args:
         cases: by name, how they are had.
-        ablations, methods: the ablations, and the settings of the methods.
+        ablations, methods: the ablations, and the methods, as settings or by name.
         conditions: metric and ranking.
         on_start: told what begins.
         on_step: progress of each search.
         journal: remembers each attempt, and the units of work of the one that is being made.
     """
     asked, say = conditions or Conditions(), on_start or (lambda message: None)
-    methods = [method_settings(one) for one in methods]
+    searches = [method_of(one) for one in methods]
     places = [(name, make, ablation) for (name, make), ablation in product(cases.items(), ablations)]
 
     @lru_cache(maxsize=1)
@@ -218,27 +199,27 @@ def validate_all(
         say(f"{name}, {name_of(ablation)} ({place + 1} of {len(places)})")
         return _made(make, ablation)
 
-    def attempt(unit: tuple[int, Any]) -> Tensor:
-        place, settings = unit
+    def attempt(unit: tuple[int, Method]) -> Tensor:
+        place, method = unit
         name, _, ablation = places[place]
         made = case_of(place)
         if isinstance(made, Case):
-            part = Under(journal, _attempt_key(name, ablation, settings, asked))
-            return _packed(_attempt(made, settings, asked, on_step, part))
-        return _packed(Refusal(name, method_of(settings).name, name_of(ablation), None, made))
+            part = Under(journal, _attempt_key(name, ablation, method, asked))
+            return _packed(_attempt(made, method, asked, on_step, part))
+        return _packed(Refusal(name, method.name, name_of(ablation), None, made))
 
     units = [
-        (_attempt_key(name, ablation, settings, asked), (place, settings))
+        (_attempt_key(name, ablation, method, asked), (place, method))
         for place, (name, _, ablation) in enumerate(places)
-        for settings in methods
+        for method in searches
     ]
     yield from map(_unpacked, each(journal, units, attempt))
 
 
-def _attempt_key(name: str, ablation: Ablation, settings: Any, conditions: Conditions) -> str:
+def _attempt_key(name: str, ablation: Ablation, method: Method, conditions: Conditions) -> str:
     # metrics hold functions, whose representation is another one in every process
     told = replace(conditions, metric=None), conditions.metric and conditions.metric.name
-    return f"{name}/{name_of(ablation)}/{settings}/{told}"
+    return f"{name}/{name_of(ablation)}/{method}/{told}"
 
 
 def validations(*asked: Any, **how: Any) -> tuple[Attempt, ...]:
@@ -271,18 +252,18 @@ def case_problem(case: Case, measured: Metric | None = None) -> Problem:
 @entry
 def needed(case: Case) -> Circuit:
     """The true edges that nothing stands in for: cutting one of them alone worsens the case's own metric."""
-    effects = exact(case_problem(case), Exact()).values
+    effects = Exact().search(case_problem(case)).scores
     return Circuit(case.graph, case.circuit.kept & (effects > _NEEDED))
 
 
-def _attempt(case: Case, settings: Any, conditions: Conditions, on_step: OnProgress | None, journal: Journal) -> Attempt:
+def _attempt(case: Case, method: Method, conditions: Conditions, on_step: OnProgress | None, journal: Journal) -> Attempt:
     try:
-        return validate(case, settings, conditions, on_step, journal)
+        return validate(case, method, conditions, on_step, journal)
     except SubcircuitError as error:
         metric_name = conditions.metric.name if conditions.metric else case.task.metric
         return Refusal(
             case.name,
-            method_of(settings).name,
+            method.name,
             name_of(case.ablation),
             metric_name,
             str(error),
@@ -295,31 +276,28 @@ def _check_size(method: str, case: Case, most_edges: int | None) -> None:
         raise SettingsError(f"{method} is slow on {case.graph.n_edges:,} edges: ask for {case.name} alone")
 
 
-def _circuits(
-    case: Case, problem: Problem, settings: Acdc, thresholds: Sequence[float] | None, on_step: OnProgress | None, journal: Journal
-) -> list[tuple[float, Discovery]]:
-    def at(threshold: float) -> Discovery:
-        config, part = replace(settings, threshold=threshold), Under(journal, f"threshold {threshold}")
-        return acdc(problem, config, on_step, part)
-
-    return [(t, at(t)) for t in thresholds or (FINE if case.graph.n_edges <= _LARGE else COARSE)]
-
-
-def _circuit_at(found: Found, threshold: float, by: By) -> Circuit:
+def _circuit_at(found: Found, threshold: float, ranks: bool, by: By) -> Circuit:
     """The edges that count at a threshold."""
-    if not isinstance(found, EdgeScores):
-        return next(one.circuit for at, one in found if at == threshold)
-    values = found.values.double()
-    return Circuit(found.graph, found.graph.edges & ((values.abs() if by == "absolute" else values) >= threshold))
+    if not ranks:
+        return next(one.circuit for at, one in found.items() if _label(at) == threshold)
+    graph, values = found[None].graph, found[None].scores.double()
+    return Circuit(graph, graph.edges & ((values.abs() if by == "absolute" else values) >= threshold))
 
 
-def _recovered(case: Case, known: Circuit, found: Found, by: By) -> tuple[Recovery, Recovery | None, Recovery | None]:
+def _label(threshold: float | None) -> float:
+    """Of a circuit: its threshold, 0 where there is none."""
+    return threshold or 0.0
+
+
+def _recovered(
+    case: Case, known: Circuit, found: Found, ranks: bool, by: By
+) -> tuple[Recovery, Recovery | None, Recovery | None]:
     """Edges, edges and inputs, nodes."""
 
     def of(part: Part) -> Recovery:
-        if isinstance(found, EdgeScores):
-            return recovery(known, found.values, part, by, case.circuit)
-        return recovery_of_circuits(known, [(threshold, one.circuit) for threshold, one in found], part, case.circuit)
+        if ranks:
+            return recovery(known, found[None].scores, part, by, case.circuit)
+        return recovery_of_circuits(known, [(_label(at), one.circuit) for at, one in found.items()], part, case.circuit)
 
     def unless_all(part: Part) -> Recovery | None:
         # in a small model every node may be a true one

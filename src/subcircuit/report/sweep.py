@@ -10,7 +10,7 @@ from subcircuit.evaluate import Contender, Contest, CurvePoint
 from subcircuit.report.folder import write_csv, write_directory, write_json
 from subcircuit.report.style import save_figure
 from subcircuit.report.sweep_figure import draw_sweep
-from subcircuit.search import method_of
+from subcircuit.search import Method
 
 _POINTS = ("method", "percent", "edges", "kept", "faithfulness", "low", "high", "kl")
 _METHODS = (
@@ -39,11 +39,11 @@ class Sweep:
     contenders: tuple[Contender, ...]
 
     @staticmethod
-    def of(contest: Contest, contenders: Sequence[Contender], methods: Sequence[Any]) -> "Sweep":
+    def of(contest: Contest, contenders: Sequence[Contender], methods: Sequence[Method]) -> "Sweep":
         """Put together.
 
         Args:
-            methods: settings of each contender.
+            methods: of each contender.
         """
         found_on, judged_on = contest.found_on.task, contest.judged_on.task
         conditions = {
@@ -58,7 +58,7 @@ class Sweep:
             "edges": contest.found_on.graph.n_edges,
             "ranked_by": contest.by,
             "thresholds": list(contest.thresholds),
-            "settings": {method_of(settings).name: asdict(settings) for settings in methods},
+            "settings": {method.name: asdict(method) for method in methods},
         }
         return Sweep(conditions, tuple(contenders))
 

@@ -1,33 +1,33 @@
-"""Search methods: functions from a model, its graph and a behaviour to a circuit or to scores of edges."""
+"""Search methods: from a problem to a circuit, or to a ranking of edges."""
 
-from subcircuit.search.acdc import acdc
-from subcircuit.search.atp_star import AtpStar, atp_star
+from subcircuit.search.acdc import Acdc
+from subcircuit.search.atp_star import AtpStar
 from subcircuit.search.attribution import Rounds
-from subcircuit.search.clean_corrupted import CleanCorrupted, clean_corrupted
-from subcircuit.search.discover import circuit_of, discover, look_inside, refine_circuit
-from subcircuit.search.eap import Eap, eap
-from subcircuit.search.eap_ig_activations import EapIgActivations, eap_ig_activations
-from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
-from subcircuit.search.edge_pruning import EdgePruning, edge_pruning
+from subcircuit.search.clean_corrupted import CleanCorrupted
+from subcircuit.search.discover import discover, look_inside, refine_circuit
+from subcircuit.search.eap import Eap
+from subcircuit.search.eap_ig_activations import EapIgActivations
+from subcircuit.search.eap_ig_inputs import EapIgInputs
+from subcircuit.search.edge_pruning import EdgePruning
 from subcircuit.search.estimate import Estimate, estimate
-from subcircuit.search.exact import Exact, exact
-from subcircuit.search.hisp import Hisp, hisp
-from subcircuit.search.hybrid import Hybrid, hybrid
-from subcircuit.search.ifr import Ifr, ifr
+from subcircuit.search.exact import Exact
+from subcircuit.search.hisp import Hisp
+from subcircuit.search.hybrid import Hybrid
+from subcircuit.search.ifr import Ifr
 from subcircuit.search.journal import Journal
-from subcircuit.search.methods import METHODS, Method, meaning_of_scores, method_named, method_of, method_settings
+from subcircuit.search.method import Method, search_at
+from subcircuit.search.methods import METHODS, meaning_of_scores, method_named, method_of
 from subcircuit.search.neurons import NeuronScores, loss_with_neurons, neuron_scores
 from subcircuit.search.optimal import LearnOptimal, ablation_for, learn_optimal
 from subcircuit.search.per_example import effects_by_example
 from subcircuit.search.problem import Problem
-from subcircuit.search.random_scores import RandomScores, random_scores
-from subcircuit.search.refine import Refine, refine
-from subcircuit.search.relp import Relp, relp
-from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Refining, Round, Step
-from subcircuit.search.rules import Acdc
-from subcircuit.search.scores import EdgeScores
-from subcircuit.search.subnetwork_probing import SubnetworkProbing, subnetwork_probing
-from subcircuit.search.ugs import Ugs, ugs
+from subcircuit.search.random_scores import RandomScores
+from subcircuit.search.refine import Refine
+from subcircuit.search.relp import Relp
+from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Refining, Result, Round, Step
+from subcircuit.search.scores import scored, timed
+from subcircuit.search.subnetwork_probing import SubnetworkProbing
+from subcircuit.search.ugs import Ugs
 from subcircuit.search.warnings import faithfulness_of, warnings_of
 from subcircuit.search.zoom import zoom
 
@@ -41,7 +41,6 @@ __all__ = [
     "EapIgActivations",
     "EapIgInputs",
     "EdgePruning",
-    "EdgeScores",
     "Estimate",
     "Exact",
     "Hisp",
@@ -59,42 +58,28 @@ __all__ = [
     "Refine",
     "Refining",
     "Relp",
+    "Result",
     "Round",
     "Rounds",
     "Step",
     "SubnetworkProbing",
     "Ugs",
     "ablation_for",
-    "acdc",
-    "atp_star",
-    "circuit_of",
-    "clean_corrupted",
     "discover",
-    "eap",
-    "eap_ig_activations",
-    "eap_ig_inputs",
-    "edge_pruning",
     "effects_by_example",
     "estimate",
-    "exact",
     "faithfulness_of",
-    "hisp",
-    "hybrid",
-    "ifr",
     "learn_optimal",
     "look_inside",
     "loss_with_neurons",
     "meaning_of_scores",
     "method_named",
     "method_of",
-    "method_settings",
     "neuron_scores",
-    "random_scores",
-    "refine",
     "refine_circuit",
-    "relp",
-    "subnetwork_probing",
-    "ugs",
+    "scored",
+    "search_at",
+    "timed",
     "warnings_of",
     "zoom",
 ]

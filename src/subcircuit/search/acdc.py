@@ -23,69 +23,90 @@ then carry clean values, and each restored along the way brought back less than 
 keeps both, and of two that are needed together the one that is tried last.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-from statistics import median
-from time import perf_counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from subcircuit.engine.ablation import name_of
 from subcircuit.entry import entry
 from subcircuit.graph import Circuit
-from subcircuit.search.batches import Batches
 from subcircuit.search.direction import ENDS, check_start, larger
 from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.outcome import measure_circuit
+from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import Discovery, OnStep, Step
-from subcircuit.search.rules import Acdc, Within
-from subcircuit.search.scores import time_forward
-from subcircuit.search.walk import PAIRS_AT_ONCE, Walk
+from subcircuit.search.result import OnStep, Result, Step
+from subcircuit.search.rules import CutRules, Within
+from subcircuit.search.scores import timed
+from subcircuit.search.walk import Walk
 
 
-@entry
-@torch.no_grad()
-def acdc(
-    problem: Problem, config: Acdc, on_step: OnStep | None = None, journal: Journal = FORGETFUL, within: Within | None = None
-) -> Discovery:
-    """Find the circuit.
+@dataclass(frozen=True)
+class Acdc(CutRules, Method):
+    """Settings of ACDC.
 
     Args:
-        problem: prompts, metric and ablation.
-        config: threshold and variants.
-        on_step: called after every batch of trials.
-        journal: remembers the losses of every batch of trials.
-        within: what is decided before; None decides on every edge.
-
-    Raises:
-        SettingsError: a direction that needs a corrupted run, and an ablation that has none.
-        NumericalError: a loss is NaN or infinite; names the edge, the prompts and the dtype.
+        threshold: τ, in units of the metric: an edge whose cut worsens the metric by less goes.
+        whole_input: first try to cut each head input, neuron, expert and router from all its writers at once.
+        absolute: compare the absolute change with τ, so that edges whose cut *improves* the metric stay too.
+        head_order: in which order heads of a layer are visited and cut.
+        direction: cut edges of the model, restore edges to the corrupted run, or do both and unite the circuits.
+        coarse_to_fine: try edges in groups first and look only into groups that stay (``groups.py``). Of two parts of a
+            group whose effects cancel both are lost: the circuit may differ from that of the direct search.
+        speculation: circuits tried at once; None adapts to how often edges are kept. The result is the same.
+        batch_size: (circuit, example) pairs evaluated at once; None chooses. The result is the same.
     """
-    graph = problem.graph
-    check_start(name_of(problem.ablation), config.direction)
-    forward_seconds = time_forward(problem)
-    began = perf_counter()
-    searches: list[Walk] = []
-    for restoring in ENDS[config.direction]:
-        searches.append(Walk(problem, config, _told(on_step, searches, config), journal, restoring, within))
-        searches[-1].run()
-    seconds = perf_counter() - began
-    # before and after: on a shared machine the speed of one moment is not that of the next
-    forward_seconds = median(forward_seconds + time_forward(problem))
-    kept = torch.stack([search.kept for search in searches]).any(0)
-    return Discovery(
-        circuit=Circuit(graph, kept, larger([search.effects for search in searches])),
-        metric=problem.metric.name,
-        trials=sum(search.trials for search in searches),
-        borderline=None if searches[0].borderline.count is None else sum(search.borderline.count or 0 for search in searches),
-        notes={},
-        seconds=seconds,
-        forward_seconds=forward_seconds,
-        **vars(measure_circuit(_standing(searches[0], kept), problem)),
-    )
+
+    name = "acdc"
+    description = "edges cut one by one, exactly (Conmy et al. 2023)"
+    meaning = "cost of cutting the edge when it was tried, after the cuts made before; not its effect alone"
+    ranks = False
+
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_start(name_of(problem.ablation), self.direction)
+
+    @entry
+    @torch.no_grad()
+    def search(
+        self, problem: Problem, progress: OnStep | None = None, journal: Journal = FORGETFUL, within: Within | None = None
+    ) -> Result:
+        """Find the circuit.
+
+        Args:
+            problem: prompts, metric and ablation.
+            progress: called after every batch of trials.
+            journal: remembers the losses of every batch of trials.
+            within: what is decided before; None decides on every edge.
+
+        Raises:
+            SettingsError: a direction that needs a corrupted run, and an ablation that has none.
+            NumericalError: a loss is NaN or infinite; names the edge, the prompts and the dtype.
+        """
+        self.check(problem)
+        walks, seconds, forward_seconds = timed(problem, lambda: self._walks(problem, progress, journal, within))
+        counts = [walk.borderline.count for walk in walks]
+        return Result(
+            circuit=Circuit(
+                problem.graph, torch.stack([walk.kept for walk in walks]).any(0), larger([walk.effects for walk in walks])
+            ),
+            seconds=seconds,
+            forward_seconds=forward_seconds,
+            trials=sum(walk.trials for walk in walks),
+            borderline=None if counts[0] is None else sum(count or 0 for count in counts),
+        )
+
+    def _walks(self, problem: Problem, progress: OnStep | None, journal: Journal, within: Within | None) -> list[Walk]:
+        """The finished searches, one from each end."""
+        walks: list[Walk] = []
+        for restoring in ENDS[self.direction]:
+            walks.append(Walk(problem, self, _told(progress, walks, self), journal, restoring, within))
+            walks[-1].run()
+        return walks
+
+    def at(self, thresholds: Sequence[float]) -> "Mapping[float | None, Acdc]":
+        """A search for each threshold; its own is not used."""
+        return {threshold: replace(self, threshold=threshold) for threshold in thresholds}
 
 
 def _told(on_step: OnStep | None, before: Sequence[Walk], config: Acdc) -> OnStep:
@@ -109,9 +130,3 @@ def _told(on_step: OnStep | None, before: Sequence[Walk], config: Acdc) -> OnSte
         on_step(replace(total, edges=edges, circuit=lambda: both(step.circuit())))
 
     return tell
-
-
-def _standing(search: Walk, kept: Bool[Tensor, "writer reader"]) -> Batches:
-    """The circuit on clean prompts, all other edges cut: the same bits, however it was found and in whatever batches."""
-    examples = min(PAIRS_AT_ONCE, len(search.problem.task))
-    return search.start(False, examples).map(lambda engine: engine.restore(kept, 0))

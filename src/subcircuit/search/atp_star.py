@@ -40,9 +40,10 @@ from subcircuit.graph import Graph
 from subcircuit.model.attention import PARTS, pattern, project, shares
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_gradient_at_clean, summed
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.method import FIRST_ORDER, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, check_together, scored
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import check_together, scored
 from subcircuit.units import AttentionUnit
 from subcircuit.units.gradients import Rules, pull_back, widened
 from subcircuit.units.nodes import HeadPart
@@ -52,7 +53,7 @@ _NUMBERS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
-class AtpStar:
+class AtpStar(Method):
     """Settings of AtP*.
 
     Args:
@@ -60,36 +61,36 @@ class AtpStar:
         batch_size: examples at once; None chooses by memory. The result is the same.
     """
 
+    name = "atp-star"
+    description = "softmax recomputed, layers dropped (Kramár et al. 2024)"
+    meaning = FIRST_ORDER
+
     grad_drop: bool = True
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_together(problem.graph, self.name)
+        check_gradient_at_clean(problem)
 
-@entry
-def atp_star(problem: Problem, config: AtpStar, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
-    """Score every edge.
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge.
 
-    Args:
-        problem: prompts, metric and ablation.
-        config: settings.
-        on_step: called after every batch of examples.
-        journal: remembers the share of every batch of examples.
-
-    Raises:
-        SettingsError: the metric has no gradients, or the graph tells places apart.
-        NumericalError: a score is NaN or infinite; names the edge.
-    """
-    graph = problem.graph
-    check_together(graph, "atp-star")
-    return scored("atp-star", problem, lambda: _search(problem, config, on_step, journal))
+        Raises:
+            SettingsError: the metric has no gradients, or the graph tells places apart.
+            NumericalError: a score is NaN or infinite; names the edge.
+        """
+        self.check(problem)
+        return scored(problem, lambda: _search(problem, self, progress, journal))
 
 
 @torch.no_grad()
 def _search(problem: Problem, config: AtpStar, on_step: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
     graph = problem.graph
-    check_gradient_at_clean(problem)
 
     def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
         scores = torch.zeros(graph.edges.shape, dtype=torch.float64)

@@ -17,64 +17,54 @@ from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size, check_differentiable
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.method import FIRST_ORDER, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import scored
 
 
 @dataclass(frozen=True)
-class CleanCorrupted:
+class CleanCorrupted(Method):
     """Settings of attribution from both ends.
 
     Args:
         batch_size: examples at once; None chooses by memory. The result is the same.
     """
 
+    name = "clean-corrupted"
+    description = "gradients at both ends"
+    meaning = FIRST_ORDER
+
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_differentiable(problem)
+        if not isinstance(problem.ablation, Resample):
+            raise SettingsError(
+                "clean-corrupted takes gradients in the run of the corrupted prompts, and only the ablation resample leads there: "
+                "use it, or eap or eap-ig-inputs with this ablation."
+            )
 
-@entry
-def clean_corrupted(
-    problem: Problem, config: CleanCorrupted, on_step: OnRound | None = None, journal: Journal = FORGETFUL
-) -> EdgeScores:
-    """Score every edge.
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge.
 
-    Args:
-        problem: prompts and metric; the ablation is Resample.
-        config: settings.
-        on_step: called after each end of every batch of examples.
-        journal: remembers the share of every batch of examples.
+        Raises:
+            SettingsError: the metric has no gradients, or another ablation, whose far end is no run of the model.
+            NumericalError: a score is NaN or infinite; names the edge.
+        """
+        self.check(problem)
+        model = problem.model
 
-    Raises:
-        SettingsError: the metric has no gradients, or another ablation, whose far end is no run of the model.
-        NumericalError: a score is NaN or infinite; names the edge.
-    """
-    model = problem.model
-    check_ends(problem)
+        def ends(probe: Probe) -> Iterator[Streams]:
+            yield probe.contrast.streams
+            yield streams_from(model, probe.contrast.graph, probe.contrast.ablated_embedding)
 
-    def ends(probe: Probe) -> Iterator[Streams]:
-        yield probe.contrast.streams
-        yield streams_from(model, probe.contrast.graph, probe.contrast.ablated_embedding)
-
-    return scored(
-        "clean-corrupted",
-        problem,
-        lambda: attribute(problem, config.batch_size, ends, Watch(config, 2, on_step, journal)),
-    )
-
-
-def check_ends(problem: Problem) -> None:
-    """Both ends of the path are runs of the model, and the metric has gradients there.
-
-    Raises:
-        SettingsError: they are not, or it has none.
-    """
-    check_differentiable(problem)
-    if not isinstance(problem.ablation, Resample):
-        raise SettingsError(
-            "clean-corrupted takes gradients in the run of the corrupted prompts, and only the ablation resample leads there: "
-            "use it, or eap or eap-ig-inputs with this ablation."
+        return scored(
+            problem,
+            lambda: attribute(problem, self.batch_size, ends, Watch(self, 2, progress, journal)),
         )

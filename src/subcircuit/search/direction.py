@@ -28,9 +28,6 @@ Direction: TypeAlias = Literal["noising", "denoising", "both"]
 # whether each search that a direction stands for restores edges instead of cutting them
 ENDS: dict[Direction, tuple[bool, ...]] = {"noising": (False,), "denoising": (True,), "both": (False, True)}
 
-# the methods that have one
-DIRECTED = ("acdc", "exact")
-
 
 def check_direction(direction: Direction) -> None:
     """Refuse what is no direction.

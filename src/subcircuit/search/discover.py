@@ -7,20 +7,20 @@ from typing import Any
 from subcircuit.engine import OPTIMAL, Ablation, Mean, Optimal, name_of
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Circuit, MethodRecord, ModelRecord, Record, Scope, SplitRecord, TaskRecord
+from subcircuit.graph import Circuit, Graph, MethodRecord, ModelRecord, Record, Scope, SplitRecord, TaskRecord
 from subcircuit.graph.select import Selection, selection_of, selection_record
 from subcircuit.model.transformer import Transformer
+from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.methods import Method, method_of, method_settings
+from subcircuit.search.method import Method
+from subcircuit.search.methods import method_of
 from subcircuit.search.optimal import LearnOptimal, ablation_for
 from subcircuit.search.outcome import Values, measure_circuit
 from subcircuit.search.problem import Problem
-from subcircuit.search.refine import Refine, refine
-from subcircuit.search.result import Discovery, OnProgress, Refining, Round, Step
-from subcircuit.search.rules import Acdc
-from subcircuit.search.scores import EdgeScores
+from subcircuit.search.refine import Refine
+from subcircuit.search.result import Discovery, OnProgress, Refining, Result, Round, Step
 from subcircuit.search.unsound import naming_the_place
 from subcircuit.search.zoom import zoom, zoomed
 from subcircuit.tasks import Metric, OwnMetric, Split, Task, split_record
@@ -32,7 +32,7 @@ _TIMINGS = ("seconds", "forward_seconds")
 def discover(
     model: Transformer,
     task: Task | Split,
-    method: Any,
+    method: Method | type[Method] | str,
     *,
     metric: str | Metric | OwnMetric | None = None,
     ablation: str | Ablation | LearnOptimal = "resample",
@@ -47,7 +47,7 @@ def discover(
         model: from ``load_model``.
         task: from ``load_task`` or ``load_split``, made for this model. Of a split the search prompts are searched with,
             the validation prompts are there for methods that choose by them, and the record says which is which.
-        method: a method's settings, such as ``Acdc(threshold=0.02)`` or ``Eap()``, or its name, for its defaults.
+        method: such as ``Acdc(threshold=0.02)`` or ``Eap()``, one of your own (see ``Method``), or a name, for the defaults.
         metric: what to measure: a name, a ``Metric``, or a Python function (see ``own_metric``); None is the task's own metric.
         ablation: what cut edges carry, by name or as a value. "optimal" or settings of learning: constants are learned
             first, and kept with the circuit.
@@ -66,25 +66,21 @@ def discover(
     >>> result = discover(model, load_task("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
     >>> result.circuit.save("runs/ioi")  # doctest: +SKIP
     """
-    method, asked = method_settings(method), Problem.of(model, task, metric, Mean(), scope)
-    chosen, graph = method_of(method), asked.graph
-    graph.check_size()
+    method, asked = method_of(method), Problem.of(model, task, metric, Mean(), scope)
+    asked.graph.check_size()
     ablation = LearnOptimal() if ablation == OPTIMAL else ablation
     parameters = asdict(method)
-    taken = selection_of(selection, graph) if chosen.ranks else None
+    taken = _selection(method, selection, asked.graph)
     if taken is not None:
         parameters |= selection_record(taken)
-    elif selection is not None:
-        raise SettingsError(f"{chosen.name} decides itself which edges to keep: it takes no selection, see its threshold.")
     if isinstance(ablation, LearnOptimal):
         parameters |= {"optimal": asdict(ablation)}
     parts = split_record(task) if isinstance(task, Split) else None
     problem = replace(asked, ablation=ablation_for(ablation, asked, on_step, journal))
-    on_step = _with_record(on_step, _record(problem, chosen, parameters, {}, {}, parts))
+    on_step = _with_record(on_step, _record(problem, method, parameters, {}, {}, parts))
     with naming_the_place(model, problem.task):
-        found = chosen.search(problem, method, on_step, journal)
-        result = found if taken is None else circuit_of(found, problem, taken)
-    record = _record(problem, chosen, parameters, *_results(result), parts)
+        result = _judged(method.search(problem, on_step, journal), problem, taken)
+    record = _record(problem, method, parameters, *_results(result), parts)
     constants = problem.ablation.constants.float().cpu() if isinstance(problem.ablation, Optimal) else None
     return replace(result, circuit=replace(result.circuit, record=record, constants=constants))
 
@@ -105,12 +101,13 @@ def look_inside(
         GraphError, NumericalError: as ``zoom``.
     """
     with naming_the_place(problem.model, problem.task):
-        result = zoom(problem, circuit, component, into, config, on_step, journal)
-        result = replace(result, metric_before=_standing(problem, circuit).metric_circuit)
+        found = zoom(problem, circuit, component, into, config, on_step, journal)
+        before = _standing(problem, circuit).metric_circuit
+        result = replace(_judged(found, replace(problem, graph=found.graph)), metric_before=before)
     now = {"threshold": config.threshold, "coarse_to_fine": config.coarse_to_fine}
-    before = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, **now}
+    known = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, **now}
     parts = _parts(circuit, problem)
-    record = _record(problem, method_of(config), zoomed(before, component, into), *_results(result), parts)
+    record = _record(problem, config, zoomed(known, component, into), *_results(result), parts)
     if circuit.record is not None:
         record = record.model_copy(update={"seed": circuit.record.seed})
     return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
@@ -120,21 +117,20 @@ def look_inside(
 def refine_circuit(
     problem: Problem, circuit: Circuit, config: Refine, on_step: OnProgress | None = None, journal: Journal = FORGETFUL
 ) -> Discovery:
-    """``refine`` of a finished circuit, whose record becomes that of the refinement and names the method of the seed.
+    """A refinement of a finished circuit, whose record becomes that of the refinement and names the method of the seed.
 
     Raises:
-        GraphError, SettingsError, NumericalError: as ``refine``.
+        GraphError, SettingsError, NumericalError: as ``Refine.search``.
     """
     model = problem.model
     parameters: dict[str, Any] = asdict(config)
     if circuit.record is not None:
         parameters["seed"] = f"{circuit.record.method.name}, {circuit.n_edges:,} edges"
     parts = _parts(circuit, problem)
-    chosen = method_of(config)
-    on_step = _with_record(on_step, _record(problem, chosen, parameters, {}, {}, parts))
+    on_step = _with_record(on_step, _record(problem, config, parameters, {}, {}, parts))
     with naming_the_place(model, problem.task):
-        result = refine(problem, config, on_step, journal, circuit)
-    record = _record(problem, chosen, parameters, *_results(result), parts)
+        result = _judged(config.search(problem, on_step, journal, circuit), problem)
+    record = _record(problem, config, parameters, *_results(result), parts)
     return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
 
 
@@ -144,20 +140,23 @@ def _parts(circuit: Circuit, problem: Problem) -> SplitRecord | None:
     return None if record is None or record.task.digest != problem.task.digest else record.task.split
 
 
-@entry
-def circuit_of(scores: EdgeScores, problem: Problem, selection: Selection) -> Discovery:
-    """The circuit that a selection makes of scores, and what it does."""
-    selected = scores.select(selection)
-    circuit = selected.prune()
+def _selection(method: Method, asked: Selection | int | None, graph: Graph) -> Selection | None:
+    """What makes a circuit of scores; None for a method that decides itself."""
+    if method.ranks:
+        return selection_of(asked, graph)
+    if asked is not None:
+        raise SettingsError(f"{method.name} decides itself which edges to keep: it takes no selection, see its threshold.")
+    return None
+
+
+def _judged(found: Result, problem: Problem, selection: Selection | None = None) -> Discovery:
+    """What a search found, or what a selection takes of it, with what that does."""
+    selected = found.circuit if selection is None else found.select(selection)
+    circuit = selected if selection is None else selected.prune()
     return Discovery(
-        circuit=circuit,
+        **{**vars(found), "circuit": circuit},
         metric=problem.metric.name,
-        trials=None,
-        borderline=None,
-        notes=scores.notes,
-        seconds=scores.seconds,
-        forward_seconds=scores.forward_seconds,
-        edges_selected=selected.n_edges,
+        edges_selected=None if selection is None else selected.n_edges,
         **vars(_standing(problem, circuit)),
     )
 

@@ -33,19 +33,18 @@ from subcircuit.search.attribution import (
     Rounds,
     Watch,
     check_batch_size,
-    check_differentiable,
-    check_gradient_at_clean,
     summed,
 )
-from subcircuit.search.eap_ig_inputs import check_steps
+from subcircuit.search.eap_ig_inputs import check_path, check_steps
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.method import FIRST_ORDER, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import scored
 
 
 @dataclass(frozen=True)
-class EapIgActivations:
+class EapIgActivations(Method):
     """Settings of integrated gradients over activations.
 
     Args:
@@ -53,12 +52,31 @@ class EapIgActivations:
         batch_size: examples at once; None chooses by memory. The result is the same.
     """
 
+    name = "eap-ig-activations"
+    description = "gradients along paths of activations (Marks et al. 2024)"
+    meaning = FIRST_ORDER
+
     steps: int = 5
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
         check_batch_size(self.batch_size)
+
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_path(problem, self.steps)
+
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge.
+
+        Raises:
+            SettingsError: the metric has no gradients.
+            NumericalError: a score is NaN or infinite; names the edge.
+        """
+        self.check(problem)
+        return scored(problem, lambda: _search(problem, self, progress, journal))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +92,6 @@ class Stage:
     first: int
 
 
-@entry
-def eap_ig_activations(
-    problem: Problem, config: EapIgActivations, on_step: OnRound | None = None, journal: Journal = FORGETFUL
-) -> EdgeScores:
-    """Score every edge.
-
-    Args:
-        problem: prompts, metric and ablation.
-        config: settings.
-        on_step: called after the clean run and after every stage of every batch of examples.
-        journal: remembers the share of every batch of examples.
-
-    Raises:
-        SettingsError: the metric has no gradients.
-        NumericalError: a score is NaN or infinite; names the edge.
-    """
-    return scored("eap-ig-activations", problem, lambda: _search(problem, config, on_step, journal))
-
-
 def stages(graph: Graph) -> list[Stage]:
     """The stages of a graph in order of computation."""
     together = [[w for w in range(len(graph.writers)) if not any(w in ws for ws in graph.writers_in)]]
@@ -105,8 +104,6 @@ def _search(
     problem: Problem, config: EapIgActivations, on_step: OnRound | None, journal: Journal
 ) -> Float[Tensor, "writer reader"]:
     graph = problem.graph
-    # one step is the end of every path, which is the clean run
-    (check_differentiable if config.steps > 1 else check_gradient_at_clean)(problem)
     paths = stages(graph)
 
     def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:

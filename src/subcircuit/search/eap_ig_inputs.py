@@ -18,24 +18,29 @@ import torch
 from subcircuit.engine.backward import Streams, streams_from
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size, check_gradient_at_clean
+from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size, check_differentiable, check_gradient_at_clean
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.method import FIRST_ORDER, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import scored
 
 # larger matrices are quicker, and every unit's gradients are contracted with all writers once for all of these steps
 STEPS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class EapIgInputs:
+class EapIgInputs(Method):
     """Settings of integrated gradients over inputs.
 
     Args:
         steps: points of the path at which gradients are taken.
         batch_size: examples at once; None chooses by memory. The result is the same.
     """
+
+    name = "eap-ig-inputs"
+    description = "gradients along the path of inputs (Hanna et al. 2024)"
+    meaning = FIRST_ORDER
 
     steps: int = 5
     batch_size: int | None = None
@@ -44,41 +49,42 @@ class EapIgInputs:
         check_steps(self.steps)
         check_batch_size(self.batch_size)
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_path(problem, self.steps)
 
-@entry
-def eap_ig_inputs(
-    problem: Problem, config: EapIgInputs, on_step: OnRound | None = None, journal: Journal = FORGETFUL
-) -> EdgeScores:
-    """Score every edge.
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge.
 
-    Args:
-        problem: prompts, metric and ablation.
-        config: settings.
-        on_step: called after every step of every batch of examples.
-        journal: remembers the share of every batch of examples.
+        Raises:
+            SettingsError: the metric has no gradients.
+            NumericalError: a score is NaN or infinite; names the edge.
+        """
+        self.check(problem)
+        model = problem.model
+
+        def path(probe: Probe) -> Iterator[Streams]:
+            start, end = probe.contrast.ablated_embedding, probe.contrast.clean_embedding
+            for first in range(1, self.steps, STEPS_AT_ONCE):
+                steps = range(first, min(first + STEPS_AT_ONCE, self.steps))
+                yield streams_from(model, probe.contrast.graph, torch.cat([start.lerp(end, step / self.steps) for step in steps]))
+            yield probe.contrast.streams
+
+        watch = Watch(self, self.steps, progress, journal)
+        return scored(
+            problem,
+            lambda: attribute(problem, self.batch_size, path, watch),
+        )
+
+
+def check_path(problem: Problem, steps: int) -> None:
+    """The metric has gradients along a path of so many steps; the only one of one step is its end, the clean run.
 
     Raises:
-        SettingsError: the metric has no gradients.
-        NumericalError: a score is NaN or infinite; names the edge.
+        NoGradientError: it has none.
     """
-    model = problem.model
-
-    if config.steps == 1:  # the end of the path, which is the clean run
-        check_gradient_at_clean(problem)
-
-    def path(probe: Probe) -> Iterator[Streams]:
-        start, end = probe.contrast.ablated_embedding, probe.contrast.clean_embedding
-        for first in range(1, config.steps, STEPS_AT_ONCE):
-            steps = range(first, min(first + STEPS_AT_ONCE, config.steps))
-            yield streams_from(model, probe.contrast.graph, torch.cat([start.lerp(end, step / config.steps) for step in steps]))
-        yield probe.contrast.streams
-
-    watch = Watch(config, config.steps, on_step, journal)
-    return scored(
-        "eap-ig-inputs",
-        problem,
-        lambda: attribute(problem, config.batch_size, path, watch),
-    )
+    (check_differentiable if steps > 1 else check_gradient_at_clean)(problem)
 
 
 def check_steps(steps: int) -> None:

@@ -22,19 +22,21 @@ from torch import Tensor
 from subcircuit.engine import last_stream
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
+from subcircuit.search.attribution import check_differentiable
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_training, hard_concrete, log_kept, odds, on_edges
+from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import scored
 
 # nearly all of what is drawn is 1 at first: the search begins near the whole model
 _START = 3.0
 
 
 @dataclass(frozen=True)
-class EdgePruning:
+class EdgePruning(Method):
     """Settings of edge pruning.
 
     Args:
@@ -46,6 +48,10 @@ class EdgePruning:
         batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
         seed: of the draws.
     """
+
+    name = "edge-pruning"
+    description = "masks on edges and nodes, trained (Bhaskar et al. 2024)"
+    meaning = "odds that the edge is kept"
 
     target: float = 0.95
     steps: int = 200
@@ -67,44 +73,40 @@ class EdgePruning:
         rising = self.warm_up * self.steps
         return self.target * min(1.0, (step + 1) / rising) if rising else self.target
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_differentiable(problem)
 
-@entry
-def edge_pruning(
-    problem: Problem, config: EdgePruning, on_step: OnRound | None = None, journal: Journal = FORGETFUL
-) -> EdgeScores:
-    """Score every edge.
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge.
 
-    Args:
-        problem: prompts, metric and ablation.
-        config: settings.
-        on_step: called after every step.
-        journal: remembers where the descent is.
+        Raises:
+            SettingsError: the metric has no gradients.
+            NumericalError: the loss is NaN or infinite.
+        """
+        self.check(problem)
+        graph = problem.graph
 
-    Raises:
-        SettingsError: the metric has no gradients.
-        NumericalError: the loss is NaN or infinite.
-    """
-    graph = problem.graph
+        def search() -> Float[Tensor, "writer reader"]:
+            loss = MaskedLoss.of(problem, self.batch_size, last_stream)
+            generator = torch.Generator().manual_seed(self.seed)
+            edges, writers = (torch.full((n,), _START, requires_grad=True) for n in (graph.n_edges, len(graph.writers)))
+            multipliers, writer_of = torch.zeros(2, requires_grad=True), graph.edges.nonzero()[:, 0]
 
-    def search() -> Float[Tensor, "writer reader"]:
-        loss = MaskedLoss.of(problem, config.batch_size, last_stream)
-        generator = torch.Generator().manual_seed(config.seed)
-        edges, writers = (torch.full((n,), _START, requires_grad=True) for n in (graph.n_edges, len(graph.writers)))
-        multipliers, writer_of = torch.zeros(2, requires_grad=True), graph.edges.nonzero()[:, 0]
+            def objective(step: int) -> None:
+                drawn = hard_concrete(edges, generator) * hard_concrete(writers, generator)[writer_of]
+                loss.backward(on_edges(graph, drawn)[None])
+                sparsity = 1 - _log_chance(edges, writers[writer_of]).exp().mean()
+                missing = self.target_at(step) - sparsity
+                (multipliers[0] * missing + multipliers[1] * missing.square()).backward()
 
-        def objective(step: int) -> None:
-            drawn = hard_concrete(edges, generator) * hard_concrete(writers, generator)[writer_of]
-            loss.backward(on_edges(graph, drawn)[None])
-            sparsity = 1 - _log_chance(edges, writers[writer_of]).exp().mean()
-            missing = config.target_at(step) - sparsity
-            (multipliers[0] * missing + multipliers[1] * missing.square()).backward()
+            masks = torch.optim.Adam([edges, writers], self.learning_rate)
+            lagrangian = torch.optim.Adam([multipliers], self.multiplier_rate, maximize=True)
+            descend([masks, lagrangian], generator, self.steps, objective, problem, Log(self, progress, journal))
+            return on_edges(graph, odds(_log_chance(edges, writers[writer_of]).detach()))
 
-        masks = torch.optim.Adam([edges, writers], config.learning_rate)
-        lagrangian = torch.optim.Adam([multipliers], config.multiplier_rate, maximize=True)
-        descend([masks, lagrangian], generator, config.steps, objective, problem, Log(config, on_step, journal))
-        return on_edges(graph, odds(_log_chance(edges, writers[writer_of]).detach()))
-
-    return scored("edge-pruning", problem, search)
+        return scored(problem, search)
 
 
 def _log_chance(edges: Float[Tensor, " edge"], writers: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:

@@ -18,13 +18,14 @@ from itertools import accumulate
 from math import sqrt
 from statistics import mean, median
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from subcircuit.engine.memory import peak_memory
 from subcircuit.entry import entry
 from subcircuit.graph import Circuit, Graph
+from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import Rounds, examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.direction import ENDS
@@ -33,12 +34,12 @@ from subcircuit.search.exact import Exact, effects_of
 from subcircuit.search.footprint import Footprint, footprint
 from subcircuit.search.groups import singles
 from subcircuit.search.hybrid import Hybrid
-from subcircuit.search.methods import method_of, method_settings
+from subcircuit.search.method import Method
+from subcircuit.search.methods import method_of
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.order import cutting_order
 from subcircuit.search.problem import Problem
 from subcircuit.search.refine import ALPHAS, Refine, Refinement, coarse
-from subcircuit.search.rules import Acdc
 from subcircuit.search.scores import time_forward
 from subcircuit.search.sketch import Sketch, Stage, sketch, trials_of
 from subcircuit.search.speculation import Speculation
@@ -102,7 +103,9 @@ class _Measured:
 
 
 @entry
-def estimate(problem: Problem, settings: Any, learning: LearnOptimal | None = None, patience: float = 60.0) -> Estimate:
+def estimate(
+    problem: Problem, settings: Method | type[Method] | str, learning: LearnOptimal | None = None, patience: float = 60.0
+) -> Estimate:
     """Predict what a search will cost.
 
     Args:
@@ -116,9 +119,8 @@ def estimate(problem: Problem, settings: Any, learning: LearnOptimal | None = No
         NumericalError: a loss or score is NaN or infinite.
     """
     model, graph = problem.model, problem.graph
-    settings = method_settings(settings)
-    began, method = perf_counter(), method_of(settings)
-    method.check(problem)
+    began, settings = perf_counter(), method_of(settings)
+    settings.check(problem)
     with peak_memory(model.device) as peak:
         forward = median(time_forward(problem))
         learned = 0.0 if learning is None else _learning(problem, learning)
@@ -140,7 +142,7 @@ def estimate(problem: Problem, settings: Any, learning: LearnOptimal | None = No
     run = whole if found.whole is problem else footprint(found.whole, settings)
     highest = whole.total if peak.size is None else peak.size + max(0, whole.total - run.total)
     return Estimate(
-        method=method.name,
+        method=settings.name,
         edges=graph.n_edges,
         seconds=learned + found.seconds,
         forward_seconds=forward,
@@ -159,15 +161,16 @@ def _learning(problem: Problem, config: LearnOptimal) -> float:
     return _seconds(lambda: learn_optimal(problem, short)) * config.steps / short.steps
 
 
-def _together(problem: Problem, settings: Any, forward: float) -> _Measured:
+def _together(problem: Problem, settings: Method, forward: float) -> _Measured:
     """A method whose cost grows with the examples and with the steps of its optimiser, and with nothing that it finds."""
     few, trained = replace(problem, task=problem.task[:_EXAMPLES]), hasattr(settings, "learning_rate")
-    short = replace(settings, steps=min(_STEPS, settings.steps)) if trained else settings
-    runs = [method_of(settings).search(few, short, None)]
+    whole = int(getattr(settings, "steps", 1)) if trained else 1
+    short = replace(settings, steps=min(_STEPS, whole)) if trained else settings
+    runs = [short.search(few)]
     if runs[0].seconds < _QUICK:
         # the first time is slower than those after it
-        runs.append(method_of(settings).search(few, short, None))
-    steps = settings.steps / short.steps if trained else 1.0
+        runs.append(short.search(few))
+    steps = whole / min(_STEPS, whole)
     examples, passes = len(problem.task) / len(few.task), forward / runs[-1].forward_seconds
     # a few examples leave a forward pass waiting for the weights, more than they do a method with larger matrices
     return _Measured(runs[-1].seconds * steps * sqrt(examples * passes), few)

@@ -29,22 +29,27 @@ from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_
 from subcircuit.search.batches import Batches, after_each_other
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
 from subcircuit.search.journal import FORGETFUL, Journal, each
+from subcircuit.search.method import ALONE, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import scored
 
 # rows of matrix products: enough to keep them busy
 ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(Method):
     """Settings of exact effects.
 
     Args:
         batch_size: examples at once; None chooses by memory. The result is the same.
         direction: cut edges of the model, restore edges to the corrupted run, or do both and take the larger effect.
     """
+
+    name = "exact"
+    description = "the effect of cutting each edge alone: edge activation patching"
+    meaning = f"{ALONE}, measured"
 
     batch_size: int | None = None
     direction: Direction = "noising"
@@ -53,35 +58,32 @@ class Exact:
         check_batch_size(self.batch_size)
         check_direction(self.direction)
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_start(name_of(problem.ablation), self.direction)
 
-@entry
-def exact(problem: Problem, config: Exact, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
-    """Score every edge by its effect.
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge by its effect.
 
-    Args:
-        problem: prompts, metric and ablation.
-        config: settings.
-        on_step: called after every reader, with the edges done so far.
-        journal: remembers the effects of the edges into each reader.
+        Raises:
+            SettingsError: a direction that needs a corrupted run, and an ablation that has none.
+            NumericalError: an effect is NaN or infinite; names the edge.
+        """
+        self.check(problem)
+        graph = problem.graph
+        size = examples_at_once(problem, self.batch_size)
+        ends = ENDS[self.direction]
+        rounds = Rounds(graph.n_edges * len(ends), progress)
 
-    Raises:
-        SettingsError: a direction that needs a corrupted run, and an ablation that has none.
-        NumericalError: an effect is NaN or infinite; names the edge.
-    """
-    graph = problem.graph
-    check_start(name_of(problem.ablation), config.direction)
-    size = examples_at_once(problem, config.batch_size)
-    ends = ENDS[config.direction]
-    rounds = Rounds(graph.n_edges * len(ends), on_step)
+        def search() -> Float[Tensor, "writer reader"]:
+            from_ends = [effects_of(problem, graph.edges, size, rounds, restoring, journal) for restoring in ends]
+            for effects in from_ends:
+                # before the larger is taken: a comparison would hide NaN
+                check_scores(graph, effects)
+            return larger(from_ends)
 
-    def search() -> Float[Tensor, "writer reader"]:
-        from_ends = [effects_of(problem, graph.edges, size, rounds, restoring, journal) for restoring in ends]
-        for effects in from_ends:
-            # before the larger is taken: a comparison would hide NaN
-            check_scores(graph, effects)
-        return larger(from_ends)
-
-    return scored("exact", problem, search)
+        return scored(problem, search)
 
 
 @torch.no_grad()

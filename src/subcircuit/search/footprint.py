@@ -18,13 +18,13 @@ import torch
 from subcircuit.engine.ablation import Mean, MeanByPosition
 from subcircuit.engine.memory import free_memory, size_in_words
 from subcircuit.model.weights import named_tensors
+from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.eap_ig_inputs import STEPS_AT_ONCE, EapIgInputs
 from subcircuit.search.exact import ROWS_AT_ONCE, Exact
 from subcircuit.search.hybrid import Hybrid
 from subcircuit.search.problem import Problem
 from subcircuit.search.refine import Refine
-from subcircuit.search.rules import Acdc
 from subcircuit.search.speculation import ROWS_AT_ONCE as ROWS_OF_TRIALS
 from subcircuit.search.walk import PAIRS_AT_ONCE
 

@@ -19,53 +19,54 @@ from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_gradient_at_clean, summed
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, check_together, scored, scores_of_nodes
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import check_together, scored, scores_of_nodes
 
 
 @dataclass(frozen=True)
-class Hisp:
+class Hisp(Method):
     """Settings of head importance.
 
     Args:
         batch_size: examples at once; None chooses by memory. The result is the same.
     """
 
+    name = "hisp"
+    description = "importance of nodes (Michel et al. 2019)"
+    meaning = "importance of the lesser of the edge's two nodes"
+
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
 
-
-@entry
-def hisp(problem: Problem, config: Hisp, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
-    """Score every edge.
-
-    Args:
-        problem: prompts, metric and ablation.
-        config: settings.
-        on_step: called after every batch of examples.
-        journal: remembers the share of every batch of examples.
-
-    Raises:
-        SettingsError: the metric has no gradients, or the graph tells places apart.
-        NumericalError: a score is NaN or infinite; names the edge.
-    """
-    graph = problem.graph
-    check_together(graph, "hisp")
-
-    def search() -> Float[Tensor, "writer reader"]:
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_together(problem.graph, self.name)
         check_gradient_at_clean(problem)
 
-        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, " writer"]:
-            rounds.done(len(probe))
-            return _importance(probe).cpu()
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge.
 
-        importance = summed(problem, config.batch_size, share, Watch(config, 1, on_step, journal))
-        return scores_of_nodes(graph, _scaled(graph, importance))
+        Raises:
+            SettingsError: the metric has no gradients, or the graph tells places apart.
+            NumericalError: a score is NaN or infinite; names the edge.
+        """
+        self.check(problem)
+        graph = problem.graph
 
-    return scored("hisp", problem, search)
+        def search() -> Float[Tensor, "writer reader"]:
+            def share(probe: Probe, rounds: Rounds) -> Float[Tensor, " writer"]:
+                rounds.done(len(probe))
+                return _importance(probe).cpu()
+
+            importance = summed(problem, self.batch_size, share, Watch(self, 1, progress, journal))
+            return scores_of_nodes(graph, _scaled(graph, importance))
+
+        return scored(problem, search)
 
 
 def _importance(probe: Probe) -> Float[Tensor, " writer"]:

@@ -20,17 +20,18 @@ from torch import Tensor
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
-from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_once
-from subcircuit.search.eap_ig_inputs import EapIgInputs, eap_ig_inputs
+from subcircuit.search.attribution import Rounds, check_batch_size, check_differentiable, examples_at_once
+from subcircuit.search.eap_ig_inputs import EapIgInputs
 from subcircuit.search.exact import effects_of
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.method import ALONE, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, rank_correlation, scored
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import rank_correlation, scored
 
 
 @dataclass(frozen=True)
-class Hybrid:
+class Hybrid(Method):
     """Settings of hybrid scores.
 
     Args:
@@ -41,6 +42,10 @@ class Hybrid:
         seed: of the sample.
         batch_size: examples at once; None chooses by memory. The result is the same.
     """
+
+    name = "hybrid"
+    description = "attribution nominates edges, exact effects rank them"
+    meaning = f"{ALONE}, measured; 0 for edges that were not nominated"
 
     coverage: float = 0.99
     most: int = 2000
@@ -56,35 +61,33 @@ class Hybrid:
         if self.most < 1 or self.sample < 0:
             raise SettingsError(f"most is {self.most} and sample {self.sample}: expected at least 1 and at least 0")
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_differentiable(problem)
 
-@entry
-def hybrid(problem: Problem, config: Hybrid, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
-    """Score every edge: the nominated ones by their effect.
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge: the nominated ones by their effect.
 
-    Args:
-        problem: prompts, metric and ablation.
-        config: settings.
-        on_step: called after every reader, with the edges measured so far.
-        journal: remembers attributions batch by batch, and effects reader by reader.
+        Raises:
+            SettingsError: the metric has no gradients.
+            NumericalError: a score is NaN or infinite; names the edge.
+        """
+        self.check(problem)
+        graph = problem.graph
+        notes: dict[str, float] = {}
 
-    Raises:
-        SettingsError: the metric has no gradients.
-        NumericalError: a score is NaN or infinite; names the edge.
-    """
-    graph = problem.graph
-    notes: dict[str, float] = {}
+        def search() -> Float[Tensor, "writer reader"]:
+            attributions = EapIgInputs(self.steps, self.batch_size).search(problem, journal=journal).scores
+            nominated = nominate(graph, attributions, self.coverage, self.most)
+            sampled = _sample(graph.edges & ~nominated, self.sample, self.seed)
+            size = examples_at_once(problem, self.batch_size)
+            rounds = Rounds(int((nominated | sampled).sum()), progress)
+            effects = effects_of(problem, nominated | sampled, size, rounds, journal=journal)
+            notes.update(_notes(graph, attributions, effects, nominated, sampled))
+            return effects.where(nominated, 0)
 
-    def search() -> Float[Tensor, "writer reader"]:
-        attributions = eap_ig_inputs(problem, EapIgInputs(config.steps, config.batch_size), journal=journal).values
-        nominated = nominate(graph, attributions, config.coverage, config.most)
-        sampled = _sample(graph.edges & ~nominated, config.sample, config.seed)
-        size = examples_at_once(problem, config.batch_size)
-        rounds = Rounds(int((nominated | sampled).sum()), on_step)
-        effects = effects_of(problem, nominated | sampled, size, rounds, journal=journal)
-        notes.update(_notes(graph, attributions, effects, nominated, sampled))
-        return effects.where(nominated, 0)
-
-    return scored("hybrid", problem, search, notes)
+        return scored(problem, search, notes)
 
 
 def nominate(

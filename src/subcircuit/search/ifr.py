@@ -19,57 +19,59 @@ from subcircuit.engine.ablation import Zero
 from subcircuit.entry import entry
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, summed
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, check_together, scored
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import check_together, scored
 
 
 @dataclass(frozen=True)
-class Ifr:
+class Ifr(Method):
     """Settings of information-flow routes.
 
     Args:
         batch_size: examples at once; None chooses by memory. The result is the same.
     """
 
+    name = "ifr"
+    description = "information flow: no gradients, no metric (Ferrando & Voita 2024)"
+    meaning = "share of the reader's input that the writer accounts for"
+
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_together(problem.graph, self.name)
 
-@entry
-def ifr(problem: Problem, config: Ifr, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
-    """Score every edge.
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge.
 
-    Args:
-        problem: whose clean prompts to run, up to their answers.
-        config: settings.
-        on_step: called after every batch of examples.
-        journal: remembers the share of every batch of examples.
+        Raises:
+            SettingsError: the graph tells places apart.
+            NumericalError: a score is NaN or infinite; names the edge.
+        """
+        self.check(problem)
+        graph = problem.graph
+        # what a zero ablation takes away is the whole value, at all positions
+        whole = replace(problem, ablation=Zero())
 
-    Raises:
-        SettingsError: the graph tells places apart.
-        NumericalError: a score is NaN or infinite; names the edge.
-    """
-    graph = problem.graph
-    check_together(graph, "ifr")
-    # what a zero ablation takes away is the whole value, at all positions
-    whole = replace(problem, ablation=Zero())
+        @torch.no_grad()
+        def search() -> Float[Tensor, "writer reader"]:
+            def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+                scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
+                for unit, readers in enumerate(graph.readers_in):
+                    flow = _importance(probe, unit).cpu()
+                    scores[: len(flow), list(readers)] += flow[:, None]
+                rounds.done(len(probe))
+                return scores
 
-    @torch.no_grad()
-    def search() -> Float[Tensor, "writer reader"]:
-        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
-            scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
-            for unit, readers in enumerate(graph.readers_in):
-                flow = _importance(probe, unit).cpu()
-                scores[: len(flow), list(readers)] += flow[:, None]
-            rounds.done(len(probe))
-            return scores
+            return summed(whole, self.batch_size, share, Watch(self, 1, progress, journal))
 
-        return summed(whole, config.batch_size, share, Watch(config, 1, on_step, journal))
-
-    return scored("ifr", problem, search)
+        return scored(problem, search)
 
 
 def _importance(probe: Probe, unit: int) -> Float[Tensor, " writer"]:

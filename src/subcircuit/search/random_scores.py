@@ -10,28 +10,30 @@ import torch
 
 from subcircuit.entry import entry
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import scored
 
 
 @dataclass(frozen=True)
-class RandomScores:
+class RandomScores(Method):
     """Settings of chance.
 
     Args:
         seed: other seeds, other scores.
     """
 
+    name = "random"
+    description = "chance: what every other method has to beat"
+    meaning = "chance, nothing is measured"
+
     seed: int = 0
 
-
-@entry
-def random_scores(
-    problem: Problem, config: RandomScores, on_step: OnRound | None = None, journal: Journal = FORGETFUL
-) -> EdgeScores:
-    """Score every edge; the arguments are those of every search, and only ``graph`` and ``config`` matter."""
-    graph = problem.graph
-    # on the processor, so that every device draws the same
-    generator = torch.Generator().manual_seed(config.seed)
-    return scored("random", problem, lambda: torch.rand(graph.edges.shape, generator=generator))
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge."""
+        graph = problem.graph
+        # on the processor, so that every device draws the same
+        generator = torch.Generator().manual_seed(self.seed)
+        return scored(problem, lambda: torch.rand(graph.edges.shape, generator=generator))

@@ -27,7 +27,6 @@ Limits: greedy, so one circuit among several as good; relative to the metric, th
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from statistics import median
 from time import perf_counter
 from typing import cast
 
@@ -36,22 +35,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.engine.forward import last_stream
+from subcircuit.entry import entry
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Action, Circuit, Point, RefinePath, Standing
-from subcircuit.search.acdc import acdc
-from subcircuit.search.attribution import check_batch_size
+from subcircuit.search.acdc import Acdc
+from subcircuit.search.attribution import check_batch_size, check_differentiable
 from subcircuit.search.batches import Batches
 from subcircuit.search.connect import Chain, Wiring, chains, with_chains
 from subcircuit.search.journal import FORGETFUL, Journal, Under, each, once
 from subcircuit.search.masks import MaskedLoss
+from subcircuit.search.method import Method
 from subcircuit.search.objective import Terms, check_terms
-from subcircuit.search.outcome import measure_circuit
 from subcircuit.search.panel import Panel, digest, grown
 from subcircuit.search.problem import Problem
 from subcircuit.search.pruning import Cost, at_most, costs, pruned
-from subcircuit.search.result import Discovery, OnProgress, Refining
-from subcircuit.search.rules import Acdc
-from subcircuit.search.scores import time_forward
+from subcircuit.search.result import OnProgress, Refining, Result
+from subcircuit.search.scores import timed
 
 DEFAULT_FAITHFULNESS = 0.95
 ALPHAS = (0.1, 0.3, 0.6)
@@ -75,7 +74,7 @@ _TOGETHER = 64
 
 
 @dataclass(frozen=True)
-class Refine:
+class Refine(Method):
     """Settings of a refinement.
 
     Args:
@@ -92,6 +91,11 @@ class Refine:
         path_examples: search prompts on which gradients along the path are taken, at most.
         batch_size: search prompts whose gradients are taken at once; None chooses by memory.
     """
+
+    name = "refine"
+    description = "a coarse ACDC, grown and pruned until it is faithful on unseen prompts"
+    meaning = "what cutting the edge alone adds to the loss of the refinement, in the circuit"
+    ranks = False
 
     faithfulness: float | None = None
     kl: float | None = None
@@ -123,6 +127,35 @@ class Refine:
         if self.faithfulness is None and self.kl is None and self.edges is None:
             object.__setattr__(self, "faithfulness", DEFAULT_FAITHFULNESS)
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_differentiable(problem)
+
+    @entry
+    def search(
+        self, problem: Problem, progress: OnProgress | None = None, journal: Journal = FORGETFUL, seed: Circuit | None = None
+    ) -> Result:
+        """Find a small circuit that is faithful on prompts it has not seen.
+
+        Args:
+            problem: prompts, metric and ablation. Its validation prompts decide when the targets are reached; without them the
+                prompts of the search do, and a circuit may be fitted to them.
+            progress: called with a ``Step`` while a seed is searched for, then with a ``Refining`` after every round.
+            journal: remembers gradients and losses, for a refinement that was interrupted to go on.
+            seed: a circuit of this graph to begin with; None searches for one by ACDC at a coarse threshold.
+
+        Raises:
+            GraphError: the seed is of another graph.
+            SettingsError: the metric has no gradients, or does not tell the model from the circuit without edges.
+            NumericalError: a loss is NaN or infinite.
+        """
+        self.check(problem)
+        if seed is not None and seed.graph != problem.graph:
+            raise GraphError(
+                f"the seed is a circuit of another graph ({seed.graph.scope}) than the one to refine ({problem.graph.scope})"
+            )
+        return _refined(problem, self, progress, journal, seed)
+
     def reached(self, standing: Standing) -> bool:
         """Whether a circuit is good enough, whatever its size; False where only a size is asked for."""
         asked = self.faithfulness is not None or self.kl is not None
@@ -131,47 +164,25 @@ class Refine:
 
 
 @torch.no_grad()
-def refine(
-    problem: Problem, config: Refine, on_step: OnProgress | None = None, journal: Journal = FORGETFUL, seed: Circuit | None = None
-) -> Discovery:
-    """Find a small circuit that is faithful on prompts it has not seen.
-
-    Args:
-        problem: prompts, metric and ablation. Its validation prompts decide when the targets are reached; without them the
-            prompts of the search do, and a circuit may be fitted to them.
-        config: targets and settings.
-        on_step: called with a ``Step`` while a seed is searched for, then with a ``Refining`` after every round.
-        journal: remembers gradients and losses, for a refinement that was interrupted to go on.
-        seed: a circuit of this graph to begin with; None searches for one by ACDC at a coarse threshold.
-
-    Raises:
-        GraphError: the seed is of another graph.
-        SettingsError: the metric has no gradients, or does not tell the model from the circuit without edges.
-        NumericalError: a loss is NaN or infinite.
-    """
+def _refined(problem: Problem, config: Refine, progress: OnProgress | None, journal: Journal, seed: Circuit | None) -> Result:
     graph = problem.graph
-    if seed is not None and seed.graph != graph:
-        raise GraphError(f"the seed is a circuit of another graph ({seed.graph.scope}) than the one to refine ({graph.scope})")
-    forward_seconds = time_forward(problem)
-    began = perf_counter()
-    if seed is None:
-        seed = acdc(problem, coarse(problem, config), on_step, Under(journal, "seed")).circuit
-    state = Refinement(problem, seed, config, on_step, journal)
-    point = state.run()
-    seconds = perf_counter() - began
+
+    def run() -> tuple[Refinement, Point]:
+        start = seed or coarse(problem, config).search(problem, progress, Under(journal, "seed")).circuit
+        state = Refinement(problem, start, config, progress, journal)
+        return state, state.run()
+
+    (state, point), seconds, forward_seconds = timed(problem, run)
     scores = torch.full(graph.edges.shape, float("nan"))
     for cost in state.costs(point.kept):
         scores[cost.cell] = cost.mean
-    return Discovery(
+    return Result(
         circuit=Circuit(graph, point.kept, scores),
-        metric=problem.metric.name,
-        trials=state.trials,
-        borderline=None,
-        notes={"rounds": float(len(state.points) - 1), "target_reached": float(state.satisfies(point))},
         seconds=seconds,
-        forward_seconds=median(forward_seconds + time_forward(problem)),
+        forward_seconds=forward_seconds,
+        trials=state.trials,
+        notes={"rounds": float(len(state.points) - 1), "target_reached": float(state.satisfies(point))},
         path=RefinePath(graph, tuple(state.points)),
-        **vars(measure_circuit(state.search.at(point.kept), problem)),
     )
 
 

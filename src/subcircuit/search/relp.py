@@ -36,47 +36,48 @@ from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm
 from subcircuit.model.weights import NormWeights
 from subcircuit.search.attribution import Watch, attribute, check_batch_size, check_gradient_at_clean
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.method import FIRST_ORDER, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import scored
 from subcircuit.units.gradients import Rules, widened
 
 
 @dataclass(frozen=True)
-class Relp:
+class Relp(Method):
     """Settings of relevance patching.
 
     Args:
         batch_size: examples at once; None chooses by memory. The result is the same.
     """
 
+    name = "relp"
+    description = "gradients by the rules of LRP (Jafari et al. 2025)"
+    meaning = FIRST_ORDER
+
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_gradient_at_clean(problem)
 
-@entry
-def relp(problem: Problem, config: Relp, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
-    """Score every edge.
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge.
 
-    Args:
-        problem: prompts, metric and ablation.
-        config: settings.
-        on_step: called after every batch of examples.
-        journal: remembers the share of every batch of examples.
-
-    Raises:
-        SettingsError: the metric has no gradients.
-        NumericalError: a score is NaN or infinite; names the edge.
-    """
-    check_gradient_at_clean(problem)
-    watch = Watch(config, 1, on_step, journal)
-    return scored(
-        "relp",
-        problem,
-        lambda: attribute(problem, config.batch_size, lambda probe: [probe.contrast.streams], watch, RELEVANCE),
-    )
+        Raises:
+            SettingsError: the metric has no gradients.
+            NumericalError: a score is NaN or infinite; names the edge.
+        """
+        self.check(problem)
+        watch = Watch(self, 1, progress, journal)
+        return scored(
+            problem,
+            lambda: attribute(problem, self.batch_size, lambda probe: [probe.contrast.streams], watch, RELEVANCE),
+        )
 
 
 def frozen_norm(x: Float[Tensor, "*rows d_model"], norm: Norm, weights: NormWeights) -> Float[Tensor, "*rows d_model"]:

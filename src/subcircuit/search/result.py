@@ -1,11 +1,16 @@
 """What a search reports while it runs, and what it returns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from subcircuit.display import bundle_of, html_of
-from subcircuit.graph import Circuit, RefinePath
+from subcircuit.graph import Circuit, Edge, Graph, RefinePath
+from subcircuit.graph.select import Selection, select_edges, selection_of
 from subcircuit.search.warnings import faithfulness_of, warnings_of
 
 
@@ -117,31 +122,78 @@ OnProgress: TypeAlias = Callable[[Step | Round | Refining], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Discovery:
-    """A circuit that a search found, what it does, and what it cost.
+class Result:
+    """What a method found, and what it cost.
 
     Args:
-        circuit: the kept edges. Its scores are the method's; with ACDC the effects of the edges when they were tried (the
-            change of the loss-like metric), NaN for edges never tried one by one.
+        circuit: the edges that are kept, and a score for each edge that was measured: NaN for the others. A method that ranks edges
+            keeps all of them, and ``select`` takes the best.
+        seconds: of the search, without loading.
+        forward_seconds: one plain forward pass over the clean prompts, measured in the same run.
+        trials: circuits evaluated, discarded speculation included; None for methods that score all edges together.
+        borderline: decisions within the float error of the threshold, made in float64; None if not checked (half
+            precision) or if there are none to take.
+        notes: numbers that the method alone reports.
+        path: the circuits that a refinement went through; None for other methods.
+    """
+
+    circuit: Circuit
+    seconds: float
+    forward_seconds: float
+    trials: int | None = None
+    borderline: int | None = None
+    notes: dict[str, float] = field(default_factory=dict)
+    path: RefinePath | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.circuit}; {self.seconds:.1f} s)"
+
+    @property
+    def graph(self) -> Graph:
+        """Whose edges are scored."""
+        return self.circuit.graph
+
+    @property
+    def scores(self) -> Float[Tensor, "writer reader"]:
+        """A number for each edge that was measured, NaN elsewhere."""
+        known = self.circuit.scores
+        return torch.full(self.graph.edges.shape, float("nan")) if known is None else known
+
+    @property
+    def forward_equivalents(self) -> float:
+        """Cost in units of one plain forward pass."""
+        return self.seconds / self.forward_seconds
+
+    def __getitem__(self, edge: str | Edge) -> float:
+        """The score of one edge, by name or as a value."""
+        return float(self.scores[self.graph.find(edge)])
+
+    def select(self, selection: Selection | int) -> Circuit:
+        """The circuit of the edges that a selection takes; a number takes so many of largest magnitude.
+
+        Raises:
+            SettingsError: more edges are asked for than the graph has.
+            NumericalError: an edge has no score.
+        """
+        return select_edges(self.graph, self.scores, selection_of(selection, self.graph))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Discovery(Result):
+    """A result whose circuit was judged on the prompts of the search.
+
+    Args:
         metric: name of the metric that decided.
         metric_model, metric_circuit, metric_corrupted: its own value for the whole model, for the circuit, and with
             every edge cut.
         kl_circuit: mean KL(model ‖ circuit) in nats.
         logit_difference_model, logit_difference_circuit, logit_difference_corrupted: mean correct minus mean wrong logit of the
             same; None without wrong answers.
-        trials: circuits evaluated, discarded speculation included; None for methods that score all edges together.
-        borderline: decisions within the float error of the threshold, made in float64; None if not checked (half
-            precision) or if there are none to take.
-        notes: numbers that the method alone reports.
-        seconds: of the search, without loading.
-        forward_seconds: one plain forward pass over the clean prompts, measured in the same run.
         edges_selected: how many edges were selected by their scores, those among them that lie on no path; None for methods that
             decide themselves.
         metric_before: the metric of the circuit that was looked into; None of searches that are no zoom.
-        path: the circuits that a refinement went through; None for other methods.
     """
 
-    circuit: Circuit
     metric: str
     metric_model: float
     metric_circuit: float
@@ -149,26 +201,15 @@ class Discovery:
     kl_circuit: float
     logit_difference_model: float | None
     logit_difference_circuit: float | None
-    trials: int | None
-    borderline: int | None
-    notes: dict[str, float]
-    seconds: float
-    forward_seconds: float
     logit_difference_corrupted: float | None = None
     edges_selected: int | None = None
     metric_before: float | None = None
-    path: RefinePath | None = None
 
     def __repr__(self) -> str:
         ends = f"model {self.metric_model:.4g}, every edge cut {self.metric_corrupted:.4g}"
         found = f"{self.metric} {self.metric_circuit:.4g} ({ends}), KL {self.kl_circuit:.4g} nats"
         doubtful = "".join(f"\nwarning: {warning}" for warning in self.warnings)
         return f"Discovery({self.circuit}: {found}; {self.seconds:.1f} s){doubtful}"
-
-    @property
-    def forward_equivalents(self) -> float:
-        """Cost in units of one plain forward pass."""
-        return self.seconds / self.forward_seconds
 
     @property
     def faithfulness(self) -> float | None:

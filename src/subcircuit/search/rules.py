@@ -1,4 +1,4 @@
-"""What ACDC is told: its settings, and what is decided before it begins."""
+"""What ACDC goes by: its settings, and what is decided before it begins."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,20 +12,8 @@ from subcircuit.search.order import HeadOrder
 
 
 @dataclass(frozen=True)
-class Acdc:
-    """Settings of ACDC.
-
-    Args:
-        threshold: τ, in units of the metric: an edge whose cut worsens the metric by less goes.
-        whole_input: first try to cut each head input, neuron, expert and router from all its writers at once.
-        absolute: compare the absolute change with τ, so that edges whose cut *improves* the metric stay too.
-        head_order: in which order heads of a layer are visited and cut.
-        direction: cut edges of the model, restore edges to the corrupted run, or do both and unite the circuits.
-        coarse_to_fine: try edges in groups first and look only into groups that stay (``groups.py``). Of two parts of a
-            group whose effects cancel both are lost: the circuit may differ from that of the direct search.
-        speculation: circuits tried at once; None adapts to how often edges are kept. The result is the same.
-        batch_size: (circuit, example) pairs evaluated at once; None chooses. The result is the same.
-    """
+class CutRules:
+    """What is cut, in which order, and what an edge has to be worth to stay: the settings of ``Acdc``, which says what they mean."""
 
     threshold: float = 0.02
     whole_input: bool = True

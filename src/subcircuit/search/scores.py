@@ -1,4 +1,4 @@
-"""Scores of edges: what a search that ranks edges returns.
+"""Scores of edges: what a search that ranks edges finds.
 
 A score estimates how much the loss-like metric grows when the edge is cut, L(M without e) − L(M): large scores mark
 edges that the behaviour needs, negative ones edges that hold it back. Methods that estimate something else
@@ -6,79 +6,29 @@ edges that the behaviour needs, negative ones edges that hold it back. Methods t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Circuit, Edge, Graph, Logits
-from subcircuit.graph.select import Selection, check_scores, select_edges
+from subcircuit.graph import Circuit, Graph, Logits
+from subcircuit.graph.select import check_scores
 from subcircuit.search.problem import Problem
+from subcircuit.search.result import Result
 
-
-@dataclass(frozen=True, eq=False)
-class EdgeScores:
-    """A finite number for every edge of a graph, and what it cost.
-
-    Args:
-        graph: whose edges are scored.
-        values: float32 on the processor; NaN exactly where there is no edge.
-        method: the name of the search.
-        seconds: of the search, without loading.
-        forward_seconds: one plain forward pass over the clean prompts, measured in the same run.
-        notes: numbers that the method alone reports.
-    """
-
-    graph: Graph
-    values: Float[Tensor, "writer reader"]
-    method: str
-    seconds: float
-    forward_seconds: float
-    notes: dict[str, float] = field(default_factory=dict)
-
-    def __repr__(self) -> str:
-        sizes = self.values.abs().nan_to_num(-1)
-        writer, reader = divmod(int(sizes.argmax()), sizes.shape[1])
-        largest = f"largest {self.graph.edge(writer, reader)} {float(self.values[writer, reader]):.4g}"
-        return f"EdgeScores({self.method}: {self.graph.n_edges:,} edges, {largest}; {self.seconds:.1f} s)"
-
-    def __post_init__(self) -> None:
-        check_scores(self.graph, self.values)
-        values = self.values.detach().to("cpu", torch.float32).masked_fill(~self.graph.edges, float("nan"))
-        # float64 scores beyond float32's range would turn infinite
-        check_scores(self.graph, values)
-        object.__setattr__(self, "values", values)
-
-    @property
-    def forward_equivalents(self) -> float:
-        """Cost in units of one plain forward pass."""
-        return self.seconds / self.forward_seconds
-
-    def __getitem__(self, edge: str | Edge) -> float:
-        """The score of one edge, by name or as a value."""
-        return float(self.values[self.graph.find(edge)])
-
-    def select(self, selection: Selection) -> Circuit:
-        """The circuit of the edges that a selection takes.
-
-        Raises:
-            SettingsError: more edges are asked for than the graph has.
-        """
-        return select_edges(self.graph, self.values, selection)
+Found = TypeVar("Found")
 
 
 def scored(
-    method: str, problem: Problem, search: Callable[[], Float[Tensor, "writer reader"]], notes: dict[str, float] | None = None
-) -> EdgeScores:
-    """Run a search and take its time.
+    problem: Problem, search: Callable[[], Float[Tensor, "writer reader"]], notes: dict[str, float] | None = None
+) -> Result:
+    """Run a search that ranks edges: a result that keeps all of them.
 
     Args:
-        method: the search's name.
         problem: on which plain forward passes are timed.
         search: returns a score for every edge; what stands where no edge is does not matter.
         notes: numbers that the method alone reports; ``search`` may add to them.
@@ -87,12 +37,22 @@ def scored(
         NumericalError: a score is NaN or infinite; names the edge.
     """
     graph = problem.graph
+    values, seconds, forward_seconds = timed(problem, search)
+    check_scores(graph, values)
+    values = values.detach().to("cpu", torch.float32).masked_fill(~graph.edges, float("nan"))
+    # float64 scores beyond float32's range would turn infinite
+    check_scores(graph, values)
+    return Result(Circuit(graph, graph.edges, values), seconds, forward_seconds, notes=notes or {})
+
+
+def timed(problem: Problem, search: Callable[[], Found]) -> tuple[Found, float, float]:
+    """What a search returns, its seconds, and those of one plain forward pass over the clean prompts beside it."""
     before = time_forward(problem)
     began = perf_counter()
-    values = search()
+    found = search()
     seconds = perf_counter() - began
     # before and after: on a shared machine the speed of one moment is not that of the next
-    return EdgeScores(graph, values, method, seconds, median(before + time_forward(problem)), notes or {})
+    return found, seconds, median(before + time_forward(problem))
 
 
 def check_together(graph: Graph, method: str) -> None:

@@ -24,7 +24,7 @@ from subcircuit.search.batches import Batches
 from subcircuit.search.groups import Rule, singles
 from subcircuit.search.order import cutting_order, visiting_order
 from subcircuit.search.problem import Problem
-from subcircuit.search.rules import Acdc
+from subcircuit.search.rules import CutRules
 from subcircuit.search.speculation import Speculation
 from subcircuit.search.walk import PAIRS_AT_ONCE, are_tried_whole, mean_loss
 from subcircuit.units.rows import Reach
@@ -69,7 +69,7 @@ class Sketch:
 
 
 @torch.no_grad()
-def sketch(problem: Problem, config: Acdc, restoring: bool, patience: float) -> Sketch:
+def sketch(problem: Problem, config: CutRules, restoring: bool, patience: float) -> Sketch:
     """Outline a search.
 
     Args:
@@ -94,7 +94,7 @@ def sketch(problem: Problem, config: Acdc, restoring: bool, patience: float) -> 
 class _Drawing:
     """The state of a search in outline: the only thing here that changes as it runs."""
 
-    def __init__(self, model: Transformer, graph: Graph, config: Acdc, batches: Batches):
+    def __init__(self, model: Transformer, graph: Graph, config: CutRules, batches: Batches):
         self.model, self.graph, self.config, self.batches = model, graph, config, batches
         self.kept = graph.edges.clone()
         self.speculation = Speculation(config.speculation, PAIRS_AT_ONCE)

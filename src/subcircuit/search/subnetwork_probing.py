@@ -18,19 +18,21 @@ from torch import Tensor
 
 from subcircuit.engine.node_masks import last_stream_of_nodes
 from subcircuit.entry import entry
+from subcircuit.search.attribution import check_differentiable
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_price, check_training, hard_concrete, log_kept, odds
+from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, check_together, scored, scores_of_nodes
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import check_together, scored, scores_of_nodes
 
 # nearly all of what is drawn is 1 at first, and every node is sometimes in between, where there are gradients
 _START = 2.0
 
 
 @dataclass(frozen=True)
-class SubnetworkProbing:
+class SubnetworkProbing(Method):
     """Settings of subnetwork probing.
 
     Args:
@@ -40,6 +42,10 @@ class SubnetworkProbing:
         batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
         seed: of the draws.
     """
+
+    name = "subnetwork-probing"
+    description = "masks on nodes, trained (Cao et al. 2021)"
+    meaning = "odds that the lesser of the edge's two nodes is kept"
 
     price: float = 0.02
     steps: int = 200
@@ -51,37 +57,33 @@ class SubnetworkProbing:
         check_price(self.price)
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate)
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_together(problem.graph, self.name)
+        check_differentiable(problem)
 
-@entry
-def subnetwork_probing(
-    problem: Problem, config: SubnetworkProbing, on_step: OnRound | None = None, journal: Journal = FORGETFUL
-) -> EdgeScores:
-    """Score every edge.
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge.
 
-    Args:
-        problem: prompts, metric and ablation.
-        config: settings.
-        on_step: called after every step.
-        journal: remembers where the descent is.
+        Raises:
+            SettingsError: the metric has no gradients, or the graph tells places apart.
+            NumericalError: the loss is NaN or infinite.
+        """
+        self.check(problem)
+        graph = problem.graph
 
-    Raises:
-        SettingsError: the metric has no gradients, or the graph tells places apart.
-        NumericalError: the loss is NaN or infinite.
-    """
-    graph = problem.graph
-    check_together(graph, "subnetwork-probing")
+        def search() -> Float[Tensor, "writer reader"]:
+            loss = MaskedLoss.of(problem, self.batch_size, last_stream_of_nodes)
+            generator = torch.Generator().manual_seed(self.seed)
+            log_odds = torch.full((len(graph.writers),), _START, requires_grad=True)
 
-    def search() -> Float[Tensor, "writer reader"]:
-        loss = MaskedLoss.of(problem, config.batch_size, last_stream_of_nodes)
-        generator = torch.Generator().manual_seed(config.seed)
-        log_odds = torch.full((len(graph.writers),), _START, requires_grad=True)
+            def objective(step: int) -> None:
+                loss.backward(hard_concrete(log_odds, generator)[None])
+                (self.price * log_kept(log_odds).exp().sum()).backward()
 
-        def objective(step: int) -> None:
-            loss.backward(hard_concrete(log_odds, generator)[None])
-            (config.price * log_kept(log_odds).exp().sum()).backward()
+            optimiser = torch.optim.Adam([log_odds], self.learning_rate)
+            descend([optimiser], generator, self.steps, objective, problem, Log(self, progress, journal))
+            return scores_of_nodes(graph, odds(log_kept(log_odds.detach())))
 
-        optimiser = torch.optim.Adam([log_odds], config.learning_rate)
-        descend([optimiser], generator, config.steps, objective, problem, Log(config, on_step, journal))
-        return scores_of_nodes(graph, odds(log_kept(log_odds.detach())))
-
-    return scored("subnetwork-probing", problem, search)
+        return scored(problem, search)

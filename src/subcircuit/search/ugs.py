@@ -24,20 +24,22 @@ from torch import Tensor
 
 from subcircuit.engine import last_stream
 from subcircuit.entry import entry
+from subcircuit.search.attribution import check_differentiable
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_price, check_training, on_edges
+from subcircuit.search.method import Method
 from subcircuit.search.optimal import Start
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import EdgeScores, scored
+from subcircuit.search.result import OnRound, Result
+from subcircuit.search.scores import scored
 
 # p = 0.73: most edges are kept at first, and a fifth of them are in between
 _START = 1.0
 
 
 @dataclass(frozen=True)
-class Ugs:
+class Ugs(Method):
     """Settings of uniform gradient sampling.
 
     Args:
@@ -49,6 +51,10 @@ class Ugs:
         batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
         seed: of the draws.
     """
+
+    name = "ugs"
+    description = "masks on edges, sampled uniformly (Li & Janson 2024)"
+    meaning = "odds that the edge is kept"
 
     price: float = 0.001
     steps: int = 200
@@ -62,42 +68,40 @@ class Ugs:
         check_price(self.price)
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate, constant_rate=self.constant_rate)
 
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_differentiable(problem)
 
-@entry
-def ugs(problem: Problem, config: Ugs, on_step: OnRound | None = None, journal: Journal = FORGETFUL) -> EdgeScores:
-    """Score every edge.
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge.
 
-    Args:
-        problem: prompts, metric and ablation.
-        config: settings.
-        on_step: called after every step.
-        journal: remembers where the descent is.
+        Raises:
+            SettingsError: the metric has no gradients.
+            NumericalError: the loss is NaN or infinite.
+        """
+        self.check(problem)
+        graph = problem.graph
 
-    Raises:
-        SettingsError: the metric has no gradients.
-        NumericalError: the loss is NaN or infinite.
-    """
-    graph = problem.graph
+        def search() -> Float[Tensor, "writer reader"]:
+            start = Start.of(problem) if self.learn_constants else None
+            moves = None if start is None else start.moves()
+            ablating = problem if start is None else start.problem
+            loss = MaskedLoss.of(ablating, self.batch_size, last_stream)
+            generator = torch.Generator().manual_seed(self.seed)
+            log_odds = torch.full((graph.n_edges,), _START, requires_grad=True)
 
-    def search() -> Float[Tensor, "writer reader"]:
-        start = Start.of(problem) if config.learn_constants else None
-        moves = None if start is None else start.moves()
-        ablating = problem if start is None else start.problem
-        loss = MaskedLoss.of(ablating, config.batch_size, last_stream)
-        generator = torch.Generator().manual_seed(config.seed)
-        log_odds = torch.full((graph.n_edges,), _START, requires_grad=True)
+            def objective(step: int) -> None:
+                drawn = uniform_mixture(log_odds, len(problem.task), generator)
+                loss.backward(on_edges(graph, drawn), None if start is None or moves is None else start.constants(moves))
+                (self.price * log_odds.sigmoid().sum()).backward()
 
-        def objective(step: int) -> None:
-            drawn = uniform_mixture(log_odds, len(problem.task), generator)
-            loss.backward(on_edges(graph, drawn), None if start is None or moves is None else start.constants(moves))
-            (config.price * log_odds.sigmoid().sum()).backward()
+            optimisers = [torch.optim.Adam([log_odds], self.learning_rate)]
+            optimisers += [] if moves is None else [torch.optim.Adam([moves], self.constant_rate)]
+            descend(optimisers, generator, self.steps, objective, problem, Log(self, progress, journal))
+            return on_edges(graph, log_odds.detach().exp())
 
-        optimisers = [torch.optim.Adam([log_odds], config.learning_rate)]
-        optimisers += [] if moves is None else [torch.optim.Adam([moves], config.constant_rate)]
-        descend(optimisers, generator, config.steps, objective, problem, Log(config, on_step, journal))
-        return on_edges(graph, log_odds.detach().exp())
-
-    return scored("ugs", problem, search)
+        return scored(problem, search)
 
 
 def uniform_mixture(log_odds: Float[Tensor, " edge"], examples: int, generator: torch.Generator) -> Float[Tensor, "batch edge"]:

@@ -27,7 +27,7 @@ from subcircuit.search.journal import FORGETFUL, Journal, each, once
 from subcircuit.search.order import cutting_order, visiting_order
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnStep, Step
-from subcircuit.search.rules import Acdc, Within
+from subcircuit.search.rules import CutRules, Within
 from subcircuit.search.speculation import OVERHEAD, Speculation
 
 # rows of matrix products grow with (circuit, example) pairs: enough to keep them busy, few enough to stay in cache
@@ -55,7 +55,7 @@ class Walk:
     def __init__(
         self,
         problem: Problem,
-        config: Acdc,
+        config: CutRules,
         on_step: OnStep,
         journal: Journal = FORGETFUL,
         restoring: bool = False,
@@ -259,7 +259,7 @@ class Walk:
         )
 
 
-def are_tried_whole(graph: Graph, readers: Sequence[int], config: Acdc) -> bool:
+def are_tried_whole(graph: Graph, readers: Sequence[int], config: CutRules) -> bool:
     """Whether a unit's live readers are first cut from all their writers at once."""
     whole = HeadInput | Neuron | Expert | RouterInput
     return config.whole_input and any(isinstance(graph.readers[r], whole) for r in readers)

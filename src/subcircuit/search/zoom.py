@@ -14,11 +14,11 @@ from subcircuit.entry import entry
 from subcircuit.errors import GraphError
 from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, Level, resolve
 from subcircuit.graph.scope import COMPONENT_LEVELS, component_named
-from subcircuit.search.acdc import acdc
+from subcircuit.search.acdc import Acdc
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import Discovery, OnStep
-from subcircuit.search.rules import Acdc, Within
+from subcircuit.search.result import OnStep, Result
+from subcircuit.search.rules import Within
 from subcircuit.tasks import check_same_vocabulary, graph_of
 from subcircuit.units.nodes import MLP, Reader, Writer, bare
 
@@ -34,7 +34,7 @@ def zoom(
     config: Acdc,
     on_step: OnStep | None = None,
     journal: Journal = FORGETFUL,
-) -> Discovery:
+) -> Result:
     """Continue a finished search inside one node, the rest of its circuit staying as it is.
 
     Args:
@@ -65,7 +65,7 @@ def zoom(
     for row, writer in enumerate(finer.writers):
         for column in kept[row].nonzero().flatten().tolist():
             inside[row, column] = is_inside(writer, node) or is_inside(finer.readers[column], node)
-    return acdc(replace(problem, graph=finer), config, on_step, journal, Within(kept, inside))
+    return config.search(replace(problem, graph=finer), on_step, journal, Within(kept, inside))
 
 
 def zoomed(parameters: dict[str, Any], component: str, into: str) -> dict[str, Any]:

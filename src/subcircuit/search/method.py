@@ -1,0 +1,83 @@
+"""What a search method is: frozen settings that search.
+
+A method is a frozen dataclass, whose fields are its settings. Subclasses of ``Method`` have everything but a name and a search:
+
+    @dataclass(frozen=True)
+    class Largest(Method):
+        name = "largest"
+
+        def search(self, problem, progress=None, journal=FORGETFUL):
+            return scored(problem, lambda: ...)
+
+The package's own are in ``methods.py``; one from outside goes wherever they go.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from subcircuit.search.journal import FORGETFUL, Journal, Under
+from subcircuit.search.problem import Problem
+from subcircuit.search.result import OnProgress, Result
+
+ALONE = "cost of cutting the edge alone in the whole model"
+FIRST_ORDER = f"first-order estimate of the {ALONE}"
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A search method.
+
+    Attributes:
+        name: to ask for it by, and in records.
+        description: one line.
+        meaning: what the score of an edge says; None where it is not told.
+        ranks: whether it scores edges, of which a selection makes a circuit; otherwise it decides itself which edges to keep.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    name: ClassVar[str]
+    description: ClassVar[str] = ""
+    meaning: ClassVar[str | None] = None
+    ranks: ClassVar[bool] = True
+
+    def check(self, problem: Problem) -> None:
+        """Refuse a problem that ``search`` refuses, before anything is run; nothing is refused by default.
+
+        Raises:
+            SettingsError: the method does not go with the metric, the ablation or the scope.
+        """
+
+    @abstractmethod
+    def search(self, problem: Problem, progress: OnProgress | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Search.
+
+        Args:
+            problem: model, graph, prompts, metric and ablation.
+            progress: called after every batch of trials or of examples.
+            journal: remembers units of work, for a search that was interrupted to go on.
+
+        Raises:
+            SettingsError: as ``check``.
+            NumericalError: a loss or a score is NaN or infinite; names where.
+        """
+        ...
+
+    def at(self, thresholds: Sequence[float]) -> "Mapping[float | None, Method]":
+        """The method at each of several thresholds, to compare the circuits; of one without a threshold itself alone, under None."""
+        return {None: self}
+
+
+def search_at(
+    method: Method,
+    problem: Problem,
+    thresholds: Sequence[float],
+    progress: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+) -> dict[float | None, Result]:
+    """What a method finds at each of several thresholds; of one without a threshold what it finds, under None."""
+
+    def part(threshold: float | None) -> Journal:
+        return journal if threshold is None else Under(journal, f"threshold {threshold}")
+
+    return {at: one.search(problem, progress, part(at)) for at, one in method.at(thresholds).items()}

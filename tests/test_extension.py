@@ -1,0 +1,131 @@
+"""A method, a metric and a task from outside, by the public API alone, go wherever the package's own go."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import subcircuit as sc
+from tests.tiny_models import tiny
+
+
+@dataclass(frozen=True)
+class EarlyFirst(sc.Method):
+    """A ranking: edges out of early writers first."""
+
+    name = "early-first"
+    meaning = "how early the writer is"
+
+    scale: float = 1.0
+
+    def check(self, problem: sc.Problem) -> None:
+        if problem.metric.name == "accuracy":
+            raise sc.SettingsError("early-first does not go with accuracy")
+
+    def search(self, problem: sc.Problem, progress: object = None, journal: object = None) -> sc.Result:
+        def scores() -> torch.Tensor:
+            writers, readers = problem.graph.edges.shape
+            return self.scale * torch.arange(float(writers), 0.0, -1.0)[:, None].expand(writers, readers)
+
+        return sc.scored(problem, scores, {"writers": float(len(problem.graph.writers))})
+
+
+@dataclass(frozen=True)
+class Skipping(sc.Method):
+    """Decides itself: every edge that skips at least so many units."""
+
+    name = "skipping"
+    ranks = False
+
+    units: int = 2
+
+    def search(self, problem: sc.Problem, progress: object = None, journal: object = None) -> sc.Result:
+        def kept() -> torch.Tensor:
+            graph = problem.graph
+            made = torch.tensor(
+                [next((u for u, ws in enumerate(graph.writers_in) if w in ws), -1) for w in range(len(graph.writers))]
+            )
+            return graph.edges & (torch.tensor(graph.unit_of)[None] - made[:, None] > self.units)
+
+        found, seconds, forward_seconds = sc.timed(problem, kept)
+        return sc.Result(sc.Circuit(problem.graph, found), seconds, forward_seconds)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A method without the base class: a frozen dataclass with its members."""
+
+    name = "plain"
+    description = ""
+    meaning = None
+    ranks = True
+
+    def check(self, problem: sc.Problem) -> None:
+        pass
+
+    def search(self, problem: sc.Problem, progress: object = None, journal: object = None) -> sc.Result:
+        return EarlyFirst().search(problem)
+
+    def at(self, thresholds: object) -> "dict[float | None, sc.Method]":
+        return {None: self}
+
+
+def margin(logits: torch.Tensor) -> torch.Tensor:
+    """A metric: how far the likeliest token is ahead of the second."""
+    first, second = logits.topk(2).values.unbind(-1)
+    return first - second
+
+
+@pytest.fixture(scope="module")
+def model() -> sc.Transformer:
+    return tiny("gpt2")
+
+
+@pytest.fixture(scope="module")
+def task(model: sc.Transformer) -> sc.Task:
+    """A task: the answer is the token that comes first."""
+    clean, corrupted = ([[first + i, 7, 11 + i] for i in range(4)] for first in (2, 6))
+    answers = [sc.Answer(i, 2, (clean[i][0],), (corrupted[i][0],)) for i in range(4)]
+    return sc.build_task_of_ids("first-token", clean, corrupted, answers, model, parameters={"prompts": 4})
+
+
+@pytest.mark.parametrize("method", [EarlyFirst(2.0), Skipping(), Plain()], ids=lambda method: method.name)
+def test_a_method_from_outside_is_found_with_recorded_and_evaluated(
+    model: sc.Transformer, task: sc.Task, method: sc.Method, tmp_path: Path
+) -> None:
+    found = sc.discover(model, task, method, metric=margin, scope="block")
+    found.circuit.save(tmp_path / "circuit")
+    loaded = sc.Circuit.load(tmp_path / "circuit")
+    assert loaded == found.circuit and loaded.record is not None
+    assert loaded.record.method.name == method.name
+    assert loaded.record.metric == "margin" and loaded.record.task.name == "first-token"
+    assert (
+        loaded.record.method.parameters.items()
+        >= {"early-first": {"scale": 2.0}, "skipping": {"units": 2}}.get(method.name, {}).items()
+    )
+    assert found.circuit.n_edges and found.faithfulness is not None
+    problem = sc.Problem.of(model, task, margin, circuit=loaded)
+    assert sc.evaluate_circuit(problem, loaded).means["metric_circuit"] == pytest.approx(found.metric_circuit, abs=1e-5)
+    assert (sc.write_run(found.circuit, tmp_path / "run") / "circuit.json").is_file()
+    assert method.name in str(sc.Summary.of(loaded).rows)
+
+
+def test_methods_from_outside_are_compared_with_the_packages_own(model: sc.Transformer, task: sc.Task) -> None:
+    problem = sc.Problem.of(model, task, "logit_difference", scope="block")
+    contest = sc.Contest(problem, problem, thresholds=(0.1, 0.01))
+    contenders = [contest.run(method) for method in (EarlyFirst(), Skipping(), sc.Eap(), sc.Acdc())]
+    assert [contender.method for contender in contenders] == ["early-first", "skipping", "eap", "acdc"]
+    assert [len(contender.points) for contender in contenders] == [10, 1, 10, 2]
+    assert contenders[0].notes == {"writers": float(len(problem.graph.writers))}
+    counted = replace(problem, metric=sc.metric("accuracy"))
+    with pytest.raises(sc.SettingsError, match="does not go with accuracy"):
+        sc.Contest(counted, counted).check([EarlyFirst()])
+
+
+def test_methods_from_outside_are_held_to_known_circuits() -> None:
+    known = sc.case("and-gate", sc.Resample())
+    for method in (EarlyFirst(), Skipping(), sc.Refine(rounds=1)):
+        found = sc.validate(known, method)
+        assert found.method == method.name
+        assert all(0 <= overlap.recall <= 1 for overlap in found.edges.overlaps)
