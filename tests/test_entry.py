@@ -162,7 +162,10 @@ anything: Any = sc  # functions whose arguments are not checked before they run
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m, t, c, r: anything.discover("gpt2", t, sc.Eap()), r"discover: model is a Transformer, and a str.*load_model"),
+        (
+            lambda m, t, c, r: anything.discover("gpt2", t, sc.Eap()),
+            r"discover: model is a Transformer or Problem, and a str.*load_model",
+        ),
         (lambda m, t, c, r: anything.discover(m, "ioi", sc.Eap()), r"discover: task is a Task or Split, and a str.*load_task"),
         (
             lambda m, t, c, r: anything.explain_circuit(m, r, t),

@@ -41,7 +41,23 @@ def test_a_method_by_name_is_the_method_with_its_defaults(model: sc.Transformer,
         sc.discover(model, task, "adcc")
     for wrong in (None, 3, sc.TopN(3, "signed"), dict):
         with pytest.raises(SettingsError, match=r"is no method: give a name, such as 'acdc', or settings"):
-            sc.discover(model, task, wrong)
+            plain(method_of)(wrong)
+
+
+def test_a_problem_says_for_itself_what_a_model_and_a_task_say_for_short(model: sc.Transformer, task: sc.Task) -> None:
+    problem = sc.Problem.of(model, task, "logit_difference", "zero", "block")
+    short = sc.discover(model, task, "eap", metric="logit_difference", ablation="zero", scope="block", selection=5)
+    found = sc.discover(problem, "eap", selection=5)
+    assert found.circuit.names == short.circuit.names and found.metric_circuit == short.metric_circuit
+    assert found.circuit.record is not None and short.circuit.record is not None
+    assert found.circuit.record.model_copy(update={"timings": {}}) == short.circuit.record.model_copy(update={"timings": {}})
+    with pytest.raises(SettingsError, match="a problem has a task, a metric, an ablation and a scope already"):
+        plain(sc.discover)(problem, "eap", metric="kl_divergence")
+
+
+def test_a_graph_of_another_model_is_refused(model: sc.Transformer, task: sc.Task) -> None:
+    with pytest.raises(sc.GraphError, match="the graph is of another model"):
+        sc.Problem(model, sc.graph_of(tiny("gemma2"), "block"), task, sc.metric("logit_difference"))
 
 
 def test_a_number_takes_so_many_edges_of_largest_magnitude(model: sc.Transformer, task: sc.Task) -> None:

@@ -20,6 +20,7 @@ from subcircuit.evaluate import (
     agreements,
     completeness,
     curve,
+    discover,
     evaluate_circuit,
     faithfulness,
     judge,
@@ -29,7 +30,7 @@ from subcircuit.evaluate import (
 )
 from subcircuit.graph import Circuit, Graph, Scope, TopN
 from subcircuit.report import Sweep, write_sweep
-from subcircuit.search import Acdc, CleanCorrupted, Eap, RandomScores, discover
+from subcircuit.search import Acdc, CleanCorrupted, Eap, RandomScores
 from tests.problems import random_problem, random_task
 from tests.tiny_models import tiny
 

@@ -11,7 +11,6 @@ from subcircuit.errors import SettingsError
 from subcircuit.evaluate import discover, evaluate_circuit, numbers_of
 from subcircuit.graph import Circuit, PartRecord, Record
 from subcircuit.search import Acdc, EapIgInputs, Journal, LearnOptimal, OnRound, Problem, Result, look_inside
-from subcircuit.search import discover as search
 from subcircuit.search.journal import FORGETFUL
 from subcircuit.tasks import Split, induction, load_split, metric, split_again
 from tests.tiny_models import tiny
@@ -43,7 +42,7 @@ def results(circuit: Circuit) -> dict:
 
 
 def test_search_prompts_are_searched_with_and_the_others_are_measured():
-    found, plain = discover(MODEL, SPLIT, Acdc(0.01)), search(MODEL, SPLIT.search, Acdc(0.01))
+    found, plain = discover(MODEL, SPLIT, Acdc(0.01)), discover(MODEL, SPLIT.search, Acdc(0.01))
     assert found.circuit.names == plain.circuit.names
     for name, part in (("test", SPLIT.test), ("search", SPLIT.search)):
         assert part is not None
@@ -69,7 +68,7 @@ def test_search_prompts_are_searched_with_and_the_others_are_measured():
 
 
 def test_a_record_of_before_there_were_splits_still_loads():
-    record = search(MODEL, SPLIT.search, EapIgInputs(steps=2)).circuit.record
+    record = discover(MODEL, SPLIT.search, EapIgInputs(steps=2)).circuit.record
     assert record is not None and record.task.split is None
     old = json.loads(record.model_dump_json())
     del old["task"]["split"]
@@ -91,8 +90,8 @@ def test_a_method_may_choose_by_validation_prompts():
             seen.append(problem)
             return super().search(problem, progress, journal)
 
-    search(MODEL, SPLIT, Watching(steps=2))
-    search(MODEL, SPLIT.search, Watching(steps=2))
+    discover(MODEL, SPLIT, Watching(steps=2))
+    discover(MODEL, SPLIT.search, Watching(steps=2))
     assert SPLIT.validation is not None
     assert [p.task.digest for p in seen] == [SPLIT.search.digest] * 2
     assert [p.validation and p.validation.digest for p in seen] == [SPLIT.validation.digest, None]
@@ -148,7 +147,7 @@ def test_measuring_tells_how_far_it_is_after_the_search():
 
 
 def test_zooming_carries_the_split_on_where_the_prompts_are_those_of_the_search():
-    found = search(MODEL, SPLIT, Acdc(0.01), scope=sc.Scope("head")).circuit
+    found = discover(MODEL, SPLIT, Acdc(0.01), scope=sc.Scope("head")).circuit
     head = next(str(node) for node in found.nodes if str(node).startswith("a"))
     problem = Problem(MODEL, found.graph, SPLIT.search, metric("kl_divergence"), Resample())
     inside = look_inside(problem, found, head, "qkv", Acdc(0.01))

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from subcircuit.engine import ABLATIONS
 from subcircuit.errors import NumericalError, SettingsError
+from subcircuit.evaluate import discover
 from subcircuit.graph import Graph, Scope
-from subcircuit.search import Acdc, discover
+from subcircuit.search import Acdc
 from tests.engine.test_forward import scopes_of
 from tests.oracles import SequentialAcdc
 from tests.problems import random_problem, random_task

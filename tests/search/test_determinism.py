@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from subcircuit.evaluate import discover
 from subcircuit.graph import Scope
-from subcircuit.search import METHODS, discover
+from subcircuit.search import METHODS
 from tests.problems import random_task
 from tests.tiny_models import tiny
 

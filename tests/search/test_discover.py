@@ -1,7 +1,6 @@
 """Every method from a model to a recorded circuit: one signature, selections, refusals, and hybrid's promises."""
 
 from dataclasses import replace
-from importlib import import_module
 
 import pytest
 import torch
@@ -9,8 +8,9 @@ import torch
 from subcircuit.engine import ABLATIONS, run_circuit
 from subcircuit.engine.ablation import ablated_values
 from subcircuit.errors import GraphError, SettingsError, UnknownNameError
+from subcircuit.evaluate import discover
 from subcircuit.graph import Circuit, Graph, Greedy, Scope, Threshold, TopN
-from subcircuit.search import METHODS, Acdc, Eap, Exact, Hybrid, Round, discover, method_named, method_of
+from subcircuit.search import METHODS, Acdc, Eap, Exact, Hybrid, Round, method_named, method_of
 from subcircuit.search.eap_ig_inputs import EapIgInputs
 from subcircuit.search.hybrid import nominate
 from tests.problems import random_problem, random_task
@@ -83,7 +83,7 @@ def test_graphs_too_large_are_refused_before_anything_is_run(monkeypatch):
     model = tiny("gpt2")
     task = random_task(model, 3, [5])
     monkeypatch.setattr("subcircuit.graph.graph.MOST_CELLS", Graph.of(model.config).n_edges)
-    monkeypatch.setattr(import_module("subcircuit.search.discover"), "ablation_for", lambda *_: pytest.fail("the model is run"))
+    monkeypatch.setattr(Eap, "search", lambda *_: pytest.fail("the model is run"))
     with pytest.raises(GraphError, match="Resolve fewer MLPs"):
         discover(model, task, Eap(), metric="logit_difference", scope=Scope("neuron"))
 

@@ -10,7 +10,7 @@ import torch
 
 from subcircuit.engine import ABLATIONS
 from subcircuit.errors import NoGradientError
-from subcircuit.evaluate import Contest
+from subcircuit.evaluate import Contest, discover
 from subcircuit.graph import Graph, Scope
 from subcircuit.search import (
     METHODS,
@@ -21,7 +21,6 @@ from subcircuit.search import (
     Hisp,
     Problem,
     Relp,
-    discover,
     effects_by_example,
     neuron_scores,
 )

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from subcircuit.engine import Resample, ablated_values, run_circuit
+from subcircuit.evaluate import discover
 from subcircuit.graph import Circuit, Scope
 from subcircuit.model import Transformer, load_model
-from subcircuit.search import Acdc, discover
+from subcircuit.search import Acdc
 from subcircuit.tasks import load_task
 
 

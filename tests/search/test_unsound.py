@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from subcircuit.errors import NumericalError
+from subcircuit.evaluate import discover
 from subcircuit.graph import Scope
 from subcircuit.model.weights import MLPWeights
-from subcircuit.search import Acdc, Eap, Method, discover
+from subcircuit.search import Acdc, Eap, Method
 from subcircuit.search.unsound import first_unsound
 from tests.problems import random_task
 from tests.tiny_models import tiny

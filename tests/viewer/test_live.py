@@ -7,11 +7,12 @@ import pytest
 
 from subcircuit.cli.progress import in_words
 from subcircuit.cli.shown import shown_circuits
+from subcircuit.evaluate import discover
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.report.page import Ranking, circuit_document
 from subcircuit.runs import Beacon, glimpse
 from subcircuit.runs.lock import locked
-from subcircuit.search import Acdc, Refining, Round, Step, discover
+from subcircuit.search import Acdc, Refining, Round, Step
 from subcircuit.viewer.folders import now_at, progress_of, version_of
 from tests.problems import random_task
 from tests.tiny_models import tiny

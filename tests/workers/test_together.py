@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subcircuit.errors import NumericalError, SettingsError
-from subcircuit.evaluate import measure
+from subcircuit.evaluate import discover, measure
 from subcircuit.graph import Circuit
 from subcircuit.model.weights import map_tensors
-from subcircuit.search import Acdc, Refine, discover, refine_circuit
+from subcircuit.search import Acdc, Refine, refine_circuit
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import metric
 from subcircuit.workers import Crew, Table, together

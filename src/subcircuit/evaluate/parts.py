@@ -7,9 +7,9 @@ of the circuit and of the circuit without edges.
 
 from dataclasses import replace
 from math import isfinite
-from typing import Any
+from typing import Any, cast, overload
 
-from subcircuit.engine import OPTIMAL, Ablation
+from subcircuit.engine import OPTIMAL, Ablation, Mean
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, PromptMismatchError, SettingsError
 from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit
@@ -17,8 +17,7 @@ from subcircuit.evaluate.measure import runs_of
 from subcircuit.graph import Circuit, Numbers, Scope
 from subcircuit.graph.select import Selection
 from subcircuit.model.transformer import Transformer
-from subcircuit.search import Discovery, LearnOptimal, OnProgress, OnRound, Problem, Rounds
-from subcircuit.search import discover as search
+from subcircuit.search import Discovery, LearnOptimal, Method, OnProgress, OnRound, Problem, Rounds, find_circuit
 from subcircuit.search.journal import FORGETFUL, Journal, Under
 from subcircuit.tasks import Metric, OwnMetric, Split, Task, check_vocabulary
 
@@ -26,43 +25,93 @@ from subcircuit.tasks import Metric, OwnMetric, Split, Task, check_vocabulary
 REPORTED = ("test", "search")
 
 
-@entry
+@overload
+def discover(
+    problem: Problem,
+    method: Method | type[Method] | str,
+    /,
+    *,
+    selection: Selection | int | None = None,
+    on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+) -> Discovery: ...
+
+
+@overload
 def discover(
     model: Transformer,
     task: Task | Split,
-    method: Any,
+    method: Method | type[Method] | str,
     *,
     metric: str | Metric | OwnMetric | None = None,
-    ablation: str | Ablation | LearnOptimal = "resample",
+    ablation: str | Ablation | LearnOptimal | None = None,
+    scope: Scope | str | None = None,
+    selection: Selection | int | None = None,
+    on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+) -> Discovery: ...
+
+
+@entry
+def discover(
+    model: Transformer | Problem,
+    task: Task | Split | Method | type[Method] | str,
+    method: Method | type[Method] | str | None = None,
+    *,
+    metric: str | Metric | OwnMetric | None = None,
+    ablation: str | Ablation | LearnOptimal | None = None,
     scope: Scope | str | None = None,
     selection: Selection | int | None = None,
     on_step: OnProgress | None = None,
     journal: Journal = FORGETFUL,
 ) -> Discovery:
-    """Find the circuit of a behaviour, and measure it on prompts that were not searched with.
+    """Find the circuit of a problem: ``discover(problem, method)``; for short of a model and a task: ``discover(model, task, method)``.
 
     Args:
-        model: from ``load_model``.
-        task: from ``load_split``, made for this model: the circuit's record then says which prompts were used for what, and
-            what the circuit does on test and search prompts, under ``results["test"]`` and ``results["search"]``. With a
-            task from ``load_task`` all its prompts are searched with, and nothing more is measured.
-        method, metric, ablation, scope, selection, on_step, journal: as in ``search.discover``.
+        model: from ``load_model``; or a problem, which has a task, a metric, an ablation and a scope already.
+        task: from ``load_task``, made for this model: all its prompts are searched with. From ``load_split`` the search prompts are,
+            the validation prompts are there for methods that choose by them, and the circuit's record says which prompts were used for
+            what, and what the circuit does on test and search prompts, under ``results["test"]`` and ``results["search"]``.
+        method: such as ``Acdc(threshold=0.02)`` or ``Eap()``, one of your own (see ``Method``), or a name, for the defaults.
+        metric: what to measure: a name, a ``Metric``, or a Python function (see ``own_metric``); None is the task's own metric.
+        ablation: what cut edges carry, by name or as a value; None is "resample". "optimal" or settings of learning: constants are
+            learned first, and kept with the circuit.
+        scope: at which level the model is resolved, as a value or as text; queries, keys and values of every head by default.
+        selection: which of the scored edges make the circuit; a number takes so many of largest magnitude, None 1 %. Edges on no path
+            from an embedding to the logits are pruned. Methods that find a circuit themselves take none.
+        on_step: called with a ``Step`` after every batch of trials, or with a ``Round`` after every batch of examples.
+        journal: remembers what was worked out, for a search that was interrupted to go on.
 
     Raises:
-        SubcircuitError: as in ``search.discover``.
+        UnknownNameError: no such method, metric, ablation or scope.
+        NoGradientError: a metric that has no gradient where the method takes one.
+        SettingsError, GraphError: settings that do not go together with the model or task, or that a problem has already.
+        NumericalError: a loss or score that is NaN or infinite.
 
     >>> found = discover(model, load_split("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
     >>> found.circuit.record.results["test"]["faithfulness"]  # doctest: +SKIP
     0.75
     """
-    given = {"metric": metric, "ablation": ablation, "scope": scope, "selection": selection}
-    found = search(model, task, method, **given, on_step=on_step, journal=journal)
-    if not isinstance(task, Split):
+    how = {"selection": selection, "on_step": on_step, "journal": journal}
+    if isinstance(model, Problem):
+        if method is not None or metric is not None or ablation is not None or scope is not None:
+            raise SettingsError(
+                "discover(problem, method): a problem has a task, a metric, an ablation and a scope already. Others: Problem.of(…)."
+            )
+        return find_circuit(model, cast(Method, task), **how)
+    if not isinstance(task, Task | Split):
+        raise SettingsError(
+            f"discover: task is a Task or Split, and a {type(task).__name__} was given: load_task(…) and load_split(…) return one."
+        )
+    learning = LearnOptimal() if ablation == OPTIMAL else ablation if isinstance(ablation, LearnOptimal) else None
+    problem = Problem.of(model, task, metric, Mean() if learning else cast(str | Ablation | None, ablation), scope)
+    split = task if isinstance(task, Split) else None
+    found = find_circuit(problem, cast(Method, method), learning=learning, split=split, **how)
+    if split is None:
         return found
     # constants that were learned in the search come with the circuit
-    carried = OPTIMAL if isinstance(ablation, LearnOptimal) else ablation
-    problem = Problem.of(model, task.search, metric, carried, circuit=found.circuit)
-    return replace(found, circuit=with_numbers(problem, found.circuit, task, journal=journal, on_step=on_step))
+    judged = Problem.of(model, split.search, problem.metric, OPTIMAL if learning else problem.ablation, circuit=found.circuit)
+    return replace(found, circuit=with_numbers(judged, found.circuit, split, journal=journal, on_step=on_step))
 
 
 @entry

@@ -4,7 +4,7 @@ from subcircuit.search.acdc import Acdc
 from subcircuit.search.atp_star import AtpStar
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.clean_corrupted import CleanCorrupted
-from subcircuit.search.discover import discover, look_inside, refine_circuit
+from subcircuit.search.discover import find_circuit, look_inside, refine_circuit
 from subcircuit.search.eap import Eap
 from subcircuit.search.eap_ig_activations import EapIgActivations
 from subcircuit.search.eap_ig_inputs import EapIgInputs
@@ -65,10 +65,10 @@ __all__ = [
     "SubnetworkProbing",
     "Ugs",
     "ablation_for",
-    "discover",
     "effects_by_example",
     "estimate",
     "faithfulness_of",
+    "find_circuit",
     "learn_optimal",
     "look_inside",
     "loss_with_neurons",

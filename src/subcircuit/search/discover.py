@@ -1,84 +1,73 @@
-"""From a model, a task and a method to a circuit that knows where it came from."""
+"""From a problem and a method to a circuit that knows where it came from."""
 
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
-from subcircuit.engine import OPTIMAL, Ablation, Mean, Optimal, name_of
+from subcircuit.engine import Optimal, name_of
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Circuit, Graph, MethodRecord, ModelRecord, Record, Scope, SplitRecord, TaskRecord
+from subcircuit.graph import Circuit, Graph, MethodRecord, ModelRecord, Record, SplitRecord, TaskRecord
 from subcircuit.graph.select import Selection, selection_of, selection_record
-from subcircuit.model.transformer import Transformer
 from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.method import Method
 from subcircuit.search.methods import method_of
-from subcircuit.search.optimal import LearnOptimal, ablation_for
+from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.outcome import Values, measure_circuit
 from subcircuit.search.problem import Problem
 from subcircuit.search.refine import Refine
 from subcircuit.search.result import Discovery, OnProgress, Refining, Result, Round, Step
 from subcircuit.search.unsound import naming_the_place
 from subcircuit.search.zoom import zoom, zoomed
-from subcircuit.tasks import Metric, OwnMetric, Split, Task, split_record
+from subcircuit.tasks import Split, check_vocabulary, split_record
 
 _TIMINGS = ("seconds", "forward_seconds")
 
 
 @entry
-def discover(
-    model: Transformer,
-    task: Task | Split,
+def find_circuit(
+    problem: Problem,
     method: Method | type[Method] | str,
     *,
-    metric: str | Metric | OwnMetric | None = None,
-    ablation: str | Ablation | LearnOptimal = "resample",
-    scope: Scope | str | None = None,
     selection: Selection | int | None = None,
+    learning: LearnOptimal | None = None,
+    split: Split | None = None,
     on_step: OnProgress | None = None,
     journal: Journal = FORGETFUL,
 ) -> Discovery:
-    """Find the circuit of a behaviour.
+    """Find the circuit of a problem, with its record.
 
     Args:
-        model: from ``load_model``.
-        task: from ``load_task`` or ``load_split``, made for this model. Of a split the search prompts are searched with,
-            the validation prompts are there for methods that choose by them, and the record says which is which.
-        method: such as ``Acdc(threshold=0.02)`` or ``Eap()``, one of your own (see ``Method``), or a name, for the defaults.
-        metric: what to measure: a name, a ``Metric``, or a Python function (see ``own_metric``); None is the task's own metric.
-        ablation: what cut edges carry, by name or as a value. "optimal" or settings of learning: constants are learned
-            first, and kept with the circuit.
-        scope: at which level the model is resolved, as a value or as text; queries, keys and values of every head by default.
+        method: settings, a class or a name: see ``method_of``.
         selection: which of the scored edges make the circuit; a number takes so many of largest magnitude, None 1 %. Edges on no path
             from an embedding to the logits are pruned. Methods that find a circuit themselves take none.
+        learning: first learn constants for cut edges to carry, instead of the problem's ablation, and keep them with the circuit.
+        split: that the problem's prompts are part of, for the record.
         on_step: called with a ``Step`` after every batch of trials, or with a ``Round`` after every batch of examples.
         journal: remembers what was worked out, for a search that was interrupted to go on.
 
     Raises:
-        UnknownNameError: no such method, metric, ablation or scope.
+        UnknownNameError: no such method.
         NoGradientError: a metric that has no gradient where the method takes one.
-        SettingsError, GraphError: settings that do not go together with the model or task.
+        SettingsError, GraphError: settings that do not go together with the problem.
+        PromptError: the split's prompts were made for a model with another tokenizer.
         NumericalError: a loss or score that is NaN or infinite.
-
-    >>> result = discover(model, load_task("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
-    >>> result.circuit.save("runs/ioi")  # doctest: +SKIP
     """
-    method, asked = method_of(method), Problem.of(model, task, metric, Mean(), scope)
-    asked.graph.check_size()
-    ablation = LearnOptimal() if ablation == OPTIMAL else ablation
-    parameters = asdict(method)
-    taken = _selection(method, selection, asked.graph)
-    if taken is not None:
-        parameters |= selection_record(taken)
-    if isinstance(ablation, LearnOptimal):
-        parameters |= {"optimal": asdict(ablation)}
-    parts = split_record(task) if isinstance(task, Split) else None
-    problem = replace(asked, ablation=ablation_for(ablation, asked, on_step, journal))
+    method, parts = method_of(method), None
+    if split is not None:
+        check_vocabulary(problem.model, split.search)
+        parts = split_record(split)
+    problem.graph.check_size()
+    taken = _selection(method, selection, problem.graph)
+    parameters = asdict(method) | ({} if taken is None else selection_record(taken))
+    if learning is not None:
+        parameters |= {"optimal": asdict(learning)}
+        problem = replace(problem, ablation=learn_optimal(problem, learning, on_step, journal))
     on_step = _with_record(on_step, _record(problem, method, parameters, {}, {}, parts))
-    with naming_the_place(model, problem.task):
+    with naming_the_place(problem.model, problem.task):
         result = _judged(method.search(problem, on_step, journal), problem, taken)
     record = _record(problem, method, parameters, *_results(result), parts)
     constants = problem.ablation.constants.float().cpu() if isinstance(problem.ablation, Optimal) else None
