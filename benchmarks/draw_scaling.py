@@ -25,7 +25,7 @@ import subcircuit as sc
 from subcircuit.graph import Graph
 from subcircuit.report.style import STYLE, line_style
 from subcircuit.search import Acdc, Eap, Problem
-from subcircuit.search.footprint import Footprint, footprint
+from subcircuit.search.footprint import Footprint
 from subcircuit.tasks import metric
 
 ROOT = Path(__file__).parent.parent
@@ -94,12 +94,12 @@ def predictions(shape: Large) -> list[str]:
     model = without_weights(shape)
     task, graph = random_task(model), Graph.of(model.config)
     problem = Problem(model, graph, task, metric("logit_difference"))
-    weights = footprint(problem, Eap()).model
+    weights = Eap().memory(problem).model
     numbers = weights / 2
     forward = max(2 * numbers * PROMPTS * LENGTH / OPERATIONS, weights / BANDWIDTH)
     rows = []
     for name, settings in (("eap", Eap()), ("acdc", Acdc())):
-        parts = footprint(problem, settings)
+        parts = settings.memory(problem)
         if name == "eap":
             cells = ["", f"{EAP}", f"{EAP * max(forward, shape.layers * KERNELS * START):.1f} s"]
         else:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,6 +68,12 @@ class Plain:
     def search(self, problem: sc.Problem, progress: object = None, journal: object = None) -> sc.Result:
         return EarlyFirst().search(problem)
 
+    def cost(self, problem: sc.Problem, patience: float = 60.0) -> Any:
+        return EarlyFirst().cost(problem)
+
+    def memory(self, problem: sc.Problem) -> Any:
+        return EarlyFirst().memory(problem)
+
     def at(self, thresholds: object) -> "dict[float | None, sc.Method]":
         return {None: self}
 
@@ -94,28 +101,29 @@ def task(model: sc.Transformer) -> sc.Task:
 def test_a_method_from_outside_is_found_with_recorded_and_evaluated(
     model: sc.Transformer, task: sc.Task, method: sc.Method, tmp_path: Path
 ) -> None:
-    found = sc.discover(model, task, method, metric=margin, scope="block")
+    found = sc.discover(model, task, method, metric=margin, scope="block", selection=8 if method.ranks else None)
     found.circuit.save(tmp_path / "circuit")
     loaded = sc.Circuit.load(tmp_path / "circuit")
     assert loaded == found.circuit and loaded.record is not None
     assert loaded.record.method.name == method.name
-    assert loaded.record.metric == "margin" and loaded.record.task.name == "first-token"
+    assert loaded.record.metric == "function margin" and loaded.record.task.name == "first-token"
     assert (
         loaded.record.method.parameters.items()
         >= {"early-first": {"scale": 2.0}, "skipping": {"units": 2}}.get(method.name, {}).items()
     )
     assert found.circuit.n_edges and found.faithfulness is not None
     problem = sc.Problem.of(model, task, margin, circuit=loaded)
+    assert sc.estimate(problem, method).method == method.name
     assert sc.evaluate_circuit(problem, loaded).means["metric_circuit"] == pytest.approx(found.metric_circuit, abs=1e-5)
     assert (sc.write_run(found.circuit, tmp_path / "run") / "circuit.json").is_file()
     assert method.name in str(sc.Summary.of(loaded).rows)
 
 
 def test_methods_from_outside_are_compared_with_the_packages_own(model: sc.Transformer, task: sc.Task) -> None:
-    problem = sc.Problem.of(model, task, "logit_difference", scope="block")
+    problem = sc.Problem.of(model, task, "kl_divergence", scope="block")
     contest = sc.Contest(problem, problem, thresholds=(0.1, 0.01))
-    contenders = [contest.run(method) for method in (EarlyFirst(), Skipping(), sc.Eap(), sc.Acdc())]
-    assert [contender.method for contender in contenders] == ["early-first", "skipping", "eap", "acdc"]
+    contenders = [contest.run(method) for method in (EarlyFirst(), Skipping(), sc.Exact(), sc.Acdc())]
+    assert [contender.method for contender in contenders] == ["early-first", "skipping", "exact", "acdc"]
     assert [len(contender.points) for contender in contenders] == [10, 1, 10, 2]
     assert contenders[0].notes == {"writers": float(len(problem.graph.writers))}
     counted = replace(problem, metric=sc.metric("accuracy"))

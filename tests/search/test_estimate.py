@@ -12,7 +12,7 @@ from subcircuit.search import footprint as footprint_module
 from subcircuit.search.attribution import probes
 from subcircuit.search.batches import Batches
 from subcircuit.search.estimate import estimate
-from subcircuit.search.footprint import footprint, shortage
+from subcircuit.search.footprint import shortage
 from subcircuit.search.refine import Refine, coarse
 from subcircuit.search.sketch import trials_of
 from subcircuit.search.speculation import Speculation
@@ -109,23 +109,23 @@ def test_what_is_kept_of_the_runs_is_known_to_the_byte(family: str):
     run = engine.run
     keys = [kept for unit in run.units for kept in unit.memory]
     held = [run.differences, run.prefixes, *run.streams, *run.ablated_streams, *keys]
-    assert footprint(problem, Acdc()).runs == sum(tensor.nbytes for tensor in held)
+    assert Acdc().memory(problem).runs == sum(tensor.nbytes for tensor in held)
     # in two batches as well
-    assert footprint(problem, Acdc(batch_size=1)).runs == sum(tensor.nbytes for tensor in held)
+    assert Acdc(batch_size=1).memory(problem).runs == sum(tensor.nbytes for tensor in held)
     (probe,) = probes(problem, None)
     streams = {id(stream): stream for stream in probe.contrast.streams}.values()
     held = [probe.contrast.differences, *streams]
-    assert footprint(problem, Eap()).runs == sum(tensor.nbytes for tensor in held)
+    assert Eap().memory(problem).runs == sum(tensor.nbytes for tensor in held)
 
 
 def test_too_little_memory_is_told_with_numbers_and_a_way_out(monkeypatch: pytest.MonkeyPatch):
     problem = case("gpt2", "qkv")
-    assert shortage(problem, Acdc()) is None
+    assert shortage(problem, Acdc().memory(problem)) is None
     monkeypatch.setattr(footprint_module, "free_memory", lambda device: 1000)
-    said, of_batches = (shortage(problem, settings) for settings in (Acdc(), Eap()))
+    said, of_batches = (shortage(problem, method.memory(problem)) for method in (Acdc(), Eap()))
     assert said is not None
     assert of_batches is not None
     assert "fewer --examples, --dtype bfloat16, or a coarser --scope than qkv" in said
     assert "a smaller --batch-size" in of_batches
     monkeypatch.setattr(footprint_module, "free_memory", lambda device: None)
-    assert shortage(problem, Acdc()) is None
+    assert shortage(problem, Acdc().memory(problem)) is None

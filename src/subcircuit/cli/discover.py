@@ -185,7 +185,7 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
         lacking = shortfall(at.problem.model, at.problem.task, competence(at.problem.model, at.problem.task))
         if lacking is not None:
             watcher.say(f"warning: {lacking}")
-        short = shortage(at.problem, options.config)
+        short = shortage(at.problem, options.config.memory(at.problem))
         if short is not None:
             watcher.say(f"warning: {short}")
         for line in told_of(at.split):

@@ -28,7 +28,7 @@ def estimate(**asked: Any) -> None:
         raise SettingsError("estimate knows searches at one level: leave out --coarse-to-fine, with which it should take less")
     with watch(messages()) as watcher:
         at = options.load(watcher.say)
-        short = shortage(at.problem, options.config)
+        short = shortage(at.problem, options.config.memory(at.problem))
         if short is not None:
             watcher.say(f"warning: {short}")
         watcher.say("running small parts of the search")
@@ -88,6 +88,6 @@ def _as_json(found: "Estimate") -> dict[str, Any]:
         "forward_seconds": found.forward_seconds,
         "forward_equivalents": found.forward_equivalents,
         "peak_bytes": found.peak,
-        "bytes": vars(found.memory),
+        "bytes": {name: size for name, size in vars(found.memory).items() if name != "of_all"},
         "estimate_seconds": found.cost,
     }

@@ -6,6 +6,7 @@ of the circuit and of the circuit without edges.
 """
 
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from typing import Any, cast, overload
 
@@ -92,13 +93,13 @@ def discover(
     >>> found.circuit.record.results["test"]["faithfulness"]  # doctest: +SKIP
     0.75
     """
-    how = {"selection": selection, "on_step": on_step, "journal": journal}
+    search = partial(find_circuit, selection=selection, on_step=on_step, journal=journal)
     if isinstance(model, Problem):
         if method is not None or metric is not None or ablation is not None or scope is not None:
             raise SettingsError(
                 "discover(problem, method): a problem has a task, a metric, an ablation and a scope already. Others: Problem.of(…)."
             )
-        return find_circuit(model, cast(Method, task), **how)
+        return search(model, cast(Method, task))
     if not isinstance(task, Task | Split):
         raise SettingsError(
             f"discover: task is a Task or Split, and a {type(task).__name__} was given: load_task(…) and load_split(…) return one."
@@ -106,7 +107,7 @@ def discover(
     learning = LearnOptimal() if ablation == OPTIMAL else ablation if isinstance(ablation, LearnOptimal) else None
     problem = Problem.of(model, task, metric, Mean() if learning else cast(str | Ablation | None, ablation), scope)
     split = task if isinstance(task, Split) else None
-    found = find_circuit(problem, cast(Method, method), learning=learning, split=split, **how)
+    found = search(problem, cast(Method, method), learning=learning, split=split)
     if split is None:
         return found
     # constants that were learned in the search come with the circuit

@@ -31,14 +31,18 @@ import torch
 from subcircuit.engine.ablation import name_of
 from subcircuit.entry import entry
 from subcircuit.graph import Circuit
+from subcircuit.search.cost import SearchCost
 from subcircuit.search.direction import ENDS, check_start, larger
+from subcircuit.search.footprint import Footprint, changed_rows, of_engines
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnStep, Result, Step
 from subcircuit.search.rules import CutRules, Within
 from subcircuit.search.scores import timed
-from subcircuit.search.walk import Walk
+from subcircuit.search.sketch import cost_of_cutting
+from subcircuit.search.speculation import ROWS_AT_ONCE
+from subcircuit.search.walk import PAIRS_AT_ONCE, Walk
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,18 @@ class Acdc(CutRules, Method):
             walks.append(Walk(problem, self, _told(progress, walks, self), journal, restoring, within))
             walks[-1].run()
         return walks
+
+    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
+        """Goes by an outline of the search, and by trials along it."""
+        return cost_of_cutting(problem, self, ENDS[self.direction], patience)
+
+    def memory(self, problem: Problem) -> Footprint:
+        """All runs with their prefix sums, and a batch of trials, in which half of a layer's inputs change."""
+        together, (rows, _) = self.batch_size or PAIRS_AT_ONCE, changed_rows(problem)
+        readers = max(len(readers) for readers in problem.graph.unplaced.readers_in)
+        in_trials = max(ROWS_AT_ONCE, 4 * max(rows) * min(together, len(problem.task)))
+        trials = (readers // 2 + 8) * in_trials * problem.model.config.d_model
+        return of_engines(problem, 2 * len(problem.graph.writers) + 1, together, trials, checked=True)
 
     def at(self, thresholds: Sequence[float]) -> "Mapping[float | None, Acdc]":
         """A search for each threshold; its own is not used."""

@@ -19,6 +19,7 @@ from subcircuit.engine.backward import Streams, streams_from
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.search.attribution import Probe, Watch, attribute, check_batch_size, check_differentiable, check_gradient_at_clean
+from subcircuit.search.footprint import Footprint, of_gradients
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.method import FIRST_ORDER, Method
 from subcircuit.search.problem import Problem
@@ -76,6 +77,10 @@ class EapIgInputs(Method):
             problem,
             lambda: attribute(problem, self.batch_size, path, watch),
         )
+
+    def memory(self, problem: Problem) -> Footprint:
+        """That of gradients at several steps at once."""
+        return of_gradients(problem, self.batch_size, min(STEPS_AT_ONCE, self.steps))
 
 
 def check_path(problem: Problem, steps: int) -> None:

@@ -13,7 +13,7 @@ edges. Scores far from the target's cut are not to be trusted: once a mask is cl
 but what it took to close it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from subcircuit.engine import last_stream
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.search.attribution import check_differentiable
+from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_training, hard_concrete, log_kept, odds, on_edges
@@ -107,6 +108,11 @@ class EdgePruning(Method):
             return on_edges(graph, odds(_log_chance(edges, writers[writer_of]).detach()))
 
         return scored(problem, search)
+
+    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
+        """Goes by a few steps on a few examples."""
+        short = replace(self, steps=min(STEPS, self.steps))
+        return cost_of_examples(short.search, problem, self.steps / short.steps)
 
 
 def _log_chance(edges: Float[Tensor, " edge"], writers: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:

@@ -14,6 +14,7 @@ not the effect of cutting both. Restored to the corrupted run one by one (``dire
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from statistics import mean
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,7 +28,9 @@ from subcircuit.graph import Graph
 from subcircuit.graph.select import check_scores
 from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_once
 from subcircuit.search.batches import Batches, after_each_other
+from subcircuit.search.cost import SearchCost, drawn, seconds_of
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
+from subcircuit.search.footprint import Footprint, of_engines
 from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.search.method import ALONE, Method
 from subcircuit.search.problem import Problem
@@ -36,6 +39,8 @@ from subcircuit.search.scores import scored
 
 # rows of matrix products: enough to keep them busy
 ROWS_AT_ONCE = 8192
+# trials that are timed at a reader
+_TRIALS = 16
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,37 @@ class Exact(Method):
             return larger(from_ends)
 
         return scored(problem, search)
+
+    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
+        """Goes by trials at some readers, drawn in proportion to their edges."""
+        trials = problem.graph.n_edges * len(ENDS[self.direction])
+        return SearchCost(trials * seconds_of_a_cut(problem, self.batch_size), problem, trials)
+
+    def memory(self, problem: Problem) -> Footprint:
+        """All runs, and a batch of trials."""
+        return memory_of_cuts(problem, self.batch_size)
+
+
+def memory_of_cuts(problem: Problem, batch_size: int | None) -> Footprint:
+    """The peak of measuring edges alone."""
+    trials = 8 * ROWS_AT_ONCE * problem.model.config.d_model
+    return of_engines(problem, len(problem.graph.writers), examples_at_once(problem, batch_size), trials)
+
+
+def seconds_of_a_cut(problem: Problem, batch_size: int | None) -> float:
+    """Mean seconds of cutting one edge alone, all edges being as likely."""
+    graph = problem.graph
+    examples = examples_at_once(problem, batch_size)
+    sizes = graph.edges.sum(0).tolist()
+
+    def trial(reader: int) -> float:
+        edges = torch.zeros_like(graph.edges)
+        edges[graph.edges[:, reader].nonzero().flatten()[:_TRIALS], reader] = True
+        whole = seconds_of(lambda: effects_of(problem, edges, examples, Rounds(1, None)))
+        start = seconds_of(lambda: effects_of(problem, torch.zeros_like(edges), examples, Rounds(1, None)))
+        return max(whole - start, 0.0) / int(edges.sum())
+
+    return mean(trial(reader) for reader in drawn(range(len(sizes)), sizes))
 
 
 @torch.no_grad()

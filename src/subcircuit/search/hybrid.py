@@ -21,8 +21,10 @@ from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.search.attribution import Rounds, check_batch_size, check_differentiable, examples_at_once
+from subcircuit.search.cost import SearchCost
 from subcircuit.search.eap_ig_inputs import EapIgInputs
-from subcircuit.search.exact import effects_of
+from subcircuit.search.exact import effects_of, memory_of_cuts, seconds_of_a_cut
+from subcircuit.search.footprint import Footprint
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.method import ALONE, Method
 from subcircuit.search.problem import Problem
@@ -88,6 +90,16 @@ class Hybrid(Method):
             return effects.where(nominated, 0)
 
         return scored(problem, search, notes)
+
+    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
+        """That of the attribution, and of cutting the edges that are measured."""
+        cuts = min(problem.graph.n_edges, self.most + self.sample)
+        attributing = EapIgInputs(self.steps, self.batch_size).cost(problem).seconds
+        return SearchCost(attributing + cuts * seconds_of_a_cut(problem, self.batch_size), problem, cuts)
+
+    def memory(self, problem: Problem) -> Footprint:
+        """All runs, and a batch of trials."""
+        return memory_of_cuts(problem, self.batch_size)
 
 
 def nominate(

@@ -16,6 +16,8 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from subcircuit.search.cost import SearchCost, cost_of_examples
+from subcircuit.search.footprint import Footprint, of_gradients
 from subcircuit.search.journal import FORGETFUL, Journal, Under
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnProgress, Result
@@ -62,6 +64,18 @@ class Method(Protocol):
             NumericalError: a loss or a score is NaN or infinite; names where.
         """
         ...
+
+    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
+        """What the search will cost, from small parts of it that are run; by default from the search of a few examples.
+
+        Args:
+            patience: seconds after which a method that has to look for its cost goes by what it has seen.
+        """
+        return cost_of_examples(self.search, problem)
+
+    def memory(self, problem: Problem) -> Footprint:
+        """The peak of the search's memory, from shapes alone; by default that of gradients for one batch of examples."""
+        return of_gradients(problem, getattr(self, "batch_size", None))
 
     def at(self, thresholds: Sequence[float]) -> "Mapping[float | None, Method]":
         """The method at each of several thresholds, to compare the circuits; of one without a threshold itself alone, under None."""

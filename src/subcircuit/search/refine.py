@@ -42,6 +42,8 @@ from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import check_batch_size, check_differentiable
 from subcircuit.search.batches import Batches
 from subcircuit.search.connect import Chain, Wiring, chains, with_chains
+from subcircuit.search.cost import EXAMPLES, SearchCost, seconds_of
+from subcircuit.search.footprint import Footprint, of_gradients
 from subcircuit.search.journal import FORGETFUL, Journal, Under, each, once
 from subcircuit.search.masks import MaskedLoss
 from subcircuit.search.method import Method
@@ -67,6 +69,8 @@ _NEAR_BEST = 0.5
 _WORTH = 0.25
 # chains in a row that do not help, after which no more of a nomination are tried one by one
 _FAILURES = 10
+# rounds of growth by which a cost is told: fewer are seldom enough
+_LEAST_ROUNDS = 4
 # rounds of growth that do not help the prompts that judge, after which growth ends
 _STALLED = 4
 # of a round's edges, so many times as many are tried together at most
@@ -155,6 +159,23 @@ class Refine(Method):
                 f"the seed is a circuit of another graph ({seed.graph.scope}) than the one to refine ({problem.graph.scope})"
             )
         return _refined(problem, self, progress, journal, seed)
+
+    @torch.no_grad()
+    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
+        """The search for the seed, and rounds of growth by half its edges; pruning costs little beside them."""
+        seed = coarse(problem, self).cost(problem, patience)
+        rounds = min(self.rounds, max(_LEAST_ROUNDS, round((seed.kept or 0) / 2 / self.grow)))
+        few = replace(problem, task=problem.task[:EXAMPLES], validation=None)
+        state = Refinement(few, Circuit.empty(problem.graph), self)
+        gradient = seconds_of(lambda: state.gain((0.0,), state.at_circuit)) / len(few.task)
+        n = len(problem.task)
+        passes = min(self.circuit_examples, n) + len(ALPHAS) * min(self.path_examples, n)
+        return replace(seed, seconds=seed.seconds + rounds * passes * gradient, kept=None)
+
+    def memory(self, problem: Problem) -> Footprint:
+        """What is kept of the runs as it refines is less than what the search for the seed keeps, whatever its threshold."""
+        seed, gradients = Acdc().memory(problem), of_gradients(problem, self.batch_size)
+        return replace(seed, work=max(seed.work, gradients.runs + gradients.work))
 
     def reached(self, standing: Standing) -> bool:
         """Whether a circuit is good enough, whatever its size; False where only a size is asked for."""

@@ -1,4 +1,6 @@
-"""What ``acdc`` would decide, roughly and soon: the same search, many edges at a time.
+"""What ``acdc`` would decide, roughly and soon: the same search, many edges at a time; and what it will cost.
+
+    seconds = trials · mean seconds of a trial, readers drawn in proportion to their trials
 
 Edges into a reader are cut 64 at once. Where that worsens the metric by less than τ they all go, and the search would have
 tried each of them. Where it does not, eights of them are tried, and then single edges. Edges of a block whose effects cancel
@@ -11,6 +13,7 @@ Of more than eight examples the first eight are taken: circuits grow slowly with
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean, median
 from time import perf_counter
 
 import torch
@@ -21,6 +24,7 @@ from subcircuit.engine.incremental import Visit
 from subcircuit.graph import Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.batches import Batches
+from subcircuit.search.cost import SearchCost, drawn, seconds_of
 from subcircuit.search.groups import Rule, singles
 from subcircuit.search.order import cutting_order, visiting_order
 from subcircuit.search.problem import Problem
@@ -191,3 +195,84 @@ def trials_of(stays: Sequence[bool], speculation: Speculation, rows: int) -> lis
         sizes.append(len(tried))
         left = left[cut + 1 :] if cut < len(tried) else left[cut:]
     return sizes
+
+
+@torch.no_grad()
+def cost_of_cutting(problem: Problem, config: CutRules, ends: Sequence[bool], patience: float) -> SearchCost:
+    """Seconds and trials of a search from each end: its outline, and trials of the search itself along it.
+
+    Args:
+        ends: whether each search restores, see ``Batches.start``.
+        patience: seconds for outlines; units that were not visited then are taken to need as many trials an edge as those seen last.
+    """
+    outlines = [sketch(problem, config, restoring, patience / len(ends)) for restoring in ends]
+    parts = [_along(problem, config, outline, at) for outline, at in zip(outlines, ends, strict=True)]
+    return SearchCost(
+        seconds=sum(part.seconds for part in parts),
+        ran=problem,
+        trials=sum(part.trials or 0 for part in parts),
+        kept=sum(part.kept or 0 for part in parts),
+        seen=mean(part.seen for part in parts),
+    )
+
+
+def _along(problem: Problem, config: CutRules, outline: Sketch, restoring: bool) -> SearchCost:
+    graph = problem.graph
+    pairs = config.batch_size or PAIRS_AT_ONCE
+    examples = min(pairs, len(problem.task))
+    start = Batches.start(problem, examples, cutting_order(graph, config.head_order), restoring)
+    speculation, rows = Speculation(config.speculation, pairs // examples), start.first.run.rows
+    sizes = [trials_of(stage.stays, speculation, len(rows[stage.reach].flat)) for stage in outline.stages]
+    trials = [sum(batches) for batches in sizes]
+    seconds = [0.0] * len(trials)
+    timed = drawn(range(len(trials)), trials)
+    for number in sorted(set(timed)):
+        seconds[number] = _stage_seconds(graph, start, outline, outline.stages[number], sizes[number])
+    a_trial = [seconds[number] / trials[number] for number in timed]
+    more = _unseen(graph, outline, trials)
+    # the last that were seen are most like those that were not
+    rest = more * mean(a_trial[-max(1, len(a_trial) // 3) :])
+    return SearchCost(
+        seconds=sum(trials) * mean(a_trial) + rest,
+        ran=problem,
+        trials=round(sum(trials) + more),
+        kept=sum(sum(stage.stays) for stage in outline.stages if not stage.whole),
+        seen=1 - _edges_before(graph, outline.first) / graph.n_edges,
+    )
+
+
+def _stage_seconds(graph: Graph, start: Batches, outline: Sketch, stage: Stage, sizes: Sequence[int]) -> float:
+    """Seconds of a stage: of its batches of trials, going by one of the size of most, and of making cuts definite."""
+    before, later = graph.edges.clone(), [reader for readers in graph.readers_in[stage.unit + 1 :] for reader in readers]
+    before[:, later] = outline.kept[:, later]
+    batches, size = start.map(lambda engine: engine.restore(before, stage.unit)), round(median(sizes))
+    readers = stage.readers[:size] if stage.whole else stage.readers
+    visits = batches.visit(readers[0])
+
+    def trials() -> None:
+        if stage.whole:
+            batches.try_readers(singles(readers))
+        else:
+            batches.try_edges(visits, range(1, size + 1))
+
+    after = before.clone()
+    after[:, list(readers)] = outline.kept[:, list(readers)]
+    trials()  # what follows finds its memory warm, as in the search
+    commit = seconds_of(lambda: batches.map(lambda engine: engine.commit(after, readers)).loss())
+    a_trial = seconds_of(trials) / (len(readers) if stage.whole else size)
+    return a_trial * sum(sizes) + commit * (len(sizes) if stage.whole else 1)
+
+
+def _unseen(graph: Graph, outline: Sketch, trials: Sequence[int]) -> float:
+    """Trials at units that were not visited: as many an edge as in the later half of those that were."""
+    if outline.first == 0:
+        return 0.0
+    middle = (len(graph.units) + outline.first + 1) // 2
+    late = sum(n for n, stage in zip(trials, outline.stages, strict=True) if stage.unit < middle)
+    edges = _edges_before(graph, middle) - _edges_before(graph, outline.first)
+    return late * _edges_before(graph, outline.first) / max(1, edges)
+
+
+def _edges_before(graph: Graph, unit: int) -> int:
+    """Edges into units before one."""
+    return sum(int(graph.edges[:, list(readers)].sum()) for readers in graph.readers_in[:unit])

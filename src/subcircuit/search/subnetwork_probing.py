@@ -10,7 +10,7 @@ told apart. Cost: a plain forward and backward pass a step. Which of several nod
 is chance, so seeds differ.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from torch import Tensor
 from subcircuit.engine.node_masks import last_stream_of_nodes
 from subcircuit.entry import entry
 from subcircuit.search.attribution import check_differentiable
+from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_price, check_training, hard_concrete, log_kept, odds
@@ -87,3 +88,8 @@ class SubnetworkProbing(Method):
             return scores_of_nodes(graph, odds(log_kept(log_odds.detach())))
 
         return scored(problem, search)
+
+    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
+        """Goes by a few steps on a few examples."""
+        short = replace(self, steps=min(STEPS, self.steps))
+        return cost_of_examples(short.search, problem, self.steps / short.steps)

@@ -16,7 +16,7 @@ The price is what an edge has to be worth, in units of the metric, and plays the
 (``engine/forward.py``), some ten to fourteen plain forward passes. Edges that are hardly ever drawn in between learn slowly.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from torch import Tensor
 from subcircuit.engine import last_stream
 from subcircuit.entry import entry
 from subcircuit.search.attribution import check_differentiable
+from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
 from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import MaskedLoss, check_price, check_training, on_edges
@@ -102,6 +103,11 @@ class Ugs(Method):
             return on_edges(graph, log_odds.detach().exp())
 
         return scored(problem, search)
+
+    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
+        """Goes by a few steps on a few examples."""
+        short = replace(self, steps=min(STEPS, self.steps))
+        return cost_of_examples(short.search, problem, self.steps / short.steps)
 
 
 def uniform_mixture(log_odds: Float[Tensor, " edge"], examples: int, generator: torch.Generator) -> Float[Tensor, "batch edge"]:
