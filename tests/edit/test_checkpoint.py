@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from subcircuit.edit import Node, NodeEdit, remove_nodes, write_checkpoint
-from subcircuit.edit.families import keeps_constants
+from subcircuit.edit.checkpoint import keeps_constants
 from subcircuit.edit.fill import mean_writes
 from subcircuit.engine import last_stream_of_nodes
 from subcircuit.errors import EditError
@@ -43,7 +43,7 @@ def saved(family: str, folder: Path, dtype: torch.dtype = torch.float64) -> Tran
 def removable(model: Transformer) -> tuple[tuple[Node, ...], Tensor | None]:
     """Nodes of which a checkpoint of the family can keep the means, with these; nodes and nothing where it cannot."""
     for nodes in (NODES, HEADS):
-        if keeps_constants(model.config.architecture, nodes):
+        if keeps_constants(model, nodes):
             return nodes, mean_writes(model, nodes, [prompts(1)])
     return NODES, None
 
@@ -131,7 +131,7 @@ def test_biases_are_switched_on_where_the_family_has_them_only_on_demand(tmp_pat
 @pytest.mark.parametrize(("family", "nodes"), [("mistral", HEADS), ("qwen2", HEADS), ("qwen3", NODES), ("gemma2", (MLP(0),))])
 def test_families_without_a_place_for_constants_say_so(family: str, nodes: tuple[Node, ...], tmp_path: Path) -> None:
     model = saved(family, tmp_path / "base")
-    assert not keeps_constants(model.config.architecture, nodes)
+    assert not keeps_constants(model, nodes)
     with pytest.raises(EditError, match="no bias"):
         write_checkpoint(model, nodes, mean_writes(model, nodes, [prompts()]), tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["base"]
@@ -145,8 +145,8 @@ def test_a_model_without_a_checkpoint_cannot_be_written(tmp_path: Path) -> None:
         write_checkpoint(model, HEADS, None, tmp_path)
     for family in set(HF_FAMILIES) - set(WRITTEN):
         with pytest.raises(EditError, match=r"architecture .*--level edge"):
-            keeps_constants(tiny(family).config.architecture, NODES)
-    strange = replace(model, folder=tmp_path, config=replace(model.config, architecture="planted"))
+            keeps_constants(tiny(family), NODES)
+    strange = replace(model, folder=tmp_path, family=None, config=replace(model.config, architecture="planted"))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EditError, match="architecture 'planted'"):
         write_checkpoint(strange, HEADS, None, tmp_path)

@@ -180,7 +180,14 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"no use: layers\.0\.mlp\.extra",
     ),
     "layers left over": (lambda f: _edit_config(f, num_hidden_layers=2), r"no use: layers\.2\."),
-    "other vocabulary": (lambda f: _edit_config(f, vocab_size=60), r"W_E has shape \(61, 32\), the config asks for \(60, 32\)"),
+    "other vocabulary": (
+        lambda f: _edit_config(f, vocab_size=60),
+        r"embed_tokens\.weight has shape \(61, 32\), the config asks for \(60, 32\)",
+    ),
+    "heads misshapen": (
+        lambda f: _edit_weights(f, lambda w: w.update({"model.layers.2.self_attn.o_proj.weight": torch.ones(32, 30)})),
+        r"layers\.2\.self_attn\.o_proj\.weight has shape \(32, 30\), the config asks for \(32, 32\)",
+    ),
     "tokenizer broken": (lambda f: (f / "tokenizer.json").write_text("{"), "the tokenizer in .* cannot be read"),
 }
 

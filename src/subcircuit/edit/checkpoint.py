@@ -2,7 +2,19 @@
 
 What a removed node writes through is set to zero, and with it the rows that it alone reads with: of a removed head nothing is
 left in the file but keys and values that other heads share. All other tensors are those of the checkpoint, bit by bit.
-Constants are added to biases (``families.py``) and rounded to the checkpoint's own precision.
+
+A head or an MLP that is removed leaves a constant behind under mean and optimal ablation. It goes into the bias of the map
+that the node wrote through, rounded to the checkpoint's own precision, as far as the family's tensor map has one:
+
+    family                       heads                       MLPs
+    gpt2                         always                      always
+    gpt_neox                     ``attention_bias``          always
+    llama                        ``attention_bias``          ``mlp_bias``
+    qwen3, gemma2, gemma3_text   ``attention_bias``          none
+    mistral, qwen2               none                        none
+
+A name is a switch in the checkpoint's config. It turns on the biases of all layers and of the queries, keys and values, or
+of the whole MLP, too; those are zeros. Where there is none, only zero ablation can be written into the weights.
 """
 
 import json
@@ -17,17 +29,56 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from subcircuit.durable import write_whole
-from subcircuit.edit.families import Layout, check_constants, layout_of, read_slices
 from subcircuit.edit.weights import Node
 from subcircuit.entry import entry
 from subcircuit.errors import EditError
 from subcircuit.graph import MLP, Head, Neuron
 from subcircuit.model import Transformer
-from subcircuit.model.config import TransformerConfig
 from subcircuit.model.load.directory import WEIGHTS, read_tensors
+from subcircuit.model.tensor_map import Slot, StoredTensor, TensorMap
 
 _COMPANIONS = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 _COMPANIONS += ("generation_config.json", "*.model", "LICENSE*", "NOTICE*")
+
+
+def keeps_constants(model: Transformer, nodes: Sequence[Node]) -> bool:
+    """Whether checkpoints like the model's can hold a constant for each of these nodes.
+
+    Raises:
+        EditError: checkpoints of its family cannot be written.
+    """
+    return all(_bias_of(_map_of(model), node) is not None for node in nodes)
+
+
+def check_constants(model: Transformer, nodes: Sequence[Node], ablation: str) -> None:
+    """Refuse an ablation that leaves constants where the model's family has no place for them.
+
+    Raises:
+        EditError: names the first such node; or checkpoints of the family cannot be written.
+    """
+    tensor_map = _map_of(model)
+    for node in nodes:
+        if _bias_of(tensor_map, node) is None:
+            kind = "heads" if isinstance(node, Head) else "MLPs"
+            raise EditError(
+                f"{ablation} ablation leaves a constant in place of {node}, and checkpoints of architecture "
+                f"{model.config.architecture!r} have no bias for what {kind} write to keep it in. Use --ablation zero, or --level edge."
+            )
+
+
+def _map_of(model: Transformer) -> TensorMap:
+    if model.family is None or model.config.experts is not None:
+        raise EditError(
+            f"nodes cannot be removed from checkpoints of architecture {model.config.architecture!r}, which "
+            f"{'are mixtures of experts' if model.config.experts else 'has no tensor map'}. "
+            "Edges can be cut in any model: --level edge."
+        )
+    return model.family.tensor_map
+
+
+def _bias_of(tensor_map: TensorMap, node: Node) -> StoredTensor | None:
+    """The bias of the map that a node writes through; None where the family has none."""
+    return tensor_map.row_of("attention.b_O" if isinstance(node, Head) else "mlp.b_out")
 
 
 @entry
@@ -50,12 +101,11 @@ def write_checkpoint(
             f"{model.name} was not read from a checkpoint on disk, so there is none to edit: save it with save_pretrained, "
             "and load it from there."
         )
-    layout = layout_of(model.config.architecture)
     if constants is not None:
-        check_constants(model.config.architecture, tuple(nodes), "mean or optimal")
+        check_constants(model, nodes, "mean or optimal")
     raw = json.loads((model.folder / "config.json").read_bytes())
     raw.pop("transformers_weights", None)  # the name of the file that is replaced
-    tensors = _Tensors(dict(read_tensors(model.folder)), layout, model.config)
+    tensors = _Tensors(dict(read_tensors(model.folder)), model, _map_of(model))
     for layer in sorted({node.layer for node in nodes}):
         tensors.remove_heads(layer, [node.head for node in nodes if isinstance(node, Head) and node.layer == layer])
         if MLP(layer) in nodes:
@@ -71,68 +121,60 @@ def write_checkpoint(
 
 
 class _Tensors:
-    """A checkpoint's tensors while they are being edited; those that change are copied first."""
+    """A checkpoint's tensors while they are being edited, through the weights that are views of them; those that change are copied first."""
 
-    def __init__(self, by_name: dict[str, Tensor], layout: Layout, config: TransformerConfig):
-        self.by_name, self._layout, self._config = by_name, layout, config
-        inside = layout.prefix + layout.layer.format(0) + layout.attention_out + ".weight"
-        self._prefix = layout.prefix if inside in by_name else ""
+    def __init__(self, by_name: dict[str, Tensor], model: Transformer, tensor_map: TensorMap):
+        self.by_name, self._config, self._map = by_name, model.config, tensor_map
+        self._names = tensor_map.names_in(by_name)
+        slots = tensor_map.slots(model.config, self._names)
+        self._slots = {weight: slot for slot in slots for weight in slot.weights}
+        self._copied: set[str] = set()
 
     def remove_heads(self, layer: int, heads: list[int]) -> None:
-        """Nothing goes through these heads."""
-        for name, rows in read_slices(self._layout, self._config, heads) if heads else ():
-            self._clear(self._name(layer, name), rows, inputs=False)
-        for head in heads:
-            width = self._config.d_head
-            self._clear(self._name(layer, self._layout.attention_out), slice(head * width, (head + 1) * width), inputs=True)
+        """Nothing goes through these heads; keys and values that other heads share stay."""
+        group = self._config.heads_per_kv
+        alone = [kv for kv in range(self._config.n_kv_heads) if set(range(kv * group, (kv + 1) * group)) <= set(heads)]
+        for weights, rows in ((("W_Q", "b_Q", "W_O"), heads), (("W_K", "b_K", "W_V", "b_V"), alone)):
+            self._clear([f"layers.{layer}.attention.{name}" for name in weights], rows)
 
     def remove_mlp(self, layer: int) -> None:
         """Nothing comes out of this MLP, not even its bias."""
-        everything = slice(None)
-        for name in self._layout.mlp_in:
-            self._clear(self._name(layer, name), everything, inputs=False)
-        out = self._name(layer, self._layout.mlp_out)
-        self._clear(out, everything, inputs=True)
-        if out + ".bias" in self.by_name:
-            self.by_name[out + ".bias"] = torch.zeros_like(self.by_name[out + ".bias"])
+        names = ("W_in", "W_gate", "W_out", "b_in", "b_gate", "b_out")
+        self._clear([f"layers.{layer}.mlp.{name}" for name in names], slice(None))
 
     def remove_neurons(self, layer: int, neurons: list[int]) -> None:
         """Nothing goes through these neurons; the MLP keeps its bias."""
-        for neuron in neurons:
-            for name in self._layout.mlp_in:
-                self._clear(self._name(layer, name), slice(neuron, neuron + 1), inputs=False)
-            self._clear(self._name(layer, self._layout.mlp_out), slice(neuron, neuron + 1), inputs=True)
+        self._clear([f"layers.{layer}.mlp.{name}" for name in ("W_in", "W_gate", "W_out", "b_in", "b_gate")], neurons)
 
     def fill(self, nodes: Sequence[Node], constants: Float[Tensor, "part d_model"]) -> dict[str, bool]:
         """Constants into biases; returns the switches of the config that this takes."""
-        switches = {bias for node in nodes if (bias := self._layout.bias_of(node)) != "always"}
-        for layer in range(self._config.n_layers):
-            for switch, maps in (
-                ("attention_bias", (*self._layout.attention_in, self._layout.attention_out)),
-                ("mlp_bias", (*self._layout.mlp_in, self._layout.mlp_out)),
-            ):
-                for name in maps if switch in switches else ():
-                    self._give_bias(self._name(layer, name))
+        switches = {row.switch for node in nodes if (row := _bias_of(self._map, node)) is not None and row.switch is not None}
+        dtype = self.by_name[self._names[self._slots["W_E"].name]].dtype
+        for slot in dict.fromkeys(self._slots.values()):
+            if slot.row.switch in switches and slot.name not in self._names:
+                self._names[slot.name] = self._new_name(slot)
+                self.by_name[self._names[slot.name]] = torch.zeros(slot.shape, dtype=dtype)
         for node, constant in zip(nodes, constants, strict=True):
-            out = self._layout.attention_out if isinstance(node, Head) else self._layout.mlp_out
-            name = self._name(node.layer, out) + ".bias"
-            self.by_name[name] = (self.by_name[name].double() + constant.double()).to(self.by_name[name].dtype)
+            name = f"layers.{node.layer}.{'attention.b_O' if isinstance(node, Head) else 'mlp.b_out'}"
+            view = self._view(name)
+            view.copy_((view.double() + constant.double()).to(view.dtype))
         return dict.fromkeys(sorted(switches), True)
 
-    def _name(self, layer: int, name: str) -> str:
-        return self._prefix + self._layout.layer.format(layer) + name
+    def _clear(self, weights: Sequence[str], rows: list[int] | slice) -> None:
+        """Zero rows of those of the weights that there are."""
+        for weight in weights if rows else ():
+            if weight in self._slots and self._slots[weight].name in self._names:
+                self._view(weight)[rows] = 0
 
-    def _clear(self, name: str, part: slice, inputs: bool) -> None:
-        """Zero some inputs or some outputs of a map; the outputs with their biases."""
-        weight = self.by_name[name + ".weight"].clone()
-        (weight if inputs == self._layout.inputs_first else weight.mT)[part] = 0
-        self.by_name[name + ".weight"] = weight
-        if not inputs and name + ".bias" in self.by_name:
-            bias = self.by_name[name + ".bias"].clone()
-            bias[part] = 0
-            self.by_name[name + ".bias"] = bias
+    def _view(self, weight: str) -> Tensor:
+        """A weight as a view of the tensor that holds it, which is a copy of the checkpoint's."""
+        slot = self._slots[weight]
+        name = self._names[slot.name]
+        if name not in self._copied:
+            self._copied.add(name)
+            self.by_name[name] = self.by_name[name].clone()
+        return slot.views(self.by_name[name])[slot.weights.index(weight)]
 
-    def _give_bias(self, name: str) -> None:
-        weight = self.by_name[name + ".weight"]
-        outputs = weight.shape[1 if self._layout.inputs_first else 0]
-        self.by_name.setdefault(name + ".bias", torch.zeros(outputs, dtype=weight.dtype))
+    def _new_name(self, slot: Slot) -> str:
+        prefixed = any(name.startswith(self._map.prefix) for name in self.by_name)
+        return self._map.prefix + slot.name if prefixed else slot.name

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.edit.families import check_constants, keeps_constants
+from subcircuit.edit.checkpoint import check_constants, keeps_constants
 from subcircuit.edit.fill import Fill, mean_values, mean_writes, optimal_values, optimal_writes
 from subcircuit.edit.parts import EdgeParts, NodeParts, Parts, all_nodes, nodes_of
 from subcircuit.edit.probe import Probe
@@ -266,10 +266,10 @@ def _fill(model: Transformer, nodes: tuple[Node, ...], means: Means) -> Fill:
             )
     if model.folder is None:
         return means.fill or "mean"
-    possible = keeps_constants(model.config.architecture, nodes)
+    possible = keeps_constants(model, nodes)
     fill: Fill = means.fill or ("mean" if possible else "zero")
     if fill != "zero":
-        check_constants(model.config.architecture, nodes, fill)
+        check_constants(model, nodes, fill)
     return fill
 
 

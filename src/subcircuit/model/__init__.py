@@ -2,6 +2,7 @@
 
 from subcircuit.model.config import Activation, Experts, LayerNorm, NoNorm, Norm, RMSNorm, Rotary, TransformerConfig
 from subcircuit.model.load import BuiltIn, ModelListing, Shipped, architectures, load_model, models, read_model
+from subcircuit.model.tensor_map import Family, StoredTensor, TensorMap
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import (
@@ -21,6 +22,7 @@ __all__ = [
     "AttentionWeights",
     "BuiltIn",
     "Experts",
+    "Family",
     "LayerNorm",
     "LayerWeights",
     "MLPWeights",
@@ -32,6 +34,8 @@ __all__ = [
     "RMSNorm",
     "Rotary",
     "Shipped",
+    "StoredTensor",
+    "TensorMap",
     "Tokens",
     "Transformer",
     "TransformerConfig",

@@ -22,6 +22,7 @@ from subcircuit.model.components import (
 from subcircuit.model.config import TransformerConfig
 from subcircuit.model.experts import mixture
 from subcircuit.model.placement import Place, placed
+from subcircuit.model.tensor_map import Family
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.vocabulary import Vocabulary, digest_of_tokenizer
 from subcircuit.model.weights import MixtureWeights, Weights, digest_of_weights
@@ -39,6 +40,7 @@ class Transformer:
         revision: commit of the checkpoint where it came from a hub, else a digest of its files.
         folder: of the checkpoint, in the Hugging Face layout; None for models that were not read from one. Not recorded.
         origin: which variant and which weights a short name stands for, in words; None where the name says it.
+        family: of its checkpoint; None for models that were not read from one. Not recorded.
     """
 
     config: TransformerConfig
@@ -48,6 +50,7 @@ class Transformer:
     revision: str | None = None
     folder: Path | None = None
     origin: str | None = None
+    family: Family | None = None
 
     def __repr__(self) -> str:
         c, dtype = self.config, str(self.dtype).removeprefix("torch.")

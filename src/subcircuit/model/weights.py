@@ -4,7 +4,7 @@ Projections are stored with the head axis first and the residual stream last, so
 query dimension reads and row ``W_O[h, i]`` or ``W_out[i]`` is what one head dimension or neuron writes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -165,6 +165,38 @@ def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from named_tensors(getattr(value, f.name), f"{prefix}.{f.name}".lstrip("."))
 
 
+def weights_of_names(tensors: Mapping[str, Tensor]) -> Weights:
+    """The weights whose tensors have these dotted names: the inverse of `named_tensors`."""
+    return _nested(Weights, tensors)
+
+
+_PARTS: dict[str, Any] = {
+    "layers": LayerWeights,
+    "attention": AttentionWeights,
+    "experts": MLPWeights,
+    "shared": MLPWeights,
+    **dict.fromkeys(("final_norm", "attention_norm", "mlp_norm", "attention_post_norm", "mlp_post_norm"), NormWeights),
+}
+
+
+def _nested(kind: Any, tensors: Mapping[str, Tensor]) -> Any:
+    grouped: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        first, _, rest = name.partition(".")
+        grouped.setdefault(first, {})[rest] = tensor
+    if "0" in grouped:
+        return tuple(_nested(kind, grouped[str(number)]) for number in range(len(grouped)))
+    mlp = MixtureWeights if "W_router" in grouped.get("mlp", {}) else MLPWeights
+    made = {name: rest[""] if "" in rest else _nested((_PARTS | {"mlp": mlp})[name], rest) for name, rest in grouped.items()}
+    # norms without gain and bias have no tensors
+    read: dict[Any, list[str]] = {
+        Weights: ["final_norm"],
+        LayerWeights: ["attention_norm", *(["mlp_norm"] if "mlp" in made else [])],
+    }
+    empty = {"layers": ()} if kind is Weights else {}
+    return kind(**(empty | dict.fromkeys(read.get(kind, []), NormWeights()) | made))
+
+
 def digest_of_weights(weights: Weights) -> str:
     """SHA-256 of every tensor's name and bytes, in the dtype that it has."""
     digest = sha256()
@@ -185,7 +217,7 @@ def check_weights(config: TransformerConfig, weights: Weights) -> None:
         raise ModelError(f"the config says {config.n_layers} layers, the weights hold {len(weights.layers)}")
     _check_mixtures(config, weights)
     for name, tensor in named_tensors(weights):
-        expected = _shape(config, name)
+        expected = shape_of(config, name)
         if tuple(tensor.shape) != expected:
             raise ModelError(f"weight {name} has shape {tuple(tensor.shape)}, the config asks for {expected}")
 
@@ -198,7 +230,7 @@ def _check_mixtures(config: TransformerConfig, weights: Weights) -> None:
             raise ModelError(f"the config says {expected} experts in layer {number}, the weights hold {found}")
 
 
-def _shape(c: TransformerConfig, name: str) -> tuple[int, ...]:
+def shape_of(c: TransformerConfig, name: str) -> tuple[int, ...]:
     """The shape that the config asks for, of the tensor with this dotted name."""
     d_mlp = c.d_mlp
     if c.experts is not None and ".mlp.experts." in name:

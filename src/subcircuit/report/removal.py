@@ -215,7 +215,7 @@ def _saved(edit: Edit, directory: Path) -> Transformer | CutModel:
         edit.model.save(directory)
         return load_edited(directory, edit.base)
     write_checkpoint(edit.base, edit.nodes, edit.constants, directory)
-    loaded = load_model(directory, device=edit.base.device, dtype=edit.base.dtype)
+    loaded = load_model(directory, device=edit.base.device, dtype=edit.base.dtype, family=edit.base.family)
     return replace(loaded, name=f"{edit.base.name}, edited")
 
 

@@ -106,7 +106,7 @@ def _named(model: Transformer, number: int) -> dict[str, Tensor]:
 
 def _hollow(model: Transformer) -> Transformer:
     """A model without its weights' values, and without what belongs to this process alone."""
-    return replace(model, weights=model.weights.map(lambda tensor: tensor.to("meta")), tokenizer=None, folder=None)
+    return replace(model, weights=model.weights.map(lambda tensor: tensor.to("meta")), tokenizer=None, folder=None, family=None)
 
 
 def _filled(hollow: Transformer, number: int, tensors: dict[str, Tensor]) -> Transformer:

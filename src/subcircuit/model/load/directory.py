@@ -14,12 +14,13 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from subcircuit.errors import ModelError
 from subcircuit.model.load.cache import digest_of_files
-from subcircuit.model.load.families import check_architecture
+from subcircuit.model.load.families import family_of
 from subcircuit.model.load.quiet import first_line, reading
+from subcircuit.model.tensor_map import Family
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -28,8 +29,11 @@ _MOST_LAYERS = 10_000
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
-def read_config(folder: Path) -> PreTrainedConfig:
+def read_config(folder: Path, own: Family | None = None) -> PreTrainedConfig:
     """The config of the checkpoint in ``folder``.
+
+    Args:
+        own: the caller's family, before the built-in ones; transformers need not know its ``model_type``.
 
     Raises:
         ModelError: there is none, or it cannot be read, or an adapter is beside it.
@@ -37,13 +41,17 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """
     _refuse_adapter(folder)
     raw = _json(folder / "config.json", f"{folder} holds no config.json: it is not a Hugging Face checkpoint")
-    check_architecture(raw.get("model_type"))
+    architecture = family_of(raw.get("model_type"), own).architecture
     for name, value in raw.items():
         # transformers makes lists of so many entries
         if "layer" in name and isinstance(value, int) and value > _MOST_LAYERS:
             raise ModelError(f"{folder / 'config.json'}: {name} is {value:,}, and no model has more than {_MOST_LAYERS:,} layers")
     with reading(f"{folder / 'config.json'} is not a valid {raw['model_type']} config"):
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if architecture in CONFIG_MAPPING:
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = PreTrainedConfig.from_dict(raw)
+        config.model_type = architecture
+        return config
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:

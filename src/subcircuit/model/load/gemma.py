@@ -1,42 +1,45 @@
 """Gemma 2 and the text models of Gemma 3.
 
 Norms before and after each sublayer, scaled embeddings, windows on some layers, soft caps (Gemma 2), per-head norms
-and a rotary setting per layer type (Gemma 3). Gains are stored as g and used as 1 + g; the sum is formed here.
+and a rotary setting per layer type (Gemma 3). Gains are stored as g and used as 1 + g; the sum is formed when reading.
 """
 
-from collections.abc import Mapping
-
-from torch import Tensor
 from transformers import PreTrainedConfig
 
 from subcircuit.model.config import RMSNorm, Rotary, TransformerConfig
-from subcircuit.model.load.features import activation, require, rotary, windows_by_type
-from subcircuit.model.load.state import State, by_head, output_by_head, transposed, unembedding
-from subcircuit.model.weights import AttentionWeights, LayerWeights, MLPWeights, NormWeights, Weights
+from subcircuit.model.load.config_fields import activation, check_heads, require, rotary, windows_by_type
+from subcircuit.model.tensor_map import Family, StoredTensor, TensorMap, linear
 
-
-def read_gemma(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple[TransformerConfig, Weights]:
-    """A Gemma 2 or Gemma 3 (text) language model.
-
-    Raises:
-        UnsupportedModelError: a config field asks for what is not implemented.
-        ModelError: a tensor is missing, or some are left over.
-    """
-    ours = _config(config)
-    state = State(tensors, "model.", r"rotary_emb\.inv_freq$")
-    W_E = state["embed_tokens.weight"]
-    weights = Weights(
-        W_E=W_E,
-        layers=tuple(_layer(state, f"layers.{layer}.", ours, config.attention_bias) for layer in range(ours.n_layers)),
-        final_norm=NormWeights(_gain(state["norm.weight"])),
-        W_U=unembedding(state, W_E, config.tie_word_embeddings, ("lm_head.weight",)),
-    )
-    state.finish()
-    return ours, weights
+_MAP = TensorMap(
+    prefix="model.",
+    tensors=(
+        StoredTensor("embed_tokens.weight", ("W_E",)),
+        StoredTensor("norm.weight", ("final_norm.gain",), offset=1.0),
+        StoredTensor("lm_head.weight", ("W_U",)),
+    ),
+    layer="layers.{layer}.",
+    per_layer=(
+        StoredTensor("input_layernorm.weight", ("attention_norm.gain",), offset=1.0),
+        *linear("self_attn.q_proj", "attention.{}_Q", "attention_bias"),
+        *linear("self_attn.k_proj", "attention.{}_K", "attention_bias"),
+        *linear("self_attn.v_proj", "attention.{}_V", "attention_bias"),
+        *linear("self_attn.o_proj", "attention.{}_O", "attention_bias", transposed=True),
+        StoredTensor("self_attn.q_norm.weight", ("attention.q_norm",), offset=1.0),
+        StoredTensor("self_attn.k_norm.weight", ("attention.k_norm",), offset=1.0),
+        StoredTensor("post_attention_layernorm.weight", ("attention_post_norm.gain",), offset=1.0),
+        StoredTensor("pre_feedforward_layernorm.weight", ("mlp_norm.gain",), offset=1.0),
+        StoredTensor("mlp.up_proj.weight", ("mlp.W_in",)),
+        StoredTensor("mlp.gate_proj.weight", ("mlp.W_gate",)),
+        StoredTensor("mlp.down_proj.weight", ("mlp.W_out",), transposed=True),
+        StoredTensor("post_feedforward_layernorm.weight", ("mlp_post_norm.gain",), offset=1.0),
+    ),
+    ignored=r"rotary_emb\.inv_freq$",
+)
 
 
 def _config(config: PreTrainedConfig) -> TransformerConfig:
     require(config, "use_bidirectional_attention", False, None)
+    check_heads(config)
     gemma3 = config.model_type == "gemma3_text"
     return TransformerConfig(
         architecture=config.model_type,
@@ -68,36 +71,4 @@ def _rotary(config: PreTrainedConfig) -> tuple[Rotary, ...]:
     return tuple(of_type[kind] for kind in config.layer_types)
 
 
-def _layer(state: State, at: str, c: TransformerConfig, biased: bool) -> LayerWeights:
-    return LayerWeights(
-        attention=_attention(state, at + "self_attn.", c, biased),
-        attention_norm=NormWeights(_gain(state[at + "input_layernorm.weight"])),
-        mlp=MLPWeights(
-            W_in=state[at + "mlp.up_proj.weight"],
-            W_gate=state[at + "mlp.gate_proj.weight"],
-            W_out=transposed(state[at + "mlp.down_proj.weight"]),
-        ),
-        mlp_norm=NormWeights(_gain(state[at + "pre_feedforward_layernorm.weight"])),
-        attention_post_norm=NormWeights(_gain(state[at + "post_attention_layernorm.weight"])),
-        mlp_post_norm=NormWeights(_gain(state[at + "post_feedforward_layernorm.weight"])),
-    )
-
-
-def _attention(state: State, at: str, c: TransformerConfig, biased: bool) -> AttentionWeights:
-    return AttentionWeights(
-        W_Q=by_head(state[at + "q_proj.weight"], c.n_heads),
-        W_K=by_head(state[at + "k_proj.weight"], c.n_kv_heads),
-        W_V=by_head(state[at + "v_proj.weight"], c.n_kv_heads),
-        W_O=output_by_head(state[at + "o_proj.weight"], c.n_heads),
-        b_Q=by_head(state[at + "q_proj.bias"], c.n_heads) if biased else None,
-        b_K=by_head(state[at + "k_proj.bias"], c.n_kv_heads) if biased else None,
-        b_V=by_head(state[at + "v_proj.bias"], c.n_kv_heads) if biased else None,
-        b_O=state[at + "o_proj.bias"] if biased else None,
-        q_norm=_gain(state[at + "q_norm.weight"]) if c.qk_norms else None,
-        k_norm=_gain(state[at + "k_norm.weight"]) if c.qk_norms else None,
-    )
-
-
-def _gain(stored: Tensor) -> Tensor:
-    # in bfloat16 the sum would lose the small g; the caller casts the result
-    return 1.0 + (stored if stored.element_size() >= 4 else stored.float())
+GEMMA = tuple(Family(name, _config, _MAP) for name in ("gemma2", "gemma3_text"))

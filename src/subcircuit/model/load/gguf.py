@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from subcircuit.errors import ModelError, UnsupportedModelError
 from subcircuit.model.load.cache import cache_directory, digest_of_files, make_directory
 from subcircuit.model.load.directory import WEIGHTS
-from subcircuit.model.load.families import check_architecture
+from subcircuit.model.load.families import family_of
 from subcircuit.model.load.quiet import quiet, reading
 
 _MAGIC = b"GGUF"
@@ -86,7 +86,7 @@ def _read_and_save(file: Path, folder: Path) -> None:
         _refuse_scaled_rotary(reader)
         _refuse_layers_without_tensors(reader, file)
         config = AutoConfig.from_pretrained(**source)
-        check_architecture(config.model_type)
+        family_of(config.model_type)
         _refuse_more_than_it_holds(config, file)
         loaded: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(**source)

@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
 from subcircuit.errors import ModelError
 from subcircuit.model.load.directory import WEIGHTS, read_config, weight_files
 from subcircuit.model.load.quiet import quiet
+from subcircuit.model.tensor_map import Family
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
@@ -22,12 +23,13 @@ class NotOnHubError(ModelError):
     """No such model on the hub, or no way to find out; the message is a clause that says which."""
 
 
-def download(hub_id: str, revision: str | None) -> tuple[Path, str]:
+def download(hub_id: str, revision: str | None, own: Family | None = None) -> tuple[Path, str]:
     """The directory of a checkpoint, downloaded where it is not in the hub's own cache, and its commit.
 
     Args:
         hub_id: such as ``"openai-community/gpt2"``.
         revision: a branch, tag or commit; None is the default branch.
+        own: the caller's family, before the built-in ones.
 
     Raises:
         NotOnHubError: it does not exist, or the hub cannot be reached and it is not in the cache.
@@ -35,7 +37,7 @@ def download(hub_id: str, revision: str | None) -> tuple[Path, str]:
         UnsupportedModelError: of an architecture that is not supported; found before its weights are downloaded.
     """
     folder = _snapshot(hub_id, revision, _SMALL_FILES)
-    read_config(folder)
+    read_config(folder, own)
     # by its commit from here on, so that a push between the downloads cannot mix versions
     if WEIGHTS not in weight_files(folder):
         folder = _snapshot(hub_id, folder.name, [*_SMALL_FILES, WEIGHTS])  # the one file comes before an index

@@ -5,17 +5,23 @@ in layers whose MLP is a mixture of experts. A config may hold fields of other m
 which are not read here: ``MEMBERS`` says which are a member's own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from torch import Tensor
 from transformers import PreTrainedConfig
 
-from subcircuit.model.config import RMSNorm, TransformerConfig
-from subcircuit.model.load.features import activation, no_windows, one_window, rotary, windows_by_type
-from subcircuit.model.load.mixture import experts_of, read_mixture
-from subcircuit.model.load.state import State, by_head, output_by_head, transposed, unembedding
-from subcircuit.model.weights import AttentionWeights, LayerWeights, MLPWeights, NormWeights, Weights
+from subcircuit.model.config import Experts, RMSNorm, TransformerConfig
+from subcircuit.model.load.config_fields import (
+    activation,
+    check_heads,
+    no_windows,
+    one_window,
+    refuse,
+    rotary,
+    windows_by_type,
+)
+from subcircuit.model.tensor_map import Family, StoredTensor, TensorMap, linear
 
 
 @dataclass(frozen=True)
@@ -47,29 +53,65 @@ MEMBERS: dict[str, Member] = {
     "qwen3_moe": Member(one_window, "attention_bias", "attention_bias", qk_norms=True),
 }
 
+_OUTSIDE = (
+    StoredTensor("embed_tokens.weight", ("W_E",)),
+    StoredTensor("norm.weight", ("final_norm.gain",)),
+    StoredTensor("lm_head.weight", ("W_U",)),
+)
+_NORMS = (
+    StoredTensor("input_layernorm.weight", ("attention_norm.gain",)),
+    StoredTensor("self_attn.q_norm.weight", ("attention.q_norm",)),
+    StoredTensor("self_attn.k_norm.weight", ("attention.k_norm",)),
+    StoredTensor("post_attention_layernorm.weight", ("mlp_norm.gain",)),
+)
+# files hold each expert's matrices; transformers, once it has loaded them, keeps all experts of a layer in two tensors
+_ALL_EXPERTS = (
+    StoredTensor("mlp.gate.weight", ("mlp.W_router",)),
+    StoredTensor("mlp.experts.gate_up_proj", ("mlp.experts.{expert}.W_gate", "mlp.experts.{expert}.W_in"), optional=True),
+    StoredTensor("mlp.experts.down_proj", ("mlp.experts.{expert}.W_out",), transposed=True, optional=True),
+    StoredTensor("mlp.shared_expert.up_proj.weight", ("mlp.shared.W_in",)),
+    StoredTensor("mlp.shared_expert.gate_proj.weight", ("mlp.shared.W_gate",)),
+    StoredTensor("mlp.shared_expert.down_proj.weight", ("mlp.shared.W_out",), transposed=True),
+    StoredTensor("mlp.shared_expert_gate.weight", ("mlp.W_shared",)),
+)
+_EACH_EXPERT = (
+    StoredTensor("mlp.experts.{expert}.up_proj.weight", ("mlp.experts.{expert}.W_in",)),
+    StoredTensor("mlp.experts.{expert}.gate_proj.weight", ("mlp.experts.{expert}.W_gate",)),
+    StoredTensor("mlp.experts.{expert}.down_proj.weight", ("mlp.experts.{expert}.W_out",), transposed=True),
+)
+# Mixtral's files have other names
+_MIXTRAL_NAMES = (
+    (r"\.block_sparse_moe\.", ".mlp."),
+    (r"\.w3\.weight$", ".up_proj.weight"),
+    (r"\.w1\.weight$", ".gate_proj.weight"),
+    (r"\.w2\.weight$", ".down_proj.weight"),
+)
 
-def read_llama(config: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> tuple[TransformerConfig, Weights]:
-    """A language model of the Llama family.
 
-    Raises:
-        UnsupportedModelError: a config field asks for what is not implemented.
-        ModelError: a tensor is missing, or some are left over.
-    """
-    ours = _config(config)
-    state = State(tensors, "model.", r"rotary_emb\.inv_freq$")
-    W_E = state["embed_tokens.weight"]
-    weights = Weights(
-        W_E=W_E,
-        layers=tuple(_layer(state, layer, ours, config) for layer in range(ours.n_layers)),
-        final_norm=NormWeights(state["norm.weight"]),
-        W_U=unembedding(state, W_E, config.tie_word_embeddings, ("lm_head.weight",)),
+def _map(member: Member) -> TensorMap:
+    attention = (
+        *linear("self_attn.q_proj", "attention.{}_Q", member.input_bias),
+        *linear("self_attn.k_proj", "attention.{}_K", member.input_bias),
+        *linear("self_attn.v_proj", "attention.{}_V", member.input_bias),
+        *linear("self_attn.o_proj", "attention.{}_O", member.output_bias, transposed=True),
     )
-    state.finish()
-    return ours, weights
+    mlp = (
+        *linear("mlp.up_proj", "mlp.{}_in", member.mlp_bias),
+        *linear("mlp.gate_proj", "mlp.{}_gate", member.mlp_bias),
+        *linear("mlp.down_proj", "mlp.{}_out", member.mlp_bias, transposed=True),
+    )
+    return TensorMap(
+        prefix="model.",
+        tensors=_OUTSIDE,
+        layer="layers.{layer}.",
+        per_layer=(*_NORMS, *attention, *mlp, *_ALL_EXPERTS, *_EACH_EXPERT),
+        ignored=r"rotary_emb\.inv_freq$",
+        aliases=_MIXTRAL_NAMES,
+    )
 
 
-def _config(config: PreTrainedConfig) -> TransformerConfig:
-    member = MEMBERS[config.model_type]
+def _config(config: PreTrainedConfig, member: Member) -> TransformerConfig:
+    check_heads(config)
     # every member's attention has the width of this field, also where the config class does not name it
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return TransformerConfig(
@@ -90,50 +132,36 @@ def _config(config: PreTrainedConfig) -> TransformerConfig:
         windows=member.windows(config),
         attention_scale=d_head**-0.5,
         qk_norms=member.qk_norms,
-        experts=experts_of(config),
+        experts=_experts(config),
     )
 
 
-def _layer(state: State, layer: int, c: TransformerConfig, config: PreTrainedConfig) -> LayerWeights:
-    at = f"layers.{layer}."
-    experts = c.experts if c.experts is not None and layer in c.experts.layers else None
-    return LayerWeights(
-        attention=_attention(state, at + "self_attn.", c, config),
-        attention_norm=NormWeights(state[at + "input_layernorm.weight"]),
-        mlp=_mlp(state, at, config) if experts is None else read_mixture(state, at, experts),
-        mlp_norm=NormWeights(state[at + "post_attention_layernorm.weight"]),
-    )
+def _experts(config: PreTrainedConfig) -> Experts | None:
+    """The experts that a config asks for; None where every layer's MLP is a plain one.
+
+    Raises:
+        UnsupportedModelError: it routes to more experts than there are, or to none.
+    """
+    match config.model_type:
+        case "mixtral":
+            n, d_mlp, normalised = config.num_local_experts, config.intermediate_size, True
+            layers = tuple(range(config.num_hidden_layers))
+        case "qwen2_moe" | "qwen3_moe":
+            n, d_mlp, normalised = config.num_experts, config.moe_intermediate_size, bool(config.norm_topk_prob)
+            layers = _sparse_layers(config)
+        case _:
+            return None
+    if not n or not layers:
+        return None
+    if not 1 <= config.num_experts_per_tok <= n:
+        raise refuse(config, "num_experts_per_tok", config.num_experts_per_tok, f"is not between 1 and the {n} experts")
+    d_shared = config.shared_expert_intermediate_size if config.model_type == "qwen2_moe" else 0
+    return Experts(n, config.num_experts_per_tok, d_mlp, normalised, layers, d_shared)
 
 
-def _attention(state: State, at: str, c: TransformerConfig, config: PreTrainedConfig) -> AttentionWeights:
-    member = MEMBERS[config.model_type]
-    biased, output_biased = _switch(config, member.input_bias), _switch(config, member.output_bias)
-    return AttentionWeights(
-        W_Q=by_head(state[at + "q_proj.weight"], c.n_heads),
-        W_K=by_head(state[at + "k_proj.weight"], c.n_kv_heads),
-        W_V=by_head(state[at + "v_proj.weight"], c.n_kv_heads),
-        W_O=output_by_head(state[at + "o_proj.weight"], c.n_heads),
-        b_Q=by_head(state[at + "q_proj.bias"], c.n_heads) if biased else None,
-        b_K=by_head(state[at + "k_proj.bias"], c.n_kv_heads) if biased else None,
-        b_V=by_head(state[at + "v_proj.bias"], c.n_kv_heads) if biased else None,
-        b_O=state[at + "o_proj.bias"] if output_biased else None,
-        q_norm=state[at + "q_norm.weight"] if c.qk_norms else None,
-        k_norm=state[at + "k_norm.weight"] if c.qk_norms else None,
-    )
+def _sparse_layers(config: PreTrainedConfig) -> tuple[int, ...]:
+    step, plain = config.decoder_sparse_step, config.mlp_only_layers or ()
+    return tuple(layer for layer in range(config.num_hidden_layers) if layer not in plain and (layer + 1) % step == 0)
 
 
-def _mlp(state: State, at: str, config: PreTrainedConfig) -> MLPWeights:
-    at, biased = at + "mlp.", _switch(config, MEMBERS[config.model_type].mlp_bias)
-    return MLPWeights(
-        W_in=state[at + "up_proj.weight"],
-        W_gate=state[at + "gate_proj.weight"],
-        W_out=transposed(state[at + "down_proj.weight"]),
-        b_in=state[at + "up_proj.bias"] if biased else None,
-        b_gate=state[at + "gate_proj.bias"] if biased else None,
-        b_out=state[at + "down_proj.bias"] if biased else None,
-    )
-
-
-def _switch(config: PreTrainedConfig, value: bool | str) -> bool:
-    """``value`` itself, or that of the config's field of this name."""
-    return bool(getattr(config, value)) if isinstance(value, str) else value
+LLAMA = tuple(Family(name, partial(_config, member=member), _map(member)) for name, member in MEMBERS.items())

@@ -24,8 +24,9 @@ from transformers import PreTrainedConfig
 from subcircuit.errors import ModelError, UnsupportedModelError
 from subcircuit.model.attention import attention
 from subcircuit.model.components import embed, unembed
-from subcircuit.model.load.families import read_model
+from subcircuit.model.load.families import family_of, read_model
 from subcircuit.model.load.quiet import reading
+from subcircuit.model.tensor_map import Family
 from subcircuit.model.transformer import Transformer, feed_forward
 from subcircuit.model.weights import MixtureWeights, map_tensors
 
@@ -34,8 +35,11 @@ _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _HALF = (torch.bfloat16, torch.float16)
 
 
-def read_module(module: nn.Module) -> Transformer:
+def read_module(module: nn.Module, own: Family | None = None) -> Transformer:
     """Our copy of a transformers model, which is left as it is.
+
+    Args:
+        own: the caller's family, before the built-in ones.
 
     Raises:
         ModelError: it is no language model of transformers, has an adapter, holds no data, or computes something else than
@@ -45,7 +49,8 @@ def read_module(module: nn.Module) -> Transformer:
     model = _unwrapped(module)
     name = f"the {type(model).__name__} in memory"
     tensors = _tensors(model, name)
-    ours = Transformer(*read_model(model.config, {key: tensor.detach().clone() for key, tensor in tensors.items()}))
+    family, copies = family_of(model.config.model_type, own), {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    ours = Transformer(*read_model(model.config, copies, family), family=family)
     with torch.no_grad(), torch.autocast(ours.device.type, enabled=False):
         _compare(model, ours, name)
     called = getattr(model.config, "_name_or_path", "") or type(model).__name__

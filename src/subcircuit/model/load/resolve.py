@@ -12,11 +12,12 @@ from subcircuit.entry import entry
 from subcircuit.errors import ModelError, SettingsError, UnknownNameError
 from subcircuit.model.load.builtin import BUILT_IN, SHIPPED, BuiltIn, installed_parts, origin_of
 from subcircuit.model.load.directory import digest_of_checkpoint, read_config, read_tensors, read_tokenizer
-from subcircuit.model.load.families import read_model
+from subcircuit.model.load.families import family_of, read_model
 from subcircuit.model.load.gguf import converted
 from subcircuit.model.load.hub import NotOnHubError, download
 from subcircuit.model.load.memory import read_module
 from subcircuit.model.placement import Place, parse_places, usable
+from subcircuit.model.tensor_map import Family
 from subcircuit.model.transformer import Transformer
 
 DTYPES: dict[str, torch.dtype] = {
@@ -35,6 +36,7 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    family: Family | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Transformer:
     """Load a decoder-only transformer.
@@ -49,6 +51,7 @@ def load_model(
         dtype: ``"float32"``, ``"float64"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``, the checkpoint's own; None is
             float32 whatever the checkpoint's own is, because effects of single edges drown in half precision.
         tokenizer: instead of the one that comes with the checkpoint; a transformers model comes with none.
+        family: of an architecture that is not built in: how its config and its tensors are read. Before the built-in ones.
         report: told of what takes long (converting a GGUF file).
 
     Raises:
@@ -61,15 +64,17 @@ def load_model(
     """
     places, precision = _places(device), _dtype(dtype)
     if isinstance(source, str | Path):
-        model = _from_name(source, revision, report)
+        model = _from_name(source, revision, report, family)
     else:
         _only_for_hub(revision, "a transformers model")
-        model = _from_memory(source)
+        model = _from_memory(source, family)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
     return replace(model.spread(places, precision or model.dtype), tokenizer=tokenizer)
 
 
-def _from_name(source: str | Path, revision: str | None, report: Callable[[str], None] | None) -> Transformer:
+def _from_name(
+    source: str | Path, revision: str | None, report: Callable[[str], None] | None, family: Family | None
+) -> Transformer:
     name, path = str(source), Path(source).expanduser()
     # a Path is a place, whatever its name
     if name in BUILT_IN and isinstance(source, str):
@@ -80,14 +85,14 @@ def _from_name(source: str | Path, revision: str | None, report: Callable[[str],
     if path.is_dir():
         _only_for_hub(revision, "a directory")
         # the folder's own name alone: records and pictures are sent to others
-        return _from_directory(path, path.resolve().name, None)
+        return _from_directory(path, path.resolve().name, None, family)
     if path.is_file():
         _only_for_hub(revision, "a file")
         return _from_file(path, report)
     if isinstance(source, Path) or _looks_like_a_path(name):
         raise ModelError(f"there is no file or directory {name!r}")
     try:
-        return _from_hub(name, name, revision)
+        return _from_hub(name, name, revision, family)
     except NotOnHubError as why:
         raise UnknownNameError("model", name, (*BUILT_IN, *SHIPPED), f"Not found: {why}.") from None
 
@@ -106,8 +111,8 @@ def _built_in(model: BuiltIn, revision: str | None, report: Callable[[str], None
         ) from None
 
 
-def _from_memory(module: torch.nn.Module) -> Transformer:
-    ours = read_module(module)
+def _from_memory(module: torch.nn.Module, family: Family | None) -> Transformer:
+    ours = read_module(module, family)
     path = Path(ours.name).exists() or _looks_like_a_path(ours.name)
     return replace(ours, name=Path(ours.name).name if path else ours.name)
 
@@ -123,18 +128,20 @@ def _from_gguf(parts: tuple[Path, ...], name: str, report: Callable[[str], None]
     return _from_directory(folder, name, f"sha256:{digest}")
 
 
-def _from_hub(hub_id: str, name: str, revision: str | None) -> Transformer:
-    folder, commit = download(hub_id, revision)
-    return _from_directory(folder, name, commit)
+def _from_hub(hub_id: str, name: str, revision: str | None, family: Family | None = None) -> Transformer:
+    folder, commit = download(hub_id, revision, family)
+    return _from_directory(folder, name, commit, family)
 
 
-def _from_directory(folder: Path, name: str, revision: str | None) -> Transformer:
-    config, tensors = read_config(folder), read_tensors(folder)
+def _from_directory(folder: Path, name: str, revision: str | None, own: Family | None = None) -> Transformer:
+    config, tensors = read_config(folder, own), read_tensors(folder)
     if revision is None:
         # a cache never changes, a user's directory may: overwriting a mapped file would change or end the process
         tensors = {key: tensor.clone() for key, tensor in tensors.items()}
         revision = f"sha256:{digest_of_checkpoint(folder)}"
-    return Transformer(*read_model(config, tensors), read_tokenizer(folder), name, revision, folder)
+    family = family_of(config.model_type, own)
+    model = Transformer(*read_model(config, tensors, family), read_tokenizer(folder), name, revision)
+    return replace(model, folder=folder, family=family)
 
 
 def _looks_like_a_path(name: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from subcircuit.errors import UnsupportedModelError
+from subcircuit.errors import ModelError, UnsupportedModelError
 from subcircuit.model.config import Activation, Rotary
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -38,6 +38,17 @@ def require(config: PreTrainedConfig, field: str, *allowed: Any) -> None:
     value = getattr(config, field, None)
     if value not in allowed:
         raise refuse(config, field, value)
+
+
+def check_heads(config: PreTrainedConfig) -> None:
+    """Refuse numbers of heads that cannot share keys and values.
+
+    Raises:
+        ModelError: gives the numbers.
+    """
+    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    if heads < 1 or shared < 1 or heads % shared:
+        raise ModelError(f"{config.model_type}: {heads} attention heads cannot share {shared} heads of keys and values")
 
 
 def activation(config: PreTrainedConfig, field: str) -> Activation:
