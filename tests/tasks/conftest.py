@@ -28,13 +28,12 @@ def tokenizer_of(
     words = [as_bytes.pre_tokenize_str(word)[0][0] for word in words]
     letters = sorted(set(pre_tokenizers.ByteLevel.alphabet()))
     vocab = {word: index for index, word in enumerate(dict.fromkeys([*SPECIAL, *letters, *words]))}
-    merges = []
+    merges: dict[tuple[str, str], None] = {}
     for word in words:
         for end in range(1, len(word)):
             vocab.setdefault(word[: end + 1], len(vocab))
-            if (word[:end], word[end]) not in merges:
-                merges.append((word[:end], word[end]))
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+            merges[word[:end], word[end]] = None
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=adds_space, use_regex=splits)
     tokenizer.decoder = decoders.ByteLevel()
     if adds_bos or adds_eos:
