@@ -1,7 +1,6 @@
 """Tokenizers and models for tests of tasks: small ones made here, real ones from the built-in models."""
 
 from dataclasses import replace
-from itertools import chain
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -9,11 +8,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from subcircuit.errors import SubcircuitError
 from subcircuit.model import Transformer, load_model
-from subcircuit.tasks.capital_of import CAPITALS
-from subcircuit.tasks.docstring import ARGUMENTS
-from subcircuit.tasks.gendered_pronoun import MEN, WOMEN
-from subcircuit.tasks.ioi import NAMES
-from subcircuit.tasks.sva import PEOPLE, THINGS, VERBS
+from subcircuit.tasks.builtin.capital_of import CAPITALS
+from subcircuit.tasks.builtin.templates import templates_of
 from tests.tiny_models import attention_only
 
 SPECIAL = ("<bos>", "<eos>", "<unk>")
@@ -32,13 +28,12 @@ def tokenizer_of(
     words = [as_bytes.pre_tokenize_str(word)[0][0] for word in words]
     letters = sorted(set(pre_tokenizers.ByteLevel.alphabet()))
     vocab = {word: index for index, word in enumerate(dict.fromkeys([*SPECIAL, *letters, *words]))}
-    merges = []
+    merges: dict[tuple[str, str], None] = {}
     for word in words:
         for end in range(1, len(word)):
             vocab.setdefault(word[: end + 1], len(vocab))
-            if (word[:end], word[end]) not in merges:
-                merges.append((word[:end], word[end]))
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+            merges[word[:end], word[end]] = None
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=adds_space, use_regex=splits)
     tokenizer.decoder = decoders.ByteLevel()
     if adds_bos or adds_eos:
@@ -54,10 +49,17 @@ def with_tokenizer(tokenizer: PreTrainedTokenizerBase | None, context: int = 64)
     return replace(model, config=replace(model.config, vocab=vocab, context=context), tokenizer=tokenizer, name="toy")
 
 
+def words_in(task: str, *lists: str) -> list[str]:
+    """The words of a data file's lists, every form of them."""
+    words = templates_of(task).words
+    return [form for name in lists for word in words[name] for form in ([word] if isinstance(word, str) else word)]
+
+
 # every word of which a built-in task needs a token; digits and most other words are spelt out
+_NAMES = ("person", "he", "she", *words_in("ioi", "names"), *words_in("gendered_pronoun", "women", "men"))
+_OTHERS = (*words_in("sva", "people", "things", "verbs"), *words_in("docstring", "arguments"))
 VOCABULARY = [
-    *(f" {word}" for word in ("person", "he", "she", *NAMES, *WOMEN, *MEN, *chain(*PEOPLE, *THINGS, *VERBS))),
-    *(f" {word}" for word in (*ARGUMENTS, *CAPITALS, *CAPITALS.values())),
+    *(f" {word}" for word in (*_NAMES, *_OTHERS, *CAPITALS, *CAPITALS.values())),
     "That",
     "So",
 ]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from subcircuit.errors import PromptError, UnknownNameError
 from subcircuit.model import Transformer
 from subcircuit.tasks import Answer, Roles, Task, build_task_of_ids, load_task, tasks
-from subcircuit.tasks.capital_of import CAPITALS
+from subcircuit.tasks.builtin.capital_of import CAPITALS
 from subcircuit.tasks.roles import REST, filled
 from subcircuit.truth.trained import trained_ioi
 from tests.tasks.conftest import WELL_READ, tokenizer_of, with_tokenizer, words_of

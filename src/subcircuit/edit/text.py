@@ -23,7 +23,7 @@ from subcircuit.model import Transformer
 from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.tasks import BosPolicy
-from subcircuit.tasks.encoding import make_encoder
+from subcircuit.tasks.tokenizer import make_encoder
 
 WINDOW = 128
 _LARGEST = 1 << 24  # bytes of a text

@@ -25,8 +25,7 @@ from subcircuit.explain.observe import Observation
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks import Answers
-from subcircuit.tasks.encoding import bos_prefix
-from subcircuit.tasks.induction import ordinary_tokens
+from subcircuit.tasks.tokenizer import bos_prefix, ordinary_tokens
 
 KeySets: TypeAlias = Mapping[str, Bool[Tensor, "batch query key"]]
 

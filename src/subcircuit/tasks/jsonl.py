@@ -25,10 +25,10 @@ from subcircuit.entry import entry
 from subcircuit.errors import PromptError, SettingsError
 from subcircuit.model.transformer import Transformer
 from subcircuit.nearby import nearby
-from subcircuit.tasks.build import build_task
-from subcircuit.tasks.encoding import BosPolicy
+from subcircuit.tasks.prompts import build_task
 from subcircuit.tasks.roles import is_role
 from subcircuit.tasks.task import PromptPair, Task
+from subcircuit.tasks.tokenizer import BosPolicy
 
 LONGEST_LINE = 2**20
 LARGEST_FILE = 2**28

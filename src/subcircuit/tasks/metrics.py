@@ -14,22 +14,35 @@ Natural logarithms: divergences are in nats. NaN and infinity pass through, for 
     accuracy                1 where the lowest correct logit lies above the highest wrong one, else 0; a tie is 0
     squared_error           Σ (z − the model's logits)²      for models whose logits are numbers (Lindner et al. 2023, arXiv 2301.05062)
     match                   1 where circuit and model rank the same token first, else 0; of tied tokens the lowest id is first
+
+A metric of one's own is a Python function of the logits at the answers:
+
+    f(logits, answers) -> one number for each answer, or for each example          logits: [answer, vocab]
+    f(logits)          -> the same, for functions that need no answers
+
+It serves every method, judge and picture. Methods that take gradients need a function made of torch operations on the logits;
+others (``acdc``, ``exact``) take any. It sees all logits, so a trial costs the whole unembedding.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from inspect import signature
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from subcircuit.engine.readout import Needs, Readout
-from subcircuit.errors import SettingsError, UnknownNameError
-from subcircuit.tasks.answers import Answers
+from subcircuit.errors import NoGradientError, SettingsError, UnknownNameError
+from subcircuit.tasks.task import Answers
 
 Measure: TypeAlias = Callable[[Readout], Float[Tensor, "*trial answer"]]
 Reference: TypeAlias = Float[Tensor, "answer vocab"] | None
+Prepare: TypeAlias = Callable[[Answers, Reference], tuple[Needs, Measure]]
+OwnMetric: TypeAlias = Callable[..., Any]
+# not the name of any metric of the package, so that what is recorded cannot be taken for one
+_OWN = "function "
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +85,7 @@ class Metric:
     name: str
     description: str
     direction: Literal["lower", "higher"]
-    prepare: Callable[[Answers, Reference], tuple[Needs, Measure]]
+    prepare: Prepare
     compares: bool = False
     contrasts: bool = False
     differentiable: bool = True
@@ -157,41 +170,29 @@ def _js_divergence(answers: Answers, reference: Reference) -> tuple[Needs, Measu
     return Needs(logits=True), measure
 
 
-def _logit_difference(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
-    columns, correct, wrong = _columns(answers)
+def _contrast(
+    read: Callable[[Readout], Float[Tensor, "*trial answer column"]],
+    over: Callable[[Float[Tensor, "*trial answer option"], Bool[Tensor, "answer option"]], Float[Tensor, "*trial answer"]],
+) -> Prepare:
+    """Mean or sum of the right answers' numbers minus that of the wrong ones'."""
 
-    def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-        z = _present(readout.columns).double()
-        return _mean(_take(z, correct), answers.correct_mask) - _mean(_take(z, wrong), answers.wrong_mask)
+    def prepare(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
+        columns, correct, wrong = _columns(answers)
 
-    return Needs(columns=columns), measure
+        def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
+            values = read(readout)
+            return over(_take(values, correct), answers.correct_mask) - over(_take(values, wrong), answers.wrong_mask)
 
+        return Needs(columns=columns, normalizer=read is _probabilities), measure
 
-def _probability_difference(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
-    columns, correct, wrong = _columns(answers)
-
-    def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-        q = _probabilities(readout)
-        return _mean(_take(q, correct), answers.correct_mask) - _mean(_take(q, wrong), answers.wrong_mask)
-
-    return Needs(columns=columns, normalizer=True), measure
-
-
-def _greater_than(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
-    columns, correct, wrong = _columns(answers)
-
-    def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-        q = _probabilities(readout)
-        return _sum(_take(q, correct), answers.correct_mask) - _sum(_take(q, wrong), answers.wrong_mask)
-
-    return Needs(columns=columns, normalizer=True), measure
+    return prepare
 
 
 def _negative_log_likelihood(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
     columns, correct, _ = _columns(answers)
 
     def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-        z = _take(_present(readout.columns).double(), correct)
+        z = _take(_logits(readout), correct)
         return _normalizer(readout) - z.masked_fill(~answers.correct_mask, float("-inf")).logsumexp(-1)
 
     return Needs(columns=columns, normalizer=True), measure
@@ -201,7 +202,7 @@ def _accuracy(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
     columns, correct, wrong = _columns(answers)
 
     def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-        z = _present(readout.columns).double()
+        z = _logits(readout)
         lowest = _take(z, correct).masked_fill(~answers.correct_mask, float("inf")).amin(-1)
         highest = _take(z, wrong).masked_fill(~answers.wrong_mask, float("-inf")).amax(-1)
         # a comparison alone would turn NaN into "wrong"
@@ -254,8 +255,12 @@ def _mean(values: Float[Tensor, "*trial answer option"], mask: Bool[Tensor, "ans
     return _sum(values, mask) / mask.sum(-1)
 
 
+def _logits(readout: Readout) -> Float[Tensor, "*trial answer column"]:
+    return _present(readout.columns).double()
+
+
 def _probabilities(readout: Readout) -> Float[Tensor, "*trial answer column"]:
-    return (_present(readout.columns).double() - _normalizer(readout)[..., None]).exp()
+    return (_logits(readout) - _normalizer(readout)[..., None]).exp()
 
 
 def _normalizer(readout: Readout) -> Float[Tensor, "*trial answer"]:
@@ -289,18 +294,22 @@ METRICS: dict[str, Metric] = {
             "logit_difference",
             "mean logit of right answers minus mean logit of wrong ones",
             "higher",
-            _logit_difference,
+            _contrast(_logits, _mean),
             contrasts=True,
         ),
         Metric(
             "probability_difference",
             "mean probability of right answers minus mean probability of wrong ones",
             "higher",
-            _probability_difference,
+            _contrast(_probabilities, _mean),
             contrasts=True,
         ),
         Metric(
-            "greater_than", "total probability of right answers minus that of wrong ones", "higher", _greater_than, contrasts=True
+            "greater_than",
+            "total probability of right answers minus that of wrong ones",
+            "higher",
+            _contrast(_probabilities, _sum),
+            contrasts=True,
         ),
         Metric("negative_log_likelihood", "minus log probability of a right answer, in nats", "lower", _negative_log_likelihood),
         Metric(
@@ -329,3 +338,86 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
+
+
+def metric_of(asked: str | Metric | OwnMetric) -> Metric:
+    """A metric from its name, itself, or a Python function of which more is better.
+
+    Raises:
+        UnknownNameError: no metric of that name; the nearest names are suggested.
+        SettingsError: it is none of these, or the name is that of a function, which has to be given again.
+    """
+    if isinstance(asked, Metric):
+        return asked
+    if isinstance(asked, str):
+        if asked.startswith(_OWN):
+            raise SettingsError(f"the metric is a Python {asked}, of which the name alone is known: pass the function itself.")
+        return metric(asked)
+    if callable(asked):
+        return own_metric(asked)
+    raise SettingsError(
+        f"metric is a {type(asked).__name__}: give a name, such as 'logit_difference', or a function of the logits."
+    )
+
+
+def own_metric(function: OwnMetric, direction: Literal["lower", "higher"] = "higher", name: str | None = None) -> Metric:
+    """A Python function as a metric.
+
+    Args:
+        function: ``f(logits, answers)`` or ``f(logits)``; logits at the answers, [answer, vocab]. Returns a number for each answer
+            or for each example.
+        direction: whether lower or higher values are better.
+        name: for records; None is the function's own.
+
+    Raises:
+        SettingsError: the function takes other arguments; later, where it is called, that it returns something else.
+
+    >>> own_metric(lambda logits: logits[:, 11] - logits[:, 12], name="eleven_over_twelve").direction
+    'higher'
+    """
+    named = _OWN + (name or getattr(function, "__name__", type(function).__name__))
+    takes_answers = _takes_answers(function, named)
+
+    def prepare(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
+        def one(logits: Float[Tensor, "answer vocab"]) -> Float[Tensor, " answer"]:
+            return _checked(function(logits, answers) if takes_answers else function(logits), logits, answers, named)
+
+        def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
+            assert readout.logits is not None
+            trials = readout.logits.reshape(-1, *readout.logits.shape[-2:])
+            return torch.stack([one(logits) for logits in trials]).reshape(readout.logits.shape[:-1])
+
+        return Needs(logits=True), measure
+
+    return Metric(named, f"a Python function: {direction} is better", direction, prepare)
+
+
+def _takes_answers(function: OwnMetric, name: str) -> bool:
+    try:
+        asked = signature(function)
+    except ValueError:  # some builtins have none
+        return False
+    for count in (2, 1):
+        try:
+            asked.bind(*range(count))
+        except TypeError:
+            continue
+        return count == 2
+    raise SettingsError(f"metric {name} takes {asked}: it must take the logits at the answers, or these and the answers.")
+
+
+def _checked(value: Any, logits: Tensor, answers: Answers, name: str) -> Float[Tensor, " answer"]:
+    """One float64 number an answer."""
+    sizes = (len(answers), answers.n_examples)
+    if not isinstance(value, Tensor) or value.ndim != 1 or len(value) not in sizes or value.dtype.is_complex:
+        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise SettingsError(
+            f"metric {name} returned {got}: it must return a tensor of {sizes[0]}, one number for each answer, as in "
+            "logits.max(-1).values: no mean over answers, which are averaged example by example."
+        )
+    if torch.is_grad_enabled() and logits.requires_grad and not value.requires_grad:
+        raise NoGradientError(
+            f"metric {name} has no gradient, which this method needs: make it of torch operations on the logits, or use a method "
+            "without gradients: acdc or exact."
+        )
+    return (value if len(value) == sizes[0] else value[answers.example]).double()

@@ -87,7 +87,7 @@ def is_role(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def filled(template: str, roles: Mapping[str, str], **words: str) -> tuple[str, tuple[Span, ...]]:
+def filled(template: str, roles: Mapping[str, str], /, **words: str) -> tuple[str, tuple[Span, ...]]:
     """A template with words in its fields, and where those stand that have a role.
 
     Args:

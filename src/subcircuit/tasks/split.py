@@ -5,6 +5,9 @@ without the prompts of the search: first those to judge with, then those to choo
 clean prompts are put in a random order and dealt out by shares, 50/20/30 unless told otherwise; every part keeps the order of
 the file. Pairs with the same clean prompt (as token ids) go to the same part.
 
+Prompts are compared as token ids, and pairs with the same clean prompt count as the same whatever their counterparts are: what a
+circuit was found with should not also judge it, and two random draws of the same task may share prompts.
+
 The fewest: 3 prompts to search with, 1 to choose by, 2 to judge with, so 6 in all. Two is the least number of which an
 interval can be made; an interval of so few is too narrow all the same (`evaluate/bootstrap.py`).
 """
@@ -23,10 +26,9 @@ from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import PartRecord, SplitRecord, SplitSettings, TaskRecord
 from subcircuit.model.transformer import Transformer
-from subcircuit.tasks.encoding import BosPolicy
-from subcircuit.tasks.load import is_prompt_file, load_at_most, load_task
-from subcircuit.tasks.overlap import shared_prompts, without
-from subcircuit.tasks.task import Task
+from subcircuit.tasks.registry import is_prompt_file, load_at_most, load_task
+from subcircuit.tasks.task import Task, check_vocabulary
+from subcircuit.tasks.tokenizer import BosPolicy
 
 Shares: TypeAlias = tuple[float, float, float]
 Sizes: TypeAlias = tuple[int, int, int]
@@ -40,6 +42,7 @@ FEWEST: Sizes = (3, 1, 2)
 VALIDATION, TEST = 16, 64
 # of a file of which only the first pairs are searched: the rest may be thousands, and every one is measured
 MOST_VALIDATION, MOST_TEST = 64, 256
+_ALL = "To search with all and judge with none: --split 100/0/0."
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,8 +266,7 @@ def _parts(task: Task, order: Sequence[Prompt], sizes: Sizes, made: SplitSetting
     for name, size in zip(PARTS, sizes, strict=True):
         wanted = set(order[start : start + size])
         start += size
-        chosen = [tuple(prompt) in wanted for prompt in task.clean.to_lists()]
-        part = task.where(torch.tensor(chosen, device=task.clean.ids.device)) if wanted else None
+        part = _where(task, [prompt in wanted for prompt in _prompts(task)])
         parts.append(None if part is None else _named(part, name, made))
     return parts
 
@@ -282,8 +284,8 @@ def _shuffled(prompts: Sequence[Prompt], made: SplitSettings) -> list[Prompt]:
 
 def _different(task: Task, other: Task | None = None) -> list[Prompt]:
     """A task's different clean prompts, in order, without those of another."""
-    taken = set() if other is None else {tuple(prompt) for prompt in other.clean.to_lists()}
-    return [prompt for prompt in dict.fromkeys(map(tuple, task.clean.to_lists())) if prompt not in taken]
+    taken = set() if other is None else set(_prompts(other))
+    return [prompt for prompt in dict.fromkeys(_prompts(task)) if prompt not in taken]
 
 
 def _at_most(sizes: Sizes, test: int | None) -> Sizes:
@@ -333,4 +335,93 @@ def _source(task: Task) -> str:
     return str(task.parameters.get("file", task.name))
 
 
-_ALL = "To search with all and judge with none: --split 100/0/0."
+@entry
+def load_two(
+    source: str | Path,
+    model: Transformer,
+    *,
+    examples: int | None,
+    default: int,
+    others: int,
+    seed: int = 0,
+    bos: BosPolicy = "auto",
+) -> tuple[Task, Task]:
+    """A task's prompts to work with, and others to judge by.
+
+    Args:
+        source, seed, bos: as in `load_task`; the others are drawn with the next seed.
+        examples: how many to work with; None is ``default``, or half of the prompts where there are not enough for both.
+        others: how many to judge by, at most.
+
+    Raises:
+        SettingsError: there is only one prompt, or none is left to judge by.
+        UnknownNameError, PromptError: as in `load_task`.
+    """
+    if examples is None:
+        there = len(load_at_most(source, model, examples=default + others, seed=seed, bos=bos))
+        if there < 2:
+            raise SettingsError(
+                f"{Path(source).name} has {there} pair of prompts: one to work with and one to judge by are needed."
+            )
+        examples = default if there == default + others else min(default, (there + 1) // 2)
+    found = load_task(source, model, examples=examples, seed=seed, bos=bos)
+    return found, load_held_out(source, model, found, examples=others, seed=seed + 1, bos=bos)
+
+
+@entry
+def load_held_out(
+    source: str | Path, model: Transformer, other: Task, *, examples: int, seed: int = 1, bos: BosPolicy = "auto"
+) -> Task:
+    """A task's prompts without those of another draw: to judge what was found with the other.
+
+    Args:
+        source, bos: as in `load_task`.
+        other: the prompts that must not occur.
+        examples: how many at most; a file or a small task may have fewer left.
+        seed: of built-in tasks.
+
+    Raises:
+        SettingsError: no prompt is left.
+        UnknownNameError, PromptError: as in `load_task`.
+    """
+    check_vocabulary(model, other)
+    if is_prompt_file(source):
+        drawn = load_task(source, model, bos=bos)
+    else:
+        drawn = load_at_most(source, model, examples=examples + len(other), seed=seed, bos=bos)
+    rest = without(drawn, other)
+    return rest[: min(examples, len(rest))]
+
+
+def shared_prompts(a: Task, b: Task) -> int:
+    """How many clean prompts two tasks have in common; one that comes several times in a task counts once."""
+    return len({*_prompts(a)} & {*_prompts(b)})
+
+
+def without(task: Task, other: Task) -> Task:
+    """The pairs of a task whose clean prompt is not among the other's.
+
+    The parameters then say without what, under ``without``.
+
+    Raises:
+        SettingsError: no pair is left.
+    """
+    taken = set(_prompts(other))
+    rest = _where(task, [prompt not in taken for prompt in _prompts(task)])
+    if rest is None:
+        raise SettingsError(
+            f"all {len(task)} prompts of task {task.name} occur in the other task too, and none is left to judge with: search "
+            "with fewer, or add more."
+        )
+    left_out = {"task": other.name, "parameters": dict(other.parameters)}
+    return replace(rest, parameters={**task.parameters, "without": left_out})
+
+
+def _prompts(task: Task) -> list[Prompt]:
+    """The clean prompts as token ids. Pairs with the same clean prompt are the same, whatever their counterparts are."""
+    return [tuple(prompt) for prompt in task.clean.to_lists()]
+
+
+def _where(task: Task, wanted: Sequence[bool]) -> Task | None:
+    """The pairs that are wanted; None where there are none."""
+    return task.where(torch.tensor(wanted, device=task.clean.ids.device)) if any(wanted) else None

@@ -6,9 +6,14 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import PromptError, SettingsError, UnknownNameError
 from subcircuit.tasks import sva
-from subcircuit.tasks.sva import PAST_VERBS, PEOPLE, PREPOSITIONS, STRUCTURES, THINGS, VERBS
+from subcircuit.tasks.builtin.sva import STRUCTURES
+from subcircuit.tasks.builtin.templates import templates_of
 from tests.tasks.conftest import WELL_READ, tokenizer_of, with_tokenizer
 
+WORDS = templates_of("sva").words
+PEOPLE, THINGS, VERBS, PREPOSITIONS, PAST_VERBS = (
+    WORDS[kind] for kind in ("people", "things", "verbs", "prepositions", "past_verbs")
+)
 SINGULAR, PLURAL = ({pair[number] for pair in (*PEOPLE, *THINGS, *VERBS)} for number in (0, 1))
 SUBJECT = {"simple": 0, "across_pp": 0, "within_rc": 1, "across_rc": 0}  # which of the nouns in the prompt
 

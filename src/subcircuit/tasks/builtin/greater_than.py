@@ -21,11 +21,11 @@ from random import Random
 from subcircuit.entry import entry
 from subcircuit.errors import PromptError
 from subcircuit.model.transformer import Transformer
-from subcircuit.tasks.build import build_task
-from subcircuit.tasks.draw import draw_distinct
-from subcircuit.tasks.encoding import BosPolicy, Encoder, answer_token, make_encoder
+from subcircuit.tasks.builtin.templates import draw_distinct
+from subcircuit.tasks.prompts import build_task
 from subcircuit.tasks.roles import filled
 from subcircuit.tasks.task import PromptPair, Task
+from subcircuit.tasks.tokenizer import BosPolicy, Encoder, answer_token, make_encoder
 
 TEMPLATE = "The {noun} lasted from the year {century}{year} to the year {again}"
 # fmt: off

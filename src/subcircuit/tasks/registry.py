@@ -1,27 +1,26 @@
-"""Tasks by name or from a file."""
+"""Tasks by name or from a file, and the table of those that have a name.
+
+A built-in task is a row of the table and a data file for `template_task` in ``builtin/``, or a function of its own.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from subcircuit.entry import entry
-from subcircuit.errors import SettingsError, UnknownNameError
+from subcircuit.errors import UnknownNameError
 from subcircuit.model.transformer import Transformer
-from subcircuit.tasks.capital_of import capital_of
-from subcircuit.tasks.docstring import docstring
-from subcircuit.tasks.draw import TooFewPromptsError
-from subcircuit.tasks.encoding import BosPolicy
-from subcircuit.tasks.gendered_pronoun import gendered_pronoun
-from subcircuit.tasks.greater_than import greater_than
-from subcircuit.tasks.induction import induction
-from subcircuit.tasks.ioi import ioi
+from subcircuit.tasks.builtin.capital_of import capital_of
+from subcircuit.tasks.builtin.greater_than import greater_than
+from subcircuit.tasks.builtin.induction import induction
+from subcircuit.tasks.builtin.sva import sva
+from subcircuit.tasks.builtin.templates import TooFewPromptsError, template_task
 from subcircuit.tasks.jsonl import jsonl, read_pairs
-from subcircuit.tasks.overlap import without
-from subcircuit.tasks.sva import sva
-from subcircuit.tasks.task import Task, check_vocabulary
+from subcircuit.tasks.task import Task
+from subcircuit.tasks.tokenizer import BosPolicy
 
 DEFAULT_EXAMPLES = 8
-_FEWEST = 2  # prompts that can be divided
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,11 @@ class BuiltInTask:
 
 
 _BUILT_IN = (
-    BuiltInTask("ioi", "indirect object identification: Mary and John …, John gave a drink to -> Mary (Wang et al. 2022)", ioi),
+    BuiltInTask(
+        "ioi",
+        "indirect object identification: Mary and John …, John gave a drink to -> Mary (Wang et al. 2022)",
+        partial(template_task, "ioi"),
+    ),
     BuiltInTask(
         "induction", "random tokens repeated: the second copy continues as the first did (Olsson et al. 2022)", induction
     ),
@@ -50,8 +53,16 @@ _BUILT_IN = (
         "from the year 1732 to the year 17 -> a number above 32, or its first digit (Hanna et al. 2023)",
         greater_than,
     ),
-    BuiltInTask("docstring", "the next argument of a Python function in its docstring (Heimersheim & Janiak 2023)", docstring),
-    BuiltInTask("gendered_pronoun", "So Sarah is a really nice person, isn't -> she (Mathwin et al. 2023)", gendered_pronoun),
+    BuiltInTask(
+        "docstring",
+        "the next argument of a Python function in its docstring (Heimersheim & Janiak 2023)",
+        partial(template_task, "docstring"),
+    ),
+    BuiltInTask(
+        "gendered_pronoun",
+        "So Sarah is a really nice person, isn't -> she (Mathwin et al. 2023)",
+        partial(template_task, "gendered_pronoun"),
+    ),
     BuiltInTask("capital_of", "recall of a fact: The capital of France is -> Paris (after Meng et al. 2022)", capital_of),
 )
 
@@ -122,61 +133,3 @@ def load_at_most(source: str | Path, model: Transformer, *, examples: int, seed:
         return load_task(source, model, examples=examples, seed=seed, bos=bos)
     except TooFewPromptsError as few:
         return load_task(source, model, examples=few.found, seed=seed, bos=bos)
-
-
-@entry
-def load_two(
-    source: str | Path,
-    model: Transformer,
-    *,
-    examples: int | None,
-    default: int,
-    others: int,
-    seed: int = 0,
-    bos: BosPolicy = "auto",
-) -> tuple[Task, Task]:
-    """A task's prompts to work with, and others to judge by.
-
-    Args:
-        source, seed, bos: as in `load_task`; the others are drawn with the next seed.
-        examples: how many to work with; None is ``default``, or half of the prompts where there are not enough for both.
-        others: how many to judge by, at most.
-
-    Raises:
-        SettingsError: there is only one prompt, or none is left to judge by.
-        UnknownNameError, PromptError: as in `load_task`.
-    """
-    if examples is None:
-        there = len(load_at_most(source, model, examples=default + others, seed=seed, bos=bos))
-        if there < _FEWEST:
-            raise SettingsError(
-                f"{Path(source).name} has {there} pair of prompts: one to work with and one to judge by are needed."
-            )
-        examples = default if there == default + others else min(default, (there + 1) // 2)
-    found = load_task(source, model, examples=examples, seed=seed, bos=bos)
-    return found, load_held_out(source, model, found, examples=others, seed=seed + 1, bos=bos)
-
-
-@entry
-def load_held_out(
-    source: str | Path, model: Transformer, other: Task, *, examples: int, seed: int = 1, bos: BosPolicy = "auto"
-) -> Task:
-    """A task's prompts without those of another draw: to judge what was found with the other.
-
-    Args:
-        source, bos: as in `load_task`.
-        other: the prompts that must not occur.
-        examples: how many at most; a file or a small task may have fewer left.
-        seed: of built-in tasks.
-
-    Raises:
-        SettingsError: no prompt is left.
-        UnknownNameError, PromptError: as in `load_task`.
-    """
-    check_vocabulary(model, other)
-    if is_prompt_file(source):
-        drawn = load_task(source, model, bos=bos)
-    else:
-        drawn = load_at_most(source, model, examples=examples + len(other), seed=seed, bos=bos)
-    rest = without(drawn, other)
-    return rest[: min(examples, len(rest))]

@@ -13,11 +13,11 @@ from random import Random
 
 from subcircuit.entry import entry
 from subcircuit.model.transformer import Transformer
-from subcircuit.tasks.build import build_task
-from subcircuit.tasks.draw import check_enough, draw_distinct, whole_words
-from subcircuit.tasks.encoding import BosPolicy, Encoder, make_encoder
+from subcircuit.tasks.builtin.templates import check_enough, draw_distinct, single_tokens
+from subcircuit.tasks.prompts import build_task
 from subcircuit.tasks.roles import filled
 from subcircuit.tasks.task import PromptPair, Task
+from subcircuit.tasks.tokenizer import BosPolicy, Encoder, make_encoder
 
 TEMPLATES = (
     "The capital of {country} is",
@@ -87,7 +87,7 @@ def capital_of(model: Transformer, *, examples: int = 8, seed: int = 0, bos: Bos
 
 def _usable(encoder: Encoder) -> Mapping[str, int]:
     """Countries whose capital is one token, with how many tokens they are; another must be as many."""
-    capitals = set(whole_words(encoder, tuple(CAPITALS.values())))
+    capitals = set(single_tokens(encoder, tuple(CAPITALS.values())))
     countries = [country for country, capital in CAPITALS.items() if capital in capitals]
     lengths = [len(ids) for ids in encoder.plain([f" {country}" for country in countries])]
     shared = Counter(lengths)

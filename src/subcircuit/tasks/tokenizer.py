@@ -168,6 +168,14 @@ def _sample(tokenizer: PreTrainedTokenizerBase, special: bool) -> list[int]:
         return list(tokenizer("", add_special_tokens=special)["input_ids"])
 
 
+def ordinary_tokens(model: Transformer) -> list[int]:
+    """Ids that stand for text: without special and added tokens, and without rows that only pad the embedding."""
+    if model.tokenizer is None:
+        return list(range(model.config.vocab))
+    special = {*model.tokenizer.all_special_ids, *model.tokenizer.added_tokens_decoder}
+    return [token for token in range(min(model.config.vocab, len(model.tokenizer))) if token not in special]
+
+
 def answer_tokens(encoder: Encoder, prompt: str, answers: Sequence[str], label: str) -> tuple[int, ...]:
     """The token that each answer is when it follows the prompt: with it, the prompt's tokens decode to prompt and answer.
 

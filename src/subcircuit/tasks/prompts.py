@@ -7,11 +7,10 @@ from subcircuit.entry import entry
 from subcircuit.errors import PromptError, PromptMismatchError
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.tasks.answers import Answer, Answers
-from subcircuit.tasks.encoding import BosPolicy, Encoder, answer_tokens, make_encoder
 from subcircuit.tasks.metrics import metric as metric_named
 from subcircuit.tasks.roles import Roles, is_role, with_ends
-from subcircuit.tasks.task import PromptPair, Task
+from subcircuit.tasks.task import Answer, Answers, PromptPair, Task
+from subcircuit.tasks.tokenizer import BosPolicy, Encoder, answer_tokens, make_encoder
 
 
 @entry

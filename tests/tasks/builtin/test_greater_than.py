@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import PromptError
 from subcircuit.model import Transformer
-from subcircuit.tasks import Task, greater_than
-from subcircuit.tasks.greater_than import CENTURIES, NOUNS
+from subcircuit.tasks import Task
+from subcircuit.tasks.builtin.greater_than import CENTURIES, NOUNS, greater_than
 from tests.tasks.conftest import WELL_READ, tokenizer_of, with_tokenizer
 
 TWO_DIGITS = [f"{number:02}" for number in range(100)]

@@ -14,10 +14,9 @@ from random import Random
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.model.transformer import Transformer
-from subcircuit.tasks.answers import Answer
-from subcircuit.tasks.build import build_task_of_ids
-from subcircuit.tasks.encoding import BosPolicy, bos_prefix
-from subcircuit.tasks.task import Task
+from subcircuit.tasks.prompts import build_task_of_ids
+from subcircuit.tasks.task import Answer, Task
+from subcircuit.tasks.tokenizer import BosPolicy, bos_prefix, ordinary_tokens
 
 
 @entry
@@ -57,11 +56,3 @@ def induction(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosP
         answers += [Answer(example, start + i, (first[i + 1],), (other[i + 1],)) for i in range(length - 1)]
     parameters = {"examples": examples, "seed": seed, "bos": bos, "length": length}
     return build_task_of_ids("induction", clean, corrupted, answers, model, parameters=parameters, roles=roles)
-
-
-def ordinary_tokens(model: Transformer) -> list[int]:
-    """Ids that stand for text: without special and added tokens, and without rows that only pad the embedding."""
-    if model.tokenizer is None:
-        return list(range(model.config.vocab))
-    special = {*model.tokenizer.all_special_ids, *model.tokenizer.added_tokens_decoder}
-    return [token for token in range(min(model.config.vocab, len(model.tokenizer))) if token not in special]

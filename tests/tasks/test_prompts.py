@@ -12,7 +12,7 @@ from subcircuit.errors import PromptError, PromptMismatchError, SettingsError, U
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer, load_model
 from subcircuit.tasks import Answer, PromptPair, Task, build_task, build_task_of_ids
-from subcircuit.tasks.encoding import bos_prefix
+from subcircuit.tasks.tokenizer import bos_prefix
 from tests.tasks.conftest import tokenizer_of, with_tokenizer, words_of
 from tests.tiny_models import bidirectional
 
