@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -61,10 +61,10 @@ class Skipping(sc.Method):
 class Plain:
     """A method without the base class: a frozen dataclass with its members."""
 
-    name = "plain"
-    description = ""
-    meaning = None
-    ranks = True
+    name: ClassVar[str] = "plain"
+    description: ClassVar[str] = ""
+    meaning: ClassVar[str | None] = None
+    ranks: ClassVar[bool] = True
 
     def check(self, problem: sc.Problem) -> None:
         pass

@@ -187,14 +187,17 @@ def _nested(kind: Any, tensors: Mapping[str, Tensor]) -> Any:
     if "0" in grouped:
         return tuple(_nested(kind, grouped[str(number)]) for number in range(len(grouped)))
     mlp = MixtureWeights if "W_router" in grouped.get("mlp", {}) else MLPWeights
-    made = {name: rest[""] if "" in rest else _nested((_PARTS | {"mlp": mlp})[name], rest) for name, rest in grouped.items()}
+    made: dict[str, Any] = {
+        name: rest[""] if "" in rest else _nested((_PARTS | {"mlp": mlp})[name], rest) for name, rest in grouped.items()
+    }
     # norms without gain and bias have no tensors
     read: dict[Any, list[str]] = {
         Weights: ["final_norm"],
         LayerWeights: ["attention_norm", *(["mlp_norm"] if "mlp" in made else [])],
     }
-    empty = {"layers": ()} if kind is Weights else {}
-    return kind(**(empty | dict.fromkeys(read.get(kind, []), NormWeights()) | made))
+    empty: dict[str, Any] = {"layers": ()} if kind is Weights else {}
+    found: dict[str, Any] = {**empty, **dict.fromkeys(read.get(kind, []), NormWeights()), **made}
+    return kind(**found)
 
 
 def digest_of_weights(weights: Weights) -> str:

@@ -99,7 +99,9 @@ class Templates(Turn):
 @cache
 def templates_of(name: str) -> Templates:
     """The data file of a built-in task."""
-    return Templates.model_validate(tomllib.loads((files(__package__) / f"{name}.toml").read_text(encoding="utf-8")))
+    return Templates.model_validate(
+        tomllib.loads((files("subcircuit.tasks.builtin") / f"{name}.toml").read_text(encoding="utf-8"))
+    )
 
 
 @entry
