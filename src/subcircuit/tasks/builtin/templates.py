@@ -142,7 +142,9 @@ def _draw_pair(source: Templates, words: Mapping[str, Sequence[Word]], index: in
         names, offered = line.split(), slots.get(kind, words.get(kind))
         # a sample of one would take another number from the generator than a choice does
         slots |= zip(names, random.sample(offered, len(names)) if len(names) > 1 else [random.choice(offered)], strict=True)
-    clean, spans = filled(slots["template"], turn.roles, **_fields(turn.clean, slots))
+    # a word of several forms is no text itself: the fields name one of them
+    texts = {field: word for field, word in _fields(turn.clean, slots).items() if isinstance(word, str)}
+    clean, spans = filled(slots["template"], turn.roles, **texts)
     return PromptPair(
         clean=clean,
         corrupted=slots["template"].format(**_fields(turn.corrupted, slots)),
