@@ -103,9 +103,10 @@ def write_checkpoint(
         )
     if constants is not None:
         check_constants(model, nodes, "mean or optimal")
+    tensor_map = _map_of(model)
     raw = json.loads((model.folder / "config.json").read_bytes())
     raw.pop("transformers_weights", None)  # the name of the file that is replaced
-    tensors = _Tensors(dict(read_tensors(model.folder)), model, _map_of(model))
+    tensors = _Tensors(dict(read_tensors(model.folder)), model, tensor_map)
     for layer in sorted({node.layer for node in nodes}):
         tensors.remove_heads(layer, [node.head for node in nodes if isinstance(node, Head) and node.layer == layer])
         if MLP(layer) in nodes:

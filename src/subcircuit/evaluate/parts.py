@@ -20,6 +20,7 @@ from subcircuit.graph.select import Selection
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Discovery, LearnOptimal, Method, OnProgress, OnRound, Problem, Rounds, find_circuit
 from subcircuit.search.journal import FORGETFUL, Journal, Under
+from subcircuit.search.method import MethodClass
 from subcircuit.tasks import Metric, OwnMetric, Split, Task, check_vocabulary
 
 # those that are reported; validation prompts have served to choose by
@@ -29,7 +30,7 @@ REPORTED = ("test", "search")
 @overload
 def discover(
     problem: Problem,
-    method: Method | type[Method] | str,
+    method: Method | MethodClass | str,
     /,
     *,
     selection: Selection | int | None = None,
@@ -42,7 +43,7 @@ def discover(
 def discover(
     model: Transformer,
     task: Task | Split,
-    method: Method | type[Method] | str,
+    method: Method | MethodClass | str,
     *,
     metric: str | Metric | OwnMetric | None = None,
     ablation: str | Ablation | LearnOptimal | None = None,
@@ -56,8 +57,8 @@ def discover(
 @entry
 def discover(
     model: Transformer | Problem,
-    task: Task | Split | Method | type[Method] | str,
-    method: Method | type[Method] | str | None = None,
+    task: Task | Split | Method | MethodClass | str,
+    method: Method | MethodClass | str | None = None,
     *,
     metric: str | Metric | OwnMetric | None = None,
     ablation: str | Ablation | LearnOptimal | None = None,

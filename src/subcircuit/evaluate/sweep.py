@@ -19,6 +19,7 @@ from subcircuit.evaluate.measure import measure
 from subcircuit.graph import By
 from subcircuit.search import Method, OnProgress, Problem, method_of, search_at
 from subcircuit.search.journal import FORGETFUL, Journal, Under, alone
+from subcircuit.search.method import MethodClass
 
 THRESHOLDS = (0.5, 0.1, 0.02)
 
@@ -122,7 +123,7 @@ class Contest:
 @entry
 def contend(
     contest: Contest,
-    methods: Sequence[Method | type[Method] | str],
+    methods: Sequence[Method | MethodClass | str],
     on_start: Callable[[str], None] | None = None,
     on_step: OnProgress | None = None,
     journal: Journal = FORGETFUL,

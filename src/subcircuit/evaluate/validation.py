@@ -27,6 +27,7 @@ from subcircuit.evaluate.recovery import Part, Recovery, recovery, recovery_of_c
 from subcircuit.graph import By, Circuit
 from subcircuit.search import Exact, Method, OnProgress, Problem, Result, method_of, search_at
 from subcircuit.search.journal import FORGETFUL, Journal, Under, each
+from subcircuit.search.method import MethodClass
 from subcircuit.tasks import Metric, metric
 from subcircuit.truth import Case
 
@@ -124,7 +125,7 @@ Found: TypeAlias = dict[float | None, Result]
 @entry
 def validate(
     case: Case,
-    settings: Method | type[Method] | str,
+    settings: Method | MethodClass | str,
     conditions: Conditions | None = None,
     on_step: OnProgress | None = None,
     journal: Journal = FORGETFUL,
@@ -173,7 +174,7 @@ def validate(
 def validate_all(
     cases: Mapping[str, Callable[[Ablation], Case]],
     ablations: Sequence[Ablation],
-    methods: Sequence[Method | type[Method] | str],
+    methods: Sequence[Method | MethodClass | str],
     conditions: Conditions | None = None,
     on_start: Callable[[str], None] | None = None,
     on_step: OnProgress | None = None,

@@ -15,7 +15,7 @@ from itertools import product
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.graph import Embed, Graph
+from subcircuit.graph import Graph
 from subcircuit.graph.circuit import inputs_of
 
 Edge = tuple[int, int]
@@ -49,7 +49,7 @@ class Wiring:
 
     def carrying(self, kept: Bool[Tensor, "writer reader"]) -> set[Spot]:
         """Writers of a pruned circuit that write something else than their ablated value: embeddings, and those that read."""
-        embeddings = [row for row, writer in enumerate(self.graph.writers) if isinstance(writer, Embed)]
+        embeddings = list(range(len(self.graph.embeddings)))
         fed = (spot for column in kept.any(0).nonzero().flatten().tolist() for spot in self.feeds[column])
         return {*product(embeddings, range(len(self.graph.places))), *fed}
 

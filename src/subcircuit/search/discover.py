@@ -13,7 +13,7 @@ from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches
 from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.method import Method
+from subcircuit.search.method import Method, MethodClass
 from subcircuit.search.methods import method_of
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.outcome import Values, measure_circuit
@@ -30,7 +30,7 @@ _TIMINGS = ("seconds", "forward_seconds")
 @entry
 def find_circuit(
     problem: Problem,
-    method: Method | type[Method] | str,
+    method: Method | MethodClass | str,
     *,
     selection: Selection | int | None = None,
     learning: LearnOptimal | None = None,

@@ -11,7 +11,7 @@ from subcircuit.engine.memory import peak_memory
 from subcircuit.entry import entry
 from subcircuit.search.cost import STEPS, seconds_of
 from subcircuit.search.footprint import Footprint
-from subcircuit.search.method import Method
+from subcircuit.search.method import Method, MethodClass
 from subcircuit.search.methods import method_of
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.problem import Problem
@@ -54,7 +54,7 @@ class Estimate:
 
 @entry
 def estimate(
-    problem: Problem, settings: Method | type[Method] | str, learning: LearnOptimal | None = None, patience: float = 60.0
+    problem: Problem, settings: Method | MethodClass | str, learning: LearnOptimal | None = None, patience: float = 60.0
 ) -> Estimate:
     """Predict what a search will cost.
 

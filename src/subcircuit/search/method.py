@@ -14,7 +14,7 @@ The package's own are in ``methods.py``; one from outside goes wherever they go.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from subcircuit.search.cost import SearchCost, cost_of_examples
 from subcircuit.search.footprint import Footprint, of_gradients
@@ -80,6 +80,13 @@ class Method(Protocol):
     def at(self, thresholds: Sequence[float]) -> "Mapping[float | None, Method]":
         """The method at each of several thresholds, to compare the circuits; of one without a threshold itself alone, under None."""
         return {None: self}
+
+
+if TYPE_CHECKING:
+    MethodClass: TypeAlias = type[Method]
+else:
+    # a method from outside need not derive from the protocol, so no subclass check can tell
+    MethodClass = type
 
 
 def search_at(

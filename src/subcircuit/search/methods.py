@@ -15,14 +15,14 @@ from subcircuit.search.exact import Exact
 from subcircuit.search.hisp import Hisp
 from subcircuit.search.hybrid import Hybrid
 from subcircuit.search.ifr import Ifr
-from subcircuit.search.method import Method
+from subcircuit.search.method import Method, MethodClass
 from subcircuit.search.random_scores import RandomScores
 from subcircuit.search.refine import Refine
 from subcircuit.search.relp import Relp
 from subcircuit.search.subnetwork_probing import SubnetworkProbing
 from subcircuit.search.ugs import Ugs
 
-METHODS: dict[str, type[Method]] = {
+METHODS: dict[str, MethodClass] = {
     method.name: method
     for method in (
         Acdc,
@@ -45,7 +45,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def method_named(name: str) -> type[Method]:
+def method_named(name: str) -> MethodClass:
     """The method of this name.
 
     Raises:
@@ -56,7 +56,7 @@ def method_named(name: str) -> type[Method]:
     return METHODS[name]
 
 
-def method_of(asked: Method | type[Method] | str) -> Method:
+def method_of(asked: Method | MethodClass | str) -> Method:
     """A method from itself, or from its class or name: with its default settings.
 
     Raises:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Circuit, Graph, Logits
+from subcircuit.graph import Circuit, Graph
 from subcircuit.graph.select import check_scores
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import Result
@@ -89,7 +89,7 @@ def scores_of_nodes(graph: Graph, importance: Float[Tensor, " writer"]) -> Float
     The edges of at least a score are then all those between nodes of at least that importance.
     """
     at_readers = [
-        torch.tensor(torch.inf, dtype=importance.dtype) if isinstance(r, Logits) else importance[list(graph.owners(r))].amax()
+        importance[list(owners)].amax() if (owners := graph.owners(r)) else torch.tensor(torch.inf, dtype=importance.dtype)
         for r in graph.readers
     ]
     return torch.minimum(importance[:, None], torch.stack(at_readers))
