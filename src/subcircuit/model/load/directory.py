@@ -50,7 +50,7 @@ def read_config(folder: Path, own: Family | None = None) -> PreTrainedConfig:
         if architecture in CONFIG_MAPPING:
             return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         config = PreTrainedConfig.from_dict(raw)
-        config.model_type = architecture
+        config.model_type = architecture  # pyright: ignore[reportAttributeAccessIssue]  # as transformers does itself
         return config
 
 
