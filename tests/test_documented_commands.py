@@ -107,10 +107,10 @@ def shell(stand_ins: dict[str, Transformer], tmp_path: Path, monkeypatch: pytest
     resolve = import_module("subcircuit.model.load.resolve")
     really = resolve._from_name
 
-    def from_name(source: str | Path, revision: str | None, report: object) -> Transformer:
+    def from_name(source: str | Path, *given: object) -> Transformer:
         name = Path(source).name
         if name in SHIPPED:
-            return really(source, revision, report)
+            return really(source, *given)
         # what it stands in for has other files, by which a run would look for it
         return replace(stand_ins.get(name, stand_ins["plain"]), name=name, revision=None)
 

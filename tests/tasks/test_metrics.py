@@ -1,4 +1,5 @@
 import math
+import pickle
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 
 from subcircuit.engine.readout import readout_of
 from subcircuit.errors import SettingsError, UnknownNameError
-from subcircuit.tasks import METRICS, Answer, Answers, metric
+from subcircuit.search.objective import Units, objective
+from subcircuit.tasks import METRICS, Answer, Answers, Metric, metric
+from subcircuit.tasks.metrics import own_metric
 
 
 def plain_value(name: str, z: list[float], model: list[float], correct: tuple[int, ...], wrong: tuple[int, ...]) -> float:
@@ -102,6 +105,21 @@ def test_nan_is_never_hidden(name: str):
     assert loss.isnan().tolist() == [False, True, False]
     assert answers.per_example(loss).isnan().tolist() == [True, False]
     assert answers.mean(loss).isnan()
+
+
+def largest(logits: Tensor) -> Tensor:
+    """A metric of one's own."""
+    return logits.max(-1).values
+
+
+@pytest.mark.parametrize(
+    "made", [*METRICS.values(), own_metric(largest), objective(metric("probability_difference"), Units(2.0, 3.0))], ids=str
+)
+def test_another_process_measures_the_same(made: Metric):
+    answers, model = Answers.from_list([Answer(0, 0, (0, 2), (1,)), Answer(1, 0, (1,), (0, 3))]), random_logits(2, 6, seed=1)
+    bounds = [each.bind(answers, model) for each in (made, pickle.loads(pickle.dumps(made)))]
+    mine, sent = (bound(readout_of(random_logits(3, 2, 6, seed=2), bound.needs)) for bound in bounds)
+    assert torch.equal(mine, sent)
 
 
 @pytest.mark.parametrize("name", [m.name for m in METRICS.values() if m.differentiable])

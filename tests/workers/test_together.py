@@ -23,6 +23,7 @@ from subcircuit.model.weights import map_tensors
 from subcircuit.search import Acdc, Refine, refine_circuit
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import metric
+from subcircuit.tasks.metrics import own_metric
 from subcircuit.workers import Crew, Table, together
 from subcircuit.workers.local import _Helper, _serve
 from subcircuit.workers.sharing import Helping, Leading
@@ -57,6 +58,9 @@ def test_errors_of_the_work_and_ctrl_c_are_those_of_one_process(tmp_path: Path):
     broken = replace(model, weights=map_tensors(model.weights, lambda tensor: tensor * float("nan")))
     with pytest.raises(NumericalError, match="nothing was ranked"):
         together(partial(search, "acdc", replace(problem, model=broken)), Crew(2))
+    unsent = replace(problem_of(model), metric=own_metric(lambda logits: logits[:, 0]))
+    with pytest.raises(SettingsError, match="top of a file"):
+        together(partial(search, "acdc", unsent), Crew(2))
     begun = set(children())
 
     def stop(_: object) -> None:

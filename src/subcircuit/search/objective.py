@@ -11,6 +11,7 @@ identification in SmolLM2 reached 1.35 times the model's logit difference. The d
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -56,30 +57,30 @@ def objective(measured: Metric, units: Units, terms: Terms = "both") -> Metric:
         units: of both terms.
         terms: which of the two terms count.
     """
-
-    def prepare(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
-        assert reference is not None
-        own, kl = measured.bind(answers, reference), metric("kl_divergence").bind(answers, reference)
-        of_model = answers.per_example(own(readout_of(reference, own.needs)))
-
-        def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-            zero = torch.zeros((), dtype=torch.float64, device=of_model.device)
-            squares = zero
-            if terms != "kl":
-                squares = ((answers.per_example(own(readout)) - of_model).square() / units.gap)[..., answers.example]
-            return squares + (zero if terms == "faithfulness" else kl(readout) / units.kl)
-
-        return _both(own.needs if terms != "kl" else Needs(), kl.needs if terms != "faithfulness" else Needs()), measure
-
     return Metric(
         f"refinement loss ({terms})",
         "squared distance of the metric from the model's, and KL divergence",
         "lower",
-        prepare,
+        partial(_loss, measured, units, terms),
         compares=True,
         contrasts=measured.contrasts,
         differentiable=measured.differentiable or terms == "kl",
     )
+
+
+def _loss(measured: Metric, units: Units, terms: Terms, answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
+    assert reference is not None
+    own, kl = measured.bind(answers, reference), metric("kl_divergence").bind(answers, reference)
+    of_model = answers.per_example(own(readout_of(reference, own.needs)))
+
+    def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
+        zero = torch.zeros((), dtype=torch.float64, device=of_model.device)
+        squares = zero
+        if terms != "kl":
+            squares = ((answers.per_example(own(readout)) - of_model).square() / units.gap)[..., answers.example]
+        return squares + (zero if terms == "faithfulness" else kl(readout) / units.kl)
+
+    return _both(own.needs if terms != "kl" else Needs(), kl.needs if terms != "faithfulness" else Needs()), measure
 
 
 def _both(a: Needs, b: Needs) -> Needs:

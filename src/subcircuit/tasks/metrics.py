@@ -26,6 +26,7 @@ others (``acdc``, ``exact``) take any. It sees all logits, so a trial costs the 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from typing import Any, Literal, TypeAlias
 
@@ -42,7 +43,7 @@ Reference: TypeAlias = Float[Tensor, "answer vocab"] | None
 Prepare: TypeAlias = Callable[[Answers, Reference], tuple[Needs, Measure]]
 OwnMetric: TypeAlias = Callable[..., Any]
 # not the name of any metric of the package, so that what is recorded cannot be taken for one
-_OWN = "function "
+_OWN_PREFIX = "function "
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,8 @@ class Metric:
         name: for the command line and records.
         description: one line.
         direction: whether lower or higher values are better.
-        prepare: from answers and reference to what must be read and how it is measured.
+        prepare: from answers and reference to what must be read and how it is measured; other processes get it pickled, so no
+            function within a function.
         compares: needs the model's own logits as reference.
         contrasts: needs wrong answers.
         differentiable: False for counts, on which gradients are zero.
@@ -173,19 +175,17 @@ def _js_divergence(answers: Answers, reference: Reference) -> tuple[Needs, Measu
 def _contrast(
     read: Callable[[Readout], Float[Tensor, "*trial answer column"]],
     over: Callable[[Float[Tensor, "*trial answer option"], Bool[Tensor, "answer option"]], Float[Tensor, "*trial answer"]],
-) -> Prepare:
+    answers: Answers,
+    reference: Reference,
+) -> tuple[Needs, Measure]:
     """Mean or sum of the right answers' numbers minus that of the wrong ones'."""
+    columns, correct, wrong = _columns(answers)
 
-    def prepare(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
-        columns, correct, wrong = _columns(answers)
+    def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
+        values = read(readout)
+        return over(_take(values, correct), answers.correct_mask) - over(_take(values, wrong), answers.wrong_mask)
 
-        def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-            values = read(readout)
-            return over(_take(values, correct), answers.correct_mask) - over(_take(values, wrong), answers.wrong_mask)
-
-        return Needs(columns=columns, normalizer=read is _probabilities), measure
-
-    return prepare
+    return Needs(columns=columns, normalizer=read is _probabilities), measure
 
 
 def _negative_log_likelihood(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
@@ -294,21 +294,21 @@ METRICS: dict[str, Metric] = {
             "logit_difference",
             "mean logit of right answers minus mean logit of wrong ones",
             "higher",
-            _contrast(_logits, _mean),
+            partial(_contrast, _logits, _mean),
             contrasts=True,
         ),
         Metric(
             "probability_difference",
             "mean probability of right answers minus mean probability of wrong ones",
             "higher",
-            _contrast(_probabilities, _mean),
+            partial(_contrast, _probabilities, _mean),
             contrasts=True,
         ),
         Metric(
             "greater_than",
             "total probability of right answers minus that of wrong ones",
             "higher",
-            _contrast(_probabilities, _sum),
+            partial(_contrast, _probabilities, _sum),
             contrasts=True,
         ),
         Metric("negative_log_likelihood", "minus log probability of a right answer, in nats", "lower", _negative_log_likelihood),
@@ -350,7 +350,7 @@ def metric_of(asked: str | Metric | OwnMetric) -> Metric:
     if isinstance(asked, Metric):
         return asked
     if isinstance(asked, str):
-        if asked.startswith(_OWN):
+        if asked.startswith(_OWN_PREFIX):
             raise SettingsError(f"the metric is a Python {asked}, of which the name alone is known: pass the function itself.")
         return metric(asked)
     if callable(asked):
@@ -375,21 +375,21 @@ def own_metric(function: OwnMetric, direction: Literal["lower", "higher"] = "hig
     >>> own_metric(lambda logits: logits[:, 11] - logits[:, 12], name="eleven_over_twelve").direction
     'higher'
     """
-    named = _OWN + (name or getattr(function, "__name__", type(function).__name__))
+    named = _OWN_PREFIX + (name or getattr(function, "__name__", type(function).__name__))
     takes_answers = _takes_answers(function, named)
+    return Metric(named, f"a Python function: {direction} is better", direction, partial(_own, function, takes_answers, named))
 
-    def prepare(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
-        def one(logits: Float[Tensor, "answer vocab"]) -> Float[Tensor, " answer"]:
-            return _checked(function(logits, answers) if takes_answers else function(logits), logits, answers, named)
 
-        def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-            assert readout.logits is not None
-            trials = readout.logits.reshape(-1, *readout.logits.shape[-2:])
-            return torch.stack([one(logits) for logits in trials]).reshape(readout.logits.shape[:-1])
+def _own(function: OwnMetric, takes_answers: bool, name: str, answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
+    def one(logits: Float[Tensor, "answer vocab"]) -> Float[Tensor, " answer"]:
+        return _checked(function(logits, answers) if takes_answers else function(logits), logits, answers, name)
 
-        return Needs(logits=True), measure
+    def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
+        every = _present(readout.logits)
+        trials = every.reshape(-1, *every.shape[-2:])
+        return torch.stack([one(logits) for logits in trials]).reshape(every.shape[:-1])
 
-    return Metric(named, f"a Python function: {direction} is better", direction, prepare)
+    return Needs(logits=True), measure
 
 
 def _takes_answers(function: OwnMetric, name: str) -> bool:

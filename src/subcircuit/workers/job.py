@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from subcircuit.errors import SettingsError
 from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import named_tensors
 from subcircuit.search.journal import Journal
@@ -50,10 +51,20 @@ class Job:
         return Job.unpack((folder / "work.pickle").read_bytes(), tensors)
 
     def pack(self) -> tuple[bytes, dict[str, Tensor]]:
-        """As values that can be sent: all but the weights, and the weights on the processor by their names."""
+        """As values that can be sent: all but the weights, and the weights on the processor by their names.
+
+        Raises:
+            SettingsError: something in the work cannot be sent to another process, such as a metric that is a lambda.
+        """
         file = BytesIO()
         pickler = _WithoutModels(file)
-        pickler.dump(self.work)
+        try:
+            pickler.dump(self.work)
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise SettingsError(
+                f"other processes cannot help, because something cannot be sent to them ({error}): define functions, such as a "
+                "metric of your own, at the top of a file, or use one worker."
+            ) from error
         named = [_named(model, number) for number, model in enumerate(pickler.models)]
         devices = {name: str(tensor.device) for tensors in named for name, tensor in tensors.items()}
         outline = pickle.dumps((file.getvalue(), [_hollow(model) for model in pickler.models], devices))
