@@ -26,7 +26,7 @@ import subcircuit as sc
 from subcircuit.search import METHODS, Problem
 from subcircuit.search.attribution import Rounds, examples_at_once
 from subcircuit.search.exact import effects_of
-from subcircuit.search.scores import time_forward
+from subcircuit.search.result import time_forward
 
 QUICK = [name for name in METHODS if name not in ("acdc", "exact", "hybrid", "subnetwork-probing", "edge-pruning", "ugs")]
 CASES = [f"{name}-8" for name in QUICK] + ["eap-32", "subnetwork-probing-8", "edge-pruning-8", "ugs-8", "exact-sample-8"]

@@ -25,7 +25,7 @@ import subcircuit as sc
 from subcircuit.graph import Graph
 from subcircuit.report.style import STYLE, line_style
 from subcircuit.search import Acdc, Eap, Problem
-from subcircuit.search.footprint import Footprint
+from subcircuit.search.memory import Footprint
 from subcircuit.tasks import metric
 
 ROOT = Path(__file__).parent.parent

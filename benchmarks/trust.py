@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Any
 
 import subcircuit as sc
-from subcircuit.evaluate.parts import measured_on
+from subcircuit.evaluate.evaluation import measured_on
 from subcircuit.search import METHODS, Problem
 
 MODELS, TASKS = ("smollm2-135m", "gemma3-270m"), ("ioi", "sva", "greater_than", "capital_of")

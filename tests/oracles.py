@@ -18,7 +18,7 @@ from subcircuit.model.components import activate, mlp, rotate, soft_cap
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.weights import MixtureWeights, MLPWeights, NormWeights
 from subcircuit.search import Acdc, Problem
-from subcircuit.search.rules import Within
+from subcircuit.search.acdc_rules import Within
 from subcircuit.tasks import placed
 
 # ---- the masked forward pass, one prompt, one node, one edge at a time --------------------------------------------------

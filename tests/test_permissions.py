@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from subcircuit.durable import write_whole
 from subcircuit.edit import write_checkpoint
 from subcircuit.graph import Circuit, Graph, GraphShape, Head, Scope
+from subcircuit.io import write_whole
 from subcircuit.model import load_model
 from subcircuit.model.load.cache import make_directory
 from subcircuit.report import write_run

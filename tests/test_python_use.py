@@ -11,7 +11,7 @@ from torch import Tensor
 
 import subcircuit as sc
 from subcircuit.errors import NoGradientError, SettingsError, UnknownNameError
-from subcircuit.graph.select import selection_of
+from subcircuit.graph.selection import selection_of
 from subcircuit.search import METHODS, method_of
 from subcircuit.search.problem import carried
 from subcircuit.tasks import Answers, metric_of

@@ -120,6 +120,10 @@ if TYPE_CHECKING:
         write_removal,
         write_run,
     )
+    from subcircuit.runs.pool import (
+        Crew,
+        together,
+    )
     from subcircuit.search import (
         Acdc,
         AtpStar,
@@ -178,10 +182,6 @@ if TYPE_CHECKING:
     from subcircuit.truth import (
         Case,
         case,
-    )
-    from subcircuit.workers import (
-        Crew,
-        together,
     )
 
 __version__ = "0.1.0"
@@ -353,7 +353,7 @@ _HOMES = {
         "Case",
         "case",
     ),
-    "subcircuit.workers": (
+    "subcircuit.runs.pool": (
         "Crew",
         "together",
     ),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from subcircuit.search import footprint
+from subcircuit.search import memory
 from tests.cli.conftest import Output
 
 Run = Callable[..., Output]
@@ -56,7 +56,7 @@ def test_a_search_that_needs_more_memory_than_is_free_says_so_first(
 ) -> None:
     asked = ("--model", model, "--task", prompts, "--method", "eap", "--metric", "logit_difference")
     assert "warning" not in subcircuit("estimate", *asked).err
-    monkeypatch.setattr(footprint, "free_memory", lambda device: 100)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 100)
     done = subcircuit("discover", *asked)
     assert done.code == 0
     (warning,) = (line for line in done.err.splitlines() if line.startswith("warning: beside the model"))

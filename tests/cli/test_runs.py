@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from subcircuit import durable
+from subcircuit import io
 from subcircuit.cli.main import main
 from subcircuit.errors import RunError
 from subcircuit.graph import Circuit
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("at_once")
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subcircuit.runs.journal.SECONDS_BETWEEN", 0.0)
     # what is shown of a search that is under way depends on the time it takes
-    monkeypatch.setattr("subcircuit.runs.beacon.SECONDS_BETWEEN", float("inf"))
+    monkeypatch.setattr("subcircuit.runs.progress.SECONDS_BETWEEN", float("inf"))
     # figures take most of the time, and are files like others
     monkeypatch.setattr("subcircuit.report.save_picture", sketch)
 
@@ -72,7 +72,7 @@ def killed_after(arguments: list[str], journal_writes: int, renames: int) -> int
             return act
 
         SqliteJournal.write = counted("write", SqliteJournal.write)
-        durable.os.replace = counted("replace", os.replace)
+        io.os.replace = counted("replace", os.replace)
         main(arguments)
 
     return in_a_process(work)
@@ -92,7 +92,7 @@ def test_a_killed_run_is_resumed_to_the_same_bits(
 ) -> None:
     arguments, replace, renamed = options(model, prompts), os.replace, list[object]()
     with monkeypatch.context() as patch:
-        patch.setattr(durable.os, "replace", lambda *names: (renamed.append(names), replace(*names))[1])
+        patch.setattr(io.os, "replace", lambda *names: (renamed.append(names), replace(*names))[1])
         assert subcircuit(*arguments, "whole").code == 0
     expected, count = results(Path("whole")), len(journal_of(Path("whole")))
     # at the first results, in the middle, at the last, and when each of the files of the end is put in its place
@@ -338,14 +338,14 @@ def test_a_full_disk_leaves_what_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     file = tmp_path / "file"
-    durable.write_whole(file, lambda temporary: temporary.write_text("old"))
+    io.write_whole(file, lambda temporary: temporary.write_text("old"))
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(durable.os, call, full)
+    monkeypatch.setattr(io.os, call, full)
     with pytest.raises(OSError, match="No space"):
-        durable.write_whole(file, lambda temporary: temporary.write_text("new"))
+        io.write_whole(file, lambda temporary: temporary.write_text("new"))
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("file", "old")]
 
 

@@ -15,7 +15,7 @@ from subcircuit.errors import Stopped
 from subcircuit.graph import Circuit
 from subcircuit.runs import Beacon, SqliteJournal, run_in
 from subcircuit.search import Round, Step
-from subcircuit.viewer.folders import progress_of
+from subcircuit.viewer.run_folders import progress_of
 from tests.cli.conftest import Output
 
 
@@ -82,8 +82,8 @@ def test_a_zoom_is_seen_as_it_goes(
     given = ("--model", model, "--task", many)
     begun = ("--method", "eap-ig-inputs", "--scope", "block", "--examples", 2, "--edges", "100%", "--out", "base")
     assert subcircuit("discover", *given, *begun).code == 0
-    monkeypatch.setattr("subcircuit.runs.beacon.SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr("subcircuit.runs.beacon._SHARE", 0)
+    monkeypatch.setattr("subcircuit.runs.progress.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("subcircuit.runs.progress._SHARE", 0)
     show, seen = Beacon.step, []
 
     def step(beacon: Beacon, one: Step | Round) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from subcircuit.edit import Node, NodeEdit, remove_nodes, write_checkpoint
 from subcircuit.edit.checkpoint import keeps_constants
-from subcircuit.edit.fill import mean_writes
+from subcircuit.edit.replacement import mean_writes
 from subcircuit.engine import last_stream_of_nodes
 from subcircuit.errors import EditError
 from subcircuit.graph import MLP, Graph, Head, Neuron, Scope

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from subcircuit.edit import EdgeEdit, Greedy, Means, Probe, Relearning, keep, nodes_of, remove
-from subcircuit.edit.fill import mean_values, mean_writes, optimal_writes
 from subcircuit.edit.parts import EdgeParts, NodeParts
+from subcircuit.edit.replacement import mean_values, mean_writes, optimal_writes
 from subcircuit.edit.search import Point, find
 from subcircuit.engine import Mean, Resample, ablated_values, run_circuit
 from subcircuit.errors import EditError, GraphError, SettingsError
@@ -164,7 +164,7 @@ def test_neurons_of_a_circuit_are_nodes_of_their_own() -> None:
 
 
 def test_learned_constants_cost_the_retained_tasks_less_than_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subcircuit.edit.fill._STEPS", 30)
+    monkeypatch.setattr("subcircuit.edit.replacement._STEPS", 30)
     model, _, ioi, induction = trained()
     nodes = (Head(0, 1), MLP(1))
     prompts = [induction[:2]]

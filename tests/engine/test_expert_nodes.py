@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
-from subcircuit.engine.node_masks import last_stream_of_nodes
+from subcircuit.engine.forward import last_stream_of_nodes
 from subcircuit.errors import GraphError
 from subcircuit.graph import Graph, Scope
 from subcircuit.search import Acdc

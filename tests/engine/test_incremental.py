@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from subcircuit.engine import ABLATIONS, ablated_values, run_circuit
 from subcircuit.engine.readout import readout_of
 from subcircuit.graph import Graph
+from subcircuit.search.acdc_rules import cutting_order
 from subcircuit.search.batches import Batches
-from subcircuit.search.order import cutting_order
 from subcircuit.tasks import placed
 from tests.engine.test_forward import scopes_of
 from tests.problems import random_problem

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subcircuit.engine import ABLATIONS, Resample, ablated_values, forward, run_circuit, writer_values
-from subcircuit.engine.node_masks import last_stream_of_nodes
+from subcircuit.engine.forward import last_stream_of_nodes
 from subcircuit.errors import GraphError
 from subcircuit.graph import Graph, GraphShape, Scope
 from subcircuit.search import Acdc
+from subcircuit.search.acdc_rules import HeadOrder
 from subcircuit.search.atp_star import AtpStar
 from subcircuit.search.eap import Eap
 from subcircuit.search.exact import Exact
-from subcircuit.search.order import HeadOrder
-from subcircuit.units import neurons
+from subcircuit.units import mlp
 from tests.engine.agreement import assert_node_by_node, assert_sequential
 from tests.engine.test_forward import LENGTHS, real
 from tests.engine.test_incremental import Walk
@@ -37,7 +37,7 @@ def drawn(family: str, data: st.DataObject, seed: int):
 @pytest.mark.parametrize("family", WITH_MLPS)
 def test_all_kept_is_the_model_all_cut_the_corrupted_run_and_writers_sum_to_the_stream(family, monkeypatch):
     # more neurons than run at once
-    monkeypatch.setattr(neurons, "_AT_ONCE", 2)
+    monkeypatch.setattr(mlp, "_AT_ONCE", 2)
     model = narrow(tiny(family, dtype=torch.float64))
     task = random_task(model, 1, LENGTHS)
     here = real(task.clean)

@@ -12,16 +12,13 @@ from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit
 from subcircuit.errors import GraphError, PromptMismatchError, SettingsError
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.search import Acdc, Problem, zoom
+from subcircuit.search.acdc_rules import Within
 from subcircuit.search.atp_star import AtpStar
-from subcircuit.search.clean_corrupted import CleanCorrupted
-from subcircuit.search.eap import Eap
-from subcircuit.search.eap_ig_activations import EapIgActivations
-from subcircuit.search.eap_ig_inputs import EapIgInputs
+from subcircuit.search.eap import CleanCorrupted, Eap, EapIgActivations, EapIgInputs
 from subcircuit.search.exact import Exact
 from subcircuit.search.hisp import Hisp
 from subcircuit.search.ifr import Ifr
 from subcircuit.search.relp import Relp
-from subcircuit.search.rules import Within
 from subcircuit.search.subnetwork_probing import SubnetworkProbing
 from subcircuit.tasks import Roles, Task, graph_of, metric, placed, places_of
 from tests.engine.agreement import assert_node_by_node

@@ -10,8 +10,7 @@ from subcircuit.explain import Explanation, Thresholds, explain_circuit
 from subcircuit.graph import Circuit, Graph
 from subcircuit.tasks import Answer, build_task_of_ids
 from subcircuit.truth import Case
-from subcircuit.truth.features import SHARP, Head, Stream
-from subcircuit.truth.planted import planted_case
+from subcircuit.truth.planted import SHARP, Head, Stream, planted_case
 from subcircuit.truth.trained import trained_case
 
 PLANTED = {

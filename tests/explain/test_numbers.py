@@ -8,12 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subcircuit.explain.attention import looks, token_sets
-from subcircuit.explain.backup import growth
 from subcircuit.explain.explain import explain_circuit
-from subcircuit.explain.observe import Observation, at_answers, directions, observe
-from subcircuit.explain.weights import carried, mechanisms
-from subcircuit.explain.writing import neurons_at_work, written
+from subcircuit.explain.heads import carried, growth, looks, mechanisms, token_sets
+from subcircuit.explain.observe import Observation, at_answers, directions, neurons_at_work, observe, written
 from subcircuit.graph import MLP, Circuit, Graph, Head, Scope
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import normalize

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import GraphError, SubcircuitError, UnknownNameError
 from subcircuit.graph import LEVELS, Scope, parse_scope
-from subcircuit.graph.scope_text import print_scope
+from subcircuit.graph.scope import print_scope
 from tests.graph.strategies import scopes
 
 

@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 
 from subcircuit.errors import ModelError, UnsupportedModelError
 from subcircuit.model import Experts, MixtureWeights, MLPWeights, Tokens, Transformer, check_weights, load_model
-from subcircuit.model.components import mlp
-from subcircuit.model.experts import mixture, route
+from subcircuit.model.components import mixture, mlp, route
 from subcircuit.model.weights import named_tensors
 from tests.model.test_families import hf_logits, largest_difference, our_logits
 from tests.oracles import NodeByNode, mixture_of_one
@@ -71,7 +70,7 @@ def test_equal_logits_go_to_experts_of_lower_number():
 def test_an_expert_reads_the_rows_that_go_to_it_and_no_other(monkeypatch: pytest.MonkeyPatch):
     model, seen = tiny("mixtral", 3), []
     plain = mlp
-    monkeypatch.setattr("subcircuit.model.experts.mlp", lambda c, w, x, n: seen.append(len(x)) or plain(c, w, x, n))
+    monkeypatch.setattr("subcircuit.model.components.mlp", lambda c, w, x, n: seen.append(len(x)) or plain(c, w, x, n))
     x = torch.randn(10, 32, generator=torch.Generator().manual_seed(1))
     mixture(model.config, weights_of(model, 0), x)
     assert sum(seen) == 2 * len(x)

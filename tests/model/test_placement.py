@@ -13,9 +13,9 @@ from subcircuit.graph import Graph, Scope
 from subcircuit.model import Transformer, load_model
 from subcircuit.model.placement import devices_of, parse_places
 from subcircuit.model.weights import Elsewhere, map_tensors, named_tensors
+from subcircuit.runs.pool_job import Job
 from subcircuit.search import METHODS
 from subcircuit.search.journal import FORGETFUL
-from subcircuit.workers.job import Job
 from tests.problems import random_problem
 from tests.tiny_models import tiny
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from subcircuit.engine.patterns import attention_patterns
+from subcircuit.engine.plain_run import attention_patterns
 from subcircuit.errors import CircuitFileError, GraphError, OutputError
 from subcircuit.evaluate import direct_effects
 from subcircuit.explain import Component, Explanation
@@ -31,8 +31,8 @@ from subcircuit.report.page import (
     sizes,
     write_report,
 )
+from subcircuit.report.page.arrays import packed, quantised, unpacked
 from subcircuit.report.page.html import MODULES, inert_json, static
-from subcircuit.report.page.packed import packed, quantised, unpacked
 from subcircuit.search import Eap, effects_by_example, warnings_of
 from tests.graph.strategies import record
 from tests.problems import random_kept, random_problem

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from subcircuit.engine import ablated_values, run_circuit, writer_values
+from subcircuit.engine.plain_run import embedding_values
 from subcircuit.engine.readout import readout_of
-from subcircuit.engine.values import embedding_values
 from subcircuit.errors import NoGradientError
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import embed

@@ -11,9 +11,7 @@ from subcircuit.errors import NoGradientError, NumericalError, SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model import LayerNorm, NormWeights, RMSNorm
 from subcircuit.model.components import normalize
-from subcircuit.search.clean_corrupted import CleanCorrupted
-from subcircuit.search.eap import Eap
-from subcircuit.search.eap_ig_inputs import EapIgInputs
+from subcircuit.search.eap import CleanCorrupted, Eap, EapIgInputs
 from subcircuit.units.gradients import norm_pull_back
 from tests.engine.test_forward import scopes_of
 from tests.problems import random_problem

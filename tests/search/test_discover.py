@@ -11,7 +11,7 @@ from subcircuit.errors import GraphError, SettingsError, UnknownNameError
 from subcircuit.evaluate import discover
 from subcircuit.graph import Circuit, Graph, Greedy, Scope, Threshold, TopN
 from subcircuit.search import METHODS, Acdc, Eap, Exact, Hybrid, Round, method_named, method_of
-from subcircuit.search.eap_ig_inputs import EapIgInputs
+from subcircuit.search.eap import EapIgInputs
 from subcircuit.search.hybrid import nominate
 from tests.problems import random_problem, random_task
 from tests.tiny_models import tiny

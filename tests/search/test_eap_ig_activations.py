@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph, Scope
-from subcircuit.search.eap import Eap
-from subcircuit.search.eap_ig_activations import EapIgActivations, stages
+from subcircuit.search.eap import Eap, EapIgActivations, stages
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores, assert_scores_or_refused
 from tests.search.test_attribution import problems

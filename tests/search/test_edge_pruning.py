@@ -5,7 +5,7 @@ import torch
 
 from subcircuit.engine import ABLATIONS
 from subcircuit.graph import Graph
-from subcircuit.graph.select import Threshold, TopN
+from subcircuit.graph.selection import Threshold, TopN
 from subcircuit.search import Problem
 from subcircuit.search.edge_pruning import EdgePruning
 from subcircuit.tasks import metric

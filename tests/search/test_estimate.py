@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from subcircuit.engine import ABLATIONS
-from subcircuit.search import Acdc, Eap, EdgePruning, Exact, Hybrid, LearnOptimal, Problem, sketch
-from subcircuit.search import footprint as footprint_module
+from subcircuit.search import Acdc, Eap, EdgePruning, Exact, Hybrid, LearnOptimal, Problem, acdc_estimate
+from subcircuit.search import memory as memory_module
+from subcircuit.search.acdc_estimate import trials_of
+from subcircuit.search.acdc_rules import Speculation
 from subcircuit.search.attribution import probes
 from subcircuit.search.batches import Batches
 from subcircuit.search.estimate import estimate
-from subcircuit.search.footprint import shortage
+from subcircuit.search.memory import shortage
 from subcircuit.search.refine import Refine, coarse
-from subcircuit.search.sketch import trials_of
-from subcircuit.search.speculation import Speculation
 from subcircuit.tasks import metric
 from tests.problems import random_task
 from tests.tiny_models import tiny
@@ -41,8 +41,8 @@ def test_an_outline_that_takes_edges_one_by_one_is_the_search(
 ):
     problem = case(family, scope)
     found = replace(config, direction="denoising" if restoring else "noising").search(problem)
-    monkeypatch.setattr(sketch, "_BLOCKS", (1,))
-    outline = sketch.sketch(problem, config, restoring, 60.0)
+    monkeypatch.setattr(acdc_estimate, "_BLOCKS", (1,))
+    outline = acdc_estimate.sketch(problem, config, restoring, 60.0)
     assert outline.first == 0
     assert torch.equal(outline.kept, found.circuit.kept)
     assert 0 < found.circuit.n_edges < problem.graph.n_edges
@@ -121,11 +121,11 @@ def test_what_is_kept_of_the_runs_is_known_to_the_byte(family: str):
 def test_too_little_memory_is_told_with_numbers_and_a_way_out(monkeypatch: pytest.MonkeyPatch):
     problem = case("gpt2", "qkv")
     assert shortage(problem, Acdc().memory(problem)) is None
-    monkeypatch.setattr(footprint_module, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(memory_module, "free_memory", lambda device: 1000)
     said, of_batches = (shortage(problem, method.memory(problem)) for method in (Acdc(), Eap()))
     assert said is not None
     assert of_batches is not None
     assert "fewer --examples, --dtype bfloat16, or a coarser --scope than qkv" in said
     assert "a smaller --batch-size" in of_batches
-    monkeypatch.setattr(footprint_module, "free_memory", lambda device: None)
+    monkeypatch.setattr(memory_module, "free_memory", lambda device: None)
     assert shortage(problem, Acdc().memory(problem)) is None

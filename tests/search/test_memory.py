@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from subcircuit.engine import last_stream
-from subcircuit.engine.incremental import Engine
+from subcircuit.engine.exact import Engine
 from subcircuit.engine.memory import ShortOfMemory, is_out_of_memory
 from subcircuit.errors import ShortOfMemoryError
 from subcircuit.graph import Graph, Scope

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from subcircuit.engine import Mean, ablated_values
-from subcircuit.engine.node_masks import last_stream_of_nodes
+from subcircuit.engine.forward import last_stream_of_nodes
 from subcircuit.engine.readout import read
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph import Graph, Neuron, Scope

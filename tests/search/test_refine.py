@@ -14,8 +14,7 @@ from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.search import Acdc, Problem, Refine
 from subcircuit.search.batches import Batches
 from subcircuit.search.connect import Wiring, chains, with_chains
-from subcircuit.search.objective import objective
-from subcircuit.search.panel import Panel, grown
+from subcircuit.search.objective import Panel, grown, objective
 from subcircuit.search.refine import Refinement
 from subcircuit.tasks import metric, placed
 from subcircuit.truth import case

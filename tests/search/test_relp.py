@@ -233,7 +233,7 @@ def slope_by_rules(problem):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("subcircuit.units.attention.AttentionUnit.writes", attention_by_rules)
         patch.setattr("subcircuit.units.mlp.feed_forward", mlp_by_rules)
-        patch.setattr("subcircuit.units.neurons.NeuronsUnit.writes", neurons_apart_by_rules)
+        patch.setattr("subcircuit.units.mlp.NeuronsUnit.writes", neurons_apart_by_rules)
         patch.setattr("subcircuit.engine.forward.unembed", logits_by_rules)
         torch.testing.assert_close(plain.loss(graph.edges), Autograd(problem).loss(graph.edges))
         return plain.slope(graph.edges)

@@ -4,12 +4,10 @@ import pytest
 import torch
 
 from subcircuit.engine import Resample
-from subcircuit.engine.forward import last_stream
-from subcircuit.engine.node_masks import last_stream_of_nodes
+from subcircuit.engine.forward import last_stream, last_stream_of_nodes
 from subcircuit.graph import Graph, Scope
 from subcircuit.search import Problem
-from subcircuit.search.eap_ig_activations import EapIgActivations
-from subcircuit.search.eap_ig_inputs import EapIgInputs
+from subcircuit.search.eap import EapIgActivations, EapIgInputs
 from subcircuit.search.exact import Exact
 from subcircuit.search.hisp import Hisp
 from subcircuit.search.hybrid import Hybrid

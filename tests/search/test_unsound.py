@@ -10,7 +10,7 @@ from subcircuit.evaluate import discover
 from subcircuit.graph import Scope
 from subcircuit.model.weights import MLPWeights
 from subcircuit.search import Acdc, Eap, Method
-from subcircuit.search.unsound import first_unsound
+from subcircuit.search.warnings import first_unsound
 from tests.problems import random_task
 from tests.tiny_models import tiny
 

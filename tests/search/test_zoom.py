@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from subcircuit.errors import GraphError
 from subcircuit.graph import Circuit, Graph, Scope, resolve
 from subcircuit.search import Acdc, zoom
-from subcircuit.search.rules import Within
+from subcircuit.search.acdc_rules import Within
 from tests.oracles import SequentialAcdc
 from tests.problems import random_problem
 from tests.tiny_models import narrow, tiny

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scripts.train_small import save, train
 from subcircuit.engine import ABLATIONS, Resample
-from subcircuit.engine.backward import streams_from
+from subcircuit.engine.gradients import streams_from
 from subcircuit.errors import UnknownNameError
 from subcircuit.evaluate import overlap, recovery
 from subcircuit.evaluate.validation import case_problem

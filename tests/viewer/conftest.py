@@ -19,7 +19,7 @@ from subcircuit.graph import Graph, TopN
 from subcircuit.report.page import Shown, report_document, write_report
 from subcircuit.search import Eap, Problem
 from subcircuit.viewer import Bench, free_socket, make_app
-from subcircuit.viewer.bench import Probe
+from subcircuit.viewer.computations import Probe
 from tests.browser import FLAGS, NONE_FOUND
 from tests.problems import random_problem
 from tests.tiny_models import VOCAB, tiny

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from subcircuit.report.page import Pace, Ranking, ladder, measured_document
-from subcircuit.report.page.packed import Json
+from subcircuit.report.page.arrays import Json
 from subcircuit.viewer import Bench
 from tests.viewer.conftest import EDGES, Running, Sample, Watched, drawn
 
@@ -63,7 +63,7 @@ def test_what_is_measured_ahead_gives_way_and_says_how_far_it_is(sample: Sample,
                 go_on.wait(20)
         return {"points": [{"edges": count}]}
 
-    monkeypatch.setattr("subcircuit.viewer.bench.measured_document", slow)
+    monkeypatch.setattr("subcircuit.viewer.computations.measured_document", slow)
     answers: dict[str, Json] = {}
     ahead = Thread(target=lambda: answers.update(ahead=bench.measure(0, 40, kept_only=True, ahead=True)))
     now = Thread(target=lambda: answers.update(now=bench.measure(0, 8, kept_only=True)))
@@ -125,7 +125,7 @@ def test_who_waits_has_a_turn_between_the_prompts(sample: Sample, monkeypatch: p
             assert (work["done"], work["total"]) == (step + 1, 2 * len(sample.problem.task))
         return {}
 
-    monkeypatch.setattr("subcircuit.viewer.bench.prompts_document", slow)
+    monkeypatch.setattr("subcircuit.viewer.computations.prompts_document", slow)
     prompts = Thread(target=lambda: bench.prompts(0))
     prompts.start()
     begun.wait(20)

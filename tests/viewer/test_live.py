@@ -13,14 +13,14 @@ from subcircuit.report.page import Ranking, circuit_document
 from subcircuit.runs import Beacon, glimpse
 from subcircuit.runs.lock import locked
 from subcircuit.search import Acdc, Refining, Round, Step
-from subcircuit.viewer.folders import now_at, progress_of, version_of
+from subcircuit.viewer.run_folders import now_at, progress_of, version_of
 from tests.problems import random_task
 from tests.tiny_models import tiny
 
 
 def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subcircuit.runs.beacon.SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr("subcircuit.runs.beacon._SHARE", 0)
+    monkeypatch.setattr("subcircuit.runs.progress.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("subcircuit.runs.progress._SHARE", 0)
     model = tiny("gpt2")
     task, scope = random_task(model, 3, [6, 5]), Scope("block")
     beacon = Beacon(tmp_path, Circuit.empty(Graph.of(model.config, scope)), in_words())

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from subcircuit.cli.shown import shown_circuits
 from subcircuit.graph import Circuit, Graph, Point, RefinePath, Standing, save_path
 from subcircuit.report.page import Shown, report_document, write_report
-from subcircuit.viewer.folders import version_of
+from subcircuit.viewer.run_folders import version_of
 from tests.problems import random_kept
 from tests.tiny_models import tiny
 from tests.viewer.conftest import EDGES, Sample, Watched, drawn, serving

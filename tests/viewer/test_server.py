@@ -159,6 +159,6 @@ def test_a_page_is_read_while_something_is_measured(sample: Sample, monkeypatch:
     assert inside == ["1"]
     # what is known is not measured again
     first = bench.measure(0, 2, kept_only=True)
-    monkeypatch.setattr("subcircuit.viewer.bench.measured_document", lambda *given: measured.append(given))
+    monkeypatch.setattr("subcircuit.viewer.computations.measured_document", lambda *given: measured.append(given))
     assert bench.measure(0, 2, kept_only=True) == first
     assert measured == []

@@ -55,7 +55,7 @@ class Understood:
             SubcircuitError: they cannot be had, or the options do not go with them.
         """
         from subcircuit.engine import Mean
-        from subcircuit.graph.select import check_selection
+        from subcircuit.graph.selection import check_selection
         from subcircuit.model import load_model
         from subcircuit.search import Problem
         from subcircuit.tasks import load_split

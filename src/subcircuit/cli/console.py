@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from subcircuit.inert import inert
+from subcircuit.text import inert
 
 
 def results() -> Console:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 if TYPE_CHECKING:
-    from subcircuit.workers import Crew
+    from subcircuit.runs.pool import Crew
 
 PANEL = "Several processes; the result does not depend on them"
 
@@ -33,7 +33,7 @@ def crew_of(workers: int, ray: str | None, say: Callable[[str], None]) -> "Crew"
     """
     import torch
 
-    from subcircuit.workers import Crew
+    from subcircuit.runs.pool import Crew
 
     crew, threads, cores = Crew(workers, ray), torch.get_num_threads(), os.cpu_count() or 1
     if ray is None and workers > 1 and cores < workers * threads:

@@ -170,9 +170,9 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.evaluate import discover as search
     from subcircuit.graph import Circuit
     from subcircuit.runs import Beacon, identity
-    from subcircuit.search.footprint import shortage
+    from subcircuit.runs.pool import together
+    from subcircuit.search.memory import shortage
     from subcircuit.tasks import competence, shortfall
-    from subcircuit.workers import together
 
     asked = with_method(asked)
     o = SimpleNamespace(**asked)

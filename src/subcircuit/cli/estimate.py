@@ -20,7 +20,7 @@ def estimate(**asked: Any) -> None:
     from subcircuit.cli.progress import watch
     from subcircuit.errors import SettingsError
     from subcircuit.search.estimate import estimate as predict
-    from subcircuit.search.footprint import shortage
+    from subcircuit.search.memory import shortage
 
     o = SimpleNamespace(**with_method(asked))
     options = understood(o)

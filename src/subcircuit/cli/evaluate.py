@@ -45,7 +45,7 @@ def evaluate(
     from subcircuit.cli.progress import watch
     from subcircuit.cli.recorded import Overrides, ready
     from subcircuit.evaluate import judge
-    from subcircuit.workers import together
+    from subcircuit.runs.pool import together
 
     order = ranked_by(by)
     given = Overrides(model, revision, device, dtype, task, examples, seed, metric, ablation)

@@ -32,7 +32,7 @@ def search_further(asked: dict[str, Any], circuit: "Circuit", begun: "Begun | No
     from subcircuit.evaluate import with_numbers
     from subcircuit.graph import Circuit
     from subcircuit.runs import Beacon, identity
-    from subcircuit.workers import together
+    from subcircuit.runs.pool import together
 
     o, record = SimpleNamespace(**asked), circuit.record
     name, model = (record.task.name, record.model.name) if record else ("circuit", "model")

@@ -18,7 +18,7 @@ def shown_circuits(paths: Sequence[Path]) -> "list[Shown]":
     """
     from subcircuit.graph import Circuit
     from subcircuit.report.page import Shown, read_labels, read_path
-    from subcircuit.viewer.folders import check_circuit, now_at
+    from subcircuit.viewer.run_folders import check_circuit, now_at
 
     for path in paths:
         check_circuit(path)

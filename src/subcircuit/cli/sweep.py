@@ -97,10 +97,10 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.graph import Scope
     from subcircuit.report import Sweep, save_sweep
     from subcircuit.runs import identity
+    from subcircuit.runs.pool import together
     from subcircuit.search import Problem, ablation_for
     from subcircuit.tasks import check_task, parse_shares
     from subcircuit.tasks import metric as metric_named
-    from subcircuit.workers import together
 
     o = SimpleNamespace(**asked)
     check_task(o.task)

@@ -13,7 +13,7 @@ from subcircuit.cli.arguments import Bos, Device, Dtype, ModelName, Revision
 from subcircuit.cli.console import messages, plain, print_json, print_rows, results
 from subcircuit.cli.menu import Command, Group
 from subcircuit.cli.options import bos_policy
-from subcircuit.inert import inert
+from subcircuit.text import inert
 
 if TYPE_CHECKING:
     from subcircuit.model import Transformer

@@ -72,10 +72,10 @@ def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
     from subcircuit.errors import UnknownNameError
     from subcircuit.evaluate import Conditions, validations
     from subcircuit.report import Validations, save_validations
+    from subcircuit.runs.pool import together
     from subcircuit.search import METHODS
     from subcircuit.tasks import metric as metric_named
     from subcircuit.truth import Setting, known_cases
-    from subcircuit.workers import together
 
     o = SimpleNamespace(**asked)
     every = o.case == _EVERY

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from subcircuit.cli.recorded import Overrides
     from subcircuit.report.page import Shown
     from subcircuit.search import Problem
-    from subcircuit.viewer.bench import Probe
+    from subcircuit.viewer.computations import Probe
 
 
 def view(
@@ -41,7 +41,7 @@ def view(
     from subcircuit.cli.recorded import Overrides
     from subcircuit.cli.shown import shown_circuits
     from subcircuit.viewer import Bench, free_socket, make_app, serve
-    from subcircuit.viewer.folders import progress_of, version_of
+    from subcircuit.viewer.run_folders import progress_of, version_of
     from subcircuit.viewer.serve import address_of
 
     bench = Bench(
@@ -63,7 +63,7 @@ def _probe(paths: list[Path], given: "Overrides") -> "Probe":
     """Models are loaded when they are first needed; circuits of one model share it."""
     from subcircuit.cli.console import messages, plain
     from subcircuit.cli.recorded import to_look_at
-    from subcircuit.viewer.folders import now_at
+    from subcircuit.viewer.run_folders import now_at
 
     console = messages()
 

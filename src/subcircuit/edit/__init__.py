@@ -1,16 +1,13 @@
 """Acting on a circuit: taking a capability out of a model, or keeping nothing else; and what that does to the rest."""
 
-from subcircuit.edit.checkpoint import write_checkpoint
-from subcircuit.edit.effects import Change, Effects, Recovery, effects, recovery
-from subcircuit.edit.fill import Fill, fill_named
-from subcircuit.edit.parts import all_nodes, nodes_of
-from subcircuit.edit.probe import Probe
+from subcircuit.edit.checkpoint import CutModel, load_edited, write_checkpoint
+from subcircuit.edit.effects import Change, Effects, Recovery, Side, Texts, effects, read_text, recovery, side_effects
+from subcircuit.edit.parts import Probe, all_nodes, nodes_of
 from subcircuit.edit.relearn import Relearning, Untouched, damaged_at_random, relearn, untouched
 from subcircuit.edit.remove import EdgeEdit, Edit, Level, Means, NodeEdit, Removal, check_same_model, keep, remove
+from subcircuit.edit.replacement import Fill, fill_named
 from subcircuit.edit.search import Found, Greedy, OnPoint, Point
-from subcircuit.edit.text import Side, Texts, read_text, side_effects
 from subcircuit.edit.weights import Node, remove_nodes
-from subcircuit.edit.wrapper import CutModel, load_edited
 
 __all__ = [
     "Change",

@@ -1,20 +1,168 @@
-"""Before and after: what an edit does to the capability, to what was to be retained, to text, and whether it lasts."""
+"""Before and after: what an edit does to the capability, to what was to be retained, to text, and whether it lasts.
+
+What an edit does to everything else: perplexity on text, and how far next-token distributions move.
+
+    perplexity       exp of the mean −log p(token | tokens before it in its window), in the edited and in the whole model
+    KL               mean over positions of KL(p_M ‖ p_M'), in nats
+
+The text and the unrelated prompts that come with the package were written for it, so that no model has been trained on them.
+The text is cut into windows of up to 128 tokens, each of which begins as the model's prompts do.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from subcircuit.edit.parts import Stream
-from subcircuit.edit.probe import Probe, measure
+from subcircuit.edit.parts import Probe, Stream, measure
 from subcircuit.edit.relearn import Curve, Relearning, Untouched, damaged_at_random, relearn, untouched
-from subcircuit.edit.text import Side, Texts, side_effects
 from subcircuit.edit.weights import Node
 from subcircuit.entry import entry
+from subcircuit.errors import PromptError
 from subcircuit.model import Transformer
+from subcircuit.model.components import unembed
+from subcircuit.model.tokens import Tokens
 from subcircuit.search import OnRound
 from subcircuit.search.attribution import Rounds
-from subcircuit.tasks import METRICS, Task
+from subcircuit.tasks import METRICS, BosPolicy, Task
+from subcircuit.tasks.tokenizer import make_encoder
+
+WINDOW = 128
+_LARGEST = 1 << 24  # bytes of a text
+_PASSES = 2  # the whole model and the edited one
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Token ids of what edits are measured on beside tasks.
+
+    Args:
+        windows: pieces of a text.
+        unrelated: prompts that have nothing to do with any task.
+        unread: a word of them that the vocabulary does not have, for which the model reads another token or none; None where it
+            has all.
+    """
+
+    windows: tuple[tuple[int, ...], ...]
+    unrelated: tuple[tuple[int, ...], ...]
+    unread: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Texts({len(self.windows)} windows, {len(self.unrelated)} unrelated prompts)"
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are run to measure an edit on them."""
+        return _PASSES * sum(map(len, (*self.windows, *self.unrelated)))
+
+    @staticmethod
+    def of(model: Transformer, text: str | None = None, bos: BosPolicy = "auto") -> "Texts | None":
+        """For a model; None for one without a tokenizer, or whose tokenizer stops at a word of the package's own texts.
+
+        Args:
+            text: instead of the one that comes with the package.
+
+        Raises:
+            PromptError: the text is shorter than two tokens, or has a word at which the tokenizer stops.
+        """
+        if model.tokenizer is None:
+            return None
+        encoder = make_encoder(model, bos)
+        home = files("subcircuit.edit")
+        prompts = [line for line in (home / "unrelated.txt").read_text(encoding="utf-8").split("\n") if line.strip()]
+        content = text or (home / "held_out.txt").read_text(encoding="utf-8")
+        try:
+            (ids,), begun = encoder.plain([content]), encoder.encode(prompts)
+        except PromptError:
+            if text is None:
+                return None
+            raise
+        size = min(WINDOW, model.config.context) - len(encoder.prefix)
+        pieces = [(*encoder.prefix, *ids[start : start + size]) for start in range(0, len(ids), size)]
+        windows = tuple(piece for piece in pieces if len(piece) > 1)
+        if not windows:
+            raise PromptError("the text for perplexity is shorter than two tokens: give a longer one with --text")
+        unread = next(filter(None, map(encoder.unread, (content, *prompts))), None)
+        return Texts(windows, tuple(tuple(ids[: model.config.context]) for ids in begun), unread)
+
+
+def read_text(file: Path) -> str:
+    """A text from a file.
+
+    Raises:
+        PromptError: it cannot be read, is not UTF-8, or is larger than 16 MB.
+    """
+    try:
+        if file.stat().st_size > _LARGEST:
+            raise PromptError(f"{file} is larger than {_LARGEST >> 20} MB: give a part of it")
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"{file} cannot be read as text: {error}") from None
+    if not text.strip():
+        raise PromptError(f"{file} is empty")
+    return text
+
+
+@dataclass(frozen=True)
+class Side:
+    """What an edit does beside its purpose.
+
+    Args:
+        perplexity, perplexity_before: on the text, of the edited and of the whole model.
+        kl_text, kl_unrelated: KL(whole ‖ edited) in nats a token, on the text and on unrelated prompts.
+        tokens: of the text.
+    """
+
+    perplexity: float
+    perplexity_before: float
+    kl_text: float
+    kl_unrelated: float
+    tokens: int
+
+
+@entry
+@torch.no_grad()
+def side_effects(model: Transformer, run: Stream, texts: Texts, done: Callable[[int], None] = lambda tokens: None) -> Side:
+    """Measure.
+
+    Args:
+        model: the whole model; edits leave its final norm and unembedding as they are.
+        run: the edited model.
+        done: told how many tokens are done, ``texts.tokens`` in all.
+    """
+
+    def compared(ids: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        found = _compare(model, run, ids)
+        done(_PASSES * len(ids))
+        return found
+
+    text, unrelated = [compared(ids) for ids in texts.windows], [compared(ids) for ids in texts.unrelated]
+    before, after, moved = (torch.cat(column) for column in zip(*text, strict=True))
+    return Side(
+        perplexity=float(after.mean().exp()),
+        perplexity_before=float(before.mean().exp()),
+        kl_text=float(moved.mean()),
+        kl_unrelated=float(torch.cat([row[2] for row in unrelated]).mean()),
+        tokens=len(before),
+    )
+
+
+def _compare(model: Transformer, run: Stream, ids: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """−log p of each next token before and after the edit, and KL at each position; float64."""
+    tokens = Tokens.from_lists([list(ids)], model.device)
+    log_p, log_q = (_log_softmax(model, stream) for stream in (model.stream(tokens), run(tokens)))
+    following = tokens.ids[0, 1:, None]
+    before, after = (-log[:-1].gather(-1, following)[:, 0] for log in (log_p, log_q))
+    return before, after, (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _log_softmax(model: Transformer, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "pos vocab"]:
+    return unembed(model.config, model.weights, stream)[0].double().log_softmax(-1)
+
 
 Say = Callable[[str], None]
 

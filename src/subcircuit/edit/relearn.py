@@ -18,8 +18,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from subcircuit.edit.parts import all_nodes
-from subcircuit.edit.probe import Probe, measure
+from subcircuit.edit.parts import Probe, all_nodes, measure
 from subcircuit.edit.weights import Node, remove_nodes
 from subcircuit.entry import entry
 from subcircuit.errors import NumericalError, SettingsError

@@ -1,7 +1,7 @@
 """Taking a capability out of a model, and the mirror image: keeping nothing but a circuit.
 
 Parts are nodes (heads and MLPs, removed from the weights) or edges (cut, behind a wrapper). What stands in for them is in
-``fill.py``: means are over the task's corrupted prompts and the retained tasks' prompts. Optimal constants are learned on
+``replacement.py``: means are over the task's corrupted prompts and the retained tasks' prompts. Optimal constants are learned on
 the retained tasks (without any, on the corrupted prompts) once the search has chosen what to remove with means; where they let
 the capability back in, the search goes on from there.
 """
@@ -13,13 +13,11 @@ from typing import Literal, TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.edit.checkpoint import check_constants, keeps_constants
-from subcircuit.edit.fill import Fill, mean_values, mean_writes, optimal_values, optimal_writes
-from subcircuit.edit.parts import EdgeParts, NodeParts, Parts, all_nodes, nodes_of
-from subcircuit.edit.probe import Probe
+from subcircuit.edit.checkpoint import CutModel, check_constants, keeps_constants
+from subcircuit.edit.parts import EdgeParts, NodeParts, Parts, Probe, all_nodes, nodes_of
+from subcircuit.edit.replacement import Fill, mean_values, mean_writes, optimal_values, optimal_writes
 from subcircuit.edit.search import Found, Greedy, OnPoint, find
 from subcircuit.edit.weights import Node, remove_nodes
-from subcircuit.edit.wrapper import CutModel
 from subcircuit.entry import entry
 from subcircuit.errors import EditError, GraphError
 from subcircuit.graph import MLP, Circuit, Neuron

@@ -1,7 +1,7 @@
 """The smallest part of a circuit whose removal takes a behaviour below a target.
 
 Greedy. With the parts S gone, let s(S) be the share of the behaviour that is left and r_t(S) that of each retained task t
-(``probe.py``). What is still to go, and what has been lost elsewhere:
+(``parts.py``). What is still to go, and what has been lost elsewhere:
 
     way(S)    = max(0, s − target)
     damage(S) = Σ_t max(0, 1 − r_t) + max(0, −target − s)        to turn a behaviour round is not to remove it
@@ -32,8 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.edit.parts import Parts
-from subcircuit.edit.probe import Probe
+from subcircuit.edit.parts import Parts, Probe
 from subcircuit.errors import EditError, SettingsError
 from subcircuit.search import OnRound
 from subcircuit.search.attribution import Rounds

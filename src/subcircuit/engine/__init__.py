@@ -15,9 +15,8 @@ from subcircuit.engine.ablation import (
     check_ablation,
     name_of,
 )
-from subcircuit.engine.forward import last_stream, run_circuit
-from subcircuit.engine.node_masks import last_stream_of_nodes
-from subcircuit.engine.values import writer_values
+from subcircuit.engine.forward import last_stream, last_stream_of_nodes, run_circuit
+from subcircuit.engine.plain_run import writer_values
 
 __all__ = [
     "ABLATIONS",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.values import writer_values
+from subcircuit.engine.plain_run import writer_values
 from subcircuit.errors import GraphError, SettingsError, UnknownNameError
 from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens

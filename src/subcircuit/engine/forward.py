@@ -13,6 +13,13 @@ Cost: every reader is normalised and projected on its own, about three plain for
 per unit for the sums, which grow with writers × readers. Without gradients, units whose writers nobody reads are left out, so that
 small circuits take less. With gradients, units are run again when their turn comes, so
 that memory is that of all writers' values and all readers' inputs once, and of one unit's inner workings.
+
+The forward pass with masks on nodes: a writer's value is mixed with its ablated value for all of its readers at once.
+
+    written(w) = kept[w] · value(w) + (1 − kept[w]) · ablated(w)
+
+The same as ``forward.py`` with ``kept[w, r] = kept[w]`` for every reader, and as cheap as a plain forward pass: readers
+of a layer share one input. Gradients flow to mask and ablated values.
 """
 
 from collections import deque
@@ -24,13 +31,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from subcircuit.engine.sums import Sums, stretches, sums
-from subcircuit.engine.values import embedding_values
+from subcircuit.engine.linear_read import Sums, stretches, sums
+from subcircuit.engine.plain_run import embedding_values
 from subcircuit.graph import Graph
 from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.units import Unit
+from subcircuit.units import Stream, Unit
 from subcircuit.units.gradients import widened
 
 
@@ -167,3 +174,33 @@ def _at_ablated(
     n_read = torch.tensor([at.n_read for at in stretches(graph)], device=at_values.device)
     reads = torch.arange(len(graph.writers), device=at_values.device)[:, None] < n_read
     return torch.einsum("wu,ubpd->wbpd", reads.to(at_values.dtype), torch.stack(at_units)) - at_values
+
+
+def last_stream_of_nodes(
+    model: Transformer,
+    graph: Graph,
+    kept: Float[Tensor, "*#batch writer"],
+    tokens: Tokens,
+    ablated: Float[Tensor, "writer batch pos d_model"],
+) -> Float[Tensor, "batch pos d_model"]:
+    """The last residual stream, not yet normalised.
+
+    Args:
+        kept: 1 where a writer is kept, 0 where it is ablated; one mask for all prompts, or one for each.
+        tokens: the clean prompts.
+        ablated: what ablated writers write, see ``ablated_values``.
+    """
+    mask = kept.to(model.device, model.dtype)
+    mask = (mask[None] if mask.ndim == 1 else mask).T[..., None, None]
+    done = 0
+
+    def written(values: Float[Tensor, "writer batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        nonlocal done
+        rows = slice(done, done + len(values))
+        done = rows.stop
+        return torch.lerp(ablated[rows], values, mask[rows]).sum(0)
+
+    stream = Stream(written(embedding_values(model, graph, tokens)))
+    for unit in graph.units[:-1]:
+        stream.add(written(unit.run(model, stream.read_by(unit)).writes), unit.bias(model))
+    return stream.total

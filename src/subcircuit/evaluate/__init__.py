@@ -1,10 +1,12 @@
 """Judging circuits: what they do, what they lack, what is in them for nothing, and how sure one can be of it."""
 
-from subcircuit.evaluate.agreement import Agreement, agreements, check_comparable, models_that_differ
+from subcircuit.evaluate.agreement import Agreement, Stability, agreements, check_comparable, models_that_differ, stability
 from subcircuit.evaluate.bootstrap import Interval, bootstrap
-from subcircuit.evaluate.completeness import Knockout, complement, completeness, edges_from, knock_out, random_subsets
+from subcircuit.evaluate.completeness import Knockout, complement, completeness, edges_from, knock_out, minimality, random_subsets
+from subcircuit.evaluate.controls import random_circuit, random_connected_circuit, reset
 from subcircuit.evaluate.curves import PERCENTAGES, Curve, CurvePoint, curve
 from subcircuit.evaluate.direct_effects import direct_effects
+from subcircuit.evaluate.evaluation import Judgement, discover, judge, measured_on, numbers_of, with_numbers
 from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit, faithfulness, faithfulness_interval
 from subcircuit.evaluate.hypothesis_tests import (
     Equivalence,
@@ -14,15 +16,9 @@ from subcircuit.evaluate.hypothesis_tests import (
     independence_test,
     minimality_test,
 )
-from subcircuit.evaluate.judgement import Judgement, judge
 from subcircuit.evaluate.measure import Readings, measure, measure_all
-from subcircuit.evaluate.minimality import minimality
-from subcircuit.evaluate.parts import discover, measured_on, numbers_of, with_numbers
-from subcircuit.evaluate.random_circuits import random_circuit, random_connected_circuit
 from subcircuit.evaluate.recovery import Overlap, Recovery, Roc, overlap, recovery, recovery_of_circuits, roc_of_circuits
-from subcircuit.evaluate.reset import reset
 from subcircuit.evaluate.routing import Effects, Frequencies, LayerRouting, RoutingReport, routing
-from subcircuit.evaluate.stability import Stability, stability
 from subcircuit.evaluate.sweep import THRESHOLDS, Contender, Contest, contend
 from subcircuit.evaluate.validation import (
     SLOW,

@@ -1,13 +1,22 @@
-"""Circuits side by side, two at a time: which edges they share, and whether their scores rank edges alike."""
+"""Circuits side by side, two at a time: which edges they share, and whether their scores rank edges alike.
+
+Do searches that should agree find the same circuit: other seeds, templates, orders, subsets of prompts?
+
+J(A, B) = |A ∩ B| / |A ∪ B|   of the kept edges; 1 for two empty circuits (Jaccard 1901)
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Circuit
-from subcircuit.graph.record import ModelRecord
-from subcircuit.search.scores import rank_correlation
+from subcircuit.graph.circuit import ModelRecord
+from subcircuit.search.result import rank_correlation
 
 
 @dataclass(frozen=True)
@@ -88,3 +97,33 @@ def _agreement(i: int, j: int, left: Circuit, right: Circuit) -> Agreement:
         scored, correlation = int(both.sum()), rank_correlation(left.scores[both], right.scores[both])
     sizes = (compared.shared.n_edges, compared.only_left.n_edges, compared.only_right.n_edges)
     return Agreement(i, j, *sizes, compared.jaccard, scored, correlation)
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """How much circuits of one graph agree.
+
+    Args:
+        jaccard: of each pair, in the order (0, 1), (0, 2), …, (1, 2), …
+        frequency: the share of the circuits that keep each edge.
+    """
+
+    jaccard: tuple[float, ...]
+    frequency: Float[Tensor, "writer reader"]
+
+    @property
+    def mean_jaccard(self) -> float:
+        """The mean over all pairs."""
+        return sum(self.jaccard) / len(self.jaccard)
+
+
+def stability(circuits: Sequence[Circuit]) -> Stability:
+    """Compare every pair of at least two circuits.
+
+    Raises:
+        SettingsError: fewer than two circuits.
+        GraphError: circuits of different graphs.
+    """
+    check_comparable(circuits)
+    jaccard = tuple(a.compare(b).jaccard for a, b in combinations(circuits, 2))
+    return Stability(jaccard, torch.stack([circuit.kept for circuit in circuits]).double().mean(0))

@@ -7,6 +7,14 @@ M∖C has every edge but the circuit's: f(M∖C) is 1 for an empty circuit, whic
 not show that C is complete: cutting a few edges that everything passes through breaks the rest as well. Knock-outs look
 further: a model with a backup outside of C withstands the loss of K, and C does not. The paper knocks out heads; here K
 is any set of edges, and ``edges_from`` gives those of nodes. Cost: one masked forward pass for f(M∖C), two for each K.
+
+Does a circuit hold anything that it does not need? The effect of each of its edges, one at a time.
+
+    effect(e) = L(C∖e) − L(C)            e in C, loss-like: positive where the edge helps
+
+Edges that stand in for each other both have small effects (Wang et al. 2022, arXiv 2211.00593, who then look for a set K
+without which v matters; `losses_without` gives the losses to do so). `minimality_test` says which effects are larger than
+those of random edges. Cost: one masked forward pass for each kept edge.
 """
 
 from collections.abc import Sequence
@@ -99,3 +107,26 @@ def edges_from(graph: Graph, writers: Sequence[str | Writer]) -> Circuit:
         row, here = graph.writer_index[bare(writer)], torch.tensor([writer.place in (None, r.place) for r in graph.readers])
         kept[row] |= graph.edges[row] & here
     return Circuit(graph, kept)
+
+
+@entry
+def minimality(problem: Problem, circuit: Circuit, batch_size: int = 16) -> Float[Tensor, "writer reader"]:
+    """The effect of each kept edge in the circuit, in units of the metric; NaN for edges that are not kept."""
+    losses = losses_without(problem, circuit, batch_size)
+    effects = torch.full(circuit.kept.shape, float("nan"), dtype=torch.float64)
+    # the transpose runs by reader and then writer, as `Circuit.edges` does
+    effects.T[circuit.kept.T] = (losses[1:] - losses[0]).mean(-1)
+    return effects
+
+
+def losses_without(problem: Problem, circuit: Circuit, batch_size: int = 16) -> Float[Tensor, "trial batch"]:
+    """Per-example loss of the circuit, and then of the circuit without each of its edges in the order of ``circuit.edges``."""
+    circuits = [Circuit(circuit.graph, circuit.kept), *(without(circuit, w, r) for r, w in circuit.kept.T.nonzero().tolist())]
+    return measure(problem, circuits, batch_size).circuits
+
+
+def without(circuit: Circuit, writer: int, reader: int) -> Circuit:
+    """The circuit with one edge cut."""
+    kept = circuit.kept.clone()
+    kept[writer, reader] = False
+    return Circuit(circuit.graph, kept)

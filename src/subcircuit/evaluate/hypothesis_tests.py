@@ -29,10 +29,9 @@ from torch import Tensor
 
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.evaluate.completeness import complement
+from subcircuit.evaluate.completeness import complement, losses_without, without
+from subcircuit.evaluate.controls import Ear, random_ear
 from subcircuit.evaluate.measure import Readings, measure
-from subcircuit.evaluate.minimality import losses_without, without
-from subcircuit.evaluate.random_circuits import Ear, random_ear
 from subcircuit.graph import Circuit, Edge
 from subcircuit.search import Problem
 

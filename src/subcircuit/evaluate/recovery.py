@@ -35,7 +35,7 @@ from torch import Tensor
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.evaluate.curves import trapezoid
 from subcircuit.graph import Circuit, Graph, HeadInput
-from subcircuit.graph.select import By, check_scores
+from subcircuit.graph.selection import By, check_scores
 from subcircuit.units.nodes import bare
 
 Part: TypeAlias = Literal["edges", "nodes", "edges and inputs"]

@@ -23,14 +23,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.backward import streams_from
+from subcircuit.engine.gradients import streams_from
 from subcircuit.entry import entry
 from subcircuit.errors import ModelError, SettingsError
 from subcircuit.evaluate.measure import Readings, measure
 from subcircuit.graph import Circuit, Expert, Graph, RouterInput, Scope
 from subcircuit.model import Tokens, Transformer
-from subcircuit.model.components import embed
-from subcircuit.model.experts import route
+from subcircuit.model.components import embed, route
 from subcircuit.search import Problem
 from subcircuit.tasks import Task
 from subcircuit.tasks.roles import END, Roles

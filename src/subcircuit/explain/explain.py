@@ -9,13 +9,10 @@ import torch
 
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, SettingsError
-from subcircuit.explain.attention import Looks, looks
-from subcircuit.explain.backup import growth
 from subcircuit.explain.explanation import Component, Explanation, HeadEvidence, NeuronEvidence, Route, Tokens
+from subcircuit.explain.heads import Looks, Mechanism, carried, growth, looks, mechanisms
 from subcircuit.explain.labels import Facts, Label, Thresholds, label_head, label_mlp
-from subcircuit.explain.observe import STEPS, Observation, observe
-from subcircuit.explain.weights import Mechanism, carried, mechanisms
-from subcircuit.explain.writing import Written, neurons_at_work, written
+from subcircuit.explain.observe import STEPS, Observation, Written, neurons_at_work, observe, written
 from subcircuit.graph import (
     MLP,
     Attention,

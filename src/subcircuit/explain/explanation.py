@@ -6,9 +6,9 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from subcircuit.durable import write_whole
 from subcircuit.errors import CircuitFileError
 from subcircuit.graph.file import read_json
+from subcircuit.io import write_whole
 
 FORMAT: Final = 1
 EXPLANATION_FILE = "explanation.json"

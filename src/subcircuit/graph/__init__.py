@@ -1,13 +1,22 @@
 """The computational graph: nodes, edges, scopes and circuits. Topology only; nothing here runs a model."""
 
-from subcircuit.graph.circuit import Circuit, Comparison
+from subcircuit.graph.circuit import (
+    Circuit,
+    Comparison,
+    MethodRecord,
+    ModelRecord,
+    Numbers,
+    PartRecord,
+    Record,
+    SplitRecord,
+    SplitSettings,
+    TaskRecord,
+)
 from subcircuit.graph.graph import Graph
 from subcircuit.graph.levels import coarsen, resolve
-from subcircuit.graph.record import MethodRecord, ModelRecord, Numbers, PartRecord, Record, SplitRecord, SplitSettings, TaskRecord
 from subcircuit.graph.refine_path import PATH_FILE, Action, Point, RefinePath, Standing, load_path, save_path
-from subcircuit.graph.scope import KEY_VALUES, LEVELS, Level, Scope
-from subcircuit.graph.scope_text import parse_scope
-from subcircuit.graph.select import By, Greedy, Selection, Threshold, TopN, select_edges
+from subcircuit.graph.scope import KEY_VALUES, LEVELS, Level, Scope, parse_scope
+from subcircuit.graph.selection import By, Greedy, Selection, Threshold, TopN, select_edges
 from subcircuit.graph.shape import GraphShape
 from subcircuit.units.nodes import (
     MLP,

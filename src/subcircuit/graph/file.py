@@ -10,13 +10,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from subcircuit.durable import write_whole
 from subcircuit.errors import CircuitFileError, SubcircuitError
-from subcircuit.graph.circuit import Circuit
+from subcircuit.graph.circuit import Circuit, Record
 from subcircuit.graph.graph import Graph
-from subcircuit.graph.record import Record
 from subcircuit.graph.scope import Scope
 from subcircuit.graph.shape import GraphShape, check_scope
+from subcircuit.io import write_whole
 
 FORMAT: Final = 1
 # beyond any real model; a file from elsewhere must not make us build a matrix that fills the memory

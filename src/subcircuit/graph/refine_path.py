@@ -19,12 +19,11 @@ from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from subcircuit.durable import write_whole
 from subcircuit.errors import CircuitFileError, SettingsError, SubcircuitError
-from subcircuit.graph.circuit import Circuit
+from subcircuit.graph.circuit import Circuit, Record
 from subcircuit.graph.file import read_json
 from subcircuit.graph.graph import Graph
-from subcircuit.graph.record import Record
+from subcircuit.io import write_whole
 
 PATH_FILE = "path.json"
 PATH_TABLE = "path.csv"

@@ -1,11 +1,16 @@
-"""A batch of tokenised prompts."""
+"""A batch of tokenised prompts.
+
+What token ids mean: prompts that were tokenised for one model are noise to a model with another vocabulary.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,3 +66,23 @@ class Tokens:
         longest = int(lengths.max())
         places = None if self.places is None else self.places[examples, :longest]
         return Tokens(self.ids[examples, :longest], lengths, places)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The vocabulary of a model.
+
+    Args:
+        model: the model's name, for messages.
+        tokenizer: SHA-256 of every token with its id; None for a model without a tokenizer.
+        size: token ids that the model has embeddings for.
+    """
+
+    model: str
+    tokenizer: str | None
+    size: int
+
+
+def digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> str | None:
+    """SHA-256 of every token with its id; None where there is no tokenizer."""
+    return None if tokenizer is None else sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

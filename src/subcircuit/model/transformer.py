@@ -16,15 +16,14 @@ from subcircuit.model.components import (
     AS_IT_IS,
     Nonlinear,
     embed,
+    mixture,
     mlp,
     unembed,
 )
 from subcircuit.model.config import TransformerConfig
-from subcircuit.model.experts import mixture
 from subcircuit.model.placement import Place, placed
 from subcircuit.model.tensor_map import Family
-from subcircuit.model.tokens import Tokens
-from subcircuit.model.vocabulary import Vocabulary, digest_of_tokenizer
+from subcircuit.model.tokens import Tokens, Vocabulary, digest_of_tokenizer
 from subcircuit.model.weights import MixtureWeights, Weights, digest_of_weights
 
 

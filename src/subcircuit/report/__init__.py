@@ -3,8 +3,8 @@
 from subcircuit.report.attention_figure import draw_attention
 from subcircuit.report.exchange import export_circuit, import_circuit, to_networkx
 from subcircuit.report.folder import new_directory, write_run
-from subcircuit.report.path_figure import draw_path, write_path
 from subcircuit.report.picture import draw_circuit, save_picture
+from subcircuit.report.refine_figure import draw_path, write_path
 from subcircuit.report.removal import EditReport, HeldOut, list_of, write_kept, write_removal
 from subcircuit.report.removal_figure import draw_removal
 from subcircuit.report.summary import Summary

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from subcircuit.errors import SettingsError
 from subcircuit.explain import Explanation, HeadEvidence
-from subcircuit.inert import inert
 from subcircuit.report.style import STYLE
+from subcircuit.text import inert
 
 MOST_PANELS = 12
 _COLUMNS = 4

@@ -14,9 +14,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from subcircuit.durable import give_default_mode
 from subcircuit.errors import OutputError
 from subcircuit.graph import Circuit
+from subcircuit.io import give_default_mode
 from subcircuit.report.picture import save_picture
 
 

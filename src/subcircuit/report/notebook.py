@@ -11,11 +11,11 @@ from html import escape
 import matplotlib as mpl
 
 from subcircuit.graph import Circuit
-from subcircuit.inert import inert
 from subcircuit.report.picture import draw_circuit
 from subcircuit.report.style import STYLE
 from subcircuit.report.summary import Summary
 from subcircuit.search import Discovery
+from subcircuit.text import inert
 
 _MOST = 500  # edges drawn: a notebook is saved with its pictures
 

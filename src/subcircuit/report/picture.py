@@ -15,11 +15,11 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.path import Path
 
 from subcircuit.graph import MLP, Circuit, Embed, Graph, HeadInput, Logits, Reader, Scope, Writer, coarsen
-from subcircuit.inert import inert
 from subcircuit.report.layout import BOX_HEIGHT, BOX_WIDTH, Layout, Node
 from subcircuit.report.routes import BAR_HEIGHT, arc_reach, route
 from subcircuit.report.style import STYLE, save_figure
 from subcircuit.report.summary import Summary
+from subcircuit.text import inert
 
 # Okabe & Ito's palette: told apart by colour-blind readers
 COLOURS = {

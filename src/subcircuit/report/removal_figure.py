@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from subcircuit.edit import Effects, Greedy, Point, Recovery
-from subcircuit.inert import inert
 from subcircuit.report.style import FAINT, STYLE, line_style
+from subcircuit.text import inert
 
 _TARGET, _RETAINED, _RANDOM = "#D55E00", "#0072B2", "#777777"
 _LOWEST, _HIGHEST = -1.0, 2.0

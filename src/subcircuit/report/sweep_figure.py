@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from subcircuit.evaluate import Contender
-from subcircuit.inert import inert
 from subcircuit.report.style import FAINT, STYLE, line_style
+from subcircuit.text import inert
 
 # beyond these a curve says no more than "far off"
 _LOWEST, _HIGHEST = -1.0, 2.0

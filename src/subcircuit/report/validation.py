@@ -7,10 +7,10 @@ from statistics import mean
 from typing import Any
 
 from subcircuit.evaluate import Attempt, Recovery, Refusal, Validation
-from subcircuit.inert import inert
 from subcircuit.report.folder import write_csv, write_directory, write_json
 from subcircuit.report.style import save_figure
 from subcircuit.report.validation_figure import MARKS, NO_GRADIENT, cell, draw_roc, draw_table
+from subcircuit.text import inert
 
 _COLUMNS = (
     "case",

@@ -10,8 +10,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from subcircuit.evaluate import Attempt, Recovery, Validation
-from subcircuit.inert import inert
 from subcircuit.report.style import FAINT, STYLE, line_style
+from subcircuit.text import inert
 
 NO_GRADIENT = "no gradient"
 MARKS = (

@@ -16,8 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from subcircuit.durable import digest_of, flush, give_default_mode, write_whole
 from subcircuit.errors import NumericalError, RunError, Stopped, SubcircuitError
+from subcircuit.io import digest_of, flush, give_default_mode, write_whole
 from subcircuit.runs.journal import JOURNAL_FILE, SqliteJournal
 from subcircuit.runs.lock import LOCK_FILE, is_locked, locked
 from subcircuit.runs.stop import stoppable

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subcircuit.errors import ModelError, PromptError, SettingsError
-from subcircuit.inert import inert
+from subcircuit.text import inert
 
 if TYPE_CHECKING:
-    from subcircuit.graph.record import ModelRecord, TaskRecord
+    from subcircuit.graph.circuit import ModelRecord, TaskRecord
     from subcircuit.model.transformer import Transformer
 
 
@@ -25,7 +25,7 @@ def model_source(path: Path, recorded: "ModelRecord") -> str:
     Raises:
         ModelError: another model has its name here, and its files are not near.
     """
-    from subcircuit.model.load.find import DIGEST, digest_of_name, find_model
+    from subcircuit.model.load.records import DIGEST, digest_of_name, find_model
 
     if recorded.revision is None or not recorded.revision.startswith(DIGEST):
         return recorded.name
@@ -78,7 +78,7 @@ def begun_with(path: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -
         asked: its options, which hold names.
         found: its identity, which holds digests.
     """
-    from subcircuit.model.load.find import DIGEST, find_model
+    from subcircuit.model.load.records import DIGEST, find_model
     from subcircuit.tasks.jsonl import find_prompts
 
     model, files = asked.get("model"), found.get("model_files") or f"{DIGEST}{found.get('checkpoint', '')}"

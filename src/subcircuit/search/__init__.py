@@ -2,12 +2,9 @@
 
 from subcircuit.search.acdc import Acdc
 from subcircuit.search.atp_star import AtpStar
-from subcircuit.search.attribution import Rounds
-from subcircuit.search.clean_corrupted import CleanCorrupted
+from subcircuit.search.attribution import Rounds, effects_by_example
 from subcircuit.search.discover import find_circuit, look_inside, refine_circuit
-from subcircuit.search.eap import Eap
-from subcircuit.search.eap_ig_activations import EapIgActivations
-from subcircuit.search.eap_ig_inputs import EapIgInputs
+from subcircuit.search.eap import CleanCorrupted, Eap, EapIgActivations, EapIgInputs
 from subcircuit.search.edge_pruning import EdgePruning
 from subcircuit.search.estimate import Estimate, estimate
 from subcircuit.search.exact import Exact
@@ -19,13 +16,11 @@ from subcircuit.search.method import Method, search_at
 from subcircuit.search.methods import METHODS, meaning_of_scores, method_named, method_of
 from subcircuit.search.neurons import NeuronScores, loss_with_neurons, neuron_scores
 from subcircuit.search.optimal import LearnOptimal, ablation_for, learn_optimal
-from subcircuit.search.per_example import effects_by_example
 from subcircuit.search.problem import Problem
 from subcircuit.search.random_scores import RandomScores
 from subcircuit.search.refine import Refine
 from subcircuit.search.relp import Relp
-from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Refining, Result, Round, Step
-from subcircuit.search.scores import scored, timed
+from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Refining, Result, Round, Step, scored, timed
 from subcircuit.search.subnetwork_probing import SubnetworkProbing
 from subcircuit.search.ugs import Ugs
 from subcircuit.search.warnings import faithfulness_of, warnings_of

@@ -31,18 +31,16 @@ import torch
 from subcircuit.engine.ablation import name_of
 from subcircuit.entry import entry
 from subcircuit.graph import Circuit
+from subcircuit.search.acdc_estimate import cost_of_cutting
+from subcircuit.search.acdc_rules import ROWS_AT_ONCE, CutRules, Within
+from subcircuit.search.acdc_state import PAIRS_AT_ONCE, Walk
 from subcircuit.search.cost import SearchCost
 from subcircuit.search.direction import ENDS, check_start, larger
-from subcircuit.search.footprint import Footprint, changed_rows, of_engines
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.memory import Footprint, changed_rows, of_engines
 from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnStep, Result, Step
-from subcircuit.search.rules import CutRules, Within
-from subcircuit.search.scores import timed
-from subcircuit.search.sketch import cost_of_cutting
-from subcircuit.search.speculation import ROWS_AT_ONCE
-from subcircuit.search.walk import PAIRS_AT_ONCE, Walk
+from subcircuit.search.result import OnStep, Result, Step, timed
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Acdc(CutRules, Method):
         absolute: compare the absolute change with τ, so that edges whose cut *improves* the metric stay too.
         head_order: in which order heads of a layer are visited and cut.
         direction: cut edges of the model, restore edges to the corrupted run, or do both and unite the circuits.
-        coarse_to_fine: try edges in groups first and look only into groups that stay (``groups.py``). Of two parts of a
+        coarse_to_fine: try edges in groups first and look only into groups that stay (``acdc_rules.py``). Of two parts of a
             group whose effects cancel both are lost: the circuit may differ from that of the direct search.
         speculation: circuits tried at once; None adapts to how often edges are kept. The result is the same.
         batch_size: (circuit, example) pairs evaluated at once; None chooses. The result is the same.

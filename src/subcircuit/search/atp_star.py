@@ -34,7 +34,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.backward import UnitGradient, reader_gradients
+from subcircuit.engine.gradients import UnitGradient, reader_gradients
 from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.attention import PARTS, pattern, project, shares
@@ -42,8 +42,7 @@ from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.method import FIRST_ORDER, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result
-from subcircuit.search.scores import check_together, scored
+from subcircuit.search.result import OnRound, Result, check_together, scored
 from subcircuit.units import AttentionUnit
 from subcircuit.units.gradients import Rules, pull_back, widened
 from subcircuit.units.nodes import HeadPart

@@ -4,6 +4,12 @@
 
 Methods differ in the runs at which the loss is differentiated. Scores of examples are independent: sums over batches of
 them are taken in float64, and what is returned does not depend on how examples are batched.
+
+What cutting each edge does to each example, to first order: attribution before it is averaged.
+
+    effect(w → r, example) = (ablated(w) − clean(w)) · dL_example/d input(r)        [clean run]
+
+Their mean over examples is the score of ``eap`` with the same metric.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,10 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import AblatedBatch, Resample, ablated_by_batch
-from subcircuit.engine.backward import Streams, UnitGradient, reader_gradients
-from subcircuit.engine.contrast import Contrast, contrast
+from subcircuit.engine.gradients import Contrast, Streams, UnitGradient, contrast, reader_gradients
 from subcircuit.engine.memory import in_parts
 from subcircuit.engine.readout import readout_of
+from subcircuit.entry import entry
 from subcircuit.errors import NoGradientError, SettingsError
 from subcircuit.model.components import unembed
 from subcircuit.search.journal import FORGETFUL, Journal, each
@@ -287,3 +293,20 @@ def check_batch_size(batch_size: int | None) -> None:
     """
     if batch_size is not None and batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size}: it must be at least 1, or None to choose by memory")
+
+
+@entry
+def effects_by_example(problem: Problem) -> Iterator[Float[Tensor, "writer reader"]]:
+    """First-order effects of cutting every edge, one example after the other; 0 where no edge is.
+
+    Raises:
+        SettingsError: the metric has no gradients.
+    """
+    graph = problem.graph
+    check_gradient_at_clean(problem, methods=False)
+    for probe in probes(problem, batch_size=1):
+        effects = torch.zeros(graph.edges.shape, dtype=torch.float64)
+        for gradient in probe.gradients(probe.contrast.streams):
+            at_unit = probe.contrast.effects(gradient).cpu()
+            effects[: len(at_unit), list(gradient.readers)] = at_unit / probe.share
+        yield effects.masked_fill(~graph.edges, 0.0)

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import ablated_by_batch
-from subcircuit.engine.clean import clean_run
-from subcircuit.engine.incremental import Engine, Visit
+from subcircuit.engine.cache import clean_run
+from subcircuit.engine.exact import Engine, Visit
 from subcircuit.engine.memory import in_parts
 from subcircuit.model.components import unembed
 from subcircuit.search.problem import Problem

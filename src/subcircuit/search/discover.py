@@ -8,7 +8,7 @@ from subcircuit.engine import Optimal, name_of
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Circuit, Graph, MethodRecord, ModelRecord, Record, SplitRecord, TaskRecord
-from subcircuit.graph.select import Selection, selection_of, selection_record
+from subcircuit.graph.selection import Selection, selection_of, selection_record
 from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches
@@ -20,7 +20,7 @@ from subcircuit.search.outcome import Values, measure_circuit
 from subcircuit.search.problem import Problem
 from subcircuit.search.refine import Refine
 from subcircuit.search.result import Discovery, OnProgress, Refining, Result, Round, Step
-from subcircuit.search.unsound import naming_the_place
+from subcircuit.search.warnings import naming_the_place
 from subcircuit.search.zoom import zoom, zoomed
 from subcircuit.tasks import Split, check_vocabulary, split_record
 

@@ -24,13 +24,11 @@ from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.search.attribution import check_differentiable
 from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
-from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.masks import MaskedLoss, check_training, hard_concrete, log_kept, odds, on_edges
+from subcircuit.search.masks import Log, MaskedLoss, check_training, descend, hard_concrete, log_kept, odds, on_edges
 from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result
-from subcircuit.search.scores import scored
+from subcircuit.search.result import OnRound, Result, scored
 
 # nearly all of what is drawn is 1 at first: the search begins near the whole model
 _START = 3.0

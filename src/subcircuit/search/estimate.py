@@ -10,12 +10,12 @@ from time import perf_counter
 from subcircuit.engine.memory import peak_memory
 from subcircuit.entry import entry
 from subcircuit.search.cost import STEPS, seconds_of
-from subcircuit.search.footprint import Footprint
+from subcircuit.search.memory import Footprint
 from subcircuit.search.method import Method, MethodClass
 from subcircuit.search.methods import method_of
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.problem import Problem
-from subcircuit.search.scores import time_forward
+from subcircuit.search.result import time_forward
 
 
 @dataclass(frozen=True)

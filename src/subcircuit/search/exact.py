@@ -3,7 +3,7 @@
     score(w → r) = L(M without w → r) − L(M)
 
 One trial per edge, none of them a full forward pass: a trial starts at the reader, leaves out the positions and rows
-that cannot change or do not matter, and the layers above are run once for all their readers (``engine/single.py``). Cost:
+that cannot change or do not matter, and the layers above are run once for all their readers (``engine/exact.py``). Cost:
 about half a forward pass per edge, in large batches; less for edges into late layers, where most edges are. Effects are
 those of cutting one edge from the whole model: two edges that stand in for each other have none each, and their sum is
 not the effect of cutting both. Restored to the corrupted run one by one (``direction.py``) each of them has the whole effect:
@@ -21,21 +21,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import name_of
+from subcircuit.engine.exact import open_all, try_singly
 from subcircuit.engine.memory import in_parts
-from subcircuit.engine.single import open_all, try_singly
 from subcircuit.entry import entry
 from subcircuit.graph import Graph
-from subcircuit.graph.select import check_scores
+from subcircuit.graph.selection import check_scores
 from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_once
 from subcircuit.search.batches import Batches, after_each_other
 from subcircuit.search.cost import SearchCost, drawn, seconds_of
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
-from subcircuit.search.footprint import Footprint, of_engines
 from subcircuit.search.journal import FORGETFUL, Journal, each
+from subcircuit.search.memory import Footprint, of_engines
 from subcircuit.search.method import ALONE, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result
-from subcircuit.search.scores import scored
+from subcircuit.search.result import OnRound, Result, scored
 
 # rows of matrix products: enough to keep them busy
 ROWS_AT_ONCE = 8192

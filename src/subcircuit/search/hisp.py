@@ -21,8 +21,7 @@ from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result
-from subcircuit.search.scores import check_together, scored, scores_of_nodes
+from subcircuit.search.result import OnRound, Result, check_together, scored, scores_of_nodes
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,13 @@ from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.search.attribution import Rounds, check_batch_size, check_differentiable, examples_at_once
 from subcircuit.search.cost import SearchCost
-from subcircuit.search.eap_ig_inputs import EapIgInputs
+from subcircuit.search.eap import EapIgInputs
 from subcircuit.search.exact import effects_of, memory_of_cuts, seconds_of_a_cut
-from subcircuit.search.footprint import Footprint
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.memory import Footprint
 from subcircuit.search.method import ALONE, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result
-from subcircuit.search.scores import rank_correlation, scored
+from subcircuit.search.result import OnRound, Result, rank_correlation, scored
 
 
 @dataclass(frozen=True)

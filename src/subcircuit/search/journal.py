@@ -3,7 +3,7 @@
 A unit has a key that names everything its result depends on beside the behaviour itself, a piece of work without side
 effects, and a result: numbers, the same whenever and wherever the work is done. A search is a deterministic function
 of the results of its units, so a search that is given them again takes the same decisions, to the last bit. Who keeps
-the results (``runs/``) and who does the work (``workers/``) is not the search's business.
+the results (``runs/``) and who does the work (``runs/pool.py``) is not the search's business.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from subcircuit.search.cost import SearchCost, cost_of_examples
-from subcircuit.search.footprint import Footprint, of_gradients
 from subcircuit.search.journal import FORGETFUL, Journal, Under
+from subcircuit.search.memory import Footprint, of_gradients
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnProgress, Result
 

@@ -6,10 +6,7 @@ from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.graph import Record
 from subcircuit.search.acdc import Acdc
 from subcircuit.search.atp_star import AtpStar
-from subcircuit.search.clean_corrupted import CleanCorrupted
-from subcircuit.search.eap import Eap
-from subcircuit.search.eap_ig_activations import EapIgActivations
-from subcircuit.search.eap_ig_inputs import EapIgInputs
+from subcircuit.search.eap import CleanCorrupted, Eap, EapIgActivations, EapIgInputs
 from subcircuit.search.edge_pruning import EdgePruning
 from subcircuit.search.exact import Exact
 from subcircuit.search.hisp import Hisp

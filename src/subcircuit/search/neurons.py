@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import Resample, Zero
-from subcircuit.engine.backward import streams_from
+from subcircuit.engine.gradients import streams_from
 from subcircuit.engine.readout import readout_of
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, SettingsError
@@ -33,11 +33,10 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.search.attribution import Rounds, check_gradient_at_clean, check_not_all_zero, probes
 from subcircuit.search.eap import Eap
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
-from subcircuit.search.scores import time_forward
+from subcircuit.search.result import OnRound, time_forward
 from subcircuit.tasks import Task
 from subcircuit.units.gradients import pull_back, widened
-from subcircuit.units.neurons import mlp_weights
+from subcircuit.units.mlp import mlp_weights
 
 # activations of a layer at so many places stay small
 _EXAMPLES_AT_ONCE = 16

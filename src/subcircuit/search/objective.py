@@ -8,18 +8,32 @@ Both terms are 0 for the model and 1 for the circuit without edges, so that they
 two-sided, so that a circuit gains nothing by beating the model, and it is taken per example, so that one example does not make
 up for another. F alone leaves the rest of the distribution free. KL alone overshoots: a circuit of indirect object
 identification in SmolLM2 reached 1.35 times the model's logit difference. The default is their sum.
+
+How good a circuit is on some prompts, by the engine: the refinement loss, faithfulness and KL of any circuit.
+
+A circuit is restored from the cached clean run: only its own nodes are computed, at the rows where they can change and
+matter, so that a circuit of some hundred edges costs a fraction of a plain forward pass.
 """
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from hashlib import sha256
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.engine.readout import Needs, Readout, readout_of
+from subcircuit.engine.exact import Engine
+from subcircuit.engine.memory import in_parts
+from subcircuit.engine.readout import BoundMetric, Needs, Readout, readout_of
 from subcircuit.errors import SettingsError
+from subcircuit.graph import Standing
+from subcircuit.search.batches import Batches, after_each_other
+from subcircuit.search.borderline import rounding
+from subcircuit.search.outcome import bind, losses_at
+from subcircuit.search.problem import Problem
 from subcircuit.tasks import Answers, Metric, metric
 from subcircuit.tasks.metrics import Measure, Reference
 
@@ -88,3 +102,123 @@ def _both(a: Needs, b: Needs) -> Needs:
     columns = a.columns if a.columns is not None else b.columns
     mixture = a.mixture if a.mixture is not None else b.mixture
     return Needs(columns, a.normalizer or b.normalizer, mixture, a.logits or b.logits)
+
+
+# rows of matrix products: enough to keep them busy, few enough to stay in memory
+_ROWS_AT_ONCE = 4096
+_EXAMPLES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Prompts on which circuits are measured.
+
+    Args:
+        problem: the prompts, the task's own metric and the ablation.
+        loss: the refinement loss as a metric.
+        batches: engines of the whole model under the loss.
+        ends: the metric's mean loss-like value for the model, and with every edge cut.
+        units: of the loss's terms.
+    """
+
+    problem: Problem
+    loss: Problem
+    batches: Batches
+    ends: tuple[float, float]
+    units: Units
+
+    @staticmethod
+    @torch.no_grad()
+    def of(problem: Problem, terms: Terms, units: Units | None = None) -> "Panel":
+        """Run clean and ablated prompts.
+
+        Args:
+            terms: of the loss.
+            units: of its terms; None takes them from these prompts.
+
+        Raises:
+            SettingsError: the metric does not tell the model from the circuit without edges.
+        """
+        model = problem.model
+        batches = Batches.start(problem, min(_EXAMPLES_AT_ONCE, len(problem.task)))
+        bound = bind(batches, problem.metric)
+        own = losses_at(batches, bound, lambda engine: engine.run.model_stream())
+        empty = losses_at(batches, bound, lambda engine: engine.run.ablated_stream())
+        ends = float(own.mean()), float(empty.mean())
+        if abs(ends[0] - ends[1]) <= rounding(model.dtype, max(map(abs, ends))):
+            raise SettingsError(
+                f"{problem.metric.name} of the model and with every edge cut is the same ({ends[0]:.3g}): there is nothing to "
+                "refine towards. Use another metric, or corrupted prompts that differ more."
+            )
+        if units is None:
+            apart = losses_at(batches, bind(batches, metric("kl_divergence")), lambda engine: engine.run.ablated_stream())
+            units = Units(float((own - empty).square().mean()), float(apart.mean()))
+        loss = replace(problem, metric=objective(problem.metric, units, terms), validation=None)
+        return Panel(problem, loss, _bound(batches, loss), ends, units)
+
+    @cached_property
+    def _measures(self) -> tuple[tuple[BoundMetric, ...], tuple[BoundMetric, ...]]:
+        """The task's metric and the KL divergence, bound in every batch."""
+        return bind(self.batches, self.problem.metric), bind(self.batches, metric("kl_divergence"))
+
+    @torch.no_grad()
+    def at(self, kept: Bool[Tensor, "writer reader"]) -> Batches:
+        """The engines in the state of a circuit."""
+        return self.batches.map(lambda engine: engine.restore(kept.clone(), 0))
+
+    @torch.no_grad()
+    def standing(self, kept: Bool[Tensor, "writer reader"]) -> Standing:
+        """What a circuit does."""
+        at = self.at(kept)
+        own, kl = (float(losses_at(at, bound, Engine.circuit_stream).mean()) for bound in self._measures)
+        model, empty = self.ends
+        return Standing(float(at.loss().mean()), (own - empty) / (model - empty), kl)
+
+    @torch.no_grad()
+    def losses_of(self, kept: Bool[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
+        """The loss of a circuit on each prompt."""
+        return self.at(kept).loss()
+
+
+@torch.no_grad()
+def without_each(at: Batches, column: int, writers: Sequence[int]) -> Float[Tensor, "trial batch"]:
+    """Losses of a circuit without each one of its edges into a reader.
+
+    Args:
+        at: the engines in the circuit's state.
+    """
+    rows = max(len(engine.run.rows.changed.flat) for engine in at.engines)
+    size = max(1, _ROWS_AT_ONCE // rows)
+
+    def losses(some: range) -> Float[Tensor, "trial batch"]:
+        return at.losses(lambda _, engine: engine.try_each(column, writers[some.start : some.stop]))
+
+    starts = range(0, len(writers), size)
+    parts = [in_parts(losses, range(start, min(start + size, len(writers))), after_each_other) for start in starts]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def grown(at: Batches, kept: Bool[Tensor, "writer reader"]) -> Batches:
+    """Engines in the state of a circuit with more edges: only what is downstream of them runs, unless they open nodes.
+
+    Args:
+        at: the engines in the state of the smaller circuit.
+        kept: the larger one.
+    """
+    added = (kept & ~at.kept).nonzero().tolist()
+    if all(at.first.joins(row, column) for row, column in added):
+        readers = sorted({column for _, column in added})
+        return at.map(lambda engine: engine.commit(kept, readers))
+    return at.map(lambda engine: engine.restore(kept.clone(), 0))
+
+
+def digest(kept: Bool[Tensor, "writer reader"]) -> str:
+    """Names a circuit among those of its graph."""
+    return sha256(str(kept.flatten().nonzero().flatten().tolist()).encode()).hexdigest()[:32]
+
+
+def _bound(batches: Batches, loss: Problem) -> Batches:
+    """The same engines under another metric."""
+    bound = iter(bind(batches, loss.metric))
+    return batches.map(lambda engine: Engine(engine.live, next(bound)))

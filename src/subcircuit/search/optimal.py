@@ -21,9 +21,8 @@ from subcircuit.engine import Ablation, Mean, Optimal, ablated_values, last_stre
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError
 from subcircuit.graph import Circuit, Graph
-from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.masks import MaskedLoss, check_training, on_edges
+from subcircuit.search.masks import Log, MaskedLoss, check_training, descend, on_edges
 from subcircuit.search.problem import Problem, carried
 from subcircuit.search.result import OnRound
 

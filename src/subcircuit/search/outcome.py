@@ -7,7 +7,7 @@ from typing import TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.incremental import Engine
+from subcircuit.engine.exact import Engine
 from subcircuit.engine.readout import BoundMetric, read
 from subcircuit.model.components import unembed
 from subcircuit.search.batches import Batches

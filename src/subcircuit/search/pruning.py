@@ -16,7 +16,7 @@ from torch import Tensor
 
 from subcircuit.graph import Circuit
 from subcircuit.search.journal import Journal, each
-from subcircuit.search.panel import Panel, digest, without_each
+from subcircuit.search.objective import Panel, digest, without_each
 
 # of the circuit's edges, the most that a round drops
 _AT_ONCE = 0.1

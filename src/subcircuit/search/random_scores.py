@@ -12,8 +12,7 @@ from subcircuit.entry import entry
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result
-from subcircuit.search.scores import scored
+from subcircuit.search.result import OnRound, Result, scored
 
 
 @dataclass(frozen=True)

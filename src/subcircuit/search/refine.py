@@ -43,16 +43,14 @@ from subcircuit.search.attribution import check_batch_size, check_differentiable
 from subcircuit.search.batches import Batches
 from subcircuit.search.connect import Chain, Wiring, chains, with_chains
 from subcircuit.search.cost import EXAMPLES, SearchCost, seconds_of
-from subcircuit.search.footprint import Footprint, of_gradients
 from subcircuit.search.journal import FORGETFUL, Journal, Under, each, once
 from subcircuit.search.masks import MaskedLoss
+from subcircuit.search.memory import Footprint, of_gradients
 from subcircuit.search.method import Method
-from subcircuit.search.objective import Terms, check_terms
-from subcircuit.search.panel import Panel, digest, grown
+from subcircuit.search.objective import Panel, Terms, check_terms, digest, grown
 from subcircuit.search.problem import Problem
 from subcircuit.search.pruning import Cost, at_most, costs, pruned
-from subcircuit.search.result import OnProgress, Refining, Result
-from subcircuit.search.scores import timed
+from subcircuit.search.result import OnProgress, Refining, Result, timed
 
 DEFAULT_FAITHFULNESS = 0.95
 ALPHAS = (0.1, 0.3, 0.6)

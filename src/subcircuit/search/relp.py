@@ -38,8 +38,7 @@ from subcircuit.search.attribution import Watch, attribute, check_batch_size, ch
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.method import FIRST_ORDER, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result
-from subcircuit.search.scores import scored
+from subcircuit.search.result import OnRound, Result, scored
 from subcircuit.units.gradients import Rules, widened
 
 

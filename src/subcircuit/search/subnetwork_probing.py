@@ -16,17 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.node_masks import last_stream_of_nodes
+from subcircuit.engine.forward import last_stream_of_nodes
 from subcircuit.entry import entry
 from subcircuit.search.attribution import check_differentiable
 from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
-from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.masks import MaskedLoss, check_price, check_training, hard_concrete, log_kept, odds
+from subcircuit.search.masks import Log, MaskedLoss, check_price, check_training, descend, hard_concrete, log_kept, odds
 from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result
-from subcircuit.search.scores import check_together, scored, scores_of_nodes
+from subcircuit.search.result import OnRound, Result, check_together, scored, scores_of_nodes
 
 # nearly all of what is drawn is 1 at first, and every node is sometimes in between, where there are gradients
 _START = 2.0

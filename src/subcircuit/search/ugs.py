@@ -26,14 +26,12 @@ from subcircuit.engine import last_stream
 from subcircuit.entry import entry
 from subcircuit.search.attribution import check_differentiable
 from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
-from subcircuit.search.descent import Log, descend
 from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.masks import MaskedLoss, check_price, check_training, on_edges
+from subcircuit.search.masks import Log, MaskedLoss, check_price, check_training, descend, on_edges
 from subcircuit.search.method import Method
 from subcircuit.search.optimal import Start
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result
-from subcircuit.search.scores import scored
+from subcircuit.search.result import OnRound, Result, scored
 
 # p = 0.73: most edges are kept at first, and a fifth of them are in between
 _START = 1.0

@@ -1,14 +1,27 @@
 """What makes a circuit doubtful, told by its record: it is empty, it fell apart, or it does no better than none.
 
 A search that runs to its end has a result, and the result may be that nothing was captured. Each warning says what was seen
-and the way out. They are of the prompts of the search; test prompts judge (``evaluate/parts.py``).
+and the way out. They are of the prompts of the search; test prompts judge (``evaluate/evaluation.py``).
+
+Where a model stops computing numbers: looked for only once a search has met NaN or infinity.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import isfinite
 from typing import Any
 
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.errors import NumericalError
 from subcircuit.graph import Circuit, Record
+from subcircuit.model.attention import attention
+from subcircuit.model.components import embed
+from subcircuit.model.tokens import Tokens
+from subcircuit.model.transformer import Transformer, block
+from subcircuit.tasks import Task
 
 # of the faithfulness that a zoom may lose before it is said
 _LOSS = 0.1
@@ -133,3 +146,45 @@ def _values(results: Mapping[str, Any]) -> tuple[float, float, float] | None:
 def _shown(f: float) -> str:
     """What is left of zero after rounding is zero."""
     return f"{round(f, 3) + 0.0:.3g}"
+
+
+@contextmanager
+def naming_the_place(model: Transformer, task: Task) -> Iterator[None]:
+    """A block whose ``NumericalError`` names the layer and the pair, if it is the model itself that fails on the prompts."""
+    try:
+        yield
+    except NumericalError as error:
+        place = first_unsound(model, task)
+        if place is None:
+            raise
+        remedy = "bfloat16 or float32: float16 ends at 65,504" if model.dtype == torch.float16 else "another copy of its weights"
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise NumericalError(f"{model.name} computes NaN or infinity in {place}, in {dtype}: try {remedy}. ({error})") from None
+
+
+@torch.no_grad()
+def first_unsound(model: Transformer, task: Task) -> str | None:
+    """The first part of a model, and the first pair, where a prompt makes NaN or infinity; None where none does."""
+    for which, tokens in (("clean", task.clean), ("corrupted", task.corrupted)):
+        stream = embed(model.config, model.weights, tokens.ids)
+        parts = [("the embedding", stream)]
+        for layer in range(model.config.n_layers):
+            if (example := _bad(stream, tokens)) is not None:
+                break
+            parts = [
+                (f"the attention of layer {layer}", attention(model, layer, stream)),
+                (f"the MLP of layer {layer}", stream := block(model, layer, stream)),
+            ]
+        else:
+            example = _bad(stream, tokens)
+        if example is not None:
+            part = next(name for name, values in parts if _bad(values, tokens) is not None)
+            return f"{part} on the {which} prompt of pair {example + 1}"
+    return None
+
+
+def _bad(values: Float[Tensor, "batch pos d_model"], tokens: Tokens) -> int | None:
+    """The first prompt with a number that is none."""
+    real: Bool[Tensor, "batch pos"] = torch.arange(values.shape[1], device=values.device) < tokens.lengths[:, None]
+    bad = (real & ~values.isfinite().all(-1)).any(1).nonzero().flatten().tolist()
+    return bad[0] if bad else None

@@ -15,10 +15,10 @@ from subcircuit.errors import GraphError
 from subcircuit.graph import Attention, Circuit, Edge, Graph, Head, Level, resolve
 from subcircuit.graph.scope import COMPONENT_LEVELS, component_named
 from subcircuit.search.acdc import Acdc
+from subcircuit.search.acdc_rules import Within
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnStep, Result
-from subcircuit.search.rules import Within
 from subcircuit.tasks import check_same_vocabulary, graph_of
 from subcircuit.units.nodes import MLP, Reader, Writer, bare
 

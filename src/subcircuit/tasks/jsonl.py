@@ -20,9 +20,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from subcircuit.durable import digest_of
 from subcircuit.entry import entry
 from subcircuit.errors import PromptError, SettingsError
+from subcircuit.io import digest_of
 from subcircuit.model.transformer import Transformer
 from subcircuit.nearby import nearby
 from subcircuit.tasks.prompts import build_task

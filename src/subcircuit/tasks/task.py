@@ -13,9 +13,8 @@ from torch import Tensor
 
 from subcircuit.errors import PromptError, SettingsError
 from subcircuit.graph import Circuit
-from subcircuit.model.tokens import Tokens
+from subcircuit.model.tokens import Tokens, Vocabulary
 from subcircuit.model.transformer import Transformer
-from subcircuit.model.vocabulary import Vocabulary
 from subcircuit.tasks.roles import Roles, Span
 
 

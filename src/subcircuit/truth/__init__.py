@@ -10,16 +10,17 @@ from subcircuit.truth.case import Case
 from subcircuit.truth.cases import CASES, CaseListing, case, known_cases
 from subcircuit.truth.derive import derive
 from subcircuit.truth.planted import PLANTED, Planted, planted_case
-from subcircuit.truth.published_case import Setting, published_case, published_names
-from subcircuit.truth.published_circuits import (
+from subcircuit.truth.published import (
     PublishedCircuit,
     Rule,
+    Setting,
+    published_case,
     published_circuit,
     published_circuits,
+    published_names,
     with_whole_inputs,
 )
-from subcircuit.truth.tracr import Compiled, compile_program, tracr_case, tracr_task
-from subcircuit.truth.tracr_programs import PROGRAMS, Program
+from subcircuit.truth.tracr import PROGRAMS, Compiled, Program, compile_program, tracr_case, tracr_task
 from subcircuit.truth.trained import TRAINED, Trained, trained_case
 
 __all__ = [

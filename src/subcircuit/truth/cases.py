@@ -9,10 +9,8 @@ from subcircuit.entry import entry
 from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.truth.case import Case
 from subcircuit.truth.planted import PLANTED, planted_case
-from subcircuit.truth.published_case import Setting, published_case, published_names
-from subcircuit.truth.published_circuits import PublishedCircuit, published_circuit
-from subcircuit.truth.tracr import compile_program, tracr_case
-from subcircuit.truth.tracr_programs import PROGRAMS, Program
+from subcircuit.truth.published import PublishedCircuit, Setting, published_case, published_circuit, published_names
+from subcircuit.truth.tracr import PROGRAMS, Program, compile_program, tracr_case
 from subcircuit.truth.trained import TRAINED, trained_case
 
 

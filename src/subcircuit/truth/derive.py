@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import Ablation, ablated_values
-from subcircuit.engine.values import writer_values
+from subcircuit.engine.plain_run import writer_values
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, UnsupportedModelError
 from subcircuit.graph import MLP, Circuit, Graph, HeadInput, Logits, Reader

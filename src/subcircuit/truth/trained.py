@@ -6,7 +6,7 @@ planted its circuits, so the reference is one by effect, not by construction. Ev
     effect(w → r) = L(M without w → r) − L(M),        L = minus logit difference, mean over the prompts
 
 and the reference holds the edges whose effect is at least ``SHARE`` of what cutting all edges costs, L(∅) − L(M). Effects are
-exact, in float64 (``engine/single.py``, as in the search ``exact``). Cost: about half a forward pass per edge, a second in all.
+exact, in float64 (``engine/exact.py``, as in the search ``exact``). Cost: about half a forward pass per edge, a second in all.
 It fails as single cuts do: edges that stand in for each other have no effect alone and are not in the reference, and a
 circuit of these edges and no others need not do the task.
 
@@ -24,11 +24,10 @@ from random import Random
 import torch
 
 from subcircuit.engine.ablation import Ablation, ablated_values
-from subcircuit.engine.clean import clean_run
+from subcircuit.engine.cache import clean_run
+from subcircuit.engine.exact import Engine, open_all, try_singly
 from subcircuit.engine.forward import last_stream
-from subcircuit.engine.incremental import Engine
 from subcircuit.engine.readout import read
-from subcircuit.engine.single import open_all, try_singly
 from subcircuit.errors import UnknownNameError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model import Transformer, load_model

@@ -2,12 +2,22 @@
 
 from subcircuit.units.attention import AttentionUnit
 from subcircuit.units.experts import ExpertsUnit
-from subcircuit.units.mlp import MLPUnit
-from subcircuit.units.neurons import NeuronsUnit
+from subcircuit.units.mlp import MLPUnit, NeuronsUnit
 from subcircuit.units.rows import Places, Reach, Rows
-from subcircuit.units.state import CleanUnit, Inputs, Reaches, Since, UnitState, Writes
-from subcircuit.units.stream import Stream
-from subcircuit.units.unit import LogitsUnit, Parts, PointwiseState, Unit, UnitRun
+from subcircuit.units.unit import (
+    CleanUnit,
+    Inputs,
+    LogitsUnit,
+    Parts,
+    PointwiseState,
+    Reaches,
+    Since,
+    Stream,
+    Unit,
+    UnitRun,
+    UnitState,
+    Writes,
+)
 
 __all__ = [
     "AttentionUnit",

@@ -28,8 +28,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.units.gradients import GRADIENTS, Rules, norm_pull_back, pull_back
 from subcircuit.units.nodes import Attention, Head, HeadInput, Reader, Writer
 from subcircuit.units.rows import REACHES, Reach, Rows
-from subcircuit.units.state import CleanUnit, Inputs, Reaches, Since, UnitState, Writes, as_they_stand, begun
-from subcircuit.units.unit import Parts, Unit, UnitRun
+from subcircuit.units.unit import CleanUnit, Inputs, Parts, Reaches, Since, Unit, UnitRun, UnitState, Writes, as_they_stand, begun
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A mixture of experts in parts: a router and experts that each read an input of their own.
 
-    g = shares that the router gives for its own input (``model/experts.py``), 0 for experts that are not chosen
+    g = shares that the router gives for its own input (``model/components.py``), 0 for experts that are not chosen
     expert e writes g_e f_e(norm(x_e)),   the shared one σ(W_shared · norm(x_s)) f_shared(norm(x_s))
 
 The router writes nothing: an edge into it acts through the shares of all experts. An expert runs at those positions alone
@@ -15,14 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.model.components import AS_IT_IS, Nonlinear, mlp, normalize
-from subcircuit.model.experts import route, shared_expert
+from subcircuit.model.components import AS_IT_IS, Nonlinear, mlp, normalize, route, shared_expert
 from subcircuit.model.transformer import Transformer, feed_forward
 from subcircuit.model.weights import MixtureWeights
 from subcircuit.units.gradients import GRADIENTS, Rules, norm_pull_back, pull_back
 from subcircuit.units.nodes import Expert, Reader, RouterInput
-from subcircuit.units.state import CleanUnit, Inputs, Reaches, Since, UnitState, Writes, as_they_stand, in_trials
-from subcircuit.units.unit import Unit, UnitRun
+from subcircuit.units.unit import CleanUnit, Inputs, Reaches, Since, Unit, UnitRun, UnitState, Writes, as_they_stand, in_trials
 
 
 @dataclass(frozen=True)

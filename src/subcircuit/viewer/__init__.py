@@ -1,7 +1,7 @@
 """The viewer: a server on this machine alone, and the page that it sends."""
 
 from subcircuit.viewer.app import make_app
-from subcircuit.viewer.bench import Bench
+from subcircuit.viewer.computations import Bench
 from subcircuit.viewer.guard import Guard
 from subcircuit.viewer.serve import free_socket, serve
 

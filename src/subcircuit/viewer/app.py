@@ -12,8 +12,8 @@ from starlette.routing import Route
 
 from subcircuit.errors import SubcircuitError
 from subcircuit.report.page import script, served_html, static
-from subcircuit.report.page.packed import Json
-from subcircuit.viewer.bench import Bench
+from subcircuit.report.page.arrays import Json
+from subcircuit.viewer.computations import Bench
 from subcircuit.viewer.guard import COOKIE, Guard
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from subcircuit.errors import CircuitFileError, GraphError, SubcircuitError
 from subcircuit.graph import Circuit, Graph, Scope
+from subcircuit.io import read_bytes
 from subcircuit.model import load_model
 from subcircuit.report.exchange import READ, export_circuit, import_circuit
-from subcircuit.report.exchange.bounded import read_bytes
 from tests.report.exchange.test_formats import acdc_edges
 from tests.tiny_models import tiny, tiny_hf
 

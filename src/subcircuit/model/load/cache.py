@@ -9,8 +9,8 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from subcircuit.durable import flush, give_default_mode
 from subcircuit.errors import ModelError
+from subcircuit.io import flush, give_default_mode
 
 _BLOCK = 1 << 20
 _PARTIAL = ".partial-"

@@ -19,7 +19,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedCo
 from subcircuit.errors import ModelError
 from subcircuit.model.load.cache import digest_of_files
 from subcircuit.model.load.families import family_of
-from subcircuit.model.load.quiet import first_line, reading
+from subcircuit.model.load.transformers_calls import first_line, reading
 from subcircuit.model.tensor_map import Family
 
 WEIGHTS = "model.safetensors"

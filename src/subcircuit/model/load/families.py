@@ -12,7 +12,7 @@ from subcircuit.model.load.gemma import GEMMA
 from subcircuit.model.load.gpt2 import GPT2
 from subcircuit.model.load.gpt_neox import GPT_NEOX
 from subcircuit.model.load.llama import LLAMA
-from subcircuit.model.load.quiet import first_line
+from subcircuit.model.load.transformers_calls import first_line
 from subcircuit.model.tensor_map import Family
 from subcircuit.model.weights import Weights, check_weights
 

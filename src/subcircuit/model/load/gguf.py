@@ -18,7 +18,7 @@ from subcircuit.errors import ModelError, UnsupportedModelError
 from subcircuit.model.load.cache import cache_directory, digest_of_files, make_directory
 from subcircuit.model.load.directory import WEIGHTS
 from subcircuit.model.load.families import family_of
-from subcircuit.model.load.quiet import quiet, reading
+from subcircuit.model.load.transformers_calls import quiet, reading
 
 _MAGIC = b"GGUF"
 _SIZES = (

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
 
 from subcircuit.errors import ModelError
 from subcircuit.model.load.directory import WEIGHTS, read_config, weight_files
-from subcircuit.model.load.quiet import quiet
+from subcircuit.model.load.transformers_calls import quiet
 from subcircuit.model.tensor_map import Family
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]

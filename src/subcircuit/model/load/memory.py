@@ -25,7 +25,7 @@ from subcircuit.errors import ModelError, UnsupportedModelError
 from subcircuit.model.attention import attention
 from subcircuit.model.components import embed, unembed
 from subcircuit.model.load.families import family_of, read_model
-from subcircuit.model.load.quiet import reading
+from subcircuit.model.load.transformers_calls import reading
 from subcircuit.model.tensor_map import Family
 from subcircuit.model.transformer import Transformer, feed_forward
 from subcircuit.model.weights import MixtureWeights, map_tensors

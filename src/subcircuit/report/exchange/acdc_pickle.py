@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from subcircuit.errors import CircuitFileError
 from subcircuit.graph import Circuit, Embed, Logits, Scope
-from subcircuit.report.exchange.bounded import read_bytes
+from subcircuit.io import read_bytes
 from subcircuit.report.exchange.target import Gathered, Target, number
 
 _LARGEST = 1 << 26

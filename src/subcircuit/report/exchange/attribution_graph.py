@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from subcircuit.graph import MLP, Circuit, Embed, Logits, Neuron, Writer
-from subcircuit.inert import inert
 from subcircuit.report.summary import Summary
+from subcircuit.text import inert
 from subcircuit.units.nodes import at
 
 _ANYWHERE = "all positions"

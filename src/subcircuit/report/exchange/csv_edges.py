@@ -10,7 +10,7 @@ from pathlib import Path
 
 from subcircuit.errors import CircuitFileError
 from subcircuit.graph import Circuit, Scope
-from subcircuit.report.exchange.bounded import read_text
+from subcircuit.io import read_text
 from subcircuit.report.exchange.target import Gathered, Target
 from subcircuit.report.folder import write_csv
 

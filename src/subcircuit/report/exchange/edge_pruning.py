@@ -10,7 +10,7 @@ from pathlib import Path
 
 from subcircuit.errors import CircuitFileError, GraphError
 from subcircuit.graph import Circuit, Embed, Graph, HeadInput, Logits, Reader, Scope, Writer
-from subcircuit.report.exchange.bounded import read_json
+from subcircuit.io import read_json
 from subcircuit.report.exchange.target import Gathered, Target
 
 _TOKENS, _POSITIONS = "tok_embeds", "pos_embeds"

@@ -6,20 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from subcircuit.durable import give_default_mode
 from subcircuit.entry import entry
 from subcircuit.errors import CircuitFileError, OutputError, UnknownNameError
 from subcircuit.graph import Circuit, Scope
+from subcircuit.io import give_default_mode, read_json
 from subcircuit.model import Transformer
 from subcircuit.report.exchange.acdc_pickle import read_acdc_pickle
 from subcircuit.report.exchange.attribution_graph import write_attribution_graph
-from subcircuit.report.exchange.bounded import read_json
 from subcircuit.report.exchange.csv_edges import read_edges_csv, write_edges_csv
-from subcircuit.report.exchange.dot import write_dot
 from subcircuit.report.exchange.edge_pruning import read_edge_pruning, write_edge_pruning
-from subcircuit.report.exchange.mib_json import read_mib_json, write_mib_json
-from subcircuit.report.exchange.mib_pt import read_mib_pt, write_mib_pt
-from subcircuit.report.exchange.networks import read_graphml, read_networkx, write_graphml, write_networkx
+from subcircuit.report.exchange.mib import read_mib_json, read_mib_pt, write_mib_json, write_mib_pt
+from subcircuit.report.exchange.networks import read_graphml, read_networkx, write_dot, write_graphml, write_networkx
 from subcircuit.report.exchange.target import Target
 
 

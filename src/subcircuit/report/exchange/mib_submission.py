@@ -13,8 +13,7 @@ from typing import Literal
 
 from subcircuit.errors import CircuitFileError, GraphError, SettingsError
 from subcircuit.graph import By, Circuit, TopN, select_edges
-from subcircuit.report.exchange.mib_json import read_mib_json, write_mib_json
-from subcircuit.report.exchange.mib_pt import read_mib_pt, write_mib_pt
+from subcircuit.report.exchange.mib import read_mib_json, read_mib_pt, write_mib_json, write_mib_pt
 from subcircuit.report.folder import write_directory
 
 PERCENTAGES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)

@@ -4,6 +4,8 @@ Nodes are writers and readers by name. An edge of the circuit has ``kind="edge"`
 to what it writes by edges of ``kind="input"``, so that paths through the graph are paths through the circuit; that the heads of
 a layer act on each other through a norm that they share (sandwich norms) is not drawn, as it would make cycles. The graph's
 attribute ``subcircuit`` says of which graph the circuit is a part. Scores of edges that are cut are not in it.
+
+DOT, the language of graphviz, as text: components from bottom to top, kept edges coloured by what reads them.
 """
 
 import json
@@ -16,12 +18,14 @@ import networkx as nx
 from pydantic import TypeAdapter, ValidationError
 
 from subcircuit.errors import CircuitFileError, GraphError
-from subcircuit.graph import Circuit, Graph, GraphShape, Scope
+from subcircuit.graph import Circuit, Edge, Graph, GraphShape, Logits, Reader, Scope
 from subcircuit.graph.shape import differences
-from subcircuit.report.exchange.bounded import read_json, read_text
+from subcircuit.io import read_json, read_text
 from subcircuit.report.exchange.target import Gathered, Target, number
+from subcircuit.report.picture import COLOURS, kind_of
 from subcircuit.report.summary import Summary
-from subcircuit.units.nodes import Reader, at, bare
+from subcircuit.text import inert
+from subcircuit.units.nodes import at, bare
 
 _EDGE, _INPUT, _ABOUT = "edge", "input", "subcircuit"
 
@@ -139,3 +143,42 @@ def _graph(about: object, target: Target, file: Path) -> Graph:
     if graph.shape != shape:
         raise GraphError(f"{file} is a circuit of another model; theirs and this one differ in {differences(shape, graph.shape)}")
     return graph
+
+
+def write_dot(circuit: Circuit, path: Path) -> None:
+    """Write the circuit; ``dot -Tsvg`` draws it where graphviz is installed."""
+    path.write_text(dot(circuit), encoding="utf-8")
+
+
+def dot(circuit: Circuit) -> str:
+    """The circuit as a ``digraph``."""
+    nodes = [f"  {_quoted(str(node))};" for node in circuit.nodes]
+    edges = [line for edge in circuit.edges for line in _lines(circuit, edge)]
+    summary = Summary.of(circuit)
+    meaning = [f"  tooltip={_quoted(f'score: {summary.scores}')};"] if summary.scores else []
+    opening = [
+        "digraph circuit {",
+        "  rankdir=BT;",
+        f"  label={_quoted(summary.title)};",
+        *meaning,
+        '  node [shape=box, style=rounded, fontname="DejaVu Sans"];',
+    ]
+    return "\n".join([*opening, *nodes, *edges, "}"]) + "\n"
+
+
+def _lines(circuit: Circuit, edge: Edge) -> list[str]:
+    """The edge, drawn to the component that reads: to several where heads share keys and values."""
+    score = math.nan if circuit.scores is None else float(circuit.scores[circuit.graph.find(edge)])
+    told = str(edge) if math.isnan(score) else f"{edge} {score:.4g}"
+    look = f"color={_quoted(COLOURS[kind_of(edge.reader)])}, tooltip={_quoted(told)}"
+    return [f"  {_quoted(str(edge.writer))} -> {_quoted(end)} [{look}];" for end in _ends(circuit, edge.reader)]
+
+
+def _ends(circuit: Circuit, reader: Reader) -> list[str]:
+    if isinstance(reader, Logits):
+        return [str(reader)]
+    return [str(at(circuit.graph.writers[index], reader.place)) for index in circuit.graph.owners(reader)]
+
+
+def _quoted(text: str) -> str:
+    return '"' + inert(text).replace("\\", "\\\\").replace('"', '\\"') + '"'

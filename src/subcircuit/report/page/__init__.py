@@ -1,13 +1,10 @@
 """The page on which a circuit is explored: its data, and the one file that holds it all."""
 
-from subcircuit.report.page.document import Shown, check_one_graph, circuit_document, graph_document
+from subcircuit.report.page.document import Shown, check_one_graph, circuit_document, graph_document, read_labels
 from subcircuit.report.page.html import NOTHING_ELSE, report_html, script, served_html, static
-from subcircuit.report.page.labels import read_labels
-from subcircuit.report.page.measured import POINTS, Pace, ladder, measured_document, sizes
 from subcircuit.report.page.prompts import STEPS_PER_PROMPT, prompts_document
-from subcircuit.report.page.ranking import Ranking
-from subcircuit.report.page.refinement import read_path
 from subcircuit.report.page.report import MOST_EDGES, page_document, report_document, write_report
+from subcircuit.report.page.slider import POINTS, Pace, Ranking, ladder, measured_document, read_path, sizes
 
 __all__ = [
     "MOST_EDGES",

@@ -1,20 +1,77 @@
-"""What the page shows, as one JSON document: a graph, and circuits of it with their edges in the order of their effect."""
+"""What the page shows, as one JSON document: a graph, and circuits of it with their edges in the order of their effect.
 
+Where the page draws a graph's nodes: a grid of layers by components, the same for all circuits of a graph.
+
+Rows go up with the order of computation: the embedding, each layer's attention, its MLP half a row higher, the logits.
+Columns are heads; MLPs have a column of their own. Parts of one component (neurons, experts, positions) share its cell.
+
+What ``explain`` found of a circuit's components, from the file that it leaves beside the circuit.
+"""
+
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from subcircuit.errors import GraphError
+from subcircuit.explain import EXPLANATION_FILE, Explanation
 from subcircuit.explain.labels import UNCLEAR
-from subcircuit.graph import Circuit, Graph, RefinePath
-from subcircuit.inert import inert
-from subcircuit.report.page.packed import Json, narrow, packed
-from subcircuit.report.page.places import kind_of, nodes_of, places
-from subcircuit.report.page.ranking import Ranking, finished
-from subcircuit.report.page.refinement import path_document, union
+from subcircuit.graph import Circuit, Graph, Logits, Reader, RefinePath
+from subcircuit.report.page.arrays import Json, narrow, packed
+from subcircuit.report.page.slider import Ranking, finished, path_document, union
 from subcircuit.report.summary import WARNING, Summary
+from subcircuit.text import inert
+
+_NAME = re.compile(r"(?P<block>[am])(?P<layer>\d+)(?:\.h(?P<head>\d+))?")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node on the grid.
+
+    Args:
+        name: of the node.
+        kind: what stands there: ``embed``, ``attention``, ``mlp`` or ``logits``.
+        layer: None for embeddings and logits, which are bars below and above all layers.
+        column: of a head; None for what has no column of heads, as MLPs and whole blocks of attention.
+    """
+
+    name: str
+    kind: str
+    layer: int | None = None
+    column: int | None = None
+
+
+def places(graph: Graph) -> list[Place]:
+    """The place of every writer in order of computation, and that of the logits last."""
+    return [*(_place(str(writer)) for writer in graph.writers), Place(str(Logits()), "logits")]
+
+
+def kind_of(reader: Reader) -> str:
+    """What an edge into a reader is coloured by: ``q``, ``k``, ``v``, ``attention``, ``mlp``, ``logits``."""
+    name = str(reader)
+    if part := re.search(r"<([qkv])>", name):
+        return part[1]
+    return {"a": "attention", "m": "mlp"}.get(name[0], "logits")
+
+
+def nodes_of(graph: Graph, reader: Reader) -> list[int]:
+    """The numbers of the nodes that a reader belongs to: several where heads share keys and values."""
+    return list(graph.owners(reader)) or [len(graph.writers)]
+
+
+def _place(name: str) -> Place:
+    found = _NAME.match(name)
+    if found is None:
+        return Place(name, "embed")
+    head = found["head"]
+    kind = "attention" if found["block"] == "a" else "mlp"
+    column = None if kind == "mlp" or head is None else int(head)
+    return Place(name, kind, int(found["layer"]), column)
+
 
 FORMAT = 1
 
@@ -105,3 +162,15 @@ def _label(label: Mapping[str, Any]) -> Json:
     """Of a component without a label its evidence alone."""
     label = {**label, "label": None} if label.get("label") == UNCLEAR else label
     return {key: inert(str(label[key])) for key in ("label", "evidence") if label.get(key)}
+
+
+def read_labels(directory: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Label and evidence of each component; nothing where a circuit has not been explained.
+
+    Raises:
+        CircuitFileError: the file is damaged, or of a newer format.
+    """
+    if not (directory / EXPLANATION_FILE).is_file():
+        return {}
+    components = Explanation.load(directory).components
+    return {name: {"label": component.label, "evidence": component.evidence} for name, component in components.items()}

@@ -12,7 +12,7 @@ from functools import cache
 from hashlib import sha256
 from importlib import resources
 
-from subcircuit.report.page.packed import Json
+from subcircuit.report.page.arrays import Json
 
 # each imports from those before it alone
 MODULES = (

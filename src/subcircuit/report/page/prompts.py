@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from subcircuit.engine.patterns import attention_patterns
+from subcircuit.engine.plain_run import attention_patterns
 from subcircuit.evaluate import direct_effects
 from subcircuit.graph import Graph, Head
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.report.page.packed import Json, packed, quantised, shown
-from subcircuit.report.page.ranking import Ranking
+from subcircuit.report.page.arrays import Json, packed, quantised, shown
+from subcircuit.report.page.slider import Ranking
 from subcircuit.search import Problem, effects_by_example
 from subcircuit.search.attribution import metric_with_gradient
 from subcircuit.tasks import Task

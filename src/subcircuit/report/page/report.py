@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from subcircuit.durable import give_default_mode
 from subcircuit.errors import OutputError
 from subcircuit.evaluate.measure import runs_of
-from subcircuit.inert import inert
+from subcircuit.io import give_default_mode
+from subcircuit.report.page.arrays import Json
 from subcircuit.report.page.document import FORMAT, Shown, check_one_graph, circuit_document, graph_document
 from subcircuit.report.page.html import report_html
-from subcircuit.report.page.measured import POINTS, ladder, measured_document
-from subcircuit.report.page.packed import Json
 from subcircuit.report.page.prompts import STEPS_PER_PROMPT, prompts_document
-from subcircuit.report.page.ranking import Ranking
+from subcircuit.report.page.slider import POINTS, Ranking, ladder, measured_document
 from subcircuit.search import OnRound, Problem
 from subcircuit.search.attribution import Rounds
+from subcircuit.text import inert
 
 # beside the circuit's own, the strongest of its other edges: a report stays small enough to be sent
 MOST_EDGES = 10_000

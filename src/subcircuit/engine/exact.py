@@ -1,0 +1,318 @@
+"""The exact engine: what a partly pruned circuit computes, and what it would compute with a few more edges cut.
+
+ACDC visits readers from the logits backwards, so at any time all nodes upstream of the visited reader still write
+their clean values, and only nodes downstream that are joined to the logits by kept edges can change. The engine
+keeps the inputs and outputs of exactly those nodes, at exactly the rows where something can change and matter
+(``units/rows.py``). A trial leaves the precomputed clean − ablated vectors of the cut writers out of the reader's input and
+recomputes what kept edges carry it to. Trials are batched; nothing is approximated.
+
+    open(unit)      nodes of the next unit upstream join, with their clean values, if a kept path leads on from them
+    try_edges       losses after cutting the next edges of the visited reader: so many, and more, …
+    try_readers     the same, cutting readers of the unit from all their writers at once
+    commit          make cuts definite: update what changes downstream, once
+
+Where the graph tells places apart, readers are columns here: a reader at a place, whose edges carry what is at its rows.
+
+What the whole model computes when a single edge is cut: the cut changes one reader, the rest is the plain model.
+
+With no other edge cut, all readers downstream of a changed writer find the same changed stream. So a trial takes the
+change of what the reader's own nodes write, which the engine knows (``states.py``), and carries one stream through the
+layers above, projected once per layer and not once per reader, at the rows where something can change and matter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.engine.cache import CleanRun, prefix_sums
+from subcircuit.engine.readout import BoundMetric, read
+from subcircuit.engine.states import Live
+from subcircuit.units import Inputs, Reach, Since, Writes
+
+# trials of whole readers at places that run together: in each of them every one of these readers has an input of its own
+_TRIALS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """A reader whose edges are being decided, from the latest writer to the earliest; nothing of it is committed yet.
+
+    Args:
+        base: its input with only the edges decided to be kept; at other places that as committed.
+        left: undecided edges: those of the first ``left`` writers of ``order``.
+        order: the writers whose edges are decided on; the last is cut first.
+        prefixes: sums of the first 0, 1, 2, … of their differences.
+    """
+
+    reader: int
+    base: Float[Tensor, "row d_model"]
+    left: int
+    order: tuple[int, ...]
+    prefixes: Tensor  # [prefix row d_model], at all rows that can change and not at the reader's alone
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """A partly pruned circuit under a metric: frozen, every step makes a new one.
+
+    Args:
+        live: the circuit's nodes that can change.
+        metric: bound to the answers of the run's prompts.
+    """
+
+    live: Live
+    metric: BoundMetric
+
+    @staticmethod
+    def start(run: CleanRun, metric: BoundMetric) -> "Engine":
+        """All edges kept, nothing opened."""
+        return Engine(Live(run, run.graph.edges.clone()), metric)
+
+    @property
+    def run(self) -> CleanRun:
+        """The clean run and its ablation."""
+        return self.live.run
+
+    @property
+    def kept(self) -> Bool[Tensor, "writer reader"]:
+        """Edges kept so far."""
+        return self.live.kept
+
+    def open(self, unit: int) -> "Engine":
+        """Let the nodes of ``unit`` join, all units downstream being decided.
+
+        Nodes without a kept path to the logits do not join: the edges into their readers are cut, which changes nothing.
+        """
+        return replace(self, live=self.live.open(unit))
+
+    def is_live(self, reader: int) -> bool:
+        """Whether an opened reader has a kept path to the logits."""
+        return reader in self.live.columns
+
+    def restore(self, kept: Bool[Tensor, "writer reader"], unit: int) -> "Engine":
+        """The state of a circuit with all units from the logits back to ``unit`` opened.
+
+        Args:
+            kept: edges kept; upstream of ``unit`` all of them, at ``unit`` itself any, downstream as decided.
+        """
+        live = replace(self.live, kept=kept)
+        for later in reversed(range(unit, len(self.run.graph.units))):
+            live = live.open(later)
+        return replace(self, live=_settle(live, set(live.inputs)))
+
+    def loss(self) -> Float[Tensor, " answer"]:
+        """The metric of the circuit as committed, per answer."""
+        return self.measure(self.live.inputs[len(self.live.graph.readers) - 1][None])[0]
+
+    def circuit_stream(self) -> Float[Tensor, "answer d_model"]:
+        """The last residual stream at the answers, in the circuit as committed."""
+        return self.live.inputs[len(self.live.graph.readers) - 1][self.run.rows.answer_row]
+
+    def visit(self, reader: int, writers: frozenset[int] | None = None) -> Visit:
+        """Begin with an opened, live reader.
+
+        Args:
+            writers: those whose edges are decided on; the reader's other edges stay as they are. None: all of them, the
+                reader keeping all its edges.
+        """
+        node = self._node(reader)
+        base = self.live.at_rows_of(node, self.run.ablated_streams[self.run.graph.unit_of[reader]])
+        base = self._here(reader, base, self.live.inputs[node])
+        if writers is None:
+            return Visit(reader, base, self.run.graph.n_read(reader), self.run.order, self.run.prefixes)
+        fixed = [w for w in self.kept[:, reader].nonzero().flatten().tolist() if w not in writers]
+        order = tuple(w for w in self.run.order if w in writers)
+        base = self._here(reader, base + self.live.difference(node, fixed).sum(0), base)
+        return Visit(reader, base, len(order), order, prefix_sums(self.run.differences, order))
+
+    def _node(self, column: int) -> int:
+        """The reader of a column, at all places."""
+        return column // len(self.run.graph.places)
+
+    def _here(self, column: int, x: Tensor, elsewhere: Tensor) -> Tensor:
+        """Values at the rows of a column's place, others at the other rows."""
+        here = self.live.at_place(column)
+        return x if here is None else torch.where(here[:, None], x, elsewhere)
+
+    def decide(self, visit: Visit, cut: int, keep: bool) -> Visit:
+        """Cut the next ``cut`` edges of the visited reader, and keep the one after them if ``keep``."""
+        left = visit.left - cut
+        if not keep:
+            return replace(visit, left=left)
+        more = visit.base + self.live.difference(self._node(visit.reader), [visit.order[left - 1]])[0]
+        return replace(visit, base=self._here(visit.reader, more, visit.base), left=left - 1)
+
+    def try_edges(self, visit: Visit, counts: Sequence[int]) -> Float[Tensor, "trial answer"]:
+        """Losses after cutting the next so many undecided edges of the visited reader, for each of the ascending ``counts``."""
+        if self._nowhere(visit.reader):
+            return self.loss().expand(len(counts), -1)
+        node, rest = self._node(visit.reader), visit.prefixes[[visit.left - count for count in counts]]
+        x = self._here(visit.reader, visit.base + self.live.at_rows_of(node, rest), visit.base)
+        return self._propagate(self.run.graph.unit_of[visit.reader], {node: x})
+
+    def _nowhere(self, column: int) -> bool:
+        """Whether nothing can change at a column's place: its rows come before the prompts differ, or where nothing is read."""
+        here = self.live.at_place(column)
+        return here is not None and not bool(here.any())
+
+    def try_readers(self, groups: Sequence[Sequence[int]]) -> Float[Tensor, "trial answer"]:
+        """Losses after cutting the first, the first two, … of these groups of one unit's readers from all their writers."""
+        unit = self.run.graph.unit_of[groups[0][0]]
+        if self.run.places is not None:
+            starts = range(0, len(groups), _TRIALS_AT_ONCE)
+            return torch.cat([self._try_at_places(unit, groups[:s], groups[s : s + _TRIALS_AT_ONCE]) for s in starts])
+        since = {reader: trial for trial, group in enumerate(groups) for reader in group}
+        inputs = {r: self.live.at_rows_of(r, self.run.ablated_streams[unit])[None] for r in since}
+        return self._propagate(unit, inputs, since)
+
+    def try_each(self, reader: int, writers: Sequence[int]) -> Float[Tensor, "trial answer"]:
+        """Losses after cutting each of some kept edges into a reader, alone: what every edge is worth in the circuit.
+
+        Args:
+            reader: opened and live, all units being opened.
+            writers: whose edges into the reader are cut, one in each trial.
+        """
+        if self._nowhere(reader):
+            return self.loss().expand(len(writers), -1)
+        node, here = self._node(reader), self.live.at_place(reader)
+        order, terms = self.live.terms(node)
+        upwards = tuple(range(len(terms)))
+        sums, after = prefix_sums(terms, upwards), prefix_sums(terms, upwards[::-1]).flip(0)
+        base = self.live.at_rows_of(node, self.run.ablated_streams[self.run.graph.unit_of[reader]])
+        at = torch.tensor([order.index(writer) for writer in writers], device=terms.device)
+        # summed from what is left: under Zero a residue of what was cut would blow up behind a norm
+        x = base + (sums[at] + after[at + 1])
+        x = x if here is None else x + terms[at].masked_fill(here[:, None], 0.0)
+        return self._propagate(self.run.graph.unit_of[reader], {node: x})
+
+    def _try_at_places(
+        self, unit: int, cut: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]
+    ) -> Float[Tensor, "trial answer"]:
+        """Losses after cutting some groups of a unit's columns, and then the first, the first two, … of others."""
+        inputs: dict[int, Tensor] = {}
+        since = [*((0, group) for group in cut), *enumerate(groups)]
+        for trial, column in ((trial, column) for trial, group in since for column in group):
+            node, here = self._node(column), self.live.at_place(column)
+            if node not in inputs:
+                inputs[node] = self.live.inputs[node].repeat(len(groups), 1, 1)
+            inputs[node][trial:, here] = self.live.at_rows_of(node, self.run.ablated_streams[unit])[here]
+        return self._propagate(unit, inputs)
+
+    def _propagate(self, unit: int, inputs: Inputs, since: Since | None = None) -> Float[Tensor, "trial answer"]:
+        """Losses of trials that change a unit's inputs.
+
+        Args:
+            inputs: the new input of each changed reader, per trial; with ``since``, one for all trials.
+            since: the first of the trials in which each reader finds its new input; the last trial is the first of some reader.
+        """
+        written: Writes = {}
+        last = len(self.run.graph.units) - 1
+        for later in range(unit, last):
+            # nodes are computed in order, so all that a unit reads has been written when its turn comes
+            found = inputs if later == unit else self._inputs(later, written)
+            if found:
+                written |= self.live.recompute(later, found, since if later == unit else None)
+        return self.measure((inputs if unit == last else self._inputs(last, written))[len(self.live.graph.readers) - 1])
+
+    def _inputs(self, unit: int, written: Writes) -> Inputs:
+        """What the live readers of a unit find that read any of these writers anew."""
+        inputs: dict[int, Tensor] = {}
+        for reader in self.live.readers_in(unit):
+            changed = tuple(w for w in self.live.read_by(reader) if w in written)
+            if changed:
+                reach = self.live.reader_reach(reader)
+                first, *others = (
+                    self.live.carried(w, reader, self.run.rows.take(written[w], self.live.reach[w], reach)) for w in changed
+                )
+                x = self.live.rest(unit, reader, changed) + first
+                for other in others:
+                    x += other
+                inputs[reader] = x
+        return inputs
+
+    def measure(self, stream: Float[Tensor, "trial row d_model"]) -> Float[Tensor, "trial answer"]:
+        """The metric of last residual streams, given at the rows of the answers."""
+        return self.metric(read(self.run.model, stream[:, self.run.rows.answer_row], self.metric.needs))
+
+    def joins(self, writer: int, reader: int) -> bool:
+        """Whether ``commit`` can keep one more edge, all units being opened: its ends are live at all rows that it carries.
+
+        Otherwise more nodes turn live, or at more rows, which takes ``restore``.
+        """
+        live, embeddings = self.live, self.run.graph.writers_in[0][0]
+        if reader not in live.columns or self.run.places is not None:
+            return False
+        return writer < embeddings or live.reach.get(writer) in ("changed", live.reader_reach(reader))
+
+    def commit(self, kept: Bool[Tensor, "writer reader"], readers: Sequence[int]) -> "Engine":
+        """Make the cuts into these readers definite, or keep more edges that join.
+
+        Args:
+            kept: the new edges kept; differs from the old only in the columns of ``readers``.
+            readers: opened, live readers.
+        """
+        return replace(self, live=_settle(replace(self.live, kept=kept), set(map(self._node, readers))))
+
+
+def _settle(live: Live, stale: set[int]) -> Live:
+    """Recompute the inputs of stale readers from all they read, and everything downstream of them."""
+    for unit, readers in enumerate(live.graph.readers_in):
+        mine = [r for r in readers if r in stale]
+        if mine:
+            before = live.writes
+            live = replace(live, inputs={**live.inputs, **{r: live.input_from_scratch(unit, r) for r in mine}}).refresh(
+                unit, mine
+            )
+            changed = [w for w in live.graph.writers_in[unit] if live.writes.get(w) is not before.get(w)]
+            stale = stale | {r for w in changed for r in live.fed_by(w)}
+    return live
+
+
+def open_all(engine: Engine) -> Engine:
+    """The engine of the whole model with every node joined."""
+    for unit in reversed(range(len(engine.run.graph.units))):
+        engine = engine.open(unit)
+    return engine
+
+
+@torch.no_grad()
+def try_singly(engine: Engine, reader: int, writers: Sequence[int]) -> Float[Tensor, "trial answer"]:
+    """Losses of the whole model with only the first, only the second, … of these edges into a reader cut.
+
+    Args:
+        engine: of the whole model, from ``open_all``.
+        reader: whose edges to cut.
+        writers: one for each trial.
+    """
+    live, run = engine.live, engine.run
+    unit, node, here = run.graph.unit_of[reader], reader // len(run.graph.places), live.at_place(reader)
+    if here is not None and not bool(here.any()):
+        return engine.loss().expand(len(writers), -1)
+    cut = live.difference(node, writers)
+    x = live.inputs[node] - (cut if here is None else cut.masked_fill(~here[:, None], 0.0))
+    if not run.graph.units[unit].writers:
+        return engine.measure(x)
+    written = live.recompute(unit, {node: x})
+    change = torch.stack([values - live.writes[writer] for writer, values in written.items()]).sum(0)
+    first = next(iter(written))
+    clocks = [node.clock for node in run.graph.units]
+    later = next(u for u in range(unit + 1, len(clocks)) if clocks[u] > clocks[unit])
+    stream = run.rows.take(run.streams[later], "changed", live.reach[first]) + change
+    return engine.measure(_carry(run, later, stream, live.reach[first]))
+
+
+def _carry(run: CleanRun, unit: int, stream: Float[Tensor, "trial row d_model"], reach: Reach) -> Tensor:
+    """The last stream at the answers, from the stream that readers of ``unit`` find at the rows of ``reach``."""
+    units, rows = run.graph.units, run.rows
+    # past the last unit that carries anything to other positions, only the answers matter
+    last = max((index for index, node in enumerate(units) if any(node.spreads)), default=-1)
+    clock, found, have = None, stream, reach
+    for index, (node, clean) in enumerate(zip(units[unit:-1], run.units[unit:], strict=True), unit):
+        if node.clock != clock:
+            clock, found, have = node.clock, stream, reach
+        want: Reach = "answers" if index >= last else "changed"
+        stream, reach = rows.take(stream, reach, want) + node.adds_at(clean, found, have, want), want
+    return rows.take(stream, reach, "answers")

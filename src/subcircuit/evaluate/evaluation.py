@@ -1,0 +1,299 @@
+"""All that is asked of one circuit, measured together on prompts that it was not found with.
+
+    faithfulness, KL, accuracy      what it does (`faithfulness.py`)
+    completeness                    f(M∖C), what is left without it (`completeness.py`)
+    random circuits                 f of connected circuits of as many edges (`controls.py`): what any circuit does
+    CPR, CMD                        how good the ranking is from which it was taken (`curves.py`)
+
+Cost: a masked forward pass, about three plain ones, for each of: model, ∅, C, M∖C, every random circuit, and the ten
+sizes of the curve.
+
+What a circuit does on the prompts of its search and on those of its split that nothing was chosen by.
+
+The first number says how well the search fitted its prompts, the second what the circuit is worth: circuits found on few
+prompts do better on these than on others. Cost: for each part a masked forward pass, about three plain ones, of the model,
+of the circuit and of the circuit without edges.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from math import isfinite
+from typing import Any, cast, overload
+
+import numpy as np
+
+from subcircuit.engine import OPTIMAL, Ablation, Mean
+from subcircuit.entry import entry
+from subcircuit.errors import GraphError, NumericalError, PromptMismatchError, SettingsError
+from subcircuit.evaluate.bootstrap import Interval
+from subcircuit.evaluate.completeness import complement
+from subcircuit.evaluate.controls import random_circuit, random_connected_circuit
+from subcircuit.evaluate.curves import PERCENTAGES, Curve, curve
+from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit, faithfulness
+from subcircuit.evaluate.measure import measure, runs_of
+from subcircuit.graph import By, Circuit, Graph, Numbers, Scope
+from subcircuit.graph.selection import Selection
+from subcircuit.model.transformer import Transformer
+from subcircuit.search import Discovery, LearnOptimal, Method, OnProgress, OnRound, Problem, Rounds, find_circuit
+from subcircuit.search.journal import FORGETFUL, Journal, Under
+from subcircuit.search.method import MethodClass
+from subcircuit.tasks import Metric, OwnMetric, Split, Task, check_vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What a circuit does, and whether that means anything.
+
+    Args:
+        evaluation: its metrics beside the model's.
+        completeness: f of the model without it: 0 if nothing is missing from the circuit, 1 if nothing that matters is in it, as of
+            an empty one.
+        random: f of each random circuit of the same size.
+        curve: of the ranking that it was taken from; None where an edge has no score, as after ACDC.
+    """
+
+    evaluation: Evaluation
+    completeness: float
+    random: tuple[float, ...]
+    curve: Curve | None
+
+    def __repr__(self) -> str:
+        f = "undefined"
+        with suppress(SettingsError):
+            f = f"{self.evaluation.faithfulness:z.3f}"
+        return (
+            f"Judgement({self.evaluation}: faithfulness {f}, completeness {self.completeness:z.3f}, "
+            f"{len(self.random)} random circuits {self.random_mean:z.3f}, {self.curve})"
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before believing in the circuit, judged on these prompts; empty where there is nothing to fear."""
+        f, n_edges = self.evaluation.faithfulness, self.evaluation.circuit.n_edges
+        if not n_edges:
+            return ("the circuit is empty: it captures nothing, and its completeness is that of the whole model, 1.",)
+        if f <= 0:
+            return (
+                f"on these prompts the circuit does no better than no circuit: faithfulness {f:.3g}. Search again for more edges.",
+            )
+        return ()
+
+    @property
+    def random_mean(self) -> float:
+        """The mean over random circuits."""
+        return float(np.mean(self.random))
+
+    @property
+    def random_interval(self) -> Interval:
+        """Where 95 % of random circuits lie."""
+        low, high = np.quantile(self.random, (0.025, 0.975))
+        return Interval(float(low), float(high), 0.95)
+
+
+@entry
+def judge(
+    problem: Problem,
+    circuit: Circuit,
+    *,
+    random_circuits: int = 10,
+    by: By = "signed",
+    seed: int = 0,
+    batch_size: int = 16,
+    journal: Journal = FORGETFUL,
+    on_step: OnRound | None = None,
+) -> Judgement:
+    """Measure all of it.
+
+    Args:
+        problem: with prompts that were not used to find the circuit.
+        random_circuits: how many to compare with, at least one.
+        by: how scores are ranked for the curve.
+        seed: of the random circuits.
+        batch_size: prompts that run together.
+        journal: remembers the losses of every batch of prompts.
+        on_step: called after every run of every batch of prompts.
+
+    Raises:
+        GraphError: the circuit is another model's.
+        SettingsError: faithfulness is undefined on these prompts, see `check_gap`.
+    """
+    if random_circuits < 1:
+        raise SettingsError(f"random circuits is {random_circuits}: it takes at least 1 to compare with")
+    ranked = circuit.scores is not None and bool(circuit.scores[circuit.graph.edges].isfinite().all())
+    sizes = (1, 1 + random_circuits, *([len(PERCENTAGES)] if ranked else []))
+    rounds = Rounds(sum(runs_of(len(problem.task), size) for size in sizes), on_step, "runs")
+    evaluation = evaluate_circuit(problem, circuit, batch_size, journal, rounds)
+    others = [complement(circuit)] + [_random(circuit.graph, circuit.n_edges, seed + i) for i in range(random_circuits)]
+    rest, *random = faithfulness(measure(problem, others, batch_size, journal, rounds)).tolist()
+    found = None
+    if ranked and circuit.scores is not None:
+        found = curve(problem, circuit.scores, by, batch_size, journal, rounds)
+    return Judgement(evaluation, rest, tuple(random), found)
+
+
+def _random(graph: Graph, n_edges: int, seed: int) -> Circuit:
+    """A connected circuit; of sizes at which none is found, any circuit."""
+    try:
+        return random_connected_circuit(graph, n_edges, seed)
+    except SettingsError:
+        return random_circuit(graph, n_edges, seed)
+
+
+# those that are reported; validation prompts have served to choose by
+REPORTED = ("test", "search")
+
+
+@overload
+def discover(
+    problem: Problem,
+    method: Method | MethodClass | str,
+    /,
+    *,
+    selection: Selection | int | None = None,
+    on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+) -> Discovery: ...
+
+
+@overload
+def discover(
+    model: Transformer,
+    task: Task | Split,
+    method: Method | MethodClass | str,
+    *,
+    metric: str | Metric | OwnMetric | None = None,
+    ablation: str | Ablation | LearnOptimal | None = None,
+    scope: Scope | str | None = None,
+    selection: Selection | int | None = None,
+    on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+) -> Discovery: ...
+
+
+@entry
+def discover(
+    model: Transformer | Problem,
+    task: Task | Split | Method | MethodClass | str,
+    method: Method | MethodClass | str | None = None,
+    *,
+    metric: str | Metric | OwnMetric | None = None,
+    ablation: str | Ablation | LearnOptimal | None = None,
+    scope: Scope | str | None = None,
+    selection: Selection | int | None = None,
+    on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+) -> Discovery:
+    """Find the circuit of a problem: ``discover(problem, method)``; for short of a model and a task: ``discover(model, task, method)``.
+
+    Args:
+        model: from ``load_model``; or a problem, which has a task, a metric, an ablation and a scope already.
+        task: from ``load_task``, made for this model: all its prompts are searched with. From ``load_split`` the search prompts are,
+            the validation prompts are there for methods that choose by them, and the circuit's record says which prompts were used for
+            what, and what the circuit does on test and search prompts, under ``results["test"]`` and ``results["search"]``.
+        method: such as ``Acdc(threshold=0.02)`` or ``Eap()``, one of your own (see ``Method``), or a name, for the defaults.
+        metric: what to measure: a name, a ``Metric``, or a Python function (see ``own_metric``); None is the task's own metric.
+        ablation: what cut edges carry, by name or as a value; None is "resample". "optimal" or settings of learning: constants are
+            learned first, and kept with the circuit.
+        scope: at which level the model is resolved, as a value or as text; queries, keys and values of every head by default.
+        selection: which of the scored edges make the circuit; a number takes so many of largest magnitude, None 1 %. Edges on no path
+            from an embedding to the logits are pruned. Methods that find a circuit themselves take none.
+        on_step: called with a ``Step`` after every batch of trials, or with a ``Round`` after every batch of examples.
+        journal: remembers what was worked out, for a search that was interrupted to go on.
+
+    Raises:
+        UnknownNameError: no such method, metric, ablation or scope.
+        NoGradientError: a metric that has no gradient where the method takes one.
+        SettingsError, GraphError: settings that do not go together with the model or task, or that a problem has already.
+        NumericalError: a loss or score that is NaN or infinite.
+
+    >>> found = discover(model, load_split("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
+    >>> found.circuit.record.results["test"]["faithfulness"]  # doctest: +SKIP
+    0.75
+    """
+    search = partial(find_circuit, selection=selection, on_step=on_step, journal=journal)
+    if isinstance(model, Problem):
+        if method is not None or metric is not None or ablation is not None or scope is not None:
+            raise SettingsError(
+                "discover(problem, method): a problem has a task, a metric, an ablation and a scope already. Others: Problem.of(…)."
+            )
+        return search(model, cast(Method, task))
+    if not isinstance(task, Task | Split):
+        raise SettingsError(
+            f"discover: task is a Task or Split, and a {type(task).__name__} was given: load_task(…) and load_split(…) return one."
+        )
+    learning = LearnOptimal() if ablation == OPTIMAL else ablation if isinstance(ablation, LearnOptimal) else None
+    problem = Problem.of(model, task, metric, Mean() if learning else cast(str | Ablation | None, ablation), scope)
+    split = task if isinstance(task, Split) else None
+    found = search(problem, cast(Method, method), learning=learning, split=split)
+    if split is None:
+        return found
+    # constants that were learned in the search come with the circuit
+    judged = Problem.of(model, split.search, problem.metric, OPTIMAL if learning else problem.ablation, circuit=found.circuit)
+    return replace(found, circuit=with_numbers(judged, found.circuit, split, journal=journal, on_step=on_step))
+
+
+@entry
+def with_numbers(
+    problem: Problem,
+    circuit: Circuit,
+    split: Split,
+    batch_size: int = 16,
+    journal: Journal = FORGETFUL,
+    on_step: OnRound | None = None,
+) -> Circuit:
+    """The circuit, whose record says what it does on the split's test and search prompts; one without record stays as it is.
+
+    Args:
+        problem: its metric and ablation are used, and the split's prompts.
+        batch_size: prompts that run together.
+        journal: remembers the losses of every batch of prompts.
+        on_step: called after every run of every batch of prompts.
+
+    Raises:
+        PromptError: the split's prompts were made for a model with another tokenizer.
+        RunError, ShortOfMemoryError: the work cannot be done. Prompts on which the circuit cannot be measured are no error:
+            the numbers are missing then and say why.
+    """
+    model = problem.model
+    check_vocabulary(model, split.search)
+    if circuit.record is None:
+        return circuit
+    there = {name: split.parts[name] for name in REPORTED if name in split.parts}
+    rounds = Rounds(sum(runs_of(len(task), 1) for task in there.values()), on_step, "runs of test and search prompts")
+    found: dict[str, Any] = dict.fromkeys(REPORTED)
+    for name, task in there.items():
+        on, part = replace(problem, task=task.to(model.device)), Under(journal, f"{name} prompts")
+        found[name] = measured_on(on, circuit, batch_size, part, rounds).model_dump(mode="json")
+    record = circuit.record.model_copy(update={"results": {**circuit.record.results, **found}})
+    return replace(circuit, record=record)
+
+
+def measured_on(
+    problem: Problem, circuit: Circuit, batch_size: int = 16, journal: Journal = FORGETFUL, rounds: Rounds | None = None
+) -> Numbers:
+    """The numbers of a circuit on a behaviour's prompts; those that are undefined are None, with the reason."""
+    try:
+        return numbers_of(evaluate_circuit(problem, circuit, batch_size, journal, rounds))
+    except (GraphError, PromptMismatchError, NumericalError) as error:
+        # prompts that do not line up with the graph's positions, or logits that overflow in half precision
+        return Numbers(examples=len(problem.task), why=str(error))
+
+
+def numbers_of(evaluation: Evaluation) -> Numbers:
+    """The numbers of an evaluation in short."""
+    means = evaluation.means
+    try:
+        faithful, interval, why = evaluation.faithfulness, evaluation.faithfulness_interval(), None
+    except SettingsError as error:
+        faithful, interval, why = None, None, str(error)
+    ends = None if interval is None or not (isfinite(interval.low) and isfinite(interval.high)) else (interval.low, interval.high)
+    return Numbers(
+        examples=len(evaluation.metric.model),
+        faithfulness=faithful,
+        interval=ends,
+        kl=means["kl"],
+        accuracy=means["accuracy"],
+        top1=means["match"],
+        why=why,
+    )

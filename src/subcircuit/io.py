@@ -1,0 +1,123 @@
+"""Files that survive: a file is there whole or not at all, and what was reported as written is on the disk.
+
+Files from strangers, read within bounds: size, text, JSON without duplicate keys.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from subcircuit.errors import CircuitFileError
+
+_BLOCK = 1 << 20
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Make or replace a file: written beside its place, flushed to the disk, renamed, and its directory flushed.
+
+    Args:
+        write: fills the file that it is given.
+
+    Raises:
+        OSError: the disk is full or fails; the old file, if there was one, is as it was.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        flush(temporary)
+        give_default_mode(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # directories cannot be opened there
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def give_default_mode(path: Path) -> None:
+    """Give a file or directory the permissions that any new one gets: temporary ones are private, and so is what safetensors writes."""
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+LARGEST_FILE = 1 << 28
+
+
+def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
+    """The content of a file of at most ``largest`` bytes.
+
+    Raises:
+        CircuitFileError: it is larger, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
+    except (OSError, ValueError) as error:
+        raise CircuitFileError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > largest:
+        raise CircuitFileError(f"{path} is larger than {largest / 2**20:,.0f} MB, the most that is read of a file of its kind")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 file.
+
+    Raises:
+        CircuitFileError: it is too large, cannot be read, or is something else.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CircuitFileError(f"{path} is not UTF-8 text (byte {error.start:,})") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; NaN is read as Python's own module writes it.
+
+    Raises:
+        CircuitFileError: too large, too deep, not JSON, or an object that says a key twice.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise CircuitFileError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {twice[:80]!r} stands twice in one object")
+    return result

@@ -1,0 +1,209 @@
+"""The journals of a crew's processes: the table behind them says what each is to do.
+
+Who does which unit of work, and what came of it: the one thing that processes of a crew share.
+
+A unit is taken by the first who asks and done when a result is recorded. What is taken by a process that leaves (or dies,
+or is killed) is free again, and so is what has been taken for longer than ``patience``: whoever waits for it does it
+itself. A unit done twice has the same result twice; the first one stays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Condition
+from time import monotonic
+from typing import Protocol, runtime_checkable
+
+from subcircuit.search.journal import FORGETFUL, Journal
+
+# a unit is a few prompts or some dozens of trials: seconds, but for very large models
+PATIENCE = 300.0
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """A table, here or elsewhere, as its processes ask it; each by its number."""
+
+    def claim(self, worker: int, keys: Sequence[str]) -> str | None:
+        """Take the first of these units that is free; None where there is none, or where the first of all is done."""
+        ...
+
+    def recall(self, worker: int, key: str) -> bytes | None:
+        """The result of a unit, after waiting for it where others are at it; None: it is the caller's to do now."""
+        ...
+
+    def record(self, worker: int, key: str, result: bytes) -> None:
+        """A unit is done."""
+        ...
+
+    def release(self, worker: int, key: str) -> None:
+        """A unit that this process had taken is free again."""
+        ...
+
+    def leave(self, worker: int) -> None:
+        """A process is gone: all that it had taken is free again."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Taken:
+    worker: int
+    since: float
+
+
+class Table:
+    """Units by key; may be asked by several threads at once.
+
+    Args:
+        patience: seconds after which a unit that was taken and is not done may be done by another process too.
+    """
+
+    def __init__(self, patience: float = PATIENCE):
+        self._patience, self._changed = patience, Condition()
+        self._done: dict[str, bytes] = {}
+        self._taken: dict[str, _Taken] = {}
+        self.shares: dict[int, int] = {}
+        """How many units each process has done."""
+
+    def claim(self, worker: int, keys: Sequence[str]) -> str | None:
+        """See ``Asked``."""
+        with self._changed:
+            free = next((key for key in keys if key not in self._done and key not in self._taken), None)
+            if free is None or keys[0] in self._done:
+                return None
+            self._take(worker, free)
+            return free
+
+    def recall(self, worker: int, key: str) -> bytes | None:
+        """See ``Asked``."""
+        with self._changed:
+            while key not in self._done:
+                taken = self._taken.get(key)
+                left = 0.0 if taken is None or taken.worker == worker else self._patience + taken.since - monotonic()
+                if left <= 0:
+                    self._take(worker, key)
+                    return None
+                self._changed.wait(left)
+            return self._done[key]
+
+    def record(self, worker: int, key: str, result: bytes) -> None:
+        """See ``Asked``."""
+        with self._changed:
+            if key not in self._done:
+                self._done[key] = result
+                self.shares[worker] = self.shares.get(worker, 0) + 1
+            self._taken.pop(key, None)
+            self._changed.notify_all()
+
+    def release(self, worker: int, key: str) -> None:
+        """See ``Asked``."""
+        with self._changed:
+            if key in self._taken and self._taken[key].worker == worker:
+                del self._taken[key]
+            self._changed.notify_all()
+
+    def leave(self, worker: int) -> None:
+        """See ``Asked``."""
+        with self._changed:
+            self._taken = {key: taken for key, taken in self._taken.items() if taken.worker != worker}
+            self._changed.notify_all()
+
+    def knows(self, key: str) -> bool:
+        """Whether a unit is done."""
+        with self._changed:
+            return key in self._done
+
+    def _take(self, worker: int, key: str) -> None:
+        self._taken[key] = _Taken(worker, monotonic())
+
+
+FIRST = 0
+"""The number of the process that began the work, keeps its journal and has its result."""
+
+
+@dataclass(frozen=True)
+class Helping:
+    """The journal of a process that helps: it keeps nothing itself."""
+
+    table: Asked
+    worker: int
+    own: Journal = FORGETFUL
+    leaving: bool = False
+
+    def claim(self, keys: Sequence[str]) -> str | None:
+        """See ``search.journal.Shared``."""
+        return self.table.claim(self.worker, keys)
+
+    def recall(self, key: str) -> bytes | None:
+        """See ``search.journal.Shared``."""
+        return self.table.recall(self.worker, key)
+
+    def record(self, key: str, result: bytes) -> None:
+        """For all to know."""
+        self.table.record(self.worker, key, result)
+
+    def release(self, key: str) -> None:
+        """See ``search.journal.Shared``."""
+        self.table.release(self.worker, key)
+
+
+@dataclass(frozen=True)
+class Leading:
+    """The journal of the first process: what its search asks for goes into the journal that is kept, in that order.
+
+    So the journal holds the same, in the same order, however many helped, and nothing that was done in vain.
+    """
+
+    table: Asked
+    own: Journal
+    _seen: set[str] = field(default_factory=set)  # units that the kept journal was asked for
+    _ahead: set[str] = field(default_factory=set)  # units taken before the search asked for them
+    _kept: set[str] = field(default_factory=set)
+
+    @property
+    def leaving(self) -> bool:
+        """As the journal that is kept says."""
+        return self.own.leaving
+
+    def claim(self, keys: Sequence[str]) -> str | None:
+        """See ``search.journal.Shared``; what was known before is told to all and not done again."""
+        for key in keys:
+            self._tell(key)
+        mine = self.table.claim(FIRST, keys)
+        if mine is not None:
+            self._ahead.add(mine)
+        return mine
+
+    def recall(self, key: str) -> bytes | None:
+        """See ``search.journal.Shared``."""
+        self._tell(key)
+        result = self.table.recall(FIRST, key)
+        if result is not None:
+            self._keep(key, result)
+        return result
+
+    def record(self, key: str, result: bytes) -> None:
+        """For all to know; and to keep, if the search has asked for it."""
+        self.table.record(FIRST, key, result)
+        if key in self._ahead:
+            self._ahead.remove(key)
+        else:
+            self._keep(key, result)
+
+    def release(self, key: str) -> None:
+        """See ``search.journal.Shared``."""
+        self._ahead.discard(key)
+        self.table.release(FIRST, key)
+
+    def _tell(self, key: str) -> None:
+        """What the kept journal holds of a unit becomes known to all."""
+        if key not in self._seen:
+            self._seen.add(key)
+            known = self.own.recall(key)
+            if known is not None:
+                self._kept.add(key)
+                self.table.record(FIRST, key, known)
+
+    def _keep(self, key: str, result: bytes) -> None:
+        if key not in self._kept:
+            self._kept.add(key)
+            self.own.record(key, result)

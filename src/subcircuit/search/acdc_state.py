@@ -1,0 +1,306 @@
+"""A search of ACDC on its way: the walk over a model's readers from the logits backwards.
+
+What is decided, and in which order, ``acdc.py`` says; here decisions are taken, on the losses of runs of trials, and the
+engine is told of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import accumulate, chain
+from time import perf_counter
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from subcircuit.engine.exact import Visit
+from subcircuit.errors import NumericalError
+from subcircuit.graph import Circuit, Expert, Graph, HeadInput, Neuron, RouterInput
+from subcircuit.model.transformer import Transformer
+from subcircuit.search.acdc_rules import (
+    OVERHEAD,
+    CutRules,
+    Group,
+    Rule,
+    Speculation,
+    Within,
+    by_unit,
+    cutting_order,
+    left_over,
+    singles,
+    visiting_order,
+)
+from subcircuit.search.batches import Batches
+from subcircuit.search.borderline import TIE, Borderline
+from subcircuit.search.cost import Effort
+from subcircuit.search.journal import FORGETFUL, Journal, each, once
+from subcircuit.search.problem import Problem
+from subcircuit.search.result import OnStep, Step
+
+# rows of matrix products grow with (circuit, example) pairs: enough to keep them busy, few enough to stay in cache
+PAIRS_AT_ONCE = 512
+
+Cells: TypeAlias = tuple[slice | list[int], list[int]]
+Cut: TypeAlias = tuple[Group, Group | None]
+"""Readers, and the writers that they are cut from; None for all of them."""
+Visits: TypeAlias = tuple[Visit, ...]
+"""A visit in every batch of examples."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Trials:
+    """Trials that run together: the first cut, the first two, …, from where the visits stand, with so many edges cut."""
+
+    visits: Visits
+    cuts: list[Cut]
+    counts: list[int]
+
+
+class Walk:
+    """The state of one search: the only thing here that changes as it runs."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        config: CutRules,
+        on_step: OnStep,
+        journal: Journal = FORGETFUL,
+        restoring: bool = False,
+        within: Within | None = None,
+    ):
+        model, graph = problem.model, problem.graph
+        self.within = within
+        self.model, self.graph, self.problem, self.config = model, graph, problem, config
+        self.on_step, self.journal, self.restoring = on_step, journal, restoring
+        pairs = config.batch_size or PAIRS_AT_ONCE
+        self.examples = min(pairs, len(problem.task))
+        self.batches = self.start(restoring, self.examples)
+        self.kept = graph.edges.clone()
+        self.visited = torch.zeros(len(graph.readers), dtype=torch.bool)
+        self.effects = torch.full(graph.edges.shape, float("nan"))
+        self.current = self._first_loss()
+        self.borderline = Borderline(problem, self.examples, abs(self.current), restoring)
+        self.speculation = Speculation(config.speculation, pairs // self.examples)
+        start = f"restoring {restoring}, heads {config.head_order}, {self.examples} examples at once"
+        self.history = f"{start}, {graph.scope}, {within and within.digest}"
+        self.decided, self.trials, self.began = 0, 0, perf_counter()
+        self.effort, self.work = Effort(graph, self._open_edges()), 0.0
+
+    def start(self, restoring: bool, examples: int) -> Batches:
+        """Engines that have decided nothing, with so many examples each."""
+        order = cutting_order(self.graph, self.config.head_order)
+        return Batches.start(self.problem, examples, order, restoring)
+
+    @property
+    def seconds(self) -> float:
+        """Since the search began."""
+        return perf_counter() - self.began
+
+    def _first_loss(self) -> float:
+        opened = self.batches.map(lambda engine: engine.open(len(self.graph.units) - 1))
+        return self._mean(opened.loss(), "nothing")
+
+    def run(self) -> None:
+        """Visit all units from the logits backwards."""
+        for unit in reversed(range(len(self.graph.units))):
+            self.batches = self.batches.map(lambda engine: engine.open(unit))  # noqa: B023 - called at once
+            live = [r for r in visiting_order(self.graph, unit, self.config.head_order) if self.batches.first.is_live(r)]
+            dead = [r for r in self.graph.readers_in[unit] if r not in live]
+            self.kept[:, dead] = False
+            self.decided += int(self.graph.edges[:, dead].sum())
+            self.effort.whole(dead)
+            if self.within is not None:
+                live = self._decided_before(self.within, live)
+            if are_tried_whole(self.graph, live, self.config):
+                live = self._whole_inputs(unit, live)
+            for reader in live:
+                self._edges(unit, reader)
+            self.visited[list(self.graph.readers_in[unit])] = True
+        self._report(self.graph.readers_in[0][0])
+
+    def _decided_before(self, within: Within, readers: list[int]) -> list[int]:
+        """Cut what is cut untried; returns the readers that have edges to try."""
+        self.kept[:, readers] &= within.kept[:, readers]
+        self.decided += int((self.graph.edges & ~within.tried)[:, readers].sum())
+        self.batches = self.batches.map(lambda engine: engine.commit(self.kept, readers))
+        self.current = self._mean(self.batches.loss(), "what was decided before")
+        return [reader for reader in readers if within.writers(reader)]
+
+    def _whole_inputs(self, unit: int, readers: list[int]) -> list[int]:
+        """Try to cut readers from all their writers at once, where all are tried; returns those that stay."""
+        if self.within is not None:
+            waiting = [reader for reader in readers if self.within.whole(reader)]
+            others = [reader for reader in readers if reader not in waiting]
+            return sorted(others + self._cut_whole(unit, waiting), key=readers.index) if waiting else others
+        return self._cut_whole(unit, readers)
+
+    def _cut_whole(self, unit: int, readers: list[int]) -> list[int]:
+        waiting = [tuple(readers)] if self.config.coarse_to_fine else singles(readers)
+        staying, rows = [], len(self.batches.visit(readers[0])[0].base)
+        while waiting:
+            batch = waiting[: self.speculation.size(rows)]
+            cuts: list[Cut] = [(group, None) for group in batch]
+            losses = once(self.journal, self._key("trials", cuts), lambda: self.batches.try_readers(batch))  # noqa: B023 - called at once
+            cut = self._judge(unit, losses, cuts)
+            gone = list(chain.from_iterable(batch[:cut]))
+            stays, waiting = left_over(waiting, cut, len(batch))
+            staying += stays
+            self.decided += int(self._open_edges()[:, gone].sum())
+            self.effort.whole(gone)
+            self._commit(gone)
+            self._report(batch[0][0])
+        return staying
+
+    def _open_edges(self) -> Bool[Tensor, "writer reader"]:
+        """The edges that this search decides on."""
+        return self.graph.edges if self.within is None else self.within.tried
+
+    def _edges(self, unit: int, reader: int) -> None:
+        """Decide on the edges into one reader, one after the other."""
+        visits = self.batches.visit(reader, None if self.within is None else self.within.writers(reader))
+        order = visits[0].order[: visits[0].left][::-1]
+        waiting = by_unit(self.graph, order) if self.config.coarse_to_fine else singles(order)
+        while waiting:
+            coming = self._batches_of_trials(visits, reader, waiting)
+            first = next(coming)
+            losses = next(each(self.journal, chain([first], coming), self._try_edges))
+            cut = self._judge(unit, losses, first[1].cuts)
+            gone = sum(map(len, waiting[:cut]))
+            stays, waiting = left_over(waiting, cut, len(first[1].cuts))
+            visits = self.batches.decide(visits, gone, keep=bool(stays))
+            self.decided += gone + len(stays)
+            self.effort.edges(reader, gone + len(stays))
+            self._report(reader)
+        self._commit([reader])
+        self.effort.reader(reader)
+        self.visited[reader] = True
+
+    def _batches_of_trials(self, visits: Visits, reader: int, waiting: Sequence[Group]) -> Iterator[tuple[str, _Trials]]:
+        """The next batch of trials and those that follow it as long as all edges are cut, as units of work."""
+        speculation, history = replace(self.speculation), self.history
+        while waiting:
+            batch = waiting[: speculation.size(len(visits[0].base))]
+            cuts: list[Cut] = [((reader,), group) for group in batch]
+            counts = list(accumulate(map(len, batch)))
+            yield self._key("trials", cuts, history), _Trials(visits, cuts, counts)
+            history = self._key(str(len(cuts)), cuts, history)
+            speculation.learn(len(cuts), kept=False)
+            visits, waiting = self.batches.decide(visits, counts[-1], keep=False), waiting[len(batch) :]
+
+    def _try_edges(self, trials: _Trials) -> Float[Tensor, "trial batch"]:
+        return self.batches.try_edges(trials.visits, trials.counts)
+
+    def _key(self, kind: str, cuts: list[Cut], history: str | None = None) -> str:
+        """Names a unit of work: a loss depends on all decisions before, which are those so far or ``history``, and on the cuts."""
+        before = self.history if history is None else history
+        return f"{self.graph.readers[cuts[0][0][0]]}/{kind}/{sha256(repr((before, cuts)).encode()).hexdigest()[:32]}"
+
+    def _judge(self, unit: int, losses: Float[Tensor, "trial batch"], cuts: list[Cut]) -> int:
+        """Take decisions in order up to the first kept edge; returns how many cuts were accepted before it.
+
+        Args:
+            losses: after the first cut, the first two, …
+            cuts: of each trial, the one that it adds.
+        """
+        self.trials += len(losses)
+        self.work += (len(losses) + OVERHEAD) * len(self.batches.first.live.inputs)
+        kept = self.kept.clone()
+        for accepted, cut in enumerate(cuts):
+            loss = self._mean(losses[accepted], _name(self.graph, cut))
+            change, keep = self._decide(loss - self.current, kept, unit, cut)
+            where = _cells(cut)
+            if cut[1] is not None and len(cut[1]) == 1:
+                self.effects[where] = change
+            if keep:
+                break
+            kept[where] = False
+            self.current = loss
+        else:
+            accepted = len(cuts)
+        self.kept = kept
+        self.history = self._key(str(accepted), cuts)
+        self.speculation.learn(accepted, kept=accepted < len(cuts))
+        return accepted
+
+    def _decide(self, change: float, kept: Bool[Tensor, "writer reader"], unit: int, cut: Cut) -> tuple[float, bool]:
+        """The change that a cut in ``kept`` makes, and whether it keeps its edges."""
+        rule = Rule.of(cut[0] if cut[1] is None else cut[1], self.config.absolute)
+        threshold = self.config.threshold * rule.share
+        if not self.borderline.is_close(rule.size(change), threshold):
+            return change, rule.size(change) >= threshold
+        after = kept.clone()
+        after[_cells(cut)] = False
+        self.borderline.count_one()
+        change = float(once(self.journal, self._key("float64", [cut]), lambda: self.borderline.change(kept, unit, cut[0], after)))
+        return change, rule.size(change) >= threshold - TIE
+
+    def _commit(self, readers: list[int]) -> None:
+        """Make accepted cuts definite, and learn from how far trial and recomputation differ."""
+        if bool((self.batches.kept[:, readers] != self.kept[:, readers]).any()):
+            self.batches = self.batches.map(lambda engine: engine.commit(self.kept, readers))
+            settled = float(self.batches.loss().mean())
+            self.borderline.observe(abs(settled - self.current))
+            self.current = settled
+
+    def _mean(self, losses: Float[Tensor, " batch"], what: str) -> float:
+        return mean_loss(losses, f"{what} {'restored' if self.restoring else 'cut'}", self.model)
+
+    def _so_far(self) -> Circuit:
+        return Circuit(self.graph, self.kept & self.visited, self.effects)
+
+    def _report(self, reader: int) -> None:
+        undecided = self.graph.n_edges - self.decided
+        self.on_step(
+            Step(
+                reader=str(self.graph.readers[reader]),
+                decided=self.decided,
+                kept=int(self.kept.sum()) - undecided,
+                edges=self.graph.n_edges,
+                trials=self.trials,
+                value=float(self.problem.metric.sign * (-self.current if self.restoring else self.current)),
+                seconds=self.seconds,
+                circuit=self._so_far,
+                share=self.effort.share,
+                work=self.work,
+            )
+        )
+
+
+def are_tried_whole(graph: Graph, readers: Sequence[int], config: CutRules) -> bool:
+    """Whether a unit's live readers are first cut from all their writers at once."""
+    whole = HeadInput | Neuron | Expert | RouterInput
+    return config.whole_input and any(isinstance(graph.readers[r], whole) for r in readers)
+
+
+def _cells(cut: Cut) -> Cells:
+    readers, writers = cut
+    return slice(None) if writers is None else list(writers), list(readers)
+
+
+def _name(graph: Graph, cut: Cut) -> str:
+    readers, writers = cut
+    if writers is None:
+        return f"all edges into {', '.join(str(graph.readers[reader]) for reader in readers)}"
+    return ", ".join(str(graph.edge(writer, readers[0])) for writer in writers)
+
+
+def mean_loss(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> float:
+    """The mean over all examples.
+
+    Raises:
+        NumericalError: one of them is NaN or infinite; says ``what`` was done to the model.
+    """
+    if not bool(losses.isfinite().all()):
+        raise _not_finite(losses, what, model)
+    return float(losses.mean())
+
+
+def _not_finite(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> NumericalError:
+    bad = (~losses.isfinite()).nonzero().flatten().tolist()
+    pairs = ", ".join(str(example + 1) for example in bad[:8]) + (", …" if len(bad) > 8 else "")
+    way_out = "bfloat16 or float32" if model.dtype == torch.float16 else "float32 and check the model's weights for NaN"
+    return NumericalError(
+        f"the metric of {model.name} is not a number for pair {pairs} with {what}, in {model.dtype}: nothing was ranked. Try {way_out}."
+    )

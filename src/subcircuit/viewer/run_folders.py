@@ -1,0 +1,71 @@
+"""Run directories as the viewer watches them: what is done, and what is still being searched."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from subcircuit.errors import RunError
+from subcircuit.explain import EXPLANATION_FILE
+from subcircuit.graph import PATH_FILE
+from subcircuit.graph.file import CIRCUIT_FILE, SCORES_FILE
+from subcircuit.report.page.arrays import Json
+from subcircuit.runs import glimpse, is_locked, listed
+from subcircuit.text import inert
+
+# commands whose runs have no circuit
+_JUDGES = ("sweep", "validate")
+_FILES = (CIRCUIT_FILE, SCORES_FILE, EXPLANATION_FILE, PATH_FILE)
+
+
+def now_at(path: Path) -> Path:
+    """Where the circuit of a run is now: beside what it left when it is done, else as far as it is."""
+    if not path.is_dir() or (path / CIRCUIT_FILE).exists():
+        return path
+    seen = glimpse(path)
+    return path if seen is None else seen[1]
+
+
+def check_circuit(path: Path) -> None:
+    """Refuse a run that has no circuit, and say what it has.
+
+    Raises:
+        RunError: it judges methods, or its search has not come far enough.
+    """
+    run = None if now_at(path) != path or (path / CIRCUIT_FILE).exists() else listed(path)
+    if run is None:
+        return
+    command = inert(str(run.asked.get("command")))
+    far = f"it is {run.state}, with {run.units:,} units of work done"
+    if command in _JUDGES:
+        raise RunError(f"{path} is of subcircuit {command}, which leaves tables and figures, and no circuit: {far}")
+    go_on = f": subcircuit resume {path} goes on with it" if run.state == "stopped" else ""
+    raise RunError(f"{path} is of subcircuit {command} and has no circuit yet: {far}{go_on}")
+
+
+def progress_of(paths: Sequence[Path]) -> Json:
+    """What the page is told of its runs: which version of them there is, and how far the first is that is not done."""
+    told: Json = {"version": version_of(paths), "running": False, "words": ""}
+    for path in paths:
+        seen = None if now_at(path) == path else glimpse(path)
+        if seen is not None:
+            running, words = is_locked(path), inert(seen[0].words)
+            said = (words or "searching") if running else f"stopped: {_without_time_left(words)}".removesuffix(": ")
+            return {**told, "running": running, "done": seen[0].done, "total": seen[0].total, "words": said}
+    return told
+
+
+def _without_time_left(words: str) -> str:
+    return " · ".join(part for part in words.split(" · ") if not part.endswith(" left"))
+
+
+def version_of(paths: Sequence[Path]) -> str:
+    """A word that changes when what a circuit is read from does."""
+    places = [now_at(path) for path in paths]
+    return "-".join(_stamp(place / name if place.is_dir() else place) for place in places for name in _FILES)
+
+
+def _stamp(file: Path) -> str:
+    try:
+        known = file.stat()
+    except OSError:
+        return "0"
+    return f"{known.st_mtime_ns:x}.{known.st_size:x}"
