@@ -24,6 +24,8 @@ from subcircuit.runs.pool_journal import PATIENCE, Asked, Leading
 from subcircuit.runs.pool_local import local_helpers
 from subcircuit.search.journal import FORGETFUL, Journal
 
+__all__ = ["Crew", "together"]
+
 
 @dataclass(frozen=True)
 class Crew:
