@@ -13,7 +13,7 @@ from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.search import Acdc, Problem, Refine
 from subcircuit.search.batches import Batches
-from subcircuit.search.connect import Wiring, chains, with_chains
+from subcircuit.search.growth import Wiring, chains, with_chains
 from subcircuit.search.objective import Panel, grown, objective
 from subcircuit.search.refine import Refinement
 from subcircuit.tasks import metric, placed
@@ -134,7 +134,7 @@ def test_gains_are_the_slopes_of_the_loss(family):
     seed = Circuit(graph, random_kept(graph.edges, 2, 0.2))
     state = Refinement(problem, seed, Refine())
     kept, alpha, step = state.point.kept.double(), 0.3, 1e-5
-    gain = state.gain((alpha,), state.at_circuit)
+    gain = state.growth.gain(state.point.kept, (alpha,), state.growth.at_circuit)
     mask = kept + alpha * (graph.edges.double() - kept)
     task = problem.task
     ablated = ablated_values(model, graph, task.corrupted, problem.ablation)

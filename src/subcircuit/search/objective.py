@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
+from math import sqrt
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -211,6 +212,12 @@ def grown(at: Batches, kept: Bool[Tensor, "writer reader"]) -> Batches:
         readers = sorted({column for _, column in added})
         return at.map(lambda engine: engine.commit(kept, readers))
     return at.map(lambda engine: engine.restore(kept.clone(), 0))
+
+
+def at_most(change: Float[Tensor, " batch"]) -> float:
+    """A mean over prompts that will hardly be exceeded on others like them: one standard error above that of these."""
+    spread = float(change.std()) if len(change) > 1 else 0.0
+    return float(change.mean()) + spread / sqrt(len(change))
 
 
 def digest(kept: Bool[Tensor, "writer reader"]) -> str:

@@ -3,20 +3,17 @@
 A circuit found by cutting edge after edge has lost what thousands of harmless-looking cuts add up to. Refinement takes
 it as a seed and alternates, on the loss J (``objective.py``):
 
-    grow     restore the cut edges that promise most, gain(e) = −mean_α ∂J/∂mask(e) at the masks C + α (all − C)
+    grow     restore the cut edges that lower J, nominated by its gradients and measured (``growth.py``)
     prune    measure every edge of the circuit by cutting it alone, and drop those that cost least, cheapest first,
              measured again after each drop
 
-Growth nominates at α = 0, where only edges between nodes of the circuit have a gradient; where these deliver little when they
-are *measured*, along the path as well (α in ALPHAS), where paths through new nodes show. What lowers J most per edge goes
-in, by chains that join the circuit (``connect.py``), fewer of them where they do not deliver, then those of the others that are
-seen to help, one by one; and twice as many, and so on, where no few of them are worth their price without the others (the arms of an AND).
 Gradients nominate what to restore and never what to cut. Growth ends when the targets hold, when nothing that is nominated helps,
 or when four rounds have not helped the *validation* prompts: what they gain is fitted to those of the search.
 
-What a cut costs is trusted as far as its standard error over the prompts allows (``pruning.py``). A prune round is taken back when
-it raises the loss on validation prompts, which took no part in it, by more than the price of the edges that it drops, or loses the
-targets: pruning on few prompts overfits.
+A change of J is a mean over few prompts. It is trusted as far as its standard error allows: an edge goes where its cut costs
+less than the price on other prompts like these, too, as far as one standard error tells. Without that, pruning fits its prompts:
+on 16 of them more than half of the edges of a circuit seemed to cost nothing, and without these it did worse on others. A prune
+round is taken back when it raises J on validation prompts by more than the price of the edges that it drops, or loses the targets.
 
 Cost: a round of growth is a masked forward and backward pass (``engine/forward.py``, some ten plain forward passes of the same
 prompts) over some of the search prompts and len(ALPHAS) over fewer; a trial of growth or pruning runs the circuit's nodes downstream of
@@ -24,55 +21,36 @@ one edge, and one that opens nodes runs the whole circuit.
 Limits: greedy, so one circuit among several as good; relative to the metric, the ablation and the prompts.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from time import perf_counter
-from typing import cast
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
-from subcircuit.engine.forward import last_stream
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Action, Circuit, Point, RefinePath, Standing
 from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import check_batch_size, check_differentiable
-from subcircuit.search.batches import Batches
-from subcircuit.search.connect import Chain, Wiring, chains, with_chains
 from subcircuit.search.cost import EXAMPLES, SearchCost, seconds_of
-from subcircuit.search.journal import FORGETFUL, Journal, Under, each, once
-from subcircuit.search.masks import MaskedLoss
+from subcircuit.search.growth import ALPHAS, Growth
+from subcircuit.search.journal import FORGETFUL, Journal, Under, each
 from subcircuit.search.memory import Footprint, of_gradients
 from subcircuit.search.method import Method
-from subcircuit.search.objective import Panel, Terms, check_terms, digest, grown
+from subcircuit.search.objective import Panel, Terms, at_most, check_terms, digest, without_each
 from subcircuit.search.problem import Problem
-from subcircuit.search.pruning import Cost, at_most, costs, pruned
 from subcircuit.search.result import OnProgress, Refining, Result, timed
 
 DEFAULT_FAITHFULNESS = 0.95
-ALPHAS = (0.1, 0.3, 0.6)
-NEAR_MODEL = 0.9
-# shares of a nominated round that are measured
-_PARTS = (1.0, 0.5, 0.25)
-# of a price, at least: rounding would decide about less
-_LEAST_GAIN = 1e-7
-# growth that would take more edges than this to bring the loss to 0 looks for paths through new nodes too
-_PATIENCE = 200
-# of the best nomination's gain for each edge, what a larger one must reach
-_NEAR_BEST = 0.5
-# of the step's that is taken, what a chain must reach that is measured after it
-_WORTH = 0.25
-# chains in a row that do not help, after which no more of a nomination are tried one by one
-_FAILURES = 10
+# of the circuit's edges, the most that a round of pruning drops
+_AT_ONCE = 0.1
 # rounds of growth by which a cost is told: fewer are seldom enough
 _LEAST_ROUNDS = 4
 # rounds of growth that do not help the prompts that judge, after which growth ends
 _STALLED = 4
-# of a round's edges, so many times as many are tried together at most
-_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -164,8 +142,8 @@ class Refine(Method):
         seed = coarse(problem, self).cost(problem, patience)
         rounds = min(self.rounds, max(_LEAST_ROUNDS, round((seed.kept or 0) / 2 / self.grow)))
         few = replace(problem, task=problem.task[:EXAMPLES], validation=None)
-        state = Refinement(few, Circuit.empty(problem.graph), self)
-        gradient = seconds_of(lambda: state.gain((0.0,), state.at_circuit)) / len(few.task)
+        growth, empty = self.growth(Panel.of(few, self.loss)), torch.zeros_like(problem.graph.edges)
+        gradient = seconds_of(lambda: growth.gain(empty, (0.0,), growth.at_circuit)) / len(few.task)
         n = len(problem.task)
         passes = min(self.circuit_examples, n) + len(ALPHAS) * min(self.path_examples, n)
         return replace(seed, seconds=seed.seconds + rounds * passes * gradient, kept=None)
@@ -174,6 +152,10 @@ class Refine(Method):
         """What is kept of the runs as it refines is less than what the search for the seed keeps, whatever its threshold."""
         seed, gradients = Acdc().memory(problem), of_gradients(problem, self.batch_size)
         return replace(seed, work=max(seed.work, gradients.runs + gradients.work))
+
+    def growth(self, panel: Panel, journal: Journal = FORGETFUL) -> Growth:
+        """What restores edges, on the prompts of a panel."""
+        return Growth(panel, self.price, self.circuit_examples, self.path_examples, self.batch_size, journal)
 
     def reached(self, standing: Standing) -> bool:
         """Whether a circuit is good enough, whatever its size; False where only a size is asked for."""
@@ -187,7 +169,9 @@ def _refined(problem: Problem, config: Refine, progress: OnProgress | None, jour
     graph = problem.graph
 
     def run() -> tuple[Refinement, Point]:
-        start = seed or coarse(problem, config).search(problem, progress, Under(journal, "seed")).circuit
+        start = seed
+        if start is None:
+            start = coarse(problem, config).search(problem, progress, Under(journal, "seed")).circuit
         state = Refinement(problem, start, config, progress, journal)
         return state, state.run()
 
@@ -199,7 +183,7 @@ def _refined(problem: Problem, config: Refine, progress: OnProgress | None, jour
         circuit=Circuit(graph, point.kept, scores),
         seconds=seconds,
         forward_seconds=forward_seconds,
-        trials=state.trials,
+        trials=state.growth.trials + state.prunings,
         notes={"rounds": float(len(state.points) - 1), "target_reached": float(state.satisfies(point))},
         path=RefinePath(graph, tuple(state.points)),
     )
@@ -211,22 +195,12 @@ def coarse(problem: Problem, config: Refine) -> Acdc:
     return Acdc(threshold=config.seed_threshold * abs(model_value - empty))
 
 
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """A larger circuit.
+class Cost(NamedTuple):
+    """What cutting an edge alone adds to the loss: the mean over prompts, and what it will hardly exceed on others."""
 
-    Args:
-        per_edge: by how much each of the edges that it has more lowers the loss.
-        edges: how many these are.
-        chains: what they are.
-        losses: of the circuit, on each prompt.
-    """
-
-    per_edge: float
-    edges: int
-    kept: Bool[Tensor, "writer reader"]
-    chains: tuple[Chain, ...]
-    losses: Float[Tensor, " batch"]
+    mean: float
+    at_most: float
+    cell: tuple[int, int]
 
 
 class Refinement:
@@ -248,23 +222,9 @@ class Refinement:
         if problem.validation is not None:
             judged = replace(problem, task=problem.validation, validation=None)
             self.validation = Panel.of(judged, config.loss, self.search.units)
-        self.wiring = Wiring(graph)
-        self.at_circuit = self._masked_loss(config.circuit_examples)
-        self.along_path = self._masked_loss(config.path_examples)
-        self.trials, self.points = 0, list[Point]()
-        self._measured_costs, self._base = dict[str, list[Cost]](), cast(Batches | None, None)
+        self.growth, self.prunings = config.growth(self.search, journal), 0
+        self.points, self._measured_costs = list[Point](), dict[str, list[Cost]]()
         self.move("seed", seed.prune().kept)
-
-    @property
-    def price(self) -> float:
-        """What an edge must be worth."""
-        return max(self.config.price, _LEAST_GAIN)
-
-    def _masked_loss(self, examples: int) -> MaskedLoss:
-        """The loss on some of the search prompts, with gradients."""
-        task = self.search.loss.task
-        some = task.where(_spread(len(task), examples).to(self.search.loss.model.device))
-        return MaskedLoss.of(replace(self.search.loss, task=some), self.config.batch_size, last_stream)
 
     # ---- where it stands --------------------------------------------------------------------------------------------
 
@@ -335,104 +295,11 @@ class Refinement:
         room = min(self.config.grow, left)
         if room < 1:
             return False
-        found = self._measured_steps(self.gain((0.0,), self.at_circuit), room)
-        if _best(found) * _PATIENCE < self.point.search.loss:
-            found += self._measured_steps(self.gain(ALPHAS, self.along_path), room)
-        kept = self._helpful(found, room)
-        if torch.equal(kept, self.point.kept):
-            step = _best_of(self._together(room, left), self.price)
-            if step is None:
-                return False
-            kept = step.kept
+        kept = self.growth.larger(self.point, room, left)
+        if kept is None:
+            return False
         self.move("grow", kept)
         return True
-
-    def _helpful(self, found: Sequence["_Step"], room: int) -> Bool[Tensor, "writer reader"]:
-        """The circuit with what helps of what is nominated: a large step of the best, else chain by chain what is seen to help.
-
-        The first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much. Where few of
-        many help, gradients cannot tell which, and the rest is tried until several in a row have not helped.
-        """
-        step = _best_of(found, self.price)
-        if step is not None and 2 * step.edges > room:
-            return step.kept
-        before, failures = self.point.kept, 0
-        if step is None:
-            kept, loss, worth = before, self.losses_of(before, before), self.point.search.loss / _PATIENCE
-        else:
-            kept, loss, worth = step.kept, step.losses, step.per_edge
-        for chain in dict.fromkeys(chain for other in found for chain in other.chains):
-            more = with_chains(kept, [chain])
-            new = int((more & ~kept).sum())
-            if not new or int((more & ~before).sum()) > room:
-                continue
-            after = self.losses_of(more, kept)
-            helps = at_most(after - loss) < 0 and float((loss - after).mean()) >= max(_WORTH * worth, self.price) * new
-            kept, loss, failures = (more, after, 0) if helps else (kept, loss, failures + 1)
-            if failures == _FAILURES:
-                break
-        return kept
-
-    def _together(self, room: int, left: int) -> list["_Step"]:
-        """Steps of twice as many edges, and so on, until one lowers the loss: edges that do nothing without each other.
-
-        Gradients near the model see them: there all others are nearly whole.
-        """
-        gain, found = self.gain((NEAR_MODEL,), self.along_path), list[_Step]()
-        most = min(left, _TOGETHER * room)
-        while _best(found) <= self.price and room <= most:
-            found += self._measured_steps(gain, room)
-            room *= 2
-        return found
-
-    def _measured_steps(self, gain: Float[Tensor, "writer reader"], room: int) -> list["_Step"]:
-        """What is nominated, and what it is worth."""
-        before, loss = self.point.kept, self.point.search.loss
-
-        def step(taken: list[Chain]) -> _Step:
-            kept = with_chains(before, taken)
-            edges, losses = int((kept & ~before).sum()), self.losses_of(kept, before)
-            return _Step((loss - float(losses.mean())) / edges, edges, kept, tuple(taken), losses)
-
-        return [step(taken) for taken in self.nominated(gain, room)]
-
-    def gain(self, alphas: Sequence[float], loss: MaskedLoss) -> Float[Tensor, "writer reader"]:
-        """−∂J/∂mask, averaged along the way from the circuit to the model."""
-        key = f"{digest(self.point.kept)}/gain"
-        units = [(f"{key}/{alpha:g} of {len(loss.problem.task)}", alpha) for alpha in alphas]
-        return -sum(each(self.journal, units, lambda alpha: self._gradient(loss, alpha)), torch.tensor(0.0)) / len(alphas)
-
-    def _gradient(self, loss: MaskedLoss, alpha: float) -> Float[Tensor, "writer reader"]:
-        kept = self.point.kept.float()
-        mask = (kept + alpha * (self.graph.edges.float() - kept)).requires_grad_()
-        with torch.enable_grad():
-            loss.backward(mask[None])
-        assert mask.grad is not None
-        return mask.grad.double()
-
-    def nominated(self, gain: Float[Tensor, "writer reader"], room: int) -> list[list[Chain]]:
-        """The most promising chains, and fewer of them."""
-        taken, sizes = list[Chain](), list[int]()
-        for chain in chains(self.wiring, self.point.kept, gain):
-            if sum(sizes) + len(chain) > room:
-                break
-            taken.append(chain)
-            sizes.append(len(chain))
-        # a single chain too, where larger rounds overshoot
-        counts = sorted({1, *(max(1, round(part * len(taken))) for part in _PARTS)}, reverse=True) if taken else []
-        return [taken[:count] for count in counts]
-
-    def losses_of(self, kept: Bool[Tensor, "writer reader"], base: Bool[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
-        """J on each search prompt of a circuit with all edges of ``base`` and some more."""
-        self.trials += 1
-        # what was remembered is on the processor
-        return once(self.journal, f"{digest(base)}/losses of {digest(kept)}", lambda: self._grown(base, kept).loss()).cpu()
-
-    def _grown(self, base: Bool[Tensor, "writer reader"], kept: Bool[Tensor, "writer reader"]) -> Batches:
-        """The engines in the state of a larger circuit; that of ``base`` is held, as many are measured from there."""
-        if self._base is None or not torch.equal(self._base.kept, base):
-            self._base = self.search.at(base)
-        return grown(self._base, kept)
 
     # ---- prune ------------------------------------------------------------------------------------------------------
 
@@ -444,7 +311,7 @@ class Refinement:
 
     def shrink(self) -> None:
         """Prune for a rising price, whatever that does, down to the number of edges asked for."""
-        price = self.price
+        price = self.growth.price
         while self.config.edges is not None and (over := self.point.n_edges - self.config.edges) > 0:
             kept = self.without_cheapest(price, over)
             if torch.equal(kept, self.point.kept):
@@ -469,30 +336,42 @@ class Refinement:
         """What cutting each edge of a circuit alone adds to the loss; measured once."""
         key = digest(kept)
         if key not in self._measured_costs:
-            self._measured_costs[key] = costs(self.search, kept, self.journal)
-            self.trials += len(self._measured_costs[key])
+            self._measured_costs[key] = _costs(self.search, kept, self.journal)
+            self.prunings += len(self._measured_costs[key])
         return self._measured_costs[key]
 
     def without_cheapest(self, price: float, most: int | None = None) -> Bool[Tensor, "writer reader"]:
-        """What ``pruned`` leaves of the circuit."""
-        found = pruned(self.search, self.point.kept, self.costs(self.point.kept), price, most)
-        self.trials += found.trials
-        return found.kept
+        """The circuit without edges that cost less than ``price``, the cheapest first, each measured again in its turn.
+
+        Args:
+            most: how many go at most; None for the share of one round.
+        """
+        kept = self.point.kept
+        found, at = self.costs(kept), self.search.at(kept)
+        loss, left = at.loss(), min(max(1, int(_AT_ONCE * len(found))), most or len(found))
+        for _, (row, column) in sorted((cost.at_most, cost.cell) for cost in found if cost.at_most < price):
+            if not left:
+                break
+            trial = kept.clone()
+            trial[row, column] = False
+            then = at.map(lambda engine: engine.commit(trial, [column]))  # noqa: B023 - called at once
+            after = then.loss()
+            self.prunings += 1
+            if at_most(after - loss) < price:
+                kept, at, loss, left = trial, then, after, left - 1
+        return Circuit(self.graph, kept).prune().kept
 
 
-def _best_of(steps: Sequence[_Step], price: float) -> _Step | None:
-    """The largest of those whose edges are worth nearly as much as the best step's; None where none is worth its price."""
-    near = [step for step in steps if step.per_edge >= max(_NEAR_BEST * _best(steps), price)]
-    return max(near, key=lambda step: (step.edges, step.per_edge), default=None)
-
-
-def _best(steps: Sequence[_Step]) -> float:
-    """By how much an edge of the best step lowers the loss; 0 without steps."""
-    return max((step.per_edge for step in steps), default=0.0)
-
-
-def _spread(total: int, some: int) -> Bool[Tensor, " batch"]:
-    """So many examples, evenly spread."""
-    wanted = torch.zeros(total, dtype=torch.bool)
-    wanted[torch.linspace(0, total - 1, min(some, total)).round().long()] = True
-    return wanted
+@torch.no_grad()
+def _costs(search: Panel, kept: Bool[Tensor, "writer reader"], journal: Journal) -> list[Cost]:
+    """What cutting each edge of a circuit alone adds to the loss."""
+    at, key = search.at(kept), digest(kept)
+    loss, columns = at.loss(), kept.any(0).nonzero().flatten().tolist()
+    writers = {column: kept[:, column].nonzero().flatten().tolist() for column in columns}
+    units = [(f"{key}/losses without/{search.problem.graph.readers[column]}", column) for column in columns]
+    losses = each(journal, units, lambda column: without_each(at, column, writers[column]))
+    return [
+        Cost(float(change.mean()), at_most(change), (row, column))
+        for column, found in zip(columns, losses, strict=True)
+        for row, change in zip(writers[column], found.to(loss.device) - loss, strict=True)
+    ]
