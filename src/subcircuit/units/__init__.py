@@ -2,7 +2,7 @@
 
 from subcircuit.units.attention import AttentionUnit
 from subcircuit.units.experts import ExpertsUnit
-from subcircuit.units.mlp import MLPUnit, NeuronsUnit
+from subcircuit.units.mlp import FeedForwardUnit, MLPUnit, NeuronsUnit
 from subcircuit.units.rows import Places, Reach, Rows
 from subcircuit.units.unit import (
     CleanUnit,
@@ -23,6 +23,7 @@ __all__ = [
     "AttentionUnit",
     "CleanUnit",
     "ExpertsUnit",
+    "FeedForwardUnit",
     "Inputs",
     "LogitsUnit",
     "MLPUnit",

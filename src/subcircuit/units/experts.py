@@ -8,7 +8,7 @@ where its share is not zero.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -16,15 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.model.components import AS_IT_IS, Nonlinear, mlp, normalize, route, shared_expert
-from subcircuit.model.transformer import Transformer, feed_forward
+from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import MixtureWeights
 from subcircuit.units.gradients import GRADIENTS, Rules, norm_pull_back, pull_back
+from subcircuit.units.mlp import FeedForwardUnit
 from subcircuit.units.nodes import Expert, Reader, RouterInput
-from subcircuit.units.unit import CleanUnit, Inputs, Reaches, Since, Unit, UnitRun, UnitState, Writes, as_they_stand, in_trials
+from subcircuit.units.unit import CleanUnit, Inputs, PointwiseState, Reaches, Since, UnitRun, UnitState, Writes, in_trials
 
 
 @dataclass(frozen=True)
-class ExpertsUnit(Unit):
+class ExpertsUnit(FeedForwardUnit):
     """A layer's mixture of experts.
 
     Args:
@@ -34,11 +35,6 @@ class ExpertsUnit(Unit):
 
     n: int
     shared: bool
-
-    @property
-    def name(self) -> str:
-        """``m5``."""
-        return f"m{self.layer}"
 
     @property
     def level(self) -> str:
@@ -72,10 +68,6 @@ class ExpertsUnit(Unit):
         """Normalised once for all."""
         x = normed(model, self.layer, stream)
         return UnitRun(self._mixed(model, x, [x] * len(self.writers)))
-
-    def adds(self, model: Transformer, stream: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """As in the plain forward pass."""
-        return feed_forward(model, self.layer, stream)
 
     def gradients(
         self,
@@ -119,17 +111,10 @@ class ExpertsUnit(Unit):
 
 
 @dataclass(frozen=True, eq=False)
-class ExpertsState(UnitState):
-    """Live experts.
-
-    Args:
-        inputs: of live readers, as they stand.
-    """
+class ExpertsState(PointwiseState):
+    """Live experts, each of which runs at the positions alone that are sent to it."""
 
     unit: ExpertsUnit
-    clean: CleanUnit
-    reach: Reaches
-    inputs: Inputs
 
     def recompute(self, inputs: Inputs, since: Since | None = None) -> Writes:
         """Those that read changed inputs, and where the router does all but the shared one."""
@@ -148,11 +133,6 @@ class ExpertsState(UnitState):
                     share = self.clean.rows.take(given[..., number, None], have, want)[..., 0]
                 outs[writer] = expert_writes(model, layer, self.unit.writers[writer], read(1 + writer), share)
         return outs
-
-    def refresh(self, inputs: Inputs) -> tuple[UnitState, Writes]:
-        """With the inputs as they are now."""
-        written = self.recompute({reader: x[None] for reader, x in inputs.items()})
-        return replace(self, inputs={**self.inputs, **inputs}), as_they_stand(written)
 
 
 def mixture_weights(model: Transformer, layer: int) -> MixtureWeights:

@@ -30,13 +30,22 @@ from subcircuit.units.unit import CleanUnit, Inputs, Reaches, Since, Unit, UnitR
 
 
 @dataclass(frozen=True)
-class MLPUnit(Unit):
-    """A layer's MLP, which reads and writes as a whole."""
+class FeedForwardUnit(Unit):
+    """A layer's MLP at any level."""
 
     @property
     def name(self) -> str:
         """``m5``."""
         return f"m{self.layer}"
+
+    def adds(self, model: Transformer, stream: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        """As in the plain forward pass."""
+        return feed_forward(model, self.layer, stream)
+
+
+@dataclass(frozen=True)
+class MLPUnit(FeedForwardUnit):
+    """A layer's MLP, which reads and writes as a whole."""
 
     @property
     def level(self) -> str:
@@ -66,10 +75,6 @@ class MLPUnit(Unit):
         """One writer."""
         return UnitRun(feed_forward(model, self.layer, stream)[None])
 
-    def adds(self, model: Transformer, stream: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """As in the plain forward pass."""
-        return feed_forward(model, self.layer, stream)
-
     def gradients(
         self,
         model: Transformer,
@@ -86,7 +91,7 @@ _AT_ONCE = 128
 
 
 @dataclass(frozen=True)
-class NeuronsUnit(Unit):
+class NeuronsUnit(FeedForwardUnit):
     """Neurons of a layer's MLP.
 
     Args:
@@ -96,11 +101,6 @@ class NeuronsUnit(Unit):
 
     n: int
     start: int = 0
-
-    @property
-    def name(self) -> str:
-        """``m5``."""
-        return f"m{self.layer}"
 
     @property
     def level(self) -> str:
@@ -145,10 +145,6 @@ class NeuronsUnit(Unit):
         weights, norm = mlp_weights(model, self.layer)
         activation = neurons(model.config, weights, normalize(stream, model.config.norm, norm))
         return UnitRun(self._shares(model, activation.movedim(-1, 0)))
-
-    def adds(self, model: Transformer, stream: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """As in the plain forward pass."""
-        return feed_forward(model, self.layer, stream)
 
     def gradients(
         self,

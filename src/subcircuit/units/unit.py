@@ -171,12 +171,12 @@ class Unit(ABC):
 
     # ---- computation ---------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def writes(self, model: Transformer, inputs: Float[Tensor, "reader *rows d_model"]) -> Float[Tensor, "writer *rows d_model"]:
         """What its writers write, given an input for each reader, not yet normalised.
 
         Rows are all positions of prompts; of units that work position by position they may be any.
         """
-        raise NotImplementedError
 
     def bias(self, model: Transformer) -> Float[Tensor, " d_model"] | None:
         """What joins the stream with its writes and belongs to none of them; it is never ablated."""
@@ -306,6 +306,10 @@ class LogitsUnit(Unit):
     def feeds(self) -> tuple[tuple[int, ...], ...]:
         """Nothing."""
         return ((),)
+
+    def writes(self, model: Transformer, inputs: Float[Tensor, "reader *rows d_model"]) -> Float[Tensor, "writer *rows d_model"]:
+        """Nothing."""
+        return inputs[:0]
 
 
 def same_or_whole(nodes: Sequence[Reader | Writer], coarser: Sequence[Reader | Writer], whole: str) -> Parts:
