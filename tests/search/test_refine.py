@@ -11,7 +11,7 @@ from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit
 from subcircuit.engine.readout import readout_of
 from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Circuit, Graph, Scope
-from subcircuit.search import Acdc, Problem, Refine
+from subcircuit.search import Acdc, Problem, Refine, refine_circuit
 from subcircuit.search.batches import Batches
 from subcircuit.search.growth import Wiring, chains, with_chains
 from subcircuit.search.objective import Panel, grown, objective
@@ -197,3 +197,19 @@ def test_a_seed_ends_at_the_known_circuit_or_one_of_equal_loss(name, start):
     assert found.notes["target_reached"]
     assert found.circuit.n_edges <= known.circuit.n_edges
     assert float(panel.losses_of(found.circuit.kept).mean()) <= float(panel.losses_of(known.circuit.kept).mean()) + 1e-3
+
+
+@pytest.mark.parametrize("start", ["random", "empty", "full"])
+def test_a_refinement_that_dropped_an_arm_says_so(start):
+    """Each arm of the gate does all that the other does; both arms of the AND are needed."""
+    arms = [{f"embed->a0.h{head}<v>", f"a0.h{head}->m0"} for head in (0, 1)]
+    problem = case_problem(case("or-gate", Resample()))
+    config = Refine(faithfulness=0.98, loss="faithfulness", price=1e-4)
+    found = refine_circuit(problem, SEEDS[start](problem), config)
+    kept = next(arm for arm in arms if arm <= {*found.circuit.names})
+    (warning,) = found.warnings
+    shown, dropped = warning.split(" instead of ")
+    assert all(edge in shown for edge in kept)
+    assert all(edge in dropped for arm in arms if arm != kept for edge in arm)
+    both = case_problem(case("and-gate", Resample()))
+    assert not refine_circuit(both, SEEDS[start](both), config).warnings

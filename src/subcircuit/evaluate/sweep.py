@@ -34,7 +34,7 @@ class Contender:
         curve: the points as a curve, for methods that rank edges; None for the others, whose points are circuits of their own.
         seconds, forward_seconds: of the search (all thresholds together), and of one plain forward pass beside it.
         peak_memory: bytes, the model included; None where it cannot be told.
-        notes: numbers that the method alone reports.
+        notes: numbers and words that the method alone reports.
     """
 
     method: str
@@ -43,7 +43,7 @@ class Contender:
     seconds: float
     forward_seconds: float
     peak_memory: int | None
-    notes: Mapping[str, float]
+    notes: Mapping[str, float | str]
 
     def __repr__(self) -> str:
         judged = f"{len(self.points)} circuits" if self.curve is None else str(self.curve)

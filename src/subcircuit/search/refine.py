@@ -18,10 +18,14 @@ round is taken back when it raises J on validation prompts by more than the pric
 Cost: a round of growth is a masked forward and backward pass (``engine/forward.py``, some ten plain forward passes of the same
 prompts) over some of the search prompts and len(ALPHAS) over fewer; a trial of growth or pruning runs the circuit's nodes downstream of
 one edge, and one that opens nodes runs the whole circuit.
-Limits: greedy, so one circuit among several as good; relative to the metric, the ablation and the prompts.
+Limits: relative to the metric, the ablation and the prompts; greedy, so one circuit among several as good. Of parts that can stand in
+for each other, the arms of an OR, it keeps one. The circuit cannot tell: its every edge is needed, as the other arm is gone. Pruning
+can: edges that cost nothing until others were dropped, and much from then on, are told of in a warning, with those that were dropped.
+Of what the seed had lost before, nothing is told; ``direction="both"`` of ``acdc`` keeps both arms.
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import isfinite
 from time import perf_counter
 from typing import NamedTuple
@@ -32,7 +36,7 @@ from torch import Tensor
 
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, SettingsError
-from subcircuit.graph import Action, Circuit, Point, RefinePath, Standing
+from subcircuit.graph import Action, Circuit, Graph, Point, RefinePath, Standing
 from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import check_batch_size, check_differentiable
 from subcircuit.search.cost import EXAMPLES, SearchCost, seconds_of
@@ -47,6 +51,10 @@ from subcircuit.search.result import OnProgress, Refining, Result, timed
 DEFAULT_FAITHFULNESS = 0.95
 # of the circuit's edges, the most that a round of pruning drops
 _AT_ONCE = 0.1
+# what cutting an edge adds to the loss that is needed
+_NEEDED = 0.05
+# edges that are named
+_NAMED = 4
 # rounds of growth by which a cost is told: fewer are seldom enough
 _LEAST_ROUNDS = 4
 # rounds of growth that do not help the prompts that judge, after which growth ends
@@ -184,7 +192,8 @@ def _refined(problem: Problem, config: Refine, progress: OnProgress | None, jour
         seconds=seconds,
         forward_seconds=forward_seconds,
         trials=state.growth.trials + state.prunings,
-        notes={"rounds": float(len(state.points) - 1), "target_reached": float(state.satisfies(point))},
+        notes={"rounds": float(len(state.points) - 1), "target_reached": float(state.satisfies(point))}
+        | ({"one_of_several": words} if (words := one_of_several(state, point)) else {}),
         path=RefinePath(graph, tuple(state.points)),
     )
 
@@ -235,20 +244,12 @@ class Refinement:
 
     def move(self, action: Action, kept: Bool[Tensor, "writer reader"]) -> None:
         """Go on to another circuit."""
-        self.points.append(self._measured(action, kept))
+        point = self._measured(action, kept)
+        self.points.append(point)
         if self.on_step is not None:
-            point = self.point
-            self.on_step(
-                Refining(
-                    len(self.points) - 1,
-                    action,
-                    point.n_edges,
-                    point.judged.faithfulness,
-                    point.judged.kl,
-                    perf_counter() - self.began,
-                    lambda: Circuit(self.graph, point.kept),
-                )
-            )
+            now, judged = perf_counter() - self.began, point.judged
+            found = point.n_edges, judged.faithfulness, judged.kl
+            self.on_step(Refining(len(self.points) - 1, action, *found, now, lambda: Circuit(self.graph, kept)))
 
     def _measured(self, action: Action, kept: Bool[Tensor, "writer reader"]) -> Point:
         validation = None if self.validation is None else self.validation.standing(kept)
@@ -336,7 +337,15 @@ class Refinement:
         """What cutting each edge of a circuit alone adds to the loss; measured once."""
         key = digest(kept)
         if key not in self._measured_costs:
-            self._measured_costs[key] = _costs(self.search, kept, self.journal)
+            at, columns = self.search.at(kept), kept.any(0).nonzero().flatten().tolist()
+            writers = {column: kept[:, column].nonzero().flatten().tolist() for column in columns}
+            units = [(f"{key}/losses without/{self.graph.readers[column]}", column) for column in columns]
+            losses, loss = each(self.journal, units, lambda column: without_each(at, column, writers[column])), at.loss()
+            self._measured_costs[key] = [
+                Cost(float(change.mean()), at_most(change), (row, column))
+                for column, found in zip(columns, losses, strict=True)
+                for row, change in zip(writers[column], found.to(loss.device) - loss, strict=True)
+            ]
             self.prunings += len(self._measured_costs[key])
         return self._measured_costs[key]
 
@@ -362,16 +371,24 @@ class Refinement:
         return Circuit(self.graph, kept).prune().kept
 
 
-@torch.no_grad()
-def _costs(search: Panel, kept: Bool[Tensor, "writer reader"], journal: Journal) -> list[Cost]:
-    """What cutting each edge of a circuit alone adds to the loss."""
-    at, key = search.at(kept), digest(kept)
-    loss, columns = at.loss(), kept.any(0).nonzero().flatten().tolist()
-    writers = {column: kept[:, column].nonzero().flatten().tolist() for column in columns}
-    units = [(f"{key}/losses without/{search.problem.graph.readers[column]}", column) for column in columns]
-    losses = each(journal, units, lambda column: without_each(at, column, writers[column]))
-    return [
-        Cost(float(change.mean()), at_most(change), (row, column))
-        for column, found in zip(columns, losses, strict=True)
-        for row, change in zip(writers[column], found.to(loss.device) - loss, strict=True)
-    ]
+def one_of_several(state: Refinement, point: Point) -> str:
+    """In words: edges of a circuit that cost nothing to cut until a round of pruning dropped others; empty where there are none.
+
+    Either could be cut alone and not both: among the edges dropped are some that stand in for those kept.
+    """
+    told = list[str]()
+    for before, after in pairwise(state.points[: state.points.index(point) + 1]):
+        if after.action == "prune":
+            free = {cost.cell for cost in state.costs(before.kept) if cost.at_most < state.growth.price}
+            needed = [cost.cell for cost in state.costs(after.kept) if cost.mean >= _NEEDED and point.kept[cost.cell]]
+            kept, dropped = (
+                [cell for cell in needed if cell in free],
+                [*map(tuple, (before.kept & ~after.kept).nonzero().tolist())],
+            )
+            told += [f"{_names(state.graph, kept)} instead of {_names(state.graph, dropped)}"] if kept else []
+    return "; ".join(told)
+
+
+def _names(graph: Graph, cells: list[tuple[int, int]]) -> str:
+    more = f" (and {len(cells) - _NAMED:,} more)" if len(cells) > _NAMED else ""
+    return ", ".join(str(graph.edge(*cell)) for cell in cells[:_NAMED]) + more

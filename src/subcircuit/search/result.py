@@ -7,7 +7,7 @@ edges that the behaviour needs, negative ones edges that hold it back. Methods t
 (information flow, node importance, chance) say so; larger is more important with all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
@@ -144,7 +144,7 @@ class Result:
         trials: circuits evaluated, discarded speculation included; None for methods that score all edges together.
         borderline: decisions within the float error of the threshold, made in float64; None if not checked (half
             precision) or if there are none to take.
-        notes: numbers that the method alone reports.
+        notes: numbers and words that the method alone reports.
         path: the circuits that a refinement went through; None for other methods.
     """
 
@@ -153,7 +153,7 @@ class Result:
     forward_seconds: float
     trials: int | None = None
     borderline: int | None = None
-    notes: dict[str, float] = field(default_factory=dict)
+    notes: Mapping[str, float | str] = field(default_factory=dict)
     path: RefinePath | None = None
 
     def __repr__(self) -> str:

@@ -54,6 +54,7 @@ def warnings_of(circuit: Circuit) -> tuple[str, ...]:
         _collapsed(circuit, results, more),
         _zoomed(results),
         _missed(record),
+        _one_of_several(results),
         _unjudged(record),
     )
     return tuple(warning for warning in found if warning)
@@ -68,6 +69,15 @@ def _missed(record: Record) -> str | None:
     return (
         f"the targets were not reached ({asked}): this is the best circuit that was found. Way out: more prompts (--examples), an "
         "easier target (--target), or another seed (`subcircuit refine` of another circuit)."
+    )
+
+
+def _one_of_several(results: Mapping[str, Any]) -> str | None:
+    """Of a refinement that dropped edges which stood in for those that it kept."""
+    kept = results.get("one_of_several")
+    return kept and (
+        f"the circuit shows one of several ways: {kept}. Before the latter were dropped, each of the former could be cut without loss. "
+        "Way out: search in both directions (--method acdc --direction both), which keeps edges that stand in for each other."
     )
 
 
