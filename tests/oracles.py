@@ -1,25 +1,30 @@
 # pyright: reportOptionalMemberAccess=false, reportOptionalOperand=false, reportOperatorIssue=false, reportAttributeAccessIssue=false, reportArgumentType=false
-"""Slow, obvious truths that the fast paths must equal. Clarity over speed; nothing here is shared with what it checks."""
+"""Slow, obvious truths that the fast paths must equal. Clarity over speed; nothing here is shared with what it checks.
+
+From the package come values alone: a model's config and weights, a graph's nodes and edges, a task's prompts and answers, settings.
+Everything that is computed from them is computed here, from its definition, one prompt, one node and one edge at a time.
+"""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
+from statistics import fmean
 
 import torch
+from scipy.special import log_softmax
 from torch import Tensor
 
-from subcircuit.engine import Mean, MeanByPosition, Optimal, Resample, Zero, run_circuit, writer_values
-from subcircuit.engine.ablation import Ablation, ablated_values
-from subcircuit.engine.readout import readout_of
-from subcircuit.graph import MLP, Circuit, Edge, Embed, Expert, Graph, Head, HeadInput, Logits, Neuron, RouterInput, Writer
+from subcircuit.engine import Mean, MeanByPosition, Optimal, Resample, Zero
+from subcircuit.engine.ablation import Ablation
+from subcircuit.graph import MLP, Circuit, Embed, Expert, Graph, Head, HeadInput, Logits, Neuron, Reader, RouterInput, Writer
 from subcircuit.graph import Attention as AttentionBlock
 from subcircuit.model import Tokens, Transformer
-from subcircuit.model.components import activate, mlp, rotate, soft_cap
-from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
+from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm, Rotary
 from subcircuit.model.weights import MixtureWeights, MLPWeights, NormWeights
 from subcircuit.search import Acdc, Problem
 from subcircuit.search.acdc_rules import Within
-from subcircuit.tasks import placed
+from subcircuit.tasks import Task
 
 # ---- the masked forward pass, one prompt, one node, one edge at a time --------------------------------------------------
 
@@ -38,31 +43,68 @@ def norm(model: Transformer, x: Tensor, weights: NormWeights) -> Tensor:
     return scaled if weights.bias is None else scaled + weights.bias
 
 
+def activate(x: Tensor, activation: str) -> Tensor:
+    """A neuron's nonlinearity from its definition."""
+    match activation:
+        case "gelu":
+            return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+        case "gelu_tanh":
+            return x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+        case "relu":
+            return torch.where(x > 0, x, 0 * x)
+        case "silu":
+            return x / (1 + (-x).exp())
+    raise AssertionError(activation)
+
+
+def rotate(x: Tensor, rotary: Rotary | None) -> Tensor:
+    """Queries or keys of one head, [pos d_head]: pair i of dimensions is turned by position × frequency i, as a complex number."""
+    if rotary is None:
+        return x
+    half = len(rotary.inverse_frequencies)
+    angles = torch.tensor([[pos * f for f in rotary.inverse_frequencies] for pos in range(len(x))], dtype=x.dtype)
+    turned = torch.complex(x[:, :half], x[:, half : 2 * half]) * torch.polar(torch.full_like(angles, rotary.scaling), angles)
+    return torch.cat([turned.real, turned.imag, x[:, 2 * half :]], 1)
+
+
+def soft_cap(x: Tensor, cap: float | None) -> Tensor:
+    """cap · tanh(x / cap)."""
+    return x if cap is None else cap * (x / cap).tanh()
+
+
 @dataclass
 class NodeByNode:
     """A circuit run on one unpadded prompt, node by node in order of computation, summing edge by edge."""
 
     model: Transformer
     graph: Graph
-    kept: Tensor
+    kept: Tensor  # bool, or numbers from 0 to 1
     ablated: Tensor  # writer pos d_model
     # of each position, where the graph tells them apart
     places: list[str | None] | None = field(default=None, kw_only=True)
 
-    def run(self, ids: list[int]) -> tuple[dict[Writer, Tensor], Tensor]:
-        """Every writer's value and the logits."""
+    def __post_init__(self):
+        # lists are read much faster than tensors, one number at a time
+        self.edges, self.keeps = self.graph.edges.tolist(), self.kept.tolist()
+
+    def run(self, ids: list[int], known: Mapping[Writer, Tensor] | None = None) -> tuple[dict[Writer, Tensor], Tensor]:
+        """Every writer's value and the logits.
+
+        Args:
+            known: values of all writers up to some layer or up to its MLP, which are not computed again.
+        """
         model, config, weights = self.model, self.model.config, self.model.weights
-        token = weights.W_E[ids] * config.embed_scale
-        pos = token * 0 if weights.W_pos is None else weights.W_pos[: len(ids)]
-        values: dict[Writer, Tensor] = {}
-        for writer in self.graph.writers:
-            if isinstance(writer, Embed):
-                values[writer] = {None: token + pos, "token": token, "pos": pos}[writer.part]
+        values = self.embedding(ids)
+        values.update(known or {})
+        written = self.graph.writer_index
         for layer in range(config.n_layers):
-            self.attention(layer, values)
-            if config.d_mlp and self.graph.scope.of_mlp(layer) == "neuron":
+            if not {AttentionBlock(layer), Head(layer, 0)} & values.keys():
+                self.attention(layer, values)
+            if {MLP(layer), Neuron(layer, 0), Expert(layer, 0)} & values.keys():
+                continue
+            if Neuron(layer, 0) in written:
                 self.each_neuron(layer, values)
-            elif RouterInput(layer) in self.graph.unplaced.readers:
+            elif Expert(layer, 0) in written:
                 self.experts(layer, values)
             elif config.d_mlp:
                 x = norm(model, self.read(MLP(layer), values), weights.layers[layer].mlp_norm)
@@ -72,17 +114,24 @@ class NodeByNode:
         logits = logits if weights.b_U is None else logits + weights.b_U
         return values, soft_cap(logits, config.logit_softcap)
 
+    def embedding(self, ids: list[int]) -> dict[Writer, Tensor]:
+        """What the embedding writes."""
+        weights = self.model.weights
+        token = weights.W_E[ids] * self.model.config.embed_scale
+        pos = token * 0 if weights.W_pos is None else weights.W_pos[: len(ids)]
+        parts = {None: token + pos, "token": token, "pos": pos}
+        return {writer: parts[writer.part] for writer in self.graph.writers if isinstance(writer, Embed)}
+
     def read(self, reader, values: dict[Writer, Tensor]) -> Tensor:
         """Σ over writers of value or ablated value, and the output biases that belong to no head."""
         total = torch.zeros_like(self.ablated[0])
         places = self.places or [None] * len(total)
-        for writer, value in values.items():
-            for place in dict.fromkeys(places):
-                at = replace(reader, place=place)
-                row, column = self.graph.writer_index[writer], self.graph.reader_index[at]
-                here = [pos for pos, other in enumerate(places) if other == place]
-                if self.graph.edges[self.graph.find(Edge(writer, at))] if self.graph.edges[row, column] else False:
-                    total[here] += (value if self.kept[row, column] else self.ablated[row])[here]
+        for place in dict.fromkeys(places):
+            column = self.graph.reader_index[replace(reader, place=place)]
+            rows = [(self.graph.writer_index[writer], value) for writer, value in values.items()]
+            read = sum(self.carried(row, column, value) for row, value in rows if self.edges[row][column])
+            here = torch.tensor([[other == place] for other in places])
+            total = torch.where(here, read, total)
         config = self.model.config
         last = config.n_layers if isinstance(reader, Logits) else reader.layer
         for layer, weights in enumerate(self.model.weights.layers):
@@ -92,10 +141,16 @@ class NodeByNode:
             if written and weights.attention.b_O is not None:
                 total = total + weights.attention.b_O
             # the output bias of an MLP that is resolved belongs to no neuron
-            resolved = config.d_mlp and self.graph.scope.of_mlp(layer) == "neuron"
+            resolved = Neuron(layer, 0) in self.graph.writer_index
             if layer < last and resolved and weights.mlp.b_out is not None:
                 total = total + weights.mlp.b_out
         return total
+
+    def carried(self, row: int, column: int, value: Tensor) -> Tensor:
+        """What an edge carries: its writer's value as far as it is kept, the ablated value as far as it is cut."""
+        if self.kept.dtype == torch.bool:
+            return value if self.keeps[row][column] else self.ablated[row]
+        return self.kept[row, column] * value + (1 - self.kept[row, column]) * self.ablated[row]
 
     def attention(self, layer: int, values: dict[Writer, Tensor]) -> None:
         """All heads of a layer; their shares of a post-norm are taken of the sum of all of them."""
@@ -106,7 +161,7 @@ class NodeByNode:
             assert isinstance(config.norm, RMSNorm)
             rms = (total.pow(2).mean(-1, keepdim=True) + config.norm.eps).sqrt()
             outs = [out / rms * weights.attention_post_norm.gain for out in outs]
-        if self.graph.scope.of_head(layer, 0) == "block":
+        if AttentionBlock(layer) in self.graph.writer_index:
             values[AttentionBlock(layer)] = sum(outs)
         else:
             values.update({Head(layer, head): out for head, out in enumerate(outs)})
@@ -116,23 +171,17 @@ class NodeByNode:
         config, w = self.model.config, self.model.weights.layers[layer].attention
         kv = head * config.n_kv_heads // config.n_heads
         n_pos = self.ablated.shape[1]
-        positions = torch.arange(n_pos)
 
         def project(part, W, bias, gain, index):
-            level, reader = self.graph.scope.of_head(layer, head), None
-            if level == "block":
-                reader = AttentionBlock(layer)
-            elif level == "head":
-                reader = HeadInput(layer, head)
-            else:
-                grouped = part != "q" and self.graph.scope.kv == "grouped"
-                reader = HeadInput(layer, kv if grouped else head, part)
+            grouped = part != "q" and self.graph.scope.kv == "grouped"
+            possible = AttentionBlock(layer), HeadInput(layer, head), HeadInput(layer, kv if grouped else head, part)
+            reader = next(reader for reader in possible if replace(reader, place=self.graph.places[0]) in self.graph.reader_index)
             x = norm(self.model, self.read(reader, values), self.model.weights.layers[layer].attention_norm)
             projected = x @ W[index].T
             projected = projected if bias is None else projected + bias[index]
             if gain is not None:
                 projected = projected / (projected.pow(2).mean(-1, keepdim=True) + config.norm.eps).sqrt() * gain
-            return projected if part == "v" else rotate(projected, positions, config.rotary[layer])
+            return projected if part == "v" else rotate(projected, config.rotary[layer])
 
         q = project("q", w.W_Q, w.b_Q, w.q_norm, head)
         k = project("k", w.W_K, w.b_K, w.k_norm, kv)
@@ -231,7 +280,7 @@ class WithoutNodes(NodeByNode):
         elif gone:
             others = weights.mlp.W_out.clone()
             others[[node.neuron for node in gone]] = 0
-            out = mlp(self.model.config, replace(weights.mlp, W_out=others), x) + sum(self.instead(node, x) for node in gone)
+            out = self.plain(replace(weights.mlp, W_out=others), x) + sum(self.instead(node, x) for node in gone)
         else:
             return super().mlp(layer, x)
         return out if weights.mlp_post_norm is None else norm(self.model, out, weights.mlp_post_norm)
@@ -253,11 +302,7 @@ def run_without_nodes(model: Transformer, removed: dict[Head | MLP | Neuron, Ten
 
 def ablated_slowly(model: Transformer, graph: Graph, corrupted: Tokens, ablation: Ablation) -> list[Tensor]:
     """Per example, what every writer's cut edges carry: [writer pos d_model]."""
-    runs, graph = [], graph.unplaced
-    for ids, length in zip(corrupted.ids.tolist(), corrupted.lengths.tolist(), strict=True):
-        nothing = torch.zeros(len(graph.writers), length, model.config.d_model, dtype=model.dtype)
-        values, _ = NodeByNode(model, graph, graph.edges, nothing).run(ids[:length])
-        runs.append(torch.stack([values[w] for w in graph.writers]))
+    runs = [torch.stack([values[w] for w in graph.writers]) for values, _ in whole_runs(model, graph, corrupted)]
     match ablation:
         case Resample():
             return runs
@@ -270,7 +315,73 @@ def ablated_slowly(model: Transformer, graph: Graph, corrupted: Tokens, ablation
             means = [torch.stack([run[:, p] for run in runs if run.shape[1] > p]).mean(0) for p in range(longest)]
             return [torch.stack(means[: run.shape[1]], 1) for run in runs]
         case Optimal(constants):
-            return [constants[:, None].expand_as(run) for run in runs]
+            return [constants.to(run.dtype)[:, None].expand_as(run) for run in runs]
+
+
+def whole_runs(model: Transformer, graph: Graph, tokens: Tokens) -> list[tuple[dict[Writer, Tensor], Tensor]]:
+    """The model on each prompt: every writer's value, and the logits."""
+    runs = []
+    for ids in tokens.to_lists():
+        nothing = torch.zeros(len(graph.writers), len(ids), model.config.d_model, dtype=model.dtype)
+        anywhere = [graph.places[0]] * len(ids)
+        runs.append(NodeByNode(model, graph, graph.edges, nothing, places=anywhere).run(ids))
+    return runs
+
+
+# ---- metrics, one answer at a time ---------------------------------------------------------------------------------------
+
+
+def metric_of_answer(name: str, z: list[float], reference: list[float], correct: Sequence[int], wrong: Sequence[int]) -> float:
+    """Each metric's definition, one answer at a time, in plain Python."""
+    log_q, log_p = log_softmax(z).tolist(), log_softmax(reference).tolist()
+    q, p = [math.exp(v) for v in log_q], [math.exp(v) for v in log_p]
+    if name == "kl_divergence":
+        return sum(pi * (a - b) for pi, a, b in zip(p, log_p, log_q, strict=True))
+    if name == "js_divergence":
+        m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+        return sum(a * math.log(a / c) + b * math.log(b / c) for a, b, c in zip(p, q, m, strict=True)) / 2
+    if name == "logit_difference":
+        return sum(z[i] for i in correct) / len(correct) - sum(z[i] for i in wrong) / len(wrong)
+    if name == "probability_difference":
+        return sum(q[i] for i in correct) / len(correct) - sum(q[i] for i in wrong) / len(wrong)
+    if name == "greater_than":
+        return sum(q[i] for i in correct) - sum(q[i] for i in wrong)
+    if name == "negative_log_likelihood":
+        return -math.log(sum(q[i] for i in correct))
+    if name == "accuracy":
+        return float(min(z[i] for i in correct) > max(z[i] for i in wrong))
+    if name == "squared_error":
+        return sum((a - b) ** 2 for a, b in zip(z, reference, strict=True))
+    assert name == "match"
+    return float(z.index(max(z)) == reference.index(max(reference)))
+
+
+def loss_of_task(metric: str, task: Task, logits: list[Tensor], reference: list[Tensor]) -> float:
+    """The mean over examples of the mean over an example's answers, negated where higher is better.
+
+    Args:
+        logits: of each example, [pos vocab].
+        reference: the model's own.
+    """
+    sign = 1 if metric in ("kl_divergence", "js_divergence", "negative_log_likelihood", "squared_error") else -1
+    answers, values = task.answers, [[] for _ in logits]
+    for i, (example, pos) in enumerate(zip(answers.example.tolist(), answers.pos.tolist(), strict=True)):
+        z, own = (each[example][pos].tolist() for each in (logits, reference))
+        correct, wrong = answers.correct[i][answers.correct_mask[i]], answers.wrong[i][answers.wrong_mask[i]]
+        values[example].append(metric_of_answer(metric, z, own, correct.tolist(), wrong.tolist()))
+    return sign * fmean(fmean(of_example) for of_example in values)
+
+
+def places_of_prompts(graph: Graph, task: Task) -> list[list[str | None]]:
+    """The place of each position of each prompt: its number, its token role, or (None) nothing that tells it apart."""
+    match graph.scope.positions:
+        case "all":
+            return [[None] * length for length in task.clean.lengths.tolist()]
+        case "each":
+            return [[str(pos) for pos in range(length)] for length in task.clean.lengths.tolist()]
+        case "roles":
+            of = zip(task.roles.of.tolist(), task.clean.lengths.tolist(), strict=True)
+            return [[task.roles.names[role] for role in row[:length]] for row, length in of]
 
 
 # ---- ACDC, one masked forward pass per trial -----------------------------------------------------------------------------
@@ -283,31 +394,38 @@ class SequentialAcdc:
     """
 
     def __init__(self, problem: Problem, config: Acdc, restoring: bool = False, within: Within | None = None):
-        model, graph = problem.model, problem.graph
+        model, graph, task = problem.model, problem.graph, problem.task
         self.model, self.graph, self.problem, self.config, self.within = model, graph, problem, config, within
-        task, self.restoring = problem.task, restoring
-        placed_task = placed(graph, task)
-        self.prompts = placed_task.corrupted if restoring else placed_task.clean
-        if restoring:
-            self.ablated = writer_values(model, graph, task.clean)
-        else:
-            self.ablated = ablated_values(model, graph, task.corrupted, problem.ablation)
-        reference = task.answers.rows(model(task.clean))
-        self.bound = problem.metric.bind(task.answers, reference)
+        self.restoring, self.places = restoring, places_of_prompts(graph, task)
+        self.prompts = (task.corrupted if restoring else task.clean).to_lists()
+        elsewhere = (task.clean, Resample()) if restoring else (task.corrupted, problem.ablation)
+        self.ablated = ablated_slowly(model, graph, *elsewhere)
+        self.reference = [logits for _, logits in whole_runs(model, graph, task.clean)]
         self.kept = graph.edges.clone()
         self.effects = torch.full(graph.edges.shape, math.nan, dtype=torch.float64)
-        self.current = self.loss(self.kept)
+        self.current, self.values = self.loss(self.kept)
 
-    def loss(self, kept: Tensor) -> float:
-        task = self.problem.task
-        logits = run_circuit(self.model, self.graph, kept, self.prompts, self.ablated)
-        return float(task.answers.mean(self.bound(readout_of(task.answers.rows(logits), self.bound.needs))))
+    def loss(self, kept: Tensor, changed: Iterable[Reader] | None = None) -> tuple[float, list[dict[Writer, Tensor]]]:
+        """The loss of a circuit, and what its writers write on each prompt.
+
+        Args:
+            changed: readers of the current circuit whose edges differ; what is written before they read is as it was. None: all.
+        """
+        columns = range(len(self.graph.readers)) if changed is None else [self.graph.reader_index[r] for r in changed]
+        before = [w for row, w in enumerate(self.graph.writers) if all(self.graph.edges[row, column] for column in columns)]
+        runs = []
+        for example, ids in enumerate(self.prompts):
+            node_by_node = NodeByNode(self.model, self.graph, kept, self.ablated[example], places=self.places[example])
+            runs.append(node_by_node.run(ids, {w: self.values[example][w] for w in before} if changed is not None else None))
+        logits = [logits for _, logits in runs]
+        loss = loss_of_task(self.problem.metric.name, self.problem.task, logits, self.reference)
+        return loss, [values for values, _ in runs]
 
     def run(self) -> Circuit:
         with torch.no_grad():
             self.inputs(self.at_places([Logits()]), whole=False)
-            for layer in reversed(range(self.graph.shape.n_layers)):
-                if self.graph.shape.mlps:
+            for layer in reversed(range(self.model.config.n_layers)):
+                if self.model.config.d_mlp:
                     self.mlp(layer)
                 self.attention(layer)
         return Circuit(self.graph, self.kept)
@@ -322,22 +440,21 @@ class SequentialAcdc:
         return [replace(reader, place=place) for reader in readers for place in reversed(self.graph.places)]
 
     def mlp(self, layer: int) -> None:
-        readers = self.graph.unplaced.readers
-        if MLP(layer) in readers:
-            self.inputs(self.at_places([MLP(layer)]), whole=False)
-        elif RouterInput(layer) in readers:
-            shared = [Expert(layer, None)] if Expert(layer, None) in readers else []
-            experts = [Expert(layer, e) for e in reversed(range(self.graph.shape.experts))]
-            # the router goes after all places of the experts
-            self.inputs(self.at_places([*shared, *experts, RouterInput(layer)]))
+        nodes = [w for w in self.graph.writers if isinstance(w, MLP | Neuron | Expert) and w.layer == layer]
+        if nodes == [MLP(layer)]:
+            self.inputs(self.at_places(nodes), whole=False)
+        elif Expert(layer, 0) in nodes:
+            # the shared expert first; the router goes after all places of the experts
+            self.inputs(self.at_places([*reversed(nodes), RouterInput(layer)]))
         else:
-            self.inputs(self.at_places([Neuron(layer, n) for n in reversed(range(self.graph.shape.neurons))]))
+            self.inputs(self.at_places(list(reversed(nodes))))
 
     def attention(self, layer: int) -> None:
-        if self.graph.scope.of_head(layer, 0) == "block":
+        if AttentionBlock(layer) in self.graph.writers:
             self.inputs(self.at_places([AttentionBlock(layer)]), whole=False)
             return
-        inputs = [r for r in self.graph.unplaced.readers if isinstance(r, HeadInput) and r.layer == layer]
+        anywhere = dict.fromkeys(replace(reader, place=None) for reader in self.graph.readers)
+        inputs = [r for r in anywhere if isinstance(r, HeadInput) and r.layer == layer]
         high_first = self.config.head_order == "descending"
         inputs.sort(key=lambda r: (["v", "k", "q"].index(r.part or "v"), -r.head if high_first else r.head))
         self.inputs(self.at_places(inputs))
@@ -347,7 +464,7 @@ class SequentialAcdc:
         columns = [self.graph.reader_index[reader] for reader in readers if self.reaches_logits(reader)]
         if self.within is not None and columns:
             self.kept[:, columns] &= self.within.kept[:, columns]
-            self.current = self.loss(self.kept)
+            self.current, self.values = self.loss(self.kept)
 
     def is_open(self, writer: Writer, reader) -> bool:
         at = self.graph.writer_index[writer], self.graph.reader_index[reader]
@@ -404,7 +521,7 @@ class SequentialAcdc:
         candidate = self.kept.clone()
         for writer, reader in edges:
             candidate[self.graph.writer_index[writer], self.graph.reader_index[reader]] = False
-        loss = self.loss(candidate)
+        loss, values = self.loss(candidate, {reader for _, reader in edges})
         change = self.current - loss if self.restoring else loss - self.current
         if not whole:
             ((writer, reader),) = edges
@@ -413,7 +530,7 @@ class SequentialAcdc:
         # what lies within rounding of the threshold is a tie, and a tie keeps the edge
         gone = size < share * self.config.threshold - 1e-11
         if gone:
-            self.kept, self.current = candidate, loss
+            self.kept, self.current, self.values = candidate, loss, values
         return gone
 
     def reaches_logits(self, reader) -> bool:
@@ -421,9 +538,34 @@ class SequentialAcdc:
         if isinstance(reader, Logits):
             return True
         graph = self.graph
-        written = [(w, graph.places[p]) for w in graph.writers_of(reader) for p in graph.reached_from(reader)]
+        written = [(graph.writer_index[w], place) for w in self.moved_by(reader) for place in self.places_moved_by(reader)]
         return any(
-            r.place == place and self.kept[w, column] and self.reaches_logits(r)
-            for w, place in written
+            r.place == place and self.kept[row, column] and self.reaches_logits(r)
+            for row, place in written
             for column, r in enumerate(graph.readers)
         )
+
+    def moved_by(self, reader) -> Sequence[Writer]:
+        """The writers that a reader is an input of; under a post-norm all heads of its layer, or all neurons."""
+        config, layer = self.model.config, reader.layer
+        heads, neurons = ([kind(layer, i) for i in range(n)] for kind, n in ((Head, config.n_heads), (Neuron, config.d_mlp)))
+        match reader:
+            case HeadInput(_, head, part):
+                if config.post_norms:
+                    return heads
+                shared = part in ("k", "v") and self.graph.scope.kv == "grouped"
+                return [h for h in heads if h.head * config.n_kv_heads // config.n_heads == head] if shared else [heads[head]]
+            case Neuron():
+                return neurons if config.post_norms else [replace(reader, place=None)]
+            case RouterInput():
+                return [Expert(layer, e) for e in range(config.experts.n)]
+            case _:
+                return [replace(reader, place=None)]
+
+    def places_moved_by(self, reader) -> list[str | None]:
+        """Where a reader's unit writes something else when the reader does: keys and values are looked at from other positions."""
+        places, attends = self.graph.places, isinstance(reader, AttentionBlock | HeadInput)
+        if not attends or (isinstance(reader, HeadInput) and reader.part == "q"):
+            return [reader.place]
+        later = self.graph.scope.positions == "each" and self.model.config.causal
+        return list(places[places.index(reader.place) if later else 0 :])

@@ -1,4 +1,7 @@
-"""The slow truth of gradient methods: autograd through the masked forward pass, where every reader has its own input."""
+"""The slow truth of gradient methods: autograd through the masked forward pass, where every reader has its own input.
+
+The masked forward pass itself is held to the definition, node by node, by ``tests/engine/test_forward.py``.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace

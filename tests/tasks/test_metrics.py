@@ -1,11 +1,9 @@
-import math
 import pickle
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import log_softmax
 from torch import Tensor
 
 from subcircuit.engine.readout import readout_of
@@ -13,31 +11,7 @@ from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.search.objective import Units, objective
 from subcircuit.tasks import METRICS, Answer, Answers, Metric, metric
 from subcircuit.tasks.metrics import own_metric
-
-
-def plain_value(name: str, z: list[float], model: list[float], correct: tuple[int, ...], wrong: tuple[int, ...]) -> float:
-    """Each metric's definition, one answer at a time, in plain Python."""
-    log_q, log_p = log_softmax(z).tolist(), log_softmax(model).tolist()
-    q, p = [math.exp(v) for v in log_q], [math.exp(v) for v in log_p]
-    if name == "kl_divergence":
-        return sum(pi * (a - b) for pi, a, b in zip(p, log_p, log_q, strict=True))
-    if name == "js_divergence":
-        m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
-        return sum(a * math.log(a / c) + b * math.log(b / c) for a, b, c in zip(p, q, m, strict=True)) / 2
-    if name == "logit_difference":
-        return sum(z[i] for i in correct) / len(correct) - sum(z[i] for i in wrong) / len(wrong)
-    if name == "probability_difference":
-        return sum(q[i] for i in correct) / len(correct) - sum(q[i] for i in wrong) / len(wrong)
-    if name == "greater_than":
-        return sum(q[i] for i in correct) - sum(q[i] for i in wrong)
-    if name == "negative_log_likelihood":
-        return -math.log(sum(q[i] for i in correct))
-    if name == "accuracy":
-        return float(min(z[i] for i in correct) > max(z[i] for i in wrong))
-    if name == "squared_error":
-        return sum((a - b) ** 2 for a, b in zip(z, model, strict=True))
-    assert name == "match"
-    return float(z.index(max(z)) == model.index(max(model)))
+from tests.oracles import metric_of_answer
 
 
 @st.composite
@@ -76,7 +50,7 @@ def test_metrics_are_their_definitions(
     assert loss.dtype == torch.float64
     expected = torch.tensor(
         [
-            [plain_value(name, z, m, a.correct, a.wrong) for z, m, a in zip(trial, reference.tolist(), listed, strict=True)]
+            [metric_of_answer(name, z, m, a.correct, a.wrong) for z, m, a in zip(trial, reference.tolist(), listed, strict=True)]
             for trial in logits.view(-1, len(listed), vocab).tolist()
         ],
         dtype=torch.float64,
