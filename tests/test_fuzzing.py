@@ -19,7 +19,7 @@ from subcircuit.errors import SubcircuitError
 from subcircuit.graph import Circuit, Graph, GraphShape, Scope
 from subcircuit.model import load_model
 from tests.graph.test_file import scored
-from tests.model.test_gguf import write_gguf
+from tests.model.load.test_gguf import write_gguf
 from tests.tiny_models import tiny_hf
 
 SHORT = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

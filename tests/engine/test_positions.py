@@ -22,8 +22,8 @@ from subcircuit.search.relp import Relp
 from subcircuit.search.subnetwork_probing import SubnetworkProbing
 from subcircuit.tasks import Roles, Task, graph_of, metric, placed, places_of
 from tests.engine.agreement import assert_node_by_node
+from tests.engine.test_exact import Walk
 from tests.engine.test_forward import real
-from tests.engine.test_incremental import Walk
 from tests.oracles import SequentialAcdc
 from tests.problems import random_kept, random_task
 from tests.search.autograd import Autograd, assert_scores

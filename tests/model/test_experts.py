@@ -12,7 +12,7 @@ from subcircuit.errors import ModelError, UnsupportedModelError
 from subcircuit.model import Experts, MixtureWeights, MLPWeights, Tokens, Transformer, check_weights, load_model
 from subcircuit.model.components import mixture, mlp, route
 from subcircuit.model.weights import named_tensors
-from tests.model.test_families import hf_logits, largest_difference, our_logits
+from tests.model.load.test_families import hf_logits, largest_difference, our_logits
 from tests.oracles import NodeByNode, mixture_of_one
 from tests.tiny_models import CONTEXT, tiny, tiny_hf
 

@@ -22,7 +22,7 @@ from subcircuit.units import AttentionUnit
 from tests.engine.test_forward import scopes_of
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores_or_refused
-from tests.search.test_attribution import problems
+from tests.search.test_eap import problems
 from tests.tiny_models import FAMILIES, tiny
 
 

@@ -17,7 +17,7 @@ from subcircuit.search.random_scores import RandomScores
 from tests.oracles import NodeByNode
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores
-from tests.search.test_attribution import problems
+from tests.search.test_eap import problems
 from tests.tiny_models import FAMILIES, tiny
 
 

@@ -19,7 +19,7 @@ from subcircuit.search.exact import Exact, effects_of
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores
 from tests.search.test_acdc import METRICS
-from tests.search.test_attribution import problems
+from tests.search.test_eap import problems
 from tests.tiny_models import FAMILIES, tiny
 
 

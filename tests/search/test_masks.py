@@ -19,7 +19,7 @@ from subcircuit.search.subnetwork_probing import SubnetworkProbing
 from subcircuit.search.ugs import Ugs, uniform_mixture
 from tests.problems import random_problem
 from tests.search.autograd import Autograd
-from tests.search.test_attribution import problems
+from tests.search.test_eap import problems
 from tests.tiny_models import FAMILIES, tiny
 
 SHORT: dict[str, Any] = {"steps": 3, "seed": 1}

@@ -22,7 +22,7 @@ from subcircuit.units.gradients import norm_pull_back
 from tests.oracles import mixture_of_one
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores, assert_scores_or_refused
-from tests.search.test_attribution import problems
+from tests.search.test_eap import problems
 from tests.tiny_models import FAMILIES, tiny
 
 ACTIVATIONS = ["gelu", "gelu_tanh", "relu", "silu"]

@@ -19,9 +19,8 @@ from subcircuit.tasks import metric
 from tests.engine.test_positions import drawn
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores
-from tests.search.test_attribution import integrated_slowly
 from tests.search.test_baselines import flow_slowly, importance_slowly, of_nodes_slowly
-from tests.search.test_eap_ig_activations import staged_slowly
+from tests.search.test_eap import integrated_slowly, staged_slowly
 from tests.search.test_relp import slope_by_rules
 from tests.tiny_models import narrow, tiny
 

@@ -19,8 +19,8 @@ from subcircuit.search.eap import Eap
 from subcircuit.search.exact import Exact
 from subcircuit.units import mlp
 from tests.engine.agreement import assert_node_by_node, assert_sequential
+from tests.engine.test_exact import Walk
 from tests.engine.test_forward import LENGTHS, real
-from tests.engine.test_incremental import Walk
 from tests.problems import random_problem, random_task
 from tests.search.autograd import Autograd, assert_scores
 from tests.tiny_models import narrow, tiny

@@ -1,18 +1,44 @@
-"""A circuit's numbers are those of its evaluation on exactly the prompts of the split, and a record says which these were."""
+"""A circuit's numbers are those of its evaluation on exactly the prompts of the split, and a record says which these were.
+
+A judgement is its parts.
+"""
 
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 import subcircuit as sc
 from subcircuit.engine import Optimal, Resample
 from subcircuit.errors import SettingsError
-from subcircuit.evaluate import discover, evaluate_circuit, numbers_of
-from subcircuit.graph import Circuit, PartRecord, Record
-from subcircuit.search import Acdc, EapIgInputs, Journal, LearnOptimal, OnRound, Problem, Result, look_inside
+from subcircuit.evaluate import (
+    completeness,
+    curve,
+    discover,
+    evaluate_circuit,
+    faithfulness,
+    judge,
+    measure,
+    numbers_of,
+    random_connected_circuit,
+)
+from subcircuit.graph import Circuit, Graph, PartRecord, Record, Scope, TopN
+from subcircuit.search import (
+    Acdc,
+    Eap,
+    EapIgInputs,
+    Journal,
+    LearnOptimal,
+    OnRound,
+    Problem,
+    Result,
+    look_inside,
+)
 from subcircuit.search.journal import FORGETFUL
 from subcircuit.tasks import Split, induction, load_split, metric, split_again
+from tests.problems import random_problem
 from tests.tiny_models import tiny
 
 
@@ -161,3 +187,35 @@ def test_zooming_carries_the_split_on_where_the_prompts_are_those_of_the_search(
 def test_a_split_is_of_one_task():
     with pytest.raises(SettingsError, match="in common"):
         discover(MODEL, Split(SPLIT.search, None, SPLIT.search), EapIgInputs(steps=2))
+
+
+def problems(seed: int = 3):
+    """Two problems of one model; faithfulness by divergence is defined for any prompts."""
+    model = tiny("llama_gqa", dtype=torch.float64)
+    graph = Graph.of(model.config, Scope("head"))
+    found_on = random_problem(model, graph, seed, [6, 5, 7], 1, "logit_difference", "resample")
+    return found_on, random_problem(model, graph, seed + 1, [6, 5, 7, 6], 1, "kl_divergence", "resample")
+
+
+def test_a_judgement_is_its_parts():
+    found_on, judged_on = problems()
+    circuit = Eap().search(found_on).select(TopN(30, "signed")).prune()
+    judged = judge(judged_on, circuit, random_circuits=3, seed=5)
+    expected = evaluate_circuit(judged_on, circuit)
+    assert judged.evaluation.means == pytest.approx(expected.means)
+    assert judged.completeness == pytest.approx(completeness(judged_on, circuit))
+    others = [random_connected_circuit(circuit.graph, circuit.n_edges, 5 + i) for i in range(3)]
+    values = faithfulness(measure(judged_on, others)).tolist()
+    assert judged.random == pytest.approx(values)
+    assert judged.random_mean == pytest.approx(np.mean(values))
+    assert min(values) <= judged.random_interval.low <= judged.random_interval.high <= max(values)
+    assert circuit.scores is not None
+    assert judged.curve == curve(judged_on, circuit.scores)
+    with pytest.raises(SettingsError, match="random circuits is 0"):
+        judge(judged_on, circuit, random_circuits=0)
+
+
+def test_a_search_that_leaves_edges_untried_has_no_curve():
+    found_on, judged_on = problems()
+    circuit = Acdc(threshold=0.01).search(found_on).circuit
+    assert judge(judged_on, circuit, random_circuits=1).curve is None
