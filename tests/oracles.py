@@ -8,6 +8,7 @@ Everything that is computed from them is computed here, from its definition, one
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby, pairwise
 from statistics import fmean
 
@@ -83,9 +84,16 @@ class NodeByNode:
     # of each position, where the graph tells them apart
     places: list[str | None] | None = field(default=None, kw_only=True)
 
-    def __post_init__(self):
-        # lists are read much faster than tensors, one number at a time
-        self.edges, self.keeps = self.graph.edges.tolist(), self.kept.tolist()
+    # lists are read much faster than tensors, one number at a time
+    @cached_property
+    def edges(self) -> list[list[bool]]:
+        """Which writer is computed before which reader."""
+        return self.graph.edges.tolist()
+
+    @cached_property
+    def keeps(self) -> list[list[float]]:
+        """The mask."""
+        return self.kept.tolist()
 
     def run(self, ids: list[int], known: Mapping[Writer, Tensor] | None = None) -> tuple[dict[Writer, Tensor], Tensor]:
         """Every writer's value and the logits.
