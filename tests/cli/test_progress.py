@@ -135,6 +135,7 @@ def test_a_terminal_gets_a_bar() -> None:
         assert words in printed
 
 
+@pytest.mark.filterwarnings("always::subcircuit.engine.memory.ShortOfMemory")
 @pytest.mark.parametrize("terminal", [False, True])
 def test_short_memory_is_told_in_a_line(terminal: bool) -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=terminal)
