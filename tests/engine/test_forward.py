@@ -107,6 +107,31 @@ def test_gradients_flow_through_the_mask():
     torch.testing.assert_close(mask.grad[edge], (up - down) / 2e-5, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("ablation", ["resample", "mean"])
+def test_gradients_at_a_circuit_that_leaves_units_unread_are_its_slopes(ablation):
+    model = tiny("gpt2", dtype=torch.float64)
+    task, graph = random_task(model, 3, [5, 5]), Graph.of(model.config)
+    mask = Circuit.of_edges(graph, ["embed->m1", "m1->logits", "embed->a0.h1<v>"]).kept.double().requires_grad_()
+    ablated = ablated_values(model, graph, task.corrupted, ABLATIONS[ablation]).requires_grad_()
+
+    def loss(mask, ablated):
+        return run_circuit(model, graph, mask, task.clean, ablated)[:, -1, 7].sum()
+
+    def slope(at, cell):
+        step = torch.zeros_like(at)
+        step[cell] = 1e-5
+        moved = [(mask + s, ablated) if at is mask else (mask, ablated + s) for s in (step, -step)]
+        return (loss(*moved[0]) - loss(*moved[1])) / 2e-5
+
+    loss(mask, ablated).backward()
+    with torch.no_grad():
+        for cell in graph.edges.nonzero().tolist()[::5]:
+            torch.testing.assert_close(mask.grad[tuple(cell)], slope(mask, tuple(cell)), rtol=1e-5, atol=1e-8)
+        for writer in range(len(graph.writers)):
+            cell = (writer, 1, 2, 3)
+            torch.testing.assert_close(ablated.grad[cell], slope(ablated, cell), rtol=1e-5, atol=1e-8)
+
+
 def test_units_that_nobody_reads_are_not_run():
     model = tiny("gpt2")
     task, graph = random_task(model, 1, LENGTHS), Graph.of(model.config)

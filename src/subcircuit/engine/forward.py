@@ -11,8 +11,8 @@ mask may hold any real numbers. Gradients flow to mask and ablated values, unit 
 
 Cost: every reader is normalised and projected on its own, about three plain forward passes, and one matrix product
 per unit for the sums, which grow with writers × readers. Without gradients, units whose writers nobody reads are left out, so that
-small circuits take less. With gradients, units are run again when their turn comes, so
-that memory is that of all writers' values and all readers' inputs once, and of one unit's inner workings.
+small circuits take less. With gradients, units are run again when their turn comes, unless nothing that they write reaches the
+logits; memory is that of all writers' values and all readers' inputs once, and of one unit's inner workings.
 
 The forward pass with masks on nodes: a writer's value is mixed with its ablated value for all of its readers at once.
 
@@ -144,6 +144,10 @@ class _MaskedRun(torch.autograd.Function):
         for at, inputs in zip(reversed(list(stretches(graph))), reversed(ctx.inputs), strict=True):
             at_readers = widened(at_logits[None])
             if at.unit.writers:
+                if not bool(at_values[at.writers].any()):
+                    # nothing that it writes reaches the logits, so all its gradients are zero
+                    at_units.append(torch.zeros_like(at_readers[0]))
+                    continue
                 at_readers = widened(_pull_back(ctx.model, at.unit, inputs, at_values[at.writers]))
             added.add_at_mask(at, at_readers, at_mask)
             added.add_at_values(at, at_readers, at_values)
