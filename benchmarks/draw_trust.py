@@ -1,7 +1,7 @@
 """Draw the figures of docs/trust.md, and print its table.
 
-    python benchmarks/trust.py > trust.jsonl
-    python benchmarks/draw_trust.py trust.jsonl
+    python benchmarks/trust.py
+    python benchmarks/draw_trust.py
 
 One figure for each model: faithfulness and KL on test prompts against edges, one column of panels per task, one curve per method.
 The table has, per model, task and method, the smallest circuit measured that reaches faithfulness 0.9 on the test prompts, with its
@@ -9,7 +9,6 @@ bootstrap interval, and what it cost to find.
 """
 
 import json
-import sys
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 
 from subcircuit.report.style import FAINT, STYLE, line_style
 
+RESULTS = Path(__file__).parent / "trust.jsonl"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 METHODS = ("refine", "acdc", "eap-ig-inputs", "relp", "hisp", "edge-pruning")
 GOAL = 0.9
@@ -72,9 +72,9 @@ def row(lines: Iterable[dict[str, Any]]) -> str:
     return f"| {best['model']} | {best['task']} | `{best['method']}` | {edges} | {numbers} | {best['passes']:,} |"
 
 
-def main(file: Path) -> None:
+def main() -> None:
     """Draw one figure per model and print the table."""
-    lines = [json.loads(text) for text in file.read_text().splitlines()]
+    lines = [json.loads(text) for text in RESULTS.read_text().splitlines()]
     lines = [line for line in lines if line["method"] in METHODS]
     lines.sort(key=lambda line: (line["model"], line["task"], METHODS.index(line["method"])))
     print("| model | task | method | edges for faithfulness 0.9 to 1.1 | faithfulness | KL, nats | accuracy | forward passes |")
@@ -87,4 +87,4 @@ def main(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -1,11 +1,12 @@
 """What circuits of each method are worth on prompts that they were not found with, by their number of edges.
 
-    python benchmarks/trust.py smollm2-135m/ioi/refine      one case, a JSON line for each size
+    python benchmarks/trust.py smollm2-135m/ioi/refine      one case; its lines in trust.jsonl are replaced
     python benchmarks/trust.py                              all cases, each in a process of its own: hours
 
 32 search, 16 validation and 64 test prompts that share none, logit difference, resample ablation, scope ``qkv``. Faithfulness with its
 bootstrap interval, KL, accuracy and top-1 agreement are of the test prompts; ``passes`` is the whole cost of finding the circuit in
-plain forward passes over the search prompts. ``refine`` has a line for each circuit of its path, the first of them its seed: ``acdc``
+plain forward passes over the search prompts, by seconds of the processor, so that a busy machine does not change it much: run with
+OMP_NUM_THREADS=1. ``refine`` has a line for each circuit of its path, the first of them its seed: ``acdc``
 at a fiftieth of what cutting every edge changes. ``draw_trust.py`` makes the figure and the table.
 """
 
@@ -14,13 +15,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from time import perf_counter
+from pathlib import Path
+from statistics import median
+from time import process_time
 from typing import Any
+
+import torch
 
 import subcircuit as sc
 from subcircuit.evaluate.evaluation import measured_on
 from subcircuit.search import METHODS, Problem
 
+RESULTS = Path(__file__).with_suffix(".jsonl")
 MODELS, TASKS = ("smollm2-135m", "gemma3-270m"), ("ioi", "sva", "greater_than", "capital_of")
 RANKINGS = ("eap-ig-inputs", "relp", "hisp", "edge-pruning")
 SIZES = (50, 100, 200, 400, 800, 1600, 3200)
@@ -39,37 +45,68 @@ def main() -> None:
     split = sc.load_split(task, model, examples=32)
     problem = Problem.of(model, split, "logit_difference")
     found = _refined(problem) if method == "refine" else _ranked(problem, method)
-    for label, circuit, passes in found:
+    before, lines = process_time(), list[str]()
+    forward = _forward_seconds(problem)
+    for label, circuit, seconds in found:
         numbers = measured_on(replace(problem, task=split.test, validation=None), circuit)
-        line = {"model": name, "task": task, "method": label, "edges": circuit.n_edges, "passes": round(passes)}
-        print(json.dumps({**line, **numbers.model_dump(mode="json")}), flush=True)
+        line = {"model": name, "task": task, "method": label, "edges": circuit.n_edges, "passes": round(seconds / forward)}
+        lines.append(json.dumps({**line, **numbers.model_dump(mode="json")}))
+        print(lines[-1], flush=True)
+    print(f"{process_time() - before:.0f} s of the processor", file=sys.stderr)
+    keep(lines)
+
+
+def keep(lines: list[str]) -> None:
+    """Write a case's lines in place of those that were there."""
+
+    def case(line: str) -> tuple[str, str, str]:
+        value = json.loads(line)
+        # the seed of a refinement comes with it
+        return value["model"], value["task"], value["method"] if value["method"] in RANKINGS else ""
+
+    replaced, old = set(map(case, lines)), RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    RESULTS.write_text("\n".join(sorted([*(line for line in old if case(line) not in replaced), *lines], key=case)) + "\n")
+
+
+def _forward_seconds(problem: Problem) -> float:
+    """Seconds of the processor for one plain forward pass over the search prompts."""
+
+    def one() -> float:
+        began = process_time()
+        with torch.no_grad():
+            problem.model(problem.task.clean)
+        return process_time() - began
+
+    return median([one() for _ in range(4)][1:])
 
 
 def _refined(problem: Problem) -> Iterator[tuple[str, sc.Circuit, float]]:
-    """The seed, as a circuit of acdc, and the circuits of the path; each with what it took to come there."""
-    graph, began, spent = problem.graph, perf_counter(), list[float]()
+    """The seed, as a circuit of acdc, and the circuits of the path; each with the seconds it took to come there."""
+    graph, began, spent = problem.graph, process_time(), list[float]()
 
     def on_step(step: Any) -> None:
         if hasattr(step, "action"):
-            spent.append(perf_counter() - began)
+            spent.append(process_time() - began)
 
     found = sc.Refine().search(problem, on_step)
     assert found.path is not None
     for number, (point, seconds) in enumerate(zip(found.path.points, spent, strict=True)):
-        circuit, passes = sc.Circuit(graph, point.kept), seconds / found.forward_seconds
+        circuit = sc.Circuit(graph, point.kept)
         if number == 0:
-            yield "acdc", circuit, passes
-        yield "refine", circuit, passes
-    yield "refine, chosen", found.circuit, found.forward_equivalents
+            yield "acdc", circuit, seconds
+        yield "refine", circuit, seconds
+    yield "refine, chosen", found.circuit, spent[-1]
 
 
 def _ranked(problem: Problem, method: str) -> Iterator[tuple[str, sc.Circuit, float]]:
     """Circuits of rising size by one ranking."""
+    began = process_time()
     scores = METHODS[method]().search(problem)
+    seconds = process_time() - began
     for size in SIZES:
         circuit = scores.select(sc.TopN(size, "absolute")).prune()
         if circuit.n_edges:
-            yield method, circuit, scores.forward_equivalents
+            yield method, circuit, seconds
 
 
 if __name__ == "__main__":
