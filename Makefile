@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/subcircuit discover --model smollm2-135m --task ioi --examples 8 --metric logit_difference --threshold 0.1
+	$(BIN)/subcircuit discover --model smollm2-135m --task sva --examples 32 --metric logit_difference --target faithfulness=0.9
 
 # a browser for the tests of the page, fetched if there is none
 browser: setup
