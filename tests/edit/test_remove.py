@@ -7,10 +7,10 @@ from itertools import combinations
 import pytest
 import torch
 
-from subcircuit.edit import EdgeEdit, Greedy, Means, Probe, Relearning, keep, nodes_of, remove
+from subcircuit.edit import EdgeEdit, Means, Probe, Relearning, RemovalSearch, keep, nodes_of, remove
 from subcircuit.edit.parts import EdgeParts, NodeParts
 from subcircuit.edit.replacement import mean_values, mean_writes, optimal_writes
-from subcircuit.edit.search import Point, find
+from subcircuit.edit.search import RemovalStep, find
 from subcircuit.engine import Mean, Resample, ablated_values, run_circuit
 from subcircuit.errors import EditError, GraphError, SettingsError
 from subcircuit.graph import MLP, Circuit, Graph, Head, MethodRecord, ModelRecord, Neuron, Record, Scope, TaskRecord
@@ -35,8 +35,8 @@ def trained() -> tuple[Transformer, Circuit, Task, Task]:
 @pytest.mark.parametrize("means", [Means("node", "mean"), Means("node", "zero"), Means("edge", "mean")])
 def test_indirect_objects_come_out_and_induction_stays(means: Means) -> None:
     model, circuit, ioi, induction = trained()
-    steps: list[Point] = []
-    done = remove(model, circuit, ioi, retain=[induction], means=means, settings=Greedy(floor=0.8), on_step=steps.append)
+    steps: list[RemovalStep] = []
+    done = remove(model, circuit, ioi, retain=[induction], means=means, settings=RemovalSearch(floor=0.8), on_step=steps.append)
     assert done.floor_held
     assert tuple(steps) == done.found.path
     assert set(done.edit.names) <= {str(part) for part in (nodes_of(circuit) if means.level == "node" else circuit.edges)}
@@ -50,7 +50,7 @@ def test_indirect_objects_come_out_and_induction_stays(means: Means) -> None:
 
 def test_the_search_is_deterministic() -> None:
     model, circuit, ioi, induction = trained()
-    first, second = (remove(model, circuit, ioi, retain=[induction], settings=Greedy(target=0.02)) for _ in range(2))
+    first, second = (remove(model, circuit, ioi, retain=[induction], settings=RemovalSearch(target=0.02)) for _ in range(2))
     assert first.found.removed == second.found.removed
     assert [point.target for point in first.found.path] == [point.target for point in second.found.path]
 
@@ -81,7 +81,7 @@ def test_no_part_of_what_is_removed_can_be_put_back_and_no_smaller_set_does_it()
             share, retained = (float(_share(probe, parts, kept)) for probe in (target, other))
         return share, max(0.0, 1 - retained) + max(0.0, -0.02 - share)
 
-    found = find(parts, target, [other], Greedy(target=0.02))
+    found = find(parts, target, [other], RemovalSearch(target=0.02))
     share, damage = left(found.removed)
     assert share <= 0.02
     assert found.path[-1].target == pytest.approx(share, abs=1e-6)
@@ -156,7 +156,7 @@ def test_neurons_of_a_circuit_are_nodes_of_their_own() -> None:
     graph = Graph.of(model.config, Scope(level="head", overrides=(("m1", "neuron"),)))
     circuit = Circuit.of_edges(graph, ["embed->a1.h3", "a1.h3->m1.n4", "m1.n4->logits", "m1.n9->m2"])
     assert nodes_of(circuit) == (Head(1, 3), Neuron(1, 4), Neuron(1, 9), MLP(2))
-    done = remove(model, circuit, ioi, settings=Greedy(target=0.2))
+    done = remove(model, circuit, ioi, settings=RemovalSearch(target=0.2))
     assert "a1.h3" in done.edit.names
     edit, _ = keep(model, circuit, ioi)
     assert "m1.n5" in edit.names
@@ -181,7 +181,7 @@ def test_what_cannot_be_done_is_refused() -> None:
     model, circuit, ioi, _ = trained()
     idle = Circuit.of_edges(circuit.graph, ["embed->a2.h0<v>", "embed->a2.h1<v>"])
     with pytest.raises(EditError, match=r"cannot be reached: with . of 2 parts .* --target \d\.\d\d"):
-        remove(model, idle, ioi, settings=Greedy(target=0.0))
+        remove(model, idle, ioi, settings=RemovalSearch(target=0.0))
     with pytest.raises(EditError, match="no part"):
         remove(model, Circuit.empty(circuit.graph), ioi)
     with pytest.raises(GraphError, match="graphs differ in layers: 3 and 2"):
@@ -196,10 +196,10 @@ def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(EditError, match="every head"):
         keep(model, Circuit.full(circuit.graph), ioi)
     for wrong in (
-        lambda: Greedy(target=1.0),
-        lambda: Greedy(floor=1.1),
-        lambda: Greedy(weight=-1.0),
-        lambda: Greedy(width=0),
+        lambda: RemovalSearch(target=1.0),
+        lambda: RemovalSearch(floor=1.1),
+        lambda: RemovalSearch(weight=-1.0),
+        lambda: RemovalSearch(width=0),
         lambda: Relearning(steps=-1),
         lambda: Relearning(learning_rate=0.0),
     ):

@@ -10,7 +10,7 @@ from subcircuit.explain import Explanation, Thresholds, explain_circuit
 from subcircuit.graph import Circuit, Graph
 from subcircuit.tasks import Answer, build_task_of_ids
 from subcircuit.truth import Case
-from subcircuit.truth.planted import SHARP, Head, Stream, planted_case
+from subcircuit.truth.planted import SHARP, FeatureStream, Head, planted_case
 from subcircuit.truth.trained import trained_case
 
 PLANTED = {
@@ -32,7 +32,7 @@ def induction() -> tuple[Case, Explanation]:
     return case, explain_circuit(case.model, case.circuit, case.task)
 
 
-STREAM = Stream({"token": 4, "pos": 4, "one": 1, "bos": 1, "end": 1, "out": 4, "idle": 4})
+STREAM = FeatureStream({"token": 4, "pos": 4, "one": 1, "bos": 1, "end": 1, "out": 4, "idle": 4})
 
 
 def looking(place: int) -> list:

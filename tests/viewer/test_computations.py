@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Route, expect
 
-from subcircuit.report.page import Pace, Ranking, ladder, measured_document
+from subcircuit.report.page import PrefixRuns, Ranking, ladder, measured_document
 from subcircuit.report.page.arrays import Json
 from subcircuit.viewer import Bench
 from tests.viewer.conftest import EDGES, Running, Sample, Watched, drawn
@@ -51,7 +51,7 @@ def test_what_is_measured_ahead_gives_way_and_says_how_far_it_is(sample: Sample,
 
     def slow(*given: Any) -> Json:
         pace, (count,) = given[-1], given[2]
-        assert isinstance(pace, Pace)
+        assert isinstance(pace, PrefixRuns)
         for step in range(3):
             pace.journal.recall(f"{step}")
             work = bench.work()

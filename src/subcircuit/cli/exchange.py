@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from subcircuit.graph import Scope
-    from subcircuit.report.exchange.mib_submission import Entry, Suffix
+    from subcircuit.report.exchange.mib_submission import SubmissionEntry, Suffix
 
 
 def export(
@@ -122,7 +122,7 @@ def mib_submission(
         _show(folder, entries)
 
 
-def _show(folder: Path, entries: "Sequence[Entry]") -> None:
+def _show(folder: Path, entries: "Sequence[SubmissionEntry]") -> None:
     from subcircuit.cli.console import messages, plain, print_table, results
 
     rows = [(e.name, e.kind, f"{e.edges:,}", ", ".join(f"{size:,}" for size in e.sizes) or "all scored") for e in entries]

@@ -9,7 +9,7 @@ from subcircuit.cli.arguments import Bos, Device, Dtype, Metric, Revision, TaskN
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from subcircuit.evaluate import Effects, LayerRouting, RoutingReport
+    from subcircuit.evaluate import LayerRouting, RoutingEffects, RoutingReport
     from subcircuit.search import Problem
 
 _CUTS = ("routing cut", "share", "contents cut", "share")
@@ -80,7 +80,7 @@ def _print(problem: "Problem", found: "RoutingReport", detail: int) -> None:
     console.print(plain("contents cut: experts are chosen as on the clean prompt, and read corrupted inputs", "dim"))
 
 
-def _effects(found: "RoutingReport", effects: "Effects") -> tuple[str, str, str, str]:
+def _effects(found: "RoutingReport", effects: "RoutingEffects") -> tuple[str, str, str, str]:
     routed, read = (_share(found.share(effect)) for effect in (effects.routing, effects.contents))
     return f"{effects.routing:+.4g}", routed, f"{effects.contents:+.4g}", read
 

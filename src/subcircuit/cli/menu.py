@@ -124,7 +124,7 @@ class Group(TyperGroup):
         return plain_types(super().get_params(ctx))
 
 
-class Listed(TyperCommand):
+class LazyCommand(TyperCommand):
     """A command by what is said of it; given words, it is the command itself."""
 
     def __init__(self, entry: Entry):
@@ -154,7 +154,7 @@ class Menu(TyperGroup):
         super().__init__(**attributes)
         for entries in MENU.values():
             for entry in entries:
-                self.add_command(Listed(entry))
+                self.add_command(LazyCommand(entry))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """What there is to choose from, by what one wants to do."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from subcircuit.cli.editing import Material
-    from subcircuit.edit import Point
+    from subcircuit.edit import RemovalStep
 
 
 def remove(
@@ -53,12 +53,12 @@ def remove(
     from subcircuit.cli.editing import material, means_named, show
     from subcircuit.cli.progress import watch
     from subcircuit.cli.recorded import Overrides
-    from subcircuit.edit import Greedy, Relearning
+    from subcircuit.edit import Relearning, RemovalSearch
     from subcircuit.edit import remove as take_out
     from subcircuit.report import new_directory, write_removal
 
     # what can be refused is refused before anything large is loaded
-    means, settings = means_named(level, ablation), Greedy(target, floor, width=width)
+    means, settings = means_named(level, ablation), RemovalSearch(target, floor, width=width)
     relearning = Relearning(relearn, learning_rate)
     directory = new_directory(out, "remove", "model")
     given = Overrides(model, revision, device, dtype, task, examples, seed, metric, None)
@@ -84,13 +84,13 @@ def remove(
         raise typer.Exit(MISSED)
 
 
-def _tell(m: "Material", say: "Callable[[str], None]") -> "Callable[[Point], None]":
+def _tell(m: "Material", say: "Callable[[str], None]") -> "Callable[[RemovalStep], None]":
     """Says of each point of the search what has gone, and what is left of every task."""
     from subcircuit.report import list_of
 
     names = (m.found.name, *(other.name for other in m.retain))
 
-    def told(point: "Point") -> None:
+    def told(point: "RemovalStep") -> None:
         shares = zip(names, (point.target, *point.retained), strict=True)
         what = "whole model" if not point.changed else f"{'back' if point.back else 'out'}: {list_of(point.changed, 6)}"
         say(f"{point.removed:>4} removed  {', '.join(f'{name} {share:z.1%}' for name, share in shares)}  {what}")

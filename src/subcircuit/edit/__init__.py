@@ -1,12 +1,12 @@
 """Acting on a circuit: taking a capability out of a model, or keeping nothing else; and what that does to the rest."""
 
 from subcircuit.edit.checkpoint import CutModel, load_edited, write_checkpoint
-from subcircuit.edit.effects import Change, Effects, Recovery, Side, Texts, effects, read_text, recovery, side_effects
+from subcircuit.edit.effects import Change, EditEffects, Relearned, Side, Texts, effects, read_text, recovery, side_effects
 from subcircuit.edit.parts import Probe, all_nodes, nodes_of
 from subcircuit.edit.relearn import Relearning, Untouched, damaged_at_random, relearn, untouched
 from subcircuit.edit.remove import EdgeEdit, Edit, Level, Means, NodeEdit, Removal, check_same_model, keep, remove
 from subcircuit.edit.replacement import Fill, fill_named
-from subcircuit.edit.search import Found, Greedy, OnPoint, Point
+from subcircuit.edit.search import OnPoint, RemovalSearch, RemovalStep, RemovedParts
 from subcircuit.edit.weights import Node, remove_nodes
 
 __all__ = [
@@ -14,20 +14,20 @@ __all__ = [
     "CutModel",
     "EdgeEdit",
     "Edit",
-    "Effects",
+    "EditEffects",
     "Fill",
-    "Found",
-    "Greedy",
     "Level",
     "Means",
     "Node",
     "NodeEdit",
     "OnPoint",
-    "Point",
     "Probe",
-    "Recovery",
+    "Relearned",
     "Relearning",
     "Removal",
+    "RemovalSearch",
+    "RemovalStep",
+    "RemovedParts",
     "Side",
     "Texts",
     "Untouched",

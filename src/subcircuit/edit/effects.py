@@ -194,7 +194,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Recovery:
+class Relearned:
     """Whether the capability comes back.
 
     Args:
@@ -217,7 +217,7 @@ class Recovery:
 
 
 @dataclass(frozen=True)
-class Effects:
+class EditEffects:
     """What an edit does.
 
     Args:
@@ -230,7 +230,7 @@ class Effects:
     target: Change
     retained: tuple[Change, ...]
     side: Side | None
-    recovery: Recovery | None
+    recovery: Relearned | None
 
 
 @entry
@@ -241,7 +241,7 @@ def effects(
     retained: Sequence[Probe],
     texts: Texts | None,
     on_round: OnRound | None = None,
-) -> Effects:
+) -> EditEffects:
     """Measure an edited model beside the whole one.
 
     Args:
@@ -260,7 +260,7 @@ def effects(
         return found
 
     side = None if texts is None else side_effects(model, run, texts, rounds.done)
-    return Effects(change(target), tuple(map(change, retained)), side, None)
+    return EditEffects(change(target), tuple(map(change, retained)), side, None)
 
 
 @entry
@@ -273,7 +273,7 @@ def recovery(
     settings: Relearning,
     say: Say,
     on_round: OnRound | None = None,
-) -> Recovery:
+) -> Relearned:
     """Fine-tune the edited model, and one that is damaged as much at random.
 
     Args:
@@ -295,7 +295,7 @@ def recovery(
     damaged = damaged_at_random(judged.model, spared, removed, judged, max(curve[0][1], 0.0))
     random = relearn(damaged.model, train, judged, settings, rate, step)
     inside = len(set(damaged.nodes) & set(spared))
-    return Recovery(settings, len(train), whole, curve, random, len(damaged.nodes), inside)
+    return Relearned(settings, len(train), whole, curve, random, len(damaged.nodes), inside)
 
 
 def _steps(settings: Relearning, on_round: OnRound | None) -> Callable[[int], None]:

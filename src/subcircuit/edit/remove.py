@@ -16,7 +16,7 @@ from torch import Tensor
 from subcircuit.edit.checkpoint import CutModel, check_constants, keeps_constants
 from subcircuit.edit.parts import EdgeParts, NodeParts, Parts, Probe, all_nodes, nodes_of
 from subcircuit.edit.replacement import Fill, mean_values, mean_writes, optimal_values, optimal_writes
-from subcircuit.edit.search import Found, Greedy, OnPoint, find
+from subcircuit.edit.search import OnPoint, RemovalSearch, RemovedParts, find
 from subcircuit.edit.weights import Node, remove_nodes
 from subcircuit.entry import entry
 from subcircuit.errors import EditError, GraphError
@@ -114,8 +114,8 @@ class Removal:
     fill: Fill
     target: Probe
     retained: tuple[Probe, ...]
-    found: Found
-    settings: Greedy
+    found: RemovedParts
+    settings: RemovalSearch
 
     def __repr__(self) -> str:
         left = self.found.path[-1]
@@ -160,7 +160,7 @@ def remove(
     retain: Sequence[Task] = (),
     means: Means | None = None,
     metric: str | None = None,
-    settings: Greedy | None = None,
+    settings: RemovalSearch | None = None,
     on_step: OnPoint | None = None,
     on_round: OnRound | None = None,
 ) -> Removal:
@@ -187,7 +187,7 @@ def remove(
     """
     check_same_model(circuit, model)
     _check_tasks(circuit, model, (task, *retain))
-    means, settings = means or Means(), settings or Greedy()
+    means, settings = means or Means(), settings or RemovalSearch()
     target, retained = Probe.of(model, task, metric), tuple(Probe.of(model, other) for other in retain)
     nodes = nodes_of(circuit) if means.level == "node" else ()
     fill = _fill(model, nodes, means)
@@ -197,7 +197,7 @@ def remove(
     for _ in range(_MOST_REPAIRS if fill == "optimal" else 0):
         parts = material.learned(parts, found.removed, on_round)
         more = find(parts, target, retained, settings, on_step, found.removed, on_round)
-        found = Found(more.removed, (*found.path, *more.path))
+        found = RemovedParts(more.removed, (*found.path, *more.path))
         if len(more.path) == 1:
             break
     return Removal(_edit(parts, found.removed), fill, target, retained, found, settings)

@@ -1,6 +1,6 @@
 """The smallest part of a circuit whose removal takes a behaviour below a target.
 
-Greedy. With the parts S gone, let s(S) be the share of the behaviour that is left and r_t(S) that of each retained task t
+RemovalSearch. With the parts S gone, let s(S) be the share of the behaviour that is left and r_t(S) that of each retained task t
 (``parts.py``). What is still to go, and what has been lost elsewhere:
 
     way(S)    = max(0, s − target)
@@ -44,7 +44,7 @@ WAY = "% of the way to the target"
 
 
 @dataclass(frozen=True)
-class Greedy:
+class RemovalSearch:
     """Settings of the search.
 
     Args:
@@ -71,7 +71,7 @@ class Greedy:
 
 
 @dataclass(frozen=True)
-class Point:
+class RemovalStep:
     """Where a step of the search led; also its progress, passed to ``on_step``.
 
     Args:
@@ -91,11 +91,11 @@ class Point:
     seconds: float
 
 
-OnPoint: TypeAlias = Callable[[Point], None]
+OnPoint: TypeAlias = Callable[[RemovalStep], None]
 
 
 @dataclass(frozen=True)
-class Found:
+class RemovedParts:
     """What a search removes.
 
     Args:
@@ -104,7 +104,7 @@ class Found:
     """
 
     removed: tuple[int, ...]
-    path: tuple[Point, ...]
+    path: tuple[RemovalStep, ...]
 
     def __repr__(self) -> str:
         return f"Found({len(self.removed):,} parts in {len(self.path) - 1} steps)"
@@ -131,11 +131,11 @@ def find(
     parts: Parts,
     target: Probe,
     retained: Sequence[Probe],
-    settings: Greedy,
+    settings: RemovalSearch,
     on_step: OnPoint | None = None,
     start: Sequence[int] = (),
     on_round: OnRound | None = None,
-) -> Found:
+) -> RemovedParts:
     """Search.
 
     Args:
@@ -151,11 +151,11 @@ def find(
     way = Rounds(100, on_round, WAY)
     search = _Search(parts, target, tuple(retained), settings, way)
     began, state = perf_counter(), search.measure(frozenset(start))
-    path, whole = list[Point](), state.way(settings.target)
+    path, whole = list[RemovalStep](), state.way(settings.target)
 
     def note(to: _State, changed: frozenset[int], back: bool) -> None:
         names = tuple(parts.names[part] for part in sorted(changed))
-        path.append(Point(names, back, len(to.removed), to.target, to.retained, perf_counter() - began))
+        path.append(RemovalStep(names, back, len(to.removed), to.target, to.retained, perf_counter() - began))
         if on_step is not None:
             on_step(path[-1])
 
@@ -168,7 +168,7 @@ def find(
     needed = search.without_needless(state)
     if needed.removed != state.removed:
         note(needed, state.removed - needed.removed, True)
-    return Found(tuple(sorted(needed.removed)), tuple(path))
+    return RemovedParts(tuple(sorted(needed.removed)), tuple(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +176,7 @@ class _Search:
     parts: Parts
     target: Probe
     retained: tuple[Probe, ...]
-    settings: Greedy
+    settings: RemovalSearch
     way: Rounds
 
     @torch.no_grad()

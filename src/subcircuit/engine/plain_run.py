@@ -19,7 +19,7 @@ from subcircuit.units import Stream, Unit, UnitRun
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class PlainUnit:
     """One unit in a plain run.
 
     Args:
@@ -39,13 +39,13 @@ def embedding_values(model: Transformer, graph: Graph, tokens: Tokens) -> Float[
     return torch.stack(parts if len(graph.embeddings) == 2 else [parts[0] + parts[1]])
 
 
-def unit_runs(model: Transformer, graph: Graph, embedding: Float[Tensor, "writer batch pos d_model"]) -> Iterator[Found]:
+def unit_runs(model: Transformer, graph: Graph, embedding: Float[Tensor, "writer batch pos d_model"]) -> Iterator[PlainUnit]:
     """Run the model unit by unit from what the embedding writes."""
     stream = Stream(embedding.sum(0))
     for unit in graph.units:
         found = stream.read_by(unit)
         run = unit.run(model, found) if unit.writers else None
-        yield Found(unit, found, run)
+        yield PlainUnit(unit, found, run)
         if run is not None:
             stream.add(run.writes.sum(0), unit.bias(model))
 

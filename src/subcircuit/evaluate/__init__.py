@@ -18,7 +18,7 @@ from subcircuit.evaluate.hypothesis_tests import (
 )
 from subcircuit.evaluate.measure import Readings, measure, measure_all
 from subcircuit.evaluate.recovery import Overlap, Recovery, Roc, overlap, recovery, recovery_of_circuits, roc_of_circuits
-from subcircuit.evaluate.routing import Effects, Frequencies, LayerRouting, RoutingReport, routing
+from subcircuit.evaluate.routing import Frequencies, LayerRouting, RoutingEffects, RoutingReport, routing
 from subcircuit.evaluate.sweep import THRESHOLDS, Contender, Contest, contend
 from subcircuit.evaluate.validation import (
     SLOW,
@@ -43,7 +43,6 @@ __all__ = [
     "Contest",
     "Curve",
     "CurvePoint",
-    "Effects",
     "Equivalence",
     "Evaluation",
     "Frequencies",
@@ -58,6 +57,7 @@ __all__ = [
     "Recovery",
     "Refusal",
     "Roc",
+    "RoutingEffects",
     "RoutingReport",
     "Stability",
     "Validation",

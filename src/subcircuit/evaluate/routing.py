@@ -3,7 +3,7 @@
 Frequencies: of the positions of a token role, how many go to each expert, on clean and on corrupted prompts; and how many
 go elsewhere when the prompt is corrupted.
 
-Effects: what a position is sent to, and what the experts make of it, are told apart by cutting edges:
+RoutingEffects: what a position is sent to, and what the experts make of it, are told apart by cutting edges:
 
     routing   every edge into the routers cut: experts are chosen as on the corrupted prompt, from clean inputs they work
     contents  every edge into the experts cut: experts are chosen as on the clean prompt and work on corrupted inputs
@@ -57,7 +57,7 @@ class Frequencies:
 
 
 @dataclass(frozen=True)
-class Effects:
+class RoutingEffects:
     """What cutting edges into routers, and into experts, costs: loss with them cut less that of the model.
 
     Args:
@@ -76,8 +76,8 @@ class LayerRouting:
 
     layer: int
     roles: tuple[Frequencies, ...]
-    effects: Effects
-    sources: tuple[Effects, ...]
+    effects: RoutingEffects
+    sources: tuple[RoutingEffects, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class RoutingReport:
     """
 
     layers: tuple[LayerRouting, ...]
-    total: Effects
+    total: RoutingEffects
     whole: float
     rounding: float
 
@@ -141,7 +141,7 @@ def routing(problem: Problem, detailed: int = 3, batch_size: int = 16) -> Routin
     )
 
 
-def _size(effects: Effects) -> float:
+def _size(effects: RoutingEffects) -> float:
     return max(abs(effects.routing), abs(effects.contents))
 
 
@@ -156,12 +156,12 @@ def _cut(
     return Circuit(graph, kept)
 
 
-def _paired(names: Sequence[str], readings: Readings) -> list[Effects]:
+def _paired(names: Sequence[str], readings: Readings) -> list[RoutingEffects]:
     effects = (readings.circuits - readings.model).mean(-1).tolist()
-    return [Effects(name, *pair) for name, pair in zip(names, zip(effects[::2], effects[1::2], strict=True), strict=True)]
+    return [RoutingEffects(name, *pair) for name, pair in zip(names, zip(effects[::2], effects[1::2], strict=True), strict=True)]
 
 
-def _by_source(problem: Problem, layer: int, batch_size: int) -> tuple[Effects, ...]:
+def _by_source(problem: Problem, layer: int, batch_size: int) -> tuple[RoutingEffects, ...]:
     """Effects of the edges into one layer's router and experts, by what computes their writers."""
     graph = problem.graph
     rows: dict[str, list[int]] = {}

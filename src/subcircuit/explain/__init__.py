@@ -8,7 +8,7 @@ from subcircuit.explain.explanation import (
     HeadEvidence,
     NeuronEvidence,
     Route,
-    Tokens,
+    TopTokens,
     largest,
 )
 from subcircuit.explain.labels import Thresholds
@@ -23,7 +23,7 @@ __all__ = [
     "Observation",
     "Route",
     "Thresholds",
-    "Tokens",
+    "TopTokens",
     "explain_circuit",
     "largest",
     "observe",

@@ -9,7 +9,7 @@ import torch
 
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, SettingsError
-from subcircuit.explain.explanation import Component, Explanation, HeadEvidence, NeuronEvidence, Route, Tokens
+from subcircuit.explain.explanation import Component, Explanation, HeadEvidence, NeuronEvidence, Route, TopTokens
 from subcircuit.explain.heads import Looks, Mechanism, carried, growth, looks, mechanisms
 from subcircuit.explain.labels import Facts, Label, Thresholds, label_head, label_mlp
 from subcircuit.explain.observe import STEPS, Observation, Written, neurons_at_work, observe, written
@@ -269,7 +269,7 @@ def _facts(observed: Observation, evidence: _Evidence, node: Node, head: HeadEvi
         reads=_reads(evidence, node),
         feeds_queries_of=[str(other) for one, other, route in evidence.routes if one == node and route.composition == "Q"],
         roles=observed.roles.names,
-        writes=_texts(observed, written(observed, rows, role)) if rows else Tokens(up=(), down=()),
+        writes=_texts(observed, written(observed, rows, role)) if rows else TopTokens(up=(), down=()),
     )
 
 
@@ -348,8 +348,8 @@ def _as(common: Component, kind: str, label: Label, **more: object) -> Component
     return common.model_copy(update={"kind": kind, "label": label.name, "evidence": label.evidence, **more})
 
 
-def _texts(observed: Observation, written: Written) -> Tokens:
-    return Tokens(up=_words(observed, written.up), down=_words(observed, written.down))
+def _texts(observed: Observation, written: Written) -> TopTokens:
+    return TopTokens(up=_words(observed, written.up), down=_words(observed, written.down))
 
 
 def _words(observed: Observation, ids: Iterable[int]) -> tuple[str, ...]:

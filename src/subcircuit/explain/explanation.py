@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from subcircuit.errors import CircuitFileError
+from subcircuit.graph.circuit import FrozenModel
 from subcircuit.graph.file import read_json
 from subcircuit.io import write_whole
 
@@ -14,11 +15,7 @@ FORMAT: Final = 1
 EXPLANATION_FILE = "explanation.json"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Route(_Frozen):
+class Route(FrozenModel):
     """An edge of the circuit, seen from one of its ends.
 
     Args:
@@ -35,14 +32,14 @@ class Route(_Frozen):
     share: float
 
 
-class Tokens(_Frozen):
+class TopTokens(FrozenModel):
     """Tokens as text whose logits are raised and lowered most."""
 
     up: tuple[str, ...]
     down: tuple[str, ...]
 
 
-class HeadEvidence(_Frozen):
+class HeadEvidence(FrozenModel):
     """What is known of a head.
 
     Args:
@@ -64,16 +61,16 @@ class HeadEvidence(_Frozen):
     backup: float | None
 
 
-class NeuronEvidence(_Frozen):
+class NeuronEvidence(FrozenModel):
     """A neuron of an MLP: its effect in logits, the tokens on which it fires, and what it writes there."""
 
     neuron: int
     effect: float
     fires_on: tuple[str, ...]
-    writes: Tokens
+    writes: TopTokens
 
 
-class Component(_Frozen):
+class Component(FrozenModel):
     """What one node of a circuit does.
 
     Args:
@@ -96,9 +93,9 @@ class Component(_Frozen):
     evidence: str
     acts_at: str | None = None
     effect: float | None = None
-    effect_by_role: dict[str, float] = {}
+    effect_by_role: dict[str, float] = Field(default_factory=dict)
     direct: float | None = None
-    writes: Tokens | None = None
+    writes: TopTokens | None = None
     head: HeadEvidence | None = None
     strongest_head: str | None = None
     neurons: tuple[NeuronEvidence, ...] = ()
@@ -106,7 +103,7 @@ class Component(_Frozen):
     feeds: tuple[Route, ...] = ()
 
 
-class Explanation(_Frozen):
+class Explanation(FrozenModel):
     """What each component of a circuit does. Components are in the order of data flow, from the embedding to the logits.
 
     Args:

@@ -8,7 +8,7 @@ of ``_RULES``, movers twice: what feeds a mover's queries can be told only when 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from subcircuit.explain.explanation import HeadEvidence, Route, Tokens
+from subcircuit.explain.explanation import HeadEvidence, Route, TopTokens
 
 UNCLEAR = "unclear"
 MOVERS = ("name mover", "mover", "backup name mover", "backup mover", "negative name mover", "negative mover")
@@ -61,7 +61,7 @@ class Facts:
     reads: Sequence[Route]
     feeds_queries_of: Collection[str]
     roles: Collection[str]
-    writes: Tokens
+    writes: TopTokens
 
     def look(self, kind: str) -> float:
         """Attention on a kind of key where the head acts."""

@@ -21,11 +21,13 @@ from subcircuit.graph.graph import Graph
 from subcircuit.units.nodes import Edge, Logits, Reader, Writer, at
 
 
-class _Frozen(BaseModel):
+class FrozenModel(BaseModel):
+    """A value that is written as JSON and read back: nothing can be changed, no unknown key is taken."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ModelRecord(_Frozen):
+class ModelRecord(FrozenModel):
     """Which model: its name, the checkpoint's revision, digests of its config, tokenizer and weights, and its width.
 
     ``origin`` says which variant and weights a short name stood for, such as "SmolLM2-135M-Instruct, Q4_1 weights from
@@ -42,14 +44,14 @@ class ModelRecord(_Frozen):
     weights: str | None = None
 
 
-class PartRecord(_Frozen):
+class PartRecord(FrozenModel):
     """One part of a split: how many pairs of prompts, and a digest of their tokens and answers."""
 
     examples: int
     digest: str
 
 
-class SplitSettings(_Frozen):
+class SplitSettings(FrozenModel):
     """What a split was made with, under the names of `load_split`'s arguments."""
 
     examples: int | None = None
@@ -59,7 +61,7 @@ class SplitSettings(_Frozen):
     test: int | None = None
 
 
-class SplitRecord(_Frozen):
+class SplitRecord(FrozenModel):
     """Which prompts were searched with, chosen by and judged with.
 
     Args:
@@ -73,7 +75,7 @@ class SplitRecord(_Frozen):
     test: PartRecord | None = None
 
 
-class Numbers(_Frozen):
+class Numbers(FrozenModel):
     """What a circuit does on some prompts; None for what is undefined or not known.
 
     Args:
@@ -95,7 +97,7 @@ class Numbers(_Frozen):
     why: str | None = None
 
 
-class TaskRecord(_Frozen):
+class TaskRecord(FrozenModel):
     """Which prompts: the task's name, its parameters, and a digest of the tokens and answers.
 
     Args:
@@ -108,14 +110,14 @@ class TaskRecord(_Frozen):
     split: SplitRecord | None = None
 
 
-class MethodRecord(_Frozen):
+class MethodRecord(FrozenModel):
     """Which search, with its parameters."""
 
     name: str
     parameters: dict[str, Any]
 
 
-class Record(_Frozen):
+class Record(FrozenModel):
     """The provenance of a circuit.
 
     Args:

@@ -16,11 +16,11 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 from torch import Tensor
 
 from subcircuit.errors import CircuitFileError, SettingsError, SubcircuitError
-from subcircuit.graph.circuit import Circuit, Record
+from subcircuit.graph.circuit import Circuit, FrozenModel, Record
 from subcircuit.graph.file import read_json
 from subcircuit.graph.graph import Graph
 from subcircuit.io import write_whole
@@ -133,11 +133,7 @@ class RefinePath:
             yield row
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Round(_Frozen):
+class _Round(FrozenModel):
     action: Action
     added: list[str]
     removed: list[str]
@@ -145,7 +141,7 @@ class _Round(_Frozen):
     validation: Standing | None
 
 
-class _PathFile(_Frozen):
+class _PathFile(FrozenModel):
     format: Literal[1] = 1
     rounds: list[_Round]
 

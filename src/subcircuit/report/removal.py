@@ -10,15 +10,15 @@ from subcircuit.edit import (
     CutModel,
     EdgeEdit,
     Edit,
-    Effects,
+    EditEffects,
     Fill,
-    Greedy,
     NodeEdit,
-    Point,
     Probe,
-    Recovery,
+    Relearned,
     Relearning,
     Removal,
+    RemovalSearch,
+    RemovalStep,
     Texts,
     effects,
     load_edited,
@@ -67,9 +67,9 @@ class EditReport:
 
     conditions: dict[str, Any]
     removed: tuple[str, ...]
-    effects: Effects
-    path: tuple[Point, ...] = ()
-    settings: Greedy | None = None
+    effects: EditEffects
+    path: tuple[RemovalStep, ...] = ()
+    settings: RemovalSearch | None = None
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -155,7 +155,7 @@ def write_removal(
     """
     conditions = _conditions("remove", removal.edit, removal.fill, circuit)
 
-    def report(done: Effects, edited: Transformer | CutModel) -> EditReport:
+    def report(done: EditEffects, edited: Transformer | CutModel) -> EditReport:
         if relearning is None or not relearning.steps:
             return EditReport(conditions, removal.edit.names, done, removal.found.path, removal.settings)
         if isinstance(edited, Transformer) and isinstance(removal.edit, NodeEdit):
@@ -192,7 +192,7 @@ def _write(
     edit: Edit,
     path: str | Path,
     held_out: HeldOut,
-    report: Callable[[Effects, Transformer | CutModel], EditReport],
+    report: Callable[[EditEffects, Transformer | CutModel], EditReport],
     say: Callable[[str], None],
     on_round: OnRound | None,
 ) -> EditReport:
@@ -254,7 +254,7 @@ def _change(change: Change) -> dict[str, Any]:
     return {**asdict(change), "left": change.share}
 
 
-def _missed(effects: Effects, settings: Greedy) -> Iterator[str]:
+def _missed(effects: EditEffects, settings: RemovalSearch) -> Iterator[str]:
     """What the edit was to do and does not, on prompts that the search did not see."""
     target = effects.target
     if target.share > settings.target:
@@ -272,7 +272,7 @@ def _missed(effects: Effects, settings: Greedy) -> Iterator[str]:
             )
 
 
-def _unproven(recovery: Recovery | None) -> Iterator[str]:
+def _unproven(recovery: Relearned | None) -> Iterator[str]:
     """Why relearning tells less than it seems to."""
     if recovery is None:
         return

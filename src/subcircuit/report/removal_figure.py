@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from subcircuit.edit import Effects, Greedy, Point, Recovery
+from subcircuit.edit import EditEffects, Relearned, RemovalSearch, RemovalStep
 from subcircuit.report.style import FAINT, STYLE, line_style
 from subcircuit.text import inert
 
@@ -17,7 +17,9 @@ _TARGET, _RETAINED, _RANDOM = "#D55E00", "#0072B2", "#777777"
 _LOWEST, _HIGHEST = -1.0, 2.0
 
 
-def draw_removal(conditions: Mapping[str, Any], effects: Effects, path: Sequence[Point], settings: Greedy | None) -> Figure:
+def draw_removal(
+    conditions: Mapping[str, Any], effects: EditEffects, path: Sequence[RemovalStep], settings: RemovalSearch | None
+) -> Figure:
     """Up to three panels: tasks on held-out prompts; the search, step by step; relearning.
 
     Args:
@@ -44,7 +46,7 @@ def draw_removal(conditions: Mapping[str, Any], effects: Effects, path: Sequence
     return figure
 
 
-def _tasks(axes: Axes, effects: Effects, settings: Greedy | None) -> None:
+def _tasks(axes: Axes, effects: EditEffects, settings: RemovalSearch | None) -> None:
     changes = [effects.target, *effects.retained]
     shares = [min(max(change.share, _LOWEST), _HIGHEST) for change in changes]
     colours = [_TARGET, *[_RETAINED] * len(effects.retained)]
@@ -64,7 +66,7 @@ def _tasks(axes: Axes, effects: Effects, settings: Greedy | None) -> None:
     _finish(axes, "x")
 
 
-def _search(axes: Axes, effects: Effects, path: Sequence[Point], settings: Greedy | None) -> None:
+def _search(axes: Axes, effects: EditEffects, path: Sequence[RemovalStep], settings: RemovalSearch | None) -> None:
     steps = range(len(path))
     axes.plot(steps, [point.target for point in path], color=_TARGET, marker="o", markersize=3.5, linewidth=1.3)
     _name(axes, float(len(path) - 1), path[-1].target, effects.target.task, _TARGET)
@@ -83,7 +85,7 @@ def _search(axes: Axes, effects: Effects, path: Sequence[Point], settings: Greed
     _finish(axes, "y")
 
 
-def _relearning(axes: Axes, task: str, recovery: Recovery) -> None:
+def _relearning(axes: Axes, task: str, recovery: Relearned) -> None:
     for name, curve, colour in (("edited", recovery.edited, _TARGET), ("damaged at random", recovery.random, _RANDOM)):
         xs, ys = zip(*curve, strict=True)
         label = name if name == "edited" else f"{name}: {recovery.random_nodes} nodes"

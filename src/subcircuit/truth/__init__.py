@@ -11,8 +11,8 @@ from subcircuit.truth.cases import CASES, CaseListing, case, known_cases
 from subcircuit.truth.derive import derive
 from subcircuit.truth.planted import PLANTED, Planted, planted_case
 from subcircuit.truth.published import (
+    EdgeRule,
     PublishedCircuit,
-    Rule,
     Setting,
     published_case,
     published_circuit,
@@ -31,10 +31,10 @@ __all__ = [
     "Case",
     "CaseListing",
     "Compiled",
+    "EdgeRule",
     "Planted",
     "Program",
     "PublishedCircuit",
-    "Rule",
     "Setting",
     "Trained",
     "case",

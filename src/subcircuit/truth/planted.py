@@ -47,7 +47,7 @@ Head: TypeAlias = tuple[Pairs, Pairs]
 
 
 @dataclass(frozen=True)
-class Stream:
+class FeatureStream:
     """The residual stream's features, and the heads that can be made of them.
 
     Args:
@@ -191,14 +191,14 @@ def _later(prompts: Sequence[Prompt], by: int) -> list[Prompt]:
     return [*prompts[by:], *prompts[:by]]
 
 
-def _tokens(stream: Stream, count: int, *others: str) -> list[Tensor]:
+def _tokens(stream: FeatureStream, count: int, *others: str) -> list[Tensor]:
     """Embeddings of ``count`` tokens and of markers, each with its feature; all have the feature ``one``."""
     one = stream.direction("one")
     return [stream.direction("token", i) + one for i in range(count)] + [stream.direction(other) + one for other in others]
 
 
 def _induction() -> tuple[Transformer, Task]:
-    stream = Stream({"token": 5, "pos": 5, "one": 1, "bos": 1, "before": 5, "out": 5, "idle": 5})
+    stream = FeatureStream({"token": 5, "pos": 5, "one": 1, "bos": 1, "before": 5, "out": 5, "idle": 5})
     previous = stream.match("pos", "pos", back=1), stream.carry("token", "before")
     induction = stream.match("token", "before"), stream.carry("token", "out")
     model = stream.model("planted-induction", _tokens(stream, 5, "bos"), [[previous], [induction]])
@@ -210,7 +210,7 @@ def _induction() -> tuple[Transformer, Task]:
 
 
 def _inhibition() -> tuple[Transformer, Task]:
-    stream = Stream(
+    stream = FeatureStream(
         {"token": 4, "pos": 5, "one": 1, "name": 1, "bos": 1, "end": 1, "twice": 5, "inhibited": 5, "out": 4, "idle": 4}
     )
     names = [row + stream.direction("name") for row in _tokens(stream, 4)]
@@ -230,7 +230,7 @@ def _inhibition() -> tuple[Transformer, Task]:
 
 def _gate(name: str, places: tuple[int, int], both: bool) -> tuple[Transformer, Task]:
     """Two heads at the end, each reading whether token 1 (not 0) stands in its place, and an MLP over what they wrote."""
-    stream = Stream({"token": 2, "pos": 4, "one": 1, "bos": 1, "end": 1, "first": 1, "second": 1, "out": 1, "idle": 2})
+    stream = FeatureStream({"token": 2, "pos": 4, "one": 1, "bos": 1, "end": 1, "first": 1, "second": 1, "out": 1, "idle": 2})
     heads = [
         (
             [(SHARP * stream.direction("pos", 3), stream.direction("pos", place))],
@@ -256,7 +256,7 @@ def _gate(name: str, places: tuple[int, int], both: bool) -> tuple[Transformer, 
 
 
 def _negative() -> tuple[Transformer, Task]:
-    stream = Stream({"token": 4, "pos": 4, "one": 1, "bos": 1, "end": 1, "out": 4, "idle": 4})
+    stream = FeatureStream({"token": 4, "pos": 4, "one": 1, "bos": 1, "end": 1, "out": 4, "idle": 4})
     copy = [(SHARP * stream.direction("pos", 3), stream.direction("pos", 1))], stream.carry("token", "out")
     negative = stream.match("out", "token"), stream.carry("token", "out", gain=-0.5)
     model = stream.model("planted-negative", _tokens(stream, 4, "bos", "end"), [[copy], [negative]])

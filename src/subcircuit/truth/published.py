@@ -28,7 +28,7 @@ _PARTS: tuple[HeadPart, ...] = ("q", "k", "v")
 
 
 @dataclass(frozen=True)
-class Rule:
+class EdgeRule:
     """Edges from all nodes of some groups to all nodes of others.
 
     Args:
@@ -60,7 +60,7 @@ class PublishedCircuit:
     source: str
     sizes: tuple[int, int, bool] | None
     groups: Mapping[str, tuple[str, ...]]
-    rules: tuple[Rule, ...]
+    rules: tuple[EdgeRule, ...]
 
     def circuit(self, graph: Graph, groups: Mapping[str, Sequence[str]] | None = None) -> Circuit:
         """The true edges in a graph of the model, at scope ``qkv`` with an input per query head and one embedding.
@@ -163,7 +163,7 @@ def _parse(name: str, content: dict[str, Any]) -> PublishedCircuit:
         (content["layers"], content["heads"], content["mlps"]) if "layers" in content else None,
         {group: tuple(nodes) for group, nodes in content["groups"].items()},
         tuple(
-            Rule(tuple(rule["from"]), tuple(rule["to"]), tuple(part for part in _PARTS if part in rule.get("parts", "qkv")))
+            EdgeRule(tuple(rule["from"]), tuple(rule["to"]), tuple(part for part in _PARTS if part in rule.get("parts", "qkv")))
             for rule in content["rules"]
         ),
     )

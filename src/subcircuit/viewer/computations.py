@@ -12,7 +12,7 @@ from subcircuit.errors import SettingsError
 from subcircuit.evaluate.measure import Ends
 from subcircuit.report.page import (
     STEPS_PER_PROMPT,
-    Pace,
+    PrefixRuns,
     Ranking,
     Shown,
     measured_document,
@@ -139,11 +139,11 @@ class Bench:
         found = [point for key, answer in self._done.items() if key[: len(of)] == of for point in answer["points"]]
         return sorted(found, key=lambda point: point["edges"])
 
-    def _pace(self, problem: Problem, ends: Ends, words: str, ahead: bool) -> Pace:
+    def _pace(self, problem: Problem, ends: Ends, words: str, ahead: bool) -> PrefixRuns:
         prompts = len(problem.task)
         batch = ceil(prompts / STEPS)
         self._work = {"words": words, "done": 0, "total": ceil(prompts / batch)}
-        return Pace(batch, _Steps(self._work, lambda: ahead and self._waited_for > 0), ends)
+        return PrefixRuns(batch, _Steps(self._work, lambda: ahead and self._waited_for > 0), ends)
 
     @contextmanager
     def _turn(self, ahead: bool) -> Iterator[None]:

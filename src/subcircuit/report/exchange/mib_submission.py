@@ -26,7 +26,7 @@ Suffix = Literal[".json", ".pt"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class SubmissionEntry:
     """One checked folder of a submission.
 
     Args:
@@ -52,7 +52,7 @@ def write_submission(
     by: By = "absolute",
     suffix: Suffix = ".pt",
     d_model: int | None = None,
-) -> tuple[Entry, ...]:
+) -> tuple[SubmissionEntry, ...]:
     """Write and check a submission; nothing is left behind where the check fails.
 
     Args:
@@ -75,7 +75,7 @@ def write_submission(
     if not groups:
         raise SettingsError("a submission needs at least one circuit")
     chosen = {name: _files(name, group, select, by) for name, group in groups.items()}
-    checked: list[Entry] = []
+    checked: list[SubmissionEntry] = []
 
     def fill(temporary: Path) -> None:
         for name, files in chosen.items():
@@ -152,7 +152,7 @@ def _check_scored(name: str, circuit: Circuit) -> None:
         )
 
 
-def check_submission(folder: str | Path) -> tuple[Entry, ...]:
+def check_submission(folder: str | Path) -> tuple[SubmissionEntry, ...]:
     """Read a submission the way the benchmark would.
 
     Raises:
@@ -170,15 +170,15 @@ def check_submission(folder: str | Path) -> tuple[Entry, ...]:
     return tuple(_check_folder(path) for path in folders)
 
 
-def _check_folder(path: Path) -> Entry:
+def _check_folder(path: Path) -> SubmissionEntry:
     files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
     if len(files) > _MOST_FILES or any(file.is_symlink() or file.suffix not in (".json", ".pt") for file in files):
         raise CircuitFileError(f"{path} may hold .json and .pt files alone")
     circuits = [(read_mib_pt if file.suffix == ".pt" else read_mib_json)(file, None) for file in files]
     if len(circuits) == 1:
         _check_importances(files[0], circuits[0])
-        return Entry(path.name, "importances", circuits[0].graph.n_edges, (), _warnings(path.name))
-    return Entry(path.name, "circuits", _check_circuits(path, circuits), _sizes(circuits), _warnings(path.name))
+        return SubmissionEntry(path.name, "importances", circuits[0].graph.n_edges, (), _warnings(path.name))
+    return SubmissionEntry(path.name, "circuits", _check_circuits(path, circuits), _sizes(circuits), _warnings(path.name))
 
 
 def _check_importances(file: Path, circuit: Circuit) -> None:

@@ -29,7 +29,7 @@ _NAME = re.compile(r"(?P<block>[am])(?P<layer>\d+)(?:\.h(?P<head>\d+))?")
 
 
 @dataclass(frozen=True)
-class Place:
+class Cell:
     """A node on the grid.
 
     Args:
@@ -45,9 +45,9 @@ class Place:
     column: int | None = None
 
 
-def places(graph: Graph) -> list[Place]:
+def places(graph: Graph) -> list[Cell]:
     """The place of every writer in order of computation, and that of the logits last."""
-    return [*(_place(str(writer)) for writer in graph.writers), Place(str(Logits()), "logits")]
+    return [*(_place(str(writer)) for writer in graph.writers), Cell(str(Logits()), "logits")]
 
 
 def kind_of(reader: Reader) -> str:
@@ -63,14 +63,14 @@ def nodes_of(graph: Graph, reader: Reader) -> list[int]:
     return list(graph.owners(reader)) or [len(graph.writers)]
 
 
-def _place(name: str) -> Place:
+def _place(name: str) -> Cell:
     found = _NAME.match(name)
     if found is None:
-        return Place(name, "embed")
+        return Cell(name, "embed")
     head = found["head"]
     kind = "attention" if found["block"] == "a" else "mlp"
     column = None if kind == "mlp" or head is None else int(head)
-    return Place(name, kind, int(found["layer"]), column)
+    return Cell(name, kind, int(found["layer"]), column)
 
 
 FORMAT = 1

@@ -124,7 +124,7 @@ POINTS = 12
 
 
 @dataclass(frozen=True, eq=False)
-class Pace:
+class PrefixRuns:
     """In which steps sizes are measured: as `measure_all` takes them.
 
     Args:
@@ -156,7 +156,7 @@ def measured_document(
     ranking: Ranking,
     counts: Sequence[int],
     kept_only: bool,
-    pace: Pace | None = None,
+    pace: PrefixRuns | None = None,
     rounds: Rounds | None = None,
 ) -> Json:
     """The largest circuits of at most so many edges, measured on the page's prompts.
@@ -174,7 +174,7 @@ def measured_document(
     graph = problem.graph
     circuits = [Circuit(graph, ranking.mask(graph, count, kept_only)) for count in counts]
     metrics = problem.metric, metric("kl_divergence")
-    pace = Pace() if pace is None else pace
+    pace = PrefixRuns() if pace is None else pace
     readings, divergences = measure_all(problem, circuits, metrics, pace.batch_size, pace.journal, pace.ends, rounds)
     value = readings.metric.value
     try:

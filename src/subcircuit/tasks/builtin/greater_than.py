@@ -46,7 +46,7 @@ FEWEST_YEARS = 8
 
 
 @dataclass(frozen=True)
-class Numbers:
+class YearTokens:
     """How a tokenizer writes years, and those that it writes in this way.
 
     Args:
@@ -100,9 +100,9 @@ def _pair(noun: str, century: str, year: str, width: int) -> PromptPair:
     )
 
 
-def _numbers(encoder: Encoder) -> Numbers:
+def _numbers(encoder: Encoder) -> YearTokens:
     """The form that most years have."""
-    forms = [Numbers(width, _years(encoder, width)) for width in (2, 1)]
+    forms = [YearTokens(width, _years(encoder, width)) for width in (2, 1)]
     best = max(forms, key=lambda form: sum(len(years) for years in form.years.values()))
     if sum(len(years) for years in best.years.values()) < FEWEST_YEARS:
         shown = encoder.show(encoder.plain(["the year 1732"])[0])
