@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from subcircuit.errors import CircuitFileError
 from subcircuit.graph.circuit import FrozenModel
