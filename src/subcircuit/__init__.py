@@ -121,8 +121,7 @@ if TYPE_CHECKING:
         write_run,
     )
     from subcircuit.runs.pool import (
-        Crew,
-        together,
+        Pool,
     )
     from subcircuit.search import (
         Acdc,
@@ -192,6 +191,7 @@ _HOMES = {
         "EdgeEdit",
         "Means",
         "NodeEdit",
+        "Pool",
         "Probe",
         "Relearning",
         "Removal",
@@ -353,10 +353,7 @@ _HOMES = {
         "Case",
         "case",
     ),
-    "subcircuit.runs.pool": (
-        "Crew",
-        "together",
-    ),
+    "subcircuit.runs.pool": ("Pool",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -372,7 +369,6 @@ __all__ = [
     "Comparison",
     "Conditions",
     "Contest",
-    "Crew",
     "Curve",
     "CutModel",
     "Discovery",
@@ -413,6 +409,7 @@ __all__ = [
     "NumericalError",
     "Optimal",
     "OutputError",
+    "Pool",
     "Probe",
     "Problem",
     "PromptError",
@@ -501,7 +498,6 @@ __all__ = [
     "stability",
     "timed",
     "to_networkx",
-    "together",
     "validate",
     "write_kept",
     "write_removal",

@@ -13,7 +13,7 @@ import uvicorn
 from subcircuit.cli.shown import shown_circuits
 from subcircuit.errors import Stopped
 from subcircuit.graph import Circuit
-from subcircuit.runs import Beacon, SqliteJournal, run_in
+from subcircuit.runs import ProgressFile, SqliteJournal, run_in
 from subcircuit.search import Round, Step
 from subcircuit.viewer.run_folders import progress_of
 from tests.cli.conftest import Output
@@ -84,15 +84,15 @@ def test_a_zoom_is_seen_as_it_goes(
     assert subcircuit("discover", *given, *begun).code == 0
     monkeypatch.setattr("subcircuit.runs.progress.SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr("subcircuit.runs.progress._SHARE", 0)
-    show, seen = Beacon.step, []
+    show, seen = ProgressFile.step, []
 
-    def step(beacon: Beacon, one: Step | Round) -> None:
+    def step(progress_file: ProgressFile, one: Step | Round) -> None:
         if one.done == one.total:
-            show(beacon, one)
+            show(progress_file, one)
             assert progress_of([Path("inside")])["running"]
             seen.append(shown_circuits([Path("inside")])[0].circuit)
 
-    monkeypatch.setattr(Beacon, "step", step)
+    monkeypatch.setattr(ProgressFile, "step", step)
     done = subcircuit("zoom", "base", "a1", "--into", "head", "--threshold", 0.001, *given, "--out", "inside")
     assert done.code == 0, done.err
     found = Circuit.load(Path("inside"))

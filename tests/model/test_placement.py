@@ -11,7 +11,7 @@ import torch
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph, Scope
 from subcircuit.model import Transformer, load_model
-from subcircuit.model.placement import devices_of, parse_places
+from subcircuit.model.placement import devices_of, parse_devices
 from subcircuit.model.weights import Elsewhere, map_tensors, named_tensors
 from subcircuit.runs.pool_job import Job
 from subcircuit.search import METHODS
@@ -61,9 +61,9 @@ def test_layers_on_other_devices_change_no_bit_and_are_copied_one_at_a_time(fami
 
 def test_layers_are_shared_out_in_order():
     cpu, meta = torch.device("cpu"), torch.device("meta")
-    assert devices_of(parse_places("cpu,meta"), 5) == (cpu, cpu, cpu, meta, meta)
-    assert devices_of(parse_places("cpu=1, meta"), 3) == (cpu, meta, meta)
-    assert devices_of(parse_places("cpu=0,meta=2"), 2) == (meta, meta)
+    assert devices_of(parse_devices("cpu,meta"), 5) == (cpu, cpu, cpu, meta, meta)
+    assert devices_of(parse_devices("cpu=1, meta"), 3) == (cpu, meta, meta)
+    assert devices_of(parse_devices("cpu=0,meta=2"), 2) == (meta, meta)
     weights = load_model("tiny-induction-ioi", device="cpu=1,meta").weights
     where = {name: tensor.device for name, tensor in named_tensors(weights)}
     assert {device for name, device in where.items() if name.startswith("layers.") and not name.startswith("layers.0.")} == {meta}
@@ -75,7 +75,7 @@ def given(model, journal):
 
 
 def test_a_model_stays_placed_when_it_is_sent_and_comes_back_whole_when_it_is_asked_to():
-    model = tiny("llama_gqa").spread(parse_places("cpu=1,cpu"), torch.float64)
+    model = tiny("llama_gqa").spread(parse_devices("cpu=1,cpu"), torch.float64)
     sent = Job.unpack(*Job(partial(given, model)).pack())(FORGETFUL)
     assert isinstance(sent, Transformer)
     assert isinstance(sent.weights.layers, Elsewhere)
@@ -91,10 +91,10 @@ def test_a_model_stays_placed_when_it_is_sent_and_comes_back_whole_when_it_is_as
         ("cpu,", "'' is not a device"),
         ("cpu=x", "'cpu=x' is not a device"),
         ("cpu,nowhere:1", "device 'nowhere:1' cannot be used"),
-        ("cpu=7,meta=9", "places for 16 layers; the model has 3"),
-        ("cpu=1", "places for 1 layers; the model has 3"),
+        ("cpu=7,meta=9", "devices for 16 layers; the model has 3"),
+        ("cpu=1", "devices for 1 layers; the model has 3"),
     ],
 )
-def test_places_that_cannot_be_are_refused(text, message):
+def test_devices_that_cannot_be_are_refused(text, message):
     with pytest.raises(SettingsError, match=message):
         load_model("tiny-induction-ioi", device=text)

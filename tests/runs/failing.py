@@ -1,4 +1,4 @@
-"""Searches whose helpers die or hang, and a journal in memory that sees what is recorded."""
+"""Searches whose workers die or hang, and a journal in memory that sees what is recorded."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import torch
 
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
-from subcircuit.runs.pool_journal import Asked, Helping
+from subcircuit.runs.pool_journal import ScheduleClient, WorkerJournal
 from subcircuit.search import METHODS, Problem
 from subcircuit.search.journal import FORGETFUL, Journal, Under
 from tests.problems import random_problem
@@ -34,7 +34,7 @@ class Kept:
 
 
 class Patient(Kept):
-    """A journal whose process waits at first until all helpers are there."""
+    """A journal whose process waits at first until all workers are there."""
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -61,42 +61,42 @@ def problem_of(model: Transformer) -> Problem:
 
 
 def at_worst(problem: Problem, folder: str, journal: Journal = FORGETFUL) -> torch.Tensor:
-    """Searches in which one helper is killed at a unit of its own, and another stops for good."""
-    if isinstance(journal, Helping):
+    """Searches in which one worker is killed at a unit of its own, and another stops for good."""
+    if isinstance(journal, WorkerJournal):
         Path(folder, f"{journal.worker}-{os.getpid()}").touch()
         fatal = {1: signal.SIGKILL, 2: signal.SIGSTOP}[journal.worker]
-        journal = Helping(Failing(journal.table, lambda: os.kill(os.getpid(), fatal), claims=2), journal.worker)
+        journal = WorkerJournal(Failing(journal.schedule, lambda: os.kill(os.getpid(), fatal), claims=2), journal.worker)
     found = [search(name, problem, Under(journal, name)) for name in ("exact", "acdc")]
     return torch.cat([values.flatten() for values in found])
 
 
 @dataclass
 class Failing:
-    """The table as a helper sees it that fails when it has taken units ahead or recorded so many results."""
+    """The schedule as a worker sees it that fails when it has taken units ahead or recorded so many results."""
 
-    table: Asked
+    schedule: ScheduleClient
     fail: Callable[[], None]
     claims: int = 10**6
     records: int = 10**6
 
     def claim(self, worker: int, keys: Sequence[str]) -> str | None:
-        mine = self.table.claim(worker, keys)
+        mine = self.schedule.claim(worker, keys)
         self.claims -= mine is not None
         if self.claims < 1:
             self.fail()
         return mine
 
     def recall(self, worker: int, key: str) -> bytes | None:
-        return self.table.recall(worker, key)
+        return self.schedule.recall(worker, key)
 
     def record(self, worker: int, key: str, result: bytes) -> None:
         self.records -= 1
         if self.records < 0:
             self.fail()
-        self.table.record(worker, key, result)
+        self.schedule.record(worker, key, result)
 
     def release(self, worker: int, key: str) -> None:
-        self.table.release(worker, key)
+        self.schedule.release(worker, key)
 
     def leave(self, worker: int) -> None:
-        self.table.leave(worker)
+        self.schedule.leave(worker)

@@ -4,17 +4,17 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from subcircuit.runs.pool import Crew, together
+from subcircuit.runs.pool import Pool
 from subcircuit.runs.pool_ray import _watch
 from tests.runs.failing import Patient, at_worst, problem_of, same
 from tests.tiny_models import tiny
 
 
-def test_a_ray_cluster_works_to_the_bits_of_one_process_though_its_helper_is_killed_again_and_again(tmp_path: Path):
+def test_a_ray_cluster_works_to_the_bits_of_one_process_though_its_worker_is_killed_again_and_again(tmp_path: Path):
     problem = problem_of(tiny("attention_only"))
     work = partial(at_worst, problem, str(tmp_path))
-    # this process waits until the helper was killed and has been started again
-    joined = together(work, Crew(2, ray="local"), Patient(tmp_path))
+    # this process waits until the worker was killed and has been started again
+    joined = Pool(2, ray="local").run(work, Patient(tmp_path))
     assert same(joined, at_worst(problem, ""))
     assert len(list(tmp_path.iterdir())) >= 2
 
@@ -30,7 +30,7 @@ class LosingRay:
             raise ConnectionError
 
 
-def test_helpers_that_stop_are_told_of_and_only_those_that_stop_before_the_end():
+def test_workers_that_stop_are_told_of_and_only_those_that_stop_before_the_end():
     told, leaving = [], Event()
     _watch(LosingRay(), ["fine", "lost"], told.append, leaving)
     assert told == ["warning: worker 2 stopped, ConnectionError; the others do its work"]

@@ -18,7 +18,7 @@ from subcircuit.cli.browser import find_browser
 from subcircuit.graph import Graph, TopN
 from subcircuit.report.page import Shown, report_document, write_report
 from subcircuit.search import Eap, Problem
-from subcircuit.viewer import Bench, free_socket, make_app
+from subcircuit.viewer import Computations, free_socket, make_app
 from subcircuit.viewer.computations import Probe
 from tests.browser import FLAGS, NONE_FOUND
 from tests.problems import random_problem
@@ -120,7 +120,7 @@ class Running:
     port: int
     progress: dict[str, object]
     circuits: list[Shown]
-    bench: Bench
+    computations: Computations
 
 
 @pytest.fixture(scope="session")
@@ -133,9 +133,9 @@ def server(sample: Sample) -> Iterator[Running]:
 def serving(circuits: list[Shown], probe: Probe) -> Iterator[Running]:
     """A server of circuits that are measured with what ``probe`` gives."""
     progress: dict[str, object] = {"version": "1", "running": False}
-    bench = Bench(lambda: circuits, lambda: str(progress["version"]), probe)
+    computations = Computations(lambda: circuits, lambda: str(progress["version"]), probe)
     bound = free_socket("127.0.0.1", 8700)
-    app = make_app(bench, lambda: dict(progress), host="127.0.0.1", token=TOKEN)
+    app = make_app(computations, lambda: dict(progress), host="127.0.0.1", token=TOKEN)
     app = replace(app, seconds=0.5)
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="error", lifespan="off"))
     thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [bound]}, daemon=True)
@@ -143,7 +143,7 @@ def serving(circuits: list[Shown], probe: Probe) -> Iterator[Running]:
     while not uvicorn_server.started:
         time.sleep(0.01)
     port = bound.getsockname()[1]
-    yield Running(f"http://127.0.0.1:{port}/", port, progress, circuits, bench)
+    yield Running(f"http://127.0.0.1:{port}/", port, progress, circuits, computations)
     uvicorn_server.should_exit = True
     thread.join(5)
 

@@ -11,19 +11,19 @@ from playwright.sync_api import Route, expect
 
 from subcircuit.report.page import PrefixRuns, Ranking, ladder, measured_document
 from subcircuit.report.page.arrays import Json
-from subcircuit.viewer import Bench
+from subcircuit.viewer import Computations
 from tests.viewer.conftest import EDGES, Running, Sample, Watched, drawn
 
 WORK = {"words": "measuring 79 edges", "done": 1, "total": 4}
 
 
-def bench_of(sample: Sample) -> Bench:
-    return Bench(lambda: list(sample.circuits), lambda: "1", lambda number, shown: sample.problem)
+def computations_of(sample: Sample) -> Computations:
+    return Computations(lambda: list(sample.circuits), lambda: "1", lambda number, shown: sample.problem)
 
 
 def known(server: Running) -> set[int]:
     """The sizes that the server has measured."""
-    return {point["edges"] for point in server.bench.measure(0, EDGES, kept_only=True, ahead=True)["points"]}
+    return {point["edges"] for point in server.computations.measure(0, EDGES, kept_only=True, ahead=True)["points"]}
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -34,19 +34,19 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def test_every_answer_holds_all_sizes_measured_so_far(sample: Sample) -> None:
-    bench, circuit = bench_of(sample), sample.circuits[0].circuit
-    first = bench.measure(0, 8, kept_only=True)
-    second = bench.measure(0, 40, kept_only=True, ahead=True)
+    computations, circuit = computations_of(sample), sample.circuits[0].circuit
+    first = computations.measure(0, 8, kept_only=True)
+    second = computations.measure(0, 40, kept_only=True, ahead=True)
     assert [point["edges"] for point in first["points"]] == [8]
     assert second["points"][0] == first["points"][0]
     exact = measured_document(sample.problem, Ranking.of(circuit), [8, 40], True)
     for name in ("edges", "metric", "kl"):
         assert [point[name] for point in second["points"]] == pytest.approx([point[name] for point in exact["points"]], rel=1e-4)
-    assert bench.measure(0, 40, kept_only=False)["points"] != second["points"]
+    assert computations.measure(0, 40, kept_only=False)["points"] != second["points"]
 
 
 def test_what_is_measured_ahead_gives_way_and_says_how_far_it_is(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, begun, go_on = bench_of(sample), Event(), Event()
+    computations, begun, go_on = computations_of(sample), Event(), Event()
     steps: list[Json] = []
 
     def slow(*given: Any) -> Json:
@@ -54,7 +54,7 @@ def test_what_is_measured_ahead_gives_way_and_says_how_far_it_is(sample: Sample,
         assert isinstance(pace, PrefixRuns)
         for step in range(3):
             pace.journal.recall(f"{step}")
-            work = bench.work()
+            work = computations.work()
             assert work is not None
             steps.append(dict(work))
             pace.journal.record(f"{step}", b"")
@@ -65,12 +65,12 @@ def test_what_is_measured_ahead_gives_way_and_says_how_far_it_is(sample: Sample,
 
     monkeypatch.setattr("subcircuit.viewer.computations.measured_document", slow)
     answers: dict[str, Json] = {}
-    ahead = Thread(target=lambda: answers.update(ahead=bench.measure(0, 40, kept_only=True, ahead=True)))
-    now = Thread(target=lambda: answers.update(now=bench.measure(0, 8, kept_only=True)))
+    ahead = Thread(target=lambda: answers.update(ahead=computations.measure(0, 40, kept_only=True, ahead=True)))
+    now = Thread(target=lambda: answers.update(now=computations.measure(0, 8, kept_only=True)))
     ahead.start()
     begun.wait(20)
     now.start()
-    until(lambda: bench._waited_for == 1)
+    until(lambda: computations._waited_for == 1)
     go_on.set()
     ahead.join(20)
     now.join(20)
@@ -81,8 +81,8 @@ def test_what_is_measured_ahead_gives_way_and_says_how_far_it_is(sample: Sample,
         ("measuring 40 edges", 0, 3),
         *(("measuring 8 edges", done, 3) for done in range(3)),
     ]
-    assert bench.work() is None
-    assert [point["edges"] for point in bench.measure(0, 40, kept_only=True, ahead=True)["points"]] == [8, 40]
+    assert computations.work() is None
+    assert [point["edges"] for point in computations.measure(0, 40, kept_only=True, ahead=True)["points"]] == [8, 40]
 
 
 def test_a_size_is_read_from_its_neighbours_until_it_is_measured(watched: Watched, server: Running, sample: Sample) -> None:
@@ -111,27 +111,27 @@ def test_a_size_is_read_from_its_neighbours_until_it_is_measured(watched: Watche
 
 
 def test_who_waits_has_a_turn_between_the_prompts(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, begun = bench_of(sample), Event()
+    computations, begun = computations_of(sample), Event()
     order: list[str] = []
 
     def slow(*given: Any) -> Json:
         for step in range(3):
             order.append(f"prompt {step}")
             begun.set()
-            until(lambda: bench._waited_for == 2 or "measured" in order)
+            until(lambda: computations._waited_for == 2 or "measured" in order)
             given[-1]()
-            work = bench.work()
+            work = computations.work()
             assert work is not None
             assert (work["done"], work["total"]) == (step + 1, 2 * len(sample.problem.task))
         return {}
 
     monkeypatch.setattr("subcircuit.viewer.computations.prompts_document", slow)
-    prompts = Thread(target=lambda: bench.prompts(0))
+    prompts = Thread(target=lambda: computations.prompts(0))
     prompts.start()
     begun.wait(20)
-    bench.measure(0, 8, kept_only=True)
+    computations.measure(0, 8, kept_only=True)
     order.append("measured")
     prompts.join(20)
     assert order.index("measured") < order.index("prompt 2")
     assert order[-1] == "prompt 2"
-    assert bench.work() is None
+    assert computations.work() is None

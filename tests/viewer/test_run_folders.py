@@ -10,7 +10,7 @@ from subcircuit.cli.shown import shown_circuits
 from subcircuit.evaluate import discover
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.report.page import Ranking, circuit_document
-from subcircuit.runs import Beacon, glimpse
+from subcircuit.runs import ProgressFile, read_progress
 from subcircuit.runs.lock import locked
 from subcircuit.search import Acdc, Refining, Round, Step
 from subcircuit.viewer.run_folders import now_at, progress_of, version_of
@@ -23,12 +23,12 @@ def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Pa
     monkeypatch.setattr("subcircuit.runs.progress._SHARE", 0)
     model = tiny("gpt2")
     task, scope = random_task(model, 3, [6, 5]), Scope("block")
-    beacon = Beacon(tmp_path, Circuit.empty(Graph.of(model.config, scope)), in_words())
+    progress_file = ProgressFile(tmp_path, Circuit.empty(Graph.of(model.config, scope)), in_words())
     seen: list[Circuit] = []
     versions = [version_of([tmp_path])]
 
     def on_step(step: Step | Round | Refining) -> None:
-        beacon.step(step)
+        progress_file.step(step)
         shown = shown_circuits([tmp_path])[0]
         assert shown.name == tmp_path.name
         told = progress_of([tmp_path])
@@ -57,7 +57,7 @@ def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Pa
     assert words.startswith("stopped: ")
     assert not words.endswith("left")
     found.circuit.save(tmp_path)
-    beacon.end()
+    progress_file.end()
     assert now_at(tmp_path) == tmp_path
     (shown,) = shown_circuits([tmp_path])
     assert shown.circuit == found.circuit
@@ -67,11 +67,11 @@ def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Pa
 
 @pytest.mark.parametrize("change", [{"circuit": "../../elsewhere"}, {"done": "many"}, {"words": None, "circuit": 3}])
 def test_what_is_no_view_of_a_search_is_left_alone(tmp_path: Path, change: dict[str, object]) -> None:
-    Beacon(tmp_path, Circuit.empty(Graph.of(tiny("gpt2").config)), in_words())
+    ProgressFile(tmp_path, Circuit.empty(Graph.of(tiny("gpt2").config)), in_words())
     file = tmp_path / ".live" / "now.json"
     good = json.loads(file.read_text())
-    assert glimpse(tmp_path) is not None
+    assert read_progress(tmp_path) is not None
     file.write_text(json.dumps(good | change))
-    assert glimpse(tmp_path) is None
+    assert read_progress(tmp_path) is None
     file.write_text("{" * 100_000)
-    assert glimpse(tmp_path) is None
+    assert read_progress(tmp_path) is None

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from subcircuit.errors import SettingsError
-from subcircuit.viewer import Bench, free_socket, make_app
+from subcircuit.viewer import Computations, free_socket, make_app
 from subcircuit.viewer.guard import LARGEST_BODY
 from subcircuit.viewer.serve import address_of
 from tests.viewer.conftest import TOKEN, Running, Sample
@@ -118,8 +118,8 @@ def test_slow_clients_are_cut_off_and_hold_nobody_up(server: Running) -> None:
 
 
 def test_beyond_loopback_everything_needs_the_token(sample: Sample) -> None:
-    bench = Bench(lambda: list(sample.circuits), lambda: "1", lambda number, shown: sample.problem)
-    app = make_app(bench, lambda: {"version": "1", "running": False}, host="0.0.0.0", token=TOKEN)
+    computations = Computations(lambda: list(sample.circuits), lambda: "1", lambda number, shown: sample.problem)
+    app = make_app(computations, lambda: {"version": "1", "running": False}, host="0.0.0.0", token=TOKEN)
 
     async def ask() -> list[int]:
         transport = httpx.ASGITransport(app=app)
@@ -151,14 +151,14 @@ def test_a_page_is_read_while_something_is_measured(sample: Sample, monkeypatch:
     measured: list[Any] = []
 
     def probe(number: int, shown: Any) -> Any:
-        inside.append(bench.document()["version"])
+        inside.append(computations.document()["version"])
         return sample.problem
 
-    bench = Bench(lambda: list(sample.circuits), lambda: "1", probe)
-    bench.measure(0, 2, kept_only=True)
+    computations = Computations(lambda: list(sample.circuits), lambda: "1", probe)
+    computations.measure(0, 2, kept_only=True)
     assert inside == ["1"]
     # what is known is not measured again
-    first = bench.measure(0, 2, kept_only=True)
+    first = computations.measure(0, 2, kept_only=True)
     monkeypatch.setattr("subcircuit.viewer.computations.measured_document", lambda *given: measured.append(given))
-    assert bench.measure(0, 2, kept_only=True) == first
+    assert computations.measure(0, 2, kept_only=True) == first
     assert measured == []

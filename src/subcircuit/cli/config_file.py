@@ -146,11 +146,11 @@ def _word(file: Path, key: str, value: Any) -> str:
 
 def _asked(file: Path) -> dict[str, Any]:
     """The options with which a run was begun, apart from where it is and how its result is printed."""
-    from subcircuit.runs import begun_with, read_run
+    from subcircuit.runs import read_run, run_sources
 
     run = read_run(file.parent)
     asked = {name: value for name, value in run["asked"].items() if name not in ("out", "json")}
-    return asked | _in_place(asked, begun_with(file.parent, asked, run["found"]))
+    return asked | _in_place(asked, run_sources(file.parent, asked, run["found"]))
 
 
 def _in_place(options: dict[str, Any], places: "Mapping[str, str | None]") -> dict[str, str]:
@@ -170,7 +170,7 @@ def _prompts(record: "Record") -> dict[str, Any]:
 def _recorded(file: Path) -> dict[str, Any]:
     """The options with which a circuit was found."""
     from subcircuit.graph import Circuit
-    from subcircuit.runs import begun_with
+    from subcircuit.runs import run_sources
 
     circuit = Circuit.load(file)
     record = circuit.record
@@ -199,4 +199,4 @@ def _recorded(file: Path) -> dict[str, Any]:
         **selection,
     }
     digests = {"model_files": revision, "prompt_file": record.task.parameters.get("sha256")}
-    return options | _in_place(options, begun_with(file, options, digests))
+    return options | _in_place(options, run_sources(file, options, digests))

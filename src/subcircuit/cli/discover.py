@@ -21,7 +21,7 @@ from subcircuit.cli.arguments import (
     TaskName,
 )
 from subcircuit.cli.config_file import Config
-from subcircuit.cli.crew import Ray, Workers, crew_of
+from subcircuit.cli.pool import Ray, Workers, pool_of
 
 if TYPE_CHECKING:
     from subcircuit.cli.kept import Begun
@@ -169,8 +169,7 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.cli.summary import print_run
     from subcircuit.evaluate import discover as search
     from subcircuit.graph import Circuit
-    from subcircuit.runs import Beacon, identity
-    from subcircuit.runs.pool import together
+    from subcircuit.runs import ProgressFile, identity
     from subcircuit.search.memory import shortage
     from subcircuit.tasks import competence, shortfall
 
@@ -180,7 +179,7 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     options = understood(o)
     directory = directory_for(begun, o.out, o.task, o.model)
     with watch(messages()) as watcher:
-        crew = crew_of(o.workers, o.ray, watcher.say)
+        pool = pool_of(o.workers, o.ray, watcher.say)
         at = options.load(watcher.say)
         lacking = shortfall(at.problem.model, at.problem.task, competence(at.problem.model, at.problem.task))
         if lacking is not None:
@@ -193,7 +192,7 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
         watcher.say(f"searching for the circuit of {at.problem.task.name}, {len(at.problem.task.pairs)} pairs of prompts")
 
         def work(journal: "Journal") -> None:
-            beacon = Beacon(directory, Circuit.empty(at.problem.graph), in_words())
+            shown = ProgressFile(directory, Circuit.empty(at.problem.graph), in_words())
 
             searching = partial(
                 search,
@@ -205,10 +204,10 @@ def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
                 scope=options.scope,
                 selection=at.selection,
             )
-            told = both(watcher.step, beacon.step)
-            result = together(searching, crew, journal, say=watcher.say, on_step=told)
+            told = both(watcher.step, shown.step)
+            result = pool.run(searching, journal, say=watcher.say, on_step=told)
             save_found(result, directory)
-            beacon.end()
+            shown.end()
 
         keep(asked, identity(at.problem.model, at.split), (directory, begun), work, watcher.say)
     print_run(directory, Circuit.load(directory), as_json=o.json, given={"model": o.model, "task": o.task})

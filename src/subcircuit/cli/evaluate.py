@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subcircuit.cli.arguments import CircuitDir, Device, DtypeNow, JsonTable, ModelNow, RevisionNow
-from subcircuit.cli.crew import Ray, Workers, crew_of
+from subcircuit.cli.pool import Ray, Workers, pool_of
 
 if TYPE_CHECKING:
     from subcircuit.evaluate import Interval, Judgement
@@ -45,16 +45,15 @@ def evaluate(
     from subcircuit.cli.progress import watch
     from subcircuit.cli.recorded import Overrides, ready
     from subcircuit.evaluate import judge
-    from subcircuit.runs.pool import together
 
     order = ranked_by(by)
     given = Overrides(model, revision, device, dtype, task, examples, seed, metric, ablation)
     with watch(messages()) as watcher:
-        crew = crew_of(workers, ray, watcher.say)
+        pool = pool_of(workers, ray, watcher.say)
         circuit, problem, shared = ready(path, given, EXAMPLES, watcher.say)
         watcher.say(f"measuring {circuit.n_edges:,} edges on {len(problem.task)} pairs of prompts")
         judging = partial(judge, problem, circuit, random_circuits=random_circuits, by=order, batch_size=batch_size)
-        judged = together(judging, crew, say=watcher.say, on_step=watcher.step)
+        judged = pool.run(judging, say=watcher.say, on_step=watcher.step)
     if json:
         print_json(_as_json(path, circuit, problem, judged, shared))
     else:

@@ -24,21 +24,20 @@ def search_further(asked: dict[str, Any], circuit: "Circuit", begun: "Begun | No
         begun: a run to go on with; None begins one.
     """
     from subcircuit.cli.console import messages
-    from subcircuit.cli.crew import crew_of
     from subcircuit.cli.kept import directory_for, keep, save_found
+    from subcircuit.cli.pool import pool_of
     from subcircuit.cli.progress import both, in_words, watch
     from subcircuit.cli.recorded import Overrides, as_found, split_of, task_named
     from subcircuit.cli.summary import print_run
     from subcircuit.evaluate import with_numbers
     from subcircuit.graph import Circuit
-    from subcircuit.runs import Beacon, identity
-    from subcircuit.runs.pool import together
+    from subcircuit.runs import ProgressFile, identity
 
     o, record = SimpleNamespace(**asked), circuit.record
     name, model = (record.task.name, record.model.name) if record else ("circuit", "model")
     directory = directory_for(begun, o.out, name, model)
     with watch(messages()) as watcher:
-        crew = crew_of(asked.get("workers", 1), asked.get("ray"), watcher.say)
+        pool = pool_of(asked.get("workers", 1), asked.get("ray"), watcher.say)
         given = Overrides(model=o.model, revision=o.revision, device=o.device, dtype=o.dtype, task=o.task)
         problem = as_found(o.path, circuit, given, watcher.say)
         transformer = problem.model
@@ -48,13 +47,13 @@ def search_further(asked: dict[str, Any], circuit: "Circuit", begun: "Begun | No
         search = begin(problem, watcher.say)
 
         def work(journal: "Journal") -> None:
-            beacon = Beacon(directory, Circuit.empty(circuit.graph), in_words())
-            result = together(search, crew, journal, say=watcher.say, on_step=both(watcher.step, beacon.step))
+            shown = ProgressFile(directory, Circuit.empty(circuit.graph), in_words())
+            result = pool.run(search, journal, say=watcher.say, on_step=both(watcher.step, shown.step))
             found = result.circuit
             if split is not None:
                 found = with_numbers(problem, found, split, journal=journal, on_step=watcher.step)
             save_found(replace(result, circuit=found), directory)
-            beacon.end()
+            shown.end()
 
         digests = {
             **identity(transformer, split or problem.task),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subcircuit.cli.arguments import Device, DtypeNow, JsonSummary, ModelNow, RevisionNow
-from subcircuit.cli.crew import Ray, Workers
 from subcircuit.cli.discover import Settings, Target
+from subcircuit.cli.pool import Ray, Workers
 
 if TYPE_CHECKING:
     from subcircuit.cli.kept import Begun

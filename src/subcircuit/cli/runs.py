@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from subcircuit.cli.arguments import JsonSummary, JsonTable
-from subcircuit.cli.crew import PANEL, Ray
+from subcircuit.cli.pool import PANEL, Ray
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -69,9 +69,9 @@ def resume(
 def _places(path: Path, begun: "Mapping[str, Any]", given: "Collection[str]") -> dict[str, Any]:
     """Where the model and the prompts of a run are now that the user does not give, found again by their digests."""
     from subcircuit.errors import RunError
-    from subcircuit.runs import begun_with
+    from subcircuit.runs import run_sources
 
-    places = {name: place for name, place in begun_with(path, begun["asked"], begun["found"]).items() if name not in given}
+    places = {name: place for name, place in run_sources(path, begun["asked"], begun["found"]).items() if name not in given}
     for name, place in places.items():
         if place is None:
             raise RunError(

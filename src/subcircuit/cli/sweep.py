@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from subcircuit.tasks import BosPolicy, Task
 
 from subcircuit.cli.config_file import Config
-from subcircuit.cli.crew import Ray, Workers, crew_of
+from subcircuit.cli.pool import Ray, Workers, pool_of
 
 EXAMPLES = 32
 
@@ -97,7 +97,6 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from subcircuit.graph import Scope
     from subcircuit.report import Sweep, save_sweep
     from subcircuit.runs import identity
-    from subcircuit.runs.pool import together
     from subcircuit.search import Problem, ablation_for
     from subcircuit.tasks import check_task, parse_shares
     from subcircuit.tasks import metric as metric_named
@@ -115,7 +114,7 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     directory = directory_for(begun, o.out, f"sweep-{o.task}", o.model)
     made: list[Sweep] = []
     with watch(messages()) as watcher:
-        crew = crew_of(o.workers, o.ray, watcher.say)
+        pool = pool_of(o.workers, o.ray, watcher.say)
         model, found_on, judged_on = _loaded(o, policy, watcher.say)
         measured = metric_named(o.metric or found_on.metric)
         uncut = Problem.of(model, found_on, measured, Mean(), resolved)
@@ -127,7 +126,7 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
             contest = Contest(search_on, judge_on, by=order, thresholds=cuts, batch_size=o.batch_size)
             contest.check(configs)
             told = {"on_start": watcher.say, "on_step": watcher.step}
-            contenders = together(partial(contend, contest, configs), crew, journal, say=watcher.say, **told)
+            contenders = pool.run(partial(contend, contest, configs), journal, say=watcher.say, **told)
             made.append(Sweep.of(contest, contenders, configs))
             save_sweep(made[0], directory)
 

@@ -9,7 +9,7 @@ import typer
 
 from subcircuit.cli.arguments import JsonTable
 from subcircuit.cli.config_file import Config
-from subcircuit.cli.crew import Ray, Workers, crew_of
+from subcircuit.cli.pool import Ray, Workers, pool_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,7 +72,6 @@ def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
     from subcircuit.errors import UnknownNameError
     from subcircuit.evaluate import Conditions, validations
     from subcircuit.report import Validations, save_validations
-    from subcircuit.runs.pool import together
     from subcircuit.search import METHODS
     from subcircuit.tasks import metric as metric_named
     from subcircuit.truth import Setting, known_cases
@@ -92,7 +91,7 @@ def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
     directory = directory_for(begun, o.out, "validate", o.case)
     made: list[Validations] = []
     with watch(messages()) as watcher:
-        crew = crew_of(o.workers, o.ray, watcher.say)
+        pool = pool_of(o.workers, o.ray, watcher.say)
 
         def work(journal: "Journal") -> None:
             chosen, step = cases if every else {o.case: cases[o.case]}, quiet_at_first(watcher.step)
@@ -100,7 +99,7 @@ def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
                 partial(validations, chosen, ablations, configs, conditions),
                 {"on_start": watcher.say, "on_step": step},
             )
-            attempts = together(validating, crew, journal, say=watcher.say, **told)
+            attempts = pool.run(validating, journal, say=watcher.say, **told)
             made.append(Validations(tuple(_told(attempts, every, watcher.say))))
             save_validations(made[0], directory)
 

@@ -40,20 +40,20 @@ def view(
     from subcircuit.cli.console import messages, plain
     from subcircuit.cli.recorded import Overrides
     from subcircuit.cli.shown import shown_circuits
-    from subcircuit.viewer import Bench, free_socket, make_app, serve
+    from subcircuit.viewer import Computations, free_socket, make_app, serve
     from subcircuit.viewer.run_folders import progress_of, version_of
     from subcircuit.viewer.serve import address_of
 
-    bench = Bench(
+    computations = Computations(
         lambda: shown_circuits(paths),
         lambda: version_of(paths),
         _probe(paths, Overrides(model=model, device=device, task=task, examples=examples)),
     )
     # what cannot be shown is refused before anything is served
-    bench.document()
+    computations.document()
     token, console = secrets.token_urlsafe(24), messages()
     bound = free_socket(host, port)
-    app = make_app(bench, lambda: progress_of(paths), host=host, token=token)
+    app = make_app(computations, lambda: progress_of(paths), host=host, token=token)
     serve(
         app, bound, address_of(bound, host, token), browser=browser, say=lambda words: console.print(plain(words), soft_wrap=True)
     )

@@ -17,27 +17,27 @@ from subcircuit.model.weights import Elsewhere, Weights, map_tensors
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A device, and how many layers are kept there; None shares what is left evenly with the others."""
+class DeviceShare:
+    """A device and the number of layers kept there; None: an even share of the layers that have no device yet."""
 
     device: torch.device
     layers: int | None = None
 
 
-def parse_places(text: str) -> tuple[Place, ...]:
+def parse_devices(text: str) -> tuple[DeviceShare, ...]:
     """``cuda:0``; ``cuda:0,cuda:1``; ``cuda:0=20,cpu``, the first 20 layers on one device and the others on the next.
 
     Raises:
         SettingsError: names the part that is not a device with a number of layers, or cannot be used.
     """
-    return tuple(_place(part.strip(), text) for part in text.split(","))
+    return tuple(_device_share(part.strip(), text) for part in text.split(","))
 
 
-def _place(part: str, text: str) -> Place:
+def _device_share(part: str, text: str) -> DeviceShare:
     name, _, number = part.partition("=")
     if not name or ("=" in part and not number.isdecimal()):
         raise SettingsError(f"device {text!r}: {part!r} is not a device, or a device and its number of layers such as cuda:0=20")
-    return Place(usable(name), int(number) if number else None)
+    return DeviceShare(usable(name), int(number) if number else None)
 
 
 def usable(device: str | torch.device) -> torch.device:
@@ -47,42 +47,42 @@ def usable(device: str | torch.device) -> torch.device:
         SettingsError: there is none of this name.
     """
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
+        found = torch.device(device)
+        torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingsError(f"device {str(device)!r} cannot be used: {str(error).strip().splitlines()[0]}") from None
-    return place
+    return found
 
 
-def devices_of(places: Sequence[Place], n_layers: int) -> tuple[torch.device, ...]:
-    """The device of each layer, in the places' order.
+def devices_of(shares: Sequence[DeviceShare], n_layers: int) -> tuple[torch.device, ...]:
+    """The device of each layer, in the order of the shares.
 
     Raises:
-        SettingsError: the places hold another number of layers.
+        SettingsError: the shares are of another number of layers.
     """
-    free = [place for place in places if place.layers is None]
-    left = n_layers - sum(place.layers or 0 for place in places)
+    free = [share for share in shares if share.layers is None]
+    left = n_layers - sum(share.layers or 0 for share in shares)
     if left < 0 or (left and not free):
-        raise SettingsError(f"places for {n_layers - left} layers; the model has {n_layers}")
+        raise SettingsError(f"devices for {n_layers - left} layers; the model has {n_layers}")
     even = iter([left // len(free) + (i < left % len(free)) for i in range(len(free))])
-    return tuple(place.device for place in places for _ in range(next(even) if place.layers is None else place.layers))
+    return tuple(share.device for share in shares for _ in range(next(even) if share.layers is None else share.layers))
 
 
-def placed(weights: Weights, places: Sequence[Place], dtype: torch.dtype | None = None) -> Weights:
+def spread_weights(weights: Weights, shares: Sequence[DeviceShare], dtype: torch.dtype | None = None) -> Weights:
     """The weights on the first device, but for the layers that are kept on the others.
 
     Args:
         weights: wherever they are.
-        places: at least one.
+        shares: at least one.
         dtype: None leaves it.
 
     Raises:
         SettingsError: as ``devices_of``.
     """
-    home = places[0].device
-    if len(places) == 1 and places[0].layers is None:
+    home = shares[0].device
+    if len(shares) == 1 and shares[0].layers is None:
         return weights.to(home, dtype)
-    devices = devices_of(places, len(weights.layers))
+    devices = devices_of(shares, len(weights.layers))
     layers = tuple(
         map_tensors(layer, lambda tensor, device=device: tensor.to(device=device, dtype=dtype))
         for layer, device in zip(weights.layers, devices, strict=True)

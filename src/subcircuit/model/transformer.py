@@ -21,7 +21,7 @@ from subcircuit.model.components import (
     unembed,
 )
 from subcircuit.model.config import TransformerConfig
-from subcircuit.model.placement import Place, placed
+from subcircuit.model.placement import DeviceShare, spread_weights
 from subcircuit.model.tensor_map import Family
 from subcircuit.model.tokens import Tokens, Vocabulary, digest_of_tokenizer
 from subcircuit.model.weights import MixtureWeights, Weights, digest_of_weights
@@ -80,13 +80,13 @@ class Transformer:
         """The same model elsewhere or in another dtype."""
         return replace(self, weights=self.weights.to(device, dtype))
 
-    def spread(self, places: Sequence[Place], dtype: torch.dtype | None = None) -> "Transformer":
+    def spread(self, shares: Sequence[DeviceShare], dtype: torch.dtype | None = None) -> "Transformer":
         """The same model with layers kept on several devices, the first of which computes.
 
         Raises:
             SettingsError: there are not as many layers.
         """
-        return replace(self, weights=placed(self.weights, places, dtype))
+        return replace(self, weights=spread_weights(self.weights, shares, dtype))
 
     @default_modes()
     def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos vocab"]:

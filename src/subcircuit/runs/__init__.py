@@ -4,25 +4,25 @@ from subcircuit.runs.folder import Listed, damage, fork, list_runs, listed, read
 from subcircuit.runs.identity import identity
 from subcircuit.runs.journal import SqliteJournal
 from subcircuit.runs.lock import is_locked
-from subcircuit.runs.progress import Beacon, Glimpse, glimpse
-from subcircuit.runs.sources import begun_with, is_same_model, model_source, task_source
+from subcircuit.runs.progress import ProgressFile, RunProgress, read_progress
+from subcircuit.runs.sources import is_same_model, model_source, run_sources, task_source
 
 __all__ = [
-    "Beacon",
-    "Glimpse",
     "Listed",
+    "ProgressFile",
+    "RunProgress",
     "SqliteJournal",
-    "begun_with",
     "damage",
     "fork",
-    "glimpse",
     "identity",
     "is_locked",
     "is_same_model",
     "list_runs",
     "listed",
     "model_source",
+    "read_progress",
     "read_run",
     "run_in",
+    "run_sources",
     "task_source",
 ]

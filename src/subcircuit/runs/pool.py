@@ -1,10 +1,9 @@
-"""A crew: the process that began some work, and those that help it.
+"""The processes that share the work of a run: the leader, which began it, and its workers.
 
-All of them run the same work on replicas of the model. It is a deterministic function of its units' results
-(``search/journal.py``), each unit is worked out by one of them, and the others are told. So no process needs to be told
-what to do, none holds what the others cannot do without, and the first one finishes whatever becomes of the others.
-Results are those of one process to the last bit, as every unit is what one process would have worked out, on the same
-number of threads.
+All processes run the same work on replicas of the model. The work is a deterministic function of its units' results
+(``search/journal.py``): one process computes each unit, and the others read the result. So no process needs instructions,
+none holds data that the others depend on, and the leader finishes whatever becomes of the workers. Results are those of one
+process to the last bit, as every unit is computed as one process would compute it, on the same number of threads.
 
     attribution, evaluation     units are batches of prompts
     exact                       the edges into a reader
@@ -20,21 +19,24 @@ from typing import Any
 
 from subcircuit.errors import SettingsError
 from subcircuit.runs.pool_job import Job, Work
-from subcircuit.runs.pool_journal import PATIENCE, Asked, Leading
-from subcircuit.runs.pool_local import local_helpers
+from subcircuit.runs.pool_journal import PATIENCE, LeaderJournal, ScheduleClient
+from subcircuit.runs.pool_local import local_workers
 from subcircuit.search.journal import FORGETFUL, Journal
 
-__all__ = ["Crew", "together"]
+__all__ = ["Pool"]
 
 
 @dataclass(frozen=True)
-class Crew:
-    """How many processes work together, and where.
+class Pool:
+    """A number of processes, on this machine or on a Ray cluster.
 
     Args:
-        workers: processes in all, the one that asks among them.
+        workers: processes in all, this one among them.
         ray: address of a Ray cluster (``host:port``, "auto"), or "local" to start one here; None: processes of this machine.
-        patience: seconds after which a unit that hangs is done again by another.
+        patience: seconds after which a unit that hangs is done again by another process.
+
+    Raises:
+        SettingsError: no process, or a cluster for one process alone.
     """
 
     workers: int = 1
@@ -45,44 +47,34 @@ class Crew:
         if self.workers < 1:
             raise SettingsError(f"workers is {self.workers}: it must be at least 1")
         if self.ray is not None and self.workers == 1:
-            raise SettingsError("ray is given and workers is 1: nobody would help. Ask for 2 workers or more.")
+            raise SettingsError("ray is given and workers is 1: the cluster would have nothing to do. Ask for 2 workers or more.")
 
+    def run(self, work: Work, journal: Journal = FORGETFUL, *, say: Callable[[str], None] | None = None, **own: Any) -> Any:
+        """The result of ``work(journal=…)``, to the last bit.
 
-def together(
-    work: Work,
-    crew: Crew,
-    journal: Journal = FORGETFUL,
-    *,
-    say: Callable[[str], None] | None = None,
-    **mine: Any,
-) -> Any:
-    """Do some work with a crew; returns what ``work(journal=…)`` returns, to the last bit.
+        >>> Pool(4).run(partial(discover, model, task, Exact()))  # doctest: +SKIP
 
-    >>> together(partial(discover, model, task, Exact()), Crew(4))  # doctest: +SKIP
+        Args:
+            work: a function of this library that takes a journal, or a ``functools.partial`` of one. Every process has a replica
+                of each model among its arguments, on the same device.
+            journal: keeps the results of units; used by this process alone.
+            say: called with a line for each worker that stopped.
+            own: arguments of this process alone, such as ``on_step``.
 
-    Args:
-        work: a function of this library, or a ``functools.partial`` of one, that keeps to a journal. Of each model among its arguments
-            every process has a replica, on the same device.
-        crew: how many, and where.
-        journal: keeps what was worked out; of this process alone.
-        say: told of helpers that stopped.
-        mine: arguments of this process alone, such as ``on_step``.
+        Raises:
+            SettingsError: there can be no such pool here, or the work cannot be sent to other processes.
 
-    Raises:
-        SettingsError: there can be no such crew here.
+        Errors of the work are raised here as if no other process had been there.
+        """
+        job = Job(partial(work, **own))
+        if self.workers == 1:
+            return job(journal)
+        with self._started(Job(work), say or (lambda message: None)) as schedule:
+            return job(LeaderJournal(schedule, journal))
 
-    Errors of the work are raised here as if no other process had been there.
-    """
-    job = Job(partial(work, **mine))
-    if crew.workers == 1:
-        return job(journal)
-    with _helpers(Job(work), crew, say or (lambda message: None)) as table:
-        return job(Leading(table, journal))
+    def _started(self, job: Job, say: Callable[[str], None]) -> AbstractContextManager[ScheduleClient]:
+        if self.ray is None:
+            return local_workers(job, self.workers, self.patience, say)
+        from subcircuit.runs.pool_ray import ray_workers
 
-
-def _helpers(job: Job, crew: Crew, say: Callable[[str], None]) -> AbstractContextManager[Asked]:
-    if crew.ray is None:
-        return local_helpers(job, crew.workers, crew.patience, say)
-    from subcircuit.runs.pool_ray import ray_helpers
-
-    return ray_helpers(job, crew.workers, crew.patience, say, crew.ray)
+        return ray_workers(job, self.workers, self.patience, say, self.ray)

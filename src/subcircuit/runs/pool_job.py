@@ -1,7 +1,7 @@
-"""What a helping process is given: the work, with replicas of the models among its arguments.
+"""The work that a pool shares, packed for its workers: with replicas of the models among its arguments.
 
-The work is a function of this library with its arguments, pickled by the process that began it and read by those it
-started. Weights are written apart, so that processes of one machine map the same file into memory and hold one copy.
+The work is a function of this library with its arguments, pickled by the leader and read by the workers. Weights are
+written apart, so that processes of one machine map the same file into memory and hold one copy.
 Strides are kept: products of a matrix and of its transposed copy differ in the last bits.
 """
 
@@ -62,7 +62,7 @@ class Job:
             pickler.dump(self.work)
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             raise SettingsError(
-                f"other processes cannot help, because something cannot be sent to them ({error}): define functions, such as a "
+                f"the workers cannot be given the work, because something cannot be sent to them ({error}): define functions, such as a "
                 "metric of your own, at the top of a file, or use one worker."
             ) from error
         named = [_named(model, number) for number, model in enumerate(pickler.models)]

@@ -1,10 +1,8 @@
-"""The journals of a crew's processes: the table behind them says what each is to do.
+"""The journals of a pool's processes, and the schedule that they share: which process does which unit, and the results.
 
-Who does which unit of work, and what came of it: the one thing that processes of a crew share.
-
-A unit is taken by the first who asks and done when a result is recorded. What is taken by a process that leaves (or dies,
-or is killed) is free again, and so is what has been taken for longer than ``patience``: whoever waits for it does it
-itself. A unit done twice has the same result twice; the first one stays.
+A unit is taken by the first process that claims it, and done when a result is recorded. Units that were taken by a process
+that leaves (or dies, or is killed) are free again, and so are units taken for longer than ``patience``: a process that waits
+for such a unit does it itself. A unit done twice has the same result twice; the first one stays.
 """
 
 from collections.abc import Sequence
@@ -20,8 +18,8 @@ PATIENCE = 300.0
 
 
 @runtime_checkable
-class Asked(Protocol):
-    """A table, here or elsewhere, as its processes ask it; each by its number."""
+class ScheduleClient(Protocol):
+    """A schedule, in this process or elsewhere, as the processes of a pool call it; each gives its number."""
 
     def claim(self, worker: int, keys: Sequence[str]) -> str | None:
         """Take the first of these units that is free; None where there is none, or where the first of all is done."""
@@ -50,8 +48,8 @@ class _Taken:
     since: float
 
 
-class Table:
-    """Units by key; may be asked by several threads at once.
+class Schedule:
+    """Which process does which unit, by key; several threads may call it at once.
 
     Args:
         patience: seconds after which a unit that was taken and is not done may be done by another process too.
@@ -65,7 +63,7 @@ class Table:
         """How many units each process has done."""
 
     def claim(self, worker: int, keys: Sequence[str]) -> str | None:
-        """See ``Asked``."""
+        """See ``ScheduleClient``."""
         with self._changed:
             free = next((key for key in keys if key not in self._done and key not in self._taken), None)
             if free is None or keys[0] in self._done:
@@ -74,7 +72,7 @@ class Table:
             return free
 
     def recall(self, worker: int, key: str) -> bytes | None:
-        """See ``Asked``."""
+        """See ``ScheduleClient``."""
         with self._changed:
             while key not in self._done:
                 taken = self._taken.get(key)
@@ -86,7 +84,7 @@ class Table:
             return self._done[key]
 
     def record(self, worker: int, key: str, result: bytes) -> None:
-        """See ``Asked``."""
+        """See ``ScheduleClient``."""
         with self._changed:
             if key not in self._done:
                 self._done[key] = result
@@ -95,14 +93,14 @@ class Table:
             self._changed.notify_all()
 
     def release(self, worker: int, key: str) -> None:
-        """See ``Asked``."""
+        """See ``ScheduleClient``."""
         with self._changed:
             if key in self._taken and self._taken[key].worker == worker:
                 del self._taken[key]
             self._changed.notify_all()
 
     def leave(self, worker: int) -> None:
-        """See ``Asked``."""
+        """See ``ScheduleClient``."""
         with self._changed:
             self._taken = {key: taken for key, taken in self._taken.items() if taken.worker != worker}
             self._changed.notify_all()
@@ -116,44 +114,44 @@ class Table:
         self._taken[key] = _Taken(worker, monotonic())
 
 
-FIRST = 0
-"""The number of the process that began the work, keeps its journal and has its result."""
+LEADER = 0
+"""The number of the process that began the work, keeps the journal on disk and returns the result."""
 
 
 @dataclass(frozen=True)
-class Helping:
-    """The journal of a process that helps: it keeps nothing itself."""
+class WorkerJournal:
+    """The journal of a worker, which keeps nothing itself."""
 
-    table: Asked
+    schedule: ScheduleClient
     worker: int
     own: Journal = FORGETFUL
     leaving: bool = False
 
     def claim(self, keys: Sequence[str]) -> str | None:
         """See ``search.journal.Shared``."""
-        return self.table.claim(self.worker, keys)
+        return self.schedule.claim(self.worker, keys)
 
     def recall(self, key: str) -> bytes | None:
         """See ``search.journal.Shared``."""
-        return self.table.recall(self.worker, key)
+        return self.schedule.recall(self.worker, key)
 
     def record(self, key: str, result: bytes) -> None:
         """For all to know."""
-        self.table.record(self.worker, key, result)
+        self.schedule.record(self.worker, key, result)
 
     def release(self, key: str) -> None:
         """See ``search.journal.Shared``."""
-        self.table.release(self.worker, key)
+        self.schedule.release(self.worker, key)
 
 
 @dataclass(frozen=True)
-class Leading:
-    """The journal of the first process: what its search asks for goes into the journal that is kept, in that order.
+class LeaderJournal:
+    """The journal of the leader: results that its search asks for go into the journal that is kept, in that order.
 
-    So the journal holds the same, in the same order, however many helped, and nothing that was done in vain.
+    So the journal holds the same results in the same order for any number of workers, and no result that was not needed.
     """
 
-    table: Asked
+    schedule: ScheduleClient
     own: Journal
     _seen: set[str] = field(default_factory=set)  # units that the kept journal was asked for
     _ahead: set[str] = field(default_factory=set)  # units taken before the search asked for them
@@ -168,7 +166,7 @@ class Leading:
         """See ``search.journal.Shared``; what was known before is told to all and not done again."""
         for key in keys:
             self._tell(key)
-        mine = self.table.claim(FIRST, keys)
+        mine = self.schedule.claim(LEADER, keys)
         if mine is not None:
             self._ahead.add(mine)
         return mine
@@ -176,14 +174,14 @@ class Leading:
     def recall(self, key: str) -> bytes | None:
         """See ``search.journal.Shared``."""
         self._tell(key)
-        result = self.table.recall(FIRST, key)
+        result = self.schedule.recall(LEADER, key)
         if result is not None:
             self._keep(key, result)
         return result
 
     def record(self, key: str, result: bytes) -> None:
         """For all to know; and to keep, if the search has asked for it."""
-        self.table.record(FIRST, key, result)
+        self.schedule.record(LEADER, key, result)
         if key in self._ahead:
             self._ahead.remove(key)
         else:
@@ -192,7 +190,7 @@ class Leading:
     def release(self, key: str) -> None:
         """See ``search.journal.Shared``."""
         self._ahead.discard(key)
-        self.table.release(FIRST, key)
+        self.schedule.release(LEADER, key)
 
     def _tell(self, key: str) -> None:
         """What the kept journal holds of a unit becomes known to all."""
@@ -201,7 +199,7 @@ class Leading:
             known = self.own.recall(key)
             if known is not None:
                 self._kept.add(key)
-                self.table.record(FIRST, key, known)
+                self.schedule.record(LEADER, key, known)
 
     def _keep(self, key: str, result: bytes) -> None:
         if key not in self._kept:

@@ -1,6 +1,6 @@
-"""Helpers that are tasks of a Ray cluster (extra ``distributed``), on this machine or on others.
+"""Workers on a Ray cluster (extra ``distributed``): tasks on this machine or on others.
 
-The table is an actor that this process and all helpers ask. A helper whose machine is lost is started again elsewhere by
+The schedule is an actor that this process and all workers call. A worker whose machine is lost is started again elsewhere by
 Ray, and what it had taken is free at once. Bits are those of one process as long as all machines compute alike: the same
 processors, versions and number of threads.
 """
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from subcircuit.errors import SettingsError, SubcircuitError
 from subcircuit.runs.pool_job import Job
-from subcircuit.runs.pool_journal import Asked, Helping, Table
+from subcircuit.runs.pool_journal import Schedule, ScheduleClient, WorkerJournal
 
 _RESTARTS = 3
 
 
 @dataclass(frozen=True, eq=False)
-class _Desk:
-    """The table in an actor elsewhere."""
+class _RayClient:
+    """Calls the schedule, which is an actor elsewhere."""
 
     ray: Any
     actor: Any
@@ -49,41 +49,43 @@ class _Desk:
 
 
 @contextmanager
-def ray_helpers(job: Job, workers: int, patience: float, say: Callable[[str], None], address: str) -> Iterator[Asked]:
-    """All but the first of so many workers, for the length of a ``with`` block.
+def ray_workers(job: Job, processes: int, patience: float, say: Callable[[str], None], address: str) -> Iterator[ScheduleClient]:
+    """Workers for the length of a ``with`` block: all processes but this one.
 
     Args:
         job: what they do.
-        workers: with this process.
-        patience: of the table.
-        say: told of helpers that stopped before the work was done.
+        processes: how many, this one among them.
+        patience: of the schedule.
+        say: told of workers that stopped before the work was done.
         address: of the cluster; "local" starts one of this machine, and ends it.
 
     Yields:
-        The table that they ask.
+        The schedule that they share.
 
     Raises:
         SettingsError: Ray is not installed, or there is no cluster at the address.
     """
     ray = _connected(address)
     try:
-        # each waiting helper holds one of the actor's threads
-        table = ray.remote(Table).options(max_concurrency=2 * workers + 2, num_cpus=0).remote(patience)
+        # each waiting worker holds one of the actor's threads
+        schedule = ray.remote(Schedule).options(max_concurrency=2 * processes + 2, num_cpus=0).remote(patience)
         outline, tensors = job.pack()
         model, threads = ray.put(tensors), str(torch.get_num_threads())
         options = {"max_retries": _RESTARTS, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}}}
-        helpers = [ray.remote(_help).options(**options).remote(table, number, outline, model) for number in range(1, workers)]
+        workers = [
+            ray.remote(_work).options(**options).remote(schedule, number, outline, model) for number in range(1, processes)
+        ]
         leaving = Event()
-        watcher = Thread(target=_watch, args=(ray, helpers, say, leaving), daemon=True)
+        watcher = Thread(target=_watch, args=(ray, workers, say, leaving), daemon=True)
         watcher.start()
         try:
-            yield _Desk(ray, table)
+            yield _RayClient(ray, schedule)
         finally:
             leaving.set()
             watcher.join()
-            for helper in helpers:
-                ray.cancel(helper, force=True)
-            ray.kill(table)
+            for worker in workers:
+                ray.cancel(worker, force=True)
+            ray.kill(schedule)
     finally:
         ray.shutdown()
 
@@ -100,25 +102,25 @@ def _connected(address: str) -> Any:
     return ray
 
 
-def _help(actor: Any, number: int, outline: bytes, tensors: dict[str, Tensor]) -> None:
-    """Help until the work is done."""
+def _work(actor: Any, number: int, outline: bytes, tensors: dict[str, Tensor]) -> None:
+    """Work until all is done."""
     import ray
 
-    table = _Desk(ray, actor)
+    schedule = _RayClient(ray, actor)
     # started again, it does not know what it had taken before
-    table.leave(number)
+    schedule.leave(number)
     with suppress(SubcircuitError):
-        Job.unpack(outline, tensors)(Helping(table, number))
+        Job.unpack(outline, tensors)(WorkerJournal(schedule, number))
 
 
-def _watch(ray: Any, helpers: list[Any], say: Callable[[str], None], leaving: Event) -> None:
-    """Tell of helpers that could not be started again."""
-    waiting = list(helpers)
+def _watch(ray: Any, workers: list[Any], say: Callable[[str], None], leaving: Event) -> None:
+    """Tell of workers that could not be started again."""
+    waiting = list(workers)
     while waiting and not leaving.is_set():
         done, waiting = ray.wait(waiting, timeout=1.0)
-        for helper in done:
+        for worker in done:
             try:
-                ray.get(helper)
+                ray.get(worker)
             except Exception as error:
                 if not leaving.is_set():
-                    say(f"warning: worker {helpers.index(helper) + 1} stopped, {type(error).__name__}; the others do its work")
+                    say(f"warning: worker {workers.index(worker) + 1} stopped, {type(error).__name__}; the others do its work")

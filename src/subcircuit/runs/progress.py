@@ -1,4 +1,4 @@
-"""How far a run is, for whoever looks on: ``.live/`` in its directory, written now and then, gone when the run is done.
+"""Progress of a run on disk, for the viewer: ``.live/`` in its directory, written every few seconds and removed at the end.
 
 now.json    the last step in numbers and words, and which of the two circuits goes with it
 a/, b/      the circuit so far and the one before it: who still reads the older one is not disturbed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from subcircuit.graph import Circuit
     from subcircuit.search import Refining, Round, Step
 
-LIVE_FOLDER = ".live"
+PROGRESS_FOLDER = ".live"
 SECONDS_BETWEEN = 2.0
 # of the time that a search takes, at most one part in so many goes into its view
 _SHARE = 20
@@ -32,13 +32,13 @@ _LARGEST = 1 << 16
 
 
 @dataclass(frozen=True)
-class Glimpse:
+class RunProgress:
     """How far a run is.
 
     Args:
-        done, total: of what its method counts.
-        words: the same for people.
-        circuit: the name of the directory in which the circuit so far is.
+        done, total: units of work, as its method counts them.
+        words: the same in words.
+        circuit: name of the directory that holds the circuit so far.
     """
 
     done: int
@@ -47,23 +47,23 @@ class Glimpse:
     circuit: str
 
 
-class Beacon:
-    """Shows how far a run is; its state is what it showed last, and when.
+class ProgressFile:
+    """Writes the progress of a run, at most every few seconds.
 
     Args:
         directory: of the run.
         begin: the circuit before the first step.
-        words: what is said of a step.
+        words: a step in words.
     """
 
     def __init__(self, directory: Path, begin: "Circuit", words: "Callable[[Step | Round | Refining], str]"):
-        self._folder, self._words, self._circuit = directory / LIVE_FOLDER, words, begin
+        self._folder, self._words, self._circuit = directory / PROGRESS_FOLDER, words, begin
         self._turns = cycle(_CIRCUITS)
         self._next = 0.0
         self._show(0, 0, "")
 
     def step(self, step: "Step | Round | Refining") -> None:
-        """Take a step into account; fits ``discover``'s ``on_step``."""
+        """Write the progress after a step, if it is time; fits ``discover``'s ``on_step``."""
         from subcircuit.search import Round
 
         words = self._words(step)
@@ -74,28 +74,28 @@ class Beacon:
         self._show(step.done, step.total, words)
 
     def end(self) -> None:
-        """The run is done: its result is there to be looked at."""
+        """Remove the progress: the run is done, and its result is there."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _show(self, done: int, total: int, words: str) -> None:
-        began, glimpse = monotonic(), Glimpse(done, total, words, next(self._turns))
+        began, progress = monotonic(), RunProgress(done, total, words, next(self._turns))
         # a disk that is full is the journal's business
         with suppress(OSError):
-            self._circuit.save(self._folder / glimpse.circuit)
-            text = json.dumps(asdict(glimpse))
+            self._circuit.save(self._folder / progress.circuit)
+            text = json.dumps(asdict(progress))
             write_whole(self._folder / _NOW, lambda file: file.write_text(text, encoding="utf-8"))
         now = monotonic()
         self._next = now + max(SECONDS_BETWEEN, _SHARE * (now - began))
 
 
-def glimpse(directory: Path) -> tuple[Glimpse, Path] | None:
-    """How far a run is that is not done, and where its circuit so far lies; None where nothing is shown."""
-    folder = directory / LIVE_FOLDER
+def read_progress(directory: Path) -> tuple[RunProgress, Path] | None:
+    """The progress of a run that is not done, and the directory of its circuit so far; None where there is none."""
+    folder = directory / PROGRESS_FOLDER
     try:
         if (folder / _NOW).stat().st_size > _LARGEST:
             return None
         content: Any = json.loads((folder / _NOW).read_bytes())
-        found = Glimpse(int(content["done"]), int(content["total"]), str(content["words"]), str(content["circuit"]))
+        found = RunProgress(int(content["done"]), int(content["total"]), str(content["words"]), str(content["circuit"]))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return (found, folder / found.circuit) if found.circuit in _CIRCUITS else None

@@ -68,7 +68,7 @@ def task_source(path: Path, recorded: "TaskRecord") -> str:
     return recorded.name
 
 
-def begun_with(path: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, str | None]:
+def run_sources(path: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, str | None]:
     """Where the model's files and the prompt file of a run are now, as options; None for one that is not here.
 
     Models from the hub are not among them, nor built-in tasks: their names say where they are.
@@ -83,13 +83,13 @@ def begun_with(path: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -
 
     model, files = asked.get("model"), found.get("model_files") or f"{DIGEST}{found.get('checkpoint', '')}"
     task, digest = asked.get("task"), found.get("prompt_file")
-    places: dict[str, str | None] = {}
+    paths: dict[str, str | None] = {}
     if isinstance(model, str) and isinstance(files, str) and files.startswith(DIGEST) and files != DIGEST:
-        places["model"] = find_model(model, files, _folder(path))
+        paths["model"] = find_model(model, files, _folder(path))
     if isinstance(task, str) and isinstance(digest, str):
-        place = find_prompts(task, digest, _folder(path))[0]
-        places["task"] = None if place is None else str(place)
-    return places
+        prompts = find_prompts(task, digest, _folder(path))[0]
+        paths["task"] = None if prompts is None else str(prompts)
+    return paths
 
 
 def is_same_model(recorded: "ModelRecord", model: "Transformer") -> bool | None:

@@ -1,4 +1,4 @@
-"""A helping process: ``python -m subcircuit.runs.worker FOLDER PIPE NUMBER``, started by ``pool_local.py``."""
+"""A worker process: ``python -m subcircuit.runs.worker FOLDER PIPE NUMBER``, started by ``pool_local.py``."""
 
 import os
 import sys
@@ -12,12 +12,12 @@ from typing import Any
 
 from subcircuit.errors import SubcircuitError
 from subcircuit.runs.pool_job import Job
-from subcircuit.runs.pool_journal import Helping
+from subcircuit.runs.pool_journal import WorkerJournal
 
 
 @dataclass(frozen=True, eq=False)
-class _Pipe:
-    """The table at the other end of a pipe."""
+class _PipeClient:
+    """Calls the schedule, which is at the other end of a pipe."""
 
     pipe: Connection
 
@@ -41,17 +41,17 @@ class _Pipe:
             self.pipe.send((name, arguments))
             return self.pipe.recv()
         except (EOFError, OSError):
-            # the process that began the work is gone
+            # the leader is gone
             raise SystemExit from None
 
 
 def main(folder: str, pipe: str, number: str) -> None:
-    """Help until the work is done, or until the process that began it is gone."""
+    """Work until all is done, or until the leader is gone."""
     Thread(target=_leave_with_the_first, daemon=True).start()
-    table = _Pipe(Connection(int(pipe)))
-    # the process that began the work does the unit itself, and raises the same
+    schedule = _PipeClient(Connection(int(pipe)))
+    # the leader does the unit itself, and raises the same
     with suppress(SubcircuitError):
-        Job.load(Path(folder))(Helping(table, int(number)))
+        Job.load(Path(folder))(WorkerJournal(schedule, int(number)))
 
 
 def _leave_with_the_first() -> None:

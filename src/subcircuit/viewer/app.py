@@ -13,7 +13,7 @@ from starlette.routing import Route
 from subcircuit.errors import SubcircuitError
 from subcircuit.report.page import script, served_html, static
 from subcircuit.report.page.arrays import Json
-from subcircuit.viewer.computations import Bench
+from subcircuit.viewer.computations import Computations
 from subcircuit.viewer.guard import COOKIE, Guard
 
 
@@ -29,11 +29,11 @@ class _Measure(_Asked):
     ahead: bool = False
 
 
-def make_app(bench: Bench, progress: Callable[[], Json], *, host: str, token: str) -> Guard:
+def make_app(computations: Computations, progress: Callable[[], Json], *, host: str, token: str) -> Guard:
     """The server as an ASGI application.
 
     Args:
-        bench: reads and measures the circuits.
+        computations: reads and measures the circuits.
         progress: how far a search is: at least ``version`` and ``running``.
         host: what it will be bound to.
         token: a secret, written into the page.
@@ -46,17 +46,17 @@ def make_app(bench: Bench, progress: Callable[[], Json], *, host: str, token: st
 
     async def prompts(request: Request) -> Response:
         asked = _Asked.model_validate_json(await request.body())
-        return await _computed(lambda: bench.prompts(asked.circuit))
+        return await _computed(lambda: computations.prompts(asked.circuit))
 
     async def measure(request: Request) -> Response:
         asked = _Measure.model_validate_json(await request.body())
-        return await _computed(lambda: bench.measure(asked.circuit, asked.edges, not asked.all, asked.ahead))
+        return await _computed(lambda: computations.measure(asked.circuit, asked.edges, not asked.all, asked.ahead))
 
     async def document(request: Request) -> Response:
-        return await _computed(bench.document)
+        return await _computed(computations.document)
 
     async def state(request: Request) -> Response:
-        return await _computed(lambda: {**progress(), "work": bench.work()})
+        return await _computed(lambda: {**progress(), "work": computations.work()})
 
     def text(content: Callable[[], str], media_type: str) -> Callable[[Request], Response]:
         return lambda request: Response(content(), media_type=media_type)

@@ -59,7 +59,7 @@ class _Steps:
 
 
 @dataclass
-class Bench:
+class Computations:
     """Circuits as they are on disk now, and what has been measured of them.
 
     Args:

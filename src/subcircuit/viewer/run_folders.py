@@ -8,7 +8,7 @@ from subcircuit.explain import EXPLANATION_FILE
 from subcircuit.graph import PATH_FILE
 from subcircuit.graph.file import CIRCUIT_FILE, SCORES_FILE
 from subcircuit.report.page.arrays import Json
-from subcircuit.runs import glimpse, is_locked, listed
+from subcircuit.runs import is_locked, listed, read_progress
 from subcircuit.text import inert
 
 # commands whose runs have no circuit
@@ -20,7 +20,7 @@ def now_at(path: Path) -> Path:
     """Where the circuit of a run is now: beside what it left when it is done, else as far as it is."""
     if not path.is_dir() or (path / CIRCUIT_FILE).exists():
         return path
-    seen = glimpse(path)
+    seen = read_progress(path)
     return path if seen is None else seen[1]
 
 
@@ -45,7 +45,7 @@ def progress_of(paths: Sequence[Path]) -> Json:
     """What the page is told of its runs: which version of them there is, and how far the first is that is not done."""
     told: Json = {"version": version_of(paths), "running": False, "words": ""}
     for path in paths:
-        seen = None if now_at(path) == path else glimpse(path)
+        seen = None if now_at(path) == path else read_progress(path)
         if seen is not None:
             running, words = is_locked(path), inert(seen[0].words)
             said = (words or "searching") if running else f"stopped: {_without_time_left(words)}".removesuffix(": ")

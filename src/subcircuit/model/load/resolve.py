@@ -16,7 +16,7 @@ from subcircuit.model.load.families import family_of, read_model
 from subcircuit.model.load.gguf import converted
 from subcircuit.model.load.hub import NotOnHubError, download
 from subcircuit.model.load.memory import read_module
-from subcircuit.model.placement import Place, parse_places, usable
+from subcircuit.model.placement import DeviceShare, parse_devices, usable
 from subcircuit.model.tensor_map import Family
 from subcircuit.model.transformer import Transformer
 
@@ -62,14 +62,14 @@ def load_model(
 
     >>> model = load_model("smollm2-135m")  # doctest: +SKIP
     """
-    places, precision = _places(device), _dtype(dtype)
+    shares, precision = _devices(device), _dtype(dtype)
     if isinstance(source, str | Path):
         model = _from_name(source, revision, report, family)
     else:
         _only_for_hub(revision, "a transformers model")
         model = _from_memory(source, family)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
-    return replace(model.spread(places, precision or model.dtype), tokenizer=tokenizer)
+    return replace(model.spread(shares, precision or model.dtype), tokenizer=tokenizer)
 
 
 def _from_name(
@@ -168,7 +168,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return dtype
 
 
-def _places(device: str | torch.device | None) -> tuple[Place, ...]:
+def _devices(device: str | torch.device | None) -> tuple[DeviceShare, ...]:
     if device is None:
-        return (Place(torch.device("cuda" if torch.cuda.is_available() else "cpu")),)
-    return parse_places(device) if isinstance(device, str) else (Place(usable(device)),)
+        return (DeviceShare(torch.device("cuda" if torch.cuda.is_available() else "cpu")),)
+    return parse_devices(device) if isinstance(device, str) else (DeviceShare(usable(device)),)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 if TYPE_CHECKING:
-    from subcircuit.runs.pool import Crew
+    from subcircuit.runs.pool import Pool
 
 PANEL = "Several processes; the result does not depend on them"
 
@@ -22,23 +22,23 @@ Ray: TypeAlias = Annotated[
 ]
 
 
-def crew_of(workers: int, ray: str | None, say: Callable[[str], None]) -> "Crew":
-    """The crew that was asked for.
+def pool_of(workers: int, ray: str | None, say: Callable[[str], None]) -> "Pool":
+    """The pool of ``--workers`` and ``--ray``.
 
     Args:
         say: warned of threads that get in each other's way.
 
     Raises:
-        SettingsError: there is no such crew.
+        SettingsError: there is no such pool.
     """
     import torch
 
-    from subcircuit.runs.pool import Crew
+    from subcircuit.runs.pool import Pool
 
-    crew, threads, cores = Crew(workers, ray), torch.get_num_threads(), os.cpu_count() or 1
+    pool, threads, cores = Pool(workers, ray), torch.get_num_threads(), os.cpu_count() or 1
     if ray is None and workers > 1 and cores < workers * threads:
         say(
             f"warning: {workers} workers of {threads} threads each on {cores} cores slow each other down: "
             f"set OMP_NUM_THREADS={max(1, cores // workers)}"
         )
-    return crew
+    return pool
