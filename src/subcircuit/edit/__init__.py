@@ -1,4 +1,4 @@
-"""Acting on a circuit: taking a capability out of a model, or keeping nothing else; and what that does to the rest."""
+"""Edits of a model by a circuit: a capability is removed, or nothing else is kept; and the effects on everything else."""
 
 from subcircuit.edit.checkpoint import CutModel, load_edited, write_checkpoint
 from subcircuit.edit.effects import Change, EditEffects, Relearned, Side, Texts, effects, read_text, recovery, side_effects

@@ -1,7 +1,8 @@
-"""Writing a checkpoint without some of its nodes, in the Hugging Face layout of the one that it comes from.
+"""Edited models on disk: a checkpoint without some nodes, or a directory that names a base model and the edges cut in it.
 
-What a removed node writes through is set to zero, and with it the rows that it alone reads with: of a removed head nothing is
-left in the file but keys and values that other heads share. All other tensors are those of the checkpoint, bit by bit.
+A checkpoint has the Hugging Face layout of the one that it comes from. What a removed node writes through is set to zero,
+and with it the rows that it alone reads with: of a removed head nothing is left in the file but keys and values that other
+heads share. All other tensors are those of the checkpoint, bit by bit.
 
 A head or an MLP that is removed leaves a constant behind under mean and optimal ablation. It goes into the bias of the map
 that the node wrote through, rounded to the checkpoint's own precision, as far as the family's tensor map has one:
@@ -16,11 +17,9 @@ that the node wrote through, rounded to the checkpoint's own precision, as far a
 A name is a switch in the checkpoint's config. It turns on the biases of all layers and of the queries, keys and values, or
 of the whole MLP, too; those are zeros. Where there is none, only zero ablation can be written into the weights.
 
-A model with edges cut, kept as what it is: the base model, a circuit, and the constants that cut edges carry.
-
-Weights cannot express a cut edge: what a head writes reaches every later reader or none. So an edited directory holds
-``circuit.json`` (the edges that are left), ``constants.safetensors`` (one vector for each writer), and ``edited.json``, which names
-the base model and the digests that it must have.
+Weights cannot express a cut edge: what a head writes reaches every later reader or none. So the directory of a model with
+cut edges holds ``circuit.json`` (the edges that are left), ``constants.safetensors`` (one vector for each writer), and
+``edited.json``, which names the base model and the digests that it must have.
 """
 
 import json

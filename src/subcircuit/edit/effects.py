@@ -1,6 +1,6 @@
-"""Before and after: what an edit does to the capability, to what was to be retained, to text, and whether it lasts.
+"""Effects of an edit: on the capability, on retained tasks, on text, and after a few steps of relearning.
 
-What an edit does to everything else: perplexity on text, and how far next-token distributions move.
+Effects on text are the perplexity and how far next-token distributions move:
 
     perplexity       exp of the mean −log p(token | tokens before it in its window), in the edited and in the whole model
     KL               mean over positions of KL(p_M ‖ p_M'), in nats

@@ -1,13 +1,12 @@
-"""A model as something that parts can be taken out of: nodes, or edges.
+"""Parts of a model that can be removed, nodes or edges, and the share of a behaviour that is left without them.
 
-Both run with a number for each part, 1 where it stays and 0 where it is gone, and are differentiable in it.
-
-How much of a behaviour is left: a metric as a share of what the whole model has of it.
+The model runs with a number for each part, 1 where it stays and 0 where it is removed, and is differentiable in it. The
+share of a behaviour is a metric divided by that of the whole model:
 
     share(M') = m(M') / m(M)        m: mean over examples of a metric that grows with the behaviour
 
-so 1 is the model, 0 is indifference, and below 0 the model prefers what is wrong. It is no share in the sense of a part of a
-whole: an edit may also make a behaviour stronger.
+So 1 is the model, 0 is indifference, and below 0 the model prefers wrong answers. The share may lie above 1: an edit may
+also make a behaviour stronger.
 """
 
 from collections.abc import Callable, Collection, Sequence

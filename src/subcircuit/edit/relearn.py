@@ -1,4 +1,4 @@
-"""Does a removed capability come back? A few steps of fine-tuning on the task, and how much there is of it after each.
+"""Relearning of a removed capability: how much of it returns after each of a few steps of fine-tuning on the task.
 
     minimise −log p(right answer) over all weights, with Adam, on all training prompts in every step
 

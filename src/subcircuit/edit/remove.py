@@ -1,9 +1,9 @@
-"""Taking a capability out of a model, and the mirror image: keeping nothing but a circuit.
+"""Removal of a capability from a model, and its mirror image: keeping nothing but a circuit.
 
-Parts are nodes (heads and MLPs, removed from the weights) or edges (cut, behind a wrapper). What stands in for them is in
-``replacement.py``: means are over the task's corrupted prompts and the retained tasks' prompts. Optimal constants are learned on
-the retained tasks (without any, on the corrupted prompts) once the search has chosen what to remove with means; where they let
-the capability back in, the search goes on from there.
+Parts are nodes (heads and MLPs, removed from the weights) or edges (cut, behind a wrapper). Their replacements are in
+``replacement.py``: means are over the task's corrupted prompts and the retained tasks' prompts. Optimal constants are
+learned on the retained tasks (without any, on the corrupted prompts) once the search has chosen what to remove with means;
+where they let the capability back in, the search goes on from there.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What stands in for parts that are gone: one constant vector each.
+"""Replacements of removed parts: one constant vector each.
 
     zero       nothing
     mean       what it writes on average over all real positions of the prompts that are given: information is taken away,

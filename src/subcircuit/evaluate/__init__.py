@@ -1,4 +1,4 @@
-"""Judging circuits: what they do, what they lack, what is in them for nothing, and how sure one can be of it."""
+"""Evaluation of circuits: what they do, what they lack, what they do not need, and how certain that is."""
 
 from subcircuit.evaluate.agreement import Agreement, Stability, agreements, check_comparable, models_that_differ, stability
 from subcircuit.evaluate.bootstrap import Interval, bootstrap

@@ -1,8 +1,8 @@
-"""Circuits side by side, two at a time: which edges they share, and whether their scores rank edges alike.
+"""Agreement of circuits, two at a time: the edges that they share, and the rank correlation of their scores.
 
-Do searches that should agree find the same circuit: other seeds, templates, orders, subsets of prompts?
+    J(A, B) = |A ∩ B| / |A ∪ B|       of the kept edges; 1 for two empty circuits (Jaccard 1901)
 
-J(A, B) = |A ∩ B| / |A ∪ B|   of the kept edges; 1 for two empty circuits (Jaccard 1901)
+It tells whether searches that differ in their seed, templates, order or prompts find the same circuit.
 """
 
 from collections.abc import Sequence

@@ -1,20 +1,19 @@
-"""Is anything that matters missing from a circuit? (Wang et al. 2022, arXiv 2211.00593, section 4)
+"""Completeness and minimality of a circuit: what it lacks, and what it does not need (Wang et al. 2022, arXiv 2211.00593, section 4).
 
     completeness       f(M∖C)                       near 0 if the circuit holds all that carries out the behaviour
     knock-out of K     |L(C∖K) − L(M∖K)|            near 0 for every K if C fails as M does wherever C is damaged
+    effect of e        L(C∖e) − L(C)                e in C, loss-like: positive where the edge helps
 
-M∖C has every edge but the circuit's: f(M∖C) is 1 for an empty circuit, which captures nothing. A low f(M∖C) alone does
-not show that C is complete: cutting a few edges that everything passes through breaks the rest as well. Knock-outs look
-further: a model with a backup outside of C withstands the loss of K, and C does not. The paper knocks out heads; here K
-is any set of edges, and ``edges_from`` gives those of nodes. Cost: one masked forward pass for f(M∖C), two for each K.
+M∖C has every edge but the circuit's: f(M∖C) is 1 for an empty circuit, which captures nothing. A low f(M∖C) alone does not
+show that C is complete: cutting a few edges that everything passes through breaks the rest as well. Knock-outs look
+further: a model with a backup outside of C withstands the loss of K, and C does not. The paper knocks out heads; here K is
+any set of edges, and ``edges_from`` gives those of nodes.
 
-Does a circuit hold anything that it does not need? The effect of each of its edges, one at a time.
-
-    effect(e) = L(C∖e) − L(C)            e in C, loss-like: positive where the edge helps
-
-Edges that stand in for each other both have small effects (Wang et al. 2022, arXiv 2211.00593, who then look for a set K
+Minimality is about single edges. Edges that replace each other both have small effects (the paper then looks for a set K
 without which v matters; `losses_without` gives the losses to do so). `minimality_test` says which effects are larger than
-those of random edges. Cost: one masked forward pass for each kept edge.
+those of random edges.
+
+Cost: one masked forward pass for f(M∖C), two for each K, one for the effect of each kept edge.
 """
 
 from collections.abc import Sequence

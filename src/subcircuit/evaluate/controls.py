@@ -1,16 +1,16 @@
-"""Random circuits, the control that every faithfulness should be read against.
+"""Controls of a search: random circuits of the same size, and a model whose weights are permuted.
 
-`random_circuit` draws edges uniformly. Of few edges among many hardly any lie on a path from an embedding to the logits,
-so that its faithfulness is near 0 for a reason that has nothing to do with the behaviour. `random_connected_circuit`
-grows: it adds *ears*, random walks backwards from an input of the circuit along new edges to the circuit or an embedding,
-until there are as many edges as asked for. Every edge of it lies on such a path. It is not uniform over connected
-circuits: late and well-connected nodes come more often, as they do in circuits that searches find.
+Faithfulness should be read beside that of random circuits. `random_circuit` draws edges uniformly. Of few edges among many
+hardly any lie on a path from an embedding to the logits, so that its faithfulness is near 0 for a reason that has nothing
+to do with the behaviour. `random_connected_circuit` grows: it adds *ears*, random walks backwards from an input of the
+circuit along new edges to the circuit or an embedding, until there are as many edges as asked for. Every edge of it lies on
+such a path. It is not uniform over connected circuits: late and well-connected nodes come more often, as they do in
+circuits that searches find.
 
-The reset-model control: a model with the same numbers in other places (Conmy et al. 2023, arXiv 2304.14997, section 4).
-
-The entries of every weight tensor are permuted among themselves. Norms, scales and the distribution of weights stay, what
-was learned does not: a search that finds as good a circuit, or as much of a known one, in the reset model measures
-something other than what the model learned.
+The reset model has the same numbers in other places (Conmy et al. 2023, arXiv 2304.14997, section 4): the entries of every
+weight tensor are permuted among themselves. Norms, scales and the distribution of weights stay, what was learned does not:
+a search that finds as good a circuit, or as much of a known one, in the reset model measures something other than what the
+model learned.
 """
 
 from dataclasses import replace

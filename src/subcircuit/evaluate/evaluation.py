@@ -1,18 +1,19 @@
-"""All that is asked of one circuit, measured together on prompts that it was not found with.
+"""Evaluation of one circuit: a judgement on prompts that it was not found with, and its numbers on each part of a split.
 
-    faithfulness, KL, accuracy      what it does (`faithfulness.py`)
-    completeness                    f(M∖C), what is left without it (`completeness.py`)
+A judgement measures
+
+    faithfulness, KL, accuracy      what the circuit does (`faithfulness.py`)
+    completeness                    f(M∖C), what the model does without it (`completeness.py`)
     random circuits                 f of connected circuits of as many edges (`controls.py`): what any circuit does
-    CPR, CMD                        how good the ranking is from which it was taken (`curves.py`)
+    CPR, CMD                        the quality of the ranking from which it was taken (`curves.py`)
 
 Cost: a masked forward pass, about three plain ones, for each of: model, ∅, C, M∖C, every random circuit, and the ten
 sizes of the curve.
 
-What a circuit does on the prompts of its search and on those of its split that nothing was chosen by.
-
-The first number says how well the search fitted its prompts, the second what the circuit is worth: circuits found on few
-prompts do better on these than on others. Cost: for each part a masked forward pass, about three plain ones, of the model,
-of the circuit and of the circuit without edges.
+A split has search prompts and test prompts, by which nothing was chosen. The number on the former says how well the search
+fitted its prompts, that on the latter what the circuit is worth: circuits found on few prompts do better on these than on
+others. Cost: for each part a masked forward pass, about three plain ones, of the model, of the circuit and of the circuit
+without edges.
 """
 
 from contextlib import suppress

@@ -1,11 +1,11 @@
-"""Does routing carry meaning for a behaviour? Where positions are sent in a mixture of experts, and what that decides.
+"""Routing in mixtures of experts: where positions are sent, and how much of a behaviour that decides.
 
 Frequencies: of the positions of a token role, how many go to each expert, on clean and on corrupted prompts; and how many
 go elsewhere when the prompt is corrupted.
 
-RoutingEffects: what a position is sent to, and what the experts make of it, are told apart by cutting edges:
+Effects: the choice of experts and the contents that they compute are separated by cutting edges:
 
-    routing   every edge into the routers cut: experts are chosen as on the corrupted prompt, from clean inputs they work
+    routing   every edge into the routers cut: experts are chosen as on the corrupted prompt and work on clean inputs
     contents  every edge into the experts cut: experts are chosen as on the clean prompt and work on corrupted inputs
 
 each as L(cut) − L(model), and as a share of L(all edges cut) − L(model). The shares need not sum to 1: either alone may

@@ -1,4 +1,4 @@
-"""Explaining a circuit: what each of its nodes reads, does and feeds, and what to call it."""
+"""Explanation of a circuit: what each of its nodes reads, does and feeds, and a label for it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

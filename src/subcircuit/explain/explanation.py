@@ -1,4 +1,4 @@
-"""What an explanation says, as a frozen value; and its file, ``explanation.json``, beside the circuit."""
+"""An explanation as a frozen value, and its file, ``explanation.json``, beside the circuit."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""What heads look at: attention summed by token role, and by what a key is to its query.
+"""Numbers of attention heads: what they look at, which of them are backups, and what their weights would do.
+
+Attention is summed by token role, and by what a key is to its query:
 
     previous      the token before
     same          an earlier occurrence of the query's token           (duplicate-token heads, Wang et al. 2022)
@@ -9,9 +11,10 @@
 
 Each is the mean, over the queries that have such a key, of the attention that falls on such keys.
 
-Backup heads: whose direct effect grows when the heads that do the work are corrupted (Wang et al. 2022, section 3.4).
+Backup heads are those whose direct effect grows when the heads that do the work are corrupted (Wang et al. 2022, section
+3.4).
 
-What heads would do by their weights: copying, and matching.
+Weights alone tell whether a head copies tokens or matches them:
 
     copies, suppresses  the share of tokens that a head's OV circuit puts among their own top (bottom) logits, given what stands
                         for the token after the first layer (Wang et al. 2022, arXiv 2211.00593: names, top 5)

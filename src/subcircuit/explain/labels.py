@@ -1,4 +1,4 @@
-"""From numbers to a label: which rule a component meets first.
+"""Labels of components, from their numbers: the first rule that a component meets.
 
 The rules for heads follow Wang et al. 2022 (arXiv 2211.00593) and, for copy suppression, McDougall et al. 2023 (arXiv
 2310.04625). A label says what a component does on this task's prompts; "unclear" is an answer. Rules are tried in the order

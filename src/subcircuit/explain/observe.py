@@ -1,4 +1,4 @@
-"""One look at a model at work: what all heads attend to, what every writer adds, and what that is worth at each position.
+"""Observation of a model on a task: attention of all heads, values and effects of all writers, and what they write as tokens.
 
 Effects are first order, with gradients averaged on the way from the corrupted to the clean embedding (EAP-IG, Hanna et al.
 2024, arXiv 2403.17806), because behind a saturated softmax the gradient of the clean run alone is zero:
@@ -10,10 +10,10 @@ D is the mean over examples of u · final norm(x) with u = mean W_U[correct] −
 tokens where a task has no wrong answers. Heads are taken apart into q, k, v whatever the circuit's scope. Cost: seven forward
 passes and five backward. Memory: every writer's value twice, writers × prompts × positions × d_model.
 
-What components write, as tokens: their mean output through the final norm and the unembedding; and what neurons fire on.
-
-The final norm's scale is frozen where it is in the model's run, so that what is written is linear in the output
-(nostalgebraist 2020, "interpreting GPT: the logit lens"). Logits are compared with their mean over the vocabulary.
+What a component writes is shown as tokens: its mean output goes through the final norm and the unembedding. Neurons are
+shown with the tokens on which they fire. The final norm's scale is frozen where it is in the model's run, so that what is
+written is linear in the output (nostalgebraist 2020, "interpreting GPT: the logit lens"). Logits are compared with their
+mean over the vocabulary.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Runs on disk that survive: whatever was worked out once is kept, checked and taken up again."""
+"""Runs: directories with a spec, a journal and a result, which survive interruption; and the pool of processes that share one."""
 
 from subcircuit.runs.folder import Listed, damage, fork, list_runs, listed, read_run, run_in
 from subcircuit.runs.identity import identity

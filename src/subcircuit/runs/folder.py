@@ -1,4 +1,4 @@
-"""The directory of a run.
+"""The directory of a run: reading, checking, listing and forking it.
 
 run.json         options, and digests of what they were applied to; written once
 journal.sqlite   every unit of work that is done

@@ -1,4 +1,4 @@
-"""What a run's results depend on beside its options: digests of the model's weights, the tokenizer and the prompts."""
+"""Identity of a run: digests of the model's weights, the tokenizer and the prompts, on which its results depend beside its options."""
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""A search's journal in SQLite: every unit of work with its result and a checksum of both.
+"""The journal of a search in SQLite: every unit of work with its result and a checksum of both.
 
 Rollback journal and ``synchronous=FULL``: a transaction that was reported as done is on the disk, and one that was cut
 short by a crash or a power failure never happened. Results are collected for a short while and written together, as

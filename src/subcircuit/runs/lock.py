@@ -1,4 +1,4 @@
-"""One process at a time works on a run.
+"""The lock of a run: one process at a time works on it.
 
 The lock is SQLite's own on an empty file: it holds on every system, between threads as between processes, is not
 inherited by workers, and goes when its process goes, however that ends. A file left behind locks nothing.

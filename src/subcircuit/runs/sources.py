@@ -1,4 +1,4 @@
-"""What a circuit's record means by its model and its prompts: a name says little, digests say which they are.
+"""The model and the prompts of a recorded circuit, found again by name and digest.
 
 A folder or a prompt file is looked for by its name near the run and near the working directory, and taken if its digest is the
 recorded one; records hold no paths. The model that was loaded is compared once more, by its weights.

@@ -1,4 +1,4 @@
-"""Ctrl-C: once, and the run writes what it has and leaves; twice, and it leaves at once, its journal intact."""
+"""Ctrl-C during a run: the first writes the journal and leaves, the second leaves at once; the journal is intact either way."""
 
 import signal
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the server answers: the page, the circuits, how far a search is, and what it is asked to compute."""
+"""The server's routes: the page, the circuits, the progress of a search, and measurements on request."""
 
 import json
 from collections.abc import Callable

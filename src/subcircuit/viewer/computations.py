@@ -1,4 +1,4 @@
-"""What the viewer computes when it is asked: each thing once, one after the other, and what nobody waits for last."""
+"""Computations of the viewer: each one once, one after the other, and those that nobody waits for last."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Who may ask the server for what.
+"""Access to the server: which requests it answers.
 
 A page of another origin can make a browser send requests to this machine. So: a foreign ``Host`` is refused (a name that was
 pointed at this machine), whatever makes the server work needs this server's ``Origin`` and the token that is written into its

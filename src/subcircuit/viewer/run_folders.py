@@ -1,4 +1,4 @@
-"""Run directories as the viewer watches them: what is done, and what is still being searched."""
+"""Run directories as the viewer shows them: the circuit of a run that is done, or the circuit so far and its progress."""
 
 from collections.abc import Sequence
 from pathlib import Path

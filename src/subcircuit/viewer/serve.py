@@ -1,4 +1,4 @@
-"""Running the server: a port, a browser, and an end."""
+"""The server process: its port, the browser, and its end."""
 
 import errno
 import socket

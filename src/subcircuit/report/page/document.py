@@ -1,11 +1,10 @@
-"""What the page shows, as one JSON document: a graph, and circuits of it with their edges in the order of their effect.
+"""The page's data as one JSON document: a graph, circuits of it with their edges in the order of their effect, and labels.
 
-Where the page draws a graph's nodes: a grid of layers by components, the same for all circuits of a graph.
+Nodes are drawn on a grid of layers by components, the same for all circuits of a graph. Rows go up with the order of
+computation: the embedding, each layer's attention, its MLP half a row higher, the logits. Columns are heads; MLPs have a
+column of their own. Parts of one component (neurons, experts, positions) share its cell.
 
-Rows go up with the order of computation: the embedding, each layer's attention, its MLP half a row higher, the logits.
-Columns are heads; MLPs have a column of their own. Parts of one component (neurons, experts, positions) share its cell.
-
-What ``explain`` found of a circuit's components, from the file that it leaves beside the circuit.
+Labels come from the file that ``explain`` writes beside the circuit.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What the page shows of each prompt: tokens, what cutting each edge does to it, what each node writes to the answer, patterns."""
+"""The page's data of each prompt: tokens, the effect of cutting each edge, what each node writes to the answer, and patterns."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace

@@ -1,8 +1,6 @@
-"""The edges of a circuit in the order in which the slider lets them in.
+"""The page's slider: the order in which it adds edges, and the metric, KL and faithfulness of each circuit along it.
 
-Metric, KL and faithfulness of a ranking's prefixes: what a threshold costs.
-
-The circuits of a refinement, as the page's slider walks along them.
+A threshold leaves a prefix of the ranking. For a refinement the slider goes along the circuits of its path instead.
 """
 
 import os
