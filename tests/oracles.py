@@ -509,6 +509,8 @@ class SequentialAcdc:
                     return -layer, 1, 0
                 case Embed(part):
                     return 1, 0, 0 if part == "pos" else 1
+                case _:
+                    raise AssertionError(writer)
 
         writers = sorted((w for w in self.writers_of(reader) if self.is_open(w, reader)), key=late_first)
         units = groupby(writers, lambda w: w if isinstance(w, Embed) else late_first(w)[:2])

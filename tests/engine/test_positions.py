@@ -206,4 +206,4 @@ def test_a_circuit_at_roles_is_read_back(tmp_path):
     circuit.save(tmp_path)
     assert Circuit.load(tmp_path) == circuit
     assert any(name.endswith("@S2") for name in circuit.names)
-    assert circuit.graph.is_of(model.config)
+    assert not circuit.graph.unlike_model(model.config)

@@ -164,7 +164,7 @@ def test_what_is_written_moves_these_logits_most(family: str):
 def test_neurons_share_the_effect_of_their_mlp(family: str):
     model, task, seen = watched(family)
     for layer in range(model.config.n_layers):
-        everyone = neurons_at_work(seen, layer, count=model.config.d_mlp)
+        everyone = neurons_at_work(seen, MLP(layer), count=model.config.d_mlp)
         total = float(seen.node_effects[seen.graph.writer_index[MLP(layer)]].sum())
         assert [abs(one.effect) for one in everyone] == sorted((abs(one.effect) for one in everyone), reverse=True)
         if family != "gemma3":

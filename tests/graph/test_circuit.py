@@ -70,6 +70,8 @@ def heads_it_feeds(graph: Graph, reader: Reader) -> list[str]:
                 heads = [h for h in heads if (h // group if shared else h) == head]
                 heads = [h for h in heads if part is None or graph.scope.of_head(layer, h) == "qkv"]
             return [str(Head(layer, h)) for h in heads]
+        case _:
+            raise AssertionError(reader)
 
 
 def where_it_leads(graph: Graph, reader: Reader) -> list[str]:
@@ -89,7 +91,7 @@ def flow(circuit: Circuit) -> nx.DiGraph:
     for reader in circuit.graph.readers:
         graph.add_edges_from((("r", str(reader)), ("w", name)) for name in where_it_leads(circuit.graph, reader))
     graph.add_nodes_from(("w", str(at(writer, place))) for writer in circuit.graph.writers for place in circuit.graph.places)
-    graph.add_nodes_from(("r", str(Logits(place))) for place in circuit.graph.places)
+    graph.add_nodes_from(("r", str(Logits(place=place))) for place in circuit.graph.places)
     return graph
 
 
@@ -99,7 +101,7 @@ def test_pruning_keeps_the_edges_on_a_path_from_embedding_to_logits(circuit: Cir
     writers, places = circuit.graph.writers, circuit.graph.places
     starts = [("w", str(at(writer, place))) for writer in writers for place in places if isinstance(writer, Embed)]
     reached = set(starts).union(*(nx.descendants(graph, start) for start in starts))
-    ends = {("r", str(Logits(place))) for place in places}
+    ends = {("r", str(Logits(place=place))) for place in places}
     leading = ends.union(*(nx.ancestors(graph, end) for end in ends))
     on_a_path = {str(edge) for edge in circuit.edges if ("w", str(edge.writer)) in reached and ("r", str(edge.reader)) in leading}
     leading_there = {str(edge) for edge in circuit.edges if ("r", str(edge.reader)) in leading}
@@ -123,7 +125,7 @@ def test_nodes_are_those_that_edges_touch(circuit: Circuit) -> None:
     assert nodes == [name for name in everything if name in set(nodes)]
     assert {str(edge.writer) for edge in circuit.edges} <= set(nodes)
     for place in circuit.graph.places:
-        assert (str(Logits(place)) in nodes) == any(edge.reader == Logits(place) for edge in circuit.edges)
+        assert (str(Logits(place=place)) in nodes) == any(edge.reader == Logits(place=place) for edge in circuit.edges)
 
 
 def test_a_circuit_of_a_handful_of_edges() -> None:

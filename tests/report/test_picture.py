@@ -111,7 +111,7 @@ def test_strong_edges_are_wide_and_on_top_and_coloured_by_reader() -> None:
     assert widths == sorted(widths)
     assert widths[-1] > 2 * widths[0]
     colours = [to_hex(colour).upper() for colour in np.asarray(curves.get_edgecolor())]
-    assert colours == [COLOURS[kind].upper() for kind in ("query", "key", "logits", "MLP")]
+    assert colours == [COLOURS[kind].upper() for kind in ("q", "k", "logits", "mlp")]
     assert {type(reader) for reader in graph.readers} == {HeadInput, MLP, Logits}
 
 

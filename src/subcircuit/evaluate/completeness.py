@@ -27,7 +27,7 @@ from subcircuit.entry import entry
 from subcircuit.errors import UnknownNameError
 from subcircuit.evaluate.faithfulness import faithfulness
 from subcircuit.evaluate.measure import measure
-from subcircuit.graph import Circuit, Graph, Writer, parse_writer
+from subcircuit.graph import Circuit, Graph, Writer
 from subcircuit.search import Problem
 from subcircuit.units.nodes import at, bare
 
@@ -100,7 +100,7 @@ def edges_from(graph: Graph, writers: Sequence[str | Writer]) -> Circuit:
     """
     kept = torch.zeros_like(graph.edges)
     for name in writers:
-        writer = parse_writer(name) if isinstance(name, str) else name
+        writer = graph.writer(name) if isinstance(name, str) else name
         if bare(writer) not in graph.writer_index or writer.place not in (None, *graph.places):
             raise UnknownNameError("writer", str(writer), [str(at(w, place)) for w in graph.writers for place in graph.places])
         row, here = graph.writer_index[bare(writer)], torch.tensor([writer.place in (None, r.place) for r in graph.readers])

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Circuit, Embed, Graph, Logits
+from subcircuit.graph import Circuit, Graph
 from subcircuit.model import Transformer, map_tensors
 
 Ear: TypeAlias = list[tuple[int, int]]
@@ -93,7 +93,7 @@ def random_ear(
     starts = [
         index
         for index, mine in enumerate(_owners(graph))
-        if isinstance(graph.readers[index], Logits) or any(live[writer][place] for writer, place in mine)
+        if index in graph.readers_in[-1] or any(live[writer][place] for writer, place in mine)
     ]
     reader, ear = random.choice(starts), []
     while True:
@@ -103,7 +103,7 @@ def random_ear(
         writer = random.choice(free)
         ear.append((writer, reader))
         at = reader % n_places
-        if live[writer][at] or isinstance(graph.writers[writer], Embed):
+        if live[writer][at] or writer < len(graph.embeddings):
             return ear
         reader = random.choice([index for index, mine in enumerate(_owners(graph)) if (writer, at) in mine])
 

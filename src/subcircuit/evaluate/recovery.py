@@ -34,7 +34,7 @@ from torch import Tensor
 
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.evaluate.curves import trapezoid
-from subcircuit.graph import Circuit, Graph, HeadInput
+from subcircuit.graph import Circuit, Graph
 from subcircuit.graph.selection import By, check_scores
 from subcircuit.units.nodes import bare
 
@@ -272,7 +272,7 @@ def _of_parts(graph: Graph, values: Float[Tensor, " edge"], part: Part) -> Float
 
 def _inputs(graph: Graph) -> list[int]:
     """The inputs of heads."""
-    return [index for index, reader in enumerate(graph.readers) if isinstance(reader, HeadInput)]
+    return [index for index, reader in enumerate(graph.readers) if reader.column is not None]
 
 
 def _count(truth: Bool[Tensor, " part"]) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from subcircuit.engine.gradients import streams_from
 from subcircuit.entry import entry
 from subcircuit.errors import ModelError, SettingsError
 from subcircuit.evaluate.measure import Readings, measure
-from subcircuit.graph import Circuit, Expert, Graph, RouterInput, Scope
+from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import embed, route
 from subcircuit.search import Problem
@@ -126,7 +126,7 @@ def routing(problem: Problem, detailed: int = 3, batch_size: int = 16) -> Routin
         raise SettingsError(f"detailed is {detailed}: it must be at least 0")
     layers = model.config.experts.layers
     graph = Graph.of(model.config, Scope("block", overrides=tuple((f"m{layer}", "expert") for layer in layers)))
-    cuts = [_cut(graph, kind, chosen) for chosen in (layers, *((layer,) for layer in layers)) for kind in (RouterInput, Expert)]
+    cuts = [_cut(graph, routers, chosen) for chosen in (layers, *((layer,) for layer in layers)) for routers in (True, False)]
     problem = replace(problem, graph=graph)
     readings = measure(problem, cuts, batch_size)
     total, *each = _paired(["all"] * (1 + len(layers)), readings)
@@ -145,12 +145,12 @@ def _size(effects: RoutingEffects) -> float:
     return max(abs(effects.routing), abs(effects.contents))
 
 
-def _cut(
-    graph: Graph, kind: type[RouterInput] | type[Expert], layers: Sequence[int], source: Sequence[int] | None = None
-) -> Circuit:
+def _cut(graph: Graph, routers: bool, layers: Sequence[int], source: Sequence[int] | None = None) -> Circuit:
     """All edges but those into the routers, or the experts, of these layers: from some writers, or from all."""
     kept = graph.edges.clone()
-    columns = [r for r, node in enumerate(graph.readers) if isinstance(node, kind) and node.layer in layers]
+    of_layers = [r for layer in layers for r in graph.readers_in[graph.unit_index[f"m{layer}"]]]
+    # an expert reads and writes, a router reads alone
+    columns = [r for r in of_layers if routers == (graph.readers[r] not in graph.writer_index)]
     rows = list(range(len(graph.writers))) if source is None else list(source)
     kept[torch.tensor(rows)[:, None], torch.tensor(columns)] = False
     return Circuit(graph, kept)
@@ -165,10 +165,10 @@ def _by_source(problem: Problem, layer: int, batch_size: int) -> tuple[RoutingEf
     """Effects of the edges into one layer's router and experts, by what computes their writers."""
     graph = problem.graph
     rows: dict[str, list[int]] = {}
-    for row in range(graph.n_read(graph.reader_index[RouterInput(layer)])):
+    for row in range(graph.n_read(graph.readers_in[graph.unit_index[f"m{layer}"]][0])):
         unit = graph.unit_of_writer[row]
         rows.setdefault("embed" if unit is None else graph.units[unit].name, []).append(row)
-    cuts = [_cut(graph, kind, (layer,), source) for source in rows.values() for kind in (RouterInput, Expert)]
+    cuts = [_cut(graph, routers, (layer,), source) for source in rows.values() for routers in (True, False)]
     return tuple(_paired(list(rows), measure(problem, cuts, batch_size)))
 
 

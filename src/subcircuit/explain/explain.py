@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from math import isnan
+from typing import TypeAlias
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, SettingsError
@@ -13,22 +15,8 @@ from subcircuit.explain.explanation import Component, Explanation, HeadEvidence,
 from subcircuit.explain.heads import Looks, Mechanism, carried, growth, looks, mechanisms
 from subcircuit.explain.labels import Facts, Label, Thresholds, label_head, label_mlp
 from subcircuit.explain.observe import STEPS, Observation, Written, neurons_at_work, observe, written
-from subcircuit.graph import (
-    MLP,
-    Attention,
-    Circuit,
-    Embed,
-    Expert,
-    Graph,
-    Head,
-    HeadInput,
-    Logits,
-    Neuron,
-    Reader,
-    RouterInput,
-    Writer,
-    coarsen,
-)
+from subcircuit.graph import Circuit, Node, coarsen
+from subcircuit.graph.levels import parts_within
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import OnRound
 from subcircuit.search.attribution import Rounds
@@ -38,8 +26,10 @@ from subcircuit.tasks.roles import REST
 _TOP = 5
 _NOTHING = 1e-4
 _PASSES = 3  # movers, then who feeds them and backs them up, then who feeds those
+_INTO = {"q": "Q", "k": "K", "v": "V", "mlp": "MLP", "logits": "logits"}
 
-Node = Writer | Logits
+_Rows: TypeAlias = Mapping[Node, list[int]]
+_Route: TypeAlias = tuple[Node, Node, Route]
 
 
 @entry
@@ -109,37 +99,15 @@ def _in_order(observed: Observation) -> tuple[str, ...]:
     return tuple(sorted(present, key=lambda name: (name == REST, places[name])))
 
 
-def rows_of(graph: Graph, node: Node) -> list[int]:
-    """The writers of a graph with heads apart that a node of a coarser one stands for."""
-    match node:
-        case Logits():
-            return []
-        case Attention(layer):
-            return [graph.writer_index[Head(layer, head)] for head in range(graph.shape.n_heads)]
-        case _:
-            return [graph.writer_index[node]]
-
-
-def _columns(graph: Graph, circuit: Circuit, reader: Reader) -> list[int]:
-    """The readers of a graph with queries, keys and values apart that a reader of the circuit's stands for."""
-    if isinstance(reader, MLP | Neuron | Expert | RouterInput | Logits):
-        return [graph.reader_index[reader]]
-    if isinstance(reader, HeadInput) and reader.part is not None:
-        heads = [writer.head for w in circuit.graph.owners(reader) if isinstance(writer := circuit.graph.writers[w], Head)]
-        return [graph.reader_index[HeadInput(reader.layer, head, reader.part)] for head in heads]
-    heads = range(graph.shape.n_heads) if isinstance(reader, Attention) else [reader.head]
-    return [graph.reader_index[HeadInput(reader.layer, head, part)] for head, part in product(heads, ("q", "k", "v"))]
-
-
-def _routes(observed: Observation, circuit: Circuit) -> list[tuple[Node, Node, Route]]:
+def _routes(observed: Observation, circuit: Circuit, columns: Bool[Tensor, "reader part"], rows: _Rows) -> list[_Route]:
     """Every edge of the circuit, as (from, to, with its effect); shares are of all edges into the same node."""
-    found: list[tuple[Node, Node, str, float]] = []
+    graph, found = circuit.graph, list[tuple[Node, Node, str, float]]()
     for edge in circuit.edges:
-        rows, columns = rows_of(observed.graph, edge.writer), _columns(observed.graph, circuit, edge.reader)
-        effects = observed.edge_effects[rows][:, columns].sum(0)
-        part = _composition(observed.graph, edge.reader, columns, effects.tolist())
+        into = columns[:, graph.reader_index[edge.reader]].nonzero().flatten().tolist()
+        effects = observed.edge_effects[rows[edge.writer]][:, into].sum(0)
+        part = _composition([observed.graph.readers[column].kind for column in into], effects.tolist())
         # a key or value that heads share is an input of each of them
-        for node in _nodes_of(circuit, edge.reader):
+        for node in graph.nodes_of(edge.reader):
             found.append((edge.writer, node, part, float(effects.sum())))
     totals: dict[Node, float] = {}
     for _, node, _, effect in found:
@@ -154,24 +122,12 @@ def _routes(observed: Observation, circuit: Circuit) -> list[tuple[Node, Node, R
     ]
 
 
-def _nodes_of(circuit: Circuit, reader: Reader) -> list[Node]:
-    return [reader] if isinstance(reader, Logits) else [circuit.graph.writers[w] for w in circuit.graph.owners(reader)]
-
-
-def _composition(graph: Graph, reader: Reader, columns: Sequence[int], effects: Sequence[float]) -> str:
+def _composition(kinds: Sequence[str], effects: Sequence[float]) -> str:
     """Into what an edge goes; where the scope does not tell a head's inputs apart, the one with most of the effect."""
-    match reader:
-        case Logits():
-            return "logits"
-        case MLP() | Neuron() | Expert() | RouterInput():
-            return "MLP"
-        case _:
-            by_part: dict[str, float] = {}
-            for column, effect in zip(columns, effects, strict=True):
-                fine = graph.readers[column]
-                assert isinstance(fine, HeadInput) and fine.part is not None
-                by_part[fine.part] = by_part.get(fine.part, 0.0) + effect
-            return max(by_part, key=lambda part: abs(by_part[part])).upper()
+    by_kind: dict[str, float] = {}
+    for kind, effect in zip(kinds, effects, strict=True):
+        by_kind[kind] = by_kind.get(kind, 0.0) + effect
+    return _INTO[max(by_kind, key=lambda kind: abs(by_kind[kind]))]
 
 
 @dataclass(frozen=True)
@@ -179,44 +135,47 @@ class _Evidence:
     """What is known before labels are given.
 
     Args:
+        rows: the writers that each node of the circuit, and each head of it, stands for where heads are apart: a block for its heads.
         heads: of every head of the circuit, those within blocks included.
         routes: see ``_routes``.
     """
 
-    heads: Mapping[Head, HeadEvidence]
-    routes: Sequence[tuple[Node, Node, Route]]
+    rows: _Rows
+    heads: Mapping[Node, HeadEvidence]
+    routes: Sequence[_Route]
 
 
 def _evidence(observed: Observation, circuit: Circuit) -> _Evidence:
-    seen, tokens = looks(observed), carried(observed, _TOP)
-    heads: dict[Head, HeadEvidence] = {}
-    by_layer: dict[int, list[int]] = {}
-    for head in _heads_in(observed.graph, circuit):
-        by_layer.setdefault(head.layer, []).append(head.head)
-    for layer, members in by_layer.items():
-        for head, by_weights in zip(members, mechanisms(observed.model, layer, members, tokens), strict=True):
-            heads[Head(layer, head)] = _head_evidence(observed, seen, Head(layer, head), by_weights)
-    return _Evidence(heads, _routes(observed, circuit))
+    seen, tokens, graph = looks(observed), carried(observed, _TOP), observed.graph
+    wholes, columns = parts_within(graph, circuit.graph)
+    rows: dict[Node, list[int]] = {node: [] for node in (*circuit.graph.writers, *circuit.nodes)}
+    for row, whole in enumerate(wholes.tolist()):
+        rows[circuit.graph.writers[whole]].append(row)
+    wanted = {row for node in circuit.nodes for row in rows[node]}
+    heads: dict[Node, HeadEvidence] = {}
+    for unit, mine in zip(graph.units, graph.writers_in, strict=True):
+        numbers = [number for number, row in enumerate(mine) if row in wanted] if unit.inputs else []
+        found = mechanisms(observed.model, unit.layer, numbers, tokens) if numbers else []
+        for number, by_weights in zip(numbers, found, strict=True):
+            row = mine[number]
+            head = graph.writers[row]
+            rows[head] = [row]
+            heads[head] = _head_evidence(observed, seen, (unit.layer, number), row, by_weights)
+    return _Evidence(rows, heads, _routes(observed, circuit, columns, rows))
 
 
-def _heads_in(graph: Graph, circuit: Circuit) -> list[Head]:
-    rows = sorted({row for node in circuit.nodes for row in rows_of(graph, node)})
-    return [writer for row in rows if isinstance(writer := graph.writers[row], Head)]
-
-
-def _head_evidence(observed: Observation, seen: Looks, head: Head, by_weights: Mechanism) -> HeadEvidence:
-    names, matrix = observed.roles.names, seen.by_role[head.layer][head.head]
-    here = names.index(acts_at(observed, [observed.graph.writer_index[head]]))
+def _head_evidence(observed: Observation, seen: Looks, head: tuple[int, int], row: int, by_weights: Mechanism) -> HeadEvidence:
+    layer, number = head
+    names, matrix = observed.roles.names, seen.by_role[layer][number]
+    here = names.index(acts_at(observed, [row]))
     return HeadEvidence(
         attention={
             name: {key: float(mass) for key, mass in zip(names, row, strict=True)}
             for name, row in zip(names, matrix, strict=True)
             if not isnan(float(row[0]))
         },
-        looks={kind: _number(masses[head.head, here]) for kind, masses in seen.at_role[head.layer].items()},
-        random=None
-        if seen.random is None
-        else {kind: _number(masses[head.head]) for kind, masses in seen.random[head.layer].items()},
+        looks={kind: _number(masses[number, here]) for kind, masses in seen.at_role[layer].items()},
+        random=None if seen.random is None else {kind: _number(masses[number]) for kind, masses in seen.random[layer].items()},
         **asdict(by_weights),
         backup=None,
     )
@@ -239,7 +198,7 @@ def acts_at(observed: Observation, rows: list[int]) -> str:
 
 def _labels(
     observed: Observation, circuit: Circuit, evidence: _Evidence, thresholds: Thresholds
-) -> dict[Head, tuple[Label, HeadEvidence]]:
+) -> dict[Node, tuple[Label, HeadEvidence]]:
     """Labels of heads, in passes: who feeds movers and who backs them up is known when movers are."""
     heads, labels, known = dict(evidence.heads), {}, {}
     for step in range(_PASSES):
@@ -257,7 +216,7 @@ def _labels(
 
 
 def _facts(observed: Observation, evidence: _Evidence, node: Node, head: HeadEvidence | None) -> Facts:
-    rows, size = rows_of(observed.graph, node), abs(observed.difference) or 1.0
+    rows, size = evidence.rows[node], abs(observed.difference) or 1.0
     role = acts_at(observed, rows)
     grown = None if head is None or head.backup is None else head.backup / size
     return Facts(
@@ -287,13 +246,13 @@ def _component(
     circuit: Circuit,
     node: Node,
     evidence: _Evidence,
-    labels: Mapping[Head, tuple[Label, HeadEvidence]],
+    labels: Mapping[Node, tuple[Label, HeadEvidence]],
     thresholds: Thresholds,
 ) -> Component:
-    if isinstance(node, Logits):
+    if node.kind == "logits":
         found = Label("logits", f"logit difference {observed.difference:+z.2f}")
         return Component(kind="logits", label=found.name, evidence=found.evidence, reads=tuple(_reads(evidence, node)))
-    rows, facts = rows_of(observed.graph, node), _facts(observed, evidence, node, None)
+    rows, facts = evidence.rows[node], _facts(observed, evidence, node, None)
     common = Component(
         kind="embedding",
         label="",
@@ -306,28 +265,12 @@ def _component(
         reads=tuple(facts.reads),
         feeds=tuple(_feeds(evidence, node)),
     )
-    match node:
-        case Head():
-            label, head = labels[node]
-            return _as(common, "head", label, head=head)
-        case Attention(layer):
-            strongest = max(
-                (head for head in labels if head.layer == layer),
-                key=lambda head: float(observed.node_effects[observed.graph.writer_index[head]].sum().abs()),
-            )
-            label, head = labels[strongest]
-            return _as(
-                common,
-                "attention block",
-                replace(label, evidence=f"{strongest}: {label.evidence}"),
-                head=head,
-                strongest_head=str(strongest),
-            )
-        case Expert():
-            return _as(common, "expert", label_mlp(facts, thresholds))
-        case MLP(layer) | Neuron(layer):
-            only = node.neuron if isinstance(node, Neuron) else None
-            kind = "MLP" if only is None else "neuron"
+    match node.kind:
+        case "embed":
+            largest = sorted(common.effect_by_role.items(), key=lambda item: -abs(item[1]))[:3]
+            tokens = ", ".join(f"{role} {effect:+z.2f}" for role, effect in largest if effect)
+            return _as(common, node, Label("embedding", f"effect of its tokens in logits: {tokens}"))
+        case "mlp":
             neurons = tuple(
                 NeuronEvidence(
                     neuron=one.neuron,
@@ -335,17 +278,21 @@ def _component(
                     fires_on=_words(observed, one.fires_on),
                     writes=_texts(observed, one.written),
                 )
-                for one in neurons_at_work(observed, layer, only=only)
+                for one in neurons_at_work(observed, node)
             )
-            return _as(common, kind, label_mlp(facts, thresholds), neurons=neurons)
-        case Embed():
-            largest = sorted(common.effect_by_role.items(), key=lambda item: -abs(item[1]))[:3]
-            tokens = ", ".join(f"{role} {effect:+z.2f}" for role, effect in largest if effect)
-            return _as(common, "embedding", Label("embedding", f"effect of its tokens in logits: {tokens}"))
+            return _as(common, node, label_mlp(facts, thresholds), neurons=neurons)
+        case _:
+            row = max(rows, key=lambda row: float(observed.node_effects[row].sum().abs()))
+            strongest = observed.graph.writers[row]
+            label, head = labels[strongest]
+            if strongest == node:
+                return _as(common, node, label, head=head)
+            label = replace(label, evidence=f"{strongest}: {label.evidence}")
+            return _as(common, node, label, head=head, strongest_head=str(strongest))
 
 
-def _as(common: Component, kind: str, label: Label, **more: object) -> Component:
-    return common.model_copy(update={"kind": kind, "label": label.name, "evidence": label.evidence, **more})
+def _as(common: Component, node: Node, label: Label, **more: object) -> Component:
+    return common.model_copy(update={"kind": node.noun, "label": label.name, "evidence": label.evidence, **more})
 
 
 def _texts(observed: Observation, written: Written) -> TopTokens:
@@ -357,5 +304,5 @@ def _words(observed: Observation, ids: Iterable[int]) -> tuple[str, ...]:
     return tuple(str(token) if tokenizer is None else str(tokenizer.decode([token])) for token in ids)
 
 
-def _number(value: torch.Tensor) -> float | None:
+def _number(value: Tensor) -> float | None:
     return None if bool(value.isnan()) else float(value)

@@ -74,7 +74,7 @@ class Component(FrozenModel):
     """What one node of a circuit does.
 
     Args:
-        kind: embedding, head, attention block, MLP, neuron or logits.
+        kind: embedding, head, attention block, MLP, neuron, expert or logits, or what a node from elsewhere calls itself.
         label: what it is, or ``unclear``.
         evidence: the numbers that the label rests on, in words.
         acts_at: the role at whose positions its effect is largest.
@@ -88,7 +88,7 @@ class Component(FrozenModel):
         reads, feeds: the circuit's edges into it and out of it, from the largest effect on.
     """
 
-    kind: Literal["embedding", "head", "attention block", "MLP", "neuron", "expert", "experts", "logits"]
+    kind: str
     label: str
     evidence: str
     acts_at: str | None = None

@@ -38,7 +38,7 @@ from torch import Tensor
 from subcircuit.engine.plain_run import attention_patterns
 from subcircuit.errors import SettingsError
 from subcircuit.explain.observe import Observation, at_answers
-from subcircuit.graph import Head
+from subcircuit.graph import Node
 from subcircuit.model.attention import attend, projection, write_out
 from subcircuit.model.components import normalize
 from subcircuit.model.tokens import Tokens
@@ -169,7 +169,7 @@ def _repeated(model: Transformer, bos: str, copies: int, length: int, seed: int)
 
 
 @torch.no_grad()
-def growth(observed: Observation, heads: Collection[Head]) -> Float[Tensor, " writer"]:
+def growth(observed: Observation, heads: Collection[Node]) -> Float[Tensor, " writer"]:
     """How much each head's direct effect grows, in logits, when the writes of some heads are those of the corrupted run.
 
     Everything downstream is computed anew; the final norm's scale stays frozen where it was. 0 for what is no head.
@@ -179,11 +179,11 @@ def growth(observed: Observation, heads: Collection[Head]) -> Float[Tensor, " wr
     for layer in range(model.config.n_layers):
         before, weights = stream, model.weights.layers[layer].attention
         writes = attend(model, layer, before[None], before[None], before[None]).writes
-        chosen = [head.head for head in heads if head.layer == layer]
+        rows = list(graph.writers_in[graph.unit_index[f"a{layer}"]])
+        chosen = [number for number, row in enumerate(rows) if graph.writers[row] in heads]
         if chosen:
             other = observed.streams[1][graph.unit_index[f"a{layer}"]]
             writes[chosen] = attend(model, layer, other[None], other[None], other[None]).writes[chosen]
-        rows = [graph.writer_index[Head(layer, head)] for head in range(model.config.n_heads)]
         change = task.answers.rows(writes) - task.answers.rows(observed.values[rows])
         grown[rows] = task.answers.mean(torch.linalg.vecdot(change, at)).cpu()
         attended = stream + writes.sum(0)

@@ -28,7 +28,7 @@ from subcircuit.engine.gradients import Streams, UnitGradient, reader_gradients,
 from subcircuit.engine.plain_run import attention_patterns, embedding_values, writer_values
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Graph
+from subcircuit.graph import Graph, Node
 from subcircuit.model.components import mlp, neurons, normalize
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.transformer import Transformer
@@ -134,7 +134,7 @@ def observe(
             node_effects[writers] += torch.linalg.vecdot(shares[writers], written)
             # every reader reads the embedding
             node_effects[:n_embeddings] += torch.linalg.vecdot(shares[:n_embeddings], at_readers.sum(0))
-            if node.name.startswith("m"):
+            if node.kind == "mlp":
                 at_mlps[node.layer] += written / steps
             if rounds is not None:
                 rounds.done(1)
@@ -247,18 +247,13 @@ def as_tokens(observed: Observation, values: Float[Tensor, "batch pos d_model"],
 
 
 @torch.no_grad()
-def neurons_at_work(observed: Observation, layer: int, count: int = 3, only: int | None = None) -> tuple[NeuronAtWork, ...]:
-    """The neurons of an MLP whose corruption matters most, from the largest effect on; none of mixtures of experts.
-
-    Args:
-        only: this neuron instead.
-    """
-    model, task = observed.model, observed.task
-    weights = model.weights.layers[layer]
+def neurons_at_work(observed: Observation, node: Node, count: int = 3) -> tuple[NeuronAtWork, ...]:
+    """The neurons of a node whose corruption matters most, from the largest effect on; none of mixtures of experts."""
+    model, task, layer, mine = observed.model, observed.task, node.layer, node.neurons
+    if layer is None or mine is None or not isinstance((weights := model.weights.layers[layer]).mlp, MLPWeights):
+        return ()
     unit = observed.graph.unit_index[f"m{layer}"]
     assert weights.mlp_norm is not None
-    if not isinstance(weights.mlp, MLPWeights):
-        return ()
     normed = [normalize(streams[unit], model.config.norm, weights.mlp_norm) for streams in observed.streams]
     at_written = observed.at_mlps[layer]
     if weights.mlp_post_norm is not None:
@@ -267,7 +262,8 @@ def neurons_at_work(observed: Observation, layer: int, count: int = 3, only: int
     clean, corrupted = [neurons(model.config, weights.mlp, x) for x in normed]
     effects = ((clean - corrupted) * (at_written.to(clean.dtype) @ weights.mlp.W_out.T)).sum((0, 1))
     within = torch.arange(task.clean.ids.shape[1], device=model.device) < task.clean.lengths[:, None]
-    chosen = effects.abs().topk(min(count, len(effects))).indices.tolist() if only is None else [only]
+    numbers = torch.arange(len(effects), device=model.device)[mine]
+    chosen = numbers[effects[mine].abs().topk(min(count, len(numbers))).indices].tolist()
     return tuple(_at_work(observed, layer, n, float(effects[n]), clean[..., n].masked_fill(~within, 0)) for n in chosen)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from subcircuit.display import bundle_of, html_of
 from subcircuit.errors import GraphError
 from subcircuit.graph.graph import Graph
-from subcircuit.units.nodes import Edge, Logits, Reader, Writer, at
+from subcircuit.units.nodes import Edge, Node, Reader, at
 
 
 class FrozenModel(BaseModel):
@@ -210,14 +210,13 @@ class Circuit:
         return sorted(str(edge) for edge in self.edges)
 
     @property
-    def nodes(self) -> tuple[Writer | Logits, ...]:
+    def nodes(self) -> tuple[Node, ...]:
         """The nodes that a kept edge touches, in order of computation, each place by place."""
         graph, touched = self.graph, self._at_places(self.kept)
         for column in self.kept.any(0).nonzero().flatten().tolist():
             touched[list(graph.owners(graph.readers[column])), column % len(graph.places)] = True
-        nodes: list[Writer | Logits] = [at(graph.writers[w], graph.places[p]) for w, p in touched.nonzero().tolist()]
-        read = self.kept[:, -len(graph.places) :].any(0)
-        return (*nodes, *(Logits(place) for place, any_ in zip(graph.places, read.tolist(), strict=True) if any_))
+        nodes = [at(graph.writers[w], graph.places[p]) for w, p in touched.nonzero().tolist()]
+        return (*nodes, *(graph.readers[r] for r in graph.readers_in[-1] if bool(self.kept[:, r].any())))
 
     def _at_places(self, edges: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer place"]:
         """At which places writers have some of these edges."""

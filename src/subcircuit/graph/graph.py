@@ -26,7 +26,7 @@ from subcircuit.graph.scope import Scope
 from subcircuit.graph.shape import GraphShape, differences
 from subcircuit.model.config import TransformerConfig
 from subcircuit.units import AttentionUnit, ExpertsUnit, LogitsUnit, MLPUnit, NeuronsUnit, Unit
-from subcircuit.units.nodes import Edge, Embed, Reader, Writer, at, bare, parse_edge
+from subcircuit.units.nodes import Edge, Embed, Node, Reader, Writer, at, bare, parse_edge, parse_reader, parse_writer, parted
 
 # 64 million: scores of this size take half a gigabyte in float64
 MOST_CELLS = 2**26
@@ -49,7 +49,9 @@ class Graph:
             object.__setattr__(self, "units", units_of(self.shape, self.scope))
 
     def __repr__(self) -> str:
-        return f"Graph({self.shape.n_layers} layers of {self.shape.n_heads} heads, scope {self.scope}: {self.n_edges:,} edges)"
+        return (
+            f"Graph({self.shape.n_layers} layers of {self.shape.n_heads} heads, scope {self.scope_text}: {self.n_edges:,} edges)"
+        )
 
     @staticmethod
     def of(config: TransformerConfig, scope: Scope | None = None, places: tuple[str, ...] = ()) -> "Graph":
@@ -64,9 +66,28 @@ class Graph:
         scope = Scope() if scope is None else scope
         return Graph(GraphShape.of(config, scope, places), scope)
 
-    def is_of(self, config: TransformerConfig) -> bool:
-        """Whether this is a graph of a model."""
-        return not self.unlike_model(config)
+    def with_units(self, *units: Unit) -> "Graph":
+        """The graph in which units take the places of those of their names: units of another level, or of a class of your own.
+
+        Raises:
+            GraphError: it has no unit of such a name, or that one reads earlier or later.
+        """
+        given, mine = {unit.name: unit for unit in units}, {unit.name: unit.clock for unit in self.units}
+        for name, unit in given.items():
+            if mine.get(name) != unit.clock:
+                raise GraphError(f"no unit {name} of this graph has clock {unit.clock}; its units and their clocks: {mine}")
+        return replace(self, units=tuple(given.get(unit.name, unit) for unit in self.units))
+
+    @cached_property
+    def from_elsewhere(self) -> dict[str, str]:
+        """The levels of units that its scope does not tell of, by the units' names: see ``with_units``."""
+        told = zip(self.units, units_of(self.shape, self.scope), strict=True)
+        return {unit.name: unit.level for unit, known in told if unit != known}
+
+    @property
+    def scope_text(self) -> str:
+        """Its scope in words, and the levels that the scope does not tell of."""
+        return ", ".join([str(self.scope), *(f"{name}={level}" for name, level in self.from_elsewhere.items())])
 
     def unlike_model(self, config: TransformerConfig) -> str:
         """What tells this graph apart from a model's, in words: ``layers: 3 and 12``. Empty for a graph of the model."""
@@ -82,15 +103,17 @@ class Graph:
         """The graph of the same nodes, each one at all positions."""
         if not self.shape.places:
             return self
-        return Graph(replace(self.shape, places=(), ordered=False), replace(self.scope, positions="all"))
+        return replace(self, shape=replace(self.shape, places=(), ordered=False), scope=replace(self.scope, positions="all"))
 
     @cached_property
     def apart(self) -> "Graph":
         """The unplaced graph in which every head has a reader for its query, one for its key and one for its value."""
-        level = self.scope.level if self.scope.level in ("neuron", "expert") else "qkv"
-        of_mlps = tuple(override for override in self.scope.overrides if override[0].startswith("m"))
-        scope = Scope(level, split_embeddings=self.scope.split_embeddings, overrides=of_mlps)
-        return replace(self.unplaced, scope=scope, units=tuple(unit.apart for unit in self.units))
+        return replace(self.unplaced, units=tuple(unit.apart for unit in self.units))
+
+    @cached_property
+    def drawn(self) -> "Graph":
+        """The unplaced graph whose nodes are the boxes of a picture: every MLP is one."""
+        return replace(self.unplaced, units=tuple(unit.drawn for unit in self.units))
 
     @property
     def places(self) -> tuple[str | None, ...]:
@@ -165,6 +188,14 @@ class Graph:
         return {reader: index for index, reader in enumerate(self.readers)}
 
     @cached_property
+    def _writer_named(self) -> dict[str, Writer]:
+        return {str(writer): writer for writer in self.writers}
+
+    @cached_property
+    def _reader_named(self) -> dict[str, Reader]:
+        return {str(reader): reader for reader in self.readers}
+
+    @cached_property
     def unit_index(self) -> dict[str, int]:
         """The index in ``units`` of the unit of each name."""
         return {unit.name: index for index, unit in enumerate(self.units)}
@@ -202,6 +233,10 @@ class Graph:
         unit, index = self._located(reader)
         return tuple(self.writers_in[unit][writer] for writer in self.units[unit].feeds[index])
 
+    def nodes_of(self, reader: Reader) -> tuple[Node, ...]:
+        """The nodes at which an edge into a reader ends, at its place: its owners, several where heads share keys and values; the logits."""
+        return tuple(at(self.writers[owner], reader.place) for owner in self.owners(reader)) or (reader,)
+
     def writers_of(self, reader: Reader) -> tuple[int, ...]:
         """The writers whose output depends on this reader directly: a head, a group of heads, a block; none for logits."""
         unit, _ = self._located(reader)
@@ -214,6 +249,24 @@ class Graph:
             return tuple(range(here if self.shape.ordered else 0, len(self.places)))
         return (here,)
 
+    def writer(self, name: str) -> Writer:
+        """The writer of this name, at a place where the name says one.
+
+        Raises:
+            GraphError: the name is malformed; of a well-formed one that the graph does not have, ``find`` tells.
+        """
+        whole, place = parted(name)
+        writer = self._writer_named.get(whole)
+        return parse_writer(name) if writer is None else at(writer, place)
+
+    def reader(self, name: str) -> Reader:
+        """The reader of this name.
+
+        Raises:
+            GraphError: as ``writer``.
+        """
+        return self._reader_named.get(name) or parse_reader(name)
+
     def find(self, edge: str | Edge) -> tuple[int, int]:
         """Row and column of an edge.
 
@@ -221,7 +274,9 @@ class Graph:
             GraphError: the name is malformed, or the writer is not computed before the reader.
             UnknownNameError: this graph has no such writer or reader.
         """
-        edge = parse_edge(edge) if isinstance(edge, str) else edge
+        if isinstance(edge, str):
+            writer_name, arrow, reader_name = edge.partition("->")
+            edge = Edge(self.writer(writer_name), self.reader(reader_name)) if arrow else parse_edge(edge)
         writer, reader = bare(edge.writer), edge.reader
         if writer not in self.writer_index:
             raise UnknownNameError("writer", str(edge.writer), [str(w) for w in self.writers])

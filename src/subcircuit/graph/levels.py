@@ -25,7 +25,7 @@ def resolve(circuit: Circuit, finer: Graph) -> Circuit:
     Raises:
         GraphError: ``finer`` is of another model, or coarser somewhere.
     """
-    rows, columns = _parts(finer, circuit.graph)
+    rows, columns = parts_within(finer, circuit.graph)
     kept = circuit.kept.float()[rows] @ columns.T.float() > 0
     return Circuit(finer, kept & finer.edges)
 
@@ -36,7 +36,7 @@ def coarsen(circuit: Circuit, coarser: Graph) -> Circuit:
     Raises:
         GraphError: ``coarser`` is of another model, or finer somewhere.
     """
-    rows, columns = _parts(circuit.graph, coarser)
+    rows, columns = parts_within(circuit.graph, coarser)
     n_rows = len(coarser.writers)
 
     def joined(values: Tensor, none: float) -> Tensor:
@@ -53,8 +53,12 @@ def coarsen(circuit: Circuit, coarser: Graph) -> Circuit:
     return Circuit(coarser, kept, scores, circuit.record)
 
 
-def _parts(finer: Graph, coarser: Graph) -> tuple[Tensor, Bool[Tensor, "reader part"]]:
-    """The coarser writer of each finer writer, and which coarser readers each finer reader is part of."""
+def parts_within(finer: Graph, coarser: Graph) -> tuple[Tensor, Bool[Tensor, "reader part"]]:
+    """The coarser writer of each finer writer, and which coarser readers each finer reader is part of.
+
+    Raises:
+        GraphError: as ``resolve``.
+    """
     if coarser.places not in ((None,), finer.places):
         _not_part(finer.readers[0])
     rows = _known(finer.embeddings, same_or_whole(finer.embeddings, coarser.embeddings, str(Embed())), 0)

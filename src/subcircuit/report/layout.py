@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
-from subcircuit.graph import MLP, Attention, Circuit, Embed, Expert, Graph, Head, Logits, Neuron
+from subcircuit.graph import Circuit, Graph, Node
 
-Node: TypeAlias = Embed | Head | Attention | MLP | Neuron | Expert | Logits
 Point: TypeAlias = tuple[float, float]
 
 BOX_WIDTH, BOX_HEIGHT = 0.5, 0.185
@@ -38,17 +37,13 @@ class Layout:
     @cached_property
     def labelled(self) -> frozenset[Node]:
         """The circuit's nodes; embeddings and logits stand as bars and are always shown."""
-        return frozenset(node for node in self.circuit.nodes if not isinstance(node, (Embed, Logits)))
+        return frozenset(node for node in self.circuit.nodes if node.layer is not None)
 
     @cached_property
     def rows(self) -> dict[tuple[int, str], float]:
-        """Height of each layer's row of heads (``"a"``) and row of its MLP (``"m"``)."""
-        kinds = ("a", "m") if self.graph.shape.mlps else ("a",)
-        used = {
-            (node.layer, "m" if isinstance(node, MLP | Neuron | Expert) else "a")
-            for node in self.labelled
-            if not isinstance(node, (Embed, Logits))
-        }
+        """Height of each layer's row of heads (``"attention"``) and row of its MLP (``"mlp"``)."""
+        kinds = ("attention", "mlp") if self.graph.shape.mlps else ("attention",)
+        used = {(node.layer, node.kind) for node in self.labelled}
         row_height = max(_CLOSE_ROW, min(_ROW, _TALL / max(1, len(used))))
         heights, y = {}, _BAR_GAP
         for row in ((layer, kind) for layer in range(self.graph.shape.n_layers) for kind in kinds):
@@ -60,8 +55,8 @@ class Layout:
     @cached_property
     def columns(self) -> dict[int, float]:
         """Horizontal place of each column of heads; one column where attention blocks are not resolved."""
-        count = max(len(unit.writers) for unit in self.graph.units if unit.name.startswith("a"))
-        used = {_column(node) for node in self.labelled}
+        count = 1 + max(writer.column or 0 for writer in self.graph.writers)
+        used = {node.column or 0 for node in self.labelled if node.kind == "attention"}
         widths = [_COLUMN if column in used else _EMPTY_COLUMN for column in range(count)]
         slack = max(0.0, _LEAST_GRID - sum(widths)) / count
         places, x = {}, _LEFT
@@ -83,19 +78,15 @@ class Layout:
     @property
     def bottom(self) -> float:
         """Height of the lowest bar; the first is at 0, that of positions below it."""
-        return min(self.place(writer)[1] for writer in self.graph.writers if isinstance(writer, Embed))
+        return min(self.place(writer)[1] for writer in self.graph.embeddings)
 
     def place(self, node: Node) -> Point:
         """The middle of a node."""
-        match node:
-            case Embed(part):
-                return sum(self.bar) / 2, -_BAR_STEP if part == "pos" else 0.0
-            case Logits():
-                return sum(self.bar) / 2, self.top
-            case MLP(layer) | Neuron(layer) | Expert(layer):
-                return self.mlp_column, self.rows[layer, "m"]
-            case Attention(layer) | Head(layer):
-                return self.columns[_column(node)], self.rows[layer, "a"]
+        if node.layer is None:
+            below = self.graph.writer_index.get(node)
+            return sum(self.bar) / 2, self.top if below is None else below * -_BAR_STEP + 0.0
+        x = self.mlp_column if node.kind == "mlp" else self.columns[node.column or 0]
+        return x, self.rows[node.layer, node.kind]
 
     @property
     def bar(self) -> Point:
@@ -105,7 +96,7 @@ class Layout:
     @property
     def unlabelled(self) -> list[Point]:
         """Places of the nodes that are not in the circuit."""
-        return [self.place(w) for w in self.graph.writers if not isinstance(w, Embed) and w not in self.labelled]
+        return [self.place(w) for w in self.graph.writers if w.layer is not None and w not in self.labelled]
 
     @property
     def layers(self) -> list[tuple[int, float]]:
@@ -113,16 +104,5 @@ class Layout:
         rows: dict[int, float] = {}
         for node in self.labelled:
             y = self.place(node)[1]
-            layer = node.layer  # pyright: ignore[reportAttributeAccessIssue]
-            rows[layer] = min(y, rows.get(layer, y))
+            rows[node.layer or 0] = min(y, rows.get(node.layer or 0, y))
         return sorted(rows.items())
-
-
-def _column(node: Node) -> int:
-    match node:
-        case Head(_, head):
-            return head
-        case Attention():
-            return 0
-        case _:
-            return -1

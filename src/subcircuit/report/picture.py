@@ -1,7 +1,6 @@
 """A circuit as one figure: layers bottom to top, kept edges coloured by what reads them, width and strength by effect."""
 
 import math
-from dataclasses import replace
 from pathlib import Path as FilePath
 from textwrap import wrap
 
@@ -14,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.path import Path
 
-from subcircuit.graph import MLP, Circuit, Embed, Graph, HeadInput, Logits, Reader, Scope, Writer, coarsen
-from subcircuit.report.layout import BOX_HEIGHT, BOX_WIDTH, Layout, Node
+from subcircuit.graph import Circuit, Graph, Node, Reader, Writer, coarsen
+from subcircuit.report.layout import BOX_HEIGHT, BOX_WIDTH, Layout
 from subcircuit.report.routes import BAR_HEIGHT, arc_reach, route
 from subcircuit.report.style import STYLE, save_figure
 from subcircuit.report.summary import Summary
@@ -23,15 +22,15 @@ from subcircuit.text import inert
 
 # Okabe & Ito's palette: told apart by colour-blind readers
 COLOURS = {
-    "query": "#0072B2",
-    "key": "#E69F00",
-    "value": "#009E73",
+    "q": "#0072B2",
+    "k": "#E69F00",
+    "v": "#009E73",
     "attention": "#0072B2",
-    "MLP": "#CC79A7",
+    "mlp": "#CC79A7",
     "logits": "#D55E00",
 }
 _PLACES = {"each": "positions", "roles": "token roles"}
-_KINDS = {"q": "query", "k": "key", "v": "value", None: "attention"}
+_WORDS = {"q": "query", "k": "key", "v": "value", "mlp": "MLP"}
 _INK, _FAINT, _ALARM = "#222222", "#c9c9c9", "#b00020"
 # of a warning: letters an inch, and inches a line
 _LETTERS, _LINE = 17, 0.14
@@ -48,7 +47,7 @@ def draw_circuit(circuit: Circuit, *, most: int = 2000) -> Figure:
         A matplotlib figure of its own, not known to pyplot.
     """
     with mpl.rc_context(STYLE):
-        whole = _drawn(circuit)
+        whole = circuit if circuit.graph == circuit.graph.drawn else coarsen(circuit, circuit.graph.drawn)
         layout = Layout(whole)
         edges = _strongest(whole, most)
         figure, axes = _canvas(layout, edges, Summary.of(circuit).warnings)
@@ -61,23 +60,10 @@ def draw_circuit(circuit: Circuit, *, most: int = 2000) -> Figure:
         return figure
 
 
-def _drawn(circuit: Circuit) -> Circuit:
-    """What is drawn of a circuit: neurons and experts as their MLPs, of which there is one box each, all places together."""
-    circuit = coarsen(circuit, circuit.graph.unplaced) if circuit.graph.shape.places else circuit
-    graph = circuit.graph
-    if _parts(graph) is None:
-        return circuit
-    scope, mlps = graph.scope, range(graph.shape.n_layers)
-    level = "qkv" if scope.level in ("neuron", "expert") else scope.level
-    overrides = tuple(override for override in scope.overrides if override[0] not in {f"m{layer}" for layer in mlps})
-    shape = replace(graph.shape, neurons=0)
-    return coarsen(circuit, Graph(shape, Scope(level, scope.kv, scope.split_embeddings, overrides)))
-
-
 def _parts(graph: Graph) -> str | None:
     """What MLPs are resolved into; None where each is one node."""
-    levels = {unit.level for unit in graph.units if unit.name.startswith("m")}
-    return " and ".join(f"{level}s" for level in sorted(levels - {"block"}, reverse=True)) or None
+    levels = {unit.level for unit, drawn in zip(graph.units, graph.drawn.units, strict=True) if unit != drawn}
+    return " and ".join(f"{level}s" for level in sorted(levels, reverse=True)) or None
 
 
 def save_picture(circuit: Circuit, directory: str | FilePath) -> tuple[FilePath, FilePath]:
@@ -98,7 +84,7 @@ def _strongest(circuit: Circuit, most: int) -> list[tuple[Writer, Reader, float]
 
 def _canvas(layout: Layout, edges: list[tuple[Writer, Reader, float]], warnings: tuple[str, ...]) -> tuple[Figure, Axes]:
     """A figure just large enough, whose one axes measures in inches; warnings stand under its title and legend."""
-    arcs = [arc_reach(layout, w, n) for w, n in ((w, _nodes_of(layout, r)[0]) for w, r, _ in edges) if _on_the_right(w, n)]
+    arcs = [arc_reach(layout, w, n) for w, n in ((w, layout.graph.nodes_of(r)[0]) for w, r, _ in edges) if _on_the_right(w, n)]
     right = layout.mlp_column + BOX_WIDTH / 2 + max(arcs, default=0.0) + 0.2
     width = max(right, 5.6)
     lines = [line for warning in warnings for line in wrap(inert(f"warning: {warning}"), int(_LETTERS * width))]
@@ -114,26 +100,7 @@ def _canvas(layout: Layout, edges: list[tuple[Writer, Reader, float]], warnings:
 
 
 def _on_the_right(writer: Writer, node: Node) -> bool:
-    return isinstance(writer, (Embed, MLP)) and isinstance(node, (MLP, Logits))
-
-
-def _nodes_of(layout: Layout, reader: Reader) -> list[Node]:
-    """The nodes at which an edge into this reader ends: several where heads share keys and values."""
-    graph = layout.graph
-    return [Logits()] if isinstance(reader, Logits) else [graph.writers[index] for index in graph.owners(reader)]
-
-
-def kind_of(reader: Reader) -> str:
-    """What a reader is, as ``COLOURS`` names it."""
-    match reader:
-        case HeadInput(part=part):
-            return _KINDS[part]
-        case MLP():
-            return "MLP"
-        case Logits():
-            return "logits"
-        case _:
-            return "attention"
+    return "attention" not in (writer.kind, node.kind)
 
 
 def _draw_edges(axes: Axes, layout: Layout, edges: list[tuple[Writer, Reader, float]]) -> None:
@@ -141,10 +108,10 @@ def _draw_edges(axes: Axes, layout: Layout, edges: list[tuple[Writer, Reader, fl
     widths: list[float] = []
     colours: list[tuple[float, float, float, float]] = []
     for writer, reader, strength in edges:
-        for node in _nodes_of(layout, reader):
+        for node in layout.graph.nodes_of(reader):
             curves.append(route(layout, writer, reader, node))
             widths.append(0.6 + 2.6 * strength)
-            colours.append(to_rgba(COLOURS[kind_of(reader)], 0.4 + 0.55 * strength))
+            colours.append(to_rgba(COLOURS[reader.kind], 0.4 + 0.55 * strength))
     axes.add_collection(
         PathCollection(curves, facecolors="none", edgecolors=colours, linewidths=widths, capstyle="round", zorder=2),
         autolim=False,
@@ -155,8 +122,7 @@ def _draw_nodes(axes: Axes, layout: Layout) -> None:
     for node in sorted(layout.labelled, key=lambda n: (layout.place(n)[1], layout.place(n)[0])):
         _box(axes, str(node), layout.place(node), BOX_WIDTH, BOX_HEIGHT)
     left, right = layout.bar
-    ends: list[Node] = [Logits(), *(w for w in layout.graph.writers if isinstance(w, Embed))]
-    for node in ends:
+    for node in (*layout.graph.units[-1].readers, *layout.graph.embeddings):
         _box(axes, str(node), layout.place(node), right - left, BAR_HEIGHT)
     for layer, y in layout.layers:
         axes.text(left - 0.12, y, f"layer {layer}", color="#777777", fontsize=6, ha="right", va="center")
@@ -201,18 +167,19 @@ def _draw_words(figure: Figure, axes: Axes, circuit: Circuit, n_edges: int, draw
 
 def _draw_legend(axes: Axes, circuit: Circuit, middle: float, y: float) -> None:
     """One line under the title: each colour's name, in its colour."""
-    kinds = [kind for kind in COLOURS if kind in {kind_of(reader) for reader in circuit.graph.readers}]
-    words = ["edges into", *kinds] + (["width: effect"] if circuit.scores is not None else [])
+    present = {reader.kind for reader in circuit.graph.readers}
+    coloured = {_WORDS.get(kind, kind): colour for kind, colour in COLOURS.items() if kind in present}
+    words = ["edges into", *coloured] + (["width: effect"] if circuit.scores is not None else [])
     step = 0.78
     x = middle - step * (len(words) - 1) / 2
     for index, word in enumerate(words):
-        colour = COLOURS.get(word, "#555555")
-        if word in COLOURS:
+        colour = coloured.get(word, "#555555")
+        if word in coloured:
             axes.plot(
                 [x + index * step - 0.33, x + index * step - 0.13], [y, y], color=colour, linewidth=2.2, solid_capstyle="round"
             )
         axes.text(
-            x + index * step - (0.08 if word in COLOURS else 0.3),
+            x + index * step - (0.08 if word in coloured else 0.3),
             y - 0.005,
             word,
             ha="left",

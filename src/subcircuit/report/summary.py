@@ -76,7 +76,8 @@ class Summary:
             "edges_kept": circuit.n_edges,
             "nodes_total": (len(circuit.graph.writers) + 1) * len(circuit.graph.places),
             "nodes_kept": len(circuit.nodes),
-            "scope": asdict(circuit.graph.scope),
+            "scope": asdict(circuit.graph.scope)
+            | {"overrides": (*circuit.graph.scope.overrides, *circuit.graph.from_elsewhere.items())},
             "scores": None if circuit.scores is None else meaning_of_scores(circuit.record),
             "warnings": warnings_of(circuit),
         }

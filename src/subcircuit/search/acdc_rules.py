@@ -32,25 +32,21 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from subcircuit.errors import SettingsError
-from subcircuit.graph import Graph, Head, HeadInput, Writer
+from subcircuit.graph import Graph
 from subcircuit.search.direction import Direction, check_direction
 
 HeadOrder: TypeAlias = Literal["descending", "ascending"]
 
 # kinds as the authors' program takes them; a head with a single input has only one
-_PARTS = {"v": 0, "k": 1, "q": 2, None: 0}
+_PARTS = {"v": 0, "k": 1, "q": 2}
 
 
 def cutting_order(graph: Graph, heads: HeadOrder) -> tuple[int, ...]:
     """Writers so that the last is cut first: by computation, heads of a layer from high to low or from low to high."""
-    index = graph.writer_index
-
-    def place(writer: Writer) -> tuple[int, int]:
-        if isinstance(writer, Head) and heads == "ascending":
-            return index[Head(writer.layer, 0)], -writer.head
-        return (index[Head(writer.layer, 0)], writer.head) if isinstance(writer, Head) else (index[writer], 0)
-
-    return tuple(index[w] for w in sorted(graph.writers, key=place))
+    order = list(range(len(graph.embeddings)))
+    for writers in graph.writers_in:
+        order += sorted(writers, key=lambda w: -(graph.writers[w].column or 0)) if heads == "ascending" else writers
+    return tuple(order)
 
 
 def visiting_order(graph: Graph, unit: int, heads: HeadOrder) -> tuple[int, ...]:
@@ -61,10 +57,9 @@ def visiting_order(graph: Graph, unit: int, heads: HeadOrder) -> tuple[int, ...]
 
     def place(reader: int) -> tuple[int, int, bool, int]:
         node = graph.readers[reader]
-        if not isinstance(node, HeadInput):
-            return 0, 0, False, -reader
+        head = node.column or 0
         # a head with a single input goes before the values of a group that has its number
-        return _PARTS[node.part], node.head if heads == "ascending" else -node.head, node.part is not None, -reader
+        return _PARTS.get(node.kind, 0), head if heads == "ascending" else -head, node.kind in _PARTS, -reader
 
     return tuple(sorted(graph.readers_in[unit], key=place))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from subcircuit.engine.exact import Visit
 from subcircuit.errors import NumericalError
-from subcircuit.graph import Circuit, Expert, Graph, HeadInput, Neuron, RouterInput
+from subcircuit.graph import Circuit, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.acdc_rules import (
     OVERHEAD,
@@ -84,7 +84,7 @@ class Walk:
         self.borderline = Borderline(problem, self.examples, abs(self.current), restoring)
         self.speculation = Speculation(config.speculation, pairs // self.examples)
         start = f"restoring {restoring}, heads {config.head_order}, {self.examples} examples at once"
-        self.history = f"{start}, {graph.scope}, {within and within.digest}"
+        self.history = f"{start}, {graph.scope_text}, {within and within.digest}"
         self.decided, self.trials, self.began = 0, 0, perf_counter()
         self.effort, self.work = Effort(graph, self._open_edges()), 0.0
 
@@ -270,8 +270,7 @@ class Walk:
 
 def are_tried_whole(graph: Graph, readers: Sequence[int], config: CutRules) -> bool:
     """Whether a unit's live readers are first cut from all their writers at once."""
-    whole = HeadInput | Neuron | Expert | RouterInput
-    return config.whole_input and any(isinstance(graph.readers[r], whole) for r in readers)
+    return config.whole_input and not all(graph.units[graph.unit_of[r]].is_whole for r in readers)
 
 
 def _cells(cut: Cut) -> Cells:

@@ -43,7 +43,7 @@ from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.method import FIRST_ORDER, Method
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound, Result, check_together, scored
-from subcircuit.units import AttentionUnit
+from subcircuit.units import Unit
 from subcircuit.units.gradients import Rules, pull_back, widened
 from subcircuit.units.nodes import HeadPart
 
@@ -125,7 +125,7 @@ def _effects(probe: Probe, unit: int, gradients: tuple[UnitGradient, ...]) -> Fl
     """Effects of cutting each edge into a unit, for every example and backward pass: its share of the task's mean."""
     graph = probe.contrast.graph
     node = graph.units[unit]
-    if not isinstance(node, AttentionUnit):
+    if not node.inputs:
         return _first_order(probe, unit, torch.stack([g.at_readers for g in gradients]))
     layer = node.layer
     at_inputs = torch.stack([g.at_readers for g in gradients])
@@ -174,7 +174,7 @@ def _pattern_gradients(
 
 
 def _recomputed(
-    probe: Probe, unit: int, node: AttentionUnit, at_pattern: Float[Tensor, "drop head batch query key"]
+    probe: Probe, unit: int, node: Unit, at_pattern: Float[Tensor, "drop head batch query key"]
 ) -> Iterator[tuple[slice, HeadPart, Float[Tensor, "drop writer head batch"]]]:
     """Some writers at a time, and q or k: the effect on each head of the change of its pattern when these edges are cut.
 

@@ -108,7 +108,7 @@ def neuron_scores(problem: Problem, config: Eap, on_step: OnRound | None = None)
         for gradient in probe.gradients(run.streams):
             unit = graph.unit_of[gradient.readers[0]]
             node = graph.units[unit]
-            if node.name.startswith("m"):
+            if node.kind == "mlp":
                 clean = _activations(model, node.layer, run.streams[unit])
                 change = -clean if other is None else _activations(model, node.layer, other[unit]) - clean
                 at = pull_back(lambda a, layer=node.layer: _write(model, layer, a), (clean,), gradient.written)[0]

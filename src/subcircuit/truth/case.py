@@ -36,7 +36,7 @@ class Case:
     source: str
 
     def __post_init__(self) -> None:
-        if not self.circuit.graph.is_of(self.model.config):
+        if self.circuit.graph.unlike_model(self.model.config):
             raise GraphError(f"case {self.name}: the circuit is of a graph that is not the model's")
 
     @property

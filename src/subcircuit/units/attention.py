@@ -48,6 +48,8 @@ class AttentionUnit(Unit):
     split: tuple[int, ...]
     grouped: bool
 
+    kind = "attention"
+
     @property
     def name(self) -> str:
         """``a5``."""

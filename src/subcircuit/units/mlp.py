@@ -33,10 +33,17 @@ from subcircuit.units.unit import CleanUnit, Inputs, Reaches, Since, Unit, UnitR
 class FeedForwardUnit(Unit):
     """A layer's MLP at any level."""
 
+    kind = "mlp"
+
     @property
     def name(self) -> str:
         """``m5``."""
         return f"m{self.layer}"
+
+    @property
+    def drawn(self) -> "MLPUnit":
+        """One node."""
+        return MLPUnit(self.layer, self.clock)
 
     def adds(self, model: Transformer, stream: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         """As in the plain forward pass."""

@@ -1,4 +1,4 @@
-"""Nodes and edges of the computational graph, and the one grammar of their names.
+"""Nodes and edges of the computational graph, and the grammar of the names of the package's own nodes.
 
     embed  token_embed  pos_embed     what the embedding writes
     a5.h3  a5  m5  m5.n1021           writers: a head, a whole attention block, an MLP, one neuron of it
@@ -10,127 +10,256 @@
     a5.h3@S2  a5.h3<k>@7              a node at one place: at a token role, or at a position of prompts that line up
     a1.h0@S2->a5.h3<k>@S2             an edge at a place: the residual stream is per position, so both ends have the same
 
-``str(node)`` prints a name and ``parse_writer``, ``parse_reader``, ``parse_edge`` read it back.
+``str(node)`` prints a name and ``parse_writer``, ``parse_reader``, ``parse_edge`` read it back. A graph also reads the names of nodes
+that its units bring from elsewhere (``Graph.find``).
 """
 
 import re
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, TypeVar
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, TypeAlias, TypeVar
 
 from subcircuit.errors import GraphError
 from subcircuit.model.config import HeadPart
 
-
-def _at_place(name: str, place: str | None) -> str:
-    return name if place is None else f"{name}@{place}"
+Kind: TypeAlias = Literal["embed", "attention", "q", "k", "v", "mlp", "logits"]
 
 
 @dataclass(frozen=True, slots=True)
-class Embed:
-    """What the embedding writes: all of it, or its token or position part where the scope splits them."""
+class Node(ABC):
+    """A writer, a reader, or both under one name, which is its text.
 
-    part: Literal["token", "pos"] | None = None
-    place: str | None = None
+    Args:
+        layer: None for the embedding and the logits.
+        place: a token role, or a position of prompts that line up; None is all positions.
+    """
+
+    layer: int | None
+    place: str | None = field(default=None, kw_only=True)
+
+    noun: ClassVar[str] = "node"
+    """What explanations call it."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Its name without its place; no other node of its graph has it."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> Kind:
+        """The part of the model that it belongs to; for a head's query, key or value input which of them."""
+
+    @property
+    def column(self) -> int | None:
+        """The number of the attention head that it is, or is an input of; None for all other nodes."""
+        return None
+
+    @property
+    def neurons(self) -> slice | None:
+        """The neurons of its layer's MLP that it consists of, all of them with the MLP's biases; None for all other nodes."""
+        return None
 
     def __str__(self) -> str:
-        return _at_place("embed" if self.part is None else f"{self.part}_embed", self.place)
+        return self.name if self.place is None else f"{self.name}@{self.place}"
+
+
+Writer: TypeAlias = Node
+Reader: TypeAlias = Node
+NodeT = TypeVar("NodeT", bound=Node)
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class Embed(Node):
+    """What the embedding writes: all of it, or its token or position part where the scope splits them."""
+
+    layer: None = field(default=None, init=False)
+    part: Literal["token", "pos"] | None = None
+
+    noun = "embedding"
+
+    @property
+    def name(self) -> str:
+        """``embed``, or that of a part."""
+        return "embed" if self.part is None else f"{self.part}_embed"
+
+    @property
+    def kind(self) -> Kind:
+        """The embedding."""
+        return "embed"
+
+
+@dataclass(frozen=True, slots=True)
+class Head(Node):
     """What one attention head writes."""
 
     layer: int
     head: int
-    place: str | None = None
 
-    def __str__(self) -> str:
-        return _at_place(f"a{self.layer}.h{self.head}", self.place)
+    noun = "head"
+
+    @property
+    def name(self) -> str:
+        """``a5.h3``."""
+        return f"a{self.layer}.h{self.head}"
+
+    @property
+    def kind(self) -> Kind:
+        """Attention."""
+        return "attention"
+
+    @property
+    def column(self) -> int:
+        """Its number."""
+        return self.head
 
 
 @dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(Node):
     """A whole attention block, as writer or as reader."""
 
     layer: int
-    place: str | None = None
 
-    def __str__(self) -> str:
-        return _at_place(f"a{self.layer}", self.place)
+    noun = "attention block"
+
+    @property
+    def name(self) -> str:
+        """``a5``."""
+        return f"a{self.layer}"
+
+    @property
+    def kind(self) -> Kind:
+        """Attention."""
+        return "attention"
 
 
 @dataclass(frozen=True, slots=True)
-class MLP:
+class MLP(Node):
     """An MLP, as writer or as reader."""
 
     layer: int
-    place: str | None = None
 
-    def __str__(self) -> str:
-        return _at_place(f"m{self.layer}", self.place)
+    noun = "MLP"
+
+    @property
+    def name(self) -> str:
+        """``m5``."""
+        return f"m{self.layer}"
+
+    @property
+    def kind(self) -> Kind:
+        """An MLP."""
+        return "mlp"
+
+    @property
+    def neurons(self) -> slice:
+        """All, with the biases."""
+        return slice(None)
 
 
 @dataclass(frozen=True, slots=True)
-class Neuron:
+class Neuron(Node):
     """One neuron of an MLP, as writer (its row of ``W_out``) or as reader (its rows of ``W_in`` and ``W_gate``)."""
 
     layer: int
     neuron: int
-    place: str | None = None
 
-    def __str__(self) -> str:
-        return _at_place(f"m{self.layer}.n{self.neuron}", self.place)
+    noun = "neuron"
+
+    @property
+    def name(self) -> str:
+        """``m5.n1021``."""
+        return f"m{self.layer}.n{self.neuron}"
+
+    @property
+    def kind(self) -> Kind:
+        """A part of an MLP."""
+        return "mlp"
+
+    @property
+    def neurons(self) -> slice:
+        """Itself."""
+        return slice(self.neuron, self.neuron + 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Expert:
+class Expert(Node):
     """One expert of a mixture, as writer (times its share) or as reader; ``expert`` None is the one of all positions."""
 
     layer: int
     expert: int | None
-    place: str | None = None
 
-    def __str__(self) -> str:
-        return _at_place(f"m{self.layer}.shared" if self.expert is None else f"m{self.layer}.e{self.expert}", self.place)
+    noun = "expert"
+
+    @property
+    def name(self) -> str:
+        """``m5.e3`` or ``m5.shared``."""
+        return f"m{self.layer}.shared" if self.expert is None else f"m{self.layer}.e{self.expert}"
+
+    @property
+    def kind(self) -> Kind:
+        """A part of an MLP."""
+        return "mlp"
 
 
 @dataclass(frozen=True, slots=True)
-class RouterInput:
+class RouterInput(Node):
     """What the router of a mixture of experts reads."""
 
     layer: int
-    place: str | None = None
 
-    def __str__(self) -> str:
-        return _at_place(f"m{self.layer}<router>", self.place)
+    @property
+    def name(self) -> str:
+        """``m5<router>``."""
+        return f"m{self.layer}<router>"
+
+    @property
+    def kind(self) -> Kind:
+        """A part of an MLP."""
+        return "mlp"
 
 
 @dataclass(frozen=True, slots=True)
-class HeadInput:
+class HeadInput(Node):
     """What one head reads: its query, key or value input, or (``part`` None) one input for all three."""
 
     layer: int
     head: int
     part: HeadPart | None = None
-    place: str | None = None
 
-    def __str__(self) -> str:
-        return _at_place(f"a{self.layer}.h{self.head}" + ("" if self.part is None else f"<{self.part}>"), self.place)
+    @property
+    def name(self) -> str:
+        """``a5.h3<q>`` or ``a5.h3``."""
+        return f"a{self.layer}.h{self.head}" + ("" if self.part is None else f"<{self.part}>")
+
+    @property
+    def kind(self) -> Kind:
+        """Its part, or attention."""
+        return self.part or "attention"
+
+    @property
+    def column(self) -> int:
+        """The head's number; that of a key/value head where heads share this input."""
+        return self.head
 
 
 @dataclass(frozen=True, slots=True)
-class Logits:
+class Logits(Node):
     """What the final norm and the unembedding read."""
 
-    place: str | None = None
+    layer: None = field(default=None, init=False)
 
-    def __str__(self) -> str:
-        return _at_place("logits", self.place)
+    noun = "logits"
 
+    @property
+    def name(self) -> str:
+        """``logits``."""
+        return "logits"
 
-Writer: TypeAlias = Embed | Head | Attention | MLP | Neuron | Expert
-Reader: TypeAlias = HeadInput | Attention | MLP | Neuron | Expert | RouterInput | Logits
-NodeT = TypeVar("NodeT", bound=Writer | Reader)
+    @property
+    def kind(self) -> Kind:
+        """The logits."""
+        return "logits"
 
 
 def at(node: NodeT, place: str | None) -> NodeT:
@@ -176,12 +305,14 @@ def parse_writer(name: str) -> Writer:
     Raises:
         GraphError: not a writer's name.
     """
-    whole, place = _parted(name)
+    whole, place = parted(name)
     match _EMBEDS.get(whole) or _parse_component(whole):
         case HeadInput(layer, head, None):
-            return Head(layer, head, place)
+            return Head(layer, head, place=place)
         case Embed() | Attention() | MLP() | Neuron() | Expert() as node:
             return at(node, place)
+        case _:
+            pass
     expected = (
         "embed, token_embed, pos_embed, a<layer>, a<layer>.h<head>, m<layer>, m<layer>.n<neuron>, m<layer>.e<expert> or "
         "m<layer>.shared, and @<place> after it where nodes have places"
@@ -195,7 +326,7 @@ def parse_reader(name: str) -> Reader:
     Raises:
         GraphError: not a reader's name.
     """
-    whole, place = _parted(name)
+    whole, place = parted(name)
     reader = Logits() if whole == "logits" else _parse_component(whole)
     if reader is None:
         expected = (
@@ -206,7 +337,7 @@ def parse_reader(name: str) -> Reader:
     return at(reader, place)
 
 
-def _parted(name: str) -> tuple[str, str | None]:
+def parted(name: str) -> tuple[str, str | None]:
     """A node's name without its place, and the place; what cannot be one stays where it is."""
     whole, sign, place = name.partition("@")
     return (whole, place) if sign and is_place(place) else (name, None)

@@ -18,16 +18,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.errors import GraphError
+from subcircuit.model.config import HeadPart
 from subcircuit.model.transformer import Transformer
 from subcircuit.units.gradients import GRADIENTS, Rules, pull_back, widened
-from subcircuit.units.nodes import Logits, Reader, Writer
+from subcircuit.units.nodes import Kind, Logits, Reader, Writer
 from subcircuit.units.rows import REACHES, Reach, Rows
 
 Reaches: TypeAlias = Mapping[int, Reach]  # live writer -> rows at which it matters
@@ -116,6 +117,9 @@ class Unit(ABC):
     clock: int
     coupled: bool = field(default=False, kw_only=True)
 
+    kind: ClassVar[Kind]
+    """The part of the model that it belongs to."""
+
     @property
     @abstractmethod
     def name(self) -> str:
@@ -128,8 +132,18 @@ class Unit(ABC):
 
     @property
     def apart(self) -> "Unit":
-        """The same writers, each input of which is a reader of its own."""
+        """As fine as explanations have it: heads whose queries, keys and values have inputs of their own."""
         return self
+
+    @property
+    def drawn(self) -> "Unit":
+        """As coarse as pictures have it: what is one box is one node."""
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it reads as one node."""
+        return [reader.name for reader in self.readers[:2]] == [self.name]
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
@@ -145,6 +159,11 @@ class Unit(ABC):
     def feeds(self) -> tuple[tuple[int, ...], ...]:
         """For each reader the writers that it is an input of; those that it reaches through a shared norm alone are left out."""
         raise NotImplementedError
+
+    @cached_property
+    def inputs(self) -> Mapping[HeadPart, tuple[int, ...]]:
+        """The readers from which attention heads take their queries, keys and values, head by head; none where there are no heads."""
+        return {}
 
     @cached_property
     def spreads(self) -> tuple[bool, ...]:
@@ -281,6 +300,8 @@ class PointwiseState(UnitState):
 @dataclass(frozen=True)
 class LogitsUnit(Unit):
     """The final norm and the unembedding: they read and write nothing."""
+
+    kind = "logits"
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from subcircuit.errors import CircuitFileError
-from subcircuit.graph import Circuit, Embed, Logits, Scope
+from subcircuit.graph import Circuit, Scope
 from subcircuit.io import read_bytes
 from subcircuit.report.exchange.target import Gathered, Target, number
 
@@ -105,7 +105,7 @@ def _reader(hook: str, head: int | None, last: int) -> str | None:
         return None
     layer, place = int(match[1]), match[2]
     if place == "hook_resid_post" and layer == last:
-        return str(Logits())
+        return "logits"
     if place == "hook_mlp_in":
         return f"m{layer}"
     return f"a{layer}.h{head}<{place[5]}>" if place.endswith("_input") else None
@@ -113,13 +113,13 @@ def _reader(hook: str, head: int | None, last: int) -> str | None:
 
 def _writer(hook: str, head: int | None, split: bool) -> str | None:
     if hook in ("hook_embed", "hook_pos_embed"):
-        return str(Embed("token" if hook == "hook_embed" else "pos") if split else Embed())
+        return ("token_embed" if hook == "hook_embed" else "pos_embed") if split else "embed"
     match = _BLOCK.fullmatch(hook)
     if match is None:
         return None
     layer, place = int(match[1]), match[2]
     if place == "hook_resid_pre" and layer == 0:
-        return str(Embed())
+        return "embed"
     return f"a{layer}.h{head}" if place == "attn.hook_result" else f"m{layer}" if place == "hook_mlp_out" else None
 
 

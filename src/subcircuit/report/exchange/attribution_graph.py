@@ -11,12 +11,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from subcircuit.graph import MLP, Circuit, Embed, Logits, Neuron, Writer
+from subcircuit.graph import Circuit, Node
 from subcircuit.report.summary import Summary
 from subcircuit.text import inert
-from subcircuit.units.nodes import at
 
 _ANYWHERE = "all positions"
+_TYPES = {"embed": "embedding", "attention": "attention head", "mlp": "mlp", "logits": "logit"}
 
 
 def write_attribution_graph(circuit: Circuit, path: Path) -> None:
@@ -56,26 +56,18 @@ def _position(name: str) -> str:
     return name.partition("@")[2] or _ANYWHERE
 
 
-def _node(circuit: Circuit, node: Writer | Logits, columns: dict[str, int]) -> dict[str, Any]:
+def _node(circuit: Circuit, node: Node, columns: dict[str, int]) -> dict[str, Any]:
     name = str(node)
-    match node:
-        case Embed():
-            layer, kind = "E", "embedding"
-        case Logits():
-            layer, kind = str(circuit.graph.shape.n_layers + 1), "logit"
-        case MLP() | Neuron():
-            layer, kind = str(node.layer), "mlp"
-        case _:
-            layer, kind = str(node.layer), "attention head"
+    layer = {"embed": "E", "logits": str(circuit.graph.shape.n_layers + 1)}.get(node.kind, str(node.layer))
     column = columns[_position(name)]
     return {
         "node_id": name,
         "feature": None,
         "layer": layer,
         "ctx_idx": column,
-        "feature_type": kind,
+        "feature_type": _TYPES[node.kind],
         "token_prob": 0.0,
-        "is_target_logit": isinstance(node, Logits),
+        "is_target_logit": node.kind == "logits",
         "run_idx": 0,
         "reverse_ctx_idx": len(columns) - 1 - column,
         "jsNodeId": name,
@@ -91,10 +83,8 @@ def _links(circuit: Circuit) -> dict[tuple[str, str], float]:
     for edge in circuit.edges:
         row, column = graph.find(edge)
         weight = float(circuit.scores[row, column]) if scored and circuit.scores is not None else 1.0
-        place = edge.reader.place
-        readers = [at(graph.writers[index], place) for index in graph.owners(edge.reader)] or [Logits(place)]
-        for reader in readers:
-            weights[str(edge.writer), str(reader)] += weight
+        for node in graph.nodes_of(edge.reader):
+            weights[str(edge.writer), str(node)] += weight
     return weights
 
 

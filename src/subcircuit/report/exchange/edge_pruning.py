@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 
 from subcircuit.errors import CircuitFileError, GraphError
-from subcircuit.graph import Circuit, Embed, Graph, HeadInput, Logits, Reader, Scope, Writer
+from subcircuit.graph import Circuit, Graph, Reader, Scope, Writer
 from subcircuit.io import read_json
 from subcircuit.report.exchange.target import Gathered, Target
 
 _TOKENS, _POSITIONS = "tok_embeds", "pos_embeds"
+_THEIRS = {"token_embed": _TOKENS, "pos_embed": _POSITIONS}
 _END = "resid_post"
 _INPUT = re.compile(r"(a\d+\.h\d+)\.([qkv])")
 
@@ -25,9 +26,9 @@ def write_edge_pruning(circuit: Circuit, path: Path) -> None:
         GraphError: a scope that the format cannot hold.
     """
     graph = circuit.graph
-    if graph.scope not in (Scope(), Scope(split_embeddings=True)):
+    if graph.scope_text not in (str(Scope()), str(Scope(split_embeddings=True))):
         raise GraphError(
-            f"edge-pruning holds circuits of heads with queries, keys and values per query head, and this one is at {graph.scope}: "
+            f"edge-pruning holds circuits of heads with queries, keys and values per query head, and this one is at {graph.scope_text}: "
             "search with --scope qkv and without --kv, or export to networkx, graphml or csv"
         )
     pairs = [[writer, _reader(edge.reader)] for edge in circuit.edges for writer in _writers(graph, edge.writer)]
@@ -55,30 +56,20 @@ def _is_pair(pair: object) -> bool:
 
 
 def _writers(graph: Graph, writer: Writer) -> tuple[str, ...]:
-    match writer:
-        case Embed(part="token"):
-            return (_TOKENS,)
-        case Embed(part="pos"):
-            return (_POSITIONS,)
-        case Embed():
-            return (_TOKENS, _POSITIONS) if graph.shape.learned_positions else (_TOKENS,)
-        case _:
-            return (str(writer),)
+    if writer.kind != "embed":
+        return (str(writer),)
+    if graph.scope.split_embeddings:
+        return (_THEIRS[str(writer)],)
+    return (_TOKENS, _POSITIONS) if graph.shape.learned_positions else (_TOKENS,)
 
 
 def _reader(reader: Reader) -> str:
-    match reader:
-        case HeadInput(layer, head, part):
-            return f"a{layer}.h{head}.{part}"
-        case Logits():
-            return _END
-        case _:
-            return str(reader)
+    return _END if reader.kind == "logits" else str(reader).replace("<", ".").removesuffix(">")
 
 
 def _our_reader(name: str) -> str:
     if name == _END:
-        return str(Logits())
+        return "logits"
     match = _INPUT.fullmatch(name)
     return f"{match[1]}<{match[2]}>" if match else name
 
@@ -86,7 +77,7 @@ def _our_reader(name: str) -> str:
 def _joined(path: Path, graph: Graph, pairs: list[list[str]]) -> list[tuple[str, str]]:
     """The pairs under our names of writers; the two parts of an embedding that is not split become one edge."""
     if graph.scope.split_embeddings:
-        ours = {_TOKENS: str(Embed("token")), _POSITIONS: str(Embed("pos"))}
+        ours = {theirs: mine for mine, theirs in _THEIRS.items()}
         return [(ours.get(writer, writer), reader) for writer, reader in pairs]
     if graph.shape.learned_positions:
         tokens, positions = ({r for w, r in pairs if w == name} for name in (_TOKENS, _POSITIONS))
@@ -95,4 +86,4 @@ def _joined(path: Path, graph: Graph, pairs: list[list[str]]) -> list[tuple[str,
                 f"{path}: {lonely[0][:80]!r} reads token or position embeddings alone: read it with --split-embeddings"
             )
         pairs = [[writer, reader] for writer, reader in pairs if writer != _POSITIONS]
-    return [(str(Embed()) if writer == _TOKENS else writer, reader) for writer, reader in pairs]
+    return [("embed" if writer == _TOKENS else writer, reader) for writer, reader in pairs]

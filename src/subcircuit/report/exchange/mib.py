@@ -42,9 +42,9 @@ def check_expressible(circuit: Circuit, what: str) -> None:
         GraphError: another scope than ``qkv`` with keys and values per query head, or a model without MLPs.
     """
     graph = circuit.graph
-    if graph.scope != Scope():
+    if graph.scope_text != str(Scope()):
         raise GraphError(
-            f"{what} holds circuits of heads with queries, keys and values per query head, and this one is at {graph.scope}: "
+            f"{what} holds circuits of heads with queries, keys and values per query head, and this one is at {graph.scope_text}: "
             "search with --scope qkv and without --kv and --split-embeddings, or export to networkx, graphml or csv"
         )
     if not graph.shape.mlps:

@@ -18,11 +18,11 @@ import networkx as nx
 from pydantic import TypeAdapter, ValidationError
 
 from subcircuit.errors import CircuitFileError, GraphError
-from subcircuit.graph import Circuit, Edge, Graph, GraphShape, Logits, Reader, Scope
+from subcircuit.graph import Circuit, Edge, Graph, GraphShape, Reader, Scope
 from subcircuit.graph.shape import differences
 from subcircuit.io import read_json, read_text
 from subcircuit.report.exchange.target import Gathered, Target, number
-from subcircuit.report.picture import COLOURS, kind_of
+from subcircuit.report.picture import COLOURS
 from subcircuit.report.summary import Summary
 from subcircuit.text import inert
 from subcircuit.units.nodes import at, bare
@@ -40,8 +40,7 @@ def to_networkx(circuit: Circuit) -> "nx.DiGraph[str]":
         result.graph["scores"] = meaning
     for edge in circuit.edges:
         for node in (edge.writer, edge.reader):
-            layer = getattr(node, "layer", None)
-            result.add_node(str(node), **({} if layer is None else {"layer": layer}))
+            result.add_node(str(node), **({} if node.layer is None else {"layer": node.layer}))
         score = math.nan if circuit.scores is None else float(circuit.scores[graph.find(edge)])
         result.add_edge(str(edge.writer), str(edge.reader), kind=_EDGE, **({} if math.isnan(score) else {"score": score}))
     inputs = _inputs(graph)
@@ -170,14 +169,8 @@ def _lines(circuit: Circuit, edge: Edge) -> list[str]:
     """The edge, drawn to the component that reads: to several where heads share keys and values."""
     score = math.nan if circuit.scores is None else float(circuit.scores[circuit.graph.find(edge)])
     told = str(edge) if math.isnan(score) else f"{edge} {score:.4g}"
-    look = f"color={_quoted(COLOURS[kind_of(edge.reader)])}, tooltip={_quoted(told)}"
-    return [f"  {_quoted(str(edge.writer))} -> {_quoted(end)} [{look}];" for end in _ends(circuit, edge.reader)]
-
-
-def _ends(circuit: Circuit, reader: Reader) -> list[str]:
-    if isinstance(reader, Logits):
-        return [str(reader)]
-    return [str(at(circuit.graph.writers[index], reader.place)) for index in circuit.graph.owners(reader)]
+    look = f"color={_quoted(COLOURS[edge.reader.kind])}, tooltip={_quoted(told)}"
+    return [f"  {_quoted(str(edge.writer))} -> {_quoted(end)} [{look}];" for end in map(str, circuit.graph.nodes_of(edge.reader))]
 
 
 def _quoted(text: str) -> str:

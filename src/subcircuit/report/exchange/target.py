@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from subcircuit.errors import CircuitFileError, GraphError, SubcircuitError
-from subcircuit.graph import Circuit, Edge, Graph, Scope, parse_reader, parse_writer
+from subcircuit.graph import Circuit, Edge, Graph, Scope
 from subcircuit.model import TransformerConfig
 from subcircuit.units.nodes import at
 
@@ -88,7 +88,7 @@ class Gathered:
 
     def _why_not(self, writer: str, reader: str) -> str:
         try:
-            self.graph.find(Edge(parse_writer(writer[:80]), parse_reader(reader[:80])))
+            self.graph.find(Edge(self.graph.writer(writer[:80]), self.graph.reader(reader[:80])))
         except SubcircuitError as error:
             return f"{error} Is it a circuit of this model, at this scope?"
         return f"{writer[:80]!r}->{reader[:80]!r} is no edge of this graph"

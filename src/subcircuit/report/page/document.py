@@ -7,7 +7,6 @@ column of their own. Parts of one component (neurons, experts, positions) share 
 Labels come from the file that ``explain`` writes beside the circuit.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,59 +17,11 @@ import numpy as np
 from subcircuit.errors import GraphError
 from subcircuit.explain import EXPLANATION_FILE, Explanation
 from subcircuit.explain.labels import UNCLEAR
-from subcircuit.graph import Circuit, Graph, Logits, Reader, RefinePath
+from subcircuit.graph import Circuit, Graph, RefinePath
 from subcircuit.report.page.arrays import Json, narrow, packed
 from subcircuit.report.page.slider import Ranking, finished, path_document, union
 from subcircuit.report.summary import WARNING, Summary
 from subcircuit.text import inert
-
-_NAME = re.compile(r"(?P<block>[am])(?P<layer>\d+)(?:\.h(?P<head>\d+))?")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A node on the grid.
-
-    Args:
-        name: of the node.
-        kind: what stands there: ``embed``, ``attention``, ``mlp`` or ``logits``.
-        layer: None for embeddings and logits, which are bars below and above all layers.
-        column: of a head; None for what has no column of heads, as MLPs and whole blocks of attention.
-    """
-
-    name: str
-    kind: str
-    layer: int | None = None
-    column: int | None = None
-
-
-def places(graph: Graph) -> list[Cell]:
-    """The place of every writer in order of computation, and that of the logits last."""
-    return [*(_place(str(writer)) for writer in graph.writers), Cell(str(Logits()), "logits")]
-
-
-def kind_of(reader: Reader) -> str:
-    """What an edge into a reader is coloured by: ``q``, ``k``, ``v``, ``attention``, ``mlp``, ``logits``."""
-    name = str(reader)
-    if part := re.search(r"<([qkv])>", name):
-        return part[1]
-    return {"a": "attention", "m": "mlp"}.get(name[0], "logits")
-
-
-def nodes_of(graph: Graph, reader: Reader) -> list[int]:
-    """The numbers of the nodes that a reader belongs to: several where heads share keys and values."""
-    return list(graph.owners(reader)) or [len(graph.writers)]
-
-
-def _place(name: str) -> Cell:
-    found = _NAME.match(name)
-    if found is None:
-        return Cell(name, "embed")
-    head = found["head"]
-    kind = "attention" if found["block"] == "a" else "mlp"
-    column = None if kind == "mlp" or head is None else int(head)
-    return Cell(name, kind, int(found["layer"]), column)
-
 
 FORMAT = 1
 
@@ -120,12 +71,12 @@ def check_one_graph(circuits: Sequence[Shown]) -> Graph:
 
 def graph_document(graph: Graph) -> Json:
     """Nodes with their places, and which of them each reader belongs to."""
-    where = places(graph)
+    nodes = (*graph.writers, *graph.units[-1].readers)
     return {
         "layers": graph.shape.n_layers,
         "edges": graph.n_edges,
-        "nodes": [{"name": p.name, "kind": p.kind, "layer": p.layer, "column": p.column} for p in where],
-        "readers": [{"name": str(r), "kind": kind_of(r), "nodes": nodes_of(graph, r)} for r in graph.readers],
+        "nodes": [{"name": str(node), "kind": node.kind, "layer": node.layer, "column": node.column} for node in nodes],
+        "readers": [{"name": str(r), "kind": r.kind, "nodes": graph.owners(r) or (len(graph.writers),)} for r in graph.readers],
     }
 
 
