@@ -1,5 +1,6 @@
 """Make docs/reference.md and docs/methods/*.md from docstrings: ``python scripts/make_reference.py``; a test says if they are old."""
 
+import ast
 import inspect
 import re
 import sys
@@ -27,10 +28,20 @@ def reference() -> str:
         "# Reference\n\nMade from docstrings by `python scripts/make_reference.py`. Everything is imported from `subcircuit` itself; "
         "[architecture.md](architecture.md) says what the folders are for.\n"
     ]
-    for home, names in sorted(subcircuit._HOMES.items()):
+    for home, names in sorted(homes().items()):
         parts.append(f"## {home}\n")
         parts += [entry(name, getattr(subcircuit, name)) for name in sorted(names, key=str.lower)]
     return "\n".join(parts)
+
+
+def homes() -> dict[str, list[str]]:
+    """The names that the package exports, by the module that each comes from."""
+    found: dict[str, list[str]] = {}
+    stub = Path(subcircuit.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    for node in ast.parse(stub).body:
+        if isinstance(node, ast.ImportFrom):
+            found.setdefault(f"subcircuit.{node.module}", []).extend(alias.name for alias in node.names)
+    return found
 
 
 def entry(name: str, value: Any) -> str:

@@ -124,6 +124,7 @@ def test_gradients_at_a_circuit_that_leaves_units_unread_are_its_slopes(ablation
         return (loss(*moved[0]) - loss(*moved[1])) / 2e-5
 
     loss(mask, ablated).backward()
+    assert mask.grad is not None and ablated.grad is not None
     with torch.no_grad():
         for cell in graph.edges.nonzero().tolist()[::5]:
             torch.testing.assert_close(mask.grad[tuple(cell)], slope(mask, tuple(cell)), rtol=1e-5, atol=1e-8)

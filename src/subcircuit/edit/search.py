@@ -1,6 +1,6 @@
 """The smallest part of a circuit whose removal takes a behaviour below a target.
 
-RemovalSearch. With the parts S gone, let s(S) be the share of the behaviour that is left and r_t(S) that of each retained task t
+With the parts S gone, let s(S) be the share of the behaviour that is left and r_t(S) that of each retained task t
 (``parts.py``). What is still to go, and what has been lost elsewhere:
 
     way(S)    = max(0, s − target)
