@@ -7,6 +7,7 @@ from .edit import NodeEdit as NodeEdit
 from .edit import Probe as Probe
 from .edit import Relearning as Relearning
 from .edit import Removal as Removal
+from .edit import RemovalSearch as RemovalSearch
 from .edit import Texts as Texts
 from .edit import keep as keep
 from .edit import load_edited as load_edited
