@@ -1,10 +1,6 @@
-"""What ACDC goes by: its settings, and what is decided before it begins.
+"""What ACDC goes by: its settings, the order of its decisions, which edges it tries together, and how many circuits at once.
 
-In which order ACDC visits readers and cuts edges.
-
-Edges that ACDC tries together, from coarse to fine.
-
-At first all inputs of a layer's heads are one group, or all neurons or experts of an MLP, and the writers into a reader are
+From coarse to fine: at first all inputs of a layer's heads are one group, or all neurons or experts of an MLP, and the writers into a reader are
 grouped by the unit that they are parts of: the heads of a layer, an MLP's neurons or experts. So a trial cuts one block
 from another, or from a single input. A group of several goes if cutting it changes the metric by less than half of τ, for better
 or for worse; otherwise it is opened, and its parts are tried. A group whose cut improves the metric may hold an edge that must
@@ -15,9 +11,7 @@ the direct search.
                 with few layers and heads as many as there
     loses       an edge worth τ or more whose group is worth less than τ/2 either way, as others in it work against it
 
-How many circuits to try at once.
-
-A batch of T trials costs a fixed overhead, worth about c trials, and T trials; those after the first kept edge are
+Speculation: a batch of T trials costs a fixed overhead, worth about c trials, and T trials; those after the first kept edge are
 wasted. If edges are kept with probability k, cost per useful trial is near (c + T) / (T (1 − k T / 2)), least at
 T ≈ sqrt(2 c / k).
 """

@@ -35,14 +35,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.engine.gradients import UnitGradient, reader_gradients
-from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.model.attention import PARTS, pattern, project, shares
-from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_gradient_at_clean, summed
-from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.method import FIRST_ORDER, Method
+from subcircuit.search.attribution import Probe, Rounds, Watch, check_gradient_at_clean, summed
+from subcircuit.search.journal import Journal
+from subcircuit.search.method import FIRST_ORDER, Ranking
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result, check_together, scored
+from subcircuit.search.result import OnRound, check_together
 from subcircuit.units import Unit
 from subcircuit.units.gradients import Rules, pull_back, widened
 from subcircuit.units.nodes import HeadPart
@@ -52,7 +51,7 @@ _NUMBERS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
-class AtpStar(Method):
+class AtpStar(Ranking):
     """Settings of AtP*.
 
     Args:
@@ -67,41 +66,27 @@ class AtpStar(Method):
     grad_drop: bool = True
     batch_size: int | None = None
 
-    def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
-
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
         check_together(problem.graph, self.name)
         check_gradient_at_clean(problem)
 
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge.
+    @torch.no_grad()
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """Effects, or their mean sizes over backward passes."""
+        graph = problem.graph
 
-        Raises:
-            SettingsError: the metric has no gradients, or the graph tells places apart.
-            NumericalError: a score is NaN or infinite; names the edge.
-        """
-        self.check(problem)
-        return scored(problem, lambda: _search(problem, self, progress, journal))
+        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+            scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
+            for unit, gradients in _backwards(probe, self.grad_drop):
+                effects = _effects(probe, unit, gradients)
+                if self.grad_drop:
+                    effects = effects[_others(graph, unit, len(effects))].abs()
+                scores[: effects.shape[1], list(graph.readers_in[unit])] += effects.mean(0).sum(-1).cpu()
+            rounds.done(len(probe))
+            return scores
 
-
-@torch.no_grad()
-def _search(problem: Problem, config: AtpStar, on_step: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
-    graph = problem.graph
-
-    def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
-        scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
-        for unit, gradients in _backwards(probe, config.grad_drop):
-            effects = _effects(probe, unit, gradients)
-            if config.grad_drop:
-                effects = effects[_others(graph, unit, len(effects))].abs()
-            scores[: effects.shape[1], list(graph.readers_in[unit])] += effects.mean(0).sum(-1).cpu()
-        rounds.done(len(probe))
-        return scores
-
-    return summed(problem, config.batch_size, share, Watch(config, 1, on_step, journal))
+        return summed(problem, self.batch_size, share, Watch(self, 1, progress, journal))
 
 
 def _backwards(probe: Probe, grad_drop: bool) -> Iterator[tuple[int, tuple[UnitGradient, ...]]]:

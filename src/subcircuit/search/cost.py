@@ -1,11 +1,13 @@
-"""What a search will cost, from parts of it that are run and measured; each method says which (``Method.cost``).
+"""What a search will cost, and how much of it is done: from parts that are measured before, and from decisions as they are made.
+
+Each method says which parts are run before (``Method.cost``):
 
     seconds = seconds on a few examples · how much more all of them take          attribution, training
 
 The second factor is the geometric mean of the number of examples and of what a forward pass takes more: a few examples leave a
 forward pass waiting for the weights, more than they do a method with larger matrices.
 
-How much of a search's work is done, before anybody knows which trials it will take.
+How much of ACDC's work is done is told before anybody knows which trials it will take:
 
     share done = Σ over decided edges weight(edge) / Σ over all edges weight(edge)
     weight(edge) = depth^1.25,        depth: units from the logits back to the edge's reader

@@ -1,4 +1,6 @@
-"""Edge attribution patching (Syed, Rager & Conmy 2023, arXiv 2310.10348).
+"""Attribution: first-order effects of all edges at once, from gradients at the clean run, along paths to it, or at both ends.
+
+Edge attribution patching, ``eap`` (Syed, Rager & Conmy 2023, arXiv 2310.10348).
 
     score(w → r) = (ablated(w) − clean(w)) · dL/d input(r)        [clean run]
 
@@ -7,7 +9,7 @@ taken, and one matrix product per layer scores its edges. First order: exact whe
 between clean and ablated, wrong where they bend, above all behind a saturated softmax. At the clean run a divergence
 from the model has its minimum and no gradient: the search is refused. Use a logit difference, or ``eap-ig-inputs``.
 
-Edge attribution patching with integrated gradients over inputs (Hanna, Pezzelle & Belinkov 2024, arXiv 2403.17806).
+Integrated gradients over inputs, ``eap-ig-inputs`` (Hanna, Pezzelle & Belinkov 2024, arXiv 2403.17806).
 
     score(w → r) = (ablated(w) − clean(w)) · 1/m Σ dL/d input(r) at embedding e′ + k/m (e − e′),   k = 1 … m = steps
 
@@ -18,7 +20,7 @@ the ends, then per step a forward and a backward (layers are run again there). S
 softmax and of a divergence's minimum, but the path leads through inputs that no prompt has, and activations of
 different layers are moved together, never one by one.
 
-Edge attribution patching with integrated gradients over activations (Marks et al. 2024, arXiv 2403.19647).
+Integrated gradients over activations, ``eap-ig-activations`` (Marks et al. 2024, arXiv 2403.19647).
 
     score(w → r) = (ablated(w) − clean(w)) · 1/m Σ dL/d input(r) at stage(w) = ablated + k/m (clean − ablated),   k = 1 … m
 
@@ -36,7 +38,7 @@ model on average: 3 to 5 · layers · (steps − 1) forward-equivalents (180 mea
 together; effects that only appear when writers of two stages change are not seen, and within a stage the heads share
 the credit for what they do together.
 
-Attribution from both ends: the mean of the gradients in the clean and in the corrupted run.
+Attribution from both ends, ``clean-corrupted``: the mean of the gradients in the clean and in the corrupted run.
 
     score(w → r) = (corrupted(w) − clean(w)) · ½ (dL/d input(r) [clean run] + dL/d input(r) [corrupted run])
 
@@ -56,7 +58,6 @@ from torch import Tensor
 
 from subcircuit.engine.ablation import Resample
 from subcircuit.engine.gradients import Streams, UnitGradient, streams_from
-from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.search.attribution import (
@@ -64,20 +65,19 @@ from subcircuit.search.attribution import (
     Rounds,
     Watch,
     attribute,
-    check_batch_size,
     check_differentiable,
     check_gradient_at_clean,
     summed,
 )
-from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.journal import Journal
 from subcircuit.search.memory import Footprint, of_gradients
-from subcircuit.search.method import FIRST_ORDER, Method
+from subcircuit.search.method import FIRST_ORDER, Ranking
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result, scored
+from subcircuit.search.result import OnRound
 
 
 @dataclass(frozen=True)
-class Eap(Method):
+class Eap(Ranking):
     """Settings of edge attribution patching.
 
     Args:
@@ -90,27 +90,13 @@ class Eap(Method):
 
     batch_size: int | None = None
 
-    def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
-
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
         check_gradient_at_clean(problem)
 
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge.
-
-        Raises:
-            SettingsError: the metric has no gradients.
-            NumericalError: a score is NaN or infinite; names the edge.
-        """
-        self.check(problem)
-        watch = Watch(self, 1, progress, journal)
-        return scored(
-            problem,
-            lambda: attribute(problem, self.batch_size, lambda probe: [probe.contrast.streams], watch),
-        )
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """First-order effects at the clean run."""
+        return attribute(problem, self.batch_size, lambda probe: [probe.contrast.streams], Watch(self, 1, progress, journal))
 
 
 # larger matrices are quicker, and every unit's gradients are contracted with all writers once for all of these steps
@@ -118,7 +104,7 @@ STEPS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class EapIgInputs(Method):
+class EapIgInputs(Ranking):
     """Settings of integrated gradients over inputs.
 
     Args:
@@ -134,22 +120,15 @@ class EapIgInputs(Method):
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_steps(self.steps)
-        check_batch_size(self.batch_size)
 
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
         check_path(problem, self.steps)
 
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge.
-
-        Raises:
-            SettingsError: the metric has no gradients.
-            NumericalError: a score is NaN or infinite; names the edge.
-        """
-        self.check(problem)
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """Means along the path of inputs."""
         model = problem.model
 
         def path(probe: Probe) -> Iterator[Streams]:
@@ -159,11 +138,7 @@ class EapIgInputs(Method):
                 yield streams_from(model, probe.contrast.graph, torch.cat([start.lerp(end, step / self.steps) for step in steps]))
             yield probe.contrast.streams
 
-        watch = Watch(self, self.steps, progress, journal)
-        return scored(
-            problem,
-            lambda: attribute(problem, self.batch_size, path, watch),
-        )
+        return attribute(problem, self.batch_size, path, Watch(self, self.steps, progress, journal))
 
     def memory(self, problem: Problem) -> Footprint:
         """That of gradients at several steps at once."""
@@ -190,7 +165,7 @@ def check_steps(steps: int) -> None:
 
 
 @dataclass(frozen=True)
-class EapIgActivations(Method):
+class EapIgActivations(Ranking):
     """Settings of integrated gradients over activations.
 
     Args:
@@ -206,23 +181,32 @@ class EapIgActivations(Method):
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_steps(self.steps)
-        check_batch_size(self.batch_size)
 
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
         check_path(problem, self.steps)
 
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge.
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """Means along the path of each edge's stage."""
+        graph, paths = problem.graph, stages(problem.graph)
 
-        Raises:
-            SettingsError: the metric has no gradients.
-            NumericalError: a score is NaN or infinite; names the edge.
-        """
-        self.check(problem)
-        return scored(problem, lambda: _search(problem, self, progress, journal))
+        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+            scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
+            for gradient in probe.gradients(probe.contrast.streams):
+                effects = probe.contrast.effects(gradient).cpu()
+                scores[: len(effects), list(gradient.readers)] += effects / self.steps
+            rounds.done(len(probe))
+            for stage in paths:
+                for step in range(1, self.steps):
+                    for gradient in _downstream(probe, stage, 1 - step / self.steps):
+                        effects = probe.contrast.effects(gradient, stage.writers).cpu()
+                        scores[stage.writers, list(gradient.readers)] += effects / self.steps
+                rounds.done(len(probe))
+            return scores
+
+        return summed(problem, self.batch_size, share, Watch(self, 1 + len(paths), progress, journal))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,30 +230,6 @@ def stages(graph: Graph) -> list[Stage]:
     return [Stage(slice(ws[0], ws[-1] + 1), graph.unit_of[reads[ws[0]]]) for ws in together]
 
 
-def _search(
-    problem: Problem, config: EapIgActivations, on_step: OnRound | None, journal: Journal
-) -> Float[Tensor, "writer reader"]:
-    graph = problem.graph
-    paths = stages(graph)
-
-    def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
-        scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
-        for gradient in probe.gradients(probe.contrast.streams):
-            effects = probe.contrast.effects(gradient).cpu()
-            scores[: len(effects), list(gradient.readers)] += effects / config.steps
-        rounds.done(len(probe))
-        for stage in paths:
-            for step in range(1, config.steps):
-                for gradient in _downstream(probe, stage, 1 - step / config.steps):
-                    effects = probe.contrast.effects(gradient, stage.writers).cpu()
-                    scores[stage.writers, list(gradient.readers)] += effects / config.steps
-            rounds.done(len(probe))
-        return scores
-
-    watch = Watch(config, 1 + len(paths), on_step, journal)
-    return summed(problem, config.batch_size, share, watch)
-
-
 def _downstream(probe: Probe, stage: Stage, share: float) -> Iterator[UnitGradient]:
     """Gradients at all readers of a stage in the run where this share of what it writes is ablated."""
     contrast = probe.contrast
@@ -280,7 +240,7 @@ def _downstream(probe: Probe, stage: Stage, share: float) -> Iterator[UnitGradie
 
 
 @dataclass(frozen=True)
-class CleanCorrupted(Method):
+class CleanCorrupted(Ranking):
     """Settings of attribution from both ends.
 
     Args:
@@ -293,9 +253,6 @@ class CleanCorrupted(Method):
 
     batch_size: int | None = None
 
-    def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
-
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
         check_differentiable(problem)
@@ -305,22 +262,11 @@ class CleanCorrupted(Method):
                 "use it, or eap or eap-ig-inputs with this ablation."
             )
 
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge.
-
-        Raises:
-            SettingsError: the metric has no gradients, or another ablation, whose far end is no run of the model.
-            NumericalError: a score is NaN or infinite; names the edge.
-        """
-        self.check(problem)
-        model = problem.model
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """Means over both ends."""
 
         def ends(probe: Probe) -> Iterator[Streams]:
             yield probe.contrast.streams
-            yield streams_from(model, probe.contrast.graph, probe.contrast.ablated_embedding)
+            yield streams_from(problem.model, probe.contrast.graph, probe.contrast.ablated_embedding)
 
-        return scored(
-            problem,
-            lambda: attribute(problem, self.batch_size, ends, Watch(self, 2, progress, journal)),
-        )
+        return attribute(problem, self.batch_size, ends, Watch(self, 2, progress, journal))

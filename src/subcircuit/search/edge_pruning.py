@@ -13,29 +13,25 @@ edges. Scores far from the target's cut are not to be trusted: once a mask is cl
 but what it took to close it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.engine import last_stream
-from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
-from subcircuit.search.attribution import check_differentiable
-from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
-from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.masks import Log, MaskedLoss, check_training, descend, hard_concrete, log_kept, odds, on_edges
-from subcircuit.search.method import Method
+from subcircuit.search.journal import Journal
+from subcircuit.search.masks import Log, MaskedLoss, Trained, check_training, descend, hard_concrete, log_kept, odds, on_edges
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result, scored
+from subcircuit.search.result import OnRound
 
 # nearly all of what is drawn is 1 at first: the search begins near the whole model
 _START = 3.0
 
 
 @dataclass(frozen=True)
-class EdgePruning(Method):
+class EdgePruning(Trained):
     """Settings of edge pruning.
 
     Args:
@@ -72,45 +68,25 @@ class EdgePruning(Method):
         rising = self.warm_up * self.steps
         return self.target * min(1.0, (step + 1) / rising) if rising else self.target
 
-    def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
-        check_differentiable(problem)
-
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge.
-
-        Raises:
-            SettingsError: the metric has no gradients.
-            NumericalError: the loss is NaN or infinite.
-        """
-        self.check(problem)
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """Odds after training."""
         graph = problem.graph
+        loss = MaskedLoss.of(problem, self.batch_size, last_stream)
+        generator = torch.Generator().manual_seed(self.seed)
+        edges, writers = (torch.full((n,), _START, requires_grad=True) for n in (graph.n_edges, len(graph.writers)))
+        multipliers, writer_of = torch.zeros(2, requires_grad=True), graph.edges.nonzero()[:, 0]
 
-        def search() -> Float[Tensor, "writer reader"]:
-            loss = MaskedLoss.of(problem, self.batch_size, last_stream)
-            generator = torch.Generator().manual_seed(self.seed)
-            edges, writers = (torch.full((n,), _START, requires_grad=True) for n in (graph.n_edges, len(graph.writers)))
-            multipliers, writer_of = torch.zeros(2, requires_grad=True), graph.edges.nonzero()[:, 0]
+        def objective(step: int) -> None:
+            drawn = hard_concrete(edges, generator) * hard_concrete(writers, generator)[writer_of]
+            loss.backward(on_edges(graph, drawn)[None])
+            sparsity = 1 - _log_chance(edges, writers[writer_of]).exp().mean()
+            missing = self.target_at(step) - sparsity
+            (multipliers[0] * missing + multipliers[1] * missing.square()).backward()
 
-            def objective(step: int) -> None:
-                drawn = hard_concrete(edges, generator) * hard_concrete(writers, generator)[writer_of]
-                loss.backward(on_edges(graph, drawn)[None])
-                sparsity = 1 - _log_chance(edges, writers[writer_of]).exp().mean()
-                missing = self.target_at(step) - sparsity
-                (multipliers[0] * missing + multipliers[1] * missing.square()).backward()
-
-            masks = torch.optim.Adam([edges, writers], self.learning_rate)
-            lagrangian = torch.optim.Adam([multipliers], self.multiplier_rate, maximize=True)
-            descend([masks, lagrangian], generator, self.steps, objective, problem, Log(self, progress, journal))
-            return on_edges(graph, odds(_log_chance(edges, writers[writer_of]).detach()))
-
-        return scored(problem, search)
-
-    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
-        """Goes by a few steps on a few examples."""
-        short = replace(self, steps=min(STEPS, self.steps))
-        return cost_of_examples(short.search, problem, self.steps / short.steps)
+        masks = torch.optim.Adam([edges, writers], self.learning_rate)
+        lagrangian = torch.optim.Adam([multipliers], self.multiplier_rate, maximize=True)
+        descend([masks, lagrangian], generator, self.steps, objective, problem, Log(self, progress, journal))
+        return on_edges(graph, odds(_log_chance(edges, writers[writer_of]).detach()))
 
 
 def _log_chance(edges: Float[Tensor, " edge"], writers: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:

@@ -23,18 +23,17 @@ from torch import Tensor
 from subcircuit.engine.ablation import name_of
 from subcircuit.engine.exact import open_all, try_singly
 from subcircuit.engine.memory import in_parts
-from subcircuit.entry import entry
 from subcircuit.graph import Graph
 from subcircuit.graph.selection import check_scores
-from subcircuit.search.attribution import Rounds, check_batch_size, examples_at_once
+from subcircuit.search.attribution import Rounds, examples_at_once
 from subcircuit.search.batches import Batches, after_each_other
 from subcircuit.search.cost import SearchCost, drawn, seconds_of
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
 from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.search.memory import Footprint, of_engines
-from subcircuit.search.method import ALONE, Method
+from subcircuit.search.method import ALONE, Ranking
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result, scored
+from subcircuit.search.result import OnRound
 
 # rows of matrix products: enough to keep them busy
 ROWS_AT_ONCE = 8192
@@ -43,7 +42,7 @@ _TRIALS = 16
 
 
 @dataclass(frozen=True)
-class Exact(Method):
+class Exact(Ranking):
     """Settings of exact effects.
 
     Args:
@@ -59,35 +58,22 @@ class Exact(Method):
     direction: Direction = "noising"
 
     def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
+        super().__post_init__()
         check_direction(self.direction)
 
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
         check_start(name_of(problem.ablation), self.direction)
 
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge by its effect.
-
-        Raises:
-            SettingsError: a direction that needs a corrupted run, and an ablation that has none.
-            NumericalError: an effect is NaN or infinite; names the edge.
-        """
-        self.check(problem)
-        graph = problem.graph
-        size = examples_at_once(problem, self.batch_size)
-        ends = ENDS[self.direction]
-        rounds = Rounds(graph.n_edges * len(ends), progress)
-
-        def search() -> Float[Tensor, "writer reader"]:
-            from_ends = [effects_of(problem, graph.edges, size, rounds, restoring, journal) for restoring in ends]
-            for effects in from_ends:
-                # before the larger is taken: a comparison would hide NaN
-                check_scores(graph, effects)
-            return larger(from_ends)
-
-        return scored(problem, search)
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """Effects from each end that is asked for."""
+        graph, ends = problem.graph, ENDS[self.direction]
+        size, rounds = examples_at_once(problem, self.batch_size), Rounds(problem.graph.n_edges * len(ends), progress)
+        from_ends = [effects_of(problem, graph.edges, size, rounds, restoring, journal) for restoring in ends]
+        for effects in from_ends:
+            # before the larger is taken: a comparison would hide NaN
+            check_scores(graph, effects)
+        return larger(from_ends)
 
     def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
         """Goes by trials at some readers, drawn in proportion to their edges."""

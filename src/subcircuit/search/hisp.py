@@ -15,17 +15,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.entry import entry
 from subcircuit.graph import Graph
-from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, check_gradient_at_clean, summed
-from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.method import Method
+from subcircuit.search.attribution import Probe, Rounds, Watch, check_gradient_at_clean, summed
+from subcircuit.search.journal import Journal
+from subcircuit.search.method import Ranking
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result, check_together, scored, scores_of_nodes
+from subcircuit.search.result import OnRound, check_together, scores_of_nodes
 
 
 @dataclass(frozen=True)
-class Hisp(Method):
+class Hisp(Ranking):
     """Settings of head importance.
 
     Args:
@@ -38,34 +37,20 @@ class Hisp(Method):
 
     batch_size: int | None = None
 
-    def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
-
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
         check_together(problem.graph, self.name)
         check_gradient_at_clean(problem)
 
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge.
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """The lesser importance of each edge's two nodes."""
 
-        Raises:
-            SettingsError: the metric has no gradients, or the graph tells places apart.
-            NumericalError: a score is NaN or infinite; names the edge.
-        """
-        self.check(problem)
-        graph = problem.graph
+        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, " writer"]:
+            rounds.done(len(probe))
+            return _importance(probe).cpu()
 
-        def search() -> Float[Tensor, "writer reader"]:
-            def share(probe: Probe, rounds: Rounds) -> Float[Tensor, " writer"]:
-                rounds.done(len(probe))
-                return _importance(probe).cpu()
-
-            importance = summed(problem, self.batch_size, share, Watch(self, 1, progress, journal))
-            return scores_of_nodes(graph, _scaled(graph, importance))
-
-        return scored(problem, search)
+        importance = summed(problem, self.batch_size, share, Watch(self, 1, progress, journal))
+        return scores_of_nodes(problem.graph, _scaled(problem.graph, importance))
 
 
 def _importance(probe: Probe) -> Float[Tensor, " writer"]:

@@ -16,16 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import Zero
-from subcircuit.entry import entry
-from subcircuit.search.attribution import Probe, Rounds, Watch, check_batch_size, summed
-from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.method import Method
+from subcircuit.search.attribution import Probe, Rounds, Watch, summed
+from subcircuit.search.journal import Journal
+from subcircuit.search.method import Ranking
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result, check_together, scored
+from subcircuit.search.result import OnRound, check_together
 
 
 @dataclass(frozen=True)
-class Ifr(Method):
+class Ifr(Ranking):
     """Settings of information-flow routes.
 
     Args:
@@ -38,39 +37,25 @@ class Ifr(Method):
 
     batch_size: int | None = None
 
-    def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
-
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
         check_together(problem.graph, self.name)
 
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge.
-
-        Raises:
-            SettingsError: the graph tells places apart.
-            NumericalError: a score is NaN or infinite; names the edge.
-        """
-        self.check(problem)
+    @torch.no_grad()
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """The importance of each writer to a unit, at all its readers."""
         graph = problem.graph
+
+        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+            scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
+            for unit, readers in enumerate(graph.readers_in):
+                flow = _importance(probe, unit).cpu()
+                scores[: len(flow), list(readers)] += flow[:, None]
+            rounds.done(len(probe))
+            return scores
+
         # what a zero ablation takes away is the whole value, at all positions
-        whole = replace(problem, ablation=Zero())
-
-        @torch.no_grad()
-        def search() -> Float[Tensor, "writer reader"]:
-            def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
-                scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
-                for unit, readers in enumerate(graph.readers_in):
-                    flow = _importance(probe, unit).cpu()
-                    scores[: len(flow), list(readers)] += flow[:, None]
-                rounds.done(len(probe))
-                return scores
-
-            return summed(whole, self.batch_size, share, Watch(self, 1, progress, journal))
-
-        return scored(problem, search)
+        return summed(replace(problem, ablation=Zero()), self.batch_size, share, Watch(self, 1, progress, journal))
 
 
 def _importance(probe: Probe, unit: int) -> Float[Tensor, " writer"]:

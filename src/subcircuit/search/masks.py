@@ -1,4 +1,4 @@
-"""What all methods share that train masks: how masks are drawn, the loss of masked runs, and its gradients.
+"""Masks that are trained: how they are drawn, the loss of masked runs with its gradients, and descents that can be interrupted.
 
 The hard concrete distribution (Louizos, Welling & Kingma 2018, arXiv 1712.01312) holds numbers from 0 to 1, both ends
 with a probability of their own, and its draws have gradients:
@@ -10,14 +10,12 @@ Masks, their gradients and the optimiser's state are float32 on the processor, w
 All draws come from one generator, those of an example never depend on how examples are batched, and gradients of
 batches are added up in float64: batches change results by rounding alone.
 
-Descents: how masks and constants are trained, so that a descent that was interrupted goes on to the same bits.
-
-A checkpoint holds everything that the next step depends on: what is trained, the optimisers' moments, and the state of
-the generator that all draws come from.
+A descent that was interrupted goes on to the same bits: a checkpoint holds everything that the next step depends on, what is
+trained, the optimisers' moments, and the state of the generator that all draws come from.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import isfinite, log
 from typing import TypeAlias
@@ -35,7 +33,9 @@ from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.attribution import Rounds, check_batch_size, check_differentiable, examples_at_once
+from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
 from subcircuit.search.journal import FORGETFUL, Journal, alone, recall_tensors, record_tensors
+from subcircuit.search.method import Ranking
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.tasks import Answers, Bound, placed
@@ -182,6 +182,21 @@ class MaskedLoss:
         stream = self.run(model, graph, mask if len(mask) == 1 else mask[batch.examples], batch.tokens, ablated)
         readout = read(model, batch.answers.rows(stream), batch.metric.needs)
         return batch.answers.per_example(batch.metric(readout)).sum() / len(self.problem.task)
+
+
+class Trained(Ranking):
+    """A method that trains masks, step after step."""
+
+    steps: int
+
+    def check(self, problem: Problem) -> None:
+        """Refuse what ``search`` refuses."""
+        check_differentiable(problem)
+
+    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
+        """Goes by a few steps on a few examples."""
+        short = replace(self, steps=min(STEPS, self.steps))
+        return cost_of_examples(short.search, problem, self.steps / short.steps)
 
 
 def check_training(steps: int, batch_size: int | None, **rates: float) -> None:

@@ -1,13 +1,14 @@
 """What a search method is: frozen settings that search.
 
-A method is a frozen dataclass, whose fields are its settings. Subclasses of ``Method`` have everything but a name and a search:
+A method is a frozen dataclass, whose fields are its settings. Subclasses of ``Method`` have everything but a name and a search, those
+of ``Ranking`` everything but a name and scores:
 
     @dataclass(frozen=True)
-    class Largest(Method):
+    class Largest(Ranking):
         name = "largest"
 
-        def search(self, problem, progress=None, journal=FORGETFUL):
-            return scored(problem, lambda: ...)
+        def scores(self, problem, progress, journal):
+            return ...
 
 The package's own are in ``methods.py``; one from outside goes wherever they go.
 """
@@ -16,11 +17,16 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
+from jaxtyping import Float
+from torch import Tensor
+
+from subcircuit.entry import entry
+from subcircuit.search.attribution import check_batch_size
 from subcircuit.search.cost import SearchCost, cost_of_examples
 from subcircuit.search.journal import FORGETFUL, Journal, Under
 from subcircuit.search.memory import Footprint, of_gradients
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnProgress, Result
+from subcircuit.search.result import OnProgress, OnRound, Result, scored
 
 ALONE = "cost of cutting the edge alone in the whole model"
 FIRST_ORDER = f"first-order estimate of the {ALONE}"
@@ -80,6 +86,29 @@ class Method(Protocol):
     def at(self, thresholds: Sequence[float]) -> "Mapping[float | None, Method]":
         """The method at each of several thresholds, to compare the circuits; of one without a threshold itself alone, under None."""
         return {None: self}
+
+
+class Ranking(Method):
+    """A method that scores every edge; settings that it has in common with others are checked."""
+
+    def __post_init__(self) -> None:
+        check_batch_size(getattr(self, "batch_size", None))
+
+    @entry
+    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        """Score every edge.
+
+        Raises:
+            SettingsError: as ``check``.
+            NumericalError: a loss or a score is NaN or infinite; names the edge.
+        """
+        self.check(problem)
+        return scored(problem, lambda: self.scores(problem, progress, journal))
+
+    @abstractmethod
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """A score for every edge of a problem that ``check`` accepts; what stands where no edge is does not matter."""
+        ...
 
 
 if TYPE_CHECKING:

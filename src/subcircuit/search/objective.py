@@ -1,4 +1,6 @@
-"""The loss of a refinement: how far a circuit is from the model, example by example and in both directions.
+"""The loss of a refinement, how far a circuit is from the model, and what it is for any circuit on some prompts.
+
+It is taken example by example and in both directions:
 
     J(C) = mean_i F_i + mean_i K_i
     F_i  = (m_i(C) − m_i(M))² / mean_j (m_j(M) − m_j(∅))²          m: the task's metric, ∅: every edge cut
@@ -9,10 +11,9 @@ two-sided, so that a circuit gains nothing by beating the model, and it is taken
 up for another. F alone leaves the rest of the distribution free. KL alone overshoots: a circuit of indirect object
 identification in SmolLM2 reached 1.35 times the model's logit difference. The default is their sum.
 
-How good a circuit is on some prompts, by the engine: the refinement loss, faithfulness and KL of any circuit.
-
-A circuit is restored from the cached clean run: only its own nodes are computed, at the rows where they can change and
-matter, so that a circuit of some hundred edges costs a fraction of a plain forward pass.
+A ``Panel`` measures the loss, faithfulness and KL of any circuit. The circuit is restored from the cached clean run: only its own
+nodes are computed, at the rows where they can change and matter, so that a circuit of some hundred edges costs a fraction of a plain
+forward pass.
 """
 
 from collections.abc import Sequence

@@ -7,16 +7,17 @@ of n edges. No method that loses to it has found anything.
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from subcircuit.entry import entry
-from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.method import Method
+from subcircuit.search.journal import Journal
+from subcircuit.search.method import Ranking
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result, scored
+from subcircuit.search.result import OnRound
 
 
 @dataclass(frozen=True)
-class RandomScores(Method):
+class RandomScores(Ranking):
     """Settings of chance.
 
     Args:
@@ -29,10 +30,6 @@ class RandomScores(Method):
 
     seed: int = 0
 
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge."""
-        graph = problem.graph
-        # on the processor, so that every device draws the same
-        generator = torch.Generator().manual_seed(self.seed)
-        return scored(problem, lambda: torch.rand(graph.edges.shape, generator=generator))
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """Draws, on the processor, so that every device draws the same."""
+        return torch.rand(problem.graph.edges.shape, generator=torch.Generator().manual_seed(self.seed))

@@ -30,20 +30,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.entry import entry
 from subcircuit.model.components import Nonlinear, activate
 from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm
 from subcircuit.model.weights import NormWeights
-from subcircuit.search.attribution import Watch, attribute, check_batch_size, check_gradient_at_clean
-from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.method import FIRST_ORDER, Method
+from subcircuit.search.attribution import Watch, attribute, check_gradient_at_clean
+from subcircuit.search.journal import Journal
+from subcircuit.search.method import FIRST_ORDER, Ranking
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result, scored
+from subcircuit.search.result import OnRound
 from subcircuit.units.gradients import Rules, widened
 
 
 @dataclass(frozen=True)
-class Relp(Method):
+class Relp(Ranking):
     """Settings of relevance patching.
 
     Args:
@@ -56,27 +55,14 @@ class Relp(Method):
 
     batch_size: int | None = None
 
-    def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
-
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
         check_gradient_at_clean(problem)
 
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge.
-
-        Raises:
-            SettingsError: the metric has no gradients.
-            NumericalError: a score is NaN or infinite; names the edge.
-        """
-        self.check(problem)
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """First-order effects at the clean run, by relevance."""
         watch = Watch(self, 1, progress, journal)
-        return scored(
-            problem,
-            lambda: attribute(problem, self.batch_size, lambda probe: [probe.contrast.streams], watch, RELEVANCE),
-        )
+        return attribute(problem, self.batch_size, lambda probe: [probe.contrast.streams], watch, RELEVANCE)
 
 
 def frozen_norm(x: Float[Tensor, "*rows d_model"], norm: Norm, weights: NormWeights) -> Float[Tensor, "*rows d_model"]:

@@ -1,6 +1,4 @@
-"""What a search reports while it runs, and what it returns.
-
-Scores of edges: what a search that ranks edges finds.
+"""What a search reports while it runs, and what it returns: a circuit with scores, and what it cost.
 
 A score estimates how much the loss-like metric grows when the edge is cut, L(M without e) − L(M): large scores mark
 edges that the behaviour needs, negative ones edges that hold it back. Methods that estimate something else

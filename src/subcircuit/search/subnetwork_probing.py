@@ -10,28 +10,24 @@ told apart. Cost: a plain forward and backward pass a step. Which of several nod
 is chance, so seeds differ.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.engine.forward import last_stream_of_nodes
-from subcircuit.entry import entry
-from subcircuit.search.attribution import check_differentiable
-from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
-from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.masks import Log, MaskedLoss, check_price, check_training, descend, hard_concrete, log_kept, odds
-from subcircuit.search.method import Method
+from subcircuit.search.journal import Journal
+from subcircuit.search.masks import Log, MaskedLoss, Trained, check_price, check_training, descend, hard_concrete, log_kept, odds
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result, check_together, scored, scores_of_nodes
+from subcircuit.search.result import OnRound, check_together, scores_of_nodes
 
 # nearly all of what is drawn is 1 at first, and every node is sometimes in between, where there are gradients
 _START = 2.0
 
 
 @dataclass(frozen=True)
-class SubnetworkProbing(Method):
+class SubnetworkProbing(Trained):
     """Settings of subnetwork probing.
 
     Args:
@@ -59,35 +55,19 @@ class SubnetworkProbing(Method):
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
         check_together(problem.graph, self.name)
-        check_differentiable(problem)
+        super().check(problem)
 
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge.
-
-        Raises:
-            SettingsError: the metric has no gradients, or the graph tells places apart.
-            NumericalError: the loss is NaN or infinite.
-        """
-        self.check(problem)
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """The lesser odds of each edge's two nodes, after training."""
         graph = problem.graph
+        loss = MaskedLoss.of(problem, self.batch_size, last_stream_of_nodes)
+        generator = torch.Generator().manual_seed(self.seed)
+        log_odds = torch.full((len(graph.writers),), _START, requires_grad=True)
 
-        def search() -> Float[Tensor, "writer reader"]:
-            loss = MaskedLoss.of(problem, self.batch_size, last_stream_of_nodes)
-            generator = torch.Generator().manual_seed(self.seed)
-            log_odds = torch.full((len(graph.writers),), _START, requires_grad=True)
+        def objective(step: int) -> None:
+            loss.backward(hard_concrete(log_odds, generator)[None])
+            (self.price * log_kept(log_odds).exp().sum()).backward()
 
-            def objective(step: int) -> None:
-                loss.backward(hard_concrete(log_odds, generator)[None])
-                (self.price * log_kept(log_odds).exp().sum()).backward()
-
-            optimiser = torch.optim.Adam([log_odds], self.learning_rate)
-            descend([optimiser], generator, self.steps, objective, problem, Log(self, progress, journal))
-            return scores_of_nodes(graph, odds(log_kept(log_odds.detach())))
-
-        return scored(problem, search)
-
-    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
-        """Goes by a few steps on a few examples."""
-        short = replace(self, steps=min(STEPS, self.steps))
-        return cost_of_examples(short.search, problem, self.steps / short.steps)
+        optimiser = torch.optim.Adam([log_odds], self.learning_rate)
+        descend([optimiser], generator, self.steps, objective, problem, Log(self, progress, journal))
+        return scores_of_nodes(graph, odds(log_kept(log_odds.detach())))

@@ -16,29 +16,25 @@ The price is what an edge has to be worth, in units of the metric, and plays the
 (``engine/forward.py``), some ten to fourteen plain forward passes. Edges that are hardly ever drawn in between learn slowly.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.engine import last_stream
-from subcircuit.entry import entry
-from subcircuit.search.attribution import check_differentiable
-from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
-from subcircuit.search.journal import FORGETFUL, Journal
-from subcircuit.search.masks import Log, MaskedLoss, check_price, check_training, descend, on_edges
-from subcircuit.search.method import Method
+from subcircuit.search.journal import Journal
+from subcircuit.search.masks import Log, MaskedLoss, Trained, check_price, check_training, descend, on_edges
 from subcircuit.search.optimal import Start
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result, scored
+from subcircuit.search.result import OnRound
 
 # p = 0.73: most edges are kept at first, and a fifth of them are in between
 _START = 1.0
 
 
 @dataclass(frozen=True)
-class Ugs(Method):
+class Ugs(Trained):
     """Settings of uniform gradient sampling.
 
     Args:
@@ -67,45 +63,25 @@ class Ugs(Method):
         check_price(self.price)
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate, constant_rate=self.constant_rate)
 
-    def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
-        check_differentiable(problem)
-
-    @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
-        """Score every edge.
-
-        Raises:
-            SettingsError: the metric has no gradients.
-            NumericalError: the loss is NaN or infinite.
-        """
-        self.check(problem)
+    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+        """Odds after training."""
         graph = problem.graph
+        start = Start.of(problem) if self.learn_constants else None
+        moves = None if start is None else start.moves()
+        ablating = problem if start is None else start.problem
+        loss = MaskedLoss.of(ablating, self.batch_size, last_stream)
+        generator = torch.Generator().manual_seed(self.seed)
+        log_odds = torch.full((graph.n_edges,), _START, requires_grad=True)
 
-        def search() -> Float[Tensor, "writer reader"]:
-            start = Start.of(problem) if self.learn_constants else None
-            moves = None if start is None else start.moves()
-            ablating = problem if start is None else start.problem
-            loss = MaskedLoss.of(ablating, self.batch_size, last_stream)
-            generator = torch.Generator().manual_seed(self.seed)
-            log_odds = torch.full((graph.n_edges,), _START, requires_grad=True)
+        def objective(step: int) -> None:
+            drawn = uniform_mixture(log_odds, len(problem.task), generator)
+            loss.backward(on_edges(graph, drawn), None if start is None or moves is None else start.constants(moves))
+            (self.price * log_odds.sigmoid().sum()).backward()
 
-            def objective(step: int) -> None:
-                drawn = uniform_mixture(log_odds, len(problem.task), generator)
-                loss.backward(on_edges(graph, drawn), None if start is None or moves is None else start.constants(moves))
-                (self.price * log_odds.sigmoid().sum()).backward()
-
-            optimisers = [torch.optim.Adam([log_odds], self.learning_rate)]
-            optimisers += [] if moves is None else [torch.optim.Adam([moves], self.constant_rate)]
-            descend(optimisers, generator, self.steps, objective, problem, Log(self, progress, journal))
-            return on_edges(graph, log_odds.detach().exp())
-
-        return scored(problem, search)
-
-    def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
-        """Goes by a few steps on a few examples."""
-        short = replace(self, steps=min(STEPS, self.steps))
-        return cost_of_examples(short.search, problem, self.steps / short.steps)
+        optimisers = [torch.optim.Adam([log_odds], self.learning_rate)]
+        optimisers += [] if moves is None else [torch.optim.Adam([moves], self.constant_rate)]
+        descend(optimisers, generator, self.steps, objective, problem, Log(self, progress, journal))
+        return on_edges(graph, log_odds.detach().exp())
 
 
 def uniform_mixture(log_odds: Float[Tensor, " edge"], examples: int, generator: torch.Generator) -> Float[Tensor, "batch edge"]:

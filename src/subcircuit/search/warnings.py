@@ -1,9 +1,9 @@
-"""What makes a circuit doubtful, told by its record: it is empty, it fell apart, or it does no better than none.
+"""What makes a circuit doubtful, told by its record, and where a model stops computing numbers.
 
 A search that runs to its end has a result, and the result may be that nothing was captured. Each warning says what was seen
 and the way out. They are of the prompts of the search; test prompts judge (``evaluate/evaluation.py``).
 
-Where a model stops computing numbers: looked for only once a search has met NaN or infinity.
+Where a model stops computing numbers is looked for only once a search has met NaN or infinity.
 """
 
 from collections.abc import Iterator, Mapping
