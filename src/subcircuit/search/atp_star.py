@@ -39,7 +39,7 @@ from subcircuit.graph import Graph
 from subcircuit.model.attention import PARTS, pattern, project, shares
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_gradient_at_clean, summed
 from subcircuit.search.journal import Journal
-from subcircuit.search.method import FIRST_ORDER, Ranking
+from subcircuit.search.method import FIRST_ORDER, ScoringMethod
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound, check_together
 from subcircuit.units import Unit
@@ -51,7 +51,7 @@ _NUMBERS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
-class AtpStar(Ranking):
+class AtpStar(ScoringMethod):
     """Settings of AtP*.
 
     Args:

@@ -71,13 +71,13 @@ from subcircuit.search.attribution import (
 )
 from subcircuit.search.journal import Journal
 from subcircuit.search.memory import Footprint, of_gradients
-from subcircuit.search.method import FIRST_ORDER, Ranking
+from subcircuit.search.method import FIRST_ORDER, ScoringMethod
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 
 
 @dataclass(frozen=True)
-class Eap(Ranking):
+class Eap(ScoringMethod):
     """Settings of edge attribution patching.
 
     Args:
@@ -104,7 +104,7 @@ STEPS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class EapIgInputs(Ranking):
+class EapIgInputs(ScoringMethod):
     """Settings of integrated gradients over inputs.
 
     Args:
@@ -165,7 +165,7 @@ def check_steps(steps: int) -> None:
 
 
 @dataclass(frozen=True)
-class EapIgActivations(Ranking):
+class EapIgActivations(ScoringMethod):
     """Settings of integrated gradients over activations.
 
     Args:
@@ -240,7 +240,7 @@ def _downstream(probe: Probe, stage: Stage, share: float) -> Iterator[UnitGradie
 
 
 @dataclass(frozen=True)
-class CleanCorrupted(Ranking):
+class CleanCorrupted(ScoringMethod):
     """Settings of attribution from both ends.
 
     Args:

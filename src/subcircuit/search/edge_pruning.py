@@ -22,7 +22,17 @@ from torch import Tensor
 from subcircuit.engine import last_stream
 from subcircuit.errors import SettingsError
 from subcircuit.search.journal import Journal
-from subcircuit.search.masks import Log, MaskedLoss, Trained, check_training, descend, hard_concrete, log_kept, odds, on_edges
+from subcircuit.search.masks import (
+    Log,
+    MaskedLoss,
+    TrainingMethod,
+    check_training,
+    descend,
+    hard_concrete,
+    log_kept,
+    odds,
+    on_edges,
+)
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 
@@ -31,7 +41,7 @@ _START = 3.0
 
 
 @dataclass(frozen=True)
-class EdgePruning(Trained):
+class EdgePruning(TrainingMethod):
     """Settings of edge pruning.
 
     Args:

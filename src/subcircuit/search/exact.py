@@ -31,7 +31,7 @@ from subcircuit.search.cost import SearchCost, drawn, seconds_of
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
 from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.search.memory import Footprint, of_engines
-from subcircuit.search.method import ALONE, Ranking
+from subcircuit.search.method import ALONE, ScoringMethod
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 
@@ -42,7 +42,7 @@ _TRIALS = 16
 
 
 @dataclass(frozen=True)
-class Exact(Ranking):
+class Exact(ScoringMethod):
     """Settings of exact effects.
 
     Args:

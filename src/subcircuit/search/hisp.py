@@ -18,13 +18,13 @@ from torch import Tensor
 from subcircuit.graph import Graph
 from subcircuit.search.attribution import Probe, Rounds, Watch, check_gradient_at_clean, summed
 from subcircuit.search.journal import Journal
-from subcircuit.search.method import Ranking
+from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound, check_together, scores_of_nodes
 
 
 @dataclass(frozen=True)
-class Hisp(Ranking):
+class Hisp(ScoringMethod):
     """Settings of head importance.
 
     Args:

@@ -18,13 +18,13 @@ from torch import Tensor
 from subcircuit.engine.ablation import Zero
 from subcircuit.search.attribution import Probe, Rounds, Watch, summed
 from subcircuit.search.journal import Journal
-from subcircuit.search.method import Ranking
+from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound, check_together
 
 
 @dataclass(frozen=True)
-class Ifr(Ranking):
+class Ifr(ScoringMethod):
     """Settings of information-flow routes.
 
     Args:

@@ -35,7 +35,7 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.search.attribution import Rounds, check_batch_size, check_differentiable, examples_at_once
 from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
 from subcircuit.search.journal import FORGETFUL, Journal, alone, recall_tensors, record_tensors
-from subcircuit.search.method import Ranking
+from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.tasks import Answers, Bound, placed
@@ -184,7 +184,7 @@ class MaskedLoss:
         return batch.answers.per_example(batch.metric(readout)).sum() / len(self.problem.task)
 
 
-class Trained(Ranking):
+class TrainingMethod(ScoringMethod):
     """A method that trains masks, step after step."""
 
     steps: int

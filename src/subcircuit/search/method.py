@@ -1,15 +1,15 @@
 """What a search method is: frozen settings that search.
 
-A method is a frozen dataclass, whose fields are its settings. Subclasses of ``Method`` have everything but a name and a search, those
-of ``Ranking`` everything but a name and scores:
+A method is a frozen dataclass, whose fields are its settings. Subclasses of ``Method`` have everything but a name and a search:
 
     @dataclass(frozen=True)
-    class Largest(Ranking):
+    class Largest(Method):
         name = "largest"
 
-        def scores(self, problem, progress, journal):
-            return ...
+        def search(self, problem, progress=None, journal=FORGETFUL):
+            return scored(problem, lambda: ...)
 
+Subclasses of ``ScoringMethod`` have a search too, and say how edges are scored.
 The package's own are in ``methods.py``; one from outside goes wherever they go.
 """
 
@@ -88,7 +88,7 @@ class Method(Protocol):
         return {None: self}
 
 
-class Ranking(Method):
+class ScoringMethod(Method):
     """A method that scores every edge; settings that it has in common with others are checked."""
 
     def __post_init__(self) -> None:

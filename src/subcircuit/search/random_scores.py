@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.search.journal import Journal
-from subcircuit.search.method import Ranking
+from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 
 
 @dataclass(frozen=True)
-class RandomScores(Ranking):
+class RandomScores(ScoringMethod):
     """Settings of chance.
 
     Args:

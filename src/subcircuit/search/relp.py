@@ -35,14 +35,14 @@ from subcircuit.model.config import Activation, LayerNorm, NoNorm, Norm, RMSNorm
 from subcircuit.model.weights import NormWeights
 from subcircuit.search.attribution import Watch, attribute, check_gradient_at_clean
 from subcircuit.search.journal import Journal
-from subcircuit.search.method import FIRST_ORDER, Ranking
+from subcircuit.search.method import FIRST_ORDER, ScoringMethod
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.units.gradients import Rules, widened
 
 
 @dataclass(frozen=True)
-class Relp(Ranking):
+class Relp(ScoringMethod):
     """Settings of relevance patching.
 
     Args:

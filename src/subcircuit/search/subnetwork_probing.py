@@ -18,7 +18,17 @@ from torch import Tensor
 
 from subcircuit.engine.forward import last_stream_of_nodes
 from subcircuit.search.journal import Journal
-from subcircuit.search.masks import Log, MaskedLoss, Trained, check_price, check_training, descend, hard_concrete, log_kept, odds
+from subcircuit.search.masks import (
+    Log,
+    MaskedLoss,
+    TrainingMethod,
+    check_price,
+    check_training,
+    descend,
+    hard_concrete,
+    log_kept,
+    odds,
+)
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound, check_together, scores_of_nodes
 
@@ -27,7 +37,7 @@ _START = 2.0
 
 
 @dataclass(frozen=True)
-class SubnetworkProbing(Trained):
+class SubnetworkProbing(TrainingMethod):
     """Settings of subnetwork probing.
 
     Args:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from subcircuit.engine import last_stream
 from subcircuit.search.journal import Journal
-from subcircuit.search.masks import Log, MaskedLoss, Trained, check_price, check_training, descend, on_edges
+from subcircuit.search.masks import Log, MaskedLoss, TrainingMethod, check_price, check_training, descend, on_edges
 from subcircuit.search.optimal import Start
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
@@ -34,7 +34,7 @@ _START = 1.0
 
 
 @dataclass(frozen=True)
-class Ugs(Trained):
+class Ugs(TrainingMethod):
     """Settings of uniform gradient sampling.
 
     Args:
