@@ -261,7 +261,8 @@ def _of_discovery(found: sc.Discovery) -> Result:
         for index, point in enumerate(found.path.points):
             result[f"edges after round {index}"] = sc.Circuit(found.path.graph, point.kept).names
             result[f"loss after round {index}"] = point.search.loss
-    result.pop("path", None)
+    for name in ("path", "ranked"):
+        result.pop(name, None)
     return result
 
 

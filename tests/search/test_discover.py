@@ -32,6 +32,7 @@ def test_every_method_finds_a_recorded_circuit(name, tmp_path):
     # nobody knows how many rounds a refinement takes
     assert name in ("random", "refine") or steps[-1].done == steps[-1].total
     assert method_of(name) == method_of(method) == method() and method_named(name) == method
+    assert result.ranked == method.ranks
     if method.ranks:
         assert isinstance(steps[-1], Round) if steps else name == "random"
         assert record.method.parameters["select"] == "top-n"

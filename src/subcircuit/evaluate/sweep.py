@@ -111,7 +111,7 @@ class Contest:
         with peak_memory(self.found_on.model.device) as peak:
             found = list(search_at(method, self.found_on, self.thresholds, on_step, journal).values())
         cost = sum(one.seconds for one in found), median(one.forward_seconds for one in found), peak.size
-        if method.ranks:
+        if found[0].ranked:
             ranked = curve(self.judged_on, found[0].scores, self.by, self.batch_size, journal)
             return Contender(method.name, ranked.points, ranked, *cost, found[0].notes)
         circuits = sorted((one.circuit for one in found), key=lambda circuit: circuit.n_edges)

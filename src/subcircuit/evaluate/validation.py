@@ -151,8 +151,9 @@ def validate(
     thresholds = conditions.thresholds or (FINE if case.graph.n_edges <= _LARGE else COARSE)
     found = search_at(method, problem, thresholds, on_step, journal)
     known = needed(case) if case.redundant else case.circuit
-    edges, inputs, nodes = _recovered(case, known, found, method.ranks, conditions.by)
-    best = _circuit_at(found, edges.best[0], method.ranks, conditions.by)
+    ranked = next(iter(found.values())).ranked
+    edges, inputs, nodes = _recovered(case, known, found, ranked, conditions.by)
+    best = _circuit_at(found, edges.best[0], ranked, conditions.by)
     return Validation(
         case=case.name,
         method=method.name,
@@ -167,7 +168,7 @@ def validate(
         missed=tuple(known.difference(best).names),
         wrong=tuple(best.difference(case.circuit).names),
         seconds=sum(one.seconds for one in found.values()),
-        note="all edges score alike" if method.ranks and len(edges.overlaps) == 1 else "",
+        note="all edges score alike" if ranked and len(edges.overlaps) == 1 else "",
     )
 
 
@@ -277,9 +278,9 @@ def _check_size(method: str, case: Case, most_edges: int | None) -> None:
         raise SettingsError(f"{method} is slow on {case.graph.n_edges:,} edges: ask for {case.name} alone")
 
 
-def _circuit_at(found: Found, threshold: float, ranks: bool, by: By) -> Circuit:
+def _circuit_at(found: Found, threshold: float, ranked: bool, by: By) -> Circuit:
     """The edges that count at a threshold."""
-    if not ranks:
+    if not ranked:
         return next(one.circuit for at, one in found.items() if _label(at) == threshold)
     graph, values = found[None].graph, found[None].scores.double()
     return Circuit(graph, graph.edges & ((values.abs() if by == "absolute" else values) >= threshold))
@@ -291,12 +292,12 @@ def _label(threshold: float | None) -> float:
 
 
 def _recovered(
-    case: Case, known: Circuit, found: Found, ranks: bool, by: By
+    case: Case, known: Circuit, found: Found, ranked: bool, by: By
 ) -> tuple[Recovery, Recovery | None, Recovery | None]:
     """Edges, edges and inputs, nodes."""
 
     def of(part: Part) -> Recovery:
-        if ranks:
+        if ranked:
             return recovery(known, found[None].scores, part, by, case.circuit)
         return recovery_of_circuits(known, [(_label(at), one.circuit) for at, one in found.items()], part, case.circuit)
 

@@ -204,7 +204,7 @@ def _record(
 
 def _results(result: Discovery) -> tuple[dict[str, Any], dict[str, float]]:
     """The numbers of a result, as JSON values, and how long it took."""
-    numbers = {key: value for key, value in vars(result).items() if key not in ("circuit", "notes", "path", *_TIMINGS)}
+    numbers = {key: value for key, value in vars(result).items() if key not in ("circuit", "notes", "path", "ranked", *_TIMINGS)}
     notes = {name: value for name, value in result.notes.items() if not name.endswith("_seconds")}
     times = {name: float(value) for name, value in result.notes.items() if name not in notes}
     sizes = {"edges_kept": result.circuit.n_edges, "edges_total": result.circuit.graph.n_edges}

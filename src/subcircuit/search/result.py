@@ -144,6 +144,7 @@ class Result:
             precision) or if there are none to take.
         notes: numbers and words that the method alone reports.
         path: the circuits that a refinement went through; None for other methods.
+        ranked: whether every edge has a score, of which a selection makes a circuit; otherwise the method chose the circuit.
     """
 
     circuit: Circuit
@@ -153,6 +154,7 @@ class Result:
     borderline: int | None = None
     notes: Mapping[str, float | str] = field(default_factory=dict)
     path: RefinePath | None = None
+    ranked: bool = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.circuit}; {self.seconds:.1f} s)"
@@ -262,7 +264,7 @@ def scored(
     values = values.detach().to("cpu", torch.float32).masked_fill(~graph.edges, float("nan"))
     # float64 scores beyond float32's range would turn infinite
     check_scores(graph, values)
-    return Result(Circuit(graph, graph.edges, values), seconds, forward_seconds, notes=notes or {})
+    return Result(Circuit(graph, graph.edges, values), seconds, forward_seconds, notes=notes or {}, ranked=True)
 
 
 def timed(problem: Problem, search: Callable[[], Found]) -> tuple[Found, float, float]:
