@@ -324,6 +324,8 @@ def ablated_slowly(model: Transformer, graph: Graph, corrupted: Tokens, ablation
             return [torch.stack(means[: run.shape[1]], 1) for run in runs]
         case Optimal(constants):
             return [constants.to(run.dtype)[:, None].expand_as(run) for run in runs]
+        case _:
+            raise AssertionError(ablation)
 
 
 def whole_runs(model: Transformer, graph: Graph, tokens: Tokens) -> list[tuple[dict[Writer, Tensor], Tensor]]:

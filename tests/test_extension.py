@@ -1,9 +1,10 @@
-"""A method, a metric, a task and a family of models from outside, by the public API alone, go wherever the package's own go."""
+"""A method, a metric, a task, an ablation, a level and a family of models from outside, by the public API alone, go wherever the package's own go."""
 
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import subcircuit as sc
+from subcircuit.engine import run_circuit, writer_values
+from subcircuit.model.components import unembed
 from tests.problems import random_task
 from tests.tiny_models import tiny
 
@@ -141,6 +144,167 @@ def test_methods_from_outside_are_held_to_known_circuits() -> None:
         found = sc.validate(known, method)
         assert found.method == method.name
         assert all(0 <= overlap.recall <= 1 for overlap in found.edges.overlaps)
+
+
+class Shrunk(sc.Ablation):
+    """An ablation: half of the writer's value on the corrupted prompt."""
+
+    name = "shrunk"
+    by_prompt = True
+
+    def values(self, model: sc.Transformer, graph: sc.Graph, corrupted: sc.Tokens) -> Tensor:
+        return sc.Resample().values(model, graph, corrupted) / 2
+
+
+@pytest.mark.parametrize("method", [sc.Acdc(threshold=0.01), sc.Eap()], ids=lambda method: method.name)
+def test_an_ablation_from_outside_is_searched_evaluated_explained_and_saved(
+    model: sc.Transformer, task: sc.Task, method: sc.Method, tmp_path: Path
+) -> None:
+    selection = 12 if method.ranks else None
+    found = sc.discover(model, task, method, metric="logit_difference", ablation=Shrunk(), scope="block", selection=selection)
+    problem = sc.Problem.of(model, task, "logit_difference", Shrunk(), circuit=found.circuit)
+    assert sc.evaluate_circuit(problem, found.circuit).means["metric_circuit"] == pytest.approx(found.metric_circuit, abs=1e-5)
+    # with every edge cut, the logits read half of the corrupted run and the biases that belong to no head
+    graph = problem.graph
+    stream = writer_values(model, graph, task.corrupted).sum(0) / 2
+    for layer in model.weights.layers:
+        stream = stream if layer.attention.b_O is None else stream + layer.attention.b_O
+    logits = unembed(model.config, model.weights, stream)[range(len(task)), task.answers.pos]
+    right, wrong = (logits.gather(1, ids) for ids in (task.answers.correct, task.answers.wrong))
+    empty = sc.measure(problem, [sc.Circuit.empty(graph)]).circuits
+    torch.testing.assert_close(empty[0], (wrong - right).flatten().double(), atol=1e-5, rtol=1e-5)
+    if found.circuit.n_edges:
+        assert sc.explain_circuit(model, found.circuit, task).components
+    found.circuit.save(tmp_path / "circuit")
+    loaded = sc.Circuit.load(tmp_path / "circuit")
+    assert loaded == found.circuit and loaded.record is not None and loaded.record.ablation == "shrunk"
+    with pytest.raises(sc.UnknownNameError, match="shrunk"):
+        sc.Problem.of(model, task, circuit=loaded)
+
+
+@dataclass(frozen=True, slots=True)
+class Half(sc.Node):
+    """One half of an MLP's neurons, as writer or as reader."""
+
+    layer: int
+    second: bool
+    of: int
+
+    noun = "half of an MLP"
+
+    @property
+    def kind(self) -> Literal["mlp"]:
+        return "mlp"
+
+    @property
+    def name(self) -> str:
+        return f"m{self.layer}.{'second' if self.second else 'first'}"
+
+    @property
+    def neurons(self) -> slice:
+        return slice(self.of // 2, None) if self.second else slice(self.of // 2)
+
+
+def of_mlp(model: sc.Transformer, layer: int) -> Any:
+    """The weights of a layer of GPT-2, whose MLP is plain."""
+    return model.weights.layers[layer]
+
+
+@dataclass(frozen=True)
+class Halves(sc.FeedForwardUnit):
+    """A level: an MLP as two halves, each of which reads an input of its own. The bias of both is never ablated."""
+
+    n: int
+
+    @property
+    def level(self) -> str:
+        return "halves"
+
+    @cached_property
+    def writers(self) -> tuple[sc.Node, ...]:
+        return tuple(Half(self.layer, second, self.n) for second in (False, True))
+
+    @cached_property
+    def readers(self) -> tuple[sc.Node, ...]:
+        return self.writers
+
+    @cached_property
+    def feeds(self) -> tuple[tuple[int, ...], ...]:
+        return ((0,), (1,))
+
+    def bias(self, model: sc.Transformer) -> Tensor | None:
+        return of_mlp(model, self.layer).mlp.b_out
+
+    def writes(self, model: sc.Transformer, inputs: Tensor) -> Tensor:
+        weights = of_mlp(model, self.layer)
+        x = torch.nn.functional.layer_norm(inputs, inputs.shape[-1:], weights.mlp_norm.gain, weights.mlp_norm.bias, 1e-5)
+        parts = zip(x, (node.neurons for node in self.writers), strict=True)
+        mlp = weights.mlp
+        act = partial(torch.nn.functional.gelu, approximate="tanh")
+        return torch.stack([act(part @ mlp.W_in[which].T + mlp.b_in[which]) @ mlp.W_out[which] for part, which in parts])
+
+
+@pytest.fixture(scope="module")
+def halved(model: sc.Transformer) -> sc.Graph:
+    """The model's graph, with the first layer's MLP in halves."""
+    graph = sc.graph_of(model, "head")
+    whole = graph.units[graph.unit_index["m0"]]
+    return graph.with_units(Halves(0, whole.clock, model.config.d_mlp))
+
+
+def test_a_level_from_outside_computes_what_the_model_does(model: sc.Transformer, task: sc.Task, halved: sc.Graph) -> None:
+    assert "m0.first->m1" in {str(edge) for edge in sc.Circuit.full(halved).edges}
+    ours, theirs = writer_values(model, halved, task.clean), writer_values(model, sc.graph_of(model, "head"), task.clean)
+    row = halved.writer_index[halved.writer("m0.first")]
+    bias = of_mlp(model, 0).mlp.b_out
+    torch.testing.assert_close(ours[row] + ours[row + 1] + (0 if bias is None else bias), theirs[row], atol=1e-5, rtol=1e-5)
+    ablated = writer_values(model, halved, task.corrupted)
+    torch.testing.assert_close(
+        run_circuit(model, halved, halved.edges, task.clean, ablated), model(task.clean), atol=1e-4, rtol=1e-4
+    )
+    with pytest.raises(sc.GraphError, match="is not a writer"):
+        halved.find("m0.third->logits")
+    with pytest.raises(sc.GraphError, match="no unit m0 of this graph has clock 5"):
+        halved.with_units(Halves(0, 5, 4))
+
+
+def test_acdc_at_a_level_from_outside_is_the_sequential_search(model: sc.Transformer, task: sc.Task, halved: sc.Graph) -> None:
+    problem = sc.Problem(model.to(dtype=torch.float64), halved, task, sc.metric("logit_difference"))
+    found = sc.discover(problem, sc.Acdc(threshold=0.02, whole_input=False))
+    kept = halved.edges.clone()
+    loss = sc.measure(problem, [sc.Circuit(halved, kept)]).circuits.mean()
+    for column in reversed(range(len(halved.readers))):
+        for row in reversed(range(halved.n_read(column))):
+            kept[row, column] = False
+            without = sc.measure(problem, [sc.Circuit(halved, kept)]).circuits.mean()
+            kept[row, column], loss = (True, loss) if without - loss >= 0.02 else (False, without)
+    assert found.circuit.prune().names == sc.Circuit(halved, kept).prune().names
+    assert 0 < found.circuit.n_edges < halved.n_edges
+
+
+@pytest.mark.parametrize("method", [sc.Acdc(threshold=0.01), sc.Eap()], ids=lambda method: method.name)
+def test_a_level_from_outside_is_searched_evaluated_explained_drawn_and_saved(
+    model: sc.Transformer, task: sc.Task, halved: sc.Graph, method: sc.Method, tmp_path: Path
+) -> None:
+    problem = sc.Problem(model, halved, task, sc.metric("logit_difference"))
+    found = sc.discover(problem, method, selection=30 if method.ranks else None).circuit
+    kept = sc.Circuit(
+        halved, found.kept | sc.Circuit.of_edges(halved, ["embed->m0.second", "m0.second->logits"]).kept, found.scores
+    )
+    assert sc.evaluate_circuit(problem, kept).means["metric_model"] == pytest.approx(
+        float(sc.measure(problem, [sc.Circuit.full(halved)]).model.mean()) * problem.metric.sign, abs=1e-4
+    )
+    half = sc.explain_circuit(model, kept, task).components["m0.second"]
+    assert half.kind == "half of an MLP" and {one.neuron for one in half.neurons} <= set(
+        range(model.config.d_mlp // 2, model.config.d_mlp)
+    )
+    words = {text.get_text() for text in sc.draw_circuit(kept).axes[0].texts}
+    assert "m0" in words and any("drawn as their MLPs" in word for word in words)
+    kept.save(tmp_path / "circuit")
+    assert sc.Circuit.load(tmp_path / "circuit", halved) == kept
+    with pytest.raises(sc.CircuitFileError, match="a circuit at head, m0=halves, not at head: load it with its graph"):
+        sc.Circuit.load(tmp_path / "circuit")
+    assert (sc.write_run(kept, tmp_path / "run") / "circuit.svg").is_file()
 
 
 SIZES = {"layers": 2, "heads": 4, "key_heads": 2, "width": 16, "neurons": 24, "tokens": 61, "context": 12}

@@ -12,6 +12,7 @@ from .edit import Texts as Texts
 from .edit import keep as keep
 from .edit import load_edited as load_edited
 from .edit import remove as remove
+from .engine import Ablation as Ablation
 from .engine import Mean as Mean
 from .engine import MeanByPosition as MeanByPosition
 from .engine import Optimal as Optimal
@@ -63,6 +64,7 @@ from .graph import Comparison as Comparison
 from .graph import Edge as Edge
 from .graph import Graph as Graph
 from .graph import Greedy as Greedy
+from .graph import Node as Node
 from .graph import Record as Record
 from .graph import Scope as Scope
 from .graph import Threshold as Threshold
@@ -144,6 +146,8 @@ from .tasks import placed as placed
 from .tasks import places_of as places_of
 from .truth import Case as Case
 from .truth import case as case
+from .units import FeedForwardUnit as FeedForwardUnit
+from .units import Unit as Unit
 
 __all__: list[str]
 __version__: str

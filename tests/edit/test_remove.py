@@ -11,7 +11,7 @@ from subcircuit.edit import EdgeEdit, Means, Probe, Relearning, RemovalSearch, k
 from subcircuit.edit.parts import EdgeParts, NodeParts
 from subcircuit.edit.replacement import mean_values, mean_writes, optimal_writes
 from subcircuit.edit.search import RemovalStep, find
-from subcircuit.engine import Mean, Resample, ablated_values, run_circuit
+from subcircuit.engine import Mean, Resample, run_circuit
 from subcircuit.errors import EditError, GraphError, SettingsError
 from subcircuit.graph import MLP, Circuit, Graph, Head, MethodRecord, ModelRecord, Neuron, Record, Scope, TaskRecord
 from subcircuit.model import Transformer, load_model
@@ -120,7 +120,7 @@ def test_mean_writes_are_the_executors_means() -> None:
     for family in ("gpt2", "pythia", "llama_gqa"):
         model = tiny(family, dtype=torch.float64)
         graph, corrupted = Graph.of(model.config, Scope(level="head")), random_task(model, 3, [9, 4, 7]).corrupted
-        expected = ablated_values(model, graph, corrupted, Mean())[:, 0, 0]
+        expected = Mean().values(model, graph, corrupted)[:, 0, 0]
         nodes = tuple(node for node in graph.writers if isinstance(node, Head | MLP))
         torch.testing.assert_close(mean_writes(model, nodes, [corrupted[:1], corrupted[1:]]), expected[1:])
         torch.testing.assert_close(mean_values(model, graph, [corrupted[:2], corrupted[2:]]), expected)
@@ -133,7 +133,7 @@ def test_cut_edges_carry_constants() -> None:
     assert fill == "mean"
     assert torch.equal(edit.model.circuit.kept, circuit.kept)
     assert len(edit.names) == circuit.graph.n_edges - circuit.n_edges
-    ablated = ablated_values(model, circuit.graph, ioi.corrupted, Mean())
+    ablated = Mean().values(model, circuit.graph, ioi.corrupted)
     expected = run_circuit(model, circuit.graph, circuit.kept, ioi.clean, ablated)
     torch.testing.assert_close(edit.model(ioi.clean), expected, atol=1e-4, rtol=1e-4)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from subcircuit.engine import ABLATIONS, ablated_values, run_circuit
+from subcircuit.engine import ABLATIONS, run_circuit
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
 from subcircuit.search import Acdc, Problem
@@ -14,7 +14,7 @@ from tests.problems import random_kept
 def assert_node_by_node(model: Transformer, graph: Graph, task: Task, seed: int, share: float, ablation: str) -> None:
     """The masked forward pass of a random circuit equals the node-by-node definition, prompt by prompt."""
     kept = random_kept(graph.edges, seed, share)
-    logits = run_circuit(model, graph, kept, task.clean, ablated_values(model, graph, task.corrupted, ABLATIONS[ablation]))
+    logits = run_circuit(model, graph, kept, task.clean, ABLATIONS[ablation].values(model, graph, task.corrupted))
     slow = ablated_slowly(model, graph, task.corrupted, ABLATIONS[ablation])
     for example, length in enumerate(task.clean.lengths.tolist()):
         at = task.clean.places

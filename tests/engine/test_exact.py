@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subcircuit.engine import ABLATIONS, ablated_values, run_circuit
+from subcircuit.engine import ABLATIONS, run_circuit
 from subcircuit.engine.readout import readout_of
 from subcircuit.graph import Graph
 from subcircuit.search.acdc_rules import cutting_order
@@ -27,7 +27,7 @@ class Walk:
         order = cutting_order(graph, rng.choice(["descending", "ascending"]))
         self.batches = Batches.start(problem, batch_size, order)
         task = placed(graph, problem.task)
-        ablated = ablated_values(model, graph, task.corrupted, problem.ablation)
+        ablated = problem.ablation.values(model, graph, task.corrupted)
         bound = problem.metric.bind(task.answers, task.answers.rows(model(task.clean)))
 
         def slow(kept):

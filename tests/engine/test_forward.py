@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
+from subcircuit.engine import ABLATIONS, Resample, run_circuit, writer_values
 from subcircuit.graph import Circuit, Graph, Scope
 from tests.engine.agreement import assert_node_by_node
 from tests.problems import random_kept, random_task
@@ -42,7 +42,7 @@ def test_all_edges_kept_is_the_model_and_all_cut_the_corrupted_run(family):
     task = random_task(model, 1, LENGTHS)
     for scope in scopes_of(family):
         graph = Graph.of(model.config, scope)
-        ablated = ablated_values(model, graph, task.corrupted, Resample())
+        ablated = Resample().values(model, graph, task.corrupted)
         kept, cut = (
             run_circuit(model, graph, mask, task.clean, ablated) for mask in (graph.edges, torch.zeros_like(graph.edges))
         )
@@ -83,7 +83,7 @@ def test_prompts_may_have_circuits_of_their_own(family):
     task = random_task(model, 4, LENGTHS)
     for scope in scopes_of(family):
         graph = Graph.of(model.config, scope)
-        ablated = ablated_values(model, graph, task.corrupted, Resample())
+        ablated = Resample().values(model, graph, task.corrupted)
         each = torch.stack([random_kept(graph.edges, seed, 0.7) for seed in range(len(LENGTHS))])
         together = run_circuit(model, graph, each, task.clean, ablated)
         for example, kept in enumerate(each):
@@ -95,7 +95,7 @@ def test_gradients_flow_through_the_mask():
     model = tiny("llama_gqa", dtype=torch.float64)
     task = random_task(model, 3, [5])
     graph = Graph.of(model.config)
-    ablated = ablated_values(model, graph, task.corrupted, Resample())
+    ablated = Resample().values(model, graph, task.corrupted)
     mask = graph.edges.double().requires_grad_()
     run_circuit(model, graph, mask, task.clean, ablated)[0, -1, 7].backward()
     edge = graph.find("m0->a1.h2<v>")
@@ -112,7 +112,7 @@ def test_gradients_at_a_circuit_that_leaves_units_unread_are_its_slopes(ablation
     model = tiny("gpt2", dtype=torch.float64)
     task, graph = random_task(model, 3, [5, 5]), Graph.of(model.config)
     mask = Circuit.of_edges(graph, ["embed->m1", "m1->logits", "embed->a0.h1<v>"]).kept.double().requires_grad_()
-    ablated = ablated_values(model, graph, task.corrupted, ABLATIONS[ablation]).requires_grad_()
+    ablated = ABLATIONS[ablation].values(model, graph, task.corrupted).requires_grad_()
 
     def loss(mask, ablated):
         return run_circuit(model, graph, mask, task.clean, ablated)[:, -1, 7].sum()
@@ -136,7 +136,7 @@ def test_gradients_at_a_circuit_that_leaves_units_unread_are_its_slopes(ablation
 def test_units_that_nobody_reads_are_not_run():
     model = tiny("gpt2")
     task, graph = random_task(model, 1, LENGTHS), Graph.of(model.config)
-    ablated = ablated_values(model, graph, task.corrupted, Resample())
+    ablated = Resample().values(model, graph, task.corrupted)
     kept = Circuit.of_edges(graph, ["embed->m1", "m1->logits"]).kept
     expected = run_circuit(model, graph, kept, task.clean, ablated)
     broken = {layer: model.weights.layers[layer].attention.W_V for layer in range(model.config.n_layers)}

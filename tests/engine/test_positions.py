@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit
+from subcircuit.engine import ABLATIONS, Resample, run_circuit
 from subcircuit.errors import GraphError, PromptMismatchError, SettingsError
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.search import Acdc, Problem, zoom
@@ -60,7 +60,7 @@ def scopes(family: str) -> list[str]:
 def test_all_kept_is_the_model_and_all_cut_the_corrupted_run(family):
     for scope in scopes(family)[1::3]:
         model, graph, task = drawn(family, 1, scope, [6, 4])
-        here, ablated = real(task.clean), ablated_values(model, graph, task.corrupted, Resample())
+        here, ablated = real(task.clean), Resample().values(model, graph, task.corrupted)
         kept, cut = (run_circuit(model, graph, m, task.clean, ablated) for m in (graph.edges, graph.edges & False))
         torch.testing.assert_close(kept[here], model(task.clean)[here], atol=1e-10, rtol=0)
         torch.testing.assert_close(cut[here], model(task.corrupted)[here], atol=1e-10, rtol=0)
@@ -77,7 +77,7 @@ def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, shar
 
 def test_masks_of_prompts_and_their_gradients():
     model, graph, task = drawn("llama_gqa", 4, "qkv, positions=roles", [5, 4])
-    ablated = ablated_values(model, graph, task.corrupted, Resample())
+    ablated = Resample().values(model, graph, task.corrupted)
     each = torch.stack([random_kept(graph.edges, seed, 0.7) for seed in range(2)]).double().requires_grad_()
     together = run_circuit(model, graph, each, task.clean, ablated)
     weights = torch.randn(together.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subcircuit.engine import ablated_values, run_circuit, writer_values
+from subcircuit.engine import run_circuit, writer_values
 from subcircuit.engine.plain_run import embedding_values
 from subcircuit.engine.readout import readout_of
 from subcircuit.errors import NoGradientError
@@ -26,7 +26,7 @@ class Autograd:
     def __init__(self, problem: Problem):
         model, graph = problem.model, problem.graph
         self.model, self.graph, self.task = model, graph, placed(graph, problem.task)
-        self.ablated = ablated_values(model, graph, self.task.corrupted, problem.ablation)
+        self.ablated = problem.ablation.values(model, graph, self.task.corrupted)
         self.clean = writer_values(model, graph, self.task.clean)
         self.bound = problem.metric.bind(self.task.answers, self.task.answers.rows(model(self.task.clean)))
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from subcircuit.engine import ABLATIONS, run_circuit
-from subcircuit.engine.ablation import ablated_values
 from subcircuit.errors import GraphError, SettingsError, UnknownNameError
 from subcircuit.evaluate import discover
 from subcircuit.graph import Circuit, Graph, Greedy, Scope, Threshold, TopN
@@ -49,7 +48,7 @@ def test_what_is_said_of_a_selected_circuit_is_what_it_does(selection):
     task = random_task(model, 5, [6, 8, 7])
     result = discover(model, task, Eap(), metric="logit_difference", selection=selection)
     circuit = result.circuit
-    ablated = ablated_values(model, circuit.graph, task.corrupted, ABLATIONS["resample"])
+    ablated = ABLATIONS["resample"].values(model, circuit.graph, task.corrupted)
     values = []
     for kept in (circuit.kept, circuit.graph.edges, torch.zeros_like(circuit.kept)):
         logits = task.answers.rows(run_circuit(model, circuit.graph, kept, task.clean, ablated))

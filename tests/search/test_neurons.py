@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from subcircuit.engine import Mean, ablated_values
+from subcircuit.engine import Mean
 from subcircuit.engine.forward import last_stream_of_nodes
 from subcircuit.engine.readout import read
 from subcircuit.errors import GraphError, NumericalError, SettingsError
@@ -37,7 +37,7 @@ def test_masks_on_neurons_are_masks_on_nodes(family):
     task = problem.task
     kept = torch.rand(model.config.n_layers, model.config.d_mlp, generator=torch.Generator().manual_seed(1)) < 0.5
     mask = [float(kept[w.layer, w.neuron]) if isinstance(w, Neuron) else 1.0 for w in graph.writers]
-    ablated = ablated_values(model, graph, task.corrupted, problem.ablation)
+    ablated = problem.ablation.values(model, graph, task.corrupted)
     last = last_stream_of_nodes(model, graph, torch.tensor(mask), task.clean, ablated)
     bound = problem.metric.bind(task.answers, None)
     loss = task.answers.mean(bound(read(model, task.answers.rows(last), bound.needs)))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from subcircuit.engine import Resample, ablated_values, run_circuit
+from subcircuit.engine import Resample, run_circuit
 from subcircuit.evaluate import recovery
 from subcircuit.graph import Graph
 from subcircuit.search import METHODS, Acdc, Problem, RandomScores, Ugs
@@ -21,7 +21,7 @@ def difference(model, task, logits):
 def test_true_edges_matter_one_by_one_and_others_do_not():
     model = planted()
     graph, task = Graph.of(model.config), planted_task(model)
-    ablated = ablated_values(model, graph, task.corrupted, Resample())
+    ablated = Resample().values(model, graph, task.corrupted)
     whole = difference(model, task, model(task.clean))
     assert whole > 3
     for writer, reader in graph.edges.nonzero().tolist():

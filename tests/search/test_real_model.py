@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from subcircuit.engine import Resample, ablated_values, run_circuit
+from subcircuit.engine import Resample, run_circuit
 from subcircuit.evaluate import discover
 from subcircuit.graph import Circuit, Scope
 from subcircuit.model import Transformer, load_model
@@ -26,7 +26,7 @@ def test_the_reported_circuit_does_what_is_reported(model: Transformer, tmp_path
     circuit = Circuit.load(tmp_path / "run")
     assert circuit == result.circuit
     precise = model.to(dtype=torch.float64)
-    ablated = ablated_values(precise, circuit.graph, task.corrupted, Resample())
+    ablated = Resample().values(precise, circuit.graph, task.corrupted)
     logits = task.answers.rows(run_circuit(precise, circuit.graph, circuit.kept, task.clean, ablated))
     difference = logits.gather(-1, task.answers.correct) - logits.gather(-1, task.answers.wrong)
     assert result.logit_difference_circuit == pytest.approx(float(difference.mean()), abs=1e-4)

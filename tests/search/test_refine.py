@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit
+from subcircuit.engine import ABLATIONS, Resample, run_circuit
 from subcircuit.engine.readout import readout_of
 from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Circuit, Graph, Scope
@@ -30,7 +30,7 @@ def losses_of(problem, kept):
     """The metric's loss of each example, from a masked forward pass of the whole circuit."""
     model, graph = problem.model, problem.graph
     task = placed(graph, problem.task)
-    ablated = ablated_values(model, graph, task.corrupted, problem.ablation)
+    ablated = problem.ablation.values(model, graph, task.corrupted)
     bound = problem.metric.bind(task.answers, task.answers.rows(model(task.clean)))
     logits = task.answers.rows(run_circuit(model, graph, kept, task.clean, ablated))
     return task.answers.per_example(bound(readout_of(logits, bound.needs)))
@@ -137,7 +137,7 @@ def test_gains_are_the_slopes_of_the_loss(family):
     gain = state.growth.gain(state.point.kept, (alpha,), state.growth.at_circuit)
     mask = kept + alpha * (graph.edges.double() - kept)
     task = problem.task
-    ablated = ablated_values(model, graph, task.corrupted, problem.ablation)
+    ablated = problem.ablation.values(model, graph, task.corrupted)
     bound = objective(problem.metric, state.search.units).bind(task.answers, task.answers.rows(model(task.clean)))
 
     def loss(mask):

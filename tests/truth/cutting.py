@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from subcircuit.engine import ablated_values, run_circuit
+from subcircuit.engine import run_circuit
 from subcircuit.evaluate.validation import case_problem
 from subcircuit.search.exact import Exact
 from subcircuit.truth import Case
@@ -15,7 +15,7 @@ from subcircuit.truth import Case
 def error(case: Case, kept: Tensor) -> float:
     """The largest difference between a circuit's logits and the model's, over all answers."""
     model, task = case.model, case.task
-    ablated = ablated_values(model, case.graph, task.corrupted, case.ablation)
+    ablated = case.ablation.values(model, case.graph, task.corrupted)
     logits = run_circuit(model, case.graph, kept, task.clean, ablated)
     return float((task.answers.rows(logits) - task.answers.rows(model(task.clean))).abs().max())
 

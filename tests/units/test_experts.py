@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subcircuit.engine import ABLATIONS, Resample, ablated_values, run_circuit, writer_values
+from subcircuit.engine import ABLATIONS, Resample, run_circuit, writer_values
 from subcircuit.engine.forward import last_stream_of_nodes
 from subcircuit.errors import GraphError
 from subcircuit.graph import Graph, Scope
@@ -50,7 +50,7 @@ def test_all_kept_is_the_model_all_cut_the_corrupted_run_and_writers_sum_to_the_
     here = real(task.clean)
     for scope in SCOPES:
         graph = Graph.of(model.config, scope)
-        ablated = ablated_values(model, graph, task.corrupted, Resample())
+        ablated = Resample().values(model, graph, task.corrupted)
         kept, cut = (run_circuit(model, graph, m, task.clean, ablated) for m in (graph.edges, graph.edges & False))
         torch.testing.assert_close(kept[here], model(task.clean)[here], atol=1e-10, rtol=0)
         torch.testing.assert_close(cut[here], model(task.corrupted)[here], atol=1e-10, rtol=0)
@@ -119,7 +119,7 @@ def test_exact_effects_are_differences_of_masked_runs():
 def test_a_mask_on_nodes_is_a_mask_on_all_their_edges():
     model = tiny("qwen2_moe", dtype=torch.float64)
     task, graph = random_task(model, 4, LENGTHS), Graph.of(model.config, Scope("expert"))
-    ablated = ablated_values(model, graph, task.corrupted, Resample())
+    ablated = Resample().values(model, graph, task.corrupted)
     kept = torch.rand(len(graph.writers), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     nodes = last_stream_of_nodes(model, graph, kept, task.clean, ablated)
     logits = run_circuit(model, graph, kept[:, None].expand(-1, len(graph.readers)), task.clean, ablated)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subcircuit.engine import ABLATIONS, Resample, ablated_values, forward, run_circuit, writer_values
+from subcircuit.engine import ABLATIONS, Resample, forward, run_circuit, writer_values
 from subcircuit.engine.forward import last_stream_of_nodes
 from subcircuit.errors import GraphError
 from subcircuit.graph import Graph, GraphShape, Scope
@@ -43,7 +43,7 @@ def test_all_kept_is_the_model_all_cut_the_corrupted_run_and_writers_sum_to_the_
     here = real(task.clean)
     for scope in SCOPES:
         graph = Graph.of(model.config, scope)
-        ablated = ablated_values(model, graph, task.corrupted, Resample())
+        ablated = Resample().values(model, graph, task.corrupted)
         kept, cut = (run_circuit(model, graph, m, task.clean, ablated) for m in (graph.edges, graph.edges & False))
         torch.testing.assert_close(kept[here], model(task.clean)[here], atol=1e-10, rtol=0)
         torch.testing.assert_close(cut[here], model(task.corrupted)[here], atol=1e-10, rtol=0)
@@ -65,7 +65,7 @@ def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, shar
 def test_masks_on_nodes_are_masks_on_all_their_edges(family):
     model = narrow(tiny(family, dtype=torch.float64))
     task, graph = random_task(model, 1, [5, 4]), Graph.of(model.config, Scope("neuron"))
-    ablated = ablated_values(model, graph, task.corrupted, Resample())
+    ablated = Resample().values(model, graph, task.corrupted)
     mask = torch.rand(len(graph.writers), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     nodes = last_stream_of_nodes(model, graph, mask, task.clean, ablated)
     edges = forward.last_stream(model, graph, mask[:, None] * graph.edges, task.clean, ablated)

@@ -98,7 +98,6 @@ def _range(interval: "Interval | None") -> str:
 
 
 def _as_json(path: Path, circuit: "Circuit", problem: "Problem", judged: "Judgement", shared: int) -> dict[str, Any]:
-    from subcircuit.engine import name_of
 
     interval, random, curve = judged.evaluation.faithfulness_interval(), judged.random_interval, judged.curve
     return {
@@ -109,7 +108,7 @@ def _as_json(path: Path, circuit: "Circuit", problem: "Problem", judged: "Judgem
         "examples": len(problem.task),
         "shared_with_search": shared,
         "metric": problem.metric.name,
-        "ablation": name_of(problem.ablation),
+        "ablation": problem.ablation.name,
         "faithfulness": judged.evaluation.faithfulness,
         "faithfulness_interval": None if interval is None else [interval.low, interval.high],
         **judged.evaluation.means,

@@ -10,10 +10,8 @@ from subcircuit.engine.ablation import (
     Resample,
     Zero,
     ablated_by_batch,
-    ablated_values,
     ablation_named,
     check_ablation,
-    name_of,
 )
 from subcircuit.engine.forward import last_stream, last_stream_of_nodes, run_circuit
 from subcircuit.engine.plain_run import writer_values
@@ -28,12 +26,10 @@ __all__ = [
     "Resample",
     "Zero",
     "ablated_by_batch",
-    "ablated_values",
     "ablation_named",
     "check_ablation",
     "last_stream",
     "last_stream_of_nodes",
-    "name_of",
     "run_circuit",
     "writer_values",
 ]

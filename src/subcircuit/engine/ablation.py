@@ -1,8 +1,9 @@
 """What a cut edge carries instead of its writer's value."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -14,29 +15,89 @@ from subcircuit.graph import Graph
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 
+OPTIMAL = "optimal"
+
+
+class Ablation(ABC):
+    """What a cut edge carries instead of its writer's value. Others are subclasses with a name and values of their own."""
+
+    name: ClassVar[str]
+    """As records call it."""
+    by_prompt: ClassVar[bool] = False
+    """Whether what is carried in a prompt depends on that prompt alone, so that prompts can run in batches."""
+
+    @abstractmethod
+    def values(self, model: Transformer, graph: Graph, corrupted: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
+        """What every writer's cut edges carry, at every position of every prompt.
+
+        Args:
+            corrupted: the task's corrupted prompts: all of them, or a batch where ``by_prompt``. Padding may take no part in
+                what is carried elsewhere.
+
+        Raises:
+            GraphError: it is for another graph.
+        """
+
 
 @dataclass(frozen=True, slots=True)
-class Resample:
+class Resample(Ablation):
     """The writer's value in the run of the paired corrupted prompt ("interchange", "patching")."""
 
+    name = "resample"
+    by_prompt = True
+
+    def values(self, model: Transformer, graph: Graph, corrupted: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
+        """Those of the corrupted run."""
+        return writer_values(model, graph, corrupted)
+
 
 @dataclass(frozen=True, slots=True)
-class Zero:
+class Zero(Ablation):
     """Nothing."""
 
+    name = "zero"
+    by_prompt = True
+
+    def values(self, model: Transformer, graph: Graph, corrupted: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
+        """Zeros."""
+        return model.weights.W_E.new_zeros(len(graph.writers), *corrupted.ids.shape, model.config.d_model)
+
 
 @dataclass(frozen=True, slots=True)
-class Mean:
+class Mean(Ablation):
     """The writer's mean over all examples and positions of the corrupted prompts: one vector a writer."""
 
+    name = "mean"
+
+    def values(self, model: Transformer, graph: Graph, corrupted: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
+        """The same everywhere."""
+        values, real = _real_values(model, graph, corrupted)
+        return (values.sum((1, 2), keepdim=True) / real.sum()).expand_as(values)
+
 
 @dataclass(frozen=True, slots=True)
-class MeanByPosition:
+class MeanByPosition(Ablation):
     """The writer's mean at each position over the corrupted prompts that are long enough: one vector a writer and position."""
+
+    name = "mean-by-position"
+
+    def values(self, model: Transformer, graph: Graph, corrupted: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
+        """The same in all prompts."""
+        values, real = _real_values(model, graph, corrupted)
+        return (values.sum(1, keepdim=True) / real.sum(0)[:, None]).expand_as(values)
+
+
+def _real_values(
+    model: Transformer, graph: Graph, corrupted: Tokens
+) -> tuple[Float[Tensor, "writer batch pos d_model"], Float[Tensor, "batch pos"]]:
+    """Values of the corrupted run, zeros past prompts' ends; and 1 within prompts, else 0."""
+    values = writer_values(model, graph, corrupted)
+    real = (torch.arange(values.shape[2], device=values.device) < corrupted.lengths[:, None]).to(values.dtype)
+    return values * real[..., None], real
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Optimal:
+class Optimal(Ablation):
     """One constant vector a writer, learned to make ablated runs as good as they can be (Li & Janson 2024, arXiv 2409.09951).
 
     Args:
@@ -44,6 +105,9 @@ class Optimal:
     """
 
     constants: Float[Tensor, "writer d_model"]
+
+    name = OPTIMAL
+    by_prompt = True
 
     def __repr__(self) -> str:
         return f"Optimal(constants of {len(self.constants):,} writers)"
@@ -54,19 +118,22 @@ class Optimal:
     def __hash__(self) -> int:
         return hash(tuple(self.constants[:, 0].tolist()))
 
+    def values(self, model: Transformer, graph: Graph, corrupted: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
+        """The constants, everywhere."""
+        expected = (len(graph.writers), model.config.d_model)
+        if tuple(self.constants.shape) != expected:
+            raise GraphError(
+                f"optimal constants of shape {tuple(self.constants.shape)} do not fit {expected[0]} writers of width {expected[1]}: "
+                "learn them for this model at this scope."
+            )
+        constants = self.constants.to(model.device, model.dtype)
+        return constants[:, None, None].expand(-1, *corrupted.ids.shape, -1)
 
-Ablation: TypeAlias = Resample | Zero | Mean | MeanByPosition | Optimal
 
 AblatedBatch: TypeAlias = Callable[[Tokens, int], Float[Tensor, "writer batch pos d_model"]]
 
-# those that a name alone tells; the constants of an optimal ablation are learned
-OPTIMAL = "optimal"
-ABLATIONS: dict[str, Ablation] = {
-    "resample": Resample(),
-    "zero": Zero(),
-    "mean": Mean(),
-    "mean-by-position": MeanByPosition(),
-}
+ABLATIONS: dict[str, Ablation] = {ablation.name: ablation for ablation in (Resample(), Zero(), Mean(), MeanByPosition())}
+"""Those that a name alone tells; the constants of an optimal ablation are learned."""
 
 
 def ablation_named(name: str) -> Ablation:
@@ -92,59 +159,15 @@ def check_ablation(name: str) -> None:
         raise UnknownNameError("ablation", name, (*ABLATIONS, OPTIMAL))
 
 
-def name_of(ablation: Ablation) -> str:
-    """The name under which an ablation is recorded."""
-    return OPTIMAL if isinstance(ablation, Optimal) else next(name for name, known in ABLATIONS.items() if known == ablation)
-
-
-def ablated_values(
-    model: Transformer, graph: Graph, corrupted: Tokens, ablation: Ablation
-) -> Float[Tensor, "writer batch pos d_model"]:
-    """What every writer's cut edges carry, at every position of every prompt.
-
-    Means are taken over the whole of ``corrupted``: pass all of a task's prompts, not a batch of them. Padding takes
-    no part in them.
-
-    Raises:
-        GraphError: optimal constants of another graph.
-    """
-    if isinstance(ablation, Zero):
-        return model.weights.W_E.new_zeros(len(graph.writers), *corrupted.ids.shape, model.config.d_model)
-    if isinstance(ablation, Optimal):
-        constants = _fitting(model, graph, ablation.constants)
-        return constants[:, None, None].expand(-1, *corrupted.ids.shape, -1)
-    values = writer_values(model, graph, corrupted)
-    if isinstance(ablation, Resample):
-        return values
-    real = (torch.arange(values.shape[2], device=values.device) < corrupted.lengths[:, None]).to(values.dtype)
-    weighted = values * real[..., None]
-    match ablation:
-        case Mean():
-            mean = weighted.sum((1, 2), keepdim=True) / real.sum()
-        case MeanByPosition():
-            mean = weighted.sum(1, keepdim=True) / real.sum(0)[:, None]
-    return mean.expand_as(values)
-
-
 def ablated_by_batch(model: Transformer, graph: Graph, corrupted: Tokens, ablation: Ablation) -> AblatedBatch:
-    """``ablated_values`` of a batch at a time, from its corrupted prompts and the number of the first of them.
+    """What cut edges carry in a batch at a time, from its corrupted prompts and the number of the first of them.
 
     Values of all prompts at once would be the largest tensor of a run. Only means, which are over all prompts, need them.
 
     Args:
         corrupted: all of a task's corrupted prompts.
     """
-    if isinstance(ablation, Resample | Zero | Optimal):
-        return lambda part, start: ablated_values(model, graph, part, ablation)
-    everything = ablated_values(model, graph, corrupted, ablation)
+    if ablation.by_prompt:
+        return lambda part, start: ablation.values(model, graph, part)
+    everything = ablation.values(model, graph, corrupted)
     return lambda part, start: everything[:, start : start + len(part), : part.ids.shape[1]]
-
-
-def _fitting(model: Transformer, graph: Graph, constants: Float[Tensor, "writer d_model"]) -> Float[Tensor, "writer d_model"]:
-    expected = (len(graph.writers), model.config.d_model)
-    if tuple(constants.shape) != expected:
-        raise GraphError(
-            f"optimal constants of shape {tuple(constants.shape)} do not fit {expected[0]} writers of width {expected[1]}: "
-            "learn them for this model at this scope."
-        )
-    return constants.to(model.device, model.dtype)

@@ -78,7 +78,7 @@ def clean_run(
     """Run the model on the clean prompts and keep what the engine needs.
 
     Args:
-        ablated: what cut edges carry, see ``ablated_values``.
+        ablated: what cut edges carry, see ``Ablation.values``.
         first_change: per example, the first position at which clean and ablated values may differ.
         answer_example, answer_pos: where the metric reads logits.
         order: writers as they are cut, backwards; by default the order of computation.

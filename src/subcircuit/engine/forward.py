@@ -54,7 +54,7 @@ def run_circuit(
         kept: 1 where an edge is kept, 0 where it is cut; values at places without an edge are ignored. One circuit for
             all prompts, or one for each.
         tokens: the clean prompts, from ``placed`` where the graph tells places apart.
-        ablated: what cut edges carry, see ``ablated_values``.
+        ablated: what cut edges carry, see ``Ablation.values``.
     """
     return unembed(model.config, model.weights, last_stream(model, graph, kept, tokens, ablated))
 
@@ -192,7 +192,7 @@ def last_stream_of_nodes(
     Args:
         kept: 1 where a writer is kept, 0 where it is ablated; one mask for all prompts, or one for each.
         tokens: the clean prompts.
-        ablated: what ablated writers write, see ``ablated_values``.
+        ablated: what ablated writers write, see ``Ablation.values``.
     """
     mask = kept.to(model.device, model.dtype)
     mask = (mask[None] if mask.ndim == 1 else mask).T[..., None, None]

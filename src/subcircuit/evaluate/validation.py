@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor
 
-from subcircuit.engine import Ablation, name_of
+from subcircuit.engine import Ablation
 from subcircuit.entry import entry
 from subcircuit.errors import NoGradientError, SettingsError, SubcircuitError
 from subcircuit.evaluate.recovery import Part, Recovery, recovery, recovery_of_circuits
@@ -157,7 +157,7 @@ def validate(
     return Validation(
         case=case.name,
         method=method.name,
-        ablation=name_of(case.ablation),
+        ablation=case.ablation.name,
         metric=problem.metric.name,
         direction=getattr(method, "direction", None),
         redundant=case.redundant,
@@ -198,7 +198,7 @@ def validate_all(
     @lru_cache(maxsize=1)
     def case_of(place: int) -> Case | str:
         name, make, ablation = places[place]
-        say(f"{name}, {name_of(ablation)} ({place + 1} of {len(places)})")
+        say(f"{name}, {ablation.name} ({place + 1} of {len(places)})")
         return _made(make, ablation)
 
     def attempt(unit: tuple[int, Method]) -> Tensor:
@@ -208,7 +208,7 @@ def validate_all(
         if isinstance(made, Case):
             part = Under(journal, _attempt_key(name, ablation, method, asked))
             return _packed(_attempt(made, method, asked, on_step, part))
-        return _packed(Refusal(name, method.name, name_of(ablation), None, made))
+        return _packed(Refusal(name, method.name, ablation.name, None, made))
 
     units = [
         (_attempt_key(name, ablation, method, asked), (place, method))
@@ -221,7 +221,7 @@ def validate_all(
 def _attempt_key(name: str, ablation: Ablation, method: Method, conditions: Conditions) -> str:
     # metrics hold functions, whose representation is another one in every process
     told = replace(conditions, metric=None), conditions.metric and conditions.metric.name
-    return f"{name}/{name_of(ablation)}/{method}/{told}"
+    return f"{name}/{ablation.name}/{method}/{told}"
 
 
 def validations(*asked: Any, **how: Any) -> tuple[Attempt, ...]:
@@ -266,7 +266,7 @@ def _attempt(case: Case, method: Method, conditions: Conditions, on_step: OnProg
         return Refusal(
             case.name,
             method.name,
-            name_of(case.ablation),
+            case.ablation.name,
             metric_name,
             str(error),
             isinstance(error, NoGradientError),

@@ -297,15 +297,18 @@ class Circuit:
         save_circuit(self, Path(path))
 
     @staticmethod
-    def load(path: str | Path) -> "Circuit":
+    def load(path: str | Path, graph: Graph | None = None) -> "Circuit":
         """Read what ``save`` wrote.
 
+        Args:
+            graph: whose circuit it is; needed for graphs with units from elsewhere (``Graph.with_units``), which a file only names.
+
         Raises:
-            CircuitFileError: not a circuit, damaged, or of a newer format.
+            CircuitFileError: not a circuit, damaged, of a newer format, or of another graph.
         """
         from subcircuit.graph.file import load_circuit
 
-        return load_circuit(Path(path))
+        return load_circuit(Path(path), graph)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -40,6 +40,8 @@ class CircuitFile(BaseModel):
     scores: bool
     constants: bool = False
     record: Record | None
+    units: dict[str, str] = Field(default_factory=dict)
+    """Levels that the scope does not tell of, by unit: see ``Graph.with_units``."""
 
 
 def save_circuit(circuit: Circuit, path: Path) -> None:
@@ -57,25 +59,36 @@ def save_circuit(circuit: Circuit, path: Path) -> None:
         scores=numbers.get(SCORES_FILE) is not None,
         constants=numbers.get(CONSTANTS_FILE) is not None,
         record=circuit.record,
+        units=circuit.graph.from_elsewhere,
     )
     directory = path.parent if single else path
     directory.mkdir(parents=True, exist_ok=True)
     for name, values in numbers.items():
         if values is not None:
             _save_numbers(directory / name, circuit.graph, values)
-    text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    told = content.model_dump(mode="json", exclude=None if content.units else {"units"})
+    text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
     write_whole(path if single else path / CIRCUIT_FILE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def load_circuit(path: Path) -> Circuit:
+def load_circuit(path: Path, graph: Graph | None = None) -> Circuit:
     """Read a circuit from a directory or from one ``circuit.json`` file.
 
+    Args:
+        graph: whose circuit it is; needed for graphs with units from elsewhere, which a file only names.
+
     Raises:
-        CircuitFileError: missing, damaged, of a newer format, or naming edges that its graph does not have.
+        CircuitFileError: missing, damaged, of a newer format, of another graph, or naming edges that its graph does not have.
     """
     file = path / CIRCUIT_FILE if path.is_dir() else path
     content = _parse(file)
-    graph = _graph(file, content)
+    told = _graph(file, content)
+    graph = graph or told
+    if (graph.shape, graph.scope, graph.from_elsewhere) != (told.shape, told.scope, content.units):
+        of = ", ".join([str(told.scope), *(f"{name}={level}" for name, level in content.units.items())])
+        raise CircuitFileError(
+            f"{file}: a circuit at {of}, not at {graph.scope_text}: load it with its graph, Circuit.load(path, graph)"
+        )
     try:
         circuit = Circuit.of_edges(graph, content.edges)
     except SubcircuitError as error:

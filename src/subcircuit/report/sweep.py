@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from subcircuit.engine import name_of
 from subcircuit.evaluate import Contender, Contest, CurvePoint
 from subcircuit.report.folder import write_csv, write_directory, write_json
 from subcircuit.report.style import save_figure
@@ -53,7 +52,7 @@ class Sweep:
             "found_on": {**found_on.parameters, "pairs": len(found_on), "digest": found_on.digest},
             "judged_on": {**judged_on.parameters, "pairs": len(judged_on), "digest": judged_on.digest},
             "metric": contest.found_on.metric.name,
-            "ablation": name_of(contest.found_on.ablation),
+            "ablation": contest.found_on.ablation.name,
             "scope": asdict(contest.found_on.graph.scope),
             "edges": contest.found_on.graph.n_edges,
             "ranked_by": contest.by,

@@ -28,7 +28,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from subcircuit.engine.ablation import name_of
 from subcircuit.entry import entry
 from subcircuit.graph import Circuit
 from subcircuit.search.acdc_estimate import cost_of_cutting
@@ -66,7 +65,7 @@ class Acdc(CutRules, Method):
 
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
-        check_start(name_of(problem.ablation), self.direction)
+        check_start(problem.ablation.name, self.direction)
 
     @entry
     @torch.no_grad()

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.ablation import Resample, name_of
+from subcircuit.engine.ablation import Resample
 from subcircuit.errors import SettingsError
 
 Direction: TypeAlias = Literal["noising", "denoising", "both"]
@@ -49,7 +49,7 @@ def check_start(ablation: str, direction: Direction) -> None:
     Raises:
         SettingsError: the ablation puts constants in place of values.
     """
-    if direction != "noising" and ablation != name_of(Resample()):
+    if direction != "noising" and ablation != Resample.name:
         raise SettingsError(
             f"direction {direction} restores edges to the corrupted run, and {ablation} ablation has none: "
             "its cut edges carry constants. Use resample ablation, or direction noising."

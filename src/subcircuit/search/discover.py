@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
-from subcircuit.engine import Optimal, name_of
+from subcircuit.engine import Optimal
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Circuit, Graph, MethodRecord, ModelRecord, Record, SplitRecord, TaskRecord
@@ -193,7 +193,7 @@ def _record(
         ),
         task=TaskRecord(name=task.name, parameters=dict(task.parameters), digest=task.digest, split=split),
         method=MethodRecord(name=method.name, parameters=parameters),
-        ablation=name_of(problem.ablation),
+        ablation=problem.ablation.name,
         metric=problem.metric.name,
         results=results,
         timings=timings,

@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.engine.ablation import name_of
 from subcircuit.engine.exact import open_all, try_singly
 from subcircuit.engine.memory import in_parts
 from subcircuit.graph import Graph
@@ -63,7 +62,7 @@ class Exact(ScoringMethod):
 
     def check(self, problem: Problem) -> None:
         """Refuse what ``search`` refuses."""
-        check_start(name_of(problem.ablation), self.direction)
+        check_start(problem.ablation.name, self.direction)
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """Effects from each end that is asked for."""

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine import Ablation, Mean, Optimal, ablated_values, last_stream, writer_values
+from subcircuit.engine import Ablation, Mean, Optimal, last_stream, writer_values
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError
 from subcircuit.graph import Circuit, Graph
@@ -128,7 +128,7 @@ class Start:
         """From the corrupted prompts of a behaviour; its ablation is not looked at."""
         model, graph = problem.model, problem.graph
         corrupted = problem.task.corrupted
-        mean = ablated_values(model, graph, corrupted, Mean())[:, 0, 0].float().cpu()
+        mean = Mean().values(model, graph, corrupted)[:, 0, 0].float().cpu()
         one = writer_values(model, graph, corrupted[:1])[:, 0].float().cpu()
         # the median: at a prompt's first token some writers are a hundred times their usual size
         size = one.square().mean(-1).sqrt().median(-1).values

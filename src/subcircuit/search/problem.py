@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from subcircuit.engine.ablation import OPTIMAL, Ablation, Optimal, Resample, ablation_named, name_of
+from subcircuit.engine.ablation import OPTIMAL, Ablation, Optimal, Resample, ablation_named
 from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.model.transformer import Transformer
@@ -39,7 +39,7 @@ class Problem:
     validation: Task | None = None
 
     def __repr__(self) -> str:
-        return f"Problem({self.model.name}, {self.graph}, {self.task}, {self.metric.name}, {name_of(self.ablation)} ablation)"
+        return f"Problem({self.model.name}, {self.graph}, {self.task}, {self.metric.name}, {self.ablation.name} ablation)"
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from subcircuit.engine.ablation import Ablation, Resample, Zero, name_of
+from subcircuit.engine.ablation import Ablation, Resample, Zero
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.truth.case import Case
@@ -57,7 +57,7 @@ def case(name: str, ablation: Ablation) -> Case:
     if name not in CASES:
         raise UnknownNameError("case", name, tuple(CASES))
     if not isinstance(ablation, Zero | Resample):
-        raise SettingsError(f"case {name} is known under zero and resample ablation, not under {name_of(ablation)}.")
+        raise SettingsError(f"case {name} is known under zero and resample ablation, not under {ablation.name}.")
     return CASES[name].make(ablation)
 
 

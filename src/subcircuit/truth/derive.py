@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.engine.ablation import Ablation, ablated_values
+from subcircuit.engine.ablation import Ablation
 from subcircuit.engine.plain_run import writer_values
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, UnsupportedModelError
@@ -162,7 +162,7 @@ def derive(model: Transformer, graph: Graph, task: Task, ablation: Ablation) -> 
     answers = torch.zeros(task.clean.ids.shape, dtype=torch.bool)
     answers[task.answers.example, task.answers.pos] = True
     runs = tuple(writer_values(model, graph, tokens) for tokens in (task.clean, task.corrupted))
-    derivation = _Derivation(model, graph, answers, runs, ablated_values(model, graph, task.corrupted, ablation))
+    derivation = _Derivation(model, graph, answers, runs, ablation.values(model, graph, task.corrupted))
     kept = torch.zeros_like(graph.edges)
     for writer, reader in derivation.edges():
         kept[writer, reader] = True

@@ -23,7 +23,7 @@ from random import Random
 
 import torch
 
-from subcircuit.engine.ablation import Ablation, ablated_values
+from subcircuit.engine.ablation import Ablation
 from subcircuit.engine.cache import clean_run
 from subcircuit.engine.exact import Engine, open_all, try_singly
 from subcircuit.engine.forward import last_stream
@@ -150,7 +150,7 @@ def trained_case(name: str, ablation: Ablation) -> Case:
 def that_matter(model: Transformer, graph: Graph, task: Task, ablation: Ablation) -> Circuit:
     """The edges whose cut alone costs at least ``SHARE`` of what cutting all of them costs."""
     model = model.to(dtype=torch.float64)
-    answers, ablated = task.answers, ablated_values(model, graph, task.corrupted, ablation)
+    answers, ablated = task.answers, ablation.values(model, graph, task.corrupted)
     bound, matter = metric(task.metric).bind(answers), torch.zeros_like(graph.edges)
     empty = answers.rows(last_stream(model, graph, matter, task.clean, ablated))
     # clean and ablated values may differ from the first position on
