@@ -93,7 +93,7 @@ class Refine(Method):
     grow: int = 25
     price: float = 0.0005
     rounds: int = 40
-    circuit_examples: int = 16
+    circuit_examples: int = 32
     path_examples: int = 8
     batch_size: int | None = None
 
