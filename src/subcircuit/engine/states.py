@@ -28,20 +28,20 @@ class Live:
         kept: edges kept so far, with the columns of all places.
         columns: of the opened readers, at the places at which they are live.
         reach: rows at which each live writer matters.
-        inputs: of each live reader, not normalised.
+        inputs: of each live reader, [row, d_model], not normalised; rows are those at which it matters.
         where: rows at which each live reader matters.
         states: of each opened unit that has live nodes.
-        writes, ablated: what each live writer writes, and what its cut edges carry.
+        writes, ablated: what each live writer writes, and what its cut edges carry, [row, d_model] at rows of its own.
     """
 
     run: CleanRun
     kept: Bool[Tensor, "writer reader"]
     columns: frozenset[int] = frozenset()
     reach: Mapping[int, Reach] = field(default_factory=dict)
-    inputs: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
+    inputs: Inputs = field(default_factory=dict)
     states: Mapping[int, UnitState] = field(default_factory=dict)
-    writes: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
-    ablated: Mapping[int, Float[Tensor, "row d_model"]] = field(default_factory=dict)
+    writes: Mapping[int, Tensor] = field(default_factory=dict)
+    ablated: Mapping[int, Tensor] = field(default_factory=dict)
     where: Mapping[int, Reach] = field(default_factory=dict)
     _targets: dict[int, tuple[int, ...]] = field(default_factory=dict, init=False)
     _sources: dict[int, tuple[int, ...]] = field(default_factory=dict, init=False)
