@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -99,12 +100,12 @@ def _refined(problem: Problem) -> Iterator[tuple[str, sc.Circuit, float]]:
 
 
 def _ranked(problem: Problem, method: str) -> Iterator[tuple[str, sc.Circuit, float]]:
-    """Circuits of rising size by one ranking."""
+    """Circuits of rising size by one ranking, of the largest scores either way and of the highest."""
     began = process_time()
     scores = METHODS[method]().search(problem)
     seconds = process_time() - began
-    for size in SIZES:
-        circuit = scores.select(sc.TopN(size, "absolute")).prune()
+    for size, by in product(SIZES, ("absolute", "signed")):
+        circuit = scores.select(sc.TopN(size, by)).prune()
         if circuit.n_edges:
             yield method, circuit, seconds
 
