@@ -56,6 +56,13 @@ def test_every_error_is_exported_and_in_the_tree_that_is_documented() -> None:
     assert all(name in errors.__doc__ for name in names)
 
 
+def test_a_class_name_occurs_once() -> None:
+    names = [
+        name for path in ROOT.glob("src/**/*.py") for name in re.findall(r"^class (\w+)", path.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_the_version_is_that_of_the_project() -> None:
     assert tomllib.loads(read("pyproject.toml"))["project"]["version"] == subcircuit.__version__
 

@@ -24,7 +24,7 @@ _LEAST_SHARE = 0.15
 _BAR = 10_000
 
 
-class Watch(Protocol):
+class Watcher(Protocol):
     """Somewhere to report to."""
 
     def say(self, message: str) -> None:
@@ -37,7 +37,7 @@ class Watch(Protocol):
 
 
 @contextmanager
-def watch(console: Console) -> Iterator[Watch]:
+def watch(console: Console) -> Iterator[Watcher]:
     """A watch for as long as something runs: a bar if the console is a terminal, else lines. It tells of short memory."""
     if not console.is_terminal:
         lines = Lines(console)

@@ -36,7 +36,7 @@ _BLOCKS, _AT_ONCE = (64, 8, 1), 8
 
 
 @dataclass(frozen=True)
-class Stage:
+class SketchStage:
     """Decisions that follow one another: on the edges into a reader, or on whole readers of a unit.
 
     Args:
@@ -64,7 +64,7 @@ class Sketch:
         first: the last unit that was visited; 0 is the first of the model.
     """
 
-    stages: tuple[Stage, ...]
+    stages: tuple[SketchStage, ...]
     kept: Bool[Tensor, "writer reader"]
     first: int
 
@@ -84,7 +84,7 @@ def sketch(problem: Problem, config: CutRules, restoring: bool, patience: float)
     model, graph = problem.model, problem.graph
     some = replace(problem, task=problem.task[:_EXAMPLES])
     batches = Batches.start(some, _EXAMPLES, cutting_order(graph, config.head_order), restoring)
-    drawing, stages, began = _Drawing(model, graph, config, batches), list[Stage](), perf_counter()
+    drawing, stages, began = _Drawing(model, graph, config, batches), list[SketchStage](), perf_counter()
     unit = len(graph.units)
     while unit and (not stages or perf_counter() - began < patience):
         unit -= 1
@@ -101,7 +101,7 @@ class _Drawing:
         self.speculation = Speculation(config.speculation, PAIRS_AT_ONCE)
         self.current = 0.0
 
-    def visit(self, unit: int) -> Iterator[Stage]:
+    def visit(self, unit: int) -> Iterator[SketchStage]:
         """Decide on the edges into a unit, all units downstream being decided."""
         self.batches = self.batches.map(lambda engine: engine.open(unit))
         self.current = self._mean(self.batches.loss())
@@ -109,10 +109,10 @@ class _Drawing:
         self.kept[:, [r for r in self.graph.readers_in[unit] if r not in live]] = False
         if are_tried_whole(self.graph, live, self.config):
             stays = self._whole(live)
-            yield Stage(unit, tuple(live), True, self._reach(live[0]), tuple(stays))
+            yield SketchStage(unit, tuple(live), True, self._reach(live[0]), tuple(stays))
             live = [reader for reader, stay in zip(live, stays, strict=True) if stay]
         for reader in live:
-            yield Stage(unit, (reader,), False, self._reach(reader), tuple(self._edges(reader)))
+            yield SketchStage(unit, (reader,), False, self._reach(reader), tuple(self._edges(reader)))
 
     def _whole(self, readers: Sequence[int]) -> list[bool]:
         """Which readers stay when each is cut from all its writers, after those before it."""
@@ -238,7 +238,7 @@ def _along(problem: Problem, config: CutRules, outline: Sketch, restoring: bool)
     )
 
 
-def _stage_seconds(graph: Graph, start: Batches, outline: Sketch, stage: Stage, sizes: Sequence[int]) -> float:
+def _stage_seconds(graph: Graph, start: Batches, outline: Sketch, stage: SketchStage, sizes: Sequence[int]) -> float:
     """Seconds of a stage: of its batches of trials, going by one of the size of most, and of making cuts definite."""
     before, later = graph.edges.clone(), [reader for readers in graph.readers_in[stage.unit + 1 :] for reader in readers]
     before[:, later] = outline.kept[:, later]

@@ -37,7 +37,7 @@ from torch import Tensor
 from subcircuit.engine.gradients import UnitGradient, reader_gradients
 from subcircuit.graph import Graph
 from subcircuit.model.attention import PARTS, pattern, project, shares
-from subcircuit.search.attribution import Probe, Rounds, Watch, check_gradient_at_clean, summed
+from subcircuit.search.attribution import GradientProbe, Rounds, Watch, check_gradient_at_clean, summed
 from subcircuit.search.journal import Journal
 from subcircuit.search.method import FIRST_ORDER, ScoringMethod
 from subcircuit.search.problem import Problem
@@ -76,7 +76,7 @@ class AtpStar(ScoringMethod):
         """Effects, or their mean sizes over backward passes."""
         graph = problem.graph
 
-        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+        def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
             scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
             for unit, gradients in _backwards(probe, self.grad_drop):
                 effects = _effects(probe, unit, gradients)
@@ -89,7 +89,7 @@ class AtpStar(ScoringMethod):
         return summed(problem, self.batch_size, share, Watch(self, 1, progress, journal))
 
 
-def _backwards(probe: Probe, grad_drop: bool) -> Iterator[tuple[int, tuple[UnitGradient, ...]]]:
+def _backwards(probe: GradientProbe, grad_drop: bool) -> Iterator[tuple[int, tuple[UnitGradient, ...]]]:
     """Each unit from the logits backwards with its gradients in every backward pass, all parts of heads apart."""
     model, graph, streams = probe.contrast.model, probe.contrast.graph, probe.contrast.streams
     # of a single layer there is no other to drop
@@ -106,7 +106,7 @@ def _others(graph: Graph, unit: int, drops: int) -> list[int]:
     return [drop for drop in range(drops) if drops == 1 or drop != node.layer]
 
 
-def _effects(probe: Probe, unit: int, gradients: tuple[UnitGradient, ...]) -> Float[Tensor, "drop writer reader batch"]:
+def _effects(probe: GradientProbe, unit: int, gradients: tuple[UnitGradient, ...]) -> Float[Tensor, "drop writer reader batch"]:
     """Effects of cutting each edge into a unit, for every example and backward pass: its share of the task's mean."""
     graph = probe.contrast.graph
     node = graph.units[unit]
@@ -126,7 +126,7 @@ def _effects(probe: Probe, unit: int, gradients: tuple[UnitGradient, ...]) -> Fl
 
 
 def _first_order(
-    probe: Probe, unit: int, at_readers: Float[Tensor, "drop reader batch pos d_model"]
+    probe: GradientProbe, unit: int, at_readers: Float[Tensor, "drop reader batch pos d_model"]
 ) -> Float[Tensor, "drop writer reader batch"]:
     """(ablated − clean) · gradient of each example."""
     contrast = probe.contrast
@@ -140,7 +140,7 @@ def _first_order(
     return torch.stack(per_example, -1).unflatten(0, at_readers.shape[:2]).transpose(1, 2)
 
 
-def _heads(probe: Probe, unit: int, layer: int, part: HeadPart, x: Tensor | None = None) -> Tensor:
+def _heads(probe: GradientProbe, unit: int, layer: int, part: HeadPart, x: Tensor | None = None) -> Tensor:
     """Queries, keys or values of all heads, from the clean run's input or from others: [head *rows pos d_head]."""
     model, stream = probe.contrast.model, probe.contrast.streams[unit]
     positions = torch.arange(stream.shape[1], device=stream.device)
@@ -148,7 +148,7 @@ def _heads(probe: Probe, unit: int, layer: int, part: HeadPart, x: Tensor | None
 
 
 def _pattern_gradients(
-    probe: Probe, unit: int, layer: int, gradients: tuple[UnitGradient, ...]
+    probe: GradientProbe, unit: int, layer: int, gradients: tuple[UnitGradient, ...]
 ) -> Float[Tensor, "drop head batch query key"]:
     """Gradients of the loss with respect to a layer's attention pattern in the clean run."""
     model = probe.contrast.model
@@ -159,7 +159,7 @@ def _pattern_gradients(
 
 
 def _recomputed(
-    probe: Probe, unit: int, node: Unit, at_pattern: Float[Tensor, "drop head batch query key"]
+    probe: GradientProbe, unit: int, node: Unit, at_pattern: Float[Tensor, "drop head batch query key"]
 ) -> Iterator[tuple[slice, HeadPart, Float[Tensor, "drop writer head batch"]]]:
     """Some writers at a time, and q or k: the effect on each head of the change of its pattern when these edges are cut.
 

@@ -69,7 +69,7 @@ class Rounds:
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class GradientProbe:
     """A batch of examples: clean and ablated runs, and the loss.
 
     Args:
@@ -124,7 +124,7 @@ class Watch:
 
 
 def summed(
-    problem: Problem, batch_size: int | None, share: Callable[[Probe, Rounds], Float[Tensor, "..."]], watch: Watch
+    problem: Problem, batch_size: int | None, share: Callable[[GradientProbe, Rounds], Float[Tensor, "..."]], watch: Watch
 ) -> Float[Tensor, "..."]:
     """The sum over the batches of a behaviour, in their order.
 
@@ -158,7 +158,7 @@ def summed(
     return total
 
 
-def probes(problem: Problem, batch_size: int | None) -> Iterator[Probe]:
+def probes(problem: Problem, batch_size: int | None) -> Iterator[GradientProbe]:
     """The examples of a behaviour, a batch at a time.
 
     Args:
@@ -175,7 +175,7 @@ def _batches(problem: Problem, size: int) -> Iterator[slice]:
     return (slice(begin, min(begin + size, count)) for begin in range(0, count, size))
 
 
-def _probe(problem: Problem, examples: slice, by_batch: AblatedBatch) -> Probe:
+def _probe(problem: Problem, examples: slice, by_batch: AblatedBatch) -> GradientProbe:
     model, graph = problem.model, problem.graph
     task, part = problem.task, placed(graph, problem.task[examples])
     # the corrupted run itself is run there, with what else is needed of it
@@ -183,11 +183,15 @@ def _probe(problem: Problem, examples: slice, by_batch: AblatedBatch) -> Probe:
     answers = part.answers
     run = contrast(model, graph, part.clean, ablated, problem.first_changes()[examples], answers.example, answers.pos)
     reference = unembed(model.config, model.weights, answers.rows(run.streams[-1])) if problem.metric.compares else None
-    return Probe(run, answers, problem.metric.bind(answers, reference), 1 / len(task))
+    return GradientProbe(run, answers, problem.metric.bind(answers, reference), 1 / len(task))
 
 
 def attribute(
-    problem: Problem, batch_size: int | None, runs: Callable[[Probe], Iterable[Streams]], watch: Watch, rules: Rules = GRADIENTS
+    problem: Problem,
+    batch_size: int | None,
+    runs: Callable[[GradientProbe], Iterable[Streams]],
+    watch: Watch,
+    rules: Rules = GRADIENTS,
 ) -> Float[Tensor, "writer reader"]:
     """Score every edge.
 
@@ -200,7 +204,7 @@ def attribute(
     graph = problem.graph
     check_differentiable(problem)
 
-    def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+    def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
         scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
         for streams in runs(probe):
             for gradient in probe.gradients(streams, rules):

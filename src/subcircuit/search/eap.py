@@ -61,7 +61,7 @@ from subcircuit.engine.gradients import Streams, UnitGradient, streams_from
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
 from subcircuit.search.attribution import (
-    Probe,
+    GradientProbe,
     Rounds,
     Watch,
     attribute,
@@ -131,7 +131,7 @@ class EapIgInputs(ScoringMethod):
         """Means along the path of inputs."""
         model = problem.model
 
-        def path(probe: Probe) -> Iterator[Streams]:
+        def path(probe: GradientProbe) -> Iterator[Streams]:
             start, end = probe.contrast.ablated_embedding, probe.contrast.clean_embedding
             for first in range(1, self.steps, STEPS_AT_ONCE):
                 steps = range(first, min(first + STEPS_AT_ONCE, self.steps))
@@ -192,7 +192,7 @@ class EapIgActivations(ScoringMethod):
         """Means along the path of each edge's stage."""
         graph, paths = problem.graph, stages(problem.graph)
 
-        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+        def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
             scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
             for gradient in probe.gradients(probe.contrast.streams):
                 effects = probe.contrast.effects(gradient).cpu()
@@ -230,7 +230,7 @@ def stages(graph: Graph) -> list[Stage]:
     return [Stage(slice(ws[0], ws[-1] + 1), graph.unit_of[reads[ws[0]]]) for ws in together]
 
 
-def _downstream(probe: Probe, stage: Stage, share: float) -> Iterator[UnitGradient]:
+def _downstream(probe: GradientProbe, stage: Stage, share: float) -> Iterator[UnitGradient]:
     """Gradients at all readers of a stage in the run where this share of what it writes is ablated."""
     contrast = probe.contrast
     moved = contrast.at_positions(share * contrast.differences[stage.writers].sum(0))
@@ -265,7 +265,7 @@ class CleanCorrupted(ScoringMethod):
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """Means over both ends."""
 
-        def ends(probe: Probe) -> Iterator[Streams]:
+        def ends(probe: GradientProbe) -> Iterator[Streams]:
             yield probe.contrast.streams
             yield streams_from(problem.model, probe.contrast.graph, probe.contrast.ablated_embedding)
 

@@ -156,7 +156,7 @@ def with_chains(kept: Bool[Tensor, "writer reader"], added: list[Chain]) -> Bool
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class GrowthStep:
     """A larger circuit.
 
     Args:
@@ -233,7 +233,7 @@ class Growth:
             self._base = self.panel.at(base)
         return grown(self._base, kept)
 
-    def _helpful(self, point: Point, found: Sequence[Step], room: int) -> Bool[Tensor, "writer reader"]:
+    def _helpful(self, point: Point, found: Sequence[GrowthStep], room: int) -> Bool[Tensor, "writer reader"]:
         """The circuit with what helps of what is nominated: a large step of the best, else chain by chain what is seen to help.
 
         The first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much. Where few of
@@ -259,25 +259,25 @@ class Growth:
                 break
         return kept
 
-    def _together(self, point: Point, room: int, left: int) -> list[Step]:
+    def _together(self, point: Point, room: int, left: int) -> list[GrowthStep]:
         """Steps of twice as many edges, and so on, until one lowers the loss: edges that do nothing without each other.
 
         Gradients near the model see them: there all others are nearly whole.
         """
-        gain, found = self.gain(point.kept, (NEAR_MODEL,), self.along_path), list[Step]()
+        gain, found = self.gain(point.kept, (NEAR_MODEL,), self.along_path), list[GrowthStep]()
         most = min(left, _TOGETHER * room)
         while _best(found) <= self.price and room <= most:
             found += self._measured(point, gain, room)
             room *= 2
         return found
 
-    def _measured(self, point: Point, gain: Float[Tensor, "writer reader"], room: int) -> list[Step]:
+    def _measured(self, point: Point, gain: Float[Tensor, "writer reader"], room: int) -> list[GrowthStep]:
         """What is nominated, and what it is worth."""
 
-        def step(taken: list[Chain]) -> Step:
+        def step(taken: list[Chain]) -> GrowthStep:
             kept = with_chains(point.kept, taken)
             edges, losses = int((kept & ~point.kept).sum()), self.losses_of(kept, point.kept)
-            return Step((point.search.loss - float(losses.mean())) / edges, edges, kept, tuple(taken), losses)
+            return GrowthStep((point.search.loss - float(losses.mean())) / edges, edges, kept, tuple(taken), losses)
 
         return [step(taken) for taken in self._nominated(point, gain, room)]
 
@@ -311,12 +311,12 @@ def _some(problem: Problem, examples: int) -> Problem:
     return replace(problem, task=problem.task.where(wanted.to(problem.model.device)))
 
 
-def _best_of(steps: Sequence[Step], price: float) -> Step | None:
+def _best_of(steps: Sequence[GrowthStep], price: float) -> GrowthStep | None:
     """The largest of those whose edges are worth nearly as much as the best step's; None where none is worth its price."""
     near = [step for step in steps if step.per_edge >= max(_NEAR_BEST * _best(steps), price)]
     return max(near, key=lambda step: (step.edges, step.per_edge), default=None)
 
 
-def _best(steps: Sequence[Step]) -> float:
+def _best(steps: Sequence[GrowthStep]) -> float:
     """By how much an edge of the best step lowers the loss; 0 without steps."""
     return max((step.per_edge for step in steps), default=0.0)

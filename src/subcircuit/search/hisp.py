@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.graph import Graph
-from subcircuit.search.attribution import Probe, Rounds, Watch, check_gradient_at_clean, summed
+from subcircuit.search.attribution import GradientProbe, Rounds, Watch, check_gradient_at_clean, summed
 from subcircuit.search.journal import Journal
 from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
@@ -45,7 +45,7 @@ class Hisp(ScoringMethod):
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """The lesser importance of each edge's two nodes."""
 
-        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, " writer"]:
+        def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, " writer"]:
             rounds.done(len(probe))
             return _importance(probe).cpu()
 
@@ -53,7 +53,7 @@ class Hisp(ScoringMethod):
         return scores_of_nodes(problem.graph, _scaled(problem.graph, importance))
 
 
-def _importance(probe: Probe) -> Float[Tensor, " writer"]:
+def _importance(probe: GradientProbe) -> Float[Tensor, " writer"]:
     """Importance of every writer to a batch: its share of the task's mean."""
     contrast, graph = probe.contrast, probe.contrast.graph
     products = torch.zeros(contrast.differences.shape[:2], dtype=torch.float64, device=contrast.differences.device)

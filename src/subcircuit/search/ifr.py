@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import Zero
-from subcircuit.search.attribution import Probe, Rounds, Watch, summed
+from subcircuit.search.attribution import GradientProbe, Rounds, Watch, summed
 from subcircuit.search.journal import Journal
 from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
@@ -46,7 +46,7 @@ class Ifr(ScoringMethod):
         """The importance of each writer to a unit, at all its readers."""
         graph = problem.graph
 
-        def share(probe: Probe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+        def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
             scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
             for unit, readers in enumerate(graph.readers_in):
                 flow = _importance(probe, unit).cpu()
@@ -58,7 +58,7 @@ class Ifr(ScoringMethod):
         return summed(replace(problem, ablation=Zero()), self.batch_size, share, Watch(self, 1, progress, journal))
 
 
-def _importance(probe: Probe, unit: int) -> Float[Tensor, " writer"]:
+def _importance(probe: GradientProbe, unit: int) -> Float[Tensor, " writer"]:
     """How much of what a unit's readers find comes from each of the writers before it: the share of one task."""
     contrast = probe.contrast
     writers = contrast.read_by(contrast.graph.readers_in[unit])
