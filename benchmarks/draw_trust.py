@@ -30,20 +30,20 @@ def panels(lines: list[dict[str, Any]]) -> Figure:
     """Faithfulness above, KL below; one column of panels per task."""
     tasks = list(dict.fromkeys(line["task"] for line in lines))
     figure = Figure(figsize=(1.9 * len(tasks) + 0.9, 4.2), layout="constrained")
-    axes = figure.subplots(2, len(tasks), sharex="col", sharey="row", squeeze=False)
+    axes = figure.subplots(2, len(tasks), sharex="col", squeeze=False)
     for column, task in enumerate(tasks):
         mine = [line for line in lines if line["task"] == task]
         curves(axes[0][column], mine, "faithfulness")
         curves(axes[1][column], mine, "kl")
         axes[0][column].set_title(task, fontsize=8)
         axes[0][column].axhline(1.0, color=FAINT, linewidth=0.8, zorder=0)
-        axes[0][column].set_ylim(-0.3, 1.5)
+        axes[0][column].set_ylim(-0.1, 1.2)
         axes[1][column].set_xlabel("edges kept")
-        axes[1][column].set_ylim(bottom=0)
+        axes[1][column].set_ylim(0, 1.05 * max(line["kl"] for line in mine))
     axes[0][0].set_ylabel("faithfulness on 64 test prompts")
     axes[1][0].set_ylabel("KL(model ‖ circuit), nats")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    shown = dict(pair[::-1] for panel in axes[0] for pair in zip(*panel.get_legend_handles_labels(), strict=True))
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False)
     return figure
 
 

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 from subcircuit.cli.main import main
 from subcircuit.model import Transformer, load_model
 from subcircuit.model.load.builtin import SHIPPED
-from subcircuit.tasks import Task, load_task
+from subcircuit.tasks import Task, load_split, load_task
 from tests.test_documentation import COMMANDS, ROOT
 
 PAGES = tuple(dict.fromkeys(page for page, _ in COMMANDS))
@@ -75,7 +75,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Transformer
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
         if name == "plain":
-            teach(model, [load_task(task, load_model(folder, device="cpu"), examples=n) for task, n in TASKS.items()])
+            untaught = load_model(folder, device="cpu")
+            drawn = [load_task(task, untaught, examples=n) for task, n in TASKS.items()]
+            teach(model, [*drawn, *load_split("sva", untaught, examples=8).parts.values()])
             model.save_pretrained(folder)
         found[name] = load_model(folder, device="cpu")
     return found
@@ -139,6 +141,9 @@ def test_the_commands_of_a_page_run(page: str, shell: Callable[[list[str]], int]
         search_before(shell, Path("ours"), "tiny-induction-ioi", "induction")
         assert shell(["export", "ours", "--format", "csv", "--out", "circuit.csv"]) == 0
     for words in commands:
+        if words[0] == "show" and "--edges" in words:
+            # a size that the path has
+            words[-1] = (tmp_path / words[1] / "path.csv").read_text().splitlines()[-1].split(",")[2]
         # of the few prompts that a stand-in has learned it does not do others, on which a removal is judged
         done = (0, 1) if words[0] == "remove" else (0,)
         assert shell(words) in ((2,) if set(MISTAKES) & set(words) else done), words

@@ -3,6 +3,7 @@
 import ast
 from dataclasses import is_dataclass
 from importlib import import_module
+from inspect import isabstract
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,9 +23,9 @@ def imported(source: str) -> dict[str, Any]:
 
 
 def is_value(imported: Any) -> bool:
-    """A dataclass, or a union of such."""
+    """A dataclass, an abstract base of some, or a union of such."""
     kinds = get_args(imported) or (imported,)
-    return all(isinstance(kind, type) and is_dataclass(kind) for kind in kinds)
+    return all(isinstance(kind, type) and (is_dataclass(kind) or isabstract(kind)) for kind in kinds)
 
 
 def test_oracles_import_values_alone():
