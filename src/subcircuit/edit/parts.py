@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from subcircuit.edit.weights import Node, blend
-from subcircuit.engine import last_stream
+from subcircuit.engine import Optimal, last_stream
 from subcircuit.engine.readout import read
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import MLP, Attention, Circuit, Graph, Head, Neuron
@@ -122,8 +122,7 @@ def cut_stream(
     constants: Float[Tensor, "writer d_model"],
 ) -> Float[Tensor, "batch pos d_model"]:
     """The masked forward pass with constants on cut edges: it needs no corrupted prompts."""
-    carried = constants.to(model.device, model.dtype)[:, None, None].expand(-1, *tokens.ids.shape, -1)
-    return last_stream(model, graph, kept, tokens, carried)
+    return last_stream(model, graph, kept, tokens, Optimal(constants).values(model, graph, tokens))
 
 
 def nodes_of(circuit: Circuit) -> tuple[Node, ...]:

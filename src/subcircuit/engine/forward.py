@@ -14,11 +14,11 @@ per unit for the sums, which grow with writers × readers. Without gradients, un
 small circuits take less. With gradients, units are run again when their turn comes, unless nothing that they write reaches the
 logits; memory is that of all writers' values and all readers' inputs once, and of one unit's inner workings.
 
-The forward pass with masks on nodes: a writer's value is mixed with its ablated value for all of its readers at once.
+``last_stream_of_nodes`` has masks on nodes: a writer's value is mixed with its ablated value for all of its readers at once.
 
     written(w) = kept[w] · value(w) + (1 − kept[w]) · ablated(w)
 
-The same as ``forward.py`` with ``kept[w, r] = kept[w]`` for every reader, and as cheap as a plain forward pass: readers
+The same as ``last_stream`` with ``kept[w, r] = kept[w]`` for every reader, and as cheap as a plain forward pass: readers
 of a layer share one input. Gradients flow to mask and ablated values.
 """
 

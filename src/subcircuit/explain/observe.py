@@ -223,7 +223,7 @@ class NeuronAtWork:
 
     Args:
         neuron: its number.
-        effect: first-order effect of corrupting it, in logits (see ``observe.py``).
+        effect: first-order effect of corrupting it, in logits, as told above.
         fires_on: the tokens at which its activation is largest, from the largest.
         written: by its output row, times the sign of its mean activation there.
     """

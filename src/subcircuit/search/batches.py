@@ -1,12 +1,13 @@
 """The exact engine over all examples of a behaviour: one engine per batch of examples, losses joined.
 
 Examples never meet inside a transformer, so batches are independent: a loss is the float64 mean over all examples
-whatever the batches are.
+whatever the batches are. ``bind`` ties a metric to the answers of each batch.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,9 +17,12 @@ from subcircuit.engine.ablation import ablated_by_batch
 from subcircuit.engine.cache import clean_run
 from subcircuit.engine.exact import Engine, Visit
 from subcircuit.engine.memory import in_parts
+from subcircuit.engine.readout import BoundMetric, read
 from subcircuit.model.components import unembed
 from subcircuit.search.problem import Problem
-from subcircuit.tasks import Answers, placed
+from subcircuit.tasks import Answers, Metric, placed
+
+Stream: TypeAlias = Callable[[Engine], Float[Tensor, "answer d_model"]]
 
 
 def after_each_other(first: Tensor, second: Tensor) -> Tensor:
@@ -127,3 +131,19 @@ class Batches:
         kept = self.kept.clone()
         kept[:, list(readers)] = False
         return self.map(lambda engine: engine.commit(kept, readers))
+
+
+def bind(batches: Batches, measured: Metric) -> tuple[BoundMetric, ...]:
+    """A metric tied to the answers of every batch, and to the model's logits there where it compares with them."""
+
+    def one(engine: Engine, answers: Answers) -> BoundMetric:
+        model = engine.run.model
+        reference = unembed(model.config, model.weights, engine.run.model_stream()) if measured.compares else None
+        return measured.bind(answers, reference)
+
+    return tuple(one(engine, answers) for engine, answers in zip(batches.engines, batches.answers, strict=True))
+
+
+def losses_at(batches: Batches, bound: Sequence[BoundMetric], stream: Stream) -> Float[Tensor, " batch"]:
+    """Per-example losses at a stream of every batch's run: the model's, the circuit's, or that with every edge cut."""
+    return batches.losses(lambda i, engine: bound[i](read(engine.run.model, stream(engine), bound[i].needs)))

@@ -1,30 +1,43 @@
 """From a problem and a method to a circuit that knows where it came from."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 from subcircuit.engine import Optimal
+from subcircuit.engine.exact import Engine
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Circuit, Graph, MethodRecord, ModelRecord, Record, SplitRecord, TaskRecord
 from subcircuit.graph.selection import Selection, selection_of, selection_record
 from subcircuit.search.acdc import Acdc
 from subcircuit.search.attribution import examples_at_once
-from subcircuit.search.batches import Batches
+from subcircuit.search.batches import Batches, Stream, bind, losses_at
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.method import Method, MethodClass
 from subcircuit.search.methods import method_of
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
-from subcircuit.search.outcome import Values, measure_circuit
 from subcircuit.search.problem import Problem
 from subcircuit.search.refine import Refine
 from subcircuit.search.result import Discovery, OnProgress, Refining, Result, Round, Step
 from subcircuit.search.warnings import naming_the_place
 from subcircuit.search.zoom import zoom, zoomed
-from subcircuit.tasks import Split, check_vocabulary, split_record
+from subcircuit.tasks import Metric, Split, check_vocabulary, metric, split_record
 
 _TIMINGS = ("seconds", "forward_seconds")
+
+
+@dataclass(frozen=True)
+class Values:
+    """Means over all examples; see ``Discovery``."""
+
+    metric_model: float
+    metric_circuit: float
+    metric_corrupted: float
+    kl_circuit: float
+    logit_difference_model: float | None
+    logit_difference_circuit: float | None
+    logit_difference_corrupted: float | None
 
 
 @entry
@@ -153,7 +166,26 @@ def _judged(found: Result, problem: Problem, selection: Selection | None = None)
 def _standing(problem: Problem, circuit: Circuit) -> Values:
     """What a circuit does on the prompts of a behaviour."""
     batches = Batches.start(problem, examples_at_once(problem, None))
-    return measure_circuit(batches.map(lambda engine: engine.restore(circuit.kept, 0)), problem)
+    return _measured(batches.map(lambda engine: engine.restore(circuit.kept, 0)), problem)
+
+
+def _measured(batches: Batches, problem: Problem) -> Values:
+    """Measure the committed circuit, the whole model and the circuit without edges."""
+    contrasts = bool(problem.task.answers.wrong_mask.any(-1).all())
+    difference = metric("logit_difference")
+    return Values(
+        metric_model=_mean(batches, problem.metric, lambda e: e.run.model_stream()),
+        metric_circuit=_mean(batches, problem.metric, Engine.circuit_stream),
+        metric_corrupted=_mean(batches, problem.metric, lambda e: e.run.ablated_stream()),
+        kl_circuit=_mean(batches, metric("kl_divergence"), Engine.circuit_stream),
+        logit_difference_model=_mean(batches, difference, lambda e: e.run.model_stream()) if contrasts else None,
+        logit_difference_circuit=_mean(batches, difference, Engine.circuit_stream) if contrasts else None,
+        logit_difference_corrupted=_mean(batches, difference, lambda e: e.run.ablated_stream()) if contrasts else None,
+    )
+
+
+def _mean(batches: Batches, measured: Metric, stream: Stream) -> float:
+    return float(measured.value(losses_at(batches, bind(batches, measured), stream).mean()))
 
 
 def _with_record(on_step: OnProgress | None, record: Record) -> OnProgress | None:

@@ -32,9 +32,8 @@ from subcircuit.engine.memory import in_parts
 from subcircuit.engine.readout import BoundMetric, Needs, Readout, readout_of
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Standing
-from subcircuit.search.batches import Batches, after_each_other
+from subcircuit.search.batches import Batches, after_each_other, bind, losses_at
 from subcircuit.search.borderline import rounding
-from subcircuit.search.outcome import bind, losses_at
 from subcircuit.search.problem import Problem
 from subcircuit.tasks import Answers, Metric, metric
 from subcircuit.tasks.metrics import Measure, Reference
