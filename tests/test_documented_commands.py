@@ -117,7 +117,7 @@ def shell(stand_ins: dict[str, Transformer], tmp_path: Path, monkeypatch: pytest
         return replace(stand_ins.get(name, stand_ins["plain"]), name=name, revision=None)
 
     monkeypatch.setattr(resolve, "_from_name", from_name)
-    monkeypatch.setattr(import_module("subcircuit.viewer"), "serve", lambda *given, **named: None)
+    monkeypatch.setattr(import_module("subcircuit.viewer.serve"), "serve", lambda *given, **named: None)
     monkeypatch.chdir(tmp_path)
     return main
 

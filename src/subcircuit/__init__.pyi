@@ -21,6 +21,7 @@ from .engine import Zero as Zero
 from .errors import CircuitFileError as CircuitFileError
 from .errors import EditError as EditError
 from .errors import GraphError as GraphError
+from .errors import MissingExtraError as MissingExtraError
 from .errors import ModelError as ModelError
 from .errors import NoGradientError as NoGradientError
 from .errors import NumericalError as NumericalError

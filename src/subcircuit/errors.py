@@ -13,6 +13,7 @@
     ├── EditError               an edit of a model that cannot be made, or that does not reach its target
     ├── NumericalError          NaN or infinity where a number is needed
     ├── ShortOfMemoryError      the work does not fit into memory, in however small parts
+    ├── MissingExtraError       an optional dependency that is not installed
     ├── RunError                a run on disk that cannot be read, resumed or written
     └── OutputError             an output directory that cannot be written or already holds a run
 
@@ -81,6 +82,10 @@ class NumericalError(SubcircuitError):
 
 class ShortOfMemoryError(SubcircuitError):
     """The work does not fit into memory, in however small parts."""
+
+
+class MissingExtraError(SubcircuitError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
 
 
 class OutputError(SubcircuitError):

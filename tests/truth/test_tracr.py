@@ -1,7 +1,5 @@
 """Compiled programs: our model is tracr's, and the derived truth is what cutting edges shows."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,6 @@ from subcircuit.evaluate.validation import case_problem
 from subcircuit.graph import Circuit
 from subcircuit.search import Acdc
 from subcircuit.truth import PROGRAMS, Program, compile_program, tracr_case, tracr_task, with_whole_inputs
-from tests.truth.conftest import BY_NAME
 from tests.truth.cutting import effects_of_single_cuts, error, error_without
 
 NAMES = [program.name for program in PROGRAMS]
@@ -102,12 +99,6 @@ def test_prompts_are_all_there_are_beside_others():
         prompts = program.prompts()
         assert len(set(prompts)) == len(prompts) >= 6
         assert all(len(prompt) == program.length for prompt in prompts)
-
-
-def test_without_tracr_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tracr.compiler", None)
-    with pytest.raises(ModelError, match=r"reverse is a RASP program.*pip install 'subcircuit\[tracr\]'"):
-        compile_program(BY_NAME["reverse"])
 
 
 def test_programs_that_do_not_compile_are_told():

@@ -18,8 +18,9 @@ from subcircuit.cli.browser import find_browser
 from subcircuit.graph import Graph, TopN
 from subcircuit.report.page import Shown, report_document, write_report
 from subcircuit.search import Eap, Problem
-from subcircuit.viewer import Computations, free_socket, make_app
-from subcircuit.viewer.computations import Probe
+from subcircuit.viewer.app import make_app
+from subcircuit.viewer.computations import Computations, Probe
+from subcircuit.viewer.serve import free_socket
 from tests.browser import FLAGS, NONE_FOUND
 from tests.problems import random_problem
 from tests.tiny_models import VOCAB, tiny

@@ -11,7 +11,7 @@ from playwright.sync_api import Route, expect
 
 from subcircuit.report.page import PrefixRuns, Ranking, ladder, measured_document
 from subcircuit.report.page.arrays import Json
-from subcircuit.viewer import Computations
+from subcircuit.viewer.computations import Computations
 from tests.viewer.conftest import EDGES, Running, Sample, Watched, drawn
 
 WORK = {"words": "measuring 79 edges", "done": 1, "total": 4}

@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from subcircuit.errors import SettingsError
-from subcircuit.viewer import Computations, free_socket, make_app
+from subcircuit.viewer.app import make_app
+from subcircuit.viewer.computations import Computations
 from subcircuit.viewer.guard import LARGEST_BODY
-from subcircuit.viewer.serve import address_of
+from subcircuit.viewer.serve import address_of, free_socket
 from tests.viewer.conftest import TOKEN, Running, Sample
 
 MEASURE = {"circuit": 0, "edges": 3, "all": False}

@@ -6,13 +6,13 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Literal
 
 import typer
 
 from subcircuit.cli.arguments import JsonTable
 from subcircuit.cli.browser import find_browser
+from subcircuit.extras import EXTRAS
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 _MARKS = {"ok": "✓", "absent": "–", "broken": "✗"}
@@ -116,9 +116,10 @@ def _extras() -> list[Finding]:
     browser = find_browser()
     advice = "any browser will do for subcircuit view; its tests need Chrome or Chromium, which make test fetches"
     findings = [Finding("chromium", "ok", browser) if browser else Finding("chromium", "absent", "not found", advice)]
-    for package, extra, use in (("ray", "distributed", "work on many machines"), ("tracr", "tracr", "compiled known circuits")):
-        if find_spec(package):
-            findings.append(Finding(package, "ok", "installed"))
+    for name, extra in EXTRAS.items():
+        if extra.missing:
+            absent = f"{', '.join(extra.missing)} not installed"
+            findings.append(Finding(name, "absent", absent, f"for {extra.use}: pip install 'subcircuit[{name}]'"))
         else:
-            findings.append(Finding(package, "absent", "not installed", f"for {use}: pip install 'subcircuit[{extra}]'"))
+            findings.append(Finding(name, "ok", f"{', '.join(extra.modules)} installed"))
     return findings

@@ -7,6 +7,7 @@ import typer
 
 from subcircuit.cli.arguments import Device, ModelNow
 from subcircuit.errors import SettingsError
+from subcircuit.extras import require
 
 if TYPE_CHECKING:
     from subcircuit.cli.recorded import Overrides
@@ -37,12 +38,14 @@ def view(
     """
     import secrets
 
+    require("viewer")
     from subcircuit.cli.console import messages, plain
     from subcircuit.cli.recorded import Overrides
     from subcircuit.cli.shown import shown_circuits
-    from subcircuit.viewer import Computations, free_socket, make_app, serve
+    from subcircuit.viewer.app import make_app
+    from subcircuit.viewer.computations import Computations
     from subcircuit.viewer.run_folders import progress_of, version_of
-    from subcircuit.viewer.serve import address_of
+    from subcircuit.viewer.serve import address_of, free_socket, serve
 
     computations = Computations(
         lambda: shown_circuits(paths),

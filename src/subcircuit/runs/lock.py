@@ -1,13 +1,14 @@
 """The lock of a run: one process at a time works on it.
 
-The lock is SQLite's own on an empty file: it holds on every system, between threads as between processes, is not
-inherited by workers, and goes when its process goes, however that ends. A file left behind locks nothing.
+The system holds the lock, between threads as between processes, and drops it when its process ends, however that happens. A
+file left behind locks nothing.
 """
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from subcircuit.errors import RunError
 
@@ -19,37 +20,30 @@ def locked(directory: Path) -> Iterator[None]:
     """Hold a run for as long as the block lasts.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds it, or the directory cannot be written.
     """
-    lock: sqlite3.Connection | None = None
-    with suppress(OSError):
-        # SQLite itself creates files with mode 0644, whatever the umask
-        (directory / LOCK_FILE).touch()
     try:
-        lock = sqlite3.connect(directory / LOCK_FILE, isolation_level=None, timeout=0)
-        lock.execute("begin exclusive")
-    except sqlite3.Error as error:
-        if lock is not None:
-            lock.close()
-        raise RunError(_why(directory, error)) from None
-    try:
+        lock = _acquired(directory)
+    except Timeout:
+        raise RunError(f"another process is at work on {directory}: wait until it is done, or stop it with Ctrl-C.") from None
+    except OSError as error:
+        raise RunError(f"{directory / LOCK_FILE} cannot be used: {error.strerror}") from None
+    with lock:
         yield
-    finally:
-        lock.close()
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a process is at work on a run."""
+    """Whether a process is at work on a run; False where the directory cannot be written, as no process works there."""
     if not (directory / LOCK_FILE).exists():
         return False
     try:
-        with locked(directory):
+        with _acquired(directory):
             return False
-    except RunError:
+    except Timeout:
         return True
+    except OSError:
+        return False
 
 
-def _why(directory: Path, error: sqlite3.Error) -> str:
-    if "locked" in str(error):
-        return f"another process is at work on {directory}: wait until it is done, or stop it with Ctrl-C."
-    return f"{directory / LOCK_FILE} cannot be used: {error}"
+def _acquired(directory: Path) -> AcquireReturnProxy:
+    return FileLock(directory / LOCK_FILE, timeout=0).acquire()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from subcircuit.errors import SettingsError, SubcircuitError
+from subcircuit.extras import require
 from subcircuit.runs.pool_job import Job
 from subcircuit.runs.pool_journal import Schedule, ScheduleClient, WorkerJournal
 
@@ -63,7 +64,7 @@ def ray_workers(job: Job, processes: int, patience: float, say: Callable[[str], 
         The schedule that they share.
 
     Raises:
-        SettingsError: Ray is not installed, or there is no cluster at the address.
+        MissingExtraError: Ray is not installed; SettingsError: there is no cluster at the address.
     """
     ray = _connected(address)
     try:
@@ -91,10 +92,9 @@ def ray_workers(job: Job, processes: int, patience: float, say: Callable[[str], 
 
 
 def _connected(address: str) -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise SettingsError("--ray needs the extra distributed: pip install 'subcircuit[distributed]'") from None
+    require("distributed")
+    import ray
+
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from subcircuit.engine.ablation import Ablation
 from subcircuit.errors import ModelError
+from subcircuit.extras import require
 from subcircuit.graph import Graph, Scope
 from subcircuit.model import (
     AttentionWeights,
@@ -188,15 +189,11 @@ def compile_program(program: Program) -> Compiled:
     """Compile a program and load it.
 
     Raises:
-        ModelError: tracr is not installed, or it does not compile the program.
+        MissingExtraError: tracr is not installed; ModelError: it does not compile the program.
     """
-    try:
-        from tracr.compiler import compiling
-    except ImportError as error:
-        raise ModelError(
-            f"{program.name} is a RASP program, and tracr, which compiles them, is not installed ({error}): "
-            "pip install 'subcircuit[tracr]'"
-        ) from None
+    require("tracr")
+    from tracr.compiler import compiling
+
     room = program.longest or program.length
     try:
         rasp = program.make()

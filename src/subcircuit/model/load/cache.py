@@ -9,6 +9,8 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from subcircuit.errors import ModelError
 from subcircuit.io import flush, give_default_mode
 
@@ -19,10 +21,8 @@ _WORTH_REMEMBERING = 1 << 24  # bytes; smaller files are hashed faster than they
 
 
 def cache_directory() -> Path:
-    """``$SUBCIRCUIT_CACHE``, else ``$XDG_CACHE_HOME/subcircuit``, else ``~/.cache/subcircuit``; may not exist yet."""
-    if named := os.environ.get("SUBCIRCUIT_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "subcircuit"
+    """``$SUBCIRCUIT_CACHE``, else the system's place for caches (on Linux ``~/.cache/subcircuit``); may not exist yet."""
+    return Path(os.environ.get("SUBCIRCUIT_CACHE") or user_cache_path("subcircuit", appauthor=False)).expanduser()
 
 
 def digest_of_files(files: Sequence[Path]) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGUFReader
 from safetensors.torch import save_file
 
 from subcircuit.errors import ModelError, UnsupportedModelError
+from subcircuit.extras import require
 from subcircuit.model.load.cache import cache_directory, digest_of_files, make_directory
 from subcircuit.model.load.directory import WEIGHTS
 from subcircuit.model.load.families import family_of
@@ -40,6 +40,7 @@ def converted(parts: Sequence[Path], report: Callable[[str], None] | None = None
         report: told when a conversion starts.
 
     Raises:
+        MissingExtraError: it is not converted yet, and gguf or accelerate is not installed.
         ModelError: the file is not GGUF or damaged, or the cache cannot be written.
         UnsupportedModelError: its architecture is not supported.
     """
@@ -53,6 +54,7 @@ def converted(parts: Sequence[Path], report: Callable[[str], None] | None = None
     target = directory_of(digest)
     if target.is_dir():
         return target, digest
+    require("gguf")
     if report is not None:
         report(f"converting {parts[0].name} once; the result is kept in {target.parent}")
     return make_directory(target, lambda folder: _convert(parts, folder)), digest
@@ -82,7 +84,7 @@ def _read_and_save(file: Path, folder: Path) -> None:
 
     source: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
     with reading(f"{file.name} cannot be read as GGUF"):
-        reader = _Bounded(file)
+        reader = _reader(file)
         _refuse_scaled_rotary(reader)
         _refuse_layers_without_tensors(reader, file)
         config = AutoConfig.from_pretrained(**source)
@@ -105,16 +107,20 @@ def _read_and_save(file: Path, folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-class _Bounded(GGUFReader):
-    """Reads what a file holds. A list that goes on beyond its end would be read as one of so many nothings."""
+def _reader(file: Path) -> Any:
+    """A reader that refuses a list longer than its file, which gguf would read as so many zeros."""
+    from gguf import GGUFReader
 
-    def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
-        if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
-            raise ValueError("it ends in the middle of what it announces")
-        return super()._get(offset, dtype, count, override_order)
+    class Bounded(GGUFReader):
+        def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+            if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise ValueError("it ends in the middle of what it announces")
+            return super()._get(offset, dtype, count, override_order)
+
+    return Bounded(file)
 
 
-def _refuse_layers_without_tensors(reader: GGUFReader, file: Path) -> None:
+def _refuse_layers_without_tensors(reader: Any, file: Path) -> None:
     """transformers makes lists of as many entries as a config has layers."""
     for name, field in reader.fields.items():
         if name.endswith(".block_count") and int(field.contents()) > len(reader.tensors):
@@ -134,7 +140,7 @@ def _refuse_more_than_it_holds(config: Any, file: Path) -> None:
         raise ModelError(f"{file.name} cannot be read as GGUF: it announces a model larger than itself: {told}")
 
 
-def _refuse_scaled_rotary(reader: GGUFReader) -> None:
+def _refuse_scaled_rotary(reader: Any) -> None:
     """Refuse what transformers drops without a word when it reads a GGUF file."""
     tensors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
     fields = [name for name in reader.fields if name.endswith(".rope.scaling.type") and reader.fields[name].contents() != "none"]

@@ -12,12 +12,12 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 from pydantic import TypeAdapter, ValidationError
 
 from subcircuit.errors import CircuitFileError, GraphError
+from subcircuit.extras import require
 from subcircuit.graph import Circuit, Edge, Graph, GraphShape, Reader, Scope
 from subcircuit.graph.shape import differences
 from subcircuit.io import read_json, read_text
@@ -30,9 +30,17 @@ from subcircuit.units.nodes import at, bare
 _EDGE, _INPUT, _ABOUT = "edge", "input", "subcircuit"
 
 
-def to_networkx(circuit: Circuit) -> "nx.DiGraph[str]":
-    """The kept edges as a directed acyclic graph."""
-    graph, result = circuit.graph, nx.DiGraph()
+if TYPE_CHECKING:
+    import networkx
+
+
+def to_networkx(circuit: Circuit) -> "networkx.DiGraph[str]":
+    """The kept edges as a directed acyclic graph.
+
+    Raises:
+        MissingExtraError: networkx is not installed.
+    """
+    graph, result = circuit.graph, _networkx().DiGraph()
     shape, scope = TypeAdapter(GraphShape), TypeAdapter(Scope)
     about = {"shape": shape.dump_python(graph.shape, mode="json"), "scope": scope.dump_python(graph.scope, mode="json")}
     result.graph[_ABOUT] = json.dumps(about, sort_keys=True)
@@ -73,7 +81,8 @@ def from_networkx(network: Any, target: Target, file: Path = Path("the graph")) 
 
 def write_networkx(circuit: Circuit, path: Path) -> None:
     """Write node-link JSON, for ``networkx.node_link_graph``."""
-    path.write_text(json.dumps(nx.node_link_data(to_networkx(circuit), edges="edges"), indent=1), encoding="utf-8")
+    network = to_networkx(circuit)
+    path.write_text(json.dumps(_networkx().node_link_data(network, edges="edges"), indent=1), encoding="utf-8")
 
 
 def read_networkx(path: Path, target: Target) -> Circuit:
@@ -82,7 +91,7 @@ def read_networkx(path: Path, target: Target) -> Circuit:
     Raises:
         CircuitFileError: not such a file; and as ``from_networkx``.
     """
-    content = read_json(path)
+    content, nx = read_json(path), _networkx()
     try:
         network = nx.node_link_graph(content, edges="edges")
         once = len(content["edges"]) == network.number_of_edges()
@@ -95,7 +104,7 @@ def read_networkx(path: Path, target: Target) -> Circuit:
 
 def write_graphml(circuit: Circuit, path: Path) -> None:
     """Write GraphML, for Gephi, Cytoscape, yEd, networkx, igraph."""
-    path.write_text("\n".join(nx.generate_graphml(to_networkx(circuit))) + "\n", encoding="utf-8")
+    path.write_text("\n".join(_networkx().generate_graphml(to_networkx(circuit))) + "\n", encoding="utf-8")
 
 
 def read_graphml(path: Path, target: Target) -> Circuit:
@@ -108,11 +117,19 @@ def read_graphml(path: Path, target: Target) -> Circuit:
     # entities can grow without bound when they are expanded; graphs need none
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise CircuitFileError(f"{path}: a document type or entity is declared, which no graph needs: not read")
+    nx = _networkx()
     try:
         network = nx.parse_graphml(text)
     except Exception as error:  # the parser raises KeyError, TypeError, SyntaxError and more, depending on what is wrong
         raise CircuitFileError(f"{path} cannot be read as GraphML: {type(error).__name__}: {str(error)[:200]}") from None
     return from_networkx(network, target, path)
+
+
+def _networkx() -> Any:
+    require("export")
+    import networkx
+
+    return networkx
 
 
 def _inputs(graph: Graph) -> dict[str, frozenset[str]]:
