@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import resource
 import subprocess
 import sys
 import tomllib
@@ -47,6 +48,22 @@ def test_importing_the_package_imports_nothing_large() -> None:
     code = "import sys, subcircuit; print(sorted({'torch', 'numpy', 'pydantic', 'subcircuit.graph'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("limit", "command"),
+    [(0.1, ["-c", "import subcircuit"]), (0.3, ["-c", "from subcircuit.cli.main import run; run()", "--help"])],
+    ids=["import", "help"],
+)
+def test_the_package_starts_at_once(limit: float, command: list[str]) -> None:
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # time of the processor, which other programs on a busy machine do not add to
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(5)) < limit
 
 
 def test_every_error_is_exported_and_in_the_tree_that_is_documented() -> None:
