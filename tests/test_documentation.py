@@ -1,16 +1,21 @@
-"""The documentation: pages made from docstrings are up to date, and every command that is shown is one that there is."""
+"""The documentation: the site builds, its links hold, it has every exported name, and commands that are shown can be given."""
 
+import inspect
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+import zlib
+from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.main import get_command
 
+import subcircuit
 from subcircuit.cli.main import app, main
 from subcircuit.search import METHODS
 
@@ -31,18 +36,62 @@ def commands_in(page: str) -> list[list[str]]:
 COMMANDS = [(page, words) for page in PAGES for words in commands_in(page)]
 
 
-def script(name: str) -> ModuleType:
-    spec = spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """The site of a repository, built as ``make docs`` builds it, where no other machine can be reached."""
+    unreachable = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(site)]
+    environment = {**os.environ, **unreachable, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_pages_made_from_docstrings_are_up_to_date() -> None:
-    for path, text in script("make_reference").pages().items():
-        assert path.read_text(encoding="utf-8") == text, f"{path.name} is old: python scripts/make_reference.py"
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT, folder)
+    assert (done.returncode, "WARNING" in done.stderr) == (0, False), done.stderr
+    return folder
+
+
+def test_every_exported_name_has_an_entry_in_the_reference(site: Path) -> None:
+    inventory = zlib.decompress((site / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
+    entries = {line.split()[0]: line.split()[1] for line in inventory.splitlines()}
+    for name in subcircuit.__all__:
+        value = getattr(subcircuit, name)
+        assert entries.get(f"subcircuit.{name}", entries.get(f"{value.__module__}.{name}")) in ("py:class", "py:function"), name
+
+
+def test_every_setting_of_a_method_is_explained() -> None:
+    for method in METHODS.values():
+        told = inspect.getdoc(method) or ""
+        for field in fields(cast(Any, method)):
+            assert re.search(rf"^    (\w+, )*{field.name}(, \w+)*:", told, flags=re.MULTILINE), f"{method.__name__}.{field.name}"
+
+
+def test_the_site_needs_nothing_from_elsewhere(site: Path) -> None:
+    loaded = [
+        (page.name, address)
+        for page in site.rglob("*.html")
+        for address in re.findall(
+            r"<(?:script|img|link rel=\"(?:stylesheet|icon)\")[^>]*(?:src|href)=\"([^\"]+)", page.read_text("utf-8")
+        )
+    ]
+    assert len(loaded) > 100
+    assert [address for address in loaded if "//" in address[1]] == []
+
+
+@pytest.mark.parametrize("link", ["nowhere.md", "cli.md#nowhere", "../src/nowhere.py"])
+def test_a_broken_link_fails(link: str, tmp_path: Path) -> None:
+    for name in ("docs", "scripts"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("src", "benchmarks", "examples", "LICENSE"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    with (tmp_path / "docs" / "install.md").open("a", encoding="utf-8") as page:
+        page.write(f"\n[A link]({link}) that leads nowhere.\n")
+    done = build(tmp_path, tmp_path / "site")
+    assert done.returncode != 0
+    assert "nowhere" in done.stderr
 
 
 def test_every_method_has_a_page_and_is_linked() -> None:

@@ -126,7 +126,7 @@ def test_everything_asked_for_is_pinned() -> None:
 
 
 def test_links_in_the_documentation_lead_somewhere() -> None:
-    for page in ("README.md", *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))):
+    for page in ("README.md", "CONTRIBUTING.md", *(str(file.relative_to(ROOT)) for file in (ROOT / "docs").rglob("*.md"))):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", read(page)):
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
 

@@ -183,7 +183,8 @@ def remove(
         SettingsError: the model does not do one of the tasks, or a metric that cannot be used.
         PromptError: a task was made for a model with another tokenizer.
 
-    >>> removal = remove(model, circuit, load_task("ioi", model), retain=[load_task("sva", model)])  # doctest: +SKIP
+    Examples:
+        >>> removal = remove(model, circuit, load_task("ioi", model), retain=[load_task("sva", model)])  # doctest: +SKIP
     """
     check_same_model(circuit, model)
     _check_tasks(circuit, model, (task, *retain))

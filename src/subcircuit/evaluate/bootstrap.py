@@ -64,9 +64,10 @@ def bootstrap(
     Returns:
         None where there are fewer than two examples: one says nothing about others.
 
-    >>> import torch
-    >>> bootstrap(mean, [torch.tensor([1.0, 2.0, 3.0, 4.0])])
-    Interval(low=1.5, high=3.5, level=0.95)
+    Examples:
+        >>> import torch
+        >>> bootstrap(mean, [torch.tensor([1.0, 2.0, 3.0, 4.0])])
+        Interval(low=1.5, high=3.5, level=0.95)
     """
     if not 0 < level < 1 or resamples < 1:
         raise SettingsError(f"level is {level} and resamples {resamples}: expected a share between 0 and 1, and at least 1")

@@ -208,9 +208,10 @@ def discover(
         SettingsError, GraphError: settings that do not go together with the model or task, or that a problem has already.
         NumericalError: a loss or score that is NaN or infinite.
 
-    >>> found = discover(model, load_split("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
-    >>> found.circuit.record.results["test"]["faithfulness"]  # doctest: +SKIP
-    0.75
+    Examples:
+        >>> found = discover(model, load_split("ioi", model, examples=32), Acdc(threshold=0.02))  # doctest: +SKIP
+        >>> found.circuit.record.results["test"]["faithfulness"]  # doctest: +SKIP
+        0.75
     """
     search = partial(find_circuit, selection=selection, on_step=on_step, journal=journal)
     if isinstance(model, Problem):

@@ -66,8 +66,9 @@ class Scope:
     Raises:
         GraphError: an override names no component or a level that it cannot have, or heads of a block that is one node.
 
-    >>> str(Scope("head", overrides=(("m5", "neuron"), ("a9", "qkv"))))
-    'head, m5=neuron, a9=qkv'
+    Examples:
+        >>> str(Scope("head", overrides=(("m5", "neuron"), ("a9", "qkv"))))
+        'head, m5=neuron, a9=qkv'
     """
 
     level: Level = "qkv"
@@ -204,8 +205,9 @@ def parse_scope(text: str) -> Scope:
         UnknownNameError: a level or option that does not exist; GraphError: anything else that makes no scope. Both show
             the text with a mark under the place.
 
-    >>> parse_scope("head, a3-a4=qkv, m5=neuron").overrides
-    (('a3', 'qkv'), ('a4', 'qkv'), ('m5', 'neuron'))
+    Examples:
+        >>> parse_scope("head, a3-a4=qkv, m5=neuron").overrides
+        (('a3', 'qkv'), ('a4', 'qkv'), ('m5', 'neuron'))
     """
     return _Parser(text).parse()
 

@@ -282,8 +282,9 @@ def _recorded(record: Record) -> dict[str, Any]:
 def percent(part: int, whole: int) -> str:
     """``0.19 %``: two digits, and neither 0 nor 100 where it is not.
 
-    >>> percent(240, 123_211), percent(262, 262), percent(261, 262), percent(1, 10**7), percent(0, 5)
-    ('0.19 %', '100 %', '99.6 %', '0.00001 %', '0 %')
+    Examples:
+        >>> percent(240, 123_211), percent(262, 262), percent(261, 262), percent(1, 10**7), percent(0, 5)
+        ('0.19 %', '100 %', '99.6 %', '0.00001 %', '0 %')
     """
     share = 100 * part / whole if whole else 0.0
     if share in (0.0, 100.0):

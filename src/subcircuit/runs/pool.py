@@ -52,7 +52,8 @@ class Pool:
     def run(self, work: Work, journal: Journal = FORGETFUL, *, say: Callable[[str], None] | None = None, **own: Any) -> Any:
         """The result of ``work(journal=…)``, to the last bit.
 
-        >>> Pool(4).run(partial(discover, model, task, Exact()))  # doctest: +SKIP
+        Examples:
+            >>> Pool(4).run(partial(discover, model, task, Exact()))  # doctest: +SKIP
 
         Args:
             work: a function of this library that takes a journal, or a ``functools.partial`` of one. Every process has a replica

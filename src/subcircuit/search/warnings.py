@@ -32,8 +32,9 @@ _SAME = 1e-6
 def faithfulness_of(circuit: float, model: float, empty: float) -> float | None:
     """f = (L(C) − L(∅)) / (L(M) − L(∅)) of three values of a metric; None where model and empty circuit are the same.
 
-    >>> faithfulness_of(3.0, 4.0, 2.0)
-    0.5
+    Examples:
+        >>> faithfulness_of(3.0, 4.0, 2.0)
+        0.5
     """
     gap = model - empty
     return None if abs(gap) <= _SAME * max(1.0, abs(model), abs(empty)) else (circuit - empty) / gap

@@ -372,8 +372,9 @@ def own_metric(function: OwnMetric, direction: Literal["lower", "higher"] = "hig
     Raises:
         SettingsError: the function takes other arguments; later, where it is called, that it returns something else.
 
-    >>> own_metric(lambda logits: logits[:, 11] - logits[:, 12], name="eleven_over_twelve").direction
-    'higher'
+    Examples:
+        >>> own_metric(lambda logits: logits[:, 11] - logits[:, 12], name="eleven_over_twelve").direction
+        'higher'
     """
     named = _OWN_PREFIX + (name or getattr(function, "__name__", type(function).__name__))
     takes_answers = _takes_answers(function, named)

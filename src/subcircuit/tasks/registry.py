@@ -109,8 +109,9 @@ def load_task(
         UnknownNameError: neither a built-in task nor a ``.jsonl`` path; the nearest names are suggested.
         PromptError, SettingsError: as the task's own function says.
 
-    >>> load_task("ioi", model, examples=4).pairs[0].clean  # doctest: +SKIP
-    'Then, Mary and John went to the store. John gave a drink to'
+    Examples:
+        >>> load_task("ioi", model, examples=4).pairs[0].clean  # doctest: +SKIP
+        'Then, Mary and John went to the store. John gave a drink to'
     """
     if is_prompt_file(source):
         return jsonl(Path(source).expanduser(), model, examples=examples, bos=bos)

@@ -93,8 +93,9 @@ def filled(template: str, roles: Mapping[str, str], /, **words: str) -> tuple[st
     Args:
         roles: of fields, by the fields' names.
 
-    >>> filled("{a} met {b}", {"b": "S"}, a="Mary", b="John")
-    ('Mary met John', (Span(role='S', start=9, stop=13),))
+    Examples:
+        >>> filled("{a} met {b}", {"b": "S"}, a="Mary", b="John")
+        ('Mary met John', (Span(role='S', start=9, stop=13),))
     """
     text, spans = "", []
     for literal, field, _, _ in Formatter().parse(template):

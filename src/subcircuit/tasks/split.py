@@ -166,9 +166,10 @@ def load_split(
         SettingsError: there are too few different prompts, or shares that are none.
         UnknownNameError, PromptError: as in `load_task`.
 
-    >>> split = load_split("ioi", model, examples=32)  # doctest: +SKIP
-    >>> len(split.search), len(split.validation), len(split.test)  # doctest: +SKIP
-    (32, 16, 64)
+    Examples:
+        >>> split = load_split("ioi", model, examples=32)  # doctest: +SKIP
+        >>> len(split.search), len(split.validation), len(split.test)  # doctest: +SKIP
+        (32, 16, 64)
     """
     shares = None if split is None else parse_shares(split) if isinstance(split, str) else check_shares(split)
     if test is not None and test < FEWEST[2]:

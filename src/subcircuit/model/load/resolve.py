@@ -60,7 +60,8 @@ def load_model(
         ModelError: the checkpoint cannot be read, or a model in memory computes something else than its weights say.
         UnsupportedModelError: what it asks for is not implemented.
 
-    >>> model = load_model("smollm2-135m")  # doctest: +SKIP
+    Examples:
+        >>> model = load_model("smollm2-135m")  # doctest: +SKIP
     """
     shares, precision = _devices(device), _dtype(dtype)
     if isinstance(source, str | Path):

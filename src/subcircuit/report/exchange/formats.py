@@ -76,7 +76,8 @@ def export_circuit(circuit: Circuit, path: str | Path, format: str, *, d_model: 
         GraphError: the format cannot hold a circuit of this scope.
         OutputError: the file exists, or cannot be written.
 
-    >>> export_circuit(circuit, "ioi.graphml", "graphml")  # doctest: +SKIP
+    Examples:
+        >>> export_circuit(circuit, "ioi.graphml", "graphml")  # doctest: +SKIP
     """
     entry = FORMATS.get(format)
     if entry is None or entry.write is None:
@@ -99,7 +100,8 @@ def import_circuit(path: str | Path, model: Transformer, *, scope: Scope | None 
         CircuitFileError: a file that is damaged, hostile, or not of its format.
         GraphError: a circuit of another model, or at another scope.
 
-    >>> import_circuit("ioi-eap-ig.json", model)  # doctest: +SKIP
+    Examples:
+        >>> import_circuit("ioi-eap-ig.json", model)  # doctest: +SKIP
     """
     file = Path(path)
     check_read(format)
