@@ -1,6 +1,6 @@
 # make demo   find a circuit in a real language model        make lint      formatting, types, layers
 # make test   run the tests                                  make bench     speed and memory
-#                                                            make docs      the site, in site/
+# make quick  run the tests that take a minute               make docs      the site, in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ OFFLINE := HF_HUB_OFFLINE=1
 # one process for each core, as tiny models gain nothing from threads; shapes and types in signatures are checked as they run
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --jaxtyping-packages=subcircuit,beartype.beartype
 
-.PHONY: setup browser demo test lint format docs bench coverage
+.PHONY: setup browser demo quick test lint format docs bench coverage
 
 setup: $(STAMP)
 
@@ -28,6 +28,10 @@ demo: setup
 # a browser for the tests of the page, fetched if there is none
 browser: setup
 	$(BIN)/python -m tests.browser
+
+# tests for work in progress: no real models, browsers or killed processes, and two families of models for all
+quick: setup
+	$(PYTEST) --dist worksteal -m "not (model or browser or kill or slow)"
 
 test: browser
 	$(PYTEST)

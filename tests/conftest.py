@@ -1,4 +1,4 @@
-"""Set before transformers is imported: the whole suite runs with the network cut."""
+"""The whole suite runs with the network cut, which is set before transformers is imported; marks that fixtures and parameters imply."""
 
 import os
 import socket
@@ -8,11 +8,32 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import pytest
 from hypothesis import settings
 
 # tiny models still take longer than hypothesis expects; on CI the same examples run every time
 settings.register_profile("subcircuit", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("subcircuit")
+
+
+MARKED = {"browser": "browser", "real_model": "model"}
+# learned positions, rotary ones with grouped heads, experts: they stand for all families while one works
+STAND_INS = {"gpt2", "llama_gqa", "qwen2_moe"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    # not before the package's types are checked as they run
+    from tests.tiny_models import FAMILIES, HF_FAMILIES
+
+    others = {*FAMILIES, *HF_FAMILIES} - STAND_INS
+    for item in items:
+        for fixture in MARKED.keys() & set(item.fixturenames):
+            item.add_marker(MARKED[fixture])
+        given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        named = {value for value in given if isinstance(value, str)}
+        if named & others and not named & STAND_INS:
+            item.add_marker("slow")
 
 
 def _is_here(host: str) -> bool:
