@@ -82,7 +82,7 @@ class NodeByNode:
     kept: Tensor  # bool, or numbers from 0 to 1
     ablated: Tensor  # writer pos d_model
     # of each position, where the graph tells them apart
-    places: list[str | None] | None = field(default=None, kw_only=True)
+    positions: list[str | None] | None = field(default=None, kw_only=True)
 
     # lists are read much faster than tensors, one number at a time
     @cached_property
@@ -133,12 +133,12 @@ class NodeByNode:
     def read(self, reader, values: dict[Writer, Tensor]) -> Tensor:
         """Σ over writers of value or ablated value, and the output biases that belong to no head."""
         total = torch.zeros_like(self.ablated[0])
-        places = self.places or [None] * len(total)
-        for place in dict.fromkeys(places):
-            column = self.graph.reader_index[replace(reader, place=place)]
+        positions = self.positions or [None] * len(total)
+        for position in dict.fromkeys(positions):
+            column = self.graph.reader_index[replace(reader, position=position)]
             rows = [(self.graph.writer_index[writer], value) for writer, value in values.items()]
             read = sum(self.carried(row, column, value) for row, value in rows if self.edges[row][column])
-            here = torch.tensor([[other == place] for other in places])
+            here = torch.tensor([[other == position] for other in positions])
             total = torch.where(here, read, total)
         config = self.model.config
         last = config.n_layers if isinstance(reader, Logits) else reader.layer
@@ -183,7 +183,9 @@ class NodeByNode:
         def project(part, W, bias, gain, index):
             grouped = part != "q" and self.graph.scope.kv == "grouped"
             possible = AttentionBlock(layer), HeadInput(layer, head), HeadInput(layer, kv if grouped else head, part)
-            reader = next(reader for reader in possible if replace(reader, place=self.graph.places[0]) in self.graph.reader_index)
+            reader = next(
+                reader for reader in possible if replace(reader, position=self.graph.positions[0]) in self.graph.reader_index
+            )
             x = norm(self.model, self.read(reader, values), self.model.weights.layers[layer].attention_norm)
             projected = x @ W[index].T
             projected = projected if bias is None else projected + bias[index]
@@ -333,8 +335,8 @@ def whole_runs(model: Transformer, graph: Graph, tokens: Tokens) -> list[tuple[d
     runs = []
     for ids in tokens.to_lists():
         nothing = torch.zeros(len(graph.writers), len(ids), model.config.d_model, dtype=model.dtype)
-        anywhere = [graph.places[0]] * len(ids)
-        runs.append(NodeByNode(model, graph, graph.edges, nothing, places=anywhere).run(ids))
+        anywhere = [graph.positions[0]] * len(ids)
+        runs.append(NodeByNode(model, graph, graph.edges, nothing, positions=anywhere).run(ids))
     return runs
 
 
@@ -382,8 +384,8 @@ def loss_of_task(metric: str, task: Task, logits: list[Tensor], reference: list[
     return sign * fmean(fmean(of_example) for of_example in values)
 
 
-def places_of_prompts(graph: Graph, task: Task) -> list[list[str | None]]:
-    """The place of each position of each prompt: its number, its token role, or (None) nothing that tells it apart."""
+def positions_of_prompts(graph: Graph, task: Task) -> list[list[str | None]]:
+    """The graph position of each token of each prompt: its index, its token role, or (None) nothing that tells it apart."""
     match graph.scope.positions:
         case "all":
             return [[None] * length for length in task.clean.lengths.tolist()]
@@ -406,7 +408,7 @@ class SequentialAcdc:
     def __init__(self, problem: Problem, config: Acdc, restoring: bool = False, within: Within | None = None):
         model, graph, task = problem.model, problem.graph, problem.task
         self.model, self.graph, self.problem, self.config, self.within = model, graph, problem, config, within
-        self.restoring, self.places = restoring, places_of_prompts(graph, task)
+        self.restoring, self.positions = restoring, positions_of_prompts(graph, task)
         self.prompts = (task.corrupted if restoring else task.clean).to_lists()
         elsewhere = (task.clean, Resample()) if restoring else (task.corrupted, problem.ablation)
         self.ablated = ablated_slowly(model, graph, *elsewhere)
@@ -425,7 +427,7 @@ class SequentialAcdc:
         before = [w for row, w in enumerate(self.graph.writers) if all(self.graph.edges[row, column] for column in columns)]
         runs = []
         for example, ids in enumerate(self.prompts):
-            node_by_node = NodeByNode(self.model, self.graph, kept, self.ablated[example], places=self.places[example])
+            node_by_node = NodeByNode(self.model, self.graph, kept, self.ablated[example], positions=self.positions[example])
             runs.append(node_by_node.run(ids, {w: self.values[example][w] for w in before} if changed is not None else None))
         logits = [logits for _, logits in runs]
         loss = loss_of_task(self.problem.metric.name, self.problem.task, logits, self.reference)
@@ -433,7 +435,7 @@ class SequentialAcdc:
 
     def run(self) -> Circuit:
         with torch.no_grad():
-            self.inputs(self.at_places([Logits()]), whole=False)
+            self.inputs(self.at_positions([Logits()]), whole=False)
             for layer in reversed(range(self.model.config.n_layers)):
                 if self.model.config.d_mlp:
                     self.mlp(layer)
@@ -445,29 +447,29 @@ class SequentialAcdc:
         self.attempt([(self.graph.writers[-1], Logits())])
         return float(self.effects[-1, -1])
 
-    def at_places(self, readers) -> list:
-        """Readers at every place, from the last place to the first."""
-        return [replace(reader, place=place) for reader in readers for place in reversed(self.graph.places)]
+    def at_positions(self, readers) -> list:
+        """Readers at every position, from the last to the first."""
+        return [replace(reader, position=position) for reader in readers for position in reversed(self.graph.positions)]
 
     def mlp(self, layer: int) -> None:
         nodes = [w for w in self.graph.writers if isinstance(w, MLP | Neuron | Expert) and w.layer == layer]
         if nodes == [MLP(layer)]:
-            self.inputs(self.at_places(nodes), whole=False)
+            self.inputs(self.at_positions(nodes), whole=False)
         elif Expert(layer, 0) in nodes:
-            # the shared expert first; the router goes after all places of the experts
-            self.inputs(self.at_places([*reversed(nodes), RouterInput(layer)]))
+            # the shared expert first; the router goes after all positions of the experts
+            self.inputs(self.at_positions([*reversed(nodes), RouterInput(layer)]))
         else:
-            self.inputs(self.at_places(list(reversed(nodes))))
+            self.inputs(self.at_positions(list(reversed(nodes))))
 
     def attention(self, layer: int) -> None:
         if AttentionBlock(layer) in self.graph.writers:
-            self.inputs(self.at_places([AttentionBlock(layer)]), whole=False)
+            self.inputs(self.at_positions([AttentionBlock(layer)]), whole=False)
             return
-        anywhere = dict.fromkeys(replace(reader, place=None) for reader in self.graph.readers)
+        anywhere = dict.fromkeys(replace(reader, position=None) for reader in self.graph.readers)
         inputs = [r for r in anywhere if isinstance(r, HeadInput) and r.layer == layer]
         high_first = self.config.head_order == "descending"
         inputs.sort(key=lambda r: (["v", "k", "q"].index(r.part or "v"), -r.head if high_first else r.head))
-        self.inputs(self.at_places(inputs))
+        self.inputs(self.at_positions(inputs))
 
     def before(self, readers) -> None:
         """What was decided before this search is put into force, untried."""
@@ -546,14 +548,16 @@ class SequentialAcdc:
         return gone
 
     def reaches_logits(self, reader) -> bool:
-        """Whether kept edges lead from a reader to the logits, at each place; heads under one shared post-norm act together."""
+        """Whether kept edges lead from a reader to the logits, at each position; heads under one shared post-norm act together."""
         if isinstance(reader, Logits):
             return True
         graph = self.graph
-        written = [(graph.writer_index[w], place) for w in self.moved_by(reader) for place in self.places_moved_by(reader)]
+        written = [
+            (graph.writer_index[w], position) for w in self.moved_by(reader) for position in self.positions_moved_by(reader)
+        ]
         return any(
-            r.place == place and self.kept[row, column] and self.reaches_logits(r)
-            for row, place in written
+            r.position == position and self.kept[row, column] and self.reaches_logits(r)
+            for row, position in written
             for column, r in enumerate(graph.readers)
         )
 
@@ -568,16 +572,16 @@ class SequentialAcdc:
                 shared = part in ("k", "v") and self.graph.scope.kv == "grouped"
                 return [h for h in heads if h.head * config.n_kv_heads // config.n_heads == head] if shared else [heads[head]]
             case Neuron():
-                return neurons if config.post_norms else [replace(reader, place=None)]
+                return neurons if config.post_norms else [replace(reader, position=None)]
             case RouterInput():
                 return [Expert(layer, e) for e in range(config.experts.n)]
             case _:
-                return [replace(reader, place=None)]
+                return [replace(reader, position=None)]
 
-    def places_moved_by(self, reader) -> list[str | None]:
+    def positions_moved_by(self, reader) -> list[str | None]:
         """Where a reader's unit writes something else when the reader does: keys and values are looked at from other positions."""
-        places, attends = self.graph.places, isinstance(reader, AttentionBlock | HeadInput)
+        positions, attends = self.graph.positions, isinstance(reader, AttentionBlock | HeadInput)
         if not attends or (isinstance(reader, HeadInput) and reader.part == "q"):
-            return [reader.place]
+            return [reader.position]
         later = self.graph.scope.positions == "each" and self.model.config.causal
-        return list(places[places.index(reader.place) if later else 0 :])
+        return list(positions[positions.index(reader.position) if later else 0 :])

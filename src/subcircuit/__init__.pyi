@@ -143,8 +143,8 @@ from .tasks import load_split as load_split
 from .tasks import load_task as load_task
 from .tasks import metric as metric
 from .tasks import own_metric as own_metric
-from .tasks import placed as placed
-from .tasks import places_of as places_of
+from .tasks import positions_of as positions_of
+from .tasks import with_positions as with_positions
 from .truth import Case as Case
 from .truth import case as case
 from .units import FeedForwardUnit as FeedForwardUnit

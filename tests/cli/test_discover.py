@@ -100,7 +100,7 @@ def test_nodes_at_each_position(subcircuit: Run, model: str, prompts: Path) -> N
     done = subcircuit("discover", "-m", model, "-t", prompts, *scope, "--out", "found", "--json")
     assert done.code == 0, done.err
     circuit = Circuit.load("found")
-    assert done.json["edges_total"] == circuit.graph.n_edges == 4 * circuit.graph.unplaced.n_edges
+    assert done.json["edges_total"] == circuit.graph.n_edges == 4 * circuit.graph.without_positions.n_edges
     assert {str(node).partition("@")[2] for node in circuit.nodes} <= {"0", "1", "2", "3"}
     measured = subcircuit("evaluate", "found", "--model", model, "--task", prompts, "--metric", "kl_divergence", "--json")
     assert measured.code == 0, measured.err

@@ -17,10 +17,10 @@ def assert_node_by_node(model: Transformer, graph: Graph, task: Task, seed: int,
     logits = run_circuit(model, graph, kept, task.clean, ABLATIONS[ablation].values(model, graph, task.corrupted))
     slow = ablated_slowly(model, graph, task.corrupted, ABLATIONS[ablation])
     for example, length in enumerate(task.clean.lengths.tolist()):
-        at = task.clean.places
-        places = None if at is None else [graph.places[place] for place in at[example, :length].tolist()]
+        at = task.clean.positions
+        positions = None if at is None else [graph.positions[position] for position in at[example, :length].tolist()]
         ids = task.clean.ids[example, :length].tolist()
-        _, expected = NodeByNode(model, graph, kept, slow[example], places=places).run(ids)
+        _, expected = NodeByNode(model, graph, kept, slow[example], positions=positions).run(ids)
         # where nearly everything is cut to zero, norms blow rounding up
         torch.testing.assert_close(logits[example, :length], expected, atol=1e-6, rtol=1e-6)
 

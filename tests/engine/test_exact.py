@@ -12,7 +12,7 @@ from subcircuit.engine.readout import readout_of
 from subcircuit.graph import Graph
 from subcircuit.search.acdc_rules import cutting_order
 from subcircuit.search.batches import Batches
-from subcircuit.tasks import placed
+from subcircuit.tasks import with_positions
 from tests.engine.test_forward import scopes_of
 from tests.problems import random_problem
 from tests.tiny_models import FAMILIES, tiny
@@ -26,7 +26,7 @@ class Walk:
         self.graph, self.rng = graph, rng
         order = cutting_order(graph, rng.choice(["descending", "ascending"]))
         self.batches = Batches.start(problem, batch_size, order)
-        task = placed(graph, problem.task)
+        task = with_positions(graph, problem.task)
         ablated = problem.ablation.values(model, graph, task.corrupted)
         bound = problem.metric.bind(task.answers, task.answers.rows(model(task.clean)))
 

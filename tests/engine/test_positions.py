@@ -20,7 +20,7 @@ from subcircuit.search.hisp import Hisp
 from subcircuit.search.ifr import Ifr
 from subcircuit.search.relp import Relp
 from subcircuit.search.subnetwork_probing import SubnetworkProbing
-from subcircuit.tasks import Roles, Task, graph_of, metric, placed, places_of
+from subcircuit.tasks import Roles, Task, graph_of, metric, positions_of, with_positions
 from tests.engine.agreement import assert_node_by_node
 from tests.engine.test_exact import Walk
 from tests.engine.test_forward import real
@@ -40,7 +40,7 @@ def with_roles(task: Task, seed: int) -> Task:
 
 
 def drawn(family: str, seed: int, scope: str, lengths: list[int]):
-    """A model, its graph with places, and a task that knows them."""
+    """A model, its graph with positions, and a task that knows them."""
     model = tiny(family, seed % 3, dtype=torch.float64)
     model = narrow(model, neurons=3) if model.config.experts is None else model
     asked = Scope.named(scope)
@@ -48,7 +48,7 @@ def drawn(family: str, seed: int, scope: str, lengths: list[int]):
     lengths = [max(lengths)] * len(lengths) if asked.positions == "each" else lengths
     task = with_roles(random_task(model, seed, lengths), seed)
     graph = graph_of(model, asked, task)
-    return model, graph, placed(graph, task)
+    return model, graph, with_positions(graph, task)
 
 
 def scopes(family: str) -> list[str]:
@@ -71,7 +71,7 @@ def test_all_kept_is_the_model_and_all_cut_the_corrupted_run(family):
 @given(data=st.data(), seed=st.integers(0, 2**20), share=st.sampled_from([0.3, 0.7]), ablation=st.sampled_from(sorted(ABLATIONS)))
 def test_any_circuit_equals_the_node_by_node_definition(family, data, seed, share, ablation):
     model, graph, task = drawn(family, seed, data.draw(st.sampled_from(scopes(family))), [5, 4])
-    assert task.clean.places is not None
+    assert task.clean.positions is not None
     assert_node_by_node(model, graph, task, seed, share, ablation)
 
 
@@ -144,12 +144,12 @@ def test_exact_effects_are_differences_of_masked_runs(family):
 
 
 @pytest.mark.parametrize("method", [Eap(), EapIgInputs(), EapIgActivations(), CleanCorrupted(), Relp()])
-def test_effects_of_all_places_add_up_to_those_of_the_whole_edge(method):
+def test_effects_of_all_positions_add_up_to_those_of_the_whole_edge(method):
     model, graph, task = drawn("llama_gqa", 6, "qkv, a1=block, positions=roles", [6, 4])
     problem = Problem(model, graph, task, metric("logit_difference"), Resample())
-    placed_scores = method.search(problem).scores
-    together = method.search(replace(problem, graph=graph.unplaced)).scores
-    summed = placed_scores.unflatten(1, (-1, len(graph.places))).sum(-1)
+    scores_by_position = method.search(problem).scores
+    together = method.search(replace(problem, graph=graph.without_positions)).scores
+    summed = scores_by_position.unflatten(1, (-1, len(graph.positions))).sum(-1)
     torch.testing.assert_close(summed, together, atol=1e-5, rtol=1e-4, equal_nan=True)
 
 
@@ -179,23 +179,23 @@ def test_zooming_into_positions_decides_inside_alone_and_as_the_sequential_searc
         zoom(finer, found, "m1", "positions", config)
 
 
-def test_places_that_the_prompts_do_not_have_are_refused():
+def test_positions_that_the_prompts_do_not_have_are_refused():
     model = tiny("gpt2")
     task = random_task(model, 1, [5, 4])
     each, roles = Scope.named("qkv, positions=each"), Scope.named("head, positions=roles")
     with pytest.raises(PromptMismatchError, match="pair 1 has 5 tokens and pair 2 has 4"):
-        places_of(each, task)
+        positions_of(each, task)
     with pytest.raises(GraphError, match="declares no token roles"):
-        places_of(roles, task)
-    with pytest.raises(GraphError, match="pass places"):
+        positions_of(roles, task)
+    with pytest.raises(GraphError, match="pass positions"):
         Graph.of(model.config, roles)
     graph = Graph.of(model.config, roles, ("IO", "END"))
     with pytest.raises(GraphError, match="have no roles"):
-        placed(graph, task)
+        with_positions(graph, task)
     with pytest.raises(GraphError, match="have the roles rest, S2"):
-        placed(graph, with_roles(task, 1))
+        with_positions(graph, with_roles(task, 1))
     with pytest.raises(GraphError, match="each of 3 positions, and the prompts have 5"):
-        placed(Graph.of(model.config, each, ("0", "1", "2")), random_task(model, 1, [5]))
+        with_positions(Graph.of(model.config, each, ("0", "1", "2")), random_task(model, 1, [5]))
     with pytest.raises(GraphError, match="cannot be at"):
         Graph.of(model.config, each, ("0", "2"))
 

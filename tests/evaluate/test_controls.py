@@ -34,7 +34,7 @@ def test_every_edge_is_as_likely_as_any_other():
 
 
 @settings(max_examples=30)
-@given(graphs(most_layers=2, placed=True), st.integers(0, 2**20), st.floats(0.05, 0.6))
+@given(graphs(most_layers=2, positioned=True), st.integers(0, 2**20), st.floats(0.05, 0.6))
 def test_connected_random_circuits_have_nothing_to_prune(graph, seed, share):
     n = max(1, int(share * graph.n_edges))
     circuit = random_connected_circuit(graph, n, seed)

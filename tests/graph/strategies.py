@@ -30,7 +30,7 @@ def scopes(draw: st.DrawFn, layers: int = 12, heads: int = 3, mlps: bool = True,
 
 
 @st.composite
-def graphs(draw: st.DrawFn, most_layers: int = 3, placed: bool = False) -> Graph:
+def graphs(draw: st.DrawFn, most_layers: int = 3, positioned: bool = False) -> Graph:
     kv_heads = draw(st.integers(1, 2))
     shape = GraphShape(
         n_layers=draw(st.integers(1, most_layers)),
@@ -47,16 +47,16 @@ def graphs(draw: st.DrawFn, most_layers: int = 3, placed: bool = False) -> Graph
         shape = replace(shape, mixtures=tuple(sorted(layers)), experts=draw(st.integers(1, 3)), shared_expert=draw(st.booleans()))
         for layer in layers:
             scope = scope.at(f"m{layer}", draw(st.sampled_from(["block", "expert"])))
-    scope = scope if placed else replace(scope, positions="all")
-    places = {"all": (), "each": ("0", "1", "2"), "roles": ("IO", "S1+1")}[scope.positions]
-    shape = replace(shape, places=places, ordered=scope.positions == "each" and draw(st.booleans()))
+    scope = scope if positioned else replace(scope, positions="all")
+    positions = {"all": (), "each": ("0", "1", "2"), "roles": ("IO", "S1+1")}[scope.positions]
+    shape = replace(shape, positions=positions, ordered=scope.positions == "each" and draw(st.booleans()))
     resolved = any(scope.of_mlp(layer) == "neuron" for layer in range(shape.n_layers))
     return Graph(replace(shape, neurons=draw(st.integers(1, 3)) if resolved else 0), scope)
 
 
 @st.composite
-def circuits(draw: st.DrawFn, graph: Graph | None = None, placed: bool = False) -> Circuit:
-    graph = draw(graphs(placed=placed)) if graph is None else graph
+def circuits(draw: st.DrawFn, graph: Graph | None = None, positioned: bool = False) -> Circuit:
+    graph = draw(graphs(positioned=positioned)) if graph is None else graph
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     share = draw(st.sampled_from([0.05, 0.2, 0.5, 0.9]))
     return Circuit(graph, graph.edges & (torch.rand(graph.edges.shape, generator=generator) < share))

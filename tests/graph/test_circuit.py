@@ -30,7 +30,7 @@ from tests.graph.strategies import circuits, graphs
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Circuit, Circuit]:
-    graph = draw(graphs(placed=True))
+    graph = draw(graphs(positioned=True))
     return draw(circuits(graph)), draw(circuits(graph))
 
 
@@ -75,13 +75,13 @@ def heads_it_feeds(graph: Graph, reader: Reader) -> list[str]:
 
 
 def where_it_leads(graph: Graph, reader: Reader) -> list[str]:
-    """The writers to which a reader leads, each at the places at which it does, by name."""
-    places, names = graph.shape.places, heads_it_feeds(graph, bare(reader))
-    if reader.place is None:
+    """The writers to which a reader leads, each at the positions at which it does, by name."""
+    positions, names = graph.shape.positions, heads_it_feeds(graph, bare(reader))
+    if reader.position is None:
         return names
     queries_attend = isinstance(reader, Attention) or (isinstance(reader, HeadInput) and reader.part != "q")
-    after = places[places.index(reader.place) :] if graph.shape.ordered else places
-    return [f"{name}@{place}" for name in names for place in (after if queries_attend else [reader.place])]
+    after = positions[positions.index(reader.position) :] if graph.shape.ordered else positions
+    return [f"{name}@{position}" for name in names for position in (after if queries_attend else [reader.position])]
 
 
 def flow(circuit: Circuit) -> nx.DiGraph:
@@ -90,18 +90,20 @@ def flow(circuit: Circuit) -> nx.DiGraph:
     graph.add_edges_from((("w", str(edge.writer)), ("r", str(edge.reader))) for edge in circuit.edges)
     for reader in circuit.graph.readers:
         graph.add_edges_from((("r", str(reader)), ("w", name)) for name in where_it_leads(circuit.graph, reader))
-    graph.add_nodes_from(("w", str(at(writer, place))) for writer in circuit.graph.writers for place in circuit.graph.places)
-    graph.add_nodes_from(("r", str(Logits(place=place))) for place in circuit.graph.places)
+    graph.add_nodes_from(
+        ("w", str(at(writer, position))) for writer in circuit.graph.writers for position in circuit.graph.positions
+    )
+    graph.add_nodes_from(("r", str(Logits(position=position))) for position in circuit.graph.positions)
     return graph
 
 
-@given(circuits(placed=True))
+@given(circuits(positioned=True))
 def test_pruning_keeps_the_edges_on_a_path_from_embedding_to_logits(circuit: Circuit) -> None:
     graph = flow(circuit)
-    writers, places = circuit.graph.writers, circuit.graph.places
-    starts = [("w", str(at(writer, place))) for writer in writers for place in places if isinstance(writer, Embed)]
+    writers, positions = circuit.graph.writers, circuit.graph.positions
+    starts = [("w", str(at(writer, position))) for writer in writers for position in positions if isinstance(writer, Embed)]
     reached = set(starts).union(*(nx.descendants(graph, start) for start in starts))
-    ends = {("r", str(Logits(place=place))) for place in places}
+    ends = {("r", str(Logits(position=position))) for position in positions}
     leading = ends.union(*(nx.ancestors(graph, end) for end in ends))
     on_a_path = {str(edge) for edge in circuit.edges if ("w", str(edge.writer)) in reached and ("r", str(edge.reader)) in leading}
     leading_there = {str(edge) for edge in circuit.edges if ("r", str(edge.reader)) in leading}
@@ -111,21 +113,23 @@ def test_pruning_keeps_the_edges_on_a_path_from_embedding_to_logits(circuit: Cir
     assert set(Circuit(circuit.graph, circuit.to_logits()).names) == leading_there
 
 
-@given(graphs(placed=True))
+@given(graphs(positioned=True))
 def test_the_model_itself_has_nothing_to_prune(graph: Graph) -> None:
     assert Circuit.full(graph).prune() == Circuit.full(graph)
     assert Circuit.empty(graph).n_edges == 0
-    assert len(Circuit.full(graph).nodes) == (len(graph.writers) + 1) * len(graph.places)
+    assert len(Circuit.full(graph).nodes) == (len(graph.writers) + 1) * len(graph.positions)
 
 
-@given(circuits(placed=True))
+@given(circuits(positioned=True))
 def test_nodes_are_those_that_edges_touch(circuit: Circuit) -> None:
     nodes = [str(node) for node in circuit.nodes]
-    everything = [str(at(node, place)) for node in (*circuit.graph.writers, Logits()) for place in circuit.graph.places]
+    everything = [str(at(node, position)) for node in (*circuit.graph.writers, Logits()) for position in circuit.graph.positions]
     assert nodes == [name for name in everything if name in set(nodes)]
     assert {str(edge.writer) for edge in circuit.edges} <= set(nodes)
-    for place in circuit.graph.places:
-        assert (str(Logits(place=place)) in nodes) == any(edge.reader == Logits(place=place) for edge in circuit.edges)
+    for position in circuit.graph.positions:
+        assert (str(Logits(position=position)) in nodes) == any(
+            edge.reader == Logits(position=position) for edge in circuit.edges
+        )
 
 
 def test_a_circuit_of_a_handful_of_edges() -> None:

@@ -24,7 +24,7 @@ def scored(circuit: Circuit) -> Circuit:
     return Circuit(circuit.graph, circuit.kept, scores, record())
 
 
-@given(circuits(placed=True), st.booleans())
+@given(circuits(positioned=True), st.booleans())
 def test_a_saved_circuit_reloads_to_an_equal_one(circuit: Circuit, with_scores: bool) -> None:
     circuit = scored(circuit) if with_scores else circuit
     with TemporaryDirectory() as folder:
@@ -157,3 +157,13 @@ def test_damaged_scores_are_refused(tmp_path: Path) -> None:
     assert str(file) in load_again()
     file.unlink()
     assert str(file) in load_again()
+
+
+def test_files_that_call_positions_places_load(tmp_path: Path) -> None:
+    graph = Graph(GraphShape(1, 2, 2, positions=("IO", "END")), Scope.named("qkv, positions=roles"))
+    Circuit.full(graph).save(tmp_path)
+    written = json.loads((tmp_path / "circuit.json").read_text())
+    shape = written["graph"]
+    shape["places"] = shape.pop("positions")
+    (tmp_path / "circuit.json").write_text(json.dumps(written))
+    assert Circuit.load(tmp_path) == Circuit.full(graph)

@@ -33,10 +33,10 @@ def written_before_read(graph: Graph) -> set[str]:
             edges |= {f"{writer}->{reader}" for writer in written for reader in readers}
             written += writers
     edges |= {f"{writer}->logits" for writer in written}
-    return {edge.replace("->", f"@{p}->") + f"@{p}" for edge in edges for p in shape.places} if shape.places else edges
+    return {edge.replace("->", f"@{p}->") + f"@{p}" for edge in edges for p in shape.positions} if shape.positions else edges
 
 
-@given(graphs(placed=True))
+@given(graphs(positioned=True))
 def test_an_edge_exists_if_and_only_if_it_is_written_before_it_is_read(graph: Graph) -> None:
     names = {str(graph.edge(w, r)) for w, r in graph.edges.nonzero().tolist()}
     assert names == written_before_read(graph)
@@ -79,7 +79,7 @@ def test_a_parallel_block_s_heads_do_not_feed_its_mlp() -> None:
     graph.find("a0.h0->m1")
 
 
-@given(graphs(placed=True))
+@given(graphs(positioned=True))
 def test_order_is_that_of_computation(graph: Graph) -> None:
     """A reader that a writer feeds comes after every reader on which that writer depends."""
     for index, reader in enumerate(graph.readers):
@@ -87,7 +87,7 @@ def test_order_is_that_of_computation(graph: Graph) -> None:
             assert not graph.edges[writer, : index + 1].any()
 
 
-@given(graphs(placed=True))
+@given(graphs(positioned=True))
 def test_every_writer_but_embeddings_depends_on_a_reader(graph: Graph) -> None:
     dependent = {writer for reader in graph.readers for writer in graph.writers_of(reader)}
     embeddings = 2 if graph.scope.split_embeddings else 1

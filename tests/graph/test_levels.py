@@ -13,7 +13,7 @@ from subcircuit.graph import Circuit, Graph, GraphShape, Scope, coarsen, resolve
 SHAPE = GraphShape(3, 4, 2, neurons=2)
 MIXED = GraphShape(2, 1, 1, mixtures=(1,), experts=2, shared_expert=True)
 CHAINS = [("block", "head", "qkv", "neuron"), ("a1=block", "a1=block, m1=neuron", "qkv, m1=neuron"), ("head", "head, a1.h2=qkv")]
-PLACES = ("IO", "S1")
+POSITIONS = ("IO", "S1")
 
 
 @st.composite
@@ -23,9 +23,9 @@ def nested(draw: st.DrawFn) -> tuple[Graph, Graph]:
     first = draw(st.integers(0, len(chain) - 2))
     scopes = [Scope.named(chain[first]), Scope.named(chain[draw(st.integers(first + 1, len(chain) - 1))])]
     # neither, the finer one or both have nodes at roles
-    placed = draw(st.integers(0, 2))
+    positioned = draw(st.integers(0, 2))
     fine, coarse = (
-        Graph(replace(shape, places=PLACES), replace(scope, positions="roles")) if i < placed else Graph(shape, scope)
+        Graph(replace(shape, positions=POSITIONS), replace(scope, positions="roles")) if i < positioned else Graph(shape, scope)
         for i, scope in enumerate(reversed(scopes))
     )
     return coarse, fine
@@ -38,8 +38,8 @@ def random_circuit(graph: Graph, seed: int) -> Circuit:
 
 def is_part(name: str, whole: str) -> bool:
     """By the names alone: m5.n3 of m5, a5.h3<q> of a5.h3 and of a5, m5@S2 of m5."""
-    (name, _, place), (whole, _, at) = name.partition("@"), whole.partition("@")
-    return at in ("", place) and (name == whole or any(name.startswith(whole + mark) for mark in (".", "<")))
+    (name, _, position), (whole, _, at) = name.partition("@"), whole.partition("@")
+    return at in ("", position) and (name == whole or any(name.startswith(whole + mark) for mark in (".", "<")))
 
 
 @settings(max_examples=25)

@@ -19,7 +19,7 @@ def ranked(graph: Graph, seed: int, share: float) -> torch.Tensor:
     return ranks
 
 
-@given(graphs(placed=True), st.integers(0, 1000), st.floats(0, 1))
+@given(graphs(positioned=True), st.integers(0, 1000), st.floats(0, 1))
 def test_edges_join_when_pruning_the_prefix_leaves_them(graph: Graph, seed: int, share: float) -> None:
     ranks = ranked(graph, seed, share)
     joined = joins(graph, ranks)
@@ -28,7 +28,7 @@ def test_edges_join_when_pruning_the_prefix_leaves_them(graph: Graph, seed: int,
     assert torch.equal(joined < NEVER, Circuit(graph, ranks < NEVER).prune().kept)
 
 
-@given(graphs(placed=True), st.integers(0, 1000), st.floats(0, 1))
+@given(graphs(positioned=True), st.integers(0, 1000), st.floats(0, 1))
 def test_while_a_search_runs_a_path_to_the_logits_is_enough(graph: Graph, seed: int, share: float) -> None:
     ranks = ranked(graph, seed, share)
     joined = joins(graph, ranks, from_embedding=False)

@@ -15,7 +15,7 @@ from tests.graph.strategies import graphs
 @st.composite
 def scored_graphs(draw: st.DrawFn):
     """A graph whose scores are often tied."""
-    graph = draw(graphs(most_layers=2, placed=True))
+    graph = draw(graphs(most_layers=2, positioned=True))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     levels = draw(st.sampled_from([1, 3, 1000]))
     scores = torch.randint(-levels, levels + 1, graph.edges.shape, generator=generator) / levels
@@ -50,8 +50,8 @@ def test_a_threshold_keeps_what_reaches_it(scored, by, least):
 
 
 def opens(graph, reader):
-    """The writers, with their places, that are reached through a reader."""
-    return {(writer, graph.places[place]) for writer in graph.owners(reader) for place in graph.reached_from(reader)}
+    """The writers, with their positions, that are reached through a reader."""
+    return {(writer, graph.positions[position]) for writer in graph.owners(reader) for position in graph.reached_from(reader)}
 
 
 @given(scored_graphs(), st.sampled_from(["signed", "absolute"]), st.floats(0, 0.3))
@@ -62,7 +62,7 @@ def test_greedy_takes_the_largest_edge_that_leads_on_to_the_logits(scored, by, s
     for _ in range(n):
         edge = next(e for e in order if e not in taken and (isinstance(e.reader, Logits) or nodes & opens(graph, e.reader)))
         taken.add(edge)
-        nodes.add((graph.find(edge)[0], edge.writer.place))
+        nodes.add((graph.find(edge)[0], edge.writer.position))
     circuit = select_edges(graph, scores, Greedy(n, by))
     assert set(circuit.edges) == taken
     assert torch.equal(circuit.to_logits(), circuit.kept)

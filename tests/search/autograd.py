@@ -17,7 +17,7 @@ from subcircuit.errors import NoGradientError
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import embed
 from subcircuit.search import Problem
-from subcircuit.tasks import placed
+from subcircuit.tasks import with_positions
 
 
 class Autograd:
@@ -25,7 +25,7 @@ class Autograd:
 
     def __init__(self, problem: Problem):
         model, graph = problem.model, problem.graph
-        self.model, self.graph, self.task = model, graph, placed(graph, problem.task)
+        self.model, self.graph, self.task = model, graph, with_positions(graph, problem.task)
         self.ablated = problem.ablation.values(model, graph, self.task.corrupted)
         self.clean = writer_values(model, graph, self.task.clean)
         self.bound = problem.metric.bind(self.task.answers, self.task.answers.rows(model(self.task.clean)))

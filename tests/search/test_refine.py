@@ -16,7 +16,7 @@ from subcircuit.search.batches import Batches
 from subcircuit.search.growth import Wiring, chains, with_chains
 from subcircuit.search.objective import Panel, grown, objective
 from subcircuit.search.refine import Refinement
-from subcircuit.tasks import metric, placed
+from subcircuit.tasks import metric, with_positions
 from subcircuit.truth import case
 from tests.engine.test_positions import drawn
 from tests.problems import random_kept, random_problem
@@ -29,7 +29,7 @@ LEVELS = ["block", "head", "qkv", "qkv, kv=grouped", "qkv, m1=neuron"]
 def losses_of(problem, kept):
     """The metric's loss of each example, from a masked forward pass of the whole circuit."""
     model, graph = problem.model, problem.graph
-    task = placed(graph, problem.task)
+    task = with_positions(graph, problem.task)
     ablated = problem.ablation.values(model, graph, task.corrupted)
     bound = problem.metric.bind(task.answers, task.answers.rows(model(task.clean)))
     logits = task.answers.rows(run_circuit(model, graph, kept, task.clean, ablated))
@@ -69,7 +69,7 @@ def test_trials_without_one_edge_are_masked_runs_without_it(family, seed, level,
 @pytest.mark.parametrize("positions", ["each", "roles"])
 @settings(max_examples=4)
 @given(seed=st.integers(0, 2**20), share=st.sampled_from([0.05, 0.3]), level=st.sampled_from(["qkv", "qkv, a1=block, m1=neuron"]))
-def test_trials_without_one_edge_at_a_place_are_masked_runs_without_it(positions, seed, share, level):
+def test_trials_without_one_edge_at_a_position_are_masked_runs_without_it(positions, seed, share, level):
     model, graph, task = drawn("llama_gqa", seed, f"{level}, positions={positions}", [5, 4])
     agree(Problem(model, graph, task, metric("logit_difference")), seed, share, 2)
 
@@ -166,7 +166,7 @@ def test_chains_join_the_circuit(seed, share, positions):
         before = with_chains(kept, taken)
         joining = graph.edges & ~before
         for row, column in joining.nonzero().tolist():
-            ready = column in wiring.heard(before) and (row, column % len(graph.places)) in wiring.carrying(before)
+            ready = column in wiring.heard(before) and (row, column % len(graph.positions)) in wiring.carrying(before)
             assert not ready or float(gain[chain[0]]) >= float(gain[row, column])
         taken.append(chain)
         grown = with_chains(kept, taken)

@@ -79,7 +79,7 @@ def assert_masked_loss(problem):
     assert float(leaf.grad @ direction) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-6)
 
 
-def test_hybrid_and_chance_score_every_edge_at_every_place():
+def test_hybrid_and_chance_score_every_edge_at_every_position():
     problem = at_positions("llama_gqa", "each", "block, a1=head")
     graph = problem.graph
     # all are nominated: what is left of the attribution is nothing

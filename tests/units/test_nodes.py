@@ -11,7 +11,7 @@ from subcircuit.graph import Graph, GraphShape, Scope, parse_edge, parse_reader,
 from tests.graph.strategies import graphs
 
 
-@given(graphs(placed=True))
+@given(graphs(positioned=True))
 def test_every_name_of_a_graph_is_read_back(graph: Graph) -> None:
     assert all(parse_writer(str(writer)) == writer for writer in graph.writers)
     assert all(parse_reader(str(reader)) == reader for reader in graph.readers)
@@ -21,7 +21,7 @@ def test_every_name_of_a_graph_is_read_back(graph: Graph) -> None:
         assert graph.find(str(edge)) == (w, r)
 
 
-@given(graphs(placed=True))
+@given(graphs(positioned=True))
 def test_names_are_unique(graph: Graph) -> None:
     assert len({str(writer) for writer in graph.writers}) == len(graph.writers)
     assert len({str(reader) for reader in graph.readers}) == len(graph.readers)
@@ -68,8 +68,8 @@ def test_refused_edges(name: str) -> None:
         parse_edge(name)
 
 
-def test_an_edge_has_both_ends_at_one_place() -> None:
-    graph = Graph(GraphShape(1, 2, 2, places=("IO", "END")), Scope.named("qkv, positions=roles"))
+def test_an_edge_has_both_ends_at_one_position() -> None:
+    graph = Graph(GraphShape(1, 2, 2, positions=("IO", "END")), Scope.named("qkv, positions=roles"))
     assert graph.find("embed->a0.h1<k>@IO") == graph.find("embed@IO->a0.h1<k>@IO")
     assert str(graph.edge(*graph.find("embed->a0.h1<k>@IO"))) == "embed@IO->a0.h1<k>@IO"
     for name, kind in [

@@ -250,10 +250,10 @@ def split_of(circuit: "Circuit", name: str, model: "Transformer") -> "Split | No
 
 def _fits(circuit: "Circuit", task: "Task") -> bool:
     from subcircuit.errors import PromptMismatchError
-    from subcircuit.tasks import placed
+    from subcircuit.tasks import with_positions
 
     try:
-        placed(circuit.graph, task)
+        with_positions(circuit.graph, task)
     except (GraphError, PromptMismatchError):
         return False
     return True

@@ -288,8 +288,8 @@ def load_edited(
     circuit = Circuit.load(directory / CIRCUIT_FILE)
     if unlike := circuit.graph.unlike_model(model.config):
         raise ModelError(f"{directory}: the circuit is not of {model.name}; their graphs differ in {unlike}")
-    if circuit.graph.shape.places:
-        raise ModelError(f"{directory}: the circuit has nodes at single places, and a wrapper cuts edges at all positions")
+    if circuit.graph.shape.positions:
+        raise ModelError(f"{directory}: the circuit has nodes at single positions, and a wrapper cuts edges at all positions")
     if circuit.constants is None or circuit.constants.shape[1] != model.config.d_model or not circuit.constants.isfinite().all():
         raise CircuitFileError(f"{directory}: the circuit has no constants of width {model.config.d_model}, all of them finite")
     return CutModel(model, circuit)

@@ -129,15 +129,15 @@ class Removal:
 
 
 def check_same_model(circuit: Circuit, model: Transformer) -> None:
-    """Refuse to edit another model than the circuit's, or at single places: weights act at all positions.
+    """Refuse to edit another model than the circuit's, or at single positions: weights act at all positions.
 
     Raises:
-        GraphError: its graph or the digest of its config differs, or its nodes are told apart by place.
+        GraphError: its graph or the digest of its config differs, or its nodes are told apart by position.
     """
-    if circuit.graph.shape.places:
+    if circuit.graph.shape.positions:
         raise GraphError(
-            f"the circuit has nodes at single places ({circuit.graph.scope}), and weights act at all positions. Nothing was "
-            "removed: search without positions, or join the places, Circuit.load(…), coarsen(circuit, circuit.graph.unplaced)"
+            f"the circuit has nodes at single positions ({circuit.graph.scope}), and weights act at all positions. Nothing was "
+            "removed: search without positions, or join the positions, Circuit.load(…), coarsen(circuit, circuit.graph.without_positions)"
         )
     if unlike := circuit.graph.unlike_model(model.config):
         raise GraphError(

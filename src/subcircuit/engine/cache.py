@@ -29,7 +29,7 @@ class CleanRun:
         ablated_streams: what they find with all edges cut.
         units: every unit but the logits, with what it keeps of the run.
         ablates_to_zero: cut edges carry zeros.
-        places: of every row that can change, where the graph tells places apart.
+        positions: of every row that can change, where the graph tells positions apart.
     """
 
     model: Transformer
@@ -41,7 +41,7 @@ class CleanRun:
     ablated_streams: tuple[Float[Tensor, "row d_model"], ...]
     units: tuple[CleanUnit, ...]
     ablates_to_zero: bool
-    places: Int[Tensor, " row"] | None = None
+    positions: Int[Tensor, " row"] | None = None
 
     @cached_property
     def prefixes(self) -> Float[Tensor, "prefix row d_model"]:
@@ -60,9 +60,9 @@ class CleanRun:
         """The last residual stream at the answers with all edges cut."""
         return self.rows.take(self.ablated_streams[-1], "changed", "answers")[self.rows.answer_row]
 
-    def places_in(self, reach: Reach) -> Int[Tensor, " row"] | None:
-        """The place of every row of this reach; None where the graph does not tell places apart."""
-        return self.places if self.places is None or reach == "changed" else self.places[self.rows.answer_of_changed]
+    def positions_in(self, reach: Reach) -> Int[Tensor, " row"] | None:
+        """The position of every row of this reach; None where the graph does not tell positions apart."""
+        return self.positions if self.positions is None or reach == "changed" else self.positions[self.rows.answer_of_changed]
 
 
 def clean_run(
@@ -86,7 +86,9 @@ def clean_run(
     both_ways = None if model.config.causal else clean.ids.shape[1]
     rows = Rows.of(first_change, answer_example.tolist(), answer_pos.tolist(), model.device, both_ways)
     tokens = clean.until(rows.n_pos)
-    assert not graph.shape.places or tokens.places is not None, "prompts of a graph with places go through tasks.placed"
+    assert not graph.shape.positions or tokens.positions is not None, (
+        "prompts of a graph with positions go through tasks.with_positions"
+    )
 
     def at_rows(x: Float[Tensor, "*writer batch pos d_model"]) -> Float[Tensor, "*writer row d_model"]:
         return x[..., : rows.n_pos, :].flatten(-3, -2)[..., rows.changed.flat, :]
@@ -119,7 +121,9 @@ def clean_run(
         tuple(ablated_streams),
         tuple(units),
         ablates_to_zero=not ablated.any(),
-        places=tokens.places.flatten()[rows.changed.flat] if graph.shape.places and tokens.places is not None else None,
+        positions=tokens.positions.flatten()[rows.changed.flat]
+        if graph.shape.positions and tokens.positions is not None
+        else None,
     )
 
 

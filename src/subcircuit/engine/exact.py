@@ -11,7 +11,7 @@ recomputes what kept edges carry it to. Trials are batched; nothing is approxima
     try_readers     the same, cutting readers of the unit from all their writers at once
     commit          make cuts definite: update what changes downstream, once
 
-Where the graph tells places apart, readers are columns here: a reader at a place, whose edges carry what is at its rows.
+Where the graph tells positions apart, readers are columns here: a reader at a position, whose edges carry what is at its rows.
 
 What the whole model computes when a single edge is cut: the cut changes one reader, the rest is the plain model.
 
@@ -32,7 +32,7 @@ from subcircuit.engine.readout import BoundMetric, read
 from subcircuit.engine.states import Live
 from subcircuit.units import Inputs, Reach, Since, Writes
 
-# trials of whole readers at places that run together: in each of them every one of these readers has an input of its own
+# trials of whole readers at positions that run together: in each of them every one of these readers has an input of its own
 _TRIALS_AT_ONCE = 16
 
 
@@ -41,7 +41,7 @@ class Visit:
     """A reader whose edges are being decided, from the latest writer to the earliest; nothing of it is committed yet.
 
     Args:
-        base: its input with only the edges decided to be kept; at other places that as committed.
+        base: its input with only the edges decided to be kept; at other positions that as committed.
         left: undecided edges: those of the first ``left`` writers of ``order``.
         order: the writers whose edges are decided on; the last is cut first.
         prefixes: sums of the first 0, 1, 2, … of their differences.
@@ -129,12 +129,12 @@ class Engine:
         return Visit(reader, base, len(order), order, prefix_sums(self.run.differences, order))
 
     def _node(self, column: int) -> int:
-        """The reader of a column, at all places."""
-        return column // len(self.run.graph.places)
+        """The reader of a column, at all positions."""
+        return column // len(self.run.graph.positions)
 
     def _here(self, column: int, x: Tensor, elsewhere: Tensor) -> Tensor:
-        """Values at the rows of a column's place, others at the other rows."""
-        here = self.live.at_place(column)
+        """Values at the rows of a column's position, others at the other rows."""
+        here = self.live.at_position(column)
         return x if here is None else torch.where(here[:, None], x, elsewhere)
 
     def decide(self, visit: Visit, cut: int, keep: bool) -> Visit:
@@ -154,16 +154,16 @@ class Engine:
         return self._propagate(self.run.graph.unit_of[visit.reader], {node: x})
 
     def _nowhere(self, column: int) -> bool:
-        """Whether nothing can change at a column's place: its rows come before the prompts differ, or where nothing is read."""
-        here = self.live.at_place(column)
+        """Whether nothing can change at a column's position: its rows come before the prompts differ, or where nothing is read."""
+        here = self.live.at_position(column)
         return here is not None and not bool(here.any())
 
     def try_readers(self, groups: Sequence[Sequence[int]]) -> Float[Tensor, "trial answer"]:
         """Losses after cutting the first, the first two, … of these groups of one unit's readers from all their writers."""
         unit = self.run.graph.unit_of[groups[0][0]]
-        if self.run.places is not None:
+        if self.run.positions is not None:
             starts = range(0, len(groups), _TRIALS_AT_ONCE)
-            return torch.cat([self._try_at_places(unit, groups[:s], groups[s : s + _TRIALS_AT_ONCE]) for s in starts])
+            return torch.cat([self._try_at_positions(unit, groups[:s], groups[s : s + _TRIALS_AT_ONCE]) for s in starts])
         since = {reader: trial for trial, group in enumerate(groups) for reader in group}
         inputs = {r: self.live.at_rows_of(r, self.run.ablated_streams[unit])[None] for r in since}
         return self._propagate(unit, inputs, since)
@@ -177,7 +177,7 @@ class Engine:
         """
         if self._nowhere(reader):
             return self.loss().expand(len(writers), -1)
-        node, here = self._node(reader), self.live.at_place(reader)
+        node, here = self._node(reader), self.live.at_position(reader)
         order, terms = self.live.terms(node)
         upwards = tuple(range(len(terms)))
         sums, after = prefix_sums(terms, upwards), prefix_sums(terms, upwards[::-1]).flip(0)
@@ -188,14 +188,14 @@ class Engine:
         x = x if here is None else x + terms[at].masked_fill(here[:, None], 0.0)
         return self._propagate(self.run.graph.unit_of[reader], {node: x})
 
-    def _try_at_places(
+    def _try_at_positions(
         self, unit: int, cut: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]
     ) -> Float[Tensor, "trial answer"]:
         """Losses after cutting some groups of a unit's columns, and then the first, the first two, … of others."""
         inputs: dict[int, Tensor] = {}
         since = [*((0, group) for group in cut), *enumerate(groups)]
         for trial, column in ((trial, column) for trial, group in since for column in group):
-            node, here = self._node(column), self.live.at_place(column)
+            node, here = self._node(column), self.live.at_position(column)
             if node not in inputs:
                 inputs[node] = self.live.inputs[node].repeat(len(groups), 1, 1)
             inputs[node][trial:, here] = self.live.at_rows_of(node, self.run.ablated_streams[unit])[here]
@@ -243,7 +243,7 @@ class Engine:
         Otherwise more nodes turn live, or at more rows, which takes ``restore``.
         """
         live, embeddings = self.live, self.run.graph.writers_in[0][0]
-        if reader not in live.columns or self.run.places is not None:
+        if reader not in live.columns or self.run.positions is not None:
             return False
         return writer < embeddings or live.reach.get(writer) in ("changed", live.reader_reach(reader))
 
@@ -288,7 +288,7 @@ def try_singly(engine: Engine, reader: int, writers: Sequence[int]) -> Float[Ten
         writers: one for each trial.
     """
     live, run = engine.live, engine.run
-    unit, node, here = run.graph.unit_of[reader], reader // len(run.graph.places), live.at_place(reader)
+    unit, node, here = run.graph.unit_of[reader], reader // len(run.graph.positions), live.at_position(reader)
     if here is not None and not bool(here.any()):
         return engine.loss().expand(len(writers), -1)
     cut = live.difference(node, writers)

@@ -53,7 +53,7 @@ def run_circuit(
     Args:
         kept: 1 where an edge is kept, 0 where it is cut; values at places without an edge are ignored. One circuit for
             all prompts, or one for each.
-        tokens: the clean prompts, from ``placed`` where the graph tells places apart.
+        tokens: the clean prompts, from ``with_positions`` where the graph tells positions apart.
         ablated: what cut edges carry, see ``Ablation.values``.
     """
     return unembed(model.config, model.weights, last_stream(model, graph, kept, tokens, ablated))
@@ -124,7 +124,7 @@ class _MaskedRun(torch.autograd.Function):
         tokens: Tokens,
     ) -> Float[Tensor, "batch pos d_model"]:
         added = sums(graph, mask, torch.empty_like(ablated, memory_format=torch.contiguous_format), tokens)
-        graph = graph.unplaced
+        graph = graph.without_positions
         if any(ctx.needs_input_grad):
             inputs = deque(_run(model, graph, added, tokens, ablated))
         else:

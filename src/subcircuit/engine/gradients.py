@@ -44,8 +44,8 @@ class UnitGradient:
     """Gradients at one unit.
 
     Args:
-        readers: columns of the unit's readers, each place by place.
-        at_readers: with respect to the input of each reader, at all places.
+        readers: columns of the unit's readers, each position by position.
+        at_readers: with respect to the input of each reader, at all positions.
         written: with respect to what each of the unit's writers writes; zero at the logits, which write nothing.
     """
 
@@ -106,7 +106,7 @@ class Contrast:
         differences: ablated − clean value of every writer, in float32 at least.
         streams: what readers find at each unit in the clean run.
         clean_embedding, ablated_embedding: all that the embedding writes.
-        places: of every row, where the graph tells places apart.
+        positions: index of each row's position, where the graph tells positions apart.
     """
 
     model: Transformer
@@ -116,14 +116,14 @@ class Contrast:
     streams: Streams
     clean_embedding: Float[Tensor, "batch pos d_model"]
     ablated_embedding: Float[Tensor, "batch pos d_model"]
-    places: Int[Tensor, " row"] | None = None
+    positions: Int[Tensor, " row"] | None = None
 
     def at_rows(self, x: Float[Tensor, "*reader batch pos d_model"]) -> Float[Tensor, "*reader row d_model"]:
         """Values at the rows where something can change and matter."""
         return x.flatten(-3, -2)[..., self.rows.changed.flat, :]
 
     def at_positions(self, x: Float[Tensor, "*writer row d_model"]) -> Float[Tensor, "*writer batch pos d_model"]:
-        """The inverse of ``at_rows``: zero at all other places."""
+        """The inverse of ``at_rows``: zero at all other rows."""
         batch, n_pos = self.clean_embedding.shape[:2]
         spread = x.new_zeros(*x.shape[:-2], batch * n_pos, x.shape[-1])
         return spread.index_copy(-2, self.rows.changed.flat, x).unflatten(-2, (batch, n_pos))
@@ -135,7 +135,7 @@ class Contrast:
     def effects(self, gradient: UnitGradient, writers: slice | None = None) -> Float[Tensor, "writer reader"]:
         """First-order effects of cutting each edge into a unit: (ablated − clean) · gradient, summed over examples.
 
-        Where the graph tells places apart, the sum of an edge at a place is over the rows that are there.
+        Where the graph tells positions apart, the sum of an edge at a position is over the rows that are there.
 
         Args:
             gradient: at the unit; those of several runs after each other are added up.
@@ -145,9 +145,9 @@ class Contrast:
         at_readers = gradient.at_readers.unflatten(1, (-1, len(self.clean_embedding)))
         at_readers = self.at_rows(at_readers[:, 0] if at_readers.shape[1] == 1 else at_readers.sum(1))
         differences = self.differences[writers]
-        if self.places is None:
+        if self.positions is None:
             return (differences.flatten(1) @ at_readers.flatten(1).T).double()
-        rows = [(self.places == place).nonzero().flatten() for place in range(len(self.graph.places))]
+        rows = [(self.positions == position).nonzero().flatten() for position in range(len(self.graph.positions))]
         effects = [differences[:, here].flatten(1) @ at_readers[:, here].flatten(1).T for here in rows]
         return torch.stack(effects, -1).flatten(1).double()
 
@@ -184,12 +184,14 @@ def contrast(
         streams.append(found.stream)
         if found.run is not None:
             compare(found.run.writes, next(cuts))
-    places = (
-        clean.places[:, : rows.n_pos].flatten()[rows.changed.flat] if graph.shape.places and clean.places is not None else None
+    positions = (
+        clean.positions[:, : rows.n_pos].flatten()[rows.changed.flat]
+        if graph.shape.positions and clean.positions is not None
+        else None
     )
-    assert not graph.shape.places or places is not None, "prompts of a graph with places go through tasks.placed"
+    assert not graph.shape.positions or positions is not None, "prompts of a graph with positions go through tasks.with_positions"
     return Contrast(
-        model, graph, rows, torch.cat(differences), tuple(streams), embedding.sum(0), ablated_embedding.sum(0), places
+        model, graph, rows, torch.cat(differences), tuple(streams), embedding.sum(0), ablated_embedding.sum(0), positions
     )
 
 

@@ -2,8 +2,8 @@
 
     read(r) = Σ_w  kept[w, r] · (value(w) − ablated(w))
 
-One matrix product for all examples that share a mask. Where nodes are told apart by place, ``kept`` has a column for every
-reader and place, and what a reader reads at a position goes by the column of the position's place: one matrix product a place,
+One matrix product for all examples that share a mask. Where nodes are told apart by position, ``kept`` has a column for every
+reader and position, and what a reader reads at a position goes by the column of that position: one matrix product a position,
 of the rows that are there, so that the work is the same.
 """
 
@@ -28,7 +28,7 @@ class Stretch:
 
     Args:
         n_read: it reads the first so many writers.
-        readers: its columns in the graph without places.
+        readers: its columns in the graph without positions.
         writers: its rows; an empty slice for the logits.
     """
 
@@ -39,7 +39,7 @@ class Stretch:
 
 
 def stretches(graph: Graph) -> Iterator[Stretch]:
-    """The units of a graph without places, from the first layer to the logits."""
+    """The units of a graph without positions, from the first layer to the logits."""
     for index, unit in enumerate(graph.units):
         reader, n_read = graph.readers_in[index][0], graph.n_read(graph.readers_in[index][0])
         writer = min(graph.writers_in[index], default=0)
@@ -86,35 +86,35 @@ class Together:
 
 
 @dataclass(frozen=True, eq=False)
-class PlaceByPlace:
-    """Positions of each place under the columns of that place; members as those of ``Together``.
+class PositionByPosition:
+    """Rows of each position under the columns of that position; members as those of ``Together``.
 
     Args:
-        mask: with the columns of all readers, each place by place.
-        places: of every position.
-        n_places: how many there are.
+        mask: with the columns of all readers, each position by position.
+        positions: index of each row's position in the graph.
+        n_positions: how many there are.
     """
 
     mask: Float[Tensor, "#batch writer reader"]
     differences: Float[Tensor, "writer batch pos d_model"]
-    places: Int[Tensor, "batch pos"]
-    n_places: int
+    positions: Int[Tensor, "batch pos"]
+    n_positions: int
 
     def read(self, at: Stretch) -> Float[Tensor, "reader batch pos d_model"]:
         """Σ kept · (value − ablated) at the readers of a unit."""
         read = self.differences.new_zeros(at.readers.stop - at.readers.start, *self.differences.shape[1:])
         values = self.differences[: at.n_read].flatten(1, 2)
-        for example, place, rows in self._groups:
-            kept = self._kept(self.mask, at)[example, :, :, place].to(values.dtype)
+        for example, position, rows in self._groups:
+            kept = self._kept(self.mask, at)[example, :, :, position].to(values.dtype)
             read.flatten(1, 2)[:, rows] = torch.einsum("wr,wnd->rnd", kept, values[:, rows])
         return read
 
     def add_at_mask(self, at: Stretch, at_readers: Float[Tensor, "reader batch pos d_model"], at_mask: Tensor) -> None:
         """Add to gradients at all masks, which have their shape, those of a unit's edges from those at its readers."""
         values, gradients = self.differences[: at.n_read].flatten(1, 2), at_readers.flatten(1, 2)
-        for example, place, rows in self._groups:
+        for example, position, rows in self._groups:
             at_edges = widened(values[:, rows].flatten(1)) @ gradients[:, rows].flatten(1).T
-            self._kept(at_mask, at)[example, :, :, place] += at_edges
+            self._kept(at_mask, at)[example, :, :, position] += at_edges
 
     def add_at_values(
         self,
@@ -124,28 +124,28 @@ class PlaceByPlace:
     ) -> None:
         """Add what a unit's readers pass on to the gradients at the values that they read."""
         gradients, values = at_readers.flatten(1, 2), at_values[: at.n_read].flatten(1, 2)
-        for example, place, rows in self._groups:
-            kept = self._kept(self.mask, at)[example, :, :, place]
+        for example, position, rows in self._groups:
+            kept = self._kept(self.mask, at)[example, :, :, position]
             values[:, rows] += torch.einsum("wr,rnd->wnd", kept, gradients[:, rows])
 
     def _kept(self, mask: Float[Tensor, "#batch writer reader"], at: Stretch) -> Tensor:
-        """[batch, the writers that a unit reads, its readers, places]."""
-        return mask.unflatten(2, (-1, self.n_places))[:, : at.n_read, at.readers]
+        """[batch, the writers that a unit reads, its readers, positions]."""
+        return mask.unflatten(2, (-1, self.n_positions))[:, : at.n_read, at.readers]
 
     @cached_property
     def _groups(self) -> list[tuple[int, int, Int[Tensor, " row"]]]:
-        """Rows that share a mask and a place, with both."""
-        flat, groups = self.places.flatten(), []
-        owner = torch.arange(len(self.places), device=flat.device).repeat_interleave(self.places.shape[1])
+        """Rows that share a mask and a position, with both."""
+        flat, groups = self.positions.flatten(), []
+        owner = torch.arange(len(self.positions), device=flat.device).repeat_interleave(self.positions.shape[1])
         for example in range(len(self.mask)):
             mine = owner == example if len(self.mask) > 1 else torch.ones_like(owner, dtype=torch.bool)
-            for place in range(self.n_places):
-                rows = (mine & (flat == place)).nonzero().flatten()
-                groups += [(example, place, rows)] if len(rows) else []
+            for position in range(self.n_positions):
+                rows = (mine & (flat == position)).nonzero().flatten()
+                groups += [(example, position, rows)] if len(rows) else []
         return groups
 
 
-Sums: TypeAlias = Together | PlaceByPlace
+Sums: TypeAlias = Together | PositionByPosition
 
 
 def sums(
@@ -154,8 +154,8 @@ def sums(
     differences: Float[Tensor, "writer batch pos d_model"],
     tokens: Tokens,
 ) -> Sums:
-    """The sums of a graph, whose nodes may be told apart by place."""
-    if not graph.shape.places:
+    """The sums of a graph, whose nodes may be told apart by position."""
+    if not graph.shape.positions:
         return Together(mask, differences)
-    assert tokens.places is not None, "prompts of a graph with places go through tasks.placed"
-    return PlaceByPlace(mask, differences, tokens.places, len(graph.places))
+    assert tokens.positions is not None, "prompts of a graph with positions go through tasks.with_positions"
+    return PositionByPosition(mask, differences, tokens.positions, len(graph.positions))

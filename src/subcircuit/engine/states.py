@@ -3,8 +3,8 @@
 Only nodes with a kept path to the logits are here, each with its inputs and outputs at the rows where it matters
 (``units/rows.py``). What a unit's nodes write for their inputs is the unit's own affair (``units/unit.py``).
 
-Where the graph tells places apart, a reader has a column of edges for each place and still one input: edges of a column carry
-what is at the rows of its place.
+Where the graph tells positions apart, a reader has a column of edges for each position and still one input: edges of a column carry
+what is at the rows of its position.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ class Live:
 
     Args:
         run: the clean run and its ablation.
-        kept: edges kept so far, with the columns of all places.
-        columns: of the opened readers, at the places at which they are live.
+        kept: edges kept so far, with the columns of all positions.
+        columns: of the opened readers, at the positions at which they are live.
         reach: rows at which each live writer matters.
         inputs: of each live reader, [row, d_model], not normalised; rows are those at which it matters.
         where: rows at which each live reader matters.
@@ -49,32 +49,32 @@ class Live:
 
     @property
     def graph(self) -> Graph:
-        """The graph of all nodes, each at all places."""
-        return self.run.graph.unplaced
+        """The graph of all nodes, each at all positions."""
+        return self.run.graph.without_positions
 
-    # ---- places ----------------------------------------------------------------------------------------------------------
+    # ---- positions ----------------------------------------------------------------------------------------------------------
 
     def of(self, reader: int) -> slice:
         """The columns of a reader."""
-        n_places = len(self.run.graph.places)
-        return slice(reader * n_places, (reader + 1) * n_places)
+        n_positions = len(self.run.graph.positions)
+        return slice(reader * n_positions, (reader + 1) * n_positions)
 
-    def kept_from(self, writer: int) -> Bool[Tensor, "reader place"]:
-        """The edges kept from a writer, by reader and place."""
-        return self.kept[writer].unflatten(0, (-1, len(self.run.graph.places)))
+    def kept_from(self, writer: int) -> Bool[Tensor, "reader position"]:
+        """The edges kept from a writer, by reader and position."""
+        return self.kept[writer].unflatten(0, (-1, len(self.run.graph.positions)))
 
     def carried(self, writers: int | list[int], reader: int, x: Float[Tensor, "*trial row d_model"]) -> Tensor:
         """What kept edges into a reader carry of its writers' values, given at the reader's rows: one of them, or each in a row."""
-        places = self.run.places_in(self.reader_reach(reader))
-        if places is None:
+        positions = self.run.positions_in(self.reader_reach(reader))
+        if positions is None:
             return x
         kept = self.kept[writers, self.of(reader)].to(x.device)
-        return x if bool(kept.all()) else x.masked_fill(~kept[..., places, None], 0.0)
+        return x if bool(kept.all()) else x.masked_fill(~kept[..., positions, None], 0.0)
 
-    def at_place(self, column: int) -> Bool[Tensor, " row"] | None:
-        """Which of a reader's rows are at the place of a column; None where the graph does not tell places apart."""
-        places = self.run.places_in(self.reader_reach(column // len(self.run.graph.places)))
-        return None if places is None else places == column % len(self.run.graph.places)
+    def at_position(self, column: int) -> Bool[Tensor, " row"] | None:
+        """Which of a reader's rows are at the position of a column; None where the graph does not tell positions apart."""
+        positions = self.run.positions_in(self.reader_reach(column // len(self.run.graph.positions)))
+        return None if positions is None else positions == column % len(self.run.graph.positions)
 
     # ---- who matters where -------------------------------------------------------------------------------------------
 
@@ -114,10 +114,10 @@ class Live:
         return self.where[reader]
 
     def _live_columns(self, unit: int, live: Sequence[int]) -> list[int]:
-        """Where live readers of a unit are live: at places from which edges kept at each place lead to the logits."""
+        """Where live readers of a unit are live: at positions from which edges kept at each position lead to the logits."""
         columns = [column for r in live for column in range(self.of(r).start, self.of(r).stop)]
         graph, opened = self.run.graph, list(self.inputs)
-        if self.run.places is None or not graph.units[unit].writers:
+        if self.run.positions is None or not graph.units[unit].writers:
             return columns
         acts = {w: self.kept_from(w)[opened].any(0) for w in graph.writers_in[unit]}
 

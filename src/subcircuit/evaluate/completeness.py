@@ -93,7 +93,7 @@ def random_subsets(circuit: Circuit, count: int, seed: int = 0) -> tuple[Circuit
 
 
 def edges_from(graph: Graph, writers: Sequence[str | Writer]) -> Circuit:
-    """Every edge out of these nodes, at a node's place where it has one: cutting them knocks the nodes out.
+    """Every edge out of these nodes, at a node's position where it has one: cutting them knocks the nodes out.
 
     Raises:
         UnknownNameError, GraphError: the graph has no such writer.
@@ -101,9 +101,11 @@ def edges_from(graph: Graph, writers: Sequence[str | Writer]) -> Circuit:
     kept = torch.zeros_like(graph.edges)
     for name in writers:
         writer = graph.writer(name) if isinstance(name, str) else name
-        if bare(writer) not in graph.writer_index or writer.place not in (None, *graph.places):
-            raise UnknownNameError("writer", str(writer), [str(at(w, place)) for w in graph.writers for place in graph.places])
-        row, here = graph.writer_index[bare(writer)], torch.tensor([writer.place in (None, r.place) for r in graph.readers])
+        if bare(writer) not in graph.writer_index or writer.position not in (None, *graph.positions):
+            raise UnknownNameError(
+                "writer", str(writer), [str(at(w, position)) for w in graph.writers for position in graph.positions]
+            )
+        row, here = graph.writer_index[bare(writer)], torch.tensor([writer.position in (None, r.position) for r in graph.readers])
         kept[row] |= graph.edges[row] & here
     return Circuit(graph, kept)
 

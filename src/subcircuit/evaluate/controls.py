@@ -88,12 +88,12 @@ def random_ear(
     Returns:
         None where the walk came to an input all of whose edges are kept; there may be other ears.
     """
-    n_places = len(graph.places)
-    live = joined.unflatten(1, (-1, n_places)).any(1).tolist()
+    n_positions = len(graph.positions)
+    live = joined.unflatten(1, (-1, n_positions)).any(1).tolist()
     starts = [
         index
         for index, mine in enumerate(_owners(graph))
-        if index in graph.readers_in[-1] or any(live[writer][place] for writer, place in mine)
+        if index in graph.readers_in[-1] or any(live[writer][position] for writer, position in mine)
     ]
     reader, ear = random.choice(starts), []
     while True:
@@ -102,7 +102,7 @@ def random_ear(
             return None
         writer = random.choice(free)
         ear.append((writer, reader))
-        at = reader % n_places
+        at = reader % n_positions
         if live[writer][at] or writer < len(graph.embeddings):
             return ear
         reader = random.choice([index for index, mine in enumerate(_owners(graph)) if (writer, at) in mine])
@@ -110,7 +110,7 @@ def random_ear(
 
 @lru_cache(maxsize=4)
 def _owners(graph: Graph) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """For each reader, the writers that it is an input of, each with the places at which it is."""
+    """For each reader, the writers that it is an input of, each with the positions at which it is."""
     return tuple(tuple(product(graph.owners(reader), graph.reached_from(reader))) for reader in graph.readers)
 
 

@@ -28,7 +28,7 @@ from subcircuit.search import Problem
 from subcircuit.search.attribution import Rounds
 from subcircuit.search.borderline import rounding
 from subcircuit.search.journal import FORGETFUL, Journal, each
-from subcircuit.tasks import Metric, Task, check_same_vocabulary, placed
+from subcircuit.tasks import Metric, Task, check_same_vocabulary, with_positions
 
 _SHOWN = 8  # circuits whose means a representation tells
 Stream: TypeAlias = Callable[[Bool[Tensor, "writer reader"]], Float[Tensor, "answer d_model"]]
@@ -111,7 +111,7 @@ def measure_all(
     for circuit in circuits:
         check_same_vocabulary(circuit, problem.task)
     masks = [graph.edges, torch.zeros_like(graph.edges), *(circuit.kept for circuit in circuits)]
-    task = placed(graph, problem.task.to(model.device))
+    task = with_positions(graph, problem.task.to(model.device))
     ablated = ablated_by_batch(model, graph, task.corrupted, problem.ablation)
     told = rounds or Rounds(runs_of(len(task), len(circuits)), None)
     what = sha256(b"".join(mask.cpu().numpy().tobytes() for mask in masks)).hexdigest()[:32]

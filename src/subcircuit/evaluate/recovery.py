@@ -247,7 +247,7 @@ def _counted(known: Circuit, part: Part, accepted: Circuit | None) -> tuple[Bool
 
 
 def _members(circuit: Circuit, part: Part) -> Bool[Tensor, " part"]:
-    """Which edges (by reader and then by writer), inputs or writers, at any place, belong to a circuit."""
+    """Which edges (by reader and then by writer), inputs or writers, at any position, belong to a circuit."""
     if part == "nodes":
         nodes = {bare(node) for node in circuit.nodes}
         return torch.tensor([writer in nodes for writer in circuit.graph.writers])

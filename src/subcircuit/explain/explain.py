@@ -47,7 +47,7 @@ def explain_circuit(
 
     Args:
         model: in which the circuit was found.
-        circuit: at least one edge; places of its nodes are joined, what a component does is told by role anyway.
+        circuit: at least one edge; positions of its nodes are joined, what a component does is told by role anyway.
         task: prompts with their counterparts; roles make the explanation a better one.
         thresholds: at which numbers labels are given.
         on_step: called after every part of the observation, which takes most of the time, and when all is done.
@@ -68,7 +68,7 @@ def explain_circuit(
     if not circuit.n_edges:
         raise SettingsError("the circuit has no edges: there is nothing to explain")
     thresholds, graph = thresholds or Thresholds(), circuit.graph
-    circuit = coarsen(circuit, graph.unplaced) if graph.shape.places else circuit
+    circuit = coarsen(circuit, graph.without_positions) if graph.shape.positions else circuit
     # a node takes about as long as a unit's gradients
     rounds = Rounds(STEPS * len(circuit.graph.units) + len(circuit.nodes), on_step, "parts")
     observed = observe(model, task.to(model.device), circuit.graph, rounds=rounds)
@@ -94,9 +94,11 @@ def explain_circuit(
 def _in_order(observed: Observation) -> tuple[str, ...]:
     """Roles as prompts have them, by their mean position; ``rest`` last."""
     positions = torch.arange(observed.task.clean.ids.shape[1], device=observed.model.device)
-    places = {name: float((observed.rows(name) * positions).sum() / observed.rows(name).sum()) for name in observed.roles.names}
-    present = [name for name, place in places.items() if not isnan(place)]
-    return tuple(sorted(present, key=lambda name: (name == REST, places[name])))
+    positions = {
+        name: float((observed.rows(name) * positions).sum() / observed.rows(name).sum()) for name in observed.roles.names
+    }
+    present = [name for name, position in positions.items() if not isnan(position)]
+    return tuple(sorted(present, key=lambda name: (name == REST, positions[name])))
 
 
 def _routes(observed: Observation, circuit: Circuit, columns: Bool[Tensor, "reader part"], rows: _Rows) -> list[_Route]:

@@ -238,8 +238,8 @@ def carried(observed: Observation, top: int) -> Carried:
     chosen = chosen if bool(chosen.any()) else within
     # once for each token, where it comes first
     first = {int(tokens.ids[b, p]): (b, p) for b, p in reversed(chosen.nonzero().tolist())}
-    places = torch.tensor(sorted(first.values())[:_MOST_TOKENS], device=tokens.ids.device)
-    at, streams, config = (places[:, 0], places[:, 1]), observed.streams[0], observed.model.config
+    positions = torch.tensor(sorted(first.values())[:_MOST_TOKENS], device=tokens.ids.device)
+    at, streams, config = (positions[:, 0], positions[:, 1]), observed.streams[0], observed.model.config
     second = streams[2 if config.d_mlp else 1]
     E, U = observed.model.weights.W_E.float(), observed.model.weights.W_U.float()
     among = E.T @ E

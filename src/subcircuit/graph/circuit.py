@@ -211,16 +211,16 @@ class Circuit:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """The nodes that a kept edge touches, in order of computation, each place by place."""
-        graph, touched = self.graph, self._at_places(self.kept)
+        """The nodes that a kept edge touches, in order of computation, each position by position."""
+        graph, touched = self.graph, self._at_positions(self.kept)
         for column in self.kept.any(0).nonzero().flatten().tolist():
-            touched[list(graph.owners(graph.readers[column])), column % len(graph.places)] = True
-        nodes = [at(graph.writers[w], graph.places[p]) for w, p in touched.nonzero().tolist()]
+            touched[list(graph.owners(graph.readers[column])), column % len(graph.positions)] = True
+        nodes = [at(graph.writers[w], graph.positions[p]) for w, p in touched.nonzero().tolist()]
         return (*nodes, *(graph.readers[r] for r in graph.readers_in[-1] if bool(self.kept[:, r].any())))
 
-    def _at_places(self, edges: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer place"]:
-        """At which places writers have some of these edges."""
-        return edges.unflatten(1, (-1, len(self.graph.places))).any(1)
+    def _at_positions(self, edges: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer position"]:
+        """At which positions writers have some of these edges."""
+        return edges.unflatten(1, (-1, len(self.graph.positions))).any(1)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Circuit) or self.graph != other.graph or self.record != other.record:
@@ -250,20 +250,20 @@ class Circuit:
 
     def to_logits(self) -> Bool[Tensor, "writer reader"]:
         """Kept edges from which a kept path leads to the logits."""
-        graph, kept, n_places = self.graph, torch.zeros_like(self.kept), len(self.graph.places)
-        live, ends = torch.zeros(len(graph.writers), n_places, dtype=torch.bool), graph.readers_in[-1]
+        graph, kept, n_positions = self.graph, torch.zeros_like(self.kept), len(self.graph.positions)
+        live, ends = torch.zeros(len(graph.writers), n_positions, dtype=torch.bool), graph.readers_in[-1]
         for column in reversed(range(len(graph.readers))):
             reader = graph.readers[column]
             if column in ends or bool(live[reached(graph, reader)].any()):
                 kept[:, column] = self.kept[:, column]
-                live[:, column % n_places] |= self.kept[:, column]
+                live[:, column % n_positions] |= self.kept[:, column]
         return kept
 
     def _from_embedding(self) -> Bool[Tensor, "writer reader"]:
-        graph, kept, n_places = self.graph, torch.zeros_like(self.kept), len(self.graph.places)
-        live = torch.tensor([unit is None for unit in graph.unit_of_writer])[:, None].repeat(1, n_places)
+        graph, kept, n_positions = self.graph, torch.zeros_like(self.kept), len(self.graph.positions)
+        live = torch.tensor([unit is None for unit in graph.unit_of_writer])[:, None].repeat(1, n_positions)
         for column, reader in enumerate(graph.readers):
-            kept[:, column] = self.kept[:, column] & live[:, column % n_places]
+            kept[:, column] = self.kept[:, column] & live[:, column % n_positions]
             if bool(kept[:, column].any()):
                 live[reached(graph, reader)] = True
         return kept
@@ -328,13 +328,13 @@ class Comparison:
 
 
 def reached(graph: Graph, reader: Reader) -> tuple[Tensor, Tensor]:
-    """Writers and places at which what a reader reads changes what is written, to index a matrix of both."""
-    writers, places = graph.writers_of(reader), graph.reached_from(reader)
-    return torch.tensor(writers, dtype=torch.long)[:, None], torch.tensor(places)
+    """Writers and positions at which what a reader reads changes what is written, to index a matrix of both."""
+    writers, positions = graph.writers_of(reader), graph.reached_from(reader)
+    return torch.tensor(writers, dtype=torch.long)[:, None], torch.tensor(positions)
 
 
 def inputs_of(graph: Graph) -> dict[tuple[int, int], tuple[int, ...]]:
-    """The readers that each writer is an output of, by writer and place: those whose input changes what it writes there."""
+    """The readers that each writer is an output of, by writer and position: those whose input changes what it writes there."""
     found: dict[tuple[int, int], list[int]] = {}
     for column, reader in enumerate(graph.readers):
         for spot in product(graph.owners(reader), graph.reached_from(reader)):

@@ -22,7 +22,7 @@ FORMAT: Final = 1
 LARGEST_FILE = 1 << 28
 MOST_WRITERS = 20_000
 MOST_NEURONS = 1 << 20
-MOST_PLACES = 1 << 12
+MOST_POSITIONS = 1 << 12
 CIRCUIT_FILE = "circuit.json"
 SCORES_FILE = "scores.safetensors"
 CONSTANTS_FILE = "constants.safetensors"
@@ -110,8 +110,8 @@ def _graph(file: Path, content: CircuitFile) -> Graph:
     in_order = all(0 <= one < other for one, other in pairwise((*layers, shape.n_layers)))
     if (experts > 0) != bool(layers) or not in_order or experts < 0 or len(layers) * experts > MOST_NEURONS:
         raise CircuitFileError(f"{file}: no model has mixtures of {experts} experts in layers {list(layers)}")
-    if len(shape.places) > MOST_PLACES:
-        raise CircuitFileError(f"{file}: nodes at {len(shape.places):,} places: no prompts have so many")
+    if len(shape.positions) > MOST_POSITIONS:
+        raise CircuitFileError(f"{file}: nodes at {len(shape.positions):,} positions: no prompts have so many")
     try:
         check_scope(shape, scope)
     except SubcircuitError as error:

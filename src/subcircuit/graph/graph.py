@@ -4,10 +4,10 @@ An edge writer -> reader exists when the writer is computed before the reader. I
 layer feed its MLP; in parallel blocks (GPT-NeoX) they do not. With sandwich norms the heads of a layer share one
 root mean square, so each of them acts wherever one of them acts: they are ``coupled``. So are the neurons of an MLP.
 
-Where a scope tells positions apart, every reader is one for each place: a token role of the task, or a position of prompts
-that line up. The residual stream is per position, so an edge joins a writer and a reader at the same place; a head carries
-what its key and value inputs read at one place to what it writes at others. Rows of a matrix of edges are the writers, each
-at all places; columns are the readers place by place, so that the column of an edge says where both of its ends are.
+Where a scope tells positions apart, every reader is one for each position: a token role of the task, or a position of prompts
+that line up. The residual stream is per position, so an edge joins a writer and a reader at the same position; a head carries
+what its key and value inputs read at one position to what it writes at others. Rows of a matrix of edges are the writers, each
+at all positions; columns are the readers position by position, so that the column of an edge says where both of its ends are.
 
 Edges follow from a clock (when a writer has written, when a reader reads), so counting them takes no matrix. The matrix
 [writer, reader] of a graph is made when asked for, a byte a cell; beyond ``MOST_CELLS`` of them it is refused.
@@ -54,17 +54,17 @@ class Graph:
         )
 
     @staticmethod
-    def of(config: TransformerConfig, scope: Scope | None = None, places: tuple[str, ...] = ()) -> "Graph":
+    def of(config: TransformerConfig, scope: Scope | None = None, positions: tuple[str, ...] = ()) -> "Graph":
         """The graph of a model.
 
         Args:
-            places: where the scope tells positions apart, those of the prompts (``places_of``).
+            positions: where the scope tells positions apart, those of the prompts (``positions_of``).
 
         Raises:
             GraphError: the scope asks for something that the model does not have.
         """
         scope = Scope() if scope is None else scope
-        return Graph(GraphShape.of(config, scope, places), scope)
+        return Graph(GraphShape.of(config, scope, positions), scope)
 
     def with_units(self, *units: Unit) -> "Graph":
         """The graph in which units take the places of those of their names: units of another level, or of a class of your own.
@@ -91,7 +91,7 @@ class Graph:
 
     def unlike_model(self, config: TransformerConfig) -> str:
         """What tells this graph apart from a model's, in words: ``layers: 3 and 12``. Empty for a graph of the model."""
-        return differences(self.shape, GraphShape.of(config, self.scope, self.shape.places))
+        return differences(self.shape, GraphShape.of(config, self.scope, self.shape.positions))
 
     def unlike(self, other: "Graph") -> str:
         """What tells two graphs apart, in words. Empty for equal graphs."""
@@ -99,26 +99,26 @@ class Graph:
         return "; ".join(words for words in (scopes, differences(self.shape, other.shape)) if words)
 
     @cached_property
-    def unplaced(self) -> "Graph":
+    def without_positions(self) -> "Graph":
         """The graph of the same nodes, each one at all positions."""
-        if not self.shape.places:
+        if not self.shape.positions:
             return self
-        return replace(self, shape=replace(self.shape, places=(), ordered=False), scope=replace(self.scope, positions="all"))
+        return replace(self, shape=replace(self.shape, positions=(), ordered=False), scope=replace(self.scope, positions="all"))
 
     @cached_property
     def apart(self) -> "Graph":
-        """The unplaced graph in which every head has a reader for its query, one for its key and one for its value."""
-        return replace(self.unplaced, units=tuple(unit.apart for unit in self.units))
+        """The without_positions graph in which every head has a reader for its query, one for its key and one for its value."""
+        return replace(self.without_positions, units=tuple(unit.apart for unit in self.units))
 
     @cached_property
     def drawn(self) -> "Graph":
-        """The unplaced graph whose nodes are the boxes of a picture: every MLP is one."""
-        return replace(self.unplaced, units=tuple(unit.drawn for unit in self.units))
+        """The without_positions graph whose nodes are the boxes of a picture: every MLP is one."""
+        return replace(self.without_positions, units=tuple(unit.drawn for unit in self.units))
 
     @property
-    def places(self) -> tuple[str | None, ...]:
-        """The places of readers: column ``r`` of the unplaced graph is columns ``r * n`` to ``r * n + n - 1`` of this one."""
-        return self.shape.places or (None,)
+    def positions(self) -> tuple[str | None, ...]:
+        """The positions of readers: column ``r`` of the without_positions graph is columns ``r * n`` to ``r * n + n - 1`` of this one."""
+        return self.shape.positions or (None,)
 
     @cached_property
     def embeddings(self) -> tuple[Embed, ...]:
@@ -132,8 +132,8 @@ class Graph:
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
-        """Readers in order of computation, each place by place; ``logits`` last."""
-        return tuple(at(reader, place) for unit in self.units for reader in unit.readers for place in self.places)
+        """Readers in order of computation, each position by position; ``logits`` last."""
+        return tuple(at(reader, position) for unit in self.units for reader in unit.readers for position in self.positions)
 
     @cached_property
     def edges(self) -> Bool[Tensor, "writer reader"]:
@@ -163,7 +163,7 @@ class Graph:
     def _clocks(self) -> tuple[Int[Tensor, " writer"], Int[Tensor, " reader"]]:
         """When each writer writes, which never falls, and when each reader reads."""
         written = [-1 for _ in self.embeddings] + [unit.clock for unit in self.units for _ in unit.writers]
-        read = [unit.clock for unit in self.units for _ in range(len(unit.readers) * len(self.places))]
+        read = [unit.clock for unit in self.units for _ in range(len(unit.readers) * len(self.positions))]
         return torch.tensor(written), torch.tensor(read)
 
     def n_read(self, reader: int) -> int:
@@ -213,7 +213,7 @@ class Graph:
     @cached_property
     def readers_in(self) -> tuple[tuple[int, ...], ...]:
         """The readers of each unit, in order of computation."""
-        ends = list(accumulate((len(unit.readers) * len(self.places) for unit in self.units), initial=0))
+        ends = list(accumulate((len(unit.readers) * len(self.positions) for unit in self.units), initial=0))
         return tuple(tuple(range(first, end)) for first, end in pairwise(ends))
 
     @cached_property
@@ -226,7 +226,7 @@ class Graph:
         """The index of a reader's unit, and that of the reader within it."""
         column = self.reader_index[reader]
         unit = self.unit_of[column]
-        return unit, (column - self.readers_in[unit][0]) // len(self.places)
+        return unit, (column - self.readers_in[unit][0]) // len(self.positions)
 
     def owners(self, reader: Reader) -> tuple[int, ...]:
         """The writers that a reader is an input of, without those that it reaches only through a shared norm; none for logits."""
@@ -234,8 +234,8 @@ class Graph:
         return tuple(self.writers_in[unit][writer] for writer in self.units[unit].feeds[index])
 
     def nodes_of(self, reader: Reader) -> tuple[Node, ...]:
-        """The nodes at which an edge into a reader ends, at its place: its owners, several where heads share keys and values; the logits."""
-        return tuple(at(self.writers[owner], reader.place) for owner in self.owners(reader)) or (reader,)
+        """The nodes at which an edge into a reader ends, at its position: its owners, several where heads share keys and values; the logits."""
+        return tuple(at(self.writers[owner], reader.position) for owner in self.owners(reader)) or (reader,)
 
     def writers_of(self, reader: Reader) -> tuple[int, ...]:
         """The writers whose output depends on this reader directly: a head, a group of heads, a block; none for logits."""
@@ -243,21 +243,21 @@ class Graph:
         return self.writers_in[unit] if self.units[unit].coupled else self.owners(reader)
 
     def reached_from(self, reader: Reader) -> tuple[int, ...]:
-        """The places at which what a reader reads at its own changes what is written: elsewhere too through keys and values."""
-        here, (unit, index) = self.places.index(reader.place), self._located(reader)
+        """The positions at which what a reader reads at its own changes what is written: elsewhere too through keys and values."""
+        here, (unit, index) = self.positions.index(reader.position), self._located(reader)
         if self.units[unit].spreads[index]:
-            return tuple(range(here if self.shape.ordered else 0, len(self.places)))
+            return tuple(range(here if self.shape.ordered else 0, len(self.positions)))
         return (here,)
 
     def writer(self, name: str) -> Writer:
-        """The writer of this name, at a place where the name says one.
+        """The writer of this name, at a position where the name says one.
 
         Raises:
             GraphError: the name is malformed; of a well-formed one that the graph does not have, ``find`` tells.
         """
-        whole, place = parted(name)
+        whole, position = parted(name)
         writer = self._writer_named.get(whole)
-        return parse_writer(name) if writer is None else at(writer, place)
+        return parse_writer(name) if writer is None else at(writer, position)
 
     def reader(self, name: str) -> Reader:
         """The reader of this name.
@@ -282,8 +282,8 @@ class Graph:
             raise UnknownNameError("writer", str(edge.writer), [str(w) for w in self.writers])
         if reader not in self.reader_index:
             raise UnknownNameError("reader", str(reader), [str(r) for r in self.readers])
-        if edge.writer.place not in (None, reader.place):
-            raise GraphError(f"there is no edge {edge}: an edge has both of its ends at one place")
+        if edge.writer.position not in (None, reader.position):
+            raise GraphError(f"there is no edge {edge}: an edge has both of its ends at one position")
         row, column = self.writer_index[writer], self.reader_index[reader]
         if row >= self.n_read(column):
             raise GraphError(f"there is no edge {edge}: {edge.writer} is not computed before {reader}")
@@ -292,7 +292,7 @@ class Graph:
     def edge(self, row: int, column: int) -> Edge:
         """The edge in a row and column of the matrix."""
         reader = self.readers[column]
-        return Edge(at(self.writers[row], reader.place), reader)
+        return Edge(at(self.writers[row], reader.position), reader)
 
 
 def units_of(shape: GraphShape, scope: Scope) -> tuple[Unit, ...]:

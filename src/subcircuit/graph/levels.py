@@ -1,7 +1,7 @@
 """One model's graphs at two levels: which nodes of the finer one are parts of which nodes of the coarser one.
 
 A neuron, an expert and a router's input are parts of their MLP, a head of its attention block, a query input of its head's
-input. Where heads share keys and values, the reader of a group is part of the inputs of all its heads. A reader at a place is
+input. Where heads share keys and values, the reader of a group is part of the inputs of all its heads. A reader at a position is
 part of the reader at all of them.
 """
 
@@ -59,23 +59,25 @@ def parts_within(finer: Graph, coarser: Graph) -> tuple[Tensor, Bool[Tensor, "re
     Raises:
         GraphError: as ``resolve``.
     """
-    if coarser.places not in ((None,), finer.places):
+    if coarser.positions not in ((None,), finer.positions):
         _not_part(finer.readers[0])
     rows = _known(finer.embeddings, same_or_whole(finer.embeddings, coarser.embeddings, str(Embed())), 0)
-    readers = torch.zeros(len(finer.unplaced.readers), len(coarser.unplaced.readers), dtype=torch.bool)
-    for unit, mine in zip(finer.units, finer.unplaced.readers_in, strict=True):
+    readers = torch.zeros(len(finer.without_positions.readers), len(coarser.without_positions.readers), dtype=torch.bool)
+    for unit, mine in zip(finer.units, finer.without_positions.readers_in, strict=True):
         theirs = coarser.unit_index.get(unit.name)
         if theirs is None:
             _not_part((*unit.writers, *unit.readers)[0])
         whole = coarser.units[theirs]
         if unit.writers:
             rows += _known(unit.writers, unit.writers_within(whole), coarser.writers_in[theirs][0])
-        within = _known(unit.readers, unit.readers_within(whole), coarser.unplaced.readers_in[theirs][0])
+        within = _known(unit.readers, unit.readers_within(whole), coarser.without_positions.readers_in[theirs][0])
         for reader, wholes in zip(mine, within, strict=True):
             readers[reader, wholes] = True
-    n_places = len(finer.places)
-    places = torch.eye(n_places, dtype=torch.bool) if coarser.shape.places else torch.ones(n_places, 1, dtype=torch.bool)
-    columns = readers[:, None, :, None] & places[:, None]
+    n_positions = len(finer.positions)
+    positions = (
+        torch.eye(n_positions, dtype=torch.bool) if coarser.shape.positions else torch.ones(n_positions, 1, dtype=torch.bool)
+    )
+    columns = readers[:, None, :, None] & positions[:, None]
     return torch.tensor(rows)[:, 0], columns.flatten(2).flatten(0, 1)
 
 

@@ -36,12 +36,12 @@ def joins(graph: Graph, ranks: Int[Tensor, "writer reader"], *, from_embedding: 
 
 def _from(graph: Graph, ranks: Int[Tensor, "reader writer"], from_embedding: bool) -> Int[Tensor, "reader writer"]:
     """Per edge, the shortest prefix that holds it and a path to it."""
-    n_places = len(graph.places)
+    n_positions = len(graph.positions)
     begins = torch.tensor([unit is None or not from_embedding for unit in graph.unit_of_writer])
-    since = torch.where(begins, 0, NEVER)[:, None].repeat(1, n_places)
+    since = torch.where(begins, 0, NEVER)[:, None].repeat(1, n_positions)
     found = torch.full_like(ranks, NEVER)
     for column in (ranks < NEVER).any(1).nonzero().flatten().tolist():
-        found[column] = ranks[column].maximum(since[:, column % n_places])
+        found[column] = ranks[column].maximum(since[:, column % n_positions])
         fed = reached(graph, graph.readers[column])
         since[fed] = since[fed].minimum(found[column].min())
     return found
@@ -49,13 +49,13 @@ def _from(graph: Graph, ranks: Int[Tensor, "reader writer"], from_embedding: boo
 
 def _to(graph: Graph, ranks: Int[Tensor, "reader writer"]) -> Int[Tensor, "reader writer"]:
     """Per edge, the shortest prefix that holds it and a path from it to the logits."""
-    n_places = len(graph.places)
-    since = torch.full((len(graph.writers), n_places), NEVER)
+    n_positions = len(graph.positions)
+    since = torch.full((len(graph.writers), n_positions), NEVER)
     found = torch.full_like(ranks, NEVER)
     for column in reversed((ranks < NEVER).any(1).nonzero().flatten().tolist()):
         reader = graph.readers[column]
         leads = torch.tensor(0) if column in graph.readers_in[-1] else since[reached(graph, reader)].min()
         found[column] = ranks[column].maximum(leads)
-        here = since[:, column % n_places]
-        since[:, column % n_places] = here.minimum(found[column])
+        here = since[:, column % n_positions]
+        since[:, column % n_positions] = here.minimum(found[column])
     return found

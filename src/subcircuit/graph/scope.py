@@ -139,7 +139,7 @@ def component_named(name: str) -> Attention | Head | MLP:
         node = parse_writer(name)
     except GraphError:
         node = None
-    if isinstance(node, Attention | Head | MLP) and node.place is None:
+    if isinstance(node, Attention | Head | MLP) and node.position is None:
         return node
     raise GraphError(f"{name!r} is no component: expected a<layer>, a<layer>.h<head> or m<layer>")
 

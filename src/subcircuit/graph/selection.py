@@ -171,7 +171,7 @@ def _grown(graph: Graph, sizes: Float[Tensor, "writer reader"], n: int) -> Bool[
     for _ in range(n):
         _, reader, writer = heappop(frontier)
         kept[writer, reader] = True
-        for opened in reads.get((writer, reader % len(graph.places)), ()):
+        for opened in reads.get((writer, reader % len(graph.positions)), ()):
             if opened not in joined:
                 joined.add(opened)
                 for edge in edges_into(opened):

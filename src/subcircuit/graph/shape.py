@@ -1,11 +1,14 @@
 """What of a model its graph depends on, and whether a scope speaks of such a model."""
 
 from dataclasses import dataclass, fields
+from typing import Annotated
+
+from pydantic import AliasChoices, Field
 
 from subcircuit.errors import GraphError
 from subcircuit.graph.scope import Scope, component_named
 from subcircuit.model.config import TransformerConfig
-from subcircuit.units.nodes import MLP, Head, is_place
+from subcircuit.units.nodes import MLP, Head, is_position
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +21,9 @@ class GraphShape:
         mixtures: layers whose MLP is a mixture of experts.
         experts: of each mixture, without the one of all positions.
         shared_expert: mixtures have an expert of all positions.
-        places: token roles, or positions of prompts that line up, each of which is a node of its own; none where a node is
+        positions: token roles, or indices of prompts that line up, each of which is a node of its own; none where a node is
             one at all positions.
-        ordered: places are positions, and attention looks backwards only.
+        ordered: positions are indices, not roles, and attention looks backwards only.
     """
 
     n_layers: int
@@ -34,15 +37,16 @@ class GraphShape:
     mixtures: tuple[int, ...] = ()
     experts: int = 0
     shared_expert: bool = False
-    places: tuple[str, ...] = ()
+    # files of earlier versions say "places"
+    positions: Annotated[tuple[str, ...], Field(validation_alias=AliasChoices("positions", "places"))] = ()
     ordered: bool = False
 
     @staticmethod
-    def of(config: TransformerConfig, scope: Scope, places: tuple[str, ...] = ()) -> "GraphShape":
+    def of(config: TransformerConfig, scope: Scope, positions: tuple[str, ...] = ()) -> "GraphShape":
         """The shape of a model's graph at a scope.
 
         Args:
-            places: of the prompts, where the scope tells positions apart.
+            positions: of the prompts, where the scope tells positions apart.
 
         Raises:
             GraphError: the scope asks for something that the model does not have.
@@ -60,7 +64,7 @@ class GraphShape:
             experts=0 if experts is None else experts.n,
             shared_expert=experts is not None and experts.d_shared > 0,
             neurons=config.d_mlp if scope.resolves_neurons else 0,
-            places=places,
+            positions=positions,
             ordered=scope.positions == "each" and config.causal,
         )
         check_scope(shape, scope)
@@ -79,7 +83,7 @@ _WORDS = {
     "mixtures": "layers with experts",
     "experts": "experts per layer",
     "shared_expert": "a shared expert",
-    "places": "positions or roles",
+    "positions": "positions or roles",
     "ordered": "positions in order",
 }
 _MOST_WORDS = 60
@@ -108,7 +112,7 @@ def check_scope(shape: GraphShape, scope: Scope) -> None:
     Raises:
         GraphError: it has not.
     """
-    check_places(shape, scope)
+    check_positions(shape, scope)
     if scope.split_embeddings and not shape.learned_positions:
         raise GraphError("token and position embeddings cannot be split: this model has no learned positions")
     if scope.level == "neuron" and not shape.mlps:
@@ -135,22 +139,22 @@ def check_scope(shape: GraphShape, scope: Scope) -> None:
             )
 
 
-def check_places(shape: GraphShape, scope: Scope) -> None:
-    """A graph has places where its scope tells positions apart, and only there.
+def check_positions(shape: GraphShape, scope: Scope) -> None:
+    """A graph has positions where its scope tells positions apart, and only there.
 
     Raises:
-        GraphError: it has not, or they have names that no places can have.
+        GraphError: it has not, or they have names that no position can have.
     """
     match scope.positions:
         case "all":
             expected = ()
         case "each":
-            expected = tuple(str(position) for position in range(len(shape.places)))
+            expected = tuple(str(position) for position in range(len(shape.positions)))
         case "roles":
-            expected = tuple(dict.fromkeys(shape.places))
-    if shape.places != expected or not all(map(is_place, shape.places)):
-        raise GraphError(f"scope {scope}: its nodes cannot be at {', '.join(shape.places)}")
-    if scope.positions != "all" and not shape.places:
+            expected = tuple(dict.fromkeys(shape.positions))
+    if shape.positions != expected or not all(map(is_position, shape.positions)):
+        raise GraphError(f"scope {scope}: its nodes cannot be at {', '.join(shape.positions)}")
+    if scope.positions != "all" and not shape.positions:
         raise GraphError(
-            f"scope {scope}: which positions or roles there are, the prompts tell: pass places=places_of(scope, task)"
+            f"scope {scope}: the prompts say which positions or roles there are: pass positions=positions_of(scope, task)"
         )

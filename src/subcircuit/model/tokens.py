@@ -24,12 +24,12 @@ class Tokens:
     Args:
         ids: token ids; past a prompt's end any id, 0 by convention.
         lengths: real tokens per prompt.
-        places: which of a graph's places each position is, where its nodes are told apart by place; past a prompt's end any.
+        positions: which of a graph's positions each position is, where its nodes are told apart by position; past a prompt's end any.
     """
 
     ids: Int[Tensor, "batch pos"]
     lengths: Int[Tensor, " batch"]
-    places: Int[Tensor, "batch pos"] | None = None
+    positions: Int[Tensor, "batch pos"] | None = None
 
     def __repr__(self) -> str:
         return f"Tokens({len(self)} prompts of up to {self.ids.shape[1]} tokens)"
@@ -49,13 +49,13 @@ class Tokens:
 
     def to(self, device: torch.device | str) -> "Tokens":
         """The same prompts on another device."""
-        places = None if self.places is None else self.places.to(device)
-        return Tokens(self.ids.to(device), self.lengths.to(device), places)
+        positions = None if self.positions is None else self.positions.to(device)
+        return Tokens(self.ids.to(device), self.lengths.to(device), positions)
 
     def until(self, n_pos: int) -> "Tokens":
         """The first so many positions of every prompt."""
-        places = None if self.places is None else self.places[:, :n_pos]
-        return Tokens(self.ids[:, :n_pos], self.lengths.clamp(max=n_pos), places)
+        positions = None if self.positions is None else self.positions[:, :n_pos]
+        return Tokens(self.ids[:, :n_pos], self.lengths.clamp(max=n_pos), positions)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,8 +64,8 @@ class Tokens:
         """Some of the prompts, cut to the longest of them."""
         lengths = self.lengths[examples]
         longest = int(lengths.max())
-        places = None if self.places is None else self.places[examples, :longest]
-        return Tokens(self.ids[examples, :longest], lengths, places)
+        positions = None if self.positions is None else self.positions[examples, :longest]
+        return Tokens(self.ids[examples, :longest], lengths, positions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ COLOURS = {
     "mlp": "#CC79A7",
     "logits": "#D55E00",
 }
-_PLACES = {"each": "positions", "roles": "token roles"}
+_POSITIONS = {"each": "positions", "roles": "token roles"}
 _WORDS = {"q": "query", "k": "key", "v": "value", "mlp": "MLP"}
 _INK, _FAINT, _ALARM = "#222222", "#c9c9c9", "#b00020"
 # of a warning: letters an inch, and inches a line
@@ -155,7 +155,7 @@ def _draw_words(figure: Figure, axes: Axes, circuit: Circuit, n_edges: int, draw
     caption = summary.caption
     if (parts := _parts(circuit.graph)) is not None:
         caption = f"{parts} are drawn as their MLPs · {caption}".removesuffix(" · ")
-    together = f"all {_PLACES[circuit.graph.scope.positions]} are drawn together" if circuit.graph.shape.places else None
+    together = f"all {_POSITIONS[circuit.graph.scope.positions]} are drawn together" if circuit.graph.shape.positions else None
     above = " · ".join(filter(None, (together, summary.scores and f"width: {summary.scores}")))
     if above:
         axes.text(middle, bottom + 0.27, above, ha="center", va="center", fontsize=6, color="#555555")

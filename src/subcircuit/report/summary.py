@@ -74,7 +74,7 @@ class Summary:
         sizes: dict[str, Any] = {
             "edges_total": circuit.graph.n_edges,
             "edges_kept": circuit.n_edges,
-            "nodes_total": (len(circuit.graph.writers) + 1) * len(circuit.graph.places),
+            "nodes_total": (len(circuit.graph.writers) + 1) * len(circuit.graph.positions),
             "nodes_kept": len(circuit.nodes),
             "scope": asdict(circuit.graph.scope)
             | {"overrides": (*circuit.graph.scope.overrides, *circuit.graph.from_elsewhere.items())},

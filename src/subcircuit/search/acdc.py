@@ -112,7 +112,7 @@ class Acdc(CutRules, Method):
     def memory(self, problem: Problem) -> Footprint:
         """All runs with their prefix sums, and a batch of trials, in which half of a layer's inputs change."""
         together, (rows, _) = self.batch_size or PAIRS_AT_ONCE, changed_rows(problem)
-        readers = max(len(readers) for readers in problem.graph.unplaced.readers_in)
+        readers = max(len(readers) for readers in problem.graph.without_positions.readers_in)
         in_trials = max(ROWS_AT_ONCE, 4 * max(rows) * min(together, len(problem.task)))
         trials = (readers // 2 + 8) * in_trials * problem.model.config.d_model
         return of_engines(problem, 2 * len(problem.graph.writers) + 1, together, trials, checked=True)

@@ -165,7 +165,7 @@ class _Drawing:
             self.current = self._mean(self.batches.loss())
 
     def _reach(self, reader: int) -> Reach:
-        return self.batches.first.live.reader_reach(reader // len(self.graph.places))
+        return self.batches.first.live.reader_reach(reader // len(self.graph.positions))
 
     def _mean(self, losses: Float[Tensor, " batch"]) -> float:
         return mean_loss(losses, "some of its edges cut", self.model)

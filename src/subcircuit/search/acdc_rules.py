@@ -46,7 +46,7 @@ def cutting_order(graph: Graph, heads: HeadOrder) -> tuple[int, ...]:
 def visiting_order(graph: Graph, unit: int, heads: HeadOrder) -> tuple[int, ...]:
     """A unit's readers as they are visited: v, k, q, and heads within each from high to low or from low to high.
 
-    Neurons and experts go from high to low, the router after them; what is told apart by place from the last place to the first.
+    Neurons and experts go from high to low, the router after them; what is told apart by position from the last position to the first.
     """
 
     def place(reader: int) -> tuple[int, int, bool, int]:

@@ -30,9 +30,9 @@ from subcircuit.model.components import unembed
 from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound, Round
-from subcircuit.tasks import Answers, Bound, Metric, metric, placed
+from subcircuit.tasks import Answers, Bound, Metric, metric, with_positions
 from subcircuit.units.gradients import GRADIENTS, Rules
-from subcircuit.units.rows import Places
+from subcircuit.units.rows import RowSet
 
 # differences of all writers are the largest tensor of a search
 _NUMBERS_AT_ONCE = 2**25
@@ -84,10 +84,10 @@ class GradientProbe:
     def __len__(self) -> int:
         return self.answers.n_examples
 
-    def by_example(self, values: Float[Tensor, "writer row"], places: Places) -> Float[Tensor, "writer batch"]:
+    def by_example(self, values: Float[Tensor, "writer row"], positions: RowSet) -> Float[Tensor, "writer batch"]:
         """Sums over each example's rows, in float64."""
         sums = torch.zeros(len(values), len(self), dtype=torch.float64, device=values.device)
-        return sums.index_add(1, places.flat // self.contrast.rows.n_pos, values.double())
+        return sums.index_add(1, positions.flat // self.contrast.rows.n_pos, values.double())
 
     def at_logits(self, streams: Streams, rules: Rules = GRADIENTS) -> Float[Tensor, "batch pos d_model"]:
         """The gradient of the task's mean loss with respect to the last stream of a run, or of several after each other."""
@@ -177,7 +177,7 @@ def _batches(problem: Problem, size: int) -> Iterator[slice]:
 
 def _probe(problem: Problem, examples: slice, by_batch: AblatedBatch) -> GradientProbe:
     model, graph = problem.model, problem.graph
-    task, part = problem.task, placed(graph, problem.task[examples])
+    task, part = problem.task, with_positions(graph, problem.task[examples])
     # the corrupted run itself is run there, with what else is needed of it
     ablated = part.corrupted if isinstance(problem.ablation, Resample) else by_batch(part.corrupted, examples.start)
     answers = part.answers

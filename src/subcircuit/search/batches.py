@@ -20,7 +20,7 @@ from subcircuit.engine.memory import in_parts
 from subcircuit.engine.readout import BoundMetric, read
 from subcircuit.model.components import unembed
 from subcircuit.search.problem import Problem
-from subcircuit.tasks import Answers, Metric, placed
+from subcircuit.tasks import Answers, Metric, with_positions
 
 Stream: TypeAlias = Callable[[Engine], Float[Tensor, "answer d_model"]]
 
@@ -48,7 +48,7 @@ class Batches:
                 values, and losses are negated. For resample ablation alone (``direction.py``).
         """
         model, graph = problem.model, problem.graph
-        task, first_changes = placed(graph, problem.task), problem.first_changes()
+        task, first_changes = with_positions(graph, problem.task), problem.first_changes()
         start, other = (task.corrupted, task.clean) if restoring else (task.clean, task.corrupted)
         ablated = ablated_by_batch(model, graph, other, problem.ablation)
 

@@ -54,12 +54,12 @@ Edge = tuple[int, int]
 Chain = tuple[Edge, ...]
 """Edges, from the one into the circuit back to the one out of a writer that carries something."""
 Spot = tuple[int, int]
-"""A writer and a place."""
+"""A writer and a position."""
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """Which readers a writer's value depends on, and the other way round, at each place.
+    """Which readers a writer's value depends on, and the other way round, at each position.
 
     Args:
         graph: the graph.
@@ -69,26 +69,26 @@ class Wiring:
 
     @cached_property
     def feeds(self) -> tuple[tuple[Spot, ...], ...]:
-        """The writers and places that each reader's input changes."""
+        """The writers and positions that each reader's input changes."""
         graph = self.graph
         return tuple(tuple(product(graph.owners(reader), graph.reached_from(reader))) for reader in graph.readers)
 
     @cached_property
     def inputs(self) -> dict[Spot, tuple[int, ...]]:
-        """The readers that change what a writer writes at a place."""
+        """The readers that change what a writer writes at a position."""
         return inputs_of(self.graph)
 
     def carrying(self, kept: Bool[Tensor, "writer reader"]) -> set[Spot]:
         """Writers of a pruned circuit that write something else than their ablated value: embeddings, and those that read."""
         embeddings = list(range(len(self.graph.embeddings)))
         fed = (spot for column in kept.any(0).nonzero().flatten().tolist() for spot in self.feeds[column])
-        return {*product(embeddings, range(len(self.graph.places))), *fed}
+        return {*product(embeddings, range(len(self.graph.positions))), *fed}
 
     def heard(self, kept: Bool[Tensor, "writer reader"]) -> set[int]:
         """Readers of a pruned circuit whose input changes the logits: those of the logits, and of writers that are read."""
-        n_places, n_readers = len(self.graph.places), len(self.graph.readers)
-        spots = ((row, column % n_places) for row, column in kept.nonzero().tolist())
-        return {*range(n_readers - n_places, n_readers), *(reader for spot in spots for reader in self.inputs.get(spot, ()))}
+        n_positions, n_readers = len(self.graph.positions), len(self.graph.readers)
+        spots = ((row, column % n_positions) for row, column in kept.nonzero().tolist())
+        return {*range(n_readers - n_positions, n_readers), *(reader for spot in spots for reader in self.inputs.get(spot, ()))}
 
 
 def chains(wiring: Wiring, kept: Bool[Tensor, "writer reader"], gain: Float[Tensor, "writer reader"]) -> Iterator[Chain]:
@@ -98,7 +98,7 @@ def chains(wiring: Wiring, kept: Bool[Tensor, "writer reader"], gain: Float[Tens
         kept: the circuit, pruned: each of its edges lies on a path.
         gain: what restoring each cut edge promises; edges of no positive gain join nothing.
     """
-    graph, n_places = wiring.graph, len(wiring.graph.places)
+    graph, n_positions = wiring.graph, len(wiring.graph.positions)
     gain = gain.masked_fill(~graph.edges | kept, 0.0).clamp(min=0)
     carrying, heard, taken = wiring.carrying(kept), set[int](), set[Edge]()
     waiting, stuck = list[tuple[float, int, int]](), dict[Spot, list[tuple[float, int, int]]]()
@@ -121,7 +121,7 @@ def chains(wiring: Wiring, kept: Bool[Tensor, "writer reader"], gain: Float[Tens
         if (row, column) in taken:
             continue
         chain = _chain(wiring, carrying, gain, row, column)
-        spots = [(w, r % n_places) for w, r in chain]
+        spots = [(w, r % n_positions) for w, r in chain]
         if spots[-1] not in carrying:
             # it waits for one of its writers to carry something
             for spot in spots:
@@ -136,8 +136,8 @@ def chains(wiring: Wiring, kept: Bool[Tensor, "writer reader"], gain: Float[Tens
 
 def _chain(wiring: Wiring, carrying: set[Spot], gain: Float[Tensor, "writer reader"], row: int, column: int) -> Chain:
     """From an edge back to a writer that carries something, or to one into which no edge of positive gain leads."""
-    n_places, chain = len(wiring.graph.places), [(row, column)]
-    while (spot := (chain[-1][0], chain[-1][1] % n_places)) not in carrying:
+    n_positions, chain = len(wiring.graph.positions), [(row, column)]
+    while (spot := (chain[-1][0], chain[-1][1] % n_positions)) not in carrying:
         columns = wiring.inputs.get(spot, ())
         best, at = gain[:, columns].T.flatten().max(0) if columns else (0, 0)
         if best <= 0:

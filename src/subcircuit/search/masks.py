@@ -6,7 +6,7 @@ with a probability of their own, and its draws have gradients:
     z = min(1, max(0, s (ζ − γ) + γ)),    s = σ((log u − log(1 − u) + log α) / β),    u uniform on (0, 1)
     P(z > 0) = σ(log α − β log(−γ/ζ)),    β = 2/3,  γ = −0.1,  ζ = 1.1
 
-Masks, their gradients and the optimiser's state are float32 on the processor, whatever the model's precision and place.
+Masks, their gradients and the optimiser's state are float32 on the processor, whatever the model's precision and device.
 All draws come from one generator, those of an example never depend on how examples are batched, and gradients of
 batches are added up in float64: batches change results by rounding alone.
 
@@ -38,7 +38,7 @@ from subcircuit.search.journal import FORGETFUL, Journal, alone, recall_tensors,
 from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
-from subcircuit.tasks import Answers, Bound, placed
+from subcircuit.tasks import Answers, Bound, with_positions
 
 _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
 
@@ -66,7 +66,7 @@ def odds(log_chance: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
 
 
 def on_edges(graph: Graph, values: Float[Tensor, "*batch edge"]) -> Float[Tensor, "*batch writer reader"]:
-    """Values of edges, row by row of the edge matrix, at their places in it; zeros elsewhere."""
+    """Values of edges, row by row of the edge matrix, at their positions in it; zeros elsewhere."""
     matrix = values.new_zeros(*values.shape[:-1], *graph.edges.shape)
     matrix[..., graph.edges] = values
     return matrix
@@ -243,7 +243,7 @@ class _Share:
 @torch.no_grad()
 def _made(problem: Problem, by_batch: AblatedBatch, examples: range) -> Batch:
     model, graph = problem.model, problem.graph
-    part = placed(graph, problem.task[examples.start : examples.stop])
+    part = with_positions(graph, problem.task[examples.start : examples.stop])
     # where attention looks both ways, what follows the last answer matters too
     n_pos = int(part.answers.pos.max()) + 1 if model.config.causal else part.clean.ids.shape[1]
     tokens, answers = part.clean.until(n_pos), part.answers
@@ -327,7 +327,7 @@ def _restore(optimisers: Sequence[torch.optim.Optimizer], generator: torch.Gener
 def _trained(optimisers: Sequence[torch.optim.Optimizer]) -> list[tuple[str, torch.optim.Optimizer, Tensor]]:
     """Everything that is trained, with a name and its optimiser."""
     return [
-        (f"{number}.{place}", optimiser, trained)
+        (f"{number}.{position}", optimiser, trained)
         for number, optimiser in enumerate(optimisers)
-        for place, trained in enumerate(tensor for group in optimiser.param_groups for tensor in group["params"])
+        for position, trained in enumerate(tensor for group in optimiser.param_groups for tensor in group["params"])
     ]

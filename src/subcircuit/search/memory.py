@@ -78,7 +78,7 @@ def of_gradients(problem: Problem, batch_size: int | None = None, steps: int = 1
     differences = len(graph.writers) * sum(sorted(rows)[-together:]) * width * wide
     at_unit = together * positions * width
     streams = len(graph.units) * at_unit * model.dtype.itemsize * (1 if steps == 1 else 1 + steps)
-    readers = max(len(readers) for readers in graph.unplaced.readers_in)
+    readers = max(len(readers) for readers in graph.without_positions.readers_in)
     # gradients at the norms' outputs and at their inputs, and what leads from the ones to the others
     work = max(differences, 4 * readers * at_unit * wide * steps, _prompts(problem))
     return Footprint(_weights(problem)[0], differences + streams, work)

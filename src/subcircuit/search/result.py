@@ -278,12 +278,12 @@ def timed(problem: Problem, search: Callable[[], Found]) -> tuple[Found, float, 
 
 
 def check_together(graph: Graph, method: str) -> None:
-    """Refuse a graph that tells places apart, for a method that scores nodes at all positions.
+    """Refuse a graph that tells positions apart, for a method that scores nodes at all positions.
 
     Raises:
         SettingsError: it does.
     """
-    if graph.shape.places:
+    if graph.shape.positions:
         raise SettingsError(
             f"{method} scores nodes at all positions together, and scope {graph.scope} tells them apart: leave positions out of "
             "the scope, or use acdc, exact, eap, eap-ig-inputs, eap-ig-activations, clean-corrupted, relp, edge-pruning or ugs."

@@ -22,7 +22,7 @@ from subcircuit.search.result import OnStep, Result
 from subcircuit.tasks import check_same_vocabulary, graph_of
 from subcircuit.units.nodes import MLP, Reader, Writer, bare
 
-PLACES = "positions"
+POSITIONS = "positions"
 
 
 @entry
@@ -41,7 +41,7 @@ def zoom(
         circuit: of this model; its scores and record are dropped.
         component: an attention block, a head or an MLP of the circuit.
         into: the level at which it is resolved now; or ``positions``: at which of the task's token roles its edges are needed, or
-            at which positions where the task declares none. All other edges stay, at every place.
+            at which positions where the task declares none. All other edges stay, at every position.
         problem: prompts, metric and ablation, those of the search that is continued.
         config: of the continued search.
         on_step: called after every batch of trials.
@@ -54,7 +54,7 @@ def zoom(
     """
     check_same_vocabulary(circuit, problem.task)
     node, scope = _checked(circuit, component, into), circuit.graph.scope
-    if into == PLACES:
+    if into == POSITIONS:
         scope = replace(scope, positions="each" if problem.task.roles is None else "roles")
     else:
         levels: tuple[Level, ...] = COMPONENT_LEVELS[type(node)]
@@ -82,14 +82,14 @@ def is_inside(part: Writer | Reader, component: Attention | Head | MLP) -> bool:
 def _checked(circuit: Circuit, component: str, into: str) -> Attention | Head | MLP:
     node, graph = component_named(component), circuit.graph
     levels = COMPONENT_LEVELS[type(node)]
-    if into not in (*levels, PLACES):
-        raise GraphError(f"{component} has no level {into!r}: choose {', '.join((*levels, PLACES))}")
+    if into not in (*levels, POSITIONS):
+        raise GraphError(f"{component} has no level {into!r}: choose {', '.join((*levels, POSITIONS))}")
     if not any(_touches(graph, edge, node) for edge in circuit.edges):
         shown = ", ".join(str(n) for n in circuit.nodes[:20]) + (", …" if len(circuit.nodes) > 20 else "")
         raise GraphError(f"{component} is not in the circuit: there is nothing to look into. Its nodes: {shown}")
-    if into == PLACES:
-        if graph.shape.places:
-            raise GraphError(f"{component} is a node at each of {', '.join(graph.shape.places)} already")
+    if into == POSITIONS:
+        if graph.shape.positions:
+            raise GraphError(f"{component} is a node at each of {', '.join(graph.shape.positions)} already")
         return node
     of_mlp = graph.units[graph.unit_index[component]].level if isinstance(node, MLP) else None
     now = of_mlp or graph.scope.of_head(node.layer, getattr(node, "head", 0))

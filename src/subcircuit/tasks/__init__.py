@@ -5,7 +5,7 @@ from subcircuit.tasks.builtin.sva import sva
 from subcircuit.tasks.jsonl import jsonl
 from subcircuit.tasks.metrics import METRICS, Bound, Metric, OwnMetric, metric, metric_of, own_metric
 from subcircuit.tasks.performance import Competence, competence, shortfall
-from subcircuit.tasks.positions import graph_of, placed, places_of
+from subcircuit.tasks.positions import graph_of, positions_of, with_positions
 from subcircuit.tasks.prompts import build_task, build_task_of_ids
 from subcircuit.tasks.registry import BuiltInTask, check_task, is_prompt_file, load_at_most, load_task, tasks
 from subcircuit.tasks.roles import Roles
@@ -56,13 +56,13 @@ __all__ = [
     "metric_of",
     "own_metric",
     "parse_shares",
-    "placed",
-    "places_of",
+    "positions_of",
     "shared_prompts",
     "shortfall",
     "split_again",
     "split_record",
     "sva",
     "tasks",
+    "with_positions",
     "without",
 ]

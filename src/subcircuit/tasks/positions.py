@@ -1,6 +1,6 @@
 """Where a task's prompts are told apart: at each position of prompts that line up, or at each token role.
 
-A graph knows the names of its places, and a task which position is at which of them. Roles are in one order whatever the
+A graph knows the names of its positions, and a task says which index is at which of them. Roles are in one order whatever the
 prompts that declare them, so that circuits found on other prompts of a task have the same graph.
 """
 
@@ -17,8 +17,8 @@ from subcircuit.tasks.roles import END, REST, START
 from subcircuit.tasks.task import Task, check_vocabulary
 
 
-def places_of(scope: Scope, task: Task) -> tuple[str, ...]:
-    """The places at which a scope tells the nodes of a graph apart: none where a node is one at all positions.
+def positions_of(scope: Scope, task: Task) -> tuple[str, ...]:
+    """The positions at which a scope tells the nodes of a graph apart: none where a node is one at all positions.
 
     Raises:
         GraphError: the scope asks for roles and the task declares none.
@@ -40,7 +40,7 @@ def places_of(scope: Scope, task: Task) -> tuple[str, ...]:
 
 @entry
 def graph_of(model: Transformer, scope: Scope | str | None = None, task: Task | None = None) -> Graph:
-    """The graph of a model, with the places of a task where the scope tells them apart.
+    """The graph of a model, with the positions of a task where the scope tells them apart.
 
     Args:
         scope: as a value or as text; queries, keys and values of every head by default.
@@ -56,7 +56,7 @@ def graph_of(model: Transformer, scope: Scope | str | None = None, task: Task | 
             raise GraphError(f"scope {scope} tells positions apart: give the task whose positions they are")
         return Graph.of(model.config, scope)
     check_vocabulary(model, task)
-    return Graph.of(model.config, scope, places_of(scope, task))
+    return Graph.of(model.config, scope, positions_of(scope, task))
 
 
 def in_order(roles: Sequence[str]) -> tuple[str, ...]:
@@ -64,38 +64,38 @@ def in_order(roles: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(roles, key=lambda name: (name != START, name == END, name == REST, name)))
 
 
-def placed(graph: Graph, task: Task) -> Task:
-    """A task whose prompts say which of a graph's places each position is; the task itself where the graph has none.
+def with_positions(graph: Graph, task: Task) -> Task:
+    """A task whose prompts say which of a graph's positions each position is; the task itself where the graph has none.
 
     Raises:
         GraphError: the prompts have a role that the graph does not have, or another length than its positions.
         PromptMismatchError: the graph is one of each position and the prompts have unequal lengths.
     """
-    if not graph.shape.places:
+    if not graph.shape.positions:
         return task
     if graph.scope.positions == "each":
         n = _length(task, graph.scope)
-        if n != len(graph.shape.places):
+        if n != len(graph.shape.positions):
             raise GraphError(
-                f"the graph has a node at each of {len(graph.shape.places)} positions, and the prompts have {n}: use prompts of "
+                f"the graph has a node at each of {len(graph.shape.positions)} positions, and the prompts have {n}: use prompts of "
                 "that length, or search again on these"
             )
         of = torch.arange(n, device=task.clean.ids.device).expand(task.clean.ids.shape)
     else:
         of = _roles(graph, task)
-    return replace(task, clean=replace(task.clean, places=of), corrupted=replace(task.corrupted, places=of))
+    return replace(task, clean=replace(task.clean, positions=of), corrupted=replace(task.corrupted, positions=of))
 
 
 def _roles(graph: Graph, task: Task) -> torch.Tensor:
     roles = () if task.roles is None else task.roles.names
-    unknown = [name for name in roles if name not in graph.shape.places]
+    unknown = [name for name in roles if name not in graph.shape.positions]
     if task.roles is None or unknown:
         has = f"the role{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}" if unknown else "no roles"
         raise GraphError(
-            f"the graph has nodes at {', '.join(graph.shape.places)}, and the prompts of task {task.name} have {has}: search "
+            f"the graph has nodes at {', '.join(graph.shape.positions)}, and the prompts of task {task.name} have {has}: search "
             "again on these prompts"
         )
-    index = torch.tensor([graph.shape.places.index(name) for name in roles], device=task.roles.of.device)
+    index = torch.tensor([graph.shape.positions.index(name) for name in roles], device=task.roles.of.device)
     return index[task.roles.of]
 
 

@@ -3,7 +3,7 @@
 from subcircuit.units.attention import AttentionUnit
 from subcircuit.units.experts import ExpertsUnit
 from subcircuit.units.mlp import FeedForwardUnit, MLPUnit, NeuronsUnit
-from subcircuit.units.rows import Places, Reach, Rows
+from subcircuit.units.rows import Reach, Rows, RowSet
 from subcircuit.units.unit import (
     CleanUnit,
     Inputs,
@@ -29,10 +29,10 @@ __all__ = [
     "MLPUnit",
     "NeuronsUnit",
     "Parts",
-    "Places",
     "PointwiseState",
     "Reach",
     "Reaches",
+    "RowSet",
     "Rows",
     "Since",
     "Stream",

@@ -7,8 +7,8 @@
     a5.h3<q>  a5.h3<k>  a5.h3<v>      readers: a head's query, key and value inputs
     a5.h3  a5  m5  m5.n1021  logits   readers: a head, a block, an MLP, one neuron, the unembedding
     a1.h0->a5.h3<k>                   an edge: writer -> reader
-    a5.h3@S2  a5.h3<k>@7              a node at one place: at a token role, or at a position of prompts that line up
-    a1.h0@S2->a5.h3<k>@S2             an edge at a place: the residual stream is per position, so both ends have the same
+    a5.h3@S2  a5.h3<k>@7              a node at one position: at a token role, or at an index of prompts that line up
+    a1.h0@S2->a5.h3<k>@S2             an edge at a position: the residual stream is per position, so both ends have the same
 
 ``str(node)`` prints a name and ``parse_writer``, ``parse_reader``, ``parse_edge`` read it back. A graph also reads the names of nodes
 that its units bring from elsewhere (``Graph.find``).
@@ -31,11 +31,11 @@ class Node(ABC):
 
     Args:
         layer: None for the embedding and the logits.
-        place: a token role, or a position of prompts that line up; None is all positions.
+        position: a token role, or an index of prompts that line up; None is all positions.
     """
 
     layer: int | None
-    place: str | None = field(default=None, kw_only=True)
+    position: str | None = field(default=None, kw_only=True)
 
     noun: ClassVar[str] = "node"
     """What explanations call it."""
@@ -43,7 +43,7 @@ class Node(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """Its name without its place; no other node of its graph has it."""
+        """Its name without its position; no other node of its graph has it."""
 
     @property
     @abstractmethod
@@ -61,7 +61,7 @@ class Node(ABC):
         return None
 
     def __str__(self) -> str:
-        return self.name if self.place is None else f"{self.name}@{self.place}"
+        return self.name if self.position is None else f"{self.name}@{self.position}"
 
 
 Writer: TypeAlias = Node
@@ -262,14 +262,14 @@ class Logits(Node):
         return "logits"
 
 
-def at(node: NodeT, place: str | None) -> NodeT:
-    """A node at a place, or (None) at all of them."""
-    return replace(node, place=place)
+def at(node: NodeT, position: str | None) -> NodeT:
+    """A node at a position, or (None) at all of them."""
+    return replace(node, position=position)
 
 
 def bare(node: NodeT) -> NodeT:
-    """A node at all places."""
-    return node if node.place is None else replace(node, place=None)
+    """A node at all positions."""
+    return node if node.position is None else replace(node, position=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,14 +289,14 @@ _HEAD = re.compile(rf"a{_NUMBER}\.h{_NUMBER}(?:<([qkv])>)?")
 _NEURON = re.compile(rf"m{_NUMBER}\.n{_NUMBER}")
 _EXPERT = re.compile(rf"m{_NUMBER}\.(?:e{_NUMBER}|shared)")
 _ROUTER = re.compile(rf"m{_NUMBER}<router>")
-_PLACE = re.compile(rf"{_NUMBER}|[A-Za-z_][A-Za-z0-9_+]{{0,31}}")
+_POSITION = re.compile(rf"{_NUMBER}|[A-Za-z_][A-Za-z0-9_+]{{0,31}}")
 _PARTS: dict[str | None, HeadPart | None] = {None: None, "q": "q", "k": "k", "v": "v"}
 _EMBEDS: dict[str, Embed] = {str(e): e for e in (Embed(), Embed("token"), Embed("pos"))}
 
 
-def is_place(name: str) -> bool:
-    """Whether a place can have this name: a position's number, or a name that begins with a letter."""
-    return _PLACE.fullmatch(name) is not None
+def is_position(name: str) -> bool:
+    """Whether a position can have this name: a position's number, or a name that begins with a letter."""
+    return _POSITION.fullmatch(name) is not None
 
 
 def parse_writer(name: str) -> Writer:
@@ -305,17 +305,17 @@ def parse_writer(name: str) -> Writer:
     Raises:
         GraphError: not a writer's name.
     """
-    whole, place = parted(name)
+    whole, position = parted(name)
     match _EMBEDS.get(whole) or _parse_component(whole):
         case HeadInput(layer, head, None):
-            return Head(layer, head, place=place)
+            return Head(layer, head, position=position)
         case Embed() | Attention() | MLP() | Neuron() | Expert() as node:
-            return at(node, place)
+            return at(node, position)
         case _:
             pass
     expected = (
         "embed, token_embed, pos_embed, a<layer>, a<layer>.h<head>, m<layer>, m<layer>.n<neuron>, m<layer>.e<expert> or "
-        "m<layer>.shared, and @<place> after it where nodes have places"
+        "m<layer>.shared, and @<position> after it where nodes have positions"
     )
     raise GraphError(f"{name!r} is not a writer: expected {expected}")
 
@@ -326,21 +326,21 @@ def parse_reader(name: str) -> Reader:
     Raises:
         GraphError: not a reader's name.
     """
-    whole, place = parted(name)
+    whole, position = parted(name)
     reader = Logits() if whole == "logits" else _parse_component(whole)
     if reader is None:
         expected = (
             "a<layer>, a<layer>.h<head>, a<layer>.h<head><q|k|v>, m<layer>, m<layer>.n<neuron>, m<layer>.e<expert>, "
-            "m<layer>.shared, m<layer><router> or logits, and @<place> after it where nodes have places"
+            "m<layer>.shared, m<layer><router> or logits, and @<position> after it where nodes have positions"
         )
         raise GraphError(f"{name!r} is not a reader: expected {expected}")
-    return at(reader, place)
+    return at(reader, position)
 
 
 def parted(name: str) -> tuple[str, str | None]:
-    """A node's name without its place, and the place; what cannot be one stays where it is."""
-    whole, sign, place = name.partition("@")
-    return (whole, place) if sign and is_place(place) else (name, None)
+    """A node's name without its position, and the position; what cannot be one stays where it is."""
+    whole, sign, position = name.partition("@")
+    return (whole, position) if sign and is_position(position) else (name, None)
 
 
 def parse_edge(name: str) -> Edge:

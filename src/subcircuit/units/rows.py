@@ -1,4 +1,4 @@
-"""The places where something can change and can matter: (example, position) pairs, flattened to rows.
+"""The positions where something can change and can matter: (example, position) pairs, flattened to rows.
 
 Causal models look backwards only. Before the first position in which the clean and the ablated run differ nothing ever
 changes; after the last answer nothing matters. Where attention looks both ways, everything may change and matter. And a
@@ -19,7 +19,7 @@ REACHES: tuple[Reach, ...] = ("changed", "answers")
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class RowSet:
     """Some positions of every example, as flat rows and as a padded grid.
 
     Args:
@@ -37,7 +37,7 @@ class Places:
     spare: bool
 
     @staticmethod
-    def of(positions: Sequence[Sequence[int]], n_pos: int, device: torch.device) -> "Places":
+    def of(positions: Sequence[Sequence[int]], n_pos: int, device: torch.device) -> "RowSet":
         """From each example's sorted positions (at least one each)."""
         width = max(len(p) for p in positions)
         flat, pos, grid, slot = [], [], [], []
@@ -48,7 +48,7 @@ class Places:
             grid.append([start + min(s, len(chosen) - 1) for s in range(width)])
             slot += [example * width + s for s in range(len(chosen))]
         tensors = (torch.tensor(values, device=device) for values in (flat, pos, grid, slot))
-        return Places(*tensors, spare=len(flat) < len(positions) * width)
+        return RowSet(*tensors, spare=len(flat) < len(positions) * width)
 
     def to_grid(self, x: Float[Tensor, "head trial row d_head"]) -> Float[Tensor, "head trial batch slot d_head"]:
         """Rows laid out by example."""
@@ -73,8 +73,8 @@ class Rows:
     """
 
     n_pos: int
-    changed: Places
-    answers: Places
+    changed: RowSet
+    answers: RowSet
     answer_of_changed: Int[Tensor, " row"]
     answer_row: Int[Tensor, " answer"]
 
@@ -86,7 +86,7 @@ class Rows:
         device: torch.device,
         both_ways: int | None = None,
     ) -> "Rows":
-        """From each example's first differing position and the answers' places; every example has an answer.
+        """From each example's first differing position and the answers' positions; every example has an answer.
 
         Args:
             both_ways: the prompts' length where attention looks both ways; None for causal models.
@@ -97,7 +97,7 @@ class Rows:
             range(min(first, look[0]), look[-1] + 1) if both_ways is None else range(n_pos)
             for first, look in zip(first_change, looks, strict=True)
         ]
-        changed, answers = (Places.of([list(p) for p in places], n_pos, device) for places in (spans, looks))
+        changed, answers = (RowSet.of([list(p) for p in positions], n_pos, device) for positions in (spans, looks))
         row_of = {flat: row for row, flat in enumerate(answers.flat.tolist())}
         answer_row = [row_of[e * n_pos + p] for e, p in zip(answer_example, answer_pos, strict=True)]
         return Rows(
@@ -108,8 +108,8 @@ class Rows:
             torch.tensor(answer_row, device=device),
         )
 
-    def __getitem__(self, reach: Reach) -> Places:
-        """The places of a node of this reach."""
+    def __getitem__(self, reach: Reach) -> RowSet:
+        """The positions of a node of this reach."""
         return self.changed if reach == "changed" else self.answers
 
     def take(self, x: Tensor, have: Reach, want: Reach) -> Tensor:

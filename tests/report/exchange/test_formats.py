@@ -78,8 +78,8 @@ def test_what_is_exported_comes_back_equal_or_is_refused(case: tuple[Transformer
             return
         export_circuit(circuit, file, name, d_model=32)
         scope = circuit.graph.scope if name in ("csv", "edge-pruning") else None
-        if name == "csv" and circuit.graph.shape.places:
-            with pytest.raises(GraphError, match="does not say which places"):
+        if name == "csv" and circuit.graph.shape.positions:
+            with pytest.raises(GraphError, match="does not say which positions"):
                 import_circuit(file, model, scope=scope)
             return
         assert import_circuit(file, model, scope=scope) == what_comes_back(name, circuit)

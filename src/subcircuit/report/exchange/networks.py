@@ -138,12 +138,12 @@ def _inputs(graph: Graph) -> dict[str, frozenset[str]]:
 
 
 def _written_through(graph: Graph, reader: Reader) -> Iterator[str]:
-    here = graph.places.index(reader.place)
+    here = graph.positions.index(reader.position)
     for writer in (graph.writers[index] for index in graph.owners(reader)):
-        for place in graph.reached_from(reader):
+        for position in graph.reached_from(reader):
             # where a node's input and output have one name, only one way between two roles keeps the graph free of cycles
-            if place >= here or str(writer) != str(bare(reader)):
-                yield str(at(writer, graph.places[place]))
+            if position >= here or str(writer) != str(bare(reader)):
+                yield str(at(writer, graph.positions[position]))
 
 
 def _graph(about: object, target: Target, file: Path) -> Graph:
@@ -155,7 +155,7 @@ def _graph(about: object, target: Target, file: Path) -> Graph:
         scope = TypeAdapter(Scope).validate_python(told["scope"])
     except (KeyError, TypeError, ValueError, RecursionError, ValidationError):
         raise CircuitFileError(f"{file}: the attribute {_ABOUT!r} does not describe a graph") from None
-    graph = target.graph(scope, shape.places)
+    graph = target.graph(scope, shape.positions)
     if graph.shape != shape:
         raise GraphError(f"{file} is a circuit of another model; theirs and this one differ in {differences(shape, graph.shape)}")
     return graph

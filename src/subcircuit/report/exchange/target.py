@@ -24,7 +24,7 @@ class Target:
     config: TransformerConfig
     scope: Scope | None = None
 
-    def graph(self, stated: Scope, places: tuple[str, ...] = ()) -> Graph:
+    def graph(self, stated: Scope, positions: tuple[str, ...] = ()) -> Graph:
         """The model's graph at the scope that a file states, or that its format always has.
 
         Raises:
@@ -32,17 +32,17 @@ class Target:
         """
         if self.scope not in (None, stated):
             raise GraphError(f"the file holds a circuit at {stated}, not at {self.scope}: leave the scope out")
-        return Graph.of(self.config, stated, places)
+        return Graph.of(self.config, stated, positions)
 
     def graph_or(self, otherwise: Scope) -> Graph:
         """The model's graph at the scope asked for, for files that do not state one.
 
         Raises:
-            GraphError: the scope tells places apart, and such files do not say which there are.
+            GraphError: the scope tells positions apart, and such files do not say which there are.
         """
         scope = otherwise if self.scope is None else self.scope
         if scope.positions != "all":
-            raise GraphError(f"scope {scope}: the file does not say which places there are; networkx and graphml do")
+            raise GraphError(f"scope {scope}: the file does not say which positions there are; networkx and graphml do")
         return Graph.of(self.config, scope)
 
 
@@ -56,7 +56,7 @@ class Gathered:
 
     def __init__(self, file: Path, graph: Graph):
         self.file, self.graph = file, graph
-        named = ((at(writer, place), index) for index, writer in enumerate(graph.writers) for place in graph.places)
+        named = ((at(writer, position), index) for index, writer in enumerate(graph.writers) for position in graph.positions)
         self._writers = {str(writer): index for writer, index in named}
         self._readers = {str(reader): index for index, reader in enumerate(graph.readers)}
         self._exists = graph.edges.tolist()

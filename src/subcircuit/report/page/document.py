@@ -70,7 +70,7 @@ def check_one_graph(circuits: Sequence[Shown]) -> Graph:
 
 
 def graph_document(graph: Graph) -> Json:
-    """Nodes with their places, and which of them each reader belongs to."""
+    """Nodes with their positions, and which of them each reader belongs to."""
     nodes = (*graph.writers, *graph.units[-1].readers)
     return {
         "layers": graph.shape.n_layers,

@@ -3,9 +3,9 @@
 import { at, colour, el, many, number } from "./dom.js";
 import { MARGIN, distance, layOut, routes, shortName } from "./layout.js";
 import { createPainter } from "./paint.js";
-import { activity, coincident, edgesOf, placeRead, withoutPlace } from "./scene.js";
+import { activity, coincident, edgesOf, positionRead, withoutPosition } from "./scene.js";
 
-const NEAR = 5, PICKABLE = 20000, MOST_BUTTONS = 4000, MOST_PLACES = 8;
+const NEAR = 5, PICKABLE = 20000, MOST_BUTTONS = 4000, MOST_POSITIONS = 8;
 
 export function createMap(graph, { onSelect, labelOf }) {
   const [stage, view, sheet, holder] = ["stage", "view", "sheet", "nodes"].map(at);
@@ -120,7 +120,7 @@ export function createMap(graph, { onSelect, labelOf }) {
 
   function aboutEdge(edge) {
     const reader = graph.readers[scene.readers[edge]];
-    const [writer, into] = [graph.nodes[scene.writers[edge]].name, withoutPlace(reader)];
+    const [writer, into] = [graph.nodes[scene.writers[edge]].name, withoutPosition(reader)];
     const labels = [writer, into.replace(/<.*>$/, "")].map((name) => [name, labelOf(name)]).filter(([, label]) => label);
     return [
       el("strong", { class: "mono" }, `${writer} → ${into}`),
@@ -130,9 +130,9 @@ export function createMap(graph, { onSelect, labelOf }) {
   }
 
   function effects(edges) {
-    const where = (edge) => placeRead(graph.readers[scene.readers[edge]]);
-    const lines = edges.slice(0, MOST_PLACES).map((edge) => el("p", {}, `${where(edge)} effect ${number(scene.effects[edge])}`.trim()));
-    return edges.length > MOST_PLACES ? [...lines, el("p", { class: "faint" }, `and at ${many(edges.length - MOST_PLACES, "other place")}`)] : lines;
+    const where = (edge) => positionRead(graph.readers[scene.readers[edge]]);
+    const lines = edges.slice(0, MOST_POSITIONS).map((edge) => el("p", {}, `${where(edge)} effect ${number(scene.effects[edge])}`.trim()));
+    return edges.length > MOST_POSITIONS ? [...lines, el("p", { class: "faint" }, `and at ${many(edges.length - MOST_POSITIONS, "other position")}`)] : lines;
   }
 
   function edgeAt(x, y) {

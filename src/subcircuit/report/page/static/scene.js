@@ -142,16 +142,16 @@ export function edgesOf(graph, scene, shown, node) {
 export const strongestFirst = (scene, edges) => edges.sort((a, b) => (Math.abs(scene.effects[b]) || 0) - (Math.abs(scene.effects[a]) || 0));
 
 // At which position or token role something reads; nothing where places are not told apart.
-export const placeRead = (reader) => /@.*$/.exec(reader.name)?.[0] ?? "";
+export const positionRead = (reader) => /@.*$/.exec(reader.name)?.[0] ?? "";
 
 // The edges shown that lie on each other: of the same two components and kind, at one place each, strongest first.
 export function coincident(graph, scene, shown, edge) {
   const [writer, reader] = [scene.writers[edge], graph.readers[scene.readers[edge]]];
-  if (!placeRead(reader)) return [edge];
-  const same = (other) => scene.writers[other] === writer && withoutPlace(graph.readers[scene.readers[other]]) === withoutPlace(reader);
+  if (!positionRead(reader)) return [edge];
+  const same = (other) => scene.writers[other] === writer && withoutPosition(graph.readers[scene.readers[other]]) === withoutPosition(reader);
   return strongestFirst(scene, [...scene.edges.subarray(0, shown)].filter(same));
 }
 
-export const withoutPlace = (reader) => reader.name.slice(0, reader.name.length - placeRead(reader).length);
+export const withoutPosition = (reader) => reader.name.slice(0, reader.name.length - positionRead(reader).length);
 
 export const edgeName = (graph, scene, edge) => `${graph.nodes[scene.writers[edge]].name} → ${graph.readers[scene.readers[edge]].name}`;

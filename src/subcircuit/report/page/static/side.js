@@ -6,7 +6,7 @@ import { apartOf, stopOf, valueOf } from "./data.js";
 import { bars, counted, edgeRows, facts, section } from "./lists.js";
 import { patternView } from "./pattern.js";
 import { promptView } from "./prompt.js";
-import { edgesOf, placeRead, strongestFirst, strongestOf } from "./scene.js";
+import { edgesOf, positionRead, strongestFirst, strongestOf } from "./scene.js";
 
 const STRONGEST = 200, MOST_NODES = 40;
 
@@ -145,7 +145,7 @@ function whatIs(name, kind) {
 function portOf(graph, scene, edge) {
   const reader = graph.readers[scene.readers[edge]];
   const port = reader.name.includes("<router>") ? "router" : ({ q: "query", k: "key", v: "value" }[reader.kind] ?? "");
-  return `${port} ${placeRead(reader)}`.trim();
+  return `${port} ${positionRead(reader)}`.trim();
 }
 
 function attention(prompts, name, prompt, chosen, side, onSide) {
