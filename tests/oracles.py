@@ -18,7 +18,21 @@ from torch import Tensor
 
 from subcircuit.engine import Mean, MeanByPosition, Optimal, Resample, Zero
 from subcircuit.engine.ablation import Ablation
-from subcircuit.graph import MLP, Circuit, Embed, Expert, Graph, Head, HeadInput, Logits, Neuron, Reader, RouterInput, Writer
+from subcircuit.graph import (
+    MLP,
+    Circuit,
+    Embed,
+    Expert,
+    Graph,
+    Head,
+    HeadInput,
+    Logits,
+    Neuron,
+    Node,
+    Reader,
+    RouterInput,
+    Writer,
+)
 from subcircuit.graph import Attention as AttentionBlock
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm, Rotary
@@ -274,7 +288,7 @@ def mixture_of_one(model: Transformer, w: MixtureWeights, x: Tensor, run, times=
 class WithoutNodes(NodeByNode):
     """The same, with heads and MLPs that write a constant (None: nothing) into whatever norm follows their block."""
 
-    removed: dict[Head | MLP | Neuron, Tensor | None]
+    removed: dict[Node, Tensor | None]
 
     def head(self, layer: int, head: int, values: dict[Writer, Tensor]) -> Tensor:
         """The constant of a removed head at every position."""
@@ -295,12 +309,12 @@ class WithoutNodes(NodeByNode):
             return super().mlp(layer, x)
         return out if weights.mlp_post_norm is None else norm(self.model, out, weights.mlp_post_norm)
 
-    def instead(self, node: Head | MLP | Neuron, like: Tensor) -> Tensor:
+    def instead(self, node: Node, like: Tensor) -> Tensor:
         constant = self.removed[node]
         return torch.zeros_like(like) if constant is None else constant.expand_as(like)
 
 
-def run_without_nodes(model: Transformer, removed: dict[Head | MLP | Neuron, Tensor | None], tokens: Tokens) -> Tensor:
+def run_without_nodes(model: Transformer, removed: dict[Node, Tensor | None], tokens: Tokens) -> Tensor:
     """Logits of a model without nodes, one prompt at a time."""
     graph = Graph.of(model.config)
     logits = torch.zeros(*tokens.ids.shape, model.config.vocab, dtype=model.dtype)

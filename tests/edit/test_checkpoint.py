@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from subcircuit.edit import Node, NodeEdit, remove_nodes, write_checkpoint
+from subcircuit.edit import NodeEdit, remove_nodes, write_checkpoint
 from subcircuit.edit.checkpoint import keeps_constants
 from subcircuit.edit.replacement import mean_writes
 from subcircuit.engine import last_stream_of_nodes
 from subcircuit.errors import EditError
-from subcircuit.graph import MLP, Graph, Head, Neuron, Scope
+from subcircuit.graph import MLP, Attention, Embed, Expert, Graph, Head, Neuron, Node, Scope
 from subcircuit.model import MLPWeights, Tokens, Transformer, load_model
 from subcircuit.model.components import unembed
 from tests.oracles import run_without_nodes
@@ -150,3 +150,9 @@ def test_a_model_without_a_checkpoint_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EditError, match="architecture 'planted'"):
         write_checkpoint(strange, HEADS, None, tmp_path)
+
+
+@pytest.mark.parametrize("node", [Attention(1), Embed(), Expert(1, 0)])
+def test_what_is_no_part_of_the_weights_is_refused_by_name(node: Node) -> None:
+    with pytest.raises(EditError, match=f"{node} cannot be removed from the weights"):
+        remove_nodes(tiny("gpt2"), [Head(0, 1), node], None)

@@ -7,7 +7,7 @@ from subcircuit.edit.relearn import Relearning, Untouched, damaged_at_random, re
 from subcircuit.edit.remove import EdgeEdit, Edit, Level, Means, NodeEdit, Removal, check_same_model, keep, remove
 from subcircuit.edit.replacement import Fill, fill_named
 from subcircuit.edit.search import OnPoint, RemovalSearch, RemovalStep, RemovedParts
-from subcircuit.edit.weights import Node, remove_nodes
+from subcircuit.edit.weights import remove_nodes
 
 __all__ = [
     "Change",
@@ -18,7 +18,6 @@ __all__ = [
     "Fill",
     "Level",
     "Means",
-    "Node",
     "NodeEdit",
     "OnPoint",
     "Probe",

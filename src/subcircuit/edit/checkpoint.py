@@ -37,10 +37,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from subcircuit.edit.parts import cut_stream
-from subcircuit.edit.weights import Node
+from subcircuit.edit.weights import WHOLE, taken
 from subcircuit.entry import default_modes, entry
 from subcircuit.errors import CircuitFileError, EditError, ModelError
-from subcircuit.graph import MLP, Circuit, Head, Neuron
+from subcircuit.graph import Circuit, Node
 from subcircuit.graph.file import CIRCUIT_FILE
 from subcircuit.io import write_whole
 from subcircuit.model import Transformer, load_model
@@ -72,10 +72,10 @@ def check_constants(model: Transformer, nodes: Sequence[Node], ablation: str) ->
     tensor_map = _map_of(model)
     for node in nodes:
         if _bias_of(tensor_map, node) is None:
-            kind = "heads" if isinstance(node, Head) else "MLPs"
             raise EditError(
                 f"{ablation} ablation leaves a constant in place of {node}, and checkpoints of architecture "
-                f"{model.config.architecture!r} have no bias for what {kind} write to keep it in. Use --ablation zero, or --level edge."
+                f"{model.config.architecture!r} have no bias for what {_WRITES[node.kind][0]} write to keep it in. "
+                "Use --ablation zero, or --level edge."
             )
 
 
@@ -89,9 +89,13 @@ def _map_of(model: Transformer) -> TensorMap:
     return model.family.tensor_map
 
 
+_WRITES = {"attention": ("heads", "attention.b_O"), "mlp": ("MLPs", "mlp.b_out")}
+"""By a node's kind: what messages call such nodes, and the bias that they write through."""
+
+
 def _bias_of(tensor_map: TensorMap, node: Node) -> StoredTensor | None:
     """The bias of the map that a node writes through; None where the family has none."""
-    return tensor_map.row_of("attention.b_O" if isinstance(node, Head) else "mlp.b_out")
+    return tensor_map.row_of(_WRITES[node.kind][1])
 
 
 @entry
@@ -120,11 +124,9 @@ def write_checkpoint(
     raw = json.loads((model.folder / "config.json").read_bytes())
     raw.pop("transformers_weights", None)  # the name of the file that is replaced
     tensors = _Tensors(dict(read_tensors(model.folder)), model, tensor_map)
-    for layer in sorted({node.layer for node in nodes}):
-        tensors.remove_heads(layer, [node.head for node in nodes if isinstance(node, Head) and node.layer == layer])
-        if MLP(layer) in nodes:
-            tensors.remove_mlp(layer)
-        tensors.remove_neurons(layer, [node.neuron for node in nodes if isinstance(node, Neuron) and node.layer == layer])
+    for layer, parts in taken(nodes).items():
+        tensors.remove_heads(layer, list(parts.heads.values()))
+        tensors.remove_neurons(layer, list(parts.neurons.values()))
     if constants is not None:
         raw |= tensors.fill(nodes, constants.cpu())
     write_whole(directory / WEIGHTS, lambda file: save_file(tensors.by_name, file, metadata={"format": "pt"}))
@@ -151,14 +153,11 @@ class _Tensors:
         for weights, rows in ((("W_Q", "b_Q", "W_O"), heads), (("W_K", "b_K", "W_V", "b_V"), alone)):
             self._clear([f"layers.{layer}.attention.{name}" for name in weights], rows)
 
-    def remove_mlp(self, layer: int) -> None:
-        """Nothing comes out of this MLP, not even its bias."""
-        names = ("W_in", "W_gate", "W_out", "b_in", "b_gate", "b_out")
-        self._clear([f"layers.{layer}.mlp.{name}" for name in names], slice(None))
-
-    def remove_neurons(self, layer: int, neurons: list[int]) -> None:
-        """Nothing goes through these neurons; the MLP keeps its bias."""
-        self._clear([f"layers.{layer}.mlp.{name}" for name in ("W_in", "W_gate", "W_out", "b_in", "b_gate")], neurons)
+    def remove_neurons(self, layer: int, neurons: list[slice]) -> None:
+        """Nothing goes through these neurons; of a whole MLP not even the bias stays."""
+        whole = neurons == [WHOLE]
+        names = ("W_in", "W_gate", "W_out", "b_in", "b_gate", *(("b_out",) if whole else ()))
+        self._clear([f"layers.{layer}.mlp.{name}" for name in names], WHOLE if whole else [neuron.start for neuron in neurons])
 
     def fill(self, nodes: Sequence[Node], constants: Float[Tensor, "part d_model"]) -> dict[str, bool]:
         """Constants into biases; returns the switches of the config that this takes."""
@@ -169,8 +168,7 @@ class _Tensors:
                 self._names[slot.name] = self._new_name(slot)
                 self.by_name[self._names[slot.name]] = torch.zeros(slot.shape, dtype=dtype)
         for node, constant in zip(nodes, constants, strict=True):
-            name = f"layers.{node.layer}.{'attention.b_O' if isinstance(node, Head) else 'mlp.b_out'}"
-            view = self._view(name)
+            view = self._view(f"layers.{node.layer}.{_WRITES[node.kind][1]}")
             view.copy_((view.double() + constant.double()).to(view.dtype))
         return dict.fromkeys(sorted(switches), True)
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from subcircuit.edit.parts import Probe, Stream, measure
 from subcircuit.edit.relearn import Curve, Relearning, Untouched, damaged_at_random, relearn, untouched
-from subcircuit.edit.weights import Node
 from subcircuit.entry import entry
 from subcircuit.errors import PromptError
+from subcircuit.graph import Node
 from subcircuit.model import Transformer
 from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from subcircuit.edit.weights import Node, blend
+from subcircuit.edit.weights import blend, can_be_removed
 from subcircuit.engine import Optimal, last_stream
 from subcircuit.engine.readout import read
 from subcircuit.errors import NumericalError, SettingsError
-from subcircuit.graph import MLP, Attention, Circuit, Graph, Head, Neuron
+from subcircuit.graph import MLP, Circuit, Graph, Head, Neuron, Node
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks import Metric, Task, check_vocabulary
@@ -132,11 +132,12 @@ def nodes_of(circuit: Circuit) -> tuple[Node, ...]:
     """
     nodes: list[Node] = []
     for node in circuit.nodes:
-        match node:
-            case Head() | MLP() | Neuron():
-                nodes.append(node)
-            case Attention(layer):
-                nodes += [Head(layer, head) for head in range(circuit.graph.shape.n_heads)]
+        if can_be_removed(node):
+            nodes.append(node)
+        elif (row := circuit.graph.writer_index.get(node)) is not None and (
+            unit := circuit.graph.unit_of_writer[row]
+        ) is not None:
+            nodes += filter(can_be_removed, circuit.graph.units[unit].apart.writers)
     return tuple(nodes)
 
 

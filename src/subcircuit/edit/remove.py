@@ -17,10 +17,10 @@ from subcircuit.edit.checkpoint import CutModel, check_constants, keeps_constant
 from subcircuit.edit.parts import EdgeParts, NodeParts, Parts, Probe, all_nodes, nodes_of
 from subcircuit.edit.replacement import Fill, mean_values, mean_writes, optimal_values, optimal_writes
 from subcircuit.edit.search import OnPoint, RemovalSearch, RemovedParts, find
-from subcircuit.edit.weights import Node, remove_nodes
+from subcircuit.edit.weights import WHOLE, remove_nodes, resolved_layers
 from subcircuit.entry import entry
 from subcircuit.errors import EditError, GraphError
-from subcircuit.graph import MLP, Circuit, Neuron
+from subcircuit.graph import Circuit, Node
 from subcircuit.model import MixtureWeights, Transformer
 from subcircuit.model.tokens import Tokens
 from subcircuit.search import OnRound
@@ -232,7 +232,7 @@ def keep(
     _check_tasks(circuit, model, (task, *retain))
     means = means or Means()
     kept = set(nodes_of(circuit)) if means.level == "node" else set()
-    split = {writer.layer for writer in circuit.graph.writers if isinstance(writer, Neuron)}
+    split = resolved_layers(circuit.graph.writers)
     gone = tuple(node for node in all_nodes(model, split) if node not in kept)
     fill = _fill(model, gone, means)
     material = _Material(model, task.to(model.device), [other.to(model.device) for other in retain], fill)
@@ -259,7 +259,7 @@ def _fill(model: Transformer, nodes: tuple[Node, ...], means: Means) -> Fill:
     if means.level == "edge":
         return means.fill or "mean"
     for node in nodes:
-        if isinstance(node, MLP) and isinstance(model.weights.layers[node.layer].mlp, MixtureWeights):
+        if node.neurons == WHOLE and node.layer is not None and isinstance(model.weights.layers[node.layer].mlp, MixtureWeights):
             raise EditError(
                 f"{node} is a mixture of experts, which cannot be removed from the weights as a node: use --level edge"
             )

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.edit.weights import Node
+from subcircuit.edit.weights import WHOLE, Taken, resolved_layers, taken
 from subcircuit.engine import writer_values
 from subcircuit.errors import EditError, UnknownNameError
-from subcircuit.graph import MLP, Circuit, Graph, Head, Neuron, Scope
+from subcircuit.graph import Circuit, Graph, Node, Scope
 from subcircuit.model.attention import PARTS, attention, mix, project
 from subcircuit.model.components import embed, mlp, neurons, normalize
 from subcircuit.model.tokens import Tokens
@@ -50,19 +50,16 @@ def fill_named(name: str) -> Fill:
 def mean_writes(model: Transformer, nodes: Sequence[Node], prompts: Iterable[Tokens]) -> Float[Tensor, "part d_model"]:
     """The mean of what each node writes."""
     totals = torch.zeros(len(nodes), model.config.d_model, dtype=torch.float64, device=model.device)
-    count = 0
+    count, layers = 0, taken(nodes)
     for tokens, real in _batches(prompts):
         count += int(real.sum())
         stream = embed(model.config, model.weights, tokens.ids)
         for layer in range(model.config.n_layers):
-            heads = {row: node.head for row, node in enumerate(nodes) if isinstance(node, Head) and node.layer == layer}
-            if heads:
-                totals[list(heads)] += _heads(model, layer, tuple(heads.values()), stream)[:, real].double().sum(1)
-            if MLP(layer) in nodes:
-                totals[nodes.index(MLP(layer))] += _mlp(model, layer, stream)[real].double().sum(0)
-            fired = {row: node.neuron for row, node in enumerate(nodes) if isinstance(node, Neuron) and node.layer == layer}
-            if fired:
-                totals[list(fired)] += _neurons(model, layer, list(fired.values()), stream, real)
+            parts = layers.get(layer, Taken())
+            if parts.heads:
+                totals[list(parts.heads)] += _heads(model, layer, tuple(parts.heads.values()), stream)[:, real].double().sum(1)
+            if parts.neurons:
+                totals[list(parts.neurons)] += _of_mlp(model, layer, list(parts.neurons.values()), stream, real)
             stream = block(model, layer, stream)
     return (totals / count).to(model.dtype)
 
@@ -100,7 +97,7 @@ def optimal_writes(
             f"optimal constants of {model.name} are learned behind the norm that follows a block, and cannot be written in front of it: "
             "use --ablation mean or zero, or --level edge"
         )
-    split = {node.layer for node in nodes if isinstance(node, Neuron)}
+    split = resolved_layers(nodes)
     graph = Graph.of(model.config, Scope(level="head", overrides=tuple((f"m{layer}", "neuron") for layer in sorted(split))))
     rows = [graph.writer_index[node] for node in nodes]
     kept = graph.edges.clone()
@@ -142,22 +139,20 @@ def _heads(
     return mix(model, layer, q, k, v) @ W_O[:, None]
 
 
-def _mlp(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-    """What an MLP writes before any norm after it."""
-    return mlp(model.config, *_mlp_and_input(model, layer, stream))
-
-
-def _neurons(
+def _of_mlp(
     model: Transformer,
     layer: int,
-    which: list[int],
+    which: list[slice],
     stream: Float[Tensor, "batch pos d_model"],
     real: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, "part d_model"]:
-    """The sum over real positions of what neurons write."""
+    """The sum over real positions of what an MLP writes, before any norm after it, or of what each of its neurons writes."""
     weights, x = _mlp_and_input(model, layer, stream)
-    activations = neurons(model.config, weights, x[real])[:, which].double().sum(0)
-    return activations[:, None] * weights.W_out[which].double()
+    if which == [WHOLE]:
+        return mlp(model.config, weights, x)[real].double().sum(0, keepdim=True)
+    rows = [neuron.start for neuron in which]
+    activations = neurons(model.config, weights, x[real])[:, rows].double().sum(0)
+    return activations[:, None] * weights.W_out[rows].double()
 
 
 def _mlp_and_input(

@@ -13,19 +13,61 @@ part in the root mean square that its layer's other heads are divided by. That i
 means; cutting edges (``engine/forward.py``) takes away its share after that norm instead.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.entry import entry
-from subcircuit.graph import MLP, Head, Neuron
+from subcircuit.errors import EditError
+from subcircuit.graph import Node
 from subcircuit.model import AttentionWeights, LayerWeights, MLPWeights, Transformer
 
-Node: TypeAlias = Head | MLP | Neuron
+WHOLE = slice(None)
+"""All neurons of an MLP, with its biases."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What some nodes take of one layer's output weights, by the node's index among those given.
+
+    Args:
+        heads: number of each head.
+        neurons: those of each MLP, ``WHOLE``, or of each neuron.
+    """
+
+    heads: dict[int, int] = field(default_factory=dict)
+    neurons: dict[int, slice] = field(default_factory=dict)
+
+
+def can_be_removed(node: Node) -> bool:
+    """Whether a node is a part of the weights: a head, an MLP or neurons of it."""
+    return node.layer is not None and (node.column is not None or node.neurons is not None)
+
+
+def resolved_layers(nodes: Iterable[Node]) -> set[int]:
+    """Layers of which neurons are among the nodes."""
+    return {node.layer for node in nodes if node.layer is not None and node.neurons not in (None, WHOLE)}
+
+
+def taken(nodes: Sequence[Node]) -> dict[int, Taken]:
+    """What nodes take of each layer, from the first layer that they are in.
+
+    Raises:
+        EditError: one of them is no part of the weights: a whole attention block, an expert, the embedding.
+    """
+    layers: dict[int, Taken] = {}
+    for index, node in enumerate(nodes):
+        if node.layer is None or not can_be_removed(node):
+            raise EditError(f"{node} cannot be removed from the weights: name heads, MLPs or neurons")
+        mine = layers.setdefault(node.layer, Taken())
+        if node.column is not None:
+            mine.heads[index] = node.column
+        if node.neurons is not None:
+            mine.neurons[index] = node.neurons
+    return dict(sorted(layers.items()))
 
 
 def blend(
@@ -40,28 +82,25 @@ def blend(
         nodes: heads, MLPs and neurons of the model, each once; of an MLP not also its neurons.
         kept: 1 for a node as it is, 0 for one that is removed.
         constants: what each node writes when it is removed; None is nothing, and then no bias is added.
+
+    Raises:
+        EditError: one of them is no part of the weights.
     """
     layers = list(model.weights.layers)
-    for layer in sorted({node.layer for node in nodes}):
-        rows = [row for row, node in enumerate(nodes) if node.layer == layer]
-        heads, mlp, neurons = ([row for row in rows if isinstance(nodes[row], kind)] for kind in (Head, MLP, Neuron))
+    for layer, parts in taken(nodes).items():
         changed = layers[layer]
-        if heads:
-            numbers = [node.head for row in heads if isinstance(node := nodes[row], Head)]
-            attention = _attention(changed.attention, numbers, kept[heads], _fill(kept, constants, heads))
-            changed = replace(changed, attention=attention)
-        if mlp:
-            changed = _with_mlp(changed, kept[mlp[0]], _fill(kept, constants, mlp))
-        if neurons:
-            numbers = [node.neuron for row in neurons if isinstance(node := nodes[row], Neuron)]
-            changed = _with_neurons(changed, numbers, kept[neurons], _fill(kept, constants, neurons))
+        if rows := list(parts.heads):
+            heads = list(parts.heads.values())
+            changed = replace(changed, attention=_attention(changed.attention, heads, kept[rows], _fill(kept, constants, rows)))
+        if rows := list(parts.neurons):
+            changed = replace(changed, mlp=_mlp(changed, list(parts.neurons.values()), kept[rows], _fill(kept, constants, rows)))
         layers[layer] = changed
     return replace(model, weights=replace(model.weights, layers=tuple(layers)))
 
 
 @entry
 def remove_nodes(model: Transformer, nodes: Sequence[Node], constants: Float[Tensor, "part d_model"] | None) -> Transformer:
-    """The model without nodes; arguments as in `blend`."""
+    """The model without nodes; arguments and errors as in `blend`."""
     return blend(model, nodes, torch.zeros(len(nodes), device=model.device, dtype=model.dtype), constants)
 
 
@@ -72,26 +111,22 @@ def _attention(
     return replace(weights, W_O=weights.W_O * scale[:, None, None], b_O=_sum(weights.b_O, fill))
 
 
-def _with_mlp(layer: LayerWeights, kept: Float[Tensor, ""], fill: Float[Tensor, " d_model"] | None) -> LayerWeights:
+def _mlp(
+    layer: LayerWeights, neurons: list[slice], kept: Float[Tensor, " part"], fill: Float[Tensor, " d_model"] | None
+) -> MLPWeights:
     weights = layer.mlp
     assert isinstance(weights, MLPWeights), "families with mixtures of experts are refused before"
-    bias = None if weights.b_out is None else weights.b_out * kept
-    return replace(layer, mlp=replace(weights, W_out=weights.W_out * kept, b_out=_sum(bias, fill)))
+    if neurons == [WHOLE]:
+        bias = None if weights.b_out is None else weights.b_out * kept[0]
+        return replace(weights, W_out=weights.W_out * kept[0], b_out=_sum(bias, fill))
+    scale = _scale(len(weights.W_out), [neuron.start for neuron in neurons], kept)
+    return replace(weights, W_out=weights.W_out * scale[:, None], b_out=_sum(weights.b_out, fill))
 
 
-def _with_neurons(
-    layer: LayerWeights, neurons: list[int], kept: Float[Tensor, " part"], fill: Float[Tensor, " d_model"] | None
-) -> LayerWeights:
-    weights = layer.mlp
-    assert isinstance(weights, MLPWeights), "mixtures of experts have no neurons"
-    scale = _scale(len(weights.W_out), neurons, kept)
-    return replace(layer, mlp=replace(weights, W_out=weights.W_out * scale[:, None], b_out=_sum(weights.b_out, fill)))
-
-
-def _scale(size: int, places: list[int], kept: Float[Tensor, " part"]) -> Float[Tensor, " row"]:
-    """1 everywhere but at some places."""
+def _scale(size: int, rows: list[int], kept: Float[Tensor, " part"]) -> Float[Tensor, " row"]:
+    """1 everywhere but at some rows."""
     ones = torch.ones(size, device=kept.device, dtype=kept.dtype)
-    return ones.index_copy(0, torch.tensor(places, device=kept.device), kept)
+    return ones.index_copy(0, torch.tensor(rows, device=kept.device), kept)
 
 
 def _fill(

@@ -18,7 +18,7 @@ from typing import Any
 
 from subcircuit.engine.ablation import Ablation, ablation_named
 from subcircuit.errors import GraphError, SettingsError, UnknownNameError
-from subcircuit.graph import MLP, Circuit, Edge, Embed, Graph, Head, HeadInput, Logits, Reader, Writer, parse_writer
+from subcircuit.graph import Circuit, Edge, Embed, Graph, Head, HeadInput, Logits, Reader, Writer, parse_writer
 from subcircuit.model.load import load_model
 from subcircuit.tasks import competence, load_task, shortfall
 from subcircuit.truth.case import Case
@@ -124,7 +124,7 @@ def published_circuit(name: str) -> PublishedCircuit:
 
 def with_whole_inputs(circuit: Circuit) -> int:
     """Edges as ACDC's authors count them: one more for each query, key or value input that has any."""
-    heads = [isinstance(reader, HeadInput) for reader in circuit.graph.readers]
+    heads = [reader.column is not None for reader in circuit.graph.readers]
     return circuit.n_edges + int(circuit.kept.any(0)[heads].sum())
 
 
@@ -133,8 +133,8 @@ def _nodes(graph: Graph, groups: Mapping[str, Sequence[str]]) -> dict[str, list[
     for node in (node for members in nodes.values() for node in members):
         if node not in graph.writer_index:
             raise UnknownNameError("node", str(node), [str(writer) for writer in graph.writers])
-    heads: list[Writer | Logits] = [node for members in nodes.values() for node in members if isinstance(node, Head)]
-    mlps: list[Writer | Logits] = [writer for writer in graph.writers if isinstance(writer, MLP)]
+    heads: list[Writer | Logits] = [node for members in nodes.values() for node in members if node.column is not None]
+    mlps: list[Writer | Logits] = [writer for writer in graph.writers if writer.kind == "mlp"]
     return {**nodes, "heads": heads, "mlps": mlps, "embed": [Embed()], "logits": [Logits()]}
 
 
