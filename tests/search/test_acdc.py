@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from subcircuit.engine import ABLATIONS
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.evaluate import discover
-from subcircuit.graph import Graph, Scope
+from subcircuit.graph import Graph
 from subcircuit.search import Acdc
 from tests.engine.test_forward import scopes_of
 from tests.oracles import SequentialAcdc
@@ -73,21 +73,6 @@ def found_slowly(problem, config) -> tuple[torch.Tensor, torch.Tensor]:
             known, found = float(effects[cell]), float(slow.effects[cell])
             effects[cell] = found if not abs(known) >= abs(found) else known
     return kept, effects
-
-
-def test_threads_and_batches_do_not_change_the_circuit():
-    model = tiny("gemma2", dtype=torch.float32)
-    graph = Graph.of(model.config, Scope("head"))
-    problem = random_problem(model, graph, 7, [6, 5], 1, "kl_divergence", "resample")
-    threads = torch.get_num_threads()
-    circuits = set()
-    try:
-        for count, batch_size in ((1, None), (1, 1), (2, 2), (2, 7)):
-            torch.set_num_threads(count)
-            circuits.add(tuple(Acdc(0.01, batch_size=batch_size).search(problem).circuit.names))
-    finally:
-        torch.set_num_threads(threads)
-    assert len(circuits) == 1
 
 
 def test_thresholds_at_an_effect_are_decided_in_float64():

@@ -47,6 +47,7 @@ def test_files_are_the_same_each_time_and_with_any_number_of_threads(method: str
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
+        ("acdc", {"batch_size": 1}),
         ("acdc", {"batch_size": 2}),
         ("acdc", {"speculation": 1}),
         ("exact", {"batch_size": 2}),
