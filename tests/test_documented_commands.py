@@ -19,6 +19,8 @@ from subcircuit.model.load.builtin import SHIPPED
 from subcircuit.tasks import Task, load_split, load_task
 from tests.test_documentation import COMMANDS, ROOT
 
+pytestmark = pytest.mark.model
+
 PAGES = tuple(dict.fromkeys(page for page, _ in COMMANDS))
 # what a reader has made on other pages
 RUNS = ("runs/ioi", "runs/ioi-smollm2-135m-1")

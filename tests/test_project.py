@@ -150,6 +150,7 @@ def test_links_in_the_documentation_lead_somewhere() -> None:
             assert (ROOT / page).parent.joinpath(target).exists(), f"{page}: {target}"
 
 
+@pytest.mark.model
 def test_the_example_on_a_real_model_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "discover_ioi.py"), "1", "1.0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=tmp_path)

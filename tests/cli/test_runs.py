@@ -87,6 +87,7 @@ def results(folder: Path) -> dict[str, object]:
     return {"circuit": circuit, "scores": (folder / "scores.safetensors").read_bytes(), "journal": journal}
 
 
+@pytest.mark.kill
 def test_a_killed_run_is_resumed_to_the_same_bits(
     subcircuit: Run, model: str, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ def journal_of(folder: Path) -> dict[str, bytes]:
         return dict(database.execute("select key, result from work"))
 
 
+@pytest.mark.kill
 @pytest.mark.parametrize(
     ("arguments", "file"),
     [
@@ -210,6 +212,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(subcircuit: Run, model:
     assert results(Path("run")) == results(Path("whole"))
 
 
+@pytest.mark.kill
 def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(subcircuit: Run, model: str, prompts: Path) -> None:
     arguments, rng = options(model, prompts), Random(0)
     began = monotonic()
@@ -269,6 +272,7 @@ def test_any_flipped_bit_is_found_and_named(subcircuit: Run, model: str, prompts
     assert subcircuit("verify", "run").code == 0
 
 
+@pytest.mark.kill
 def test_a_damaged_journal_of_a_stopped_run_is_not_used(subcircuit: Run, model: str, prompts: Path) -> None:
     assert killed_after([*options(model, prompts), "run"], 3, 99) == -signal.SIGKILL
     with sqlite3.connect("run/journal.sqlite") as database:
@@ -280,6 +284,7 @@ def test_a_damaged_journal_of_a_stopped_run_is_not_used(subcircuit: Run, model: 
     assert "2 units of work taken over" in forked.err
 
 
+@pytest.mark.kill
 def test_another_configuration_is_refused_with_the_difference(subcircuit: Run, model: str, prompts: Path) -> None:
     assert killed_after([*options(model, prompts), "run"], 3, 99) == -signal.SIGKILL
     where = ("--model", model, "--task", prompts)
@@ -305,6 +310,7 @@ def test_a_run_does_not_go_on_with_anything_else(tmp_path: Path, name: str) -> N
     assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
 
 
+@pytest.mark.kill
 def test_a_run_has_one_process(subcircuit: Run, model: str, prompts: Path) -> None:
     assert killed_after([*options(model, prompts), "run"], 3, 99) == -signal.SIGKILL
     assert Path("run/.lock").exists()  # and holds nothing: its process is dead

@@ -11,6 +11,8 @@ from subcircuit.model import Tokens, Transformer, load_model
 from subcircuit.model.load.builtin import BUILT_IN, installed_parts
 from subcircuit.model.load.gguf import converted
 
+pytestmark = pytest.mark.model
+
 PROMPTS = [
     "When Mary and John went to the store, John gave a drink to",
     "The capital of France is",

@@ -31,6 +31,7 @@ from tests.runs.failing import Failing, Kept, Patient, at_worst, problem_of, sam
 from tests.tiny_models import tiny
 
 
+@pytest.mark.kill
 def test_workers_that_are_killed_or_hang_change_nothing(tmp_path: Path):
     problem, said = problem_of(tiny("attention_only")), list[str]()
     expected = at_worst(problem, "")

@@ -4,12 +4,15 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
+import pytest
+
 from subcircuit.runs.pool import Pool
 from subcircuit.runs.pool_ray import _watch
 from tests.runs.failing import Patient, at_worst, problem_of, same
 from tests.tiny_models import tiny
 
 
+@pytest.mark.kill
 def test_a_ray_cluster_works_to_the_bits_of_one_process_though_its_worker_is_killed_again_and_again(tmp_path: Path):
     problem = problem_of(tiny("attention_only"))
     work = partial(at_worst, problem, str(tmp_path))

@@ -12,6 +12,8 @@ from subcircuit.model import Transformer, load_model
 from subcircuit.search import Acdc
 from subcircuit.tasks import load_task
 
+pytestmark = pytest.mark.model
+
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
