@@ -12,6 +12,7 @@ from tests.cli.conftest import Output
 Run = Callable[..., Output]
 
 
+@pytest.mark.slow
 def test_a_file_stands_for_its_options(subcircuit: Run, model: str, prompts: Path) -> None:
     asked = subcircuit("discover", "-m", model, "-t", prompts, "--method", "eap-ig-inputs", "--set", "steps=3", "--edges", "20%")
     assert asked.code == 0, asked.err
@@ -31,6 +32,7 @@ def test_a_file_stands_for_its_options(subcircuit: Run, model: str, prompts: Pat
         assert circuit.record.method.parameters["steps"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -82,6 +84,7 @@ def test_mistakes_in_a_file_are_told(name: str, text: str, words: list[str], sub
     assert subcircuit("discover", "--config", "nowhere.yaml").code == 2
 
 
+@pytest.mark.slow
 def test_an_argument_can_stand_in_a_file(subcircuit: Run) -> None:
     Path("v.toml").write_text('case = "induction"\nmethods = ["eap", "random"]\nmetric = "logit_difference"\n')
     done = subcircuit("validate", "--config", "v.toml", "--json")

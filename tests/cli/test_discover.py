@@ -62,6 +62,7 @@ def files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_search_writes_a_circuit_and_its_pictures(subcircuit: Run, model: str, prompts: Path) -> None:
     done = subcircuit("discover", "--model", model, "--task", prompts, "--threshold", 0.05, "--json", "--out", "found")
     assert done.code == 0, done.err
@@ -73,6 +74,7 @@ def test_a_search_writes_a_circuit_and_its_pictures(subcircuit: Run, model: str,
     assert "loading" in done.err
 
 
+@pytest.mark.slow
 def test_the_summary_is_shown_and_shown_again(subcircuit: Run, model: str, prompts: Path) -> None:
     found = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "head")
     assert found.code == 0, found.err
@@ -95,6 +97,7 @@ def test_the_summary_is_shown_and_shown_again(subcircuit: Run, model: str, promp
     }
 
 
+@pytest.mark.slow
 def test_nodes_at_each_position(subcircuit: Run, model: str, prompts: Path) -> None:
     scope = ("--scope", "head, positions=each", "--method", "eap", "--metric", "logit_difference", "--edges", 12)
     done = subcircuit("discover", "-m", model, "-t", prompts, *scope, "--out", "found", "--json")
@@ -110,6 +113,7 @@ def test_nodes_at_each_position(subcircuit: Run, model: str, prompts: Path) -> N
     assert "declares no token roles" in refused.err
 
 
+@pytest.mark.slow
 def test_default_directories_are_counted_up(subcircuit: Run, model: str) -> None:
     arguments = ("discover", "--model", model, "--task", "induction", "--examples", 2, "--scope", "block", "--json")
     assert [subcircuit(*arguments).json["out"] for _ in range(2)] == [
@@ -119,6 +123,7 @@ def test_default_directories_are_counted_up(subcircuit: Run, model: str) -> None
     assert files(Path("runs")) == ["induction-tiny-llama-1", "induction-tiny-llama-2"]
 
 
+@pytest.mark.slow
 def test_the_method_s_options_reach_it(subcircuit: Run, model: str, prompts: Path) -> None:
     options = ("--no-whole-input", "--absolute", "--head-order", "ascending", "--speculation", 3, "--batch-size", 2)
     done = subcircuit(
@@ -180,6 +185,7 @@ def test_mistakes_are_one_paragraph(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_choice_that_the_types_forbid_is_a_mistake_like_others(model: str, prompts: Path) -> None:
     # in a process of its own: here, the type checks of the test run would be quicker
     command = "from subcircuit.cli.main import run; run()"
@@ -220,6 +226,7 @@ def test_a_directory_that_holds_something_is_left_alone(subcircuit: Run, model: 
     assert files(Path("taken")) == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_an_empty_directory_is_filled(subcircuit: Run, model: str, prompts: Path) -> None:
     Path("empty").mkdir()
     assert subcircuit("discover", "--model", model, "--task", prompts, "--scope", "block", "--out", "empty").code == 0
@@ -245,6 +252,7 @@ def test_ctrl_c_leaves_nothing_behind(subcircuit: Run, model: str, prompts: Path
     assert not Path("new/run").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_the_end_costs_nothing_that_was_worked_out(
     subcircuit: Run, model: str, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +277,7 @@ def test_show_refuses_what_is_no_circuit(subcircuit: Run) -> None:
         assert words in done.err
 
 
+@pytest.mark.slow
 def test_scored_edges_are_selected(subcircuit: Run, model: str, prompts: Path) -> None:
     common = ("discover", "--model", model, "--task", prompts, "--metric", "kl_divergence", "--json")
     by_count = subcircuit(*common, "--method", "clean-corrupted", "--edges", 20, "--by", "signed")
@@ -291,6 +300,7 @@ def test_scored_edges_are_selected(subcircuit: Run, model: str, prompts: Path) -
     assert "score at least 0.001 (absolute)" in shown.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -317,6 +327,7 @@ def test_settings_that_do_not_fit_are_refused(subcircuit: Run, model: str, promp
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_commands_that_go_on(subcircuit: Run, model: str, prompts: Path) -> None:
     done = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "head", "--out", "o u t")
     assert done.code == 0, done.err
@@ -329,6 +340,7 @@ def test_a_search_ends_with_commands_that_go_on(subcircuit: Run, model: str, pro
     assert "on 2 pairs of prompts" in judged.err
 
 
+@pytest.mark.slow
 def test_unseen_prompts_are_told_of_first(subcircuit: Run, model: str, many: Path) -> None:
     done = subcircuit("discover", "--model", model, "--task", many, "--scope", "head", "--out", "found")
     assert done.code == 0, done.err
@@ -346,6 +358,7 @@ def test_unseen_prompts_are_told_of_first(subcircuit: Run, model: str, many: Pat
     assert (content["test"]["examples"], content["search"]["examples"], content["examples"]) == (4, 6, 6)
 
 
+@pytest.mark.slow
 def test_all_prompts_are_searched_with_where_that_is_asked_for_and_loudly(subcircuit: Run, model: str, prompts: Path) -> None:
     done = subcircuit("discover", "-m", model, "-t", prompts, "--scope", "block", "--split", "100/0/0", "--out", "found")
     assert done.code == 0, done.err
@@ -355,6 +368,7 @@ def test_all_prompts_are_searched_with_where_that_is_asked_for_and_loudly(subcir
     assert (content["test"], content["search"]["examples"]) == (None, 6)
 
 
+@pytest.mark.slow
 def test_a_split_is_carried_on(subcircuit: Run, model: str, many: Path) -> None:
     options = ("-m", model, "-t", many, "--scope", "head", "--split", "34/33/33", "--seed", 2, "--method", "acdc")
     assert subcircuit("discover", *options, "--out", "first").code == 0
@@ -383,6 +397,7 @@ def test_a_split_is_carried_on(subcircuit: Run, model: str, many: Path) -> None:
     assert (done.json["test"]["examples"], done.json["search"]["examples"]) == (4, 4)
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_not_resumed_even_if_the_search_prompts_stay(subcircuit: Run, model: str, many: Path) -> None:
     options = ("-m", model, "-t", many, "--scope", "block", "--examples", 4, "--out", "run")
     assert subcircuit("discover", *options).code == 0

@@ -34,6 +34,7 @@ def shown(file: Path) -> str:
     return "".join(node.value for node in constants if isinstance(node.value, str))
 
 
+@pytest.mark.slow
 def test_every_character_of_the_package_has_an_equivalent() -> None:
     make_readable()
     special = {c for file in SOURCE.rglob("*.py") for c in shown(file) if not c.isascii()} - {"\N{REPLACEMENT CHARACTER}"}
@@ -44,6 +45,7 @@ def test_every_character_of_the_package_has_an_equivalent() -> None:
     assert "Zoë · 3 → 4 …".encode("cp1252", HANDLER).decode("cp1252") == "Zoë · 3 -> 4 …"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "locale"])
 def test_commands_print_in_any_encoding(encoding: str, subcircuit: Run) -> None:
     search = ("discover", "--model", "tiny-induction-ioi", "--task", "induction", "--metric", "logit_difference")

@@ -25,6 +25,7 @@ KEYS = {
 }
 
 
+@pytest.mark.slow
 def test_an_estimate_takes_the_options_of_a_search_and_writes_nothing(subcircuit: Run, model: str, prompts: Path) -> None:
     asked = ("--model", model, "--task", prompts, "--threshold", 0.05, "--scope", "head")
     predicted = subcircuit("estimate", *asked, "--json")
@@ -51,6 +52,7 @@ def test_an_estimate_refuses_what_a_search_would_refuse(subcircuit: Run, model: 
         assert words in refused.err
 
 
+@pytest.mark.slow
 def test_a_search_that_needs_more_memory_than_is_free_says_so_first(
     subcircuit: Run, model: str, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

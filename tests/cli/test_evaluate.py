@@ -13,6 +13,8 @@ from subcircuit.graph import Circuit
 from subcircuit.tasks import load_split, split_again, split_record
 from tests.cli.conftest import Output, written
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Output]
 
 

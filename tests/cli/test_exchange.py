@@ -10,6 +10,8 @@ from subcircuit.graph import Circuit
 from subcircuit.report.exchange import READ, WRITTEN
 from tests.cli.conftest import Output
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Output]
 
 

@@ -21,6 +21,7 @@ def mixture(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_routing_is_told_as_json_and_as_tables(subcircuit: Run, mixture: str, prompts: Path) -> None:
     arguments = ("experts", "--model", mixture, "--task", prompts, "--metric", "kl_divergence", "--detail", 1)
     content = subcircuit(*arguments, "--json").json
@@ -37,6 +38,7 @@ def test_routing_is_told_as_json_and_as_tables(subcircuit: Run, mixture: str, pr
         assert words in shown.out
 
 
+@pytest.mark.slow
 def test_a_circuit_of_experts_is_found_drawn_and_loaded(subcircuit: Run, mixture: str, prompts: Path) -> None:
     asked = ("discover", "--model", mixture, "--task", prompts, "--scope", "expert", "--method", "eap", "--edges", 200)
     done = subcircuit(*asked, "--metric", "logit_difference", "--json")

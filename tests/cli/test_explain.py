@@ -8,6 +8,8 @@ import pytest
 
 from tests.cli.conftest import Output
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Output]
 
 

@@ -25,6 +25,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 HEAVY = {"torch", "transformers", "numpy", "scipy", "matplotlib"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "spared"),
     [
@@ -137,12 +138,14 @@ def test_markup_and_control_characters_from_outside_are_inert(subcircuit: Run) -
     assert "[red]\N{REPLACEMENT CHARACTER}[31mno\N{REPLACEMENT CHARACTER}where[/red]" in done.err
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     command = f"{sys.executable} -c 'from subcircuit.cli.main import run; import sys; sys.argv[1:] = [\"methods\"]; run()'"
     done = subprocess.run(["bash", "-c", f"{command} | true"], capture_output=True, text=True, check=False, timeout=120)
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 120])
 def test_help_shows_no_types_of_python(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -155,6 +158,7 @@ def test_help_shows_no_types_of_python(width: int, capsys: pytest.CaptureFixture
             assert word not in text, words
 
 
+@pytest.mark.slow
 def test_a_misspelt_name_is_refused_before_a_model_is_loaded(
     subcircuit: Run, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

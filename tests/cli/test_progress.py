@@ -54,6 +54,7 @@ def worked(seconds: float, share: float, work: float) -> Step:
     return replace(at(seconds, 1), share=share, work=work)
 
 
+@pytest.mark.slow
 def test_nothing_is_foretold_before_foretellings_agree() -> None:
     """A search that is much quicker at first than later, as the share can only guess."""
     pace, shown = Pace(), {}
@@ -166,6 +167,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_LEAST_SHARE", 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("words", "counted"),

@@ -3,26 +3,38 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
+from subcircuit.cli.main import main
 from subcircuit.graph import Circuit, load_path
 from tests.cli.conftest import written
 
 
+@pytest.fixture(scope="module")
+def made(model, tmp_path_factory):
+    """A folder with the prompts, a circuit found by plain ACDC and one refined from it."""
+    folder = tmp_path_factory.mktemp("refined")
+    many, seed, fine = (str(folder / name) for name in ("many.jsonl", "seed", "fine"))
+    written(folder / "many.jsonl", range(10, 22), 12)
+    search = ["discover", "-m", model, "-t", many, "--threshold", "0.05", "--metric", "logit_difference", "--out", seed]
+    assert main(search) == 0
+    assert main(["refine", seed, "-m", model, "-t", many, "--target", "kl=0.2", "--out", fine]) == 0
+    return folder
+
+
 @pytest.fixture
-def found(subcircuit, model, many, tmp_path):
-    """A circuit found by plain ACDC."""
-    run = subcircuit("discover", "-m", model, "-t", many, "--threshold", "0.05", "--metric", "logit_difference", "--out", "seed")
-    assert run.code == 0, run.err
+def found(made, subcircuit, tmp_path):
+    """What was made, in the working directory; the path of the circuit found by plain ACDC."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     return tmp_path / "seed"
 
 
-def test_a_finished_circuit_is_refined_to_its_target(subcircuit, model, many, found, tmp_path):
-    out = subcircuit("refine", found, "-m", model, "-t", many, "--target", "kl=0.2", "--out", "fine", "--json")
-    assert out.code == 0, out.err
+@pytest.mark.slow
+def test_a_finished_circuit_is_refined_to_its_target(found, tmp_path):
     seed, fine = Circuit.load(found), Circuit.load(tmp_path / "fine")
-    assert out.json["method"] == "refine"
+    assert fine.record.method.name == "refine"
     assert fine.record.method.parameters["seed"] == f"acdc, {seed.n_edges:,} edges"
     assert fine.record.task.split == seed.record.task.split
     path = load_path(tmp_path / "fine", fine.graph)
@@ -35,14 +47,16 @@ def test_a_finished_circuit_is_refined_to_its_target(subcircuit, model, many, fo
     assert (tmp_path / "fine" / "path.svg").is_file()
 
 
+@pytest.mark.slow
 def test_prompts_of_a_file_are_found_again_all_parts_of_them(subcircuit, model, found, tmp_path):
-    out = subcircuit("refine", found, "-m", model, "--target", "kl=0.05", "--out", "fine")
+    out = subcircuit("refine", found, "-m", model, "--target", "kl=0.05", "--out", "again")
     assert out.code == 0, out.err
     assert "no validation prompts" not in out.err
-    path = load_path(tmp_path / "fine", Circuit.load(tmp_path / "fine").graph)
+    path = load_path(tmp_path / "again", Circuit.load(tmp_path / "again").graph)
     assert all(point.validation is not None for point in path.points)
 
 
+@pytest.mark.slow
 def test_with_a_target_discover_refines_and_without_one_it_is_acdc(subcircuit, model, many):
     refined = subcircuit(
         "discover",
@@ -66,8 +80,8 @@ def test_with_a_target_discover_refines_and_without_one_it_is_acdc(subcircuit, m
     assert plain.json["method"] == "acdc"
 
 
-def test_a_size_is_taken_from_the_path(subcircuit, model, many, found, tmp_path):
-    subcircuit("refine", found, "-m", model, "-t", many, "--target", "kl=0.01", "--out", "fine")
+@pytest.mark.slow
+def test_a_size_is_taken_from_the_path(subcircuit, found, tmp_path):
     path = load_path(tmp_path / "fine", Circuit.load(tmp_path / "fine").graph)
     sizes = sorted({point.n_edges for point in path.points})
     shown = subcircuit("show", "fine", "--edges", sizes[-1], "--out", "other", "--json")
@@ -98,8 +112,8 @@ def test_targets_that_make_no_sense_are_refused_before_anything_is_loaded(subcir
     assert "loading" not in out.err
 
 
-def test_a_path_that_is_damaged_is_named(subcircuit, model, many, found, tmp_path):
-    subcircuit("refine", found, "-m", model, "-t", many, "--target", "kl=0.05", "--out", "fine")
+@pytest.mark.slow
+def test_a_path_that_is_damaged_is_named(subcircuit, found, tmp_path):
     file = tmp_path / "fine" / "path.json"
     content = json.loads(file.read_text())
     content["rounds"][0]["added"].append(content["rounds"][0]["added"][0])
@@ -111,7 +125,8 @@ def test_a_path_that_is_damaged_is_named(subcircuit, model, many, found, tmp_pat
     assert "there is no refinement path here" in without.err
 
 
+@pytest.mark.slow
 def test_prompts_of_another_task_are_refused(subcircuit, model, found, tmp_path):
     other = written(tmp_path / "other.jsonl", range(30, 42), 9)
-    out = subcircuit("refine", found, "-m", model, "-t", other, "--out", "fine")
+    out = subcircuit("refine", found, "-m", model, "-t", other, "--out", "of-other")
     assert out.code == 2 or "cannot be made again" in out.err

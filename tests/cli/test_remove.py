@@ -21,6 +21,8 @@ from subcircuit.tasks import shared_prompts
 from tests.cli.conftest import Output
 from tests.tiny_models import tiny_hf
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Output]
 _BRIEF = ("--eval-examples", 3, "--relearn", 2)
 

@@ -50,6 +50,7 @@ def evaluated(subcircuit: Run, *arguments: object) -> Output:
     return subcircuit("evaluate", *arguments, "--examples", 4, "--random-circuits", 1, "--json")
 
 
+@pytest.mark.slow
 def test_a_folder_with_the_name_of_a_built_in_model_is_found_again(
     subcircuit: Run, run: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_folder_with_the_name_of_a_built_in_model_is_found_again(
     assert {**evaluated(subcircuit, moved).json, "circuit": ""} == {**right, "circuit": ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "explain", "zoom", "report", "remove", "discover"])
 def test_a_model_that_is_not_here_is_asked_for(subcircuit: Run, run: Path, own: Path, command: str) -> None:
     shutil.rmtree(own)
@@ -87,6 +89,7 @@ def test_a_model_that_is_not_here_is_asked_for(subcircuit: Run, run: Path, own: 
     assert not Path("new").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_whose_weights_have_changed_is_not_taken(subcircuit: Run, run: Path, own: Path) -> None:
     change(own)
     refused = evaluated(subcircuit, run)
@@ -95,6 +98,7 @@ def test_a_folder_whose_weights_have_changed_is_not_taken(subcircuit: Run, run: 
     assert (done.code, "is another model" in done.err) == (0, True)
 
 
+@pytest.mark.slow
 def test_options_of_a_run_are_those_of_its_own_model(subcircuit: Run, run: Path, own: Path) -> None:
     for source in (run, run / "circuit.json"):
         out = f"again-{source.name}"
@@ -106,6 +110,7 @@ def test_options_of_a_run_are_those_of_its_own_model(subcircuit: Run, run: Path,
         assert read_run(Path(out))["asked"]["model"] == NAME
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_model_and_prompts(
     subcircuit: Run, model: str, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +173,7 @@ def leak(subcircuit: Run, model: str, many: Path) -> Path:
     return many.parent / "runs" / "leak"
 
 
+@pytest.mark.slow
 def test_prompts_from_a_file_are_found_again(
     subcircuit: Run, leak: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +191,7 @@ def test_prompts_from_a_file_are_found_again(
     assert evaluated(subcircuit, leak, "--metric", "kl_divergence").json["faithfulness"] == right["faithfulness"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "explain", "zoom", "report", "remove", "keep"])
 def test_prompts_that_are_not_here_are_asked_for(subcircuit: Run, leak: Path, many: Path, command: str) -> None:
     options = {
@@ -202,6 +209,7 @@ def test_prompts_that_are_not_here_are_asked_for(subcircuit: Run, leak: Path, ma
     assert not Path("new").exists()
 
 
+@pytest.mark.slow
 def test_prompts_made_in_python_are_asked_for(subcircuit: Run, leak: Path) -> None:
     circuit = Circuit.load(leak)
     assert circuit.record is not None
@@ -211,6 +219,7 @@ def test_prompts_made_in_python_are_asked_for(subcircuit: Run, leak: Path) -> No
     assert (refused.code, "prompts that were made in Python (task mine)" in refused.err) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["remove", "keep"])
 def test_a_task_of_few_pairs_is_edited_without_a_count_that_nobody_asked_for(
     subcircuit: Run, leak: Path, many: Path, command: str
@@ -231,6 +240,7 @@ def test_a_task_of_few_pairs_is_edited_without_a_count_that_nobody_asked_for(
     assert (refused.code, "one.jsonl has 1 pair of prompts" in refused.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_sweep_on_few_pairs_takes_half_of_them_and_judges_by_the_test_prompts(subcircuit: Run, model: str, many: Path) -> None:
     done = subcircuit(
         "sweep", "-m", model, "-t", many, "--methods", "random", "--scope", "block", "--metric", "kl_divergence", "--json"

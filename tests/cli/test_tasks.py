@@ -28,6 +28,7 @@ def test_pairs_are_shown_token_by_token_with_what_the_model_makes_of_them(subcir
     assert "loading" in done.err
 
 
+@pytest.mark.slow
 def test_the_suffix_of_a_prompt_file_is_known_in_any_case(subcircuit: Run, model: str, prompts: Path) -> None:
     loud = prompts.rename(prompts.with_suffix(".JSONL"))
     assert "mean of 6 pairs" in subcircuit("tasks", "show", loud, "--model", model).out

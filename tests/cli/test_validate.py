@@ -23,6 +23,7 @@ Run = Callable[..., Output]
 KEYS = {"case", "method", "ablation", "metric", "auc_edges", "auc_nodes", "seconds", "true_edges"}
 
 
+@pytest.mark.slow
 def test_one_search(subcircuit: Run) -> None:
     done = subcircuit("validate", "inhibition", "--method", "exact", "--ablation", "zero", "--json")
     assert done.code == 0, done.err
@@ -42,6 +43,7 @@ def test_one_search(subcircuit: Run) -> None:
     assert [(int(p["found"]), float(p["recall"])) for p in best] == [(11, 1.0)]
 
 
+@pytest.mark.slow
 def test_methods_side_by_side(subcircuit: Run) -> None:
     done = subcircuit(
         "validate", "or-gate", "--method", "acdc,random,eap", "--thresholds", "0.01,0.1", "--seed", "3", "--out", "x"
@@ -58,6 +60,7 @@ def test_methods_side_by_side(subcircuit: Run) -> None:
     assert "| or-gate† | 1.00 |" in Path("x/validation.md").read_text()
 
 
+@pytest.mark.slow
 def test_directions_and_what_is_missed(subcircuit: Run) -> None:
     common = ("validate", "and-gate", "--method", "acdc", "--method", "exact,random", "--thresholds", "0.1", "--direction")
     done = subcircuit(*common, "denoising", "--json")
@@ -72,6 +75,7 @@ def test_directions_and_what_is_missed(subcircuit: Run) -> None:
     assert "acdc, denoising" in shown.out and "a0.h1->m0, embed->a0.h1<v>" in shown.out
 
 
+@pytest.mark.slow
 def test_the_circuit_is_described(subcircuit: Run) -> None:
     done = subcircuit("validate", "and-gate", "--metric", "kl_divergence", "--thresholds", "1e-4")
     assert done.code == 0, done.err
@@ -85,6 +89,7 @@ def test_the_circuit_is_described(subcircuit: Run) -> None:
         assert words in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -126,6 +131,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subcircuit.truth.known_cases", lambda setting: chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_all_goes_on_where_something_cannot_be_had(subcircuit: Run) -> None:
     done = subcircuit("validate", "all", "--method", "exact,clean-corrupted,eap", "--out", "table")
@@ -180,6 +186,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_a_published_circuit_is_validated_where_its_model_is(subcircuit: Run, gpt2: str) -> None:
     # on these prompts its random weights happen to favour the right pronoun
     command = ("validate", "gendered-pronoun", "--model", gpt2, "--examples", 2, "--method", "eap", "--json", "--seed", 4)
@@ -198,6 +205,7 @@ def test_what_can_be_validated() -> None:
     assert published_names() == ("docstring", "gendered-pronoun", "greater-than", "ioi")
 
 
+@pytest.mark.slow
 def test_tables_of_one_search_are_drawn_too(tmp_path: Path) -> None:
     from subcircuit.evaluate import validate_all
     from subcircuit.report import write_validations
@@ -211,6 +219,7 @@ def test_tables_of_one_search_are_drawn_too(tmp_path: Path) -> None:
         write_validations(found, folder)
 
 
+@pytest.mark.slow
 def test_no_circuit_of_a_model_that_does_not_do_the_task(subcircuit: Run, gpt2: str, tmp_path: Path) -> None:
     # without a last layer norm's gain all tokens are alike to it
     folder = tmp_path / "indifferent"

@@ -28,6 +28,7 @@ def run(subcircuit: Callable[..., Output], model: str, prompts: Path) -> str:
     return "run"
 
 
+@pytest.mark.slow
 def test_a_report_is_one_file(subcircuit: Callable[..., Output], run: str, model: str, prompts: Path) -> None:
     done = subcircuit("report", run, "--model", model, "--task", prompts, "--points", "3")
     assert done.code == 0, done.err
@@ -41,6 +42,7 @@ def test_a_report_is_one_file(subcircuit: Callable[..., Output], run: str, model
     assert "exists" in again.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["view", "report"])
 def test_what_is_no_run_or_is_newer_is_refused(subcircuit: Callable[..., Output], command: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
@@ -76,6 +78,7 @@ def test_of_a_run_without_a_circuit_it_is_said_why(
     assert words in refused.err
 
 
+@pytest.mark.slow
 def test_a_zoom_is_seen_as_it_goes(
     subcircuit: Callable[..., Output], model: str, many: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +112,7 @@ def test_circuits_of_a_page_have_the_shortest_names_that_differ() -> None:
     assert names_of([Path("/x/a"), Path("/x/a")]) == ["a (1)", "a (2)"]
 
 
+@pytest.mark.slow
 def test_view_says_where_it_is_and_that_no_browser_opens(
     subcircuit: Callable[..., Output], run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +127,7 @@ def test_view_says_where_it_is_and_that_no_browser_opens(
     assert subcircuit("view", run, "--no-browser").code == 0
 
 
+@pytest.mark.slow
 def test_serving_leaves_the_logging_of_the_process_alone(
     subcircuit: Callable[..., Output], run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

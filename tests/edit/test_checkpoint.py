@@ -48,6 +48,7 @@ def removable(model: Transformer) -> tuple[tuple[Node, ...], Tensor | None]:
     return NODES, None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", WRITTEN)
 @pytest.mark.parametrize("zero", [True, False])
 def test_a_checkpoint_computes_what_the_definition_says(family: str, zero: bool, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def share(model: Transformer, probe: Probe) -> float:
     return float((logits[rows, asked.correct[:, 0]] - logits[rows, asked.wrong[:, 0]]).mean()) / probe.whole
 
 
+@pytest.mark.slow
 def test_the_step_size_is_the_smallest_that_takes_half_of_the_capability_of_the_untouched_model(model: Transformer) -> None:
     task, probe = trained_ioi(model, 8), Probe.of(model, trained_ioi(model, 16, seed=1))
     chosen = untouched(task, probe, Relearning(steps=8))
@@ -57,6 +58,7 @@ def test_a_step_size_that_moves_nothing_says_so(model: Transformer) -> None:
     assert (stuck.learning_rate, stuck.moved, [step for step, _ in stuck.curve]) == (1e-9, False, [0, 1, 2])
 
 
+@pytest.mark.slow
 def test_what_is_only_hidden_comes_back_at_the_chosen_step_size_and_not_at_a_small_one(model: Transformer) -> None:
     """A model trained on wrong answers for a few steps: nothing of it is gone."""
     train, judged = trained_ioi(model, 24), Probe.of(model, trained_ioi(model, 24, seed=1))

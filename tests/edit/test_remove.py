@@ -32,6 +32,7 @@ def trained() -> tuple[Transformer, Circuit, Task, Task]:
     return model, that_matter(model, Graph.of(model.config), ioi, Resample()), ioi, trained_induction(model, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("means", [Means("node", "mean"), Means("node", "zero"), Means("edge", "mean")])
 def test_indirect_objects_come_out_and_induction_stays(means: Means) -> None:
     model, circuit, ioi, induction = trained()
@@ -48,6 +49,7 @@ def test_indirect_objects_come_out_and_induction_stays(means: Means) -> None:
     assert kept > 0.75
 
 
+@pytest.mark.slow
 def test_the_search_is_deterministic() -> None:
     model, circuit, ioi, induction = trained()
     first, second = (remove(model, circuit, ioi, retain=[induction], settings=RemovalSearch(target=0.02)) for _ in range(2))
@@ -66,6 +68,7 @@ def test_of_the_induction_heads_only_those_that_matter_are_removed() -> None:
     assert 1 <= len(edges.edit.names) <= 2
 
 
+@pytest.mark.slow
 def test_no_part_of_what_is_removed_can_be_put_back_and_no_smaller_set_does_it() -> None:
     """Against all subsets, one by one."""
     model, circuit, ioi, induction = trained()
@@ -163,6 +166,7 @@ def test_neurons_of_a_circuit_are_nodes_of_their_own() -> None:
     assert not {"m1", "m1.n4", "m1.n9"} & set(edit.names)
 
 
+@pytest.mark.slow
 def test_learned_constants_cost_the_retained_tasks_less_than_means(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subcircuit.edit.replacement._STEPS", 30)
     model, _, ioi, induction = trained()

@@ -86,6 +86,7 @@ class Walk:
             self.agree(restored.loss(), kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=4)
 @given(

@@ -36,6 +36,7 @@ def real(tokens):
     return torch.arange(tokens.ids.shape[1]) < tokens.lengths[:, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_edges_kept_is_the_model_and_all_cut_the_corrupted_run(family):
     model = tiny(family, dtype=torch.float64)
@@ -50,6 +51,7 @@ def test_all_edges_kept_is_the_model_and_all_cut_the_corrupted_run(family):
         torch.testing.assert_close(cut[real(task.clean)], model(task.corrupted)[real(task.clean)], atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=6)
 @given(
@@ -77,6 +79,7 @@ def test_writers_sum_to_the_last_residual_stream(family):
     torch.testing.assert_close(unembed(model.config, model.weights, stream), model(task.clean), atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_may_have_circuits_of_their_own(family):
     model = tiny(family, dtype=torch.float64)
@@ -107,6 +110,7 @@ def test_gradients_flow_through_the_mask():
     torch.testing.assert_close(mask.grad[edge], (up - down) / 2e-5, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", ["resample", "mean"])
 def test_gradients_at_a_circuit_that_leaves_units_unread_are_its_slopes(ablation):
     model = tiny("gpt2", dtype=torch.float64)

@@ -99,6 +99,7 @@ def test_masks_of_prompts_and_their_gradients():
         torch.testing.assert_close(gradient[row, column], slope, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama_gqa", "gemma2", "mixtral"])
 @settings(max_examples=1)
 @given(data=st.data(), seed=st.integers(0, 2**20), ablation=st.sampled_from(sorted(ABLATIONS)))
@@ -111,6 +112,7 @@ def test_engine_equals_masked_forward(family, data, seed, ablation):
     Walk(problem, data.draw(st.integers(1, 2)), random.Random(seed)).run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "positions"), [("gpt2", "each"), ("pythia", "roles")])
 @settings(max_examples=1)
 @given(level=st.sampled_from(["block, a1=head", "block, a0=qkv"]), seed=st.integers(0, 2**20))
@@ -143,6 +145,7 @@ def test_exact_effects_are_differences_of_masked_runs(family):
         torch.testing.assert_close(scores.scores[w, r].double(), slow.loss(kept) - whole, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [Eap(), EapIgInputs(), EapIgActivations(), CleanCorrupted(), Relp()])
 def test_effects_of_all_positions_add_up_to_those_of_the_whole_edge(method):
     model, graph, task = drawn("llama_gqa", 6, "qkv, a1=block, positions=roles", [6, 4])
@@ -160,6 +163,7 @@ def test_methods_that_score_nodes_at_all_positions_say_so(method):
         method.search(Problem(model, graph, task, metric("logit_difference")))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_zooming_into_positions_decides_inside_alone_and_as_the_sequential_search_does():
     model = tiny("gpt2", dtype=torch.float64)

@@ -15,6 +15,7 @@ from tests.graph.strategies import circuits, graphs
 from tests.tiny_models import FAMILIES, tiny
 
 
+@pytest.mark.slow
 @given(graphs(), st.integers(0, 2**20), st.floats(0, 1))
 def test_random_circuits_have_as_many_edges_as_asked_for(graph, seed, share):
     n = int(share * graph.n_edges)
@@ -70,6 +71,7 @@ def test_a_reset_model_has_the_same_numbers_in_other_places(family):
     assert not torch.equal(other["W_E"], after["W_E"])
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_stability_is_jaccard_of_every_pair_and_the_share_that_keeps_an_edge(data):
     first = data.draw(circuits())

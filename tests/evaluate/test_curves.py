@@ -37,6 +37,7 @@ def test_a_perfect_ranking_and_one_that_finds_nothing_before_the_end():
     assert (late.cpr, late.cmd) == pytest.approx((0.25, 0.749))
 
 
+@pytest.mark.slow
 @settings(max_examples=2)
 @given(seed=st.integers(0, 2**20), by=st.sampled_from(["signed", "absolute"]), ties=st.booleans())
 def test_each_point_is_the_circuit_of_the_highest_scores(seed, by, ties):

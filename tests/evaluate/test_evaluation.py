@@ -67,6 +67,7 @@ def results(circuit: Circuit) -> dict:
     return circuit.record.results
 
 
+@pytest.mark.slow
 def test_search_prompts_are_searched_with_and_the_others_are_measured():
     found, plain = discover(MODEL, SPLIT, Acdc(0.01)), discover(MODEL, SPLIT.search, Acdc(0.01))
     assert found.circuit.names == plain.circuit.names
@@ -101,6 +102,7 @@ def test_a_record_of_before_there_were_splits_still_loads():
     assert Record.model_validate(old) == record
 
 
+@pytest.mark.slow
 def test_a_task_alone_is_all_searched_with():
     assert "test" not in results(discover(MODEL, SPLIT.search, EapIgInputs(steps=2)).circuit)
     alone = discover(MODEL, Split(SPLIT.search, None, None), EapIgInputs(steps=2)).circuit
@@ -108,6 +110,7 @@ def test_a_task_alone_is_all_searched_with():
     assert results(alone)["search"]["examples"] == 3
 
 
+@pytest.mark.slow
 def test_a_method_may_choose_by_validation_prompts():
     seen: list[Problem] = []
 
@@ -131,6 +134,7 @@ def test_learned_constants_are_carried_on_the_other_prompts_too():
     assert results(found)["test"] == numbers_of(measured).model_dump(mode="json")
 
 
+@pytest.mark.slow
 def test_what_is_undefined_is_missing_and_says_why():
     # one prompt has no interval
     one = load_split("induction", MODEL, examples=1, split="100/0/0")
@@ -144,6 +148,7 @@ def test_what_is_undefined_is_missing_and_says_why():
     assert numbers["kl"] > 0
 
 
+@pytest.mark.slow
 def test_prompts_that_a_graph_of_positions_has_no_place_for_have_no_numbers():
     shorter = induction(MODEL, examples=2, length=4)
     found = discover(MODEL, Split(SPLIT.search, None, shorter), EapIgInputs(steps=2), scope=sc.Scope(positions="each")).circuit
@@ -152,6 +157,7 @@ def test_prompts_that_a_graph_of_positions_has_no_place_for_have_no_numbers():
     assert results(found)["search"]["kl"] > 0
 
 
+@pytest.mark.slow
 def test_units_of_test_and_search_prompts_are_kept_apart_and_taken_up_again():
     journal = Kept()
     first = discover(MODEL, SPLIT, EapIgInputs(steps=2), journal=journal)
@@ -172,6 +178,7 @@ def test_measuring_tells_how_far_it_is_after_the_search():
     assert runs == sorted(runs) and runs[-1] == total
 
 
+@pytest.mark.slow
 def test_zooming_carries_the_split_on_where_the_prompts_are_those_of_the_search():
     found = discover(MODEL, SPLIT, Acdc(0.01), scope=sc.Scope("head")).circuit
     head = next(str(node) for node in found.nodes if str(node).startswith("a"))
@@ -215,6 +222,7 @@ def test_a_judgement_is_its_parts():
         judge(judged_on, circuit, random_circuits=0)
 
 
+@pytest.mark.slow
 def test_a_search_that_leaves_edges_untried_has_no_curve():
     found_on, judged_on = problems()
     circuit = Acdc(threshold=0.01).search(found_on).circuit

@@ -73,6 +73,7 @@ def test_examples_that_agree_in_direction_are_enough():
     assert faithfulness(readings([0.1, 0.1, 3.0], [0.0, 0.0, 0.0], [0.1, 0.1, 3.0])).tolist() == [1.0]
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(seed=st.integers(0, 2**20), share=st.sampled_from([0.1, 0.5, 0.9]))
 def test_the_model_is_1_no_edges_are_0_and_the_rest_is_in_proportion(seed, share):

@@ -97,6 +97,7 @@ def test_both_measure_the_circuit_and_what_is_left_of_the_model():
     assert (whole.examples, whole.p_value) == (0, 1.0)
 
 
+@pytest.mark.slow
 @settings(max_examples=3)
 @given(seed=st.integers(0, 2**20))
 def test_minimality_compares_each_edge_with_random_ones(seed):

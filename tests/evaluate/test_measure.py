@@ -63,6 +63,7 @@ def test_losses_are_those_of_the_definition(family, seed, share, name, ablation,
     assert torch.equal(readings.circuits[1], readings.model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rounding_is_what_float32_does_to_a_loss(family):
     precise = tiny(family, dtype=torch.float64)
@@ -74,6 +75,7 @@ def test_rounding_is_what_float32_does_to_a_loss(family):
         assert float((one - other).mean(-1).abs().max()) < rounded.rounding < 1e-3
 
 
+@pytest.mark.slow
 def test_several_metrics_at_once_are_each_as_alone():
     model = tiny("llama_gqa")
     graph = Graph.of(model.config)
@@ -101,6 +103,7 @@ def test_what_cannot_be_measured_is_refused():
         measure(replace(problem, model=broken), [])
 
 
+@pytest.mark.slow
 def test_ends_are_run_once_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("gpt2")
     graph = Graph.of(model.config)

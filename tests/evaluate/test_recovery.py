@@ -42,6 +42,7 @@ def labels_and_scores(known, scores, part, by):
     return [w in set(known.nodes) for w in touching], [max(sizes) for sizes in touching.values()]
 
 
+@pytest.mark.slow
 @given(scored_circuits(), st.sampled_from(["edges", "nodes"]), st.sampled_from(["signed", "absolute"]))
 def test_roc_and_average_precision_are_scikit_learn_s(scored, part, by):
     known, scores = scored
@@ -80,6 +81,7 @@ def test_pessimistic_areas_worked_out_by_hand(between, area):
     assert Roc.of(between).auc_pessimistic == pytest.approx(area)
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from(["edges", "nodes"]))
 def test_overlap_is_scikit_learn_s_precision_and_recall(data, part):
     known = data.draw(circuits())
@@ -93,6 +95,7 @@ def test_overlap_is_scikit_learn_s_precision_and_recall(data, part):
     assert one.fpr == pytest.approx(recall_score([not t for t in truth], mine))
 
 
+@pytest.mark.slow
 @given(scored_circuits(), st.lists(st.floats(-3, 3), max_size=4))
 def test_a_sweep_of_thresholds_lies_on_the_roc_of_the_scores(scored, thresholds):
     known, scores = scored
@@ -122,6 +125,7 @@ def test_what_cannot_be_compared_is_refused():
         recovery(known, scores)
 
 
+@pytest.mark.slow
 @given(graphs())
 def test_all_nodes_have_a_score(graph):
     edges = Circuit.full(graph).edges

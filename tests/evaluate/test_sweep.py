@@ -21,6 +21,7 @@ from tests.evaluate.test_evaluation import problems
 from tests.problems import random_problem
 
 
+@pytest.mark.slow
 def test_a_contest_judges_what_the_searches_find(tmp_path: Path):
     found_on, judged_on = problems()
     contest = Contest(found_on, judged_on, by="absolute", thresholds=(0.2, 0.001))

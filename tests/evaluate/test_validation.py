@@ -46,6 +46,7 @@ def problem_of(made: Case, name: str | None = None) -> Problem:
     return Problem(made.model, made.graph, made.task, metric(name or made.task.metric), made.ablation)
 
 
+@pytest.mark.slow
 @ABLATIONS
 @pytest.mark.parametrize("name", [*PLAIN, "tracr-reverse"])
 def test_exact_searches_find_circuits_without_stand_ins(name: str, ablation: Ablation) -> None:
@@ -61,12 +62,14 @@ def test_exact_searches_find_circuits_without_stand_ins(name: str, ablation: Abl
             assert part is None or part.roc.auc == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_chance_finds_half() -> None:
     made = planted_case("inhibition", Zero())
     areas = [validate(made, RandomScores(seed)).edges.roc.auc for seed in range(30)]
     assert sum(areas) / len(areas) == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.slow
 @ABLATIONS
 def test_scores_are_judged_as_scikit_learn_judges_them(ablation: Ablation) -> None:
     made = planted_case("negative", ablation)
@@ -100,6 +103,7 @@ def test_the_best_circuit_is_that_of_the_highest_f1() -> None:
     assert best.mistakes == best.found - best.right + made.circuit.n_edges - best.right
 
 
+@pytest.mark.slow
 def test_a_sweep_of_thresholds_is_judged_circuit_by_circuit() -> None:
     made, thresholds = planted_case("inhibition", Zero()), (0.7, 1e-6, 0.3)
     found = validate(made, Acdc(threshold=9.0), Conditions(thresholds=thresholds))
@@ -117,6 +121,7 @@ def test_a_sweep_of_thresholds_is_judged_circuit_by_circuit() -> None:
     assert found.edges.average_precision == pytest.approx(area)
 
 
+@pytest.mark.slow
 @ABLATIONS
 def test_what_stands_in_for_something_counts_neither_way(ablation: Ablation) -> None:
     made = planted_case("or-gate", ablation)

@@ -106,6 +106,7 @@ def test_labels_do_not_depend_on_where_heads_stand():
     assert found == {name.replace("h0", "h1"): label for name, label in PLANTED["inhibition"].items()}
 
 
+@pytest.mark.slow
 def test_induction_heads_of_the_trained_model_are_found(induction: tuple[Case, Explanation]):
     case, explanation = induction
     found = labels(explanation)
@@ -126,6 +127,7 @@ def test_nothing_is_labelled_when_thresholds_cannot_be_met(induction: tuple[Case
     assert set(labels(explain_circuit(case.model, case.circuit, case.task, never)).values()) == {"unclear"}
 
 
+@pytest.mark.slow
 def test_movers_of_the_trained_model_write_the_right_name():
     case = trained_case("trained-ioi", Resample())
     explained = explain_circuit(case.model, case.circuit, case.task).components

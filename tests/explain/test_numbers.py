@@ -53,6 +53,7 @@ def test_direct_effects_and_biases_sum_to_the_logit_difference(family: str):
     assert float(seen.direct.sum()) + rest == pytest.approx(seen.difference, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "gemma3", "attention_only"])
 def test_the_embeddings_effect_is_all_that_corruption_does(family: str):
     """The path integral along the embedding: exact in the limit of many steps (Hanna et al. 2024)."""

@@ -42,6 +42,7 @@ def is_part(name: str, whole: str) -> bool:
     return at in ("", position) and (name == whole or any(name.startswith(whole + mark) for mark in (".", "<")))
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(nested(), st.integers(0, 2**20))
 def test_refined_are_exactly_the_edges_whose_ends_are_parts_of_a_kept_edge_s_ends(graphs: tuple[Graph, Graph], seed: int) -> None:

@@ -10,6 +10,7 @@ from subcircuit.graph.scope import print_scope
 from tests.graph.strategies import scopes
 
 
+@pytest.mark.slow
 @given(scopes())
 def test_what_is_printed_is_read_back(scope: Scope) -> None:
     assert parse_scope(str(scope)) == scope

@@ -29,6 +29,7 @@ def ranked(graph, scores, by):
     return sorted(edges, key=lambda e: (-size(e), graph.reader_index[e.reader], graph.find(e)[0]))
 
 
+@pytest.mark.slow
 @given(scored_graphs(), st.sampled_from(["signed", "absolute"]), st.floats(0, 1))
 def test_the_largest_edges_are_taken(scored, by, share):
     graph, scores = scored
@@ -54,6 +55,7 @@ def opens(graph, reader):
     return {(writer, graph.positions[position]) for writer in graph.owners(reader) for position in graph.reached_from(reader)}
 
 
+@pytest.mark.slow
 @given(scored_graphs(), st.sampled_from(["signed", "absolute"]), st.floats(0, 0.3))
 def test_greedy_takes_the_largest_edge_that_leads_on_to_the_logits(scored, by, share):
     graph, scores = scored

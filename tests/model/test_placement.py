@@ -38,6 +38,7 @@ class Far(torch.Tensor):
         return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "name"),
     [("llama_gqa", "acdc"), ("llama_gqa", "edge-pruning"), ("llama_gqa", "exact"), ("gemma2", "eap"), ("mixtral", "eap")],

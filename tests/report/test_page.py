@@ -41,6 +41,7 @@ from tests.tiny_models import tiny, tiny_hf
 FAMILIES = ("gpt2", "llama_gqa", "gemma2", "pythia")
 
 
+@pytest.mark.slow
 @given(st.integers(0, 100), st.none() | st.integers(0, 40), st.floats(0, 1))
 def test_a_ranking_holds_every_kept_edge_and_the_strongest_others(seed: int, most: int | None, share: float) -> None:
     graph = Graph.of(tiny("attention_only").config, Scope("head"))
@@ -59,6 +60,7 @@ def test_a_ranking_holds_every_kept_edge_and_the_strongest_others(seed: int, mos
     assert all(size(name) != size(name) for name in names[len(known) :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept_only", [True, False])
 @pytest.mark.parametrize(("seed", "share"), [(0, 0.5), (1, 0.2), (2, 0.9)])
 def test_the_slider_leaves_what_pruning_leaves_of_the_strongest_edges(seed: int, share: float, kept_only: bool) -> None:

@@ -65,6 +65,7 @@ def test_exactly_the_nodes_in_the_circuit_are_labelled_and_all_edges_drawn(circu
     assert len(curves.get_paths()) == sum(max(1, ends_of) for ends_of in edges.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("n_edges", [10, 300])
 def test_boxes_keep_apart_and_words_stay_inside_the_figure(shape: GraphShape, n_edges: int) -> None:

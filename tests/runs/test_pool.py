@@ -43,6 +43,7 @@ def test_workers_that_are_killed_or_hang_change_nothing(tmp_path: Path):
         assert not Path("/proc", worker.name.split("-")[1]).exists(), "no worker outlives the work"
 
 
+@pytest.mark.slow
 def test_a_refinement_is_the_same_with_two_processes():
     problem = replace(problem_of(tiny("attention_only")), metric=metric("logit_difference"))
     seed = Circuit.full(problem.graph)
@@ -107,6 +108,7 @@ def with_threads(work: Any, processes: int, last: int) -> tuple[torch.Tensor, Ke
 
 
 # one of each kind of unit
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["acdc", "exact", "eap"])
 def test_bits_and_journal_are_those_of_one_process(name: str):
     alone = Kept()

@@ -28,6 +28,7 @@ METRICS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(
@@ -75,6 +76,7 @@ def found_slowly(problem, config) -> tuple[torch.Tensor, torch.Tensor]:
     return kept, effects
 
 
+@pytest.mark.slow
 def test_thresholds_at_an_effect_are_decided_in_float64():
     precise = tiny("llama", dtype=torch.float64)
     graph = Graph.of(precise.config)
@@ -106,6 +108,7 @@ def test_half_precision_runs_and_says_that_nothing_was_checked():
     assert 0 < result.circuit.n_edges < result.circuit.graph.n_edges
 
 
+@pytest.mark.slow
 def test_progress_adds_up():
     model = tiny("qwen3")
     graph = Graph.of(model.config)

@@ -133,6 +133,7 @@ def slowly(problem: Problem, grad_drop: bool) -> torch.Tensor:
     return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data(), grad_drop=st.booleans())
@@ -149,6 +150,7 @@ def with_twins(model: Transformer, distance: float) -> Transformer:
     return replace(model, weights=replace(model.weights, W_E=W_E))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_small_changes_score_as_their_slopes(family):
     # where softmax and norms are straight
@@ -210,6 +212,7 @@ def test_behind_a_saturated_softmax_what_is_straight_after_it_is_exact():
     assert float((slopes - exact).abs().sum()) > 0.5 * float(exact.abs().sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama_gqa", "pythia"])
 def test_behind_a_saturated_softmax_scores_are_much_nearer_than_slopes(family):
     model = sharpened(tiny(family, dtype=torch.float64), 2.5)
@@ -255,6 +258,7 @@ def test_a_model_of_one_layer_has_nothing_to_drop():
     assert torch.equal(AtpStar().search(problem).scores[graph.edges], signed.abs())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.25)])
 @pytest.mark.parametrize("family", ["gpt2", "qwen3", "gemma2"])
 def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tolerance):

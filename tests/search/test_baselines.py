@@ -82,6 +82,7 @@ def importance_slowly(problem):
     return importance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data())

@@ -12,6 +12,7 @@ from tests.problems import random_task
 from tests.tiny_models import tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -38,6 +39,7 @@ def test_the_share_of_the_work_grows_from_nothing_to_all(config: Acdc, level: st
     assert steps[-1].done == steps[-1].total
 
 
+@pytest.mark.slow
 def test_looking_into_one_node_counts_its_edges_alone() -> None:
     model = tiny("llama_gqa")
     graph = Graph.of(model.config, Scope("block"))

@@ -37,6 +37,7 @@ def files(folder: Path, method: str, **settings: Any) -> tuple[bytes, bytes]:
     return (folder / "circuit.json").read_bytes(), (folder / "scores.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["acdc", "exact", "eap", "eap-ig-inputs"])
 def test_files_are_the_same_each_time_and_with_any_number_of_threads(method: str, tmp_path: Path, threads: None) -> None:
     first = files(tmp_path, method)
@@ -44,6 +45,7 @@ def test_files_are_the_same_each_time_and_with_any_number_of_threads(method: str
     assert files(tmp_path, method) == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "settings"),
     [

@@ -16,6 +16,7 @@ from tests.problems import random_problem, random_task
 from tests.tiny_models import tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_finds_a_recorded_circuit(name, tmp_path):
     model = replace(tiny("llama_gqa"), origin="Tiny-Instruct, Q4_1 weights")
@@ -88,6 +89,7 @@ def test_graphs_too_large_are_refused_before_anything_is_run(monkeypatch):
         discover(model, task, Eap(), metric="logit_difference", scope=Scope("neuron"))
 
 
+@pytest.mark.slow
 def test_hybrid_measures_what_was_nominated_and_tells_what_was_not():
     model = tiny("llama_gqa", dtype=torch.float64)
     graph = Graph.of(model.config)

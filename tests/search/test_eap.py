@@ -31,6 +31,7 @@ def problems(draw: st.DrawFn, family: str, ablations: tuple[str, ...] = ("resamp
     return random_problem(model, graph, seed, lengths, draw(st.integers(1, 2)), metric, ablation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data(), batch_size=st.sampled_from([1, None, 2]))
@@ -40,6 +41,7 @@ def test_eap_is_the_slope_of_the_loss_in_every_edge(family, data, batch_size):
     assert_scores_or_refused(lambda: Eap(batch_size).search(problem), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data(), steps=st.sampled_from([2, 1, 3]))
@@ -57,6 +59,7 @@ def integrated_slowly(slow, steps):
     return torch.stack([slow.scores_at(point) for point in points]).mean(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data())
@@ -93,6 +96,7 @@ def test_at_the_minimum_of_a_divergence_only_other_runs_than_the_clean_one_have_
         assert float(scores.scores.nan_to_num().abs().max()) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
 @pytest.mark.parametrize("family", ["gpt2", "qwen3", "gemma2", "pythia"])
 def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tolerance):
@@ -159,6 +163,7 @@ def written_together(graph):
     return groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data(), steps=st.sampled_from([2, 1, 3]))
@@ -181,6 +186,7 @@ def staged_slowly(slow, steps):
     return expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "ablation"),
     [("gpt2", "mean"), ("llama_gqa", "mean"), ("gemma3", "resample"), ("pythia", "resample"), ("attention_only_bare", "zero")],
@@ -228,6 +234,7 @@ def test_a_divergence_has_something_to_say_along_stages():
     assert abs(scores[graph.find("m2->logits")]) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.25)])
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "pythia"])
 def test_other_precisions_of_stages_are_near_and_batches_change_nothing(family, dtype, tolerance):

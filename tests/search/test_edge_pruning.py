@@ -14,6 +14,7 @@ from tests.problems import random_problem
 from tests.tiny_models import tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("measured", "ablation"), [("kl_divergence", "resample"), ("logit_difference", "resample"), ("kl_divergence", "mean")]
 )
@@ -31,6 +32,7 @@ def test_the_planted_circuit_is_what_is_kept(measured, ablation):
         assert len(set(kept.names) & set(TRUE_EDGES)) >= len(TRUE_EDGES) - 2
 
 
+@pytest.mark.slow
 def test_as_many_edges_are_likely_kept_as_the_target_leaves():
     model, target = tiny("gpt2"), 0.8
     graph = Graph.of(model.config)

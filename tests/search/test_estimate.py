@@ -52,6 +52,7 @@ def test_an_outline_that_takes_edges_one_by_one_is_the_search(
     assert sum(map(sum, trials)) == found.trials
 
 
+@pytest.mark.slow
 def test_trials_are_known_to_a_factor_before_a_search():
     problem = case("llama", "qkv")
     predicted, found = estimate(problem, Acdc(0.02)), Acdc(0.02).search(problem)
@@ -75,6 +76,7 @@ def test_where_patience_ends_the_rest_is_judged_by_what_was_seen():
     assert logits <= some.trials * logits / graph.n_edges <= 2 * logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [Exact(), Hybrid(most=4, sample=2), Eap(), EdgePruning(steps=5, target=0.5), Exact(direction="both")]
 )
@@ -86,6 +88,7 @@ def test_other_methods_are_measured_on_a_part(settings: Any):
     assert 0 < found.seconds < float("inf")
 
 
+@pytest.mark.slow
 def test_a_refinement_takes_its_seed_s_search_and_growth():
     problem = replace(case("gpt2", "head"), metric=metric("logit_difference"))
     seed = estimate(problem, coarse(problem, Refine()))

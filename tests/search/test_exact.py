@@ -35,6 +35,7 @@ def effects_slowly(problem: Problem, edges) -> torch.Tensor:
     return torch.stack(effects)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data())
@@ -50,6 +51,7 @@ def test_effects_are_those_of_masked_forward_passes(family, data):
     torch.testing.assert_close(torch.stack([effects[w, r] for w, r in chosen]), expected, atol=1e-8, rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama_gqa", "attention_only"])
 def test_every_edge_once(family):
     model = tiny(family, dtype=torch.float64)
@@ -63,6 +65,7 @@ def test_every_edge_once(family):
     assert_scores(scores, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama_gqa", "gpt2", "gemma2"])
 @settings(max_examples=2)
 @given(seed=st.integers(0, 2**20), metric_name=st.sampled_from(METRICS))
@@ -113,6 +116,7 @@ def linear() -> Transformer:
     return replace(model, weights=replace(model.weights, layers=tuple(still(layer) for layer in model.weights.layers)))
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(st.integers(0, 2**20), st.sampled_from(["resample", "zero", "mean", "mean-by-position"]))
 def test_on_a_linear_model_attribution_is_exact(seed, ablation):
@@ -123,6 +127,7 @@ def test_on_a_linear_model_attribution_is_exact(seed, ablation):
     assert float(effects.nan_to_num().abs().max()) > 0.01
 
 
+@pytest.mark.slow
 def test_precision_progress_and_errors():
     precise = tiny("gemma2", dtype=torch.float64)
     graph = Graph.of(precise.config)

@@ -31,6 +31,7 @@ class Memory:
                 raise InterruptedError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "random"])
 def test_a_search_that_was_stopped_goes_on_to_the_same_bits(name: str):
     model = tiny("llama")
@@ -40,6 +41,7 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_bits(name: str):
     goes_on_to_the_same(lambda journal: method.search(problem, journal=Under(journal, "part")))
 
 
+@pytest.mark.slow
 def test_searches_inside_of_others_go_on_to_the_same_bits():
     model, config = tiny("llama"), Acdc(0.05, coarse_to_fine=True)
     blocks = Graph.of(model.config, Scope.named("block"))

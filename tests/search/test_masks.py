@@ -79,6 +79,7 @@ def test_uniform_gradients_are_unbiased_for_what_keeping_an_edge_is_worth():
     assert float(log_odds.grad[0]) == pytest.approx(float(p[0] * (1 - p[0]) * worth), abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data())
@@ -132,6 +133,7 @@ SEARCHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=1)
@@ -145,6 +147,7 @@ def test_batches_and_precision_change_nothing_but_rounding(family, search, data)
     torch.testing.assert_close(search(problem, 1).scores[graph.edges].log(), expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", SEARCHES)
 def test_half_precision_models_have_masks_in_full_precision(search):
     model = tiny("gemma2", dtype=torch.bfloat16)
@@ -156,6 +159,7 @@ def test_half_precision_models_have_masks_in_full_precision(search):
     assert float(((values - expected).abs() < 0.1).float().mean()) > 0.6
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_progress_adds_up():
     model = tiny("gpt2")
     graph = Graph.of(model.config)

@@ -42,6 +42,7 @@ def shrink_memory(patch: pytest.MonkeyPatch, examples: int, trials: int) -> None
     patch.setattr(Engine, "try_readers", short_of(trials, Engine.try_readers, lambda engine, groups: len(groups)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "level"), SEARCHES)
 def test_a_search_that_runs_out_of_memory_finds_the_same(name: str, level: str, monkeypatch: pytest.MonkeyPatch):
     model, method = tiny("gpt2", 0, torch.float64), METHODS[name]()
@@ -59,6 +60,7 @@ def test_a_search_that_runs_out_of_memory_finds_the_same(name: str, level: str, 
         assert torch.equal(found.circuit.kept, whole.circuit.kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["subnetwork-probing", "edge-pruning", "ugs"])
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_a_descent_that_runs_out_of_memory_goes_on_with_fewer_examples(

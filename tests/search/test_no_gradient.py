@@ -46,6 +46,7 @@ def test_distances_from_the_model_are_refused_where_gradients_are_taken_at_the_m
         discover(model, random_task(model, 1, [6, 5]), settings, metric=name, scope=Scope("head"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eap-ig-inputs", "eap-ig-activations", "clean-corrupted", "exact", "hybrid"])
 def test_methods_that_look_further_score_by_a_distance(problem: Problem, name: str) -> None:
     graph = Graph.of(problem.model.config, Scope("block"))
@@ -65,6 +66,7 @@ def test_neurons_and_single_prompts_are_refused_too(problem: Problem) -> None:
             search()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kl_divergence", "accuracy"])
 def test_only_what_the_caller_can_choose_is_advised(name: str) -> None:
     """The metric that is advised works in the same call, and no method is advised where none can be chosen."""
@@ -111,6 +113,7 @@ def flat(answers: Answers, reference: torch.Tensor | None) -> tuple[Any, Callabl
     return Needs(logits=True), lambda readout: (readout.logits * 0.0).double().sum(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [*AT_CLEAN, EapIgInputs(), METHODS["clean-corrupted"]()], ids=str)
 def test_what_is_not_declared_is_measured(settings: Any) -> None:
     model = tiny("gpt2")

@@ -71,6 +71,7 @@ def test_the_constant_of_one_writer_is_where_a_slow_optimiser_ends(family, name)
     torch.testing.assert_close(learned.constants[untouched], mean[untouched])
 
 
+@pytest.mark.slow
 def test_without_edges_the_best_constants_answer_with_the_mean_distribution():
     model = planted()
     graph, task = Graph.of(model.config), planted_task(model)
@@ -95,6 +96,7 @@ def test_constants_for_all_circuits_serve_circuits_that_they_have_not_seen(famil
     assert losses[0] < 0.9 * min(losses[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=1)
 @given(data=st.data(), seed=st.integers(0, 1000))

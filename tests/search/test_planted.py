@@ -57,6 +57,7 @@ def planted_problem():
     return Problem(model, Graph.of(model.config), planted_task(model), metric("logit_difference"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.ranks and name != "random"])
 def test_every_method_finds_more_than_chance(name):
     problem = planted_problem()
@@ -66,6 +67,7 @@ def test_every_method_finds_more_than_chance(name):
     assert found.auc_pessimistic > 0.5
 
 
+@pytest.mark.slow
 def test_constants_trained_along_do_no_harm():
     assert area(Ugs(learn_constants=True).search(planted_problem())).auc > 0.9
 

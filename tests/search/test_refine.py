@@ -22,6 +22,8 @@ from tests.engine.test_positions import drawn
 from tests.problems import random_kept, random_problem
 from tests.tiny_models import FAMILIES, tiny
 
+pytestmark = pytest.mark.slow
+
 METRICS = ["logit_difference", "kl_divergence", "probability_difference", "negative_log_likelihood"]
 LEVELS = ["block", "head", "qkv", "qkv, kv=grouped", "qkv, m1=neuron"]
 

@@ -217,6 +217,7 @@ def logits_by_rules(config, weights, x):
     return soft_cap(logits if weights.b_U is None else logits + weights.b_U, config.logit_softcap)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=3)
 @given(data=st.data())
@@ -239,6 +240,7 @@ def slope_by_rules(problem):
         return plain.slope(graph.edges)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama_gqa", "gemma2", "pythia"])
 def test_rules_change_scores_where_something_bends(family):
     model = tiny(family, dtype=torch.float64)
@@ -247,6 +249,7 @@ def test_rules_change_scores_where_something_bends(family):
     assert float((by_rules - by_gradients).nan_to_num().abs().max()) > 0.1 * float(by_gradients.nan_to_num().abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
 @pytest.mark.parametrize("family", ["gpt2", "qwen3", "gemma2"])
 def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tolerance):

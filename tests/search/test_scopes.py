@@ -24,6 +24,8 @@ from tests.search.test_eap import integrated_slowly, staged_slowly
 from tests.search.test_relp import slope_by_rules
 from tests.tiny_models import narrow, tiny
 
+pytestmark = pytest.mark.slow
+
 # biases and no gate, a gate, post-norms under which neurons share a scale
 FAMILIES = ["gpt2", "llama_gqa", "gemma2"]
 SCOPE = "neuron, m0=block, a1=block, a2.h1=head"

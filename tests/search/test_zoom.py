@@ -43,6 +43,7 @@ def test_a_search_within_decides_as_the_sequential_one_does(family, seed, scope,
     assert not (found & ~kept).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("component", "into"), [("m1", "neuron"), ("a1", "head"), ("a1", "qkv"), ("a2.h1", "qkv")])
 def test_zooming_decides_inside_alone_and_as_the_sequential_search_does(component, into):
     model = narrow(tiny("gpt2", dtype=torch.float64), 3)
@@ -88,6 +89,7 @@ def test_what_cannot_be_zoomed_into_is_refused(component, into, message):
         zoom(problem_of(model, circuit.graph), circuit, component, into, CONFIG)
 
 
+@pytest.mark.slow
 def test_zooms_go_into_experts():
     model = tiny("qwen2_moe", dtype=torch.float64)
     scope = Scope("block")

@@ -32,6 +32,7 @@ def random_logits(*shape: int, seed: int, cap: float | None = None) -> Tensor:
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(METRICS))
 @settings(deadline=None, max_examples=40)
 @given(

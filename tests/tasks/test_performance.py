@@ -32,6 +32,7 @@ def by_hand(model: Transformer, task: Task, prompts: Tokens) -> dict[str, list[f
     return {name: [row[0] for row in rows] for name, rows in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(deadline=None, max_examples=2)

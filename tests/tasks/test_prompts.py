@@ -165,6 +165,7 @@ def of_ids(**changes: Any) -> Task:
     return build_task_of_ids("ids", **given)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2), st.integers(1, 3))
 def test_a_slice_is_the_task_of_those_examples(start: int, stop: int):
     if start >= stop:

@@ -17,6 +17,7 @@ from tests.tiny_models import tiny
 SEEDS = st.integers(0, 10**6)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(SEEDS, SEEDS)
 def test_the_seed_and_nothing_else_decides(seed: int, global_seed: int):

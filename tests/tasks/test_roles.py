@@ -91,6 +91,7 @@ def test_names_are_where_indirect_object_and_subject_are(seed: int):
         assert places["S1"] < places["S2"] and places["START"] == [0]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(SEEDS)
 def test_words_of_templates_are_where_their_roles_are(seed: int):

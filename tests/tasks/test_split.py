@@ -53,6 +53,7 @@ def texts(split: Split) -> dict[str, list[str]]:
     return {name: [f"{pair.clean}" for pair in part.pairs] for name, part in split.parts.items()}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.integers(100, 130), min_size=1, max_size=30).filter(lambda n: max(n.count(i) for i in n) <= 20), SHARES, st.data()
@@ -126,12 +127,14 @@ def test_examples_of_a_file_are_the_first_pairs_and_the_rest_is_divided(examples
     assert (len(parts["validation"]), len(parts["test"])) == apportion(len(left), (0, 20, 30), (0, 1, 2))[1:]
 
 
+@pytest.mark.slow
 def test_what_a_large_file_has_left_is_not_all_measured(tmp_path: Path):
     split = load_split(file_of(tmp_path, range(100, 900)), LETTERS, examples=8)
     assert {name: len(part) for name, part in split.parts.items()} == {"search": 8, "validation": 64, "test": 256}
     assert len(load_split(file_of(tmp_path, range(100, 900)), LETTERS).parts["test"]) == 240
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [task.name for task in tasks()])
 def test_a_built_in_task_is_searched_on_the_prompts_that_it_always_was(name: str):
     for examples, seed in ((None, 0), (5, 3)):

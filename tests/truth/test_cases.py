@@ -12,6 +12,7 @@ def test_every_program_mechanism_and_trained_behaviour_can_be_asked_for():
         assert case(name, Resample()).circuit == planted_case(name, Resample()).circuit
 
 
+@pytest.mark.slow
 def test_a_program_is_compiled_when_it_is_asked_for():
     made = case("tracr-count", Resample())
     assert made.name == "tracr-count"

@@ -42,6 +42,7 @@ def test_the_model_does_what_was_planted(name):
         torch.testing.assert_close(row[: len(expected)], torch.tensor(expected), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @ABLATIONS
 @NAMES
 def test_what_is_derived_from_the_weights_is_what_was_planted(name, ablation):
@@ -58,6 +59,7 @@ def test_the_planted_edges_are_enough_in_every_precision(name, ablation):
     assert error(replace(case, model=case.model.to(dtype=torch.bfloat16)), case.circuit.kept) < 1e-2
 
 
+@pytest.mark.slow
 @ABLATIONS
 @AS_THEY_STAND
 def test_cutting_any_edge_shows_whether_it_was_planted(name, ablation):
@@ -82,6 +84,7 @@ def test_an_or_gate_stands_until_both_its_inputs_are_cut(ablation):
         assert error_without(case, [case.graph.find(edge) for edge in pair]) > 0.3, pair
 
 
+@pytest.mark.slow
 @ABLATIONS
 @AS_THEY_STAND
 def test_acdc_finds_what_was_planted(name, ablation):
@@ -121,6 +124,7 @@ def arms(name: str, direction: Direction) -> tuple[set[str], set[str]]:
     return both & set(kept.names), {edge for edge in both if effects[edge] > 0.1}
 
 
+@pytest.mark.slow
 def test_either_direction_finds_what_the_other_does_not():
     both = {"a0.h0->m0", "a0.h1->m0"}
     # either arm of an OR is enough: cut one by one none matters, and the greedy search loses the first; each brings all back

@@ -39,6 +39,7 @@ def test_the_docstring_circuit_is_the_list_of_its_authors():
     assert published_circuit("docstring").circuit(GRAPHS["attn-only-4l"]).names == sorted(DOCSTRING.split())
 
 
+@pytest.mark.slow
 def test_ioi_is_what_is_left_of_the_whole_graph():
     """The authors begin with all edges and take away; the rules begin with none."""
     published = published_circuit("ioi")

@@ -78,6 +78,7 @@ def share_right(model: Transformer, task: Task) -> float:
     return float((chosen == task.answers.correct[:, 0]).double().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @NAMES
 def test_the_model_does_its_tasks_on_prompts_it_has_not_seen(name, dtype):
@@ -126,6 +127,7 @@ def test_a_head_attends_to_what_followed_the_first_time_and_an_earlier_one_to_th
     assert float(previous[:layer].max()) > 0.5
 
 
+@pytest.mark.slow
 @ONE_OF_EACH
 def test_the_reference_is_what_masked_runs_of_edges_drawn_at_random_show(made, cutting, name, ablation):
     one, cuts, draw = made(name, ablation), cutting(name, ablation), torch.Generator().manual_seed(0)
@@ -135,6 +137,7 @@ def test_the_reference_is_what_masked_runs_of_edges_drawn_at_random_show(made, c
             assert matters == bool(one.circuit.kept[writer, reader])
 
 
+@pytest.mark.slow
 @ONE_OF_EACH
 def test_the_reference_is_what_running_node_by_node_shows(made, name, ablation):
     whole_case = made(name, ablation)
@@ -156,6 +159,7 @@ def test_the_reference_is_what_running_node_by_node_shows(made, name, ablation):
             assert (loss(kept) - whole >= least) == bool(found[writer, reader])
 
 
+@pytest.mark.slow
 @PROBED
 @NAMES
 def test_exact_effects_rank_the_reference_first(made, name, ablation):
@@ -164,6 +168,7 @@ def test_exact_effects_rank_the_reference_first(made, name, ablation):
     assert recovery(one.circuit, effects).roc.auc > 0.999
 
 
+@pytest.mark.slow
 @PROBED
 @NAMES
 def test_searches_find_most_of_the_reference(made, cutting, name, ablation):
@@ -187,6 +192,7 @@ def test_the_case_says_that_its_truth_is_by_effect(made):
         trained_case("trained-oi", Resample())
 
 
+@pytest.mark.slow
 def test_training_is_what_its_seed_says_and_makes_such_a_checkpoint(tmp_path):
     losses: list[tuple[float, float]] = []
     first, again, other = (train(2, seed, lambda _, *pair: losses.append(pair)) for seed in (0, 0, 1))

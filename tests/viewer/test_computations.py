@@ -33,6 +33,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_every_answer_holds_all_sizes_measured_so_far(sample: Sample) -> None:
     computations, circuit = computations_of(sample), sample.circuits[0].circuit
     first = computations.measure(0, 8, kept_only=True)

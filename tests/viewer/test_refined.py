@@ -132,6 +132,7 @@ def test_the_server_measures_nothing_along_a_path(watched: Watched, sample: Samp
     assert any(url.endswith("/api/prompts") for url in watched.requests)
 
 
+@pytest.mark.slow
 def test_a_report_holds_the_path_and_needs_no_model_for_it(sample: Sample, refined: Path, path: RefinePath) -> None:
     shown = shown_circuits([refined])
     said: list[str] = []

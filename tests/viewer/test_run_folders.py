@@ -18,6 +18,7 @@ from tests.problems import random_task
 from tests.tiny_models import tiny
 
 
+@pytest.mark.slow
 def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subcircuit.runs.progress.SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr("subcircuit.runs.progress._SHARE", 0)

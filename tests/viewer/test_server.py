@@ -31,6 +31,7 @@ def test_the_page_that_the_server_sent_is_served(server: Running) -> None:
     assert 3 in [point["edges"] for point in answer.json()["points"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "", "[::1", "evil.example:8765"])
 def test_a_foreign_host_is_refused(server: Running, host: str) -> None:
     for method, path in (("GET", ""), ("GET", "page.js"), ("GET", "api/document"), ("POST", "api/measure")):

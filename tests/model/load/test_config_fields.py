@@ -116,6 +116,7 @@ def compared(family: str, settings: dict[str, Any], refused: Mapping[str, str] |
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fields_of_other_families_do_what_they_do_in_transformers(family: str) -> None:
     assert compared(family, stray(family)) > 20
@@ -129,6 +130,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_s_own_fields_do_what_they_do_in_transformers(family: str) -> None:
     values = VALUES | {"num_key_value_heads": 1}

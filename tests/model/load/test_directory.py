@@ -57,6 +57,7 @@ def put_shards(folder: Path, tensors: dict[str, Tensor], name: str) -> None:
     (folder / f"{name}.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("present", [ways for ways in product((False, True), repeat=len(WAYS)) if any(ways)])
 def test_the_weights_are_those_that_transformers_takes(present: tuple[bool, ...], tmp_path: Path) -> None:
     tiny_hf("llama").config.save_pretrained(tmp_path)

@@ -45,6 +45,7 @@ class Float64Throughout(TorchFunctionMode):
         return (Tensor.double if func is Tensor.float else func)(*args, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", HF_FAMILIES)
 @settings(max_examples=4, deadline=None)
 @given(prompts, st.integers(0, 2**16))

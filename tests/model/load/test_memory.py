@@ -57,6 +57,7 @@ def scaling(module: nn.Module, factor: float) -> None:
     module.register_forward_hook(lambda _module, _args, output: scaled(output, factor))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", HF_FAMILIES)
@@ -190,6 +191,7 @@ def test_a_model_is_left_as_it_was() -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in hf.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda hf: torch.compile(nn.DataParallel(hf))])
 def test_wrappers_are_looked_through(wrap: Callable[[PreTrainedModel], nn.Module]) -> None:
     hf = tiny_hf("llama")

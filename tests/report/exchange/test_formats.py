@@ -65,6 +65,7 @@ def what_comes_back(name: str, circuit: Circuit) -> Circuit:
     return replace(circuit, scores=None if bool(scores.isnan().all()) else scores)
 
 
+@pytest.mark.slow
 @given(cases(), st.sampled_from(ROUND_TRIPS))
 @settings(max_examples=120)
 def test_what_is_exported_comes_back_equal_or_is_refused(case: tuple[Transformer, Circuit], name: str) -> None:
@@ -85,6 +86,7 @@ def test_what_is_exported_comes_back_equal_or_is_refused(case: tuple[Transformer
         assert import_circuit(file, model, scope=scope) == what_comes_back(name, circuit)
 
 
+@pytest.mark.slow
 @given(graphs(), st.integers(0, 99), st.booleans())
 @settings(max_examples=40)
 def test_mib_reads_the_circuit_that_was_written(graph: Graph, seed: int, with_scores: bool) -> None:

@@ -38,6 +38,7 @@ def refused(path: Path, name: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READ)
 @given(data=st.data())
 @settings(max_examples=40)

@@ -49,6 +49,7 @@ def test_scores_become_one_file_a_folder(tmp_path: Path) -> None:
     assert torch.equal(theirs.scores[GRAPH.edges], scores[GRAPH.edges])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["absolute", "signed"])
 def test_nine_circuits_hold_the_best_edges(by: str, tmp_path: Path) -> None:
     circuit = scored("ioi", "gpt2")

@@ -31,6 +31,7 @@ def years(task: Task, index: int) -> tuple[str, int, int, list[int], list[int]]:
     return clean[-1], int(clean[start][2:]), int(corrupted[start][2:]), right, wrong
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(SEEDS, st.integers(1, 12))
 def test_two_digits_are_right_if_the_year_is_later(seed: int, examples: int):
@@ -63,6 +64,7 @@ def test_a_digit_is_right_if_every_year_that_it_begins_is_later(seed: int, examp
     assert task.parameters["digits"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "digits"), [(TWO_DIGIT_MODEL, 2), (ONE_DIGIT_MODEL, 1)])
 def test_answers_are_the_tokens_that_continue_the_year(model: Transformer, digits: int):
     task = greater_than(model, examples=96, seed=3)

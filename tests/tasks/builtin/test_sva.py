@@ -25,6 +25,7 @@ def test_every_word_has_one_number():
     assert len(set(PREPOSITIONS)) == len(PREPOSITIONS)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from(list(STRUCTURES)))
 def test_the_verb_agrees_with_the_subject_which_alone_is_changed(seed: int, examples: int, structure: Any):

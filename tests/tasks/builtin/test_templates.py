@@ -68,6 +68,7 @@ def test_capitals_are_those_of_the_countries(seed: int, examples: int):
         assert pair.wrong_answers == (f" {CAPITALS[other.strip()]}",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_TEMPLATES)
 @settings(deadline=None, max_examples=4)
 @given(SEEDS, SEEDS)
