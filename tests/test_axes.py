@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from subcircuit.axes import AXES
 
 SOURCES = Path(__file__).parent.parent / "src" / "subcircuit"
@@ -19,6 +21,7 @@ def shapes(tree: ast.AST) -> Iterator[str]:
                 yield shape
 
 
+@pytest.mark.slow
 def test_every_axis_in_an_annotation_is_in_the_vocabulary():
     used = set()
     for path in SOURCES.rglob("*.py"):

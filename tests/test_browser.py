@@ -57,6 +57,7 @@ def test_a_browser_is_fetched_where_none_is_found(tmp_path: Path, monkeypatch: p
     assert fetched.exists()
 
 
+@pytest.mark.slow
 def test_without_any_the_tests_stop_with_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     # nothing on the PATH, no browser of Playwright's, and a host from which nothing can be fetched
     nowhere = {"PATH": str(tmp_path), "PLAYWRIGHT_BROWSERS_PATH": str(tmp_path), "PLAYWRIGHT_DOWNLOAD_HOST": "http://127.0.0.1:9"}

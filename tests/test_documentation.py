@@ -52,6 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_exported_name_has_an_entry_in_the_reference(site: Path) -> None:
     inventory = zlib.decompress((site / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode()
     entries = {line.split()[0]: line.split()[1] for line in inventory.splitlines()}
@@ -79,6 +80,7 @@ def test_the_site_needs_nothing_from_elsewhere(site: Path) -> None:
     assert [address for address in loaded if "//" in address[1]] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", ["nowhere.md", "cli.md#nowhere", "../src/nowhere.py"])
 def test_a_broken_link_fails(link: str, tmp_path: Path) -> None:
     for name in ("docs", "scripts"):
@@ -116,6 +118,7 @@ def test_every_command_in_the_documentation_can_be_given(page: str, words: list[
         command.make_context("subcircuit", list(words)).close()
 
 
+@pytest.mark.slow
 def test_the_configuration_that_is_shown_finds_a_circuit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = re.findall(
         r"^```yaml\n(.*?)^```", (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL

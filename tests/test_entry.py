@@ -4,6 +4,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ from subcircuit.entry import default_modes, entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model import Transformer
-from subcircuit.search import METHODS, Problem, effects_by_example
-from subcircuit.tasks import graph_of, metric
+from subcircuit.search import METHODS, Discovery, Problem, effects_by_example
+from subcircuit.tasks import Task, graph_of, metric
 from tests.problems import random_task
 from tests.tiny_models import tiny
 
@@ -49,25 +50,36 @@ MODES: dict[str, Mode] = {
     "device": lambda: torch.device("meta"),
     "rounded": rounded_products,
 }
+MODEL = tiny("gpt2")
 # settings that end soon
 SHORT = {"subnetwork-probing": {"steps": 3}, "edge-pruning": {"steps": 3}, "ugs": {"steps": 3}}
 
 
+def found_by(method: str, task: Task) -> Discovery:
+    settings = METHODS[method](**SHORT.get(method, {}))
+    return sc.discover(MODEL, task, settings, metric="logit_difference", scope=sc.Scope("block"))
+
+
+@cache
+def found_in_default_modes(method: str) -> Discovery:
+    return found_by(method, random_task(MODEL, 1, [6, 5]))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("method", METHODS)
 def test_scores_are_the_same_in_any_mode(mode: str, method: str) -> None:
-    model = tiny("gpt2")
-    settings = METHODS[method](**SHORT.get(method, {}))
-    expected = sc.discover(model, random_task(model, 1, [6, 5]), settings, metric="logit_difference", scope=sc.Scope("block"))
-    task = random_task(model, 1, [6, 5])
+    expected = found_in_default_modes(method)
+    task = random_task(MODEL, 1, [6, 5])
     with MODES[mode]():
-        found = sc.discover(model, task, settings, metric="logit_difference", scope=sc.Scope("block"))
+        found = found_by(method, task)
     assert found.circuit.names == expected.circuit.names
     assert found.circuit.scores is not None and expected.circuit.scores is not None
     assert torch.equal(found.circuit.scores.nan_to_num(), expected.circuit.scores.nan_to_num())
     assert (found.metric_circuit, found.kl_circuit) == (expected.metric_circuit, expected.kl_circuit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_everything_else_is_the_same_in_any_mode(mode: str) -> None:
     model = tiny("llama_gqa")
@@ -159,6 +171,7 @@ def is_entry(function: Any) -> bool:
 anything: Any = sc  # functions whose arguments are not checked before they run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -104,6 +104,7 @@ def task(model: sc.Transformer) -> sc.Task:
     return sc.build_task_of_ids("first-token", clean, corrupted, answers, model, parameters={"prompts": 4})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [EarlyFirst(2.0), Skipping(), Plain()], ids=lambda method: method.name)
 def test_a_method_from_outside_is_found_with_recorded_and_evaluated(
     model: sc.Transformer, task: sc.Task, method: sc.Method, tmp_path: Path
@@ -126,6 +127,7 @@ def test_a_method_from_outside_is_found_with_recorded_and_evaluated(
     assert method.name in str(sc.Summary.of(loaded).rows)
 
 
+@pytest.mark.slow
 def test_methods_from_outside_are_compared_with_the_packages_own(model: sc.Transformer, task: sc.Task) -> None:
     problem = sc.Problem.of(model, task, "kl_divergence", scope="block")
     contest = sc.Contest(problem, problem, thresholds=(0.1, 0.01))
@@ -156,6 +158,7 @@ class Shrunk(sc.Ablation):
         return sc.Resample().values(model, graph, corrupted) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [sc.Acdc(threshold=0.01), sc.Eap()], ids=lambda method: method.name)
 def test_an_ablation_from_outside_is_searched_evaluated_explained_and_saved(
     model: sc.Transformer, task: sc.Task, method: sc.Method, tmp_path: Path
@@ -268,6 +271,7 @@ def test_a_level_from_outside_computes_what_the_model_does(model: sc.Transformer
         halved.with_units(Halves(0, 5, 4))
 
 
+@pytest.mark.slow
 def test_acdc_at_a_level_from_outside_is_the_sequential_search(model: sc.Transformer, task: sc.Task, halved: sc.Graph) -> None:
     problem = sc.Problem(model.to(dtype=torch.float64), halved, task, sc.metric("logit_difference"))
     found = sc.discover(problem, sc.Acdc(threshold=0.02, whole_input=False))
@@ -282,6 +286,7 @@ def test_acdc_at_a_level_from_outside_is_the_sequential_search(model: sc.Transfo
     assert 0 < found.circuit.n_edges < halved.n_edges
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [sc.Acdc(threshold=0.01), sc.Eap()], ids=lambda method: method.name)
 def test_a_level_from_outside_is_searched_evaluated_explained_drawn_and_saved(
     model: sc.Transformer, task: sc.Task, halved: sc.Graph, method: sc.Method, tmp_path: Path

@@ -81,6 +81,7 @@ def only_our_errors(read: Callable[[], object]) -> None:
         read()
 
 
+@pytest.mark.slow
 @SHORT
 @given(st.data())
 def test_circuit_files(circuit: Path, tmp_path: Path, data: st.DataObject) -> None:
@@ -90,6 +91,7 @@ def test_circuit_files(circuit: Path, tmp_path: Path, data: st.DataObject) -> No
     only_our_errors(lambda: Circuit.load(tmp_path))
 
 
+@pytest.mark.slow
 @SHORT
 @given(st.data())
 def test_scores_beside_a_circuit(circuit: Path, tmp_path: Path, data: st.DataObject) -> None:
@@ -184,6 +186,7 @@ def test_a_gguf_file_cannot_announce_a_list_longer_than_it_holds(tmp_path: Path,
         load_model(tmp_path / "tiny.gguf")
 
 
+@pytest.mark.slow
 @settings(SHORT, max_examples=8)
 @given(data=st.data())
 def test_descriptions_of_runs(tmp_path: Path, data: st.DataObject, capsys: pytest.CaptureFixture[str]) -> None:

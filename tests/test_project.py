@@ -159,6 +159,7 @@ def test_the_example_on_a_real_model_runs(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "ioi-smollm2-135m-1" / "circuit.svg").exists()
 
 
+@pytest.mark.slow
 def test_a_small_example_runs() -> None:
     command = [sys.executable, str(ROOT / "examples" / "tiny_random_model.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

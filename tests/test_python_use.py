@@ -33,6 +33,7 @@ def found_by(model: sc.Transformer, task: sc.Task, *args: Any, **how: Any) -> li
     return sc.discover(model, task, *args, scope="block", **how).circuit.names
 
 
+@pytest.mark.slow
 def test_a_method_by_name_is_the_method_with_its_defaults(model: sc.Transformer, task: sc.Task) -> None:
     for name, method in METHODS.items():
         assert method_of(name) == method_of(method) == method()
@@ -60,6 +61,7 @@ def test_a_graph_of_another_model_is_refused(model: sc.Transformer, task: sc.Tas
         sc.Problem(model, sc.graph_of(tiny("gemma2"), "block"), task, sc.metric("logit_difference"))
 
 
+@pytest.mark.slow
 def test_a_number_takes_so_many_edges_of_largest_magnitude(model: sc.Transformer, task: sc.Task) -> None:
     few, same = (sc.discover(model, task, "exact", selection=s, scope="block") for s in (5, sc.TopN(5, "absolute")))
     assert few.circuit.names == same.circuit.names
@@ -83,6 +85,7 @@ def difference(logits: Tensor, answers: Answers) -> Tensor:
     return right - wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["acdc", "exact", "eap", "eap-ig-inputs", "hisp", "atp-star", "relp", "hybrid"])
 def test_a_function_is_the_metric_that_it_computes(model: sc.Transformer, task: sc.Task, method: str) -> None:
     own = sc.discover(model, task, method, metric=difference, scope="block")
@@ -112,6 +115,7 @@ def circuit_of(model: sc.Transformer) -> sc.Circuit:
     return sc.Circuit.of_edges(sc.graph_of(model, "block"), ["embed->m0", "m0->logits"])
 
 
+@pytest.mark.slow
 def test_functions_without_a_gradient_serve_methods_without_one(model: sc.Transformer, task: sc.Task) -> None:
     def counts(logits: Tensor) -> Tensor:
         return (logits.argmax(-1) == logits.argmax(-1)).float()
@@ -150,6 +154,7 @@ def test_metrics_and_ablations_that_are_none_are_refused() -> None:
         plain(carried)(3)
 
 
+@pytest.mark.slow
 def test_a_task_is_judged_by_what_the_circuit_was_found_with(model: sc.Transformer, task: sc.Task) -> None:
     found = sc.discover(model, task, "exact", metric="logit_difference", ablation="zero", scope="block", selection=6).circuit
     expected = sc.Problem.of(model, task, "logit_difference", "zero", "block")

@@ -91,6 +91,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_value_fits_on_a_screen(values: dict[str, Any], name: str) -> None:
     for shown in (repr(values[name]), str(values[name])):
@@ -120,6 +121,7 @@ def test_the_logit_difference_keeps_its_sign(values: dict[str, Any]) -> None:
         assert f"model {expected:.4g}," in repr(shown)
 
 
+@pytest.mark.slow
 def test_an_edit_fits_on_a_screen() -> None:
     model, circuit, task, _ = trained()
     for level in ("node", "edge"):

@@ -52,6 +52,7 @@ def run(command: Sequence[str], folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_all_of_the_package_and_nothing_else(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if not name.split("/")[0].endswith(".dist-info")}
@@ -61,6 +62,7 @@ def test_the_wheel_holds_all_of_the_package_and_nothing_else(wheel: Path) -> Non
     assert f"\nVersion: {subcircuit.__version__}\n" in metadata
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_searches_in_an_empty_folder(scripts: Path, tmp_path: Path) -> None:
     program = str(scripts / "subcircuit")
     folder = tmp_path / "empty"

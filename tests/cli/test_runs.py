@@ -200,6 +200,7 @@ def interrupt(times: int, after: int) -> None:
     SqliteJournal.write = interrupted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(subcircuit: Run, model: str, prompts: Path, times: int) -> None:
     arguments = options(model, prompts)
@@ -232,6 +233,7 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_bits(subcircuit: 
     assert results(Path("run")) == results(Path("whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["journal.sqlite", "circuit.svg"])
 def test_a_disk_that_fills_up_while_a_run_is_at_work(subcircuit: Run, model: str, prompts: Path, file: str) -> None:
     arguments = options(model, prompts)
@@ -362,6 +364,7 @@ def test_run_folders_name_no_places_and_no_users(subcircuit: Run, model: str, pr
         assert place.encode() not in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_runs_are_listed_in_full_at_any_width(subcircuit: Run, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))

@@ -73,6 +73,7 @@ def test_what_is_only_hidden_comes_back_at_the_chosen_step_size_and_not_at_a_sma
     assert moved < back / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spared", ["few", "all"])
 @pytest.mark.parametrize("target", [0.2, 0.0, -9.0])
 def test_random_damage_is_always_there(model: Transformer, spared: str, target: float) -> None:

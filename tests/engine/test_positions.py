@@ -66,6 +66,7 @@ def test_all_kept_is_the_model_and_all_cut_the_corrupted_run(family):
         torch.testing.assert_close(cut[here], model(task.corrupted)[here], atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data(), seed=st.integers(0, 2**20), share=st.sampled_from([0.3, 0.7]), ablation=st.sampled_from(sorted(ABLATIONS)))

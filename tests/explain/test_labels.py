@@ -121,6 +121,7 @@ def test_induction_heads_of_the_trained_model_are_found(induction: tuple[Case, E
         assert (head.random["after same"] or 0) > 0.8 and head.copies > 0.8 and head.ov_copying > 0.8
 
 
+@pytest.mark.slow
 def test_nothing_is_labelled_when_thresholds_cannot_be_met(induction: tuple[Case, Explanation]):
     case, _ = induction
     never = Thresholds(attends=9.0, pattern=9.0, copies=9.0, direct=9.0, rests=9.0, reads=9.0, backup=9.0)

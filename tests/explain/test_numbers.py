@@ -192,6 +192,7 @@ def test_backup_is_what_direct_effects_gain_when_heads_are_corrupted(family: str
     assert torch.allclose(grown[heads].float(), expected[heads], atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "scope"),
     [

@@ -34,6 +34,7 @@ def pairs(draw: st.DrawFn) -> tuple[Circuit, Circuit]:
     return draw(circuits(graph)), draw(circuits(graph))
 
 
+@pytest.mark.slow
 @given(pairs())
 def test_operations_are_those_of_sets(two: tuple[Circuit, Circuit]) -> None:
     left, right = two
@@ -97,6 +98,7 @@ def flow(circuit: Circuit) -> nx.DiGraph:
     return graph
 
 
+@pytest.mark.slow
 @given(circuits(positioned=True))
 def test_pruning_keeps_the_edges_on_a_path_from_embedding_to_logits(circuit: Circuit) -> None:
     graph = flow(circuit)
@@ -113,6 +115,7 @@ def test_pruning_keeps_the_edges_on_a_path_from_embedding_to_logits(circuit: Cir
     assert set(Circuit(circuit.graph, circuit.to_logits()).names) == leading_there
 
 
+@pytest.mark.slow
 @given(graphs(positioned=True))
 def test_the_model_itself_has_nothing_to_prune(graph: Graph) -> None:
     assert Circuit.full(graph).prune() == Circuit.full(graph)

@@ -24,6 +24,7 @@ def scored(circuit: Circuit) -> Circuit:
     return Circuit(circuit.graph, circuit.kept, scores, record())
 
 
+@pytest.mark.slow
 @given(circuits(positioned=True), st.booleans())
 def test_a_saved_circuit_reloads_to_an_equal_one(circuit: Circuit, with_scores: bool) -> None:
     circuit = scored(circuit) if with_scores else circuit

@@ -36,6 +36,7 @@ def written_before_read(graph: Graph) -> set[str]:
     return {edge.replace("->", f"@{p}->") + f"@{p}" for edge in edges for p in shape.positions} if shape.positions else edges
 
 
+@pytest.mark.slow
 @given(graphs(positioned=True))
 def test_an_edge_exists_if_and_only_if_it_is_written_before_it_is_read(graph: Graph) -> None:
     names = {str(graph.edge(w, r)) for w, r in graph.edges.nonzero().tolist()}

@@ -1,5 +1,6 @@
 """When edges come to lie on a path, against pruning every prefix."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ def ranked(graph: Graph, seed: int, share: float) -> torch.Tensor:
     return ranks
 
 
+@pytest.mark.slow
 @given(graphs(positioned=True), st.integers(0, 1000), st.floats(0, 1))
 def test_edges_join_when_pruning_the_prefix_leaves_them(graph: Graph, seed: int, share: float) -> None:
     ranks = ranked(graph, seed, share)
@@ -28,6 +30,7 @@ def test_edges_join_when_pruning_the_prefix_leaves_them(graph: Graph, seed: int,
     assert torch.equal(joined < NEVER, Circuit(graph, ranks < NEVER).prune().kept)
 
 
+@pytest.mark.slow
 @given(graphs(positioned=True), st.integers(0, 1000), st.floats(0, 1))
 def test_while_a_search_runs_a_path_to_the_logits_is_enough(graph: Graph, seed: int, share: float) -> None:
     ranks = ranked(graph, seed, share)

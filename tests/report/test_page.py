@@ -136,6 +136,7 @@ def _through_norm(model: Transformer, stream: Tensor, vector: Tensor, right: Ten
     return (scaled * (W_U[right] - W_U[wrong].mean(0))).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean-by-position"])
 def test_effects_by_example_are_those_of_the_example_alone_and_average_to_eap(ablation: str) -> None:
     model = tiny("llama_gqa")

@@ -42,6 +42,7 @@ def words(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
 
 
+@pytest.mark.slow
 @given(circuits())
 @settings(max_examples=25, deadline=None)
 def test_exactly_the_nodes_in_the_circuit_are_labelled_and_all_edges_drawn(circuit: Circuit) -> None:
@@ -85,6 +86,7 @@ def test_boxes_keep_apart_and_words_stay_inside_the_figure(shape: GraphShape, n_
     assert max(width, height) < 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_curves_begin_at_their_writer_and_end_at_their_reader(shape: GraphShape) -> None:
     layout = Layout(random_circuit(shape, 60))

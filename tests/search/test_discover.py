@@ -43,6 +43,7 @@ def test_every_method_finds_a_recorded_circuit(name, tmp_path):
     assert Circuit.load(tmp_path / "run") == circuit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", [TopN(60, "signed"), Greedy(60, "absolute"), Threshold(1e-4, "absolute")])
 def test_what_is_said_of_a_selected_circuit_is_what_it_does(selection):
     model = tiny("gemma2", dtype=torch.float64)

@@ -70,6 +70,7 @@ def test_clean_corrupted_averages_autograd_over_both_ends(family, data):
     assert_scores_or_refused(lambda: CleanCorrupted(batch_size=2).search(problem), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama_gqa", "gemma3", "pythia", "attention_only_bare"])
 def test_scores_out_of_the_embedding_add_up_to_the_change_along_the_path(family):
     model = tiny(family, dtype=torch.float64)

@@ -35,6 +35,7 @@ def case(family: str, scope: str) -> Problem:
     return Problem.of(model, random_task(model, 3, lengths), "kl_divergence", "resample", scope)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "scope", "config", "restoring"), SEARCHES)
 def test_an_outline_that_takes_edges_one_by_one_is_the_search(
     family: str, scope: str, config: Acdc, restoring: bool, monkeypatch: pytest.MonkeyPatch

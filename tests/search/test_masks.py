@@ -110,6 +110,7 @@ def test_the_loss_and_its_slopes_are_those_of_masked_runs(family, data):
         assert float((leaf.grad * towards).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=2)
 @given(data=st.data())

@@ -16,6 +16,7 @@ from tests.problems import random_problem
 from tests.tiny_models import narrow, tiny
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "llama_gqa"])
 @pytest.mark.parametrize("ablation", ["resample", "zero"])
 def test_a_neuron_s_score_is_the_sum_of_its_edges_scores(family, ablation):

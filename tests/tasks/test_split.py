@@ -114,6 +114,7 @@ def test_a_file_is_split_50_20_30_and_the_seed_says_how(tmp_path: Path):
     }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 12), st.integers(0, 3))
 def test_examples_of_a_file_are_the_first_pairs_and_the_rest_is_divided(examples: int, seed: int):

@@ -12,6 +12,9 @@ from subcircuit.search import Acdc
 from subcircuit.truth import PROGRAMS, Program, compile_program, tracr_case, tracr_task, with_whole_inputs
 from tests.truth.cutting import effects_of_single_cuts, error, error_without
 
+# programs are compiled, which takes seconds each
+pytestmark = pytest.mark.slow
+
 NAMES = [program.name for program in PROGRAMS]
 ABLATIONS = pytest.mark.parametrize("ablation", [Zero(), Resample()], ids=["zero", "resample"])
 
@@ -22,7 +25,6 @@ PROPORTION = """a1.h0->logits token_embed->a1.h0<q> pos_embed->a1.h0<q> token_em
     token_embed->m0"""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reverse", "proportion", "shuffle-dyck", "two-heads"])
 def test_our_forward_pass_is_that_of_the_compiled_model(compiled, name):
     made = compiled(name)
@@ -34,7 +36,6 @@ def test_our_forward_pass_is_that_of_the_compiled_model(compiled, name):
     torch.testing.assert_close(ours, torch.from_numpy(np.array(theirs)), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_our_model_computes_the_program(compiled, name):
     made = compiled(name)
@@ -49,7 +50,6 @@ def test_our_model_computes_the_program(compiled, name):
                 assert float(row[pos + 1, 0]) == pytest.approx(float(value), abs=1e-4), (prompt, pos)
 
 
-@pytest.mark.slow
 @ABLATIONS
 @pytest.mark.parametrize("name", NAMES)
 def test_cutting_every_edge_shows_the_derived_truth(compiled, name, ablation):
@@ -89,7 +89,6 @@ def test_truth_under_resample_is_the_published_one(compiled, name, edges):
     assert tracr_case(compiled(name), Resample()).circuit.names == edges
 
 
-@pytest.mark.slow
 @ABLATIONS
 @pytest.mark.parametrize("name", ["proportion", "pattern", "pair-balance", "two-heads"])
 def test_acdc_finds_the_truth(compiled, name, ablation):

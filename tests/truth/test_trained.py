@@ -181,6 +181,7 @@ def test_searches_find_most_of_the_reference(made, cutting, name, ablation):
     assert found.fpr < 0.15
 
 
+@pytest.mark.slow
 def test_the_case_says_that_its_truth_is_by_effect(made):
     for name, listing in TRAINED.items():
         one = made(name, "resample")

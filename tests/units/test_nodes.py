@@ -11,6 +11,7 @@ from subcircuit.graph import Graph, GraphShape, Scope, parse_edge, parse_reader,
 from tests.graph.strategies import graphs
 
 
+@pytest.mark.slow
 @given(graphs(positioned=True))
 def test_every_name_of_a_graph_is_read_back(graph: Graph) -> None:
     assert all(parse_writer(str(writer)) == writer for writer in graph.writers)
@@ -27,6 +28,7 @@ def test_names_are_unique(graph: Graph) -> None:
     assert len({str(reader) for reader in graph.readers}) == len(graph.readers)
 
 
+@pytest.mark.slow
 @given(st.text(alphabet="amhqkv0123456789.<>-_@ embdlogits\n", max_size=24) | st.text(max_size=24))
 def test_what_is_read_prints_the_same_and_the_rest_is_refused(text: str) -> None:
     for parse in (parse_writer, parse_reader, parse_edge):

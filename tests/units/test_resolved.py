@@ -93,6 +93,7 @@ def test_masks_on_nodes_are_masks_on_all_their_edges(family: str) -> None:
     torch.testing.assert_close(nodes, edges, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "llama_gqa", "gemma2", *MIXED])
 @settings(max_examples=2)
 @given(
@@ -108,6 +109,7 @@ def test_engine_equals_masked_forward(family: str, data: st.DataObject, seed: in
     Walk(problem, data.draw(st.integers(1, 2)), random.Random(seed)).run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "pythia", *MIXED])
 @settings(max_examples=1)
 @given(data=st.data(), seed=st.integers(0, 2**20), order=st.sampled_from(["descending", "ascending"]))
@@ -117,6 +119,7 @@ def test_acdc_decides_as_the_sequential_search_does(family: str, data: st.DataOb
     assert_sequential(problem, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eap_is_the_slope_of_the_loss_in_every_edge(family: str) -> None:
     model = small(family)
@@ -126,6 +129,7 @@ def test_eap_is_the_slope_of_the_loss_in_every_edge(family: str) -> None:
         assert_scores(Eap(1).search(problem), Autograd(problem).slope(graph.edges))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "scope"), [("llama", NEURONS[2]), ("gemma2", NEURONS[2]), ("qwen2_moe", EXPERTS[0])])
 @torch.no_grad()
 def test_exact_effects_are_differences_of_masked_runs(family: str, scope: Scope) -> None:

@@ -122,6 +122,7 @@ def test_the_conversion_happens_once_and_is_reported(file: Path, monkeypatch: py
     assert "tiny.gguf" in said[0]
 
 
+@pytest.mark.slow
 def test_pieces_are_one_file(file: Path, tmp_path: Path):
     content = file.read_bytes()
     pieces = [tmp_path / f"tiny.gguf.part0{i}" for i in range(3)]
