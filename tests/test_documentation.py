@@ -68,6 +68,7 @@ def test_every_setting_of_a_method_is_explained() -> None:
             assert re.search(rf"^    (\w+, )*{field.name}(, \w+)*:", told, flags=re.MULTILINE), f"{method.__name__}.{field.name}"
 
 
+@pytest.mark.slow
 def test_the_site_needs_nothing_from_elsewhere(site: Path) -> None:
     loaded = [
         (page.name, address)

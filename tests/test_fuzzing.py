@@ -175,6 +175,7 @@ def test_a_gguf_file_cannot_announce_more_than_it_holds(size: bytes, tmp_path: P
         load_model(tmp_path / "tiny.gguf")
 
 
+@pytest.mark.slow
 def test_a_gguf_file_cannot_announce_a_list_longer_than_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBCIRCUIT_CACHE", str(tmp_path / "cache"))
     content = bytearray(write_gguf(tmp_path / "tiny.gguf").read_bytes())

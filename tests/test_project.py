@@ -51,6 +51,7 @@ def test_importing_the_package_imports_nothing_large() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "command"),
     [(0.1, ["-c", "import subcircuit"]), (0.3, ["-c", "from subcircuit.cli.main import run; run()", "--help"])],

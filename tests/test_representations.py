@@ -12,6 +12,9 @@ from tests.edit.test_remove import trained
 from tests.problems import random_task
 from tests.tiny_models import tiny
 
+# the values that they show are searched for
+pytestmark = pytest.mark.slow
+
 SCREEN = (80, 24)
 
 
@@ -91,7 +94,6 @@ NAMES = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_value_fits_on_a_screen(values: dict[str, Any], name: str) -> None:
     for shown in (repr(values[name]), str(values[name])):
@@ -121,7 +123,6 @@ def test_the_logit_difference_keeps_its_sign(values: dict[str, Any]) -> None:
         assert f"model {expected:.4g}," in repr(shown)
 
 
-@pytest.mark.slow
 def test_an_edit_fits_on_a_screen() -> None:
     model, circuit, task, _ = trained()
     for level in ("node", "edge"):

@@ -135,6 +135,7 @@ def test_the_method_s_options_reach_it(subcircuit: Run, model: str, prompts: Pat
     assert done.json["metric"] == "logit_difference"
 
 
+@pytest.mark.slow
 def test_progress_comes_as_plain_lines_where_there_is_no_terminal(subcircuit: Run, model: str, prompts: Path) -> None:
     done = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "block", "--threshold", 0.05, "--json")
     assert "\x1b" not in done.err + done.out

@@ -254,6 +254,7 @@ def test_a_disk_that_fills_up_while_a_run_is_at_work(subcircuit: Run, model: str
     assert results(Path("run")) == results(Path("whole"))
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_is_found_and_named(subcircuit: Run, model: str, prompts: Path) -> None:
     assert subcircuit(*options(model, prompts, "eap-ig-inputs"), "run").code == 0
     files = sorted(file for file in Path("run").iterdir() if not file.name.startswith("."))

@@ -129,6 +129,7 @@ def test_mean_writes_are_the_executors_means() -> None:
         torch.testing.assert_close(mean_values(model, graph, [corrupted[:2], corrupted[2:]]), expected)
 
 
+@pytest.mark.slow
 def test_cut_edges_carry_constants() -> None:
     model, circuit, ioi, _ = trained()
     edit, fill = keep(model, circuit, ioi, means=Means("edge"))

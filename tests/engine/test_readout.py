@@ -51,6 +51,7 @@ def assert_close(found: Readout, expected: Readout, tolerance: float) -> None:
             torch.testing.assert_close(one.double(), other.double(), rtol=tolerance, atol=6 * tolerance)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     family=st.sampled_from(["gpt2", "llama_gqa", "gemma2", "attention_only_bare"]),

@@ -204,6 +204,7 @@ def problems(seed: int = 3):
     return found_on, random_problem(model, graph, seed + 1, [6, 5, 7, 6], 1, "kl_divergence", "resample")
 
 
+@pytest.mark.slow
 def test_a_judgement_is_its_parts():
     found_on, judged_on = problems()
     circuit = Eap().search(found_on).select(TopN(30, "signed")).prune()

@@ -120,6 +120,7 @@ def test_minimality_compares_each_edge_with_random_ones(seed):
     assert set(dead) <= set(found.superfluous) or not all(found.random_effects)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_tested_is_refused():
     model = tiny("gpt2")
     graph = Graph.of(model.config, Scope("block"))

@@ -80,6 +80,7 @@ def test_a_parallel_block_s_heads_do_not_feed_its_mlp() -> None:
     graph.find("a0.h0->m1")
 
 
+@pytest.mark.slow
 @given(graphs(positioned=True))
 def test_order_is_that_of_computation(graph: Graph) -> None:
     """A reader that a writer feeds comes after every reader on which that writer depends."""

@@ -120,6 +120,7 @@ def test_bits_and_journal_are_those_of_one_process(name: str):
     assert schedule.shares[1] == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 @given(st.integers(1, 4), st.integers(0, 6))
 def test_sums_and_losses_of_circuits_are_those_of_one_process(workers: int, last: int):

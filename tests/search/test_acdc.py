@@ -100,6 +100,7 @@ def test_full_and_empty_ends_of_the_threshold():
     assert nothing.metric_model == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_half_precision_runs_and_says_that_nothing_was_checked():
     model = tiny("llama_gqa", dtype=torch.bfloat16)
     problem = random_problem(model, Graph.of(model.config), 5, [6, 6], 1, "logit_difference", "resample")

@@ -271,6 +271,7 @@ def test_other_precisions_are_near_and_batches_change_nothing(family, dtype, tol
         assert float((values - expected).abs().max()) < tolerance * float(expected.abs().max())
 
 
+@pytest.mark.slow
 def test_patterns_of_a_few_writers_at_a_time_are_those_of_all(monkeypatch):
     model = tiny("gemma3", dtype=torch.float64)
     graph = Graph.of(model.config)

@@ -57,6 +57,7 @@ def flow_slowly(problem):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "pythia", "llama_gqa", "gemma2", "attention_only"])
 @settings(max_examples=2)
 @given(data=st.data())

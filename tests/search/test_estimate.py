@@ -100,6 +100,7 @@ def test_a_refinement_takes_its_seed_s_search_and_growth():
     assert many.seconds > few.seconds
 
 
+@pytest.mark.slow
 def test_learning_constants_takes_its_time_as_well():
     problem = replace(case("gpt2", "head"), metric=metric("logit_difference"), ablation=ABLATIONS["mean"])
     plain, learned = (estimate(problem, Eap(), learning).seconds for learning in (None, LearnOptimal(steps=3000)))

@@ -119,6 +119,7 @@ def test_everything_that_takes_an_ablation_takes_constants(family, data, seed):
     assert config.search(problem).circuit.names == SequentialAcdc(problem, config).run().names
 
 
+@pytest.mark.slow
 def test_learning_is_the_same_whatever_the_batches_and_near_in_half_precision():
     precise = tiny("pythia", dtype=torch.float64)
     graph = Graph.of(precise.config)

@@ -49,6 +49,7 @@ def drawn(family: str, data: st.DataObject, seed: int, among: list[Scope] | None
     return model, Graph.of(model.config, data.draw(st.sampled_from(among or scopes(family))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_kept_is_the_model_all_cut_the_corrupted_run_and_writers_sum_to_the_stream(
     family: str, monkeypatch: pytest.MonkeyPatch
@@ -69,6 +70,7 @@ def test_all_kept_is_the_model_all_cut_the_corrupted_run_and_writers_sum_to_the_
         torch.testing.assert_close(stream[here], model.stream(task.clean)[here], atol=1e-10, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=3)
 @given(data=st.data(), seed=st.integers(0, 2**20), share=st.sampled_from([0.3, 0.7]), ablation=st.sampled_from(sorted(ABLATIONS)))
@@ -146,6 +148,7 @@ def test_exact_effects_are_differences_of_masked_runs(family: str, scope: Scope)
         torch.testing.assert_close(scores.scores[w, r].double(), slow.loss(kept) - whole, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_atp_star_scores_single_heads_and_neurons_as_it_does_at_their_own_level() -> None:
     """Of heads that are resolved alike, scores do not depend on how the rest is resolved."""
     model = narrow(tiny("llama_gqa", dtype=torch.float64))
@@ -182,6 +185,7 @@ def test_nodes_are_router_experts_and_the_shared_one_where_a_layer_has_them() ->
         graph.find("m0.e1->m0<router>")
 
 
+@pytest.mark.slow
 def test_atp_star_scores_edges_into_attention_as_it_does_where_mixtures_are_whole() -> None:
     model = tiny("mixtral", dtype=torch.float64)
     resolved, whole = (

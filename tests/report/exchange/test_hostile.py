@@ -111,6 +111,7 @@ def test_what_does_not_fit_is_told(what: str, written: dict[str, bytes], tmp_pat
     assert len(message) < 1200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
