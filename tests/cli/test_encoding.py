@@ -1,6 +1,7 @@
 """Standard output that is not UTF-8: every command prints something readable and succeeds."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -17,13 +18,35 @@ Run = Callable[..., Output]
 SOURCE = Path(subcircuit.__file__).parent
 
 
-def run_in(encoding: str, *words: str) -> subprocess.CompletedProcess[bytes]:
-    code = "import sys; from subcircuit.cli.main import run; run()"
+BETWEEN = b"--- next command ---"
+CODE = f"""
+import json, sys
+from subcircuit.cli.main import run
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    try:
+        run()
+    except SystemExit as end:
+        assert not end.code, words
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        stream.buffer.write({BETWEEN!r})
+        stream.buffer.flush()
+"""
+
+
+def printed(encoding: str, commands: list[list[str]]) -> list[tuple[bytes, bytes]]:
+    """Standard output and error of each command, one after another in one process, all of which succeed."""
     # a locale without UTF-8, as far as Python lets one have it
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} if encoding == "locale" else {}
     chosen = plain or {"PYTHONIOENCODING": encoding}
-    environment = {**os.environ, **chosen}
-    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=False, timeout=120, env=environment)
+    words = [sys.executable, "-c", CODE, json.dumps(commands)]
+    done = subprocess.run(words, capture_output=True, check=False, timeout=120, env={**os.environ, **chosen})
+    assert done.returncode == 0, done.stderr
+    *out, after_out = done.stdout.split(BETWEEN)
+    *err, after_err = done.stderr.split(BETWEEN)
+    assert not after_out + after_err
+    return list(zip(out, err, strict=True))
 
 
 def shown(file: Path) -> str:
@@ -48,13 +71,10 @@ def test_every_character_of_the_package_has_an_equivalent() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "locale"])
 def test_commands_print_in_any_encoding(encoding: str, subcircuit: Run) -> None:
-    search = ("discover", "--model", "tiny-induction-ioi", "--task", "induction", "--metric", "logit_difference")
-    done = run_in(encoding, *search, "--method", "eap", "--out", "found")
-    assert done.returncode == 0, done.stderr
+    search = ["discover", "--model", "tiny-induction-ioi", "--task", "induction", "--metric", "logit_difference"]
+    commands = [[*search, "--method", "eap", "--out", "found"], ["show", "found"], ["metrics"], ["discover", "--help"], []]
+    (found, _), *others = printed(encoding, commands)
     written = "cp1252" if encoding == "cp1252" else "ascii"
-    assert "8 pairs of prompts" in done.stdout.decode(written)
-    for words in (("show", "found"), ("metrics",), ("discover", "--help"), ()):
-        again = run_in(encoding, *words)
-        assert again.returncode == 0, again.stderr
-        assert not again.stderr
-        assert again.stdout
+    assert "8 pairs of prompts" in found.decode(written)
+    assert len(others) == 4
+    assert all(out.decode(written).strip() and not err for out, err in others)
