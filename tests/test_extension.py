@@ -1,10 +1,10 @@
 """A method, a metric, a task, an ablation, a level and a family of models from outside, by the public API alone, go wherever the package's own go."""
 
 import json
+import re
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,8 +14,11 @@ from torch import Tensor
 import subcircuit as sc
 from subcircuit.engine import run_circuit, writer_values
 from subcircuit.model.components import unembed
+from subcircuit.search import zoom
 from tests.problems import random_task
 from tests.tiny_models import tiny
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -185,27 +188,18 @@ def test_an_ablation_from_outside_is_searched_evaluated_explained_and_saved(
         sc.Problem.of(model, task, circuit=loaded)
 
 
-@dataclass(frozen=True, slots=True)
-class Half(sc.Node):
-    """One half of an MLP's neurons, as writer or as reader."""
+def python_of(page: str) -> list[str]:
+    return re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
 
-    layer: int
-    second: bool
-    of: int
 
-    noun = "half of an MLP"
-
-    @property
-    def kind(self) -> Literal["mlp"]:
-        return "mlp"
-
-    @property
-    def name(self) -> str:
-        return f"m{self.layer}.{'second' if self.second else 'first'}"
-
-    @property
-    def neurons(self) -> slice:
-        return slice(self.of // 2, None) if self.second else slice(self.of // 2)
+@pytest.fixture(scope="module")
+def level() -> dict[str, Any]:
+    """The names of the documentation's level of one's own: an MLP in two halves."""
+    names: dict[str, Any] = {"__name__": "own_level"}
+    exec(python_of("howto/own-level.md")[0], names)
+    return names
 
 
 def of_mlp(model: sc.Transformer, layer: int) -> Any:
@@ -213,46 +207,19 @@ def of_mlp(model: sc.Transformer, layer: int) -> Any:
     return model.weights.layers[layer]
 
 
-@dataclass(frozen=True)
-class Halves(sc.FeedForwardUnit):
-    """A level: an MLP as two halves, each of which reads an input of its own. The bias of both is never ablated."""
-
-    n: int
-
-    @property
-    def level(self) -> str:
-        return "halves"
-
-    @cached_property
-    def writers(self) -> tuple[sc.Node, ...]:
-        return tuple(Half(self.layer, second, self.n) for second in (False, True))
-
-    @cached_property
-    def readers(self) -> tuple[sc.Node, ...]:
-        return self.writers
-
-    @cached_property
-    def feeds(self) -> tuple[tuple[int, ...], ...]:
-        return ((0,), (1,))
-
-    def bias(self, model: sc.Transformer) -> Tensor | None:
-        return of_mlp(model, self.layer).mlp.b_out
-
-    def writes(self, model: sc.Transformer, inputs: Tensor) -> Tensor:
-        weights = of_mlp(model, self.layer)
-        x = torch.nn.functional.layer_norm(inputs, inputs.shape[-1:], weights.mlp_norm.gain, weights.mlp_norm.bias, 1e-5)
-        parts = zip(x, (node.neurons for node in self.writers), strict=True)
-        mlp = weights.mlp
-        act = partial(torch.nn.functional.gelu, approximate="tanh")
-        return torch.stack([act(part @ mlp.W_in[which].T + mlp.b_in[which]) @ mlp.W_out[which] for part, which in parts])
+def test_the_page_about_levels_says_what_its_search_finds(level: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    exec(python_of("howto/own-level.md")[1], dict(level))
+    printed = capsys.readouterr().out.strip()
+    assert "m0.second" in printed
+    assert f"prints `{printed}`" in (ROOT / "docs" / "howto" / "own-level.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def halved(model: sc.Transformer) -> sc.Graph:
+def halved(model: sc.Transformer, level: dict[str, Any]) -> sc.Graph:
     """The model's graph, with the first layer's MLP in halves."""
     graph = sc.graph_of(model, "head")
     whole = graph.units[graph.unit_index["m0"]]
-    return graph.with_units(Halves(0, whole.clock, model.config.d_mlp))
+    return graph.with_units(level["Halves"](0, whole.clock, model.config.d_mlp))
 
 
 def test_a_level_from_outside_computes_what_the_model_does(model: sc.Transformer, task: sc.Task, halved: sc.Graph) -> None:
@@ -268,7 +235,7 @@ def test_a_level_from_outside_computes_what_the_model_does(model: sc.Transformer
     with pytest.raises(sc.GraphError, match="is not a writer"):
         halved.find("m0.third->logits")
     with pytest.raises(sc.GraphError, match="no unit m0 of this graph has clock 5"):
-        halved.with_units(Halves(0, 5, 4))
+        halved.with_units(replace(halved.units[halved.unit_index["m0"]], clock=5))
 
 
 @pytest.mark.slow
@@ -310,6 +277,37 @@ def test_a_level_from_outside_is_searched_evaluated_explained_drawn_and_saved(
     with pytest.raises(sc.CircuitFileError, match="a circuit at head, m0=halves, not at head: load it with its graph"):
         sc.Circuit.load(tmp_path / "circuit")
     assert (sc.write_run(kept, tmp_path / "run") / "circuit.svg").is_file()
+
+
+def test_a_zoom_leaves_levels_from_outside_as_they_are(model: sc.Transformer, task: sc.Task, halved: sc.Graph) -> None:
+    problem = sc.Problem(model, halved, task, sc.metric("logit_difference"))
+    coarse, acdc = sc.discover(problem, sc.Acdc(threshold=0.005)).circuit, sc.Acdc(threshold=0.0)
+    head = next(str(node) for node in coarse.nodes if node.layer == 1 and node.column is not None)
+    found = zoom(problem, coarse, head, "qkv", acdc).circuit
+    elsewhere = {name for name in coarse.names if head not in name}
+    assert elsewhere and elsewhere == {name for name in found.names if head not in name}
+    assert f"{head}<q>" in {str(reader) for reader in found.graph.readers} and "m0.second" in {
+        str(w) for w in found.graph.writers
+    }
+    whole = sc.Circuit.full(halved)
+    with pytest.raises(sc.GraphError, match="m0 is at level halves, of a class of your own"):
+        zoom(problem, whole, "m0", "neuron", acdc)
+
+
+def test_a_node_from_outside_is_removed_from_the_weights(model: sc.Transformer, task: sc.Task, halved: sc.Graph) -> None:
+    from subcircuit.edit import remove_nodes
+    from subcircuit.edit.replacement import mean_writes
+
+    half = halved.writer("m0.second")
+    gone = remove_nodes(model, [half], None)
+    kept = sc.Circuit.full(halved).kept.clone()
+    kept[halved.writer_index[half]] = False
+    zeros = torch.zeros_like(writer_values(model, halved, task.clean))
+    torch.testing.assert_close(gone(task.clean), run_circuit(model, halved, kept, task.clean, zeros), atol=1e-4, rtol=1e-4)
+    written = writer_values(model, halved, task.clean)[halved.writer_index[half]]
+    torch.testing.assert_close(mean_writes(model, [half], [task.clean])[0], written.mean((0, 1)), atol=1e-5, rtol=1e-5)
+    with pytest.raises(sc.EditError, match=r"m0\.second is no head, MLP or neuron"):
+        sc.keep(model, sc.Circuit.of_edges(halved, ["embed->m0.second", "m0.second->logits"]), task)
 
 
 SIZES = {"layers": 2, "heads": 4, "key_heads": 2, "width": 16, "neurons": 24, "tokens": 61, "context": 12}

@@ -26,7 +26,7 @@ from subcircuit.runs.pool_local import _serve, _Worker
 from subcircuit.search import Acdc, Refine, refine_circuit
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.tasks import metric
-from subcircuit.tasks.metrics import own_metric
+from subcircuit.tasks.own_metrics import own_metric
 from tests.runs.failing import Failing, Kept, Patient, at_worst, problem_of, same, search
 from tests.tiny_models import tiny
 

@@ -10,7 +10,7 @@ from subcircuit.engine.readout import readout_of
 from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.search.objective import Units, objective
 from subcircuit.tasks import METRICS, Answer, Answers, Metric, metric
-from subcircuit.tasks.metrics import own_metric
+from subcircuit.tasks.own_metrics import own_metric
 from tests.oracles import metric_of_answer
 
 

@@ -26,7 +26,7 @@ from subcircuit.tasks import (
     tasks,
     without,
 )
-from subcircuit.tasks.split import FEWEST, apportion
+from subcircuit.tasks.shares import FEWEST, apportion
 from tests.tasks.conftest import WELL_READ, tokenizer_of, with_tokenizer, words_of
 
 MODEL = with_tokenizer(None)

@@ -157,7 +157,10 @@ class _Tensors:
         """Nothing goes through these neurons; of a whole MLP not even the bias stays."""
         whole = neurons == [WHOLE]
         names = ("W_in", "W_gate", "W_out", "b_in", "b_gate", *(("b_out",) if whole else ()))
-        self._clear([f"layers.{layer}.mlp.{name}" for name in names], WHOLE if whole else [neuron.start for neuron in neurons])
+        self._clear(
+            [f"layers.{layer}.mlp.{name}" for name in names],
+            WHOLE if whole else [row for part in neurons for row in range(self._config.d_mlp)[part]],
+        )
 
     def fill(self, nodes: Sequence[Node], constants: Float[Tensor, "part d_model"]) -> dict[str, bool]:
         """Constants into biases; returns the switches of the config that this takes."""

@@ -233,7 +233,10 @@ def keep(
     means = means or Means()
     kept = set(nodes_of(circuit)) if means.level == "node" else set()
     split = resolved_layers(circuit.graph.writers)
-    gone = tuple(node for node in all_nodes(model, split) if node not in kept)
+    parts_of_model = all_nodes(model, split)
+    if unknown := kept - set(parts_of_model):
+        raise EditError(f"{min(map(str, unknown))} is no head, MLP or neuron, so nothing can be kept but it: use --level edge")
+    gone = tuple(node for node in parts_of_model if node not in kept)
     fill = _fill(model, gone, means)
     material = _Material(model, task.to(model.device), [other.to(model.device) for other in retain], fill)
     if means.level == "edge":

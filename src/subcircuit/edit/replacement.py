@@ -146,13 +146,12 @@ def _of_mlp(
     stream: Float[Tensor, "batch pos d_model"],
     real: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, "part d_model"]:
-    """The sum over real positions of what an MLP writes, before any norm after it, or of what each of its neurons writes."""
+    """The sum over real positions of what an MLP writes, before any norm after it, or of what each part of it writes."""
     weights, x = _mlp_and_input(model, layer, stream)
     if which == [WHOLE]:
         return mlp(model.config, weights, x)[real].double().sum(0, keepdim=True)
-    rows = [neuron.start for neuron in which]
-    activations = neurons(model.config, weights, x[real])[:, rows].double().sum(0)
-    return activations[:, None] * weights.W_out[rows].double()
+    activations, W_out = neurons(model.config, weights, x[real]).double().sum(0)[:, None], weights.W_out.double()
+    return torch.stack([(activations[part] * W_out[part]).sum(0) for part in which])
 
 
 def _mlp_and_input(

@@ -35,7 +35,7 @@ class Taken:
 
     Args:
         heads: number of each head.
-        neurons: those of each MLP, ``WHOLE``, or of each neuron.
+        neurons: all of an MLP, ``WHOLE``, or some of it.
     """
 
     heads: dict[int, int] = field(default_factory=dict)
@@ -119,11 +119,14 @@ def _mlp(
     if neurons == [WHOLE]:
         bias = None if weights.b_out is None else weights.b_out * kept[0]
         return replace(weights, W_out=weights.W_out * kept[0], b_out=_sum(bias, fill))
-    scale = _scale(len(weights.W_out), [neuron.start for neuron in neurons], kept)
+    size = len(weights.W_out)
+    of_each = [range(size)[which] for which in neurons]
+    per_row = kept.repeat_interleave(torch.tensor([len(mine) for mine in of_each], device=kept.device))
+    scale = _scale(size, [row for mine in of_each for row in mine], per_row)
     return replace(weights, W_out=weights.W_out * scale[:, None], b_out=_sum(weights.b_out, fill))
 
 
-def _scale(size: int, rows: list[int], kept: Float[Tensor, " part"]) -> Float[Tensor, " row"]:
+def _scale(size: int, rows: list[int], kept: Float[Tensor, " scaled"]) -> Float[Tensor, " row"]:
     """1 everywhere but at some rows."""
     ones = torch.ones(size, device=kept.device, dtype=kept.dtype)
     return ones.index_copy(0, torch.tensor(rows, device=kept.device), kept)

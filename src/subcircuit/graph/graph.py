@@ -107,17 +107,17 @@ class Graph:
 
     @cached_property
     def apart(self) -> "Graph":
-        """The without_positions graph in which every head has a reader for its query, one for its key and one for its value."""
+        """The graph, without positions, in which every head has a reader for its query, one for its key and one for its value."""
         return replace(self.without_positions, units=tuple(unit.apart for unit in self.units))
 
     @cached_property
     def drawn(self) -> "Graph":
-        """The without_positions graph whose nodes are the boxes of a picture: every MLP is one."""
+        """The graph, without positions, whose nodes are the boxes of a picture: every MLP is one."""
         return replace(self.without_positions, units=tuple(unit.drawn for unit in self.units))
 
     @property
     def positions(self) -> tuple[str | None, ...]:
-        """The positions of readers: column ``r`` of the without_positions graph is columns ``r * n`` to ``r * n + n - 1`` of this one."""
+        """The positions of readers: column ``r`` of the graph without positions is columns ``r * n`` to ``r * n + n - 1`` of this one."""
         return self.shape.positions or (None,)
 
     @cached_property

@@ -60,6 +60,7 @@ def zoom(
         levels: tuple[Level, ...] = COMPONENT_LEVELS[type(node)]
         scope = scope.at(component, levels[levels.index(into)])
     finer = graph_of(problem.model, scope, problem.task)
+    finer = finer.with_units(*(circuit.graph.units[circuit.graph.unit_index[name]] for name in circuit.graph.from_elsewhere))
     kept = resolve(circuit, finer).kept
     inside = kept.clone()
     for row, writer in enumerate(finer.writers):
@@ -91,7 +92,11 @@ def _checked(circuit: Circuit, component: str, into: str) -> Attention | Head | 
         if graph.shape.positions:
             raise GraphError(f"{component} is a node at each of {', '.join(graph.shape.positions)} already")
         return node
-    of_mlp = graph.units[graph.unit_index[component]].level if isinstance(node, MLP) else None
+    of_mlp = graph.units[graph.unit_index[component]].level if node.kind == "mlp" else None
+    if (level := graph.from_elsewhere.get(component.partition(".")[0])) is not None:
+        raise GraphError(
+            f"{component} is at level {level}, of a class of your own: only levels of the package can be zoomed into"
+        )
     now = of_mlp or graph.scope.of_head(node.layer, getattr(node, "head", 0))
     if levels.index(into) <= levels.index(now if now in levels else levels[0]) and now != "block":
         raise GraphError(f"{component} is at level {now} already: zooming goes to a finer one")

@@ -3,18 +3,19 @@
 from subcircuit.tasks.builtin.induction import induction
 from subcircuit.tasks.builtin.sva import sva
 from subcircuit.tasks.jsonl import jsonl
-from subcircuit.tasks.metrics import METRICS, Bound, Metric, OwnMetric, metric, metric_of, own_metric
+from subcircuit.tasks.metrics import METRICS, Bound, Metric, metric
+from subcircuit.tasks.own_metrics import OwnMetric, metric_of, own_metric
 from subcircuit.tasks.performance import Competence, competence, shortfall
 from subcircuit.tasks.positions import graph_of, positions_of, with_positions
 from subcircuit.tasks.prompts import build_task, build_task_of_ids
 from subcircuit.tasks.registry import BuiltInTask, check_task, is_prompt_file, load_at_most, load_task, tasks
 from subcircuit.tasks.roles import Roles
+from subcircuit.tasks.shares import parse_shares
 from subcircuit.tasks.split import (
     Split,
     load_held_out,
     load_split,
     load_two,
-    parse_shares,
     shared_prompts,
     split_again,
     split_record,

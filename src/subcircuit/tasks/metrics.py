@@ -14,36 +14,24 @@ Natural logarithms: divergences are in nats. NaN and infinity pass through, for 
     accuracy                1 where the lowest correct logit lies above the highest wrong one, else 0; a tie is 0
     squared_error           Σ (z − the model's logits)²      for models whose logits are numbers (Lindner et al. 2023, arXiv 2301.05062)
     match                   1 where circuit and model rank the same token first, else 0; of tied tokens the lowest id is first
-
-A metric of one's own is a Python function of the logits at the answers:
-
-    f(logits, answers) -> one number for each answer, or for each example          logits: [answer, vocab]
-    f(logits)          -> the same, for functions that need no answers
-
-It serves every method, judge and picture. Methods that take gradients need a function made of torch operations on the logits;
-others (``acdc``, ``exact``) take any. It sees all logits, so a trial costs the whole unembedding.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from inspect import signature
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from subcircuit.engine.readout import Needs, Readout
-from subcircuit.errors import NoGradientError, SettingsError, UnknownNameError
+from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.tasks.task import Answers
 
 Measure: TypeAlias = Callable[[Readout], Float[Tensor, "*trial answer"]]
 Reference: TypeAlias = Float[Tensor, "answer vocab"] | None
 Prepare: TypeAlias = Callable[[Answers, Reference], tuple[Needs, Measure]]
-OwnMetric: TypeAlias = Callable[..., Any]
-# not the name of any metric of the package, so that what is recorded cannot be taken for one
-_OWN_PREFIX = "function "
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +140,7 @@ def _kl_divergence(answers: Answers, reference: Reference) -> tuple[Needs, Measu
     entropy = torch.special.entr(p).sum(-1)
 
     def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-        return _normalizer(readout) - _present(readout.mixture).double() - entropy
+        return _normalizer(readout) - present(readout.mixture).double() - entropy
 
     return Needs(normalizer=True, mixture=p), measure
 
@@ -167,7 +155,7 @@ def _js_divergence(answers: Answers, reference: Reference) -> tuple[Needs, Measu
 
     def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
         # answer by answer: float64 copies of all logits at once would be the largest tensors of a run
-        return torch.stack([one(p, logits) for p, logits in zip(log_p, _present(readout.logits).unbind(-2), strict=True)], -1)
+        return torch.stack([one(p, logits) for p, logits in zip(log_p, present(readout.logits).unbind(-2), strict=True)], -1)
 
     return Needs(logits=True), measure
 
@@ -216,7 +204,7 @@ def _match(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
     best = reference.argmax(-1)
 
     def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-        logits = _present(readout.logits)
+        logits = present(readout.logits)
         same = (logits.argmax(-1) == best).double()
         return same.masked_fill(logits.isnan().any(-1), float("nan"))
 
@@ -224,10 +212,10 @@ def _match(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
 
 
 def _squared_error(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
-    expected = _present(reference).double()
+    expected = present(reference).double()
 
     def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-        return (_present(readout.logits).double() - expected).square().sum(-1)
+        return (present(readout.logits).double() - expected).square().sum(-1)
 
     return Needs(logits=True), measure
 
@@ -256,7 +244,7 @@ def _mean(values: Float[Tensor, "*trial answer option"], mask: Bool[Tensor, "ans
 
 
 def _logits(readout: Readout) -> Float[Tensor, "*trial answer column"]:
-    return _present(readout.columns).double()
+    return present(readout.columns).double()
 
 
 def _probabilities(readout: Readout) -> Float[Tensor, "*trial answer column"]:
@@ -264,11 +252,11 @@ def _probabilities(readout: Readout) -> Float[Tensor, "*trial answer column"]:
 
 
 def _normalizer(readout: Readout) -> Float[Tensor, "*trial answer"]:
-    return _present(readout.normalizer).double()
+    return present(readout.normalizer).double()
 
 
 def _log_softmax(logits: Float[Tensor, "*rows vocab"] | None) -> Float[Tensor, "*rows vocab"]:
-    return _present(logits).double().log_softmax(-1)
+    return present(logits).double().log_softmax(-1)
 
 
 def _divergence(log_p: Float[Tensor, "*#rows vocab"], log_q: Float[Tensor, "*#rows vocab"]) -> Float[Tensor, "*rows"]:
@@ -277,7 +265,8 @@ def _divergence(log_p: Float[Tensor, "*#rows vocab"], log_q: Float[Tensor, "*#ro
     return torch.where(p == 0, 0, p * (log_p - log_q)).sum(-1)
 
 
-def _present(tensor: Tensor | None) -> Tensor:
+def present(tensor: Tensor | None) -> Tensor:
+    """A part of a readout that the metric's ``Needs`` asked for."""
     assert tensor is not None, "the readout lacks what the metric said it needs"
     return tensor
 
@@ -338,87 +327,3 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
-
-
-def metric_of(asked: str | Metric | OwnMetric) -> Metric:
-    """A metric from its name, itself, or a Python function of which more is better.
-
-    Raises:
-        UnknownNameError: no metric of that name; the nearest names are suggested.
-        SettingsError: it is none of these, or the name is that of a function, which has to be given again.
-    """
-    if isinstance(asked, Metric):
-        return asked
-    if isinstance(asked, str):
-        if asked.startswith(_OWN_PREFIX):
-            raise SettingsError(f"the metric is a Python {asked}, of which the name alone is known: pass the function itself.")
-        return metric(asked)
-    if callable(asked):
-        return own_metric(asked)
-    raise SettingsError(
-        f"metric is a {type(asked).__name__}: give a name, such as 'logit_difference', or a function of the logits."
-    )
-
-
-def own_metric(function: OwnMetric, direction: Literal["lower", "higher"] = "higher", name: str | None = None) -> Metric:
-    """A Python function as a metric.
-
-    Args:
-        function: ``f(logits, answers)`` or ``f(logits)``; logits at the answers, [answer, vocab]. Returns a number for each answer
-            or for each example.
-        direction: whether lower or higher values are better.
-        name: for records; None is the function's own.
-
-    Raises:
-        SettingsError: the function takes other arguments; later, where it is called, that it returns something else.
-
-    Examples:
-        >>> own_metric(lambda logits: logits[:, 11] - logits[:, 12], name="eleven_over_twelve").direction
-        'higher'
-    """
-    named = _OWN_PREFIX + (name or getattr(function, "__name__", type(function).__name__))
-    takes_answers = _takes_answers(function, named)
-    return Metric(named, f"a Python function: {direction} is better", direction, partial(_own, function, takes_answers, named))
-
-
-def _own(function: OwnMetric, takes_answers: bool, name: str, answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
-    def one(logits: Float[Tensor, "answer vocab"]) -> Float[Tensor, " answer"]:
-        return _checked(function(logits, answers) if takes_answers else function(logits), logits, answers, name)
-
-    def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
-        every = _present(readout.logits)
-        trials = every.reshape(-1, *every.shape[-2:])
-        return torch.stack([one(logits) for logits in trials]).reshape(every.shape[:-1])
-
-    return Needs(logits=True), measure
-
-
-def _takes_answers(function: OwnMetric, name: str) -> bool:
-    try:
-        asked = signature(function)
-    except ValueError:  # some builtins have none
-        return False
-    for count in (2, 1):
-        try:
-            asked.bind(*range(count))
-        except TypeError:
-            continue
-        return count == 2
-    raise SettingsError(f"metric {name} takes {asked}: it must take the logits at the answers, or these and the answers.")
-
-
-def _checked(value: Any, logits: Tensor, answers: Answers, name: str) -> Float[Tensor, " answer"]:
-    """One float64 number an answer."""
-    sizes = (len(answers), answers.n_examples)
-    if not isinstance(value, Tensor) or value.ndim != 1 or len(value) not in sizes or value.dtype.is_complex:
-        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise SettingsError(
-            f"metric {name} returned {got}: it must return a tensor of {sizes[0]}, one number for each answer, as in "
-            "logits.max(-1).values: no mean over answers, which are averaged example by example."
-        )
-    if torch.is_grad_enabled() and logits.requires_grad and not value.requires_grad:
-        raise NoGradientError(
-            f"metric {name} has no gradient, which this method needs: make it of torch operations on the logits, or use a method "
-            "without gradients: acdc or exact."
-        )
-    return (value if len(value) == sizes[0] else value[answers.example]).double()

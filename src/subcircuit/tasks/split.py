@@ -27,17 +27,23 @@ from subcircuit.errors import SettingsError
 from subcircuit.graph import PartRecord, SplitRecord, SplitSettings, TaskRecord
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.registry import is_prompt_file, load_at_most, load_task
+from subcircuit.tasks.shares import (
+    FEWEST,
+    FILE_SHARES,
+    Sizes,
+    apportion,
+    check_shares,
+    fewest_of,
+    in_proportion,
+    parse_shares,
+)
 from subcircuit.tasks.task import Task, check_vocabulary
 from subcircuit.tasks.tokenizer import BosPolicy
 
-Shares: TypeAlias = tuple[float, float, float]
-Sizes: TypeAlias = tuple[int, int, int]
 Prompt: TypeAlias = tuple[int, ...]
 
 PARTS = ("search", "validation", "test")
 
-FILE_SHARES: Shares = (50.0, 20.0, 30.0)
-FEWEST: Sizes = (3, 1, 2)
 # of a built-in task, unless shares are given
 VALIDATION, TEST = 16, 64
 # of a file of which only the first pairs are searched: the rest may be thousands, and every one is measured
@@ -106,37 +112,6 @@ def split_again(record: TaskRecord, source: str | Path, model: Transformer) -> S
     return split if split_record(split) == record.split else None
 
 
-def parse_shares(text: str) -> Shares:
-    """``50/20/30`` as three shares in percent: search, validation, test.
-
-    Raises:
-        SettingsError: not three numbers from 0 that add up to 100, or nothing to search with.
-    """
-    try:
-        shares = tuple(float(part) for part in text.split("/"))
-    except ValueError:
-        shares = ()
-    return check_shares(shares, text)
-
-
-def check_shares(shares: Sequence[float | int], text: str | None = None) -> Shares:
-    """Shares as `load_split` takes them; ``text`` is how they were written.
-
-    Raises:
-        SettingsError: as `parse_shares`.
-    """
-    text = "/".join(f"{share:g}" for share in shares) if text is None else text
-    wanted = "expected the shares of search, validation and test prompts in percent, such as 50/20/30"
-    if len(shares) != 3 or not all(0 <= share <= 100 for share in shares):
-        raise SettingsError(f"split {text}: {wanted}")
-    if abs(sum(shares) - 100) > 1e-6:
-        raise SettingsError(f"split {text}: these add up to {sum(shares):g} and not to 100; {wanted}")
-    if not shares[0]:
-        raise SettingsError(f"split {text}: no prompt is left to search with; {wanted}")
-    search, validation, test = map(float, shares)
-    return search, validation, test
-
-
 @entry
 def load_split(
     source: str | Path,
@@ -187,7 +162,7 @@ def _load(source: str | Path, model: Transformer, made: SplitSettings) -> Split:
         return Split(search, None, None, made)
     if file:
         return _beside(search, load(), made)
-    validation, test = (VALIDATION, TEST) if shares is None else _in_proportion(len(search), shares)
+    validation, test = (VALIDATION, TEST) if shares is None else in_proportion(len(search), shares)
     wanted = (validation, test if made.test is None else made.test)
     drawn = load_at_most(source, model, examples=sum(wanted) + len(search), seed=made.seed + 1, bos=_bos(made))
     return _drawn(search, drawn, wanted, made)
@@ -202,7 +177,7 @@ def _bos(made: SplitSettings) -> BosPolicy:
 def _dealt(task: Task, made: SplitSettings) -> Split:
     """A file's pairs by shares."""
     shares = made.split or FILE_SHARES
-    prompts, fewest = _different(task), _fewest(shares)
+    prompts, fewest = _different(task), fewest_of(shares)
     if len(prompts) < sum(fewest):
         raise SettingsError(f"{_source(task)} has {_count(prompts)}, and {_needs(fewest)}. Add pairs. {_ALL}")
     sizes = apportion(len(prompts), shares, fewest)
@@ -214,14 +189,14 @@ def _dealt(task: Task, made: SplitSettings) -> Split:
 def _beside(search: Task, task: Task, made: SplitSettings) -> Split:
     """A file's first pairs, and the rest by the shares of the other two parts."""
     shares = made.split or FILE_SHARES
-    rest, fewest = _different(task, search), _fewest((0, *shares[1:]))
+    rest, fewest = _different(task, search), fewest_of((0, *shares[1:]))
     if len(rest) < sum(fewest):
         raise SettingsError(
             f"{_source(task)} has {_count(rest)} beside the {len(search)} pairs to search with, and {_needs(fewest)}. "
             f"Search with fewer (--examples), or add pairs. {_ALL}"
         )
     _, validation, test = apportion(len(rest), (0, *shares[1:]), fewest)
-    wanted = _in_proportion(len(search), shares)
+    wanted = in_proportion(len(search), shares)
     sizes = (0, min(validation, max(MOST_VALIDATION, wanted[0])), min(test, max(MOST_TEST, wanted[1])))
     _, *parts = _parts(task, _shuffled(rest, made), _at_most(sizes, made.test), made)
     return Split(search, parts[0], parts[1], made)
@@ -229,7 +204,7 @@ def _beside(search: Task, task: Task, made: SplitSettings) -> Split:
 
 def _drawn(search: Task, drawn: Task, wanted: tuple[int, int], made: SplitSettings) -> Split:
     """Another draw without the prompts of the search."""
-    rest, fewest = _different(drawn, search), _fewest((0, *wanted))
+    rest, fewest = _different(drawn, search), fewest_of((0, *wanted))
     if len(rest) < sum(fewest):
         raise SettingsError(
             f"task {search.name} has {_count(rest)} beside the {len(search)} to search with, and {_needs(fewest)}. "
@@ -240,24 +215,6 @@ def _drawn(search: Task, drawn: Task, wanted: tuple[int, int], made: SplitSettin
     order = [*rest[test : test + validation], *rest[:test]]
     _, *parts = _parts(without(drawn, search), order, (0, validation, test), made)
     return Split(search, parts[0], parts[1], made)
-
-
-def apportion(count: int, shares: Sequence[float | int], fewest: Sequence[int]) -> Sizes:
-    """So many prompts by shares, rounded to the largest remainders, and no part below its fewest: the largest parts give.
-
-    Needs at least ``sum(fewest)`` prompts.
-    """
-    exact = [count * share / sum(shares) for share in shares]
-    sizes = [int(size) for size in exact]
-    order = sorted(range(len(sizes)), key=lambda part: (sizes[part] - exact[part], part))
-    for part in order[: count - sum(sizes)]:
-        sizes[part] += 1
-    while any(size < least for size, least in zip(sizes, fewest, strict=True)):
-        low = next(part for part, least in enumerate(fewest) if sizes[part] < least)
-        high = max(range(len(sizes)), key=lambda part: sizes[part] - fewest[part])
-        sizes[low], sizes[high] = sizes[low] + 1, sizes[high] - 1
-    search, validation, test = sizes
-    return search, validation, test
 
 
 def _parts(task: Task, order: Sequence[Prompt], sizes: Sizes, made: SplitSettings) -> list[Task | None]:
@@ -291,20 +248,6 @@ def _different(task: Task, other: Task | None = None) -> list[Prompt]:
 
 def _at_most(sizes: Sizes, test: int | None) -> Sizes:
     return sizes if test is None else (*sizes[:2], min(sizes[2], test))
-
-
-def _fewest(shares: Sequence[float | int]) -> Sizes:
-    """The fewest prompts of each part; none of a part whose share is 0."""
-    search, validation, test = (least if share else 0 for least, share in zip(FEWEST, shares, strict=True))
-    return search, validation, test
-
-
-def _in_proportion(count: int, shares: Shares) -> tuple[int, int]:
-    """Validation and test prompts for so many of the search."""
-    validation, test = (
-        max(round(count * share / shares[0]), least) if share else 0 for share, least in zip(shares[1:], FEWEST[1:], strict=True)
-    )
-    return validation, test
 
 
 def _check_same_task(one: str, a: Task, other: str, b: Task) -> None:
