@@ -1,4 +1,4 @@
-"""Running circuits: the masked forward pass, and the exact engine that knows what a few more cuts would change."""
+"""Running circuits: the masked forward pass, and the exact engine, which computes the effect of further cuts."""
 
 from subcircuit.engine.ablation import (
     ABLATIONS,

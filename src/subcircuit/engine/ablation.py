@@ -1,4 +1,4 @@
-"""What a cut edge carries instead of its writer's value."""
+"""Ablations: the value that a cut edge carries instead of its writer's value."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,23 +19,23 @@ OPTIMAL = "optimal"
 
 
 class Ablation(ABC):
-    """What a cut edge carries instead of its writer's value. Others are subclasses with a name and values of their own."""
+    """The value that a cut edge carries instead of its writer's value. A new ablation is a subclass with its own name and values."""
 
     name: ClassVar[str]
-    """As records call it."""
+    """The ablation's name in records."""
     by_prompt: ClassVar[bool] = False
-    """Whether what is carried in a prompt depends on that prompt alone, so that prompts can run in batches."""
+    """Whether the values for one prompt depend on that prompt alone, so that prompts can run in batches."""
 
     @abstractmethod
     def values(self, model: Transformer, graph: Graph, corrupted: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
-        """What every writer's cut edges carry, at every position of every prompt.
+        """The values that every writer's cut edges carry, at every position of every prompt.
 
         Args:
-            corrupted: the task's corrupted prompts: all of them, or a batch where ``by_prompt``. Padding may take no part in
-                what is carried elsewhere.
+            corrupted: the task's corrupted prompts. All of them are needed, or one batch if ``by_prompt``. Padding must not affect
+                the values at real tokens.
 
         Raises:
-            GraphError: it is for another graph.
+            GraphError: the ablation belongs to another graph.
         """
 
 
@@ -47,13 +47,13 @@ class Resample(Ablation):
     by_prompt = True
 
     def values(self, model: Transformer, graph: Graph, corrupted: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
-        """Those of the corrupted run."""
+        """The writers' values in the corrupted run."""
         return writer_values(model, graph, corrupted)
 
 
 @dataclass(frozen=True, slots=True)
 class Zero(Ablation):
-    """Nothing."""
+    """Zero."""
 
     name = "zero"
     by_prompt = True
@@ -65,24 +65,24 @@ class Zero(Ablation):
 
 @dataclass(frozen=True, slots=True)
 class Mean(Ablation):
-    """The writer's mean over all examples and positions of the corrupted prompts: one vector a writer."""
+    """The writer's mean over all examples and positions of the corrupted prompts: one vector per writer."""
 
     name = "mean"
 
     def values(self, model: Transformer, graph: Graph, corrupted: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
-        """The same everywhere."""
+        """The mean, repeated at every prompt and position."""
         values, real = _real_values(model, graph, corrupted)
         return (values.sum((1, 2), keepdim=True) / real.sum()).expand_as(values)
 
 
 @dataclass(frozen=True, slots=True)
 class MeanByPosition(Ablation):
-    """The writer's mean at each position over the corrupted prompts that are long enough: one vector a writer and position."""
+    """The writer's mean at each position over the corrupted prompts that are long enough: one vector per writer and position."""
 
     name = "mean-by-position"
 
     def values(self, model: Transformer, graph: Graph, corrupted: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
-        """The same in all prompts."""
+        """The position's mean, repeated in every prompt."""
         values, real = _real_values(model, graph, corrupted)
         return (values.sum(1, keepdim=True) / real.sum(0)[:, None]).expand_as(values)
 
@@ -90,7 +90,7 @@ class MeanByPosition(Ablation):
 def _real_values(
     model: Transformer, graph: Graph, corrupted: Tokens
 ) -> tuple[Float[Tensor, "writer batch pos d_model"], Float[Tensor, "batch pos"]]:
-    """Values of the corrupted run, zeros past prompts' ends; and 1 within prompts, else 0."""
+    """Values of the corrupted run with zeros past each prompt's end, and a mask that is 1 within prompts and 0 elsewhere."""
     values = writer_values(model, graph, corrupted)
     real = (torch.arange(values.shape[2], device=values.device) < corrupted.lengths[:, None]).to(values.dtype)
     return values * real[..., None], real
@@ -98,10 +98,10 @@ def _real_values(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Optimal(Ablation):
-    """One constant vector a writer, learned to make ablated runs as good as they can be (Li & Janson 2024, arXiv 2409.09951).
+    """One constant vector per writer, learned to make ablated runs as good as possible (Li & Janson 2024, arXiv 2409.09951).
 
     Args:
-        constants: of the writers of one graph, as ``learn_optimal`` returns them.
+        constants: one vector per writer of one graph, as returned by ``learn_optimal``.
     """
 
     constants: Float[Tensor, "writer d_model"]
@@ -119,7 +119,7 @@ class Optimal(Ablation):
         return hash(tuple(self.constants[:, 0].tolist()))
 
     def values(self, model: Transformer, graph: Graph, corrupted: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
-        """The constants, everywhere."""
+        """The constants, repeated at every prompt and position."""
         expected = (len(graph.writers), model.config.d_model)
         if tuple(self.constants.shape) != expected:
             raise GraphError(
@@ -133,15 +133,15 @@ class Optimal(Ablation):
 AblatedBatch: TypeAlias = Callable[[Tokens, int], Float[Tensor, "writer batch pos d_model"]]
 
 ABLATIONS: dict[str, Ablation] = {ablation.name: ablation for ablation in (Resample(), Zero(), Mean(), MeanByPosition())}
-"""Those that a name alone tells; the constants of an optimal ablation are learned."""
+"""Ablations that need only a name. Optimal ablation is not here because its constants are learned."""
 
 
 def ablation_named(name: str) -> Ablation:
     """The ablation of this name.
 
     Raises:
-        SettingsError: "optimal", whose constants have to be learned first.
-        UnknownNameError: there is none; the nearest names are suggested.
+        SettingsError: the name is "optimal", whose constants must be learned first.
+        UnknownNameError: no ablation has this name; the error suggests the nearest names.
     """
     check_ablation(name)
     if name == OPTIMAL:
@@ -150,19 +150,19 @@ def ablation_named(name: str) -> Ablation:
 
 
 def check_ablation(name: str) -> None:
-    """There is an ablation of this name.
+    """Check that an ablation of this name exists.
 
     Raises:
-        UnknownNameError: there is none; the nearest names are suggested.
+        UnknownNameError: no ablation has this name; the error suggests the nearest names.
     """
     if name not in (*ABLATIONS, OPTIMAL):
         raise UnknownNameError("ablation", name, (*ABLATIONS, OPTIMAL))
 
 
 def ablated_by_batch(model: Transformer, graph: Graph, corrupted: Tokens, ablation: Ablation) -> AblatedBatch:
-    """What cut edges carry in a batch at a time, from its corrupted prompts and the number of the first of them.
+    """A function that returns the ablated values of one batch, from its corrupted prompts and the index of its first prompt.
 
-    Values of all prompts at once would be the largest tensor of a run. Only means, which are over all prompts, need them.
+    The values of all prompts at once would be the largest tensor of a run. Only means, which average over all prompts, need them.
 
     Args:
         corrupted: all of a task's corrupted prompts.

@@ -1,7 +1,7 @@
-"""Everything the exact engine needs of the clean and the ablated run, at the rows that can change.
+"""The parts of the clean and the ablated run that the exact engine needs, at the rows that can change.
 
-One clean run is kept as the streams that readers find, what units keep of it (keys and values), and per writer the
-difference that cutting one of its edges adds to a reader's input. Memory: writers × rows × d_model.
+The cache holds the clean run's residual stream at each unit, the units' keys and values, and per writer the change that
+cutting one of its edges makes to a reader's input. Memory: writers × rows × d_model.
 """
 
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from subcircuit.units import CleanUnit, Reach, Rows, Stream
 
 @dataclass(frozen=True, eq=False)
 class CleanRun:
-    """A clean run beside its ablation.
+    """A clean run and its ablation.
 
     Args:
-        order: writers in the order in which edges are cut, backwards: the last is cut first.
+        order: writers in reverse order of cutting: the last one is cut first.
         differences: clean − ablated value of every writer.
-        streams: what readers find at each unit (attention and MLP of each layer, logits) with all edges kept.
-        ablated_streams: what they find with all edges cut.
-        units: every unit but the logits, with what it keeps of the run.
+        streams: the residual stream at each unit (attention and MLP of each layer, logits) with all edges kept.
+        ablated_streams: the residual stream at each unit with all edges cut.
+        units: every unit except the logits, with its keys and values from the clean run.
         ablates_to_zero: cut edges carry zeros.
-        positions: of every row that can change, where the graph tells positions apart.
+        positions: the position of every row that can change, if the graph distinguishes positions.
     """
 
     model: Transformer
@@ -47,8 +47,8 @@ class CleanRun:
     def prefixes(self) -> Float[Tensor, "prefix row d_model"]:
         """The sum of the first 0, 1, 2, … differences in ``order``.
 
-        An input with some of the latest edges cut is summed from what is left rather than subtracted from the whole:
-        where all is cut under Zero it is zero.
+        The engine sums a partly cut input from the remaining terms instead of subtracting from the full input. An input with
+        all edges cut under Zero is therefore exactly zero.
         """
         return prefix_sums(self.differences, self.order)
 
@@ -61,7 +61,7 @@ class CleanRun:
         return self.rows.take(self.ablated_streams[-1], "changed", "answers")[self.rows.answer_row]
 
     def positions_in(self, reach: Reach) -> Int[Tensor, " row"] | None:
-        """The position of every row of this reach; None where the graph does not tell positions apart."""
+        """The position of every row of this reach; None if the graph does not distinguish positions."""
         return self.positions if self.positions is None or reach == "changed" else self.positions[self.rows.answer_of_changed]
 
 
@@ -75,13 +75,13 @@ def clean_run(
     answer_pos: Int[Tensor, " answer"],
     order: tuple[int, ...] | None = None,
 ) -> CleanRun:
-    """Run the model on the clean prompts and keep what the engine needs.
+    """Run the model on the clean prompts and return the cache that the engine needs.
 
     Args:
-        ablated: what cut edges carry, see ``Ablation.values``.
+        ablated: the values that cut edges carry, see ``Ablation.values``.
         first_change: per example, the first position at which clean and ablated values may differ.
-        answer_example, answer_pos: where the metric reads logits.
-        order: writers as they are cut, backwards; by default the order of computation.
+        answer_example, answer_pos: example and position at which the metric reads each answer's logits.
+        order: writers in reverse order of cutting; by default the order of computation.
     """
     both_ways = None if model.config.causal else clean.ids.shape[1]
     rows = Rows.of(first_change, answer_example.tolist(), answer_pos.tolist(), model.device, both_ways)

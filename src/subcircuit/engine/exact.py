@@ -1,23 +1,24 @@
-"""The exact engine: what a partly pruned circuit computes, and what it would compute with a few more edges cut.
+"""The exact engine: the loss of a partly pruned circuit, and its loss with a few more edges cut.
 
-ACDC visits readers from the logits backwards, so at any time all nodes upstream of the visited reader still write
-their clean values, and only nodes downstream that are joined to the logits by kept edges can change. The engine
-keeps the inputs and outputs of exactly those nodes, at exactly the rows where something can change and matter
-(``units/rows.py``). A trial leaves the precomputed clean − ablated vectors of the cut writers out of the reader's input and
-recomputes what kept edges carry it to. Trials are batched; nothing is approximated.
+ACDC visits readers from the logits backwards. All nodes upstream of the visited reader therefore still write their clean
+values, and only downstream nodes with a kept path to the logits can change. The engine stores the inputs and outputs of
+exactly those nodes, at exactly the rows where something can change and matter (``units/rows.py``). A trial leaves the
+precomputed clean − ablated vectors of the cut writers out of the reader's input and recomputes the nodes that kept edges
+reach from there. Trials are batched; nothing is approximated.
 
-    open(unit)      nodes of the next unit upstream join, with their clean values, if a kept path leads on from them
-    try_edges       losses after cutting the next edges of the visited reader: so many, and more, …
-    try_readers     the same, cutting readers of the unit from all their writers at once
-    commit          make cuts definite: update what changes downstream, once
+        open(unit)      add the nodes of the next unit upstream that have a kept path to the logits, with their clean values
+        try_edges       losses after cutting the next n edges of the visited reader, for several n
+        try_readers     losses after cutting readers of the unit from all their writers at once
+        commit          apply cuts permanently: update the affected downstream nodes once
 
-Where the graph tells positions apart, readers are columns here: a reader at a position, whose edges carry what is at its rows.
+If the graph distinguishes positions, a reader here is a column: a reader at one position, whose edges carry the values at
+that position's rows.
 
-What the whole model computes when a single edge is cut: the cut changes one reader, the rest is the plain model.
+The effect of cutting a single edge of the whole model is simpler: the cut changes one reader, and the rest is the plain model.
 
-With no other edge cut, all readers downstream of a changed writer find the same changed stream. So a trial takes the
-change of what the reader's own nodes write, which the engine knows (``states.py``), and carries one stream through the
-layers above, projected once per layer and not once per reader, at the rows where something can change and matter.
+Because no other edge is cut, all readers downstream of a changed writer read the same changed stream. A trial takes the
+change in the writes of the reader's own nodes from the engine (``states.py``), and carries one stream through the layers
+above. The stream is projected once per layer and not once per reader, at the rows where something can change and matter.
 """
 
 from collections.abc import Sequence
@@ -32,17 +33,17 @@ from subcircuit.engine.readout import BoundMetric, read
 from subcircuit.engine.states import Live
 from subcircuit.units import Inputs, Reach, Since, Writes
 
-# trials of whole readers at positions that run together: in each of them every one of these readers has an input of its own
+# trials of whole readers at positions that run together: every such reader has its own input in each of them
 _TRIALS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Visit:
-    """A reader whose edges are being decided, from the latest writer to the earliest; nothing of it is committed yet.
+    """A reader whose edges are being decided, from the latest writer to the earliest; no decision is committed yet.
 
     Args:
-        base: its input with only the edges decided to be kept; at other positions that as committed.
-        left: undecided edges: those of the first ``left`` writers of ``order``.
+        base: the reader's input if only the edges decided so far to be kept remain; at other positions, the committed input.
+        left: number of undecided edges: those from the first ``left`` writers of ``order``.
         order: the writers whose edges are decided on; the last is cut first.
         prefixes: sums of the first 0, 1, 2, … of their differences.
     """
@@ -51,12 +52,12 @@ class Visit:
     base: Float[Tensor, "row d_model"]
     left: int
     order: tuple[int, ...]
-    prefixes: Tensor  # [prefix row d_model], at all rows that can change and not at the reader's alone
+    prefixes: Tensor  # [prefix row d_model], at all rows that can change, not only the reader's
 
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """A partly pruned circuit under a metric: frozen, every step makes a new one.
+    """A partly pruned circuit under a metric. Engines are frozen: every step returns a new one.
 
     Args:
         live: the circuit's nodes that can change.
@@ -68,7 +69,7 @@ class Engine:
 
     @staticmethod
     def start(run: CleanRun, metric: BoundMetric) -> "Engine":
-        """All edges kept, nothing opened."""
+        """The engine with all edges kept and no unit opened."""
         return Engine(Live(run, run.graph.edges.clone()), metric)
 
     @property
@@ -82,9 +83,9 @@ class Engine:
         return self.live.kept
 
     def open(self, unit: int) -> "Engine":
-        """Let the nodes of ``unit`` join, all units downstream being decided.
+        """The engine with the nodes of ``unit`` added; all units downstream must be decided.
 
-        Nodes without a kept path to the logits do not join: the edges into their readers are cut, which changes nothing.
+        Nodes without a kept path to the logits are not added. Their readers' edges are cut, which changes no loss.
         """
         return replace(self, live=self.live.open(unit))
 
@@ -93,10 +94,10 @@ class Engine:
         return reader in self.live.columns
 
     def restore(self, kept: Bool[Tensor, "writer reader"], unit: int) -> "Engine":
-        """The state of a circuit with all units from the logits back to ``unit`` opened.
+        """The engine of a given circuit, with all units from the logits back to ``unit`` opened.
 
         Args:
-            kept: edges kept; upstream of ``unit`` all of them, at ``unit`` itself any, downstream as decided.
+            kept: the circuit's edges. Upstream of ``unit`` all edges are kept; at ``unit`` and downstream any may be cut.
         """
         live = replace(self.live, kept=kept)
         for later in reversed(range(unit, len(self.run.graph.units))):
@@ -104,19 +105,19 @@ class Engine:
         return replace(self, live=_settle(live, set(live.inputs)))
 
     def loss(self) -> Float[Tensor, " answer"]:
-        """The metric of the circuit as committed, per answer."""
+        """The metric of the committed circuit, per answer."""
         return self.measure(self.live.inputs[len(self.live.graph.readers) - 1][None])[0]
 
     def circuit_stream(self) -> Float[Tensor, "answer d_model"]:
-        """The last residual stream at the answers, in the circuit as committed."""
+        """The last residual stream of the committed circuit, at the answers."""
         return self.live.inputs[len(self.live.graph.readers) - 1][self.run.rows.answer_row]
 
     def visit(self, reader: int, writers: frozenset[int] | None = None) -> Visit:
-        """Begin with an opened, live reader.
+        """A visit to an opened, live reader, before its first decision.
 
         Args:
-            writers: those whose edges are decided on; the reader's other edges stay as they are. None: all of them, the
-                reader keeping all its edges.
+            writers: the writers whose edges are decided on; the reader's other edges stay as they are. None: all writers, if the
+                reader still keeps all its edges.
         """
         node = self._node(reader)
         base = self.live.at_rows_of(node, self.run.ablated_streams[self.run.graph.unit_of[reader]])
@@ -133,7 +134,7 @@ class Engine:
         return column // len(self.run.graph.positions)
 
     def _here(self, column: int, x: Tensor, elsewhere: Tensor) -> Tensor:
-        """Values at the rows of a column's position, others at the other rows."""
+        """Values at the rows of a column's position, and ``elsewhere`` at the other rows."""
         here = self.live.at_position(column)
         return x if here is None else torch.where(here[:, None], x, elsewhere)
 
@@ -146,7 +147,7 @@ class Engine:
         return replace(visit, base=self._here(visit.reader, more, visit.base), left=left - 1)
 
     def try_edges(self, visit: Visit, counts: Sequence[int]) -> Float[Tensor, "trial answer"]:
-        """Losses after cutting the next so many undecided edges of the visited reader, for each of the ascending ``counts``."""
+        """Losses after cutting the next n undecided edges of the visited reader, for each n of the ascending ``counts``."""
         if self._nowhere(visit.reader):
             return self.loss().expand(len(counts), -1)
         node, rest = self._node(visit.reader), visit.prefixes[[visit.left - count for count in counts]]
@@ -154,7 +155,7 @@ class Engine:
         return self._propagate(self.run.graph.unit_of[visit.reader], {node: x})
 
     def _nowhere(self, column: int) -> bool:
-        """Whether nothing can change at a column's position: its rows come before the prompts differ, or where nothing is read."""
+        """Whether nothing can change at a column's position: its rows precede the prompts' first difference or affect no answer."""
         here = self.live.at_position(column)
         return here is not None and not bool(here.any())
 
@@ -169,11 +170,11 @@ class Engine:
         return self._propagate(unit, inputs, since)
 
     def try_each(self, reader: int, writers: Sequence[int]) -> Float[Tensor, "trial answer"]:
-        """Losses after cutting each of some kept edges into a reader, alone: what every edge is worth in the circuit.
+        """Losses of the circuit after cutting each of these kept edges into a reader alone.
 
         Args:
-            reader: opened and live, all units being opened.
-            writers: whose edges into the reader are cut, one in each trial.
+            reader: opened and live; all units must be opened.
+            writers: the writers whose edges into the reader are cut, one per trial.
         """
         if self._nowhere(reader):
             return self.loss().expand(len(writers), -1)
@@ -183,7 +184,7 @@ class Engine:
         sums, after = prefix_sums(terms, upwards), prefix_sums(terms, upwards[::-1]).flip(0)
         base = self.live.at_rows_of(node, self.run.ablated_streams[self.run.graph.unit_of[reader]])
         at = torch.tensor([order.index(writer) for writer in writers], device=terms.device)
-        # summed from what is left: under Zero a residue of what was cut would blow up behind a norm
+        # summed from the remaining terms: under Zero a norm would amplify the rounding residue of a subtraction
         x = base + (sums[at] + after[at + 1])
         x = x if here is None else x + terms[at].masked_fill(here[:, None], 0.0)
         return self._propagate(self.run.graph.unit_of[reader], {node: x})
@@ -191,7 +192,7 @@ class Engine:
     def _try_at_positions(
         self, unit: int, cut: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]
     ) -> Float[Tensor, "trial answer"]:
-        """Losses after cutting some groups of a unit's columns, and then the first, the first two, … of others."""
+        """Losses after cutting ``cut``, groups of a unit's columns, and then the first, the first two, … of ``groups``."""
         inputs: dict[int, Tensor] = {}
         since = [*((0, group) for group in cut), *enumerate(groups)]
         for trial, column in ((trial, column) for trial, group in since for column in group):
@@ -206,19 +207,19 @@ class Engine:
 
         Args:
             inputs: the new input of each changed reader, per trial; with ``since``, one for all trials.
-            since: the first of the trials in which each reader finds its new input; the last trial is the first of some reader.
+            since: the first trial in which each reader receives its new input; the last trial is the first of some reader.
         """
         written: Writes = {}
         last = len(self.run.graph.units) - 1
         for later in range(unit, last):
-            # nodes are computed in order, so all that a unit reads has been written when its turn comes
+            # nodes are computed in order, so every write that a unit reads exists when it runs
             found = inputs if later == unit else self._inputs(later, written)
             if found:
                 written |= self.live.recompute(later, found, since if later == unit else None)
         return self.measure((inputs if unit == last else self._inputs(last, written))[len(self.live.graph.readers) - 1])
 
     def _inputs(self, unit: int, written: Writes) -> Inputs:
-        """What the live readers of a unit find that read any of these writers anew."""
+        """New inputs of the live readers of a unit that read any of these changed writers."""
         inputs: dict[int, Tensor] = {}
         for reader in self.live.readers_in(unit):
             changed = tuple(w for w in self.live.read_by(reader) if w in written)
@@ -234,13 +235,13 @@ class Engine:
         return inputs
 
     def measure(self, stream: Float[Tensor, "trial row d_model"]) -> Float[Tensor, "trial answer"]:
-        """The metric of last residual streams, given at the rows of the answers."""
+        """The metric at last residual streams, given at the rows of the answers."""
         return self.metric(read(self.run.model, stream[:, self.run.rows.answer_row], self.metric.needs))
 
     def joins(self, writer: int, reader: int) -> bool:
-        """Whether ``commit`` can keep one more edge, all units being opened: its ends are live at all rows that it carries.
+        """Whether ``commit`` can restore this edge, with all units opened: both ends are live at all rows that the edge carries.
 
-        Otherwise more nodes turn live, or at more rows, which takes ``restore``.
+        Otherwise more nodes, or more rows of a node, become live, which needs ``restore``.
         """
         live, embeddings = self.live, self.run.graph.writers_in[0][0]
         if reader not in live.columns or self.run.positions is not None:
@@ -248,7 +249,7 @@ class Engine:
         return writer < embeddings or live.reach.get(writer) in ("changed", live.reader_reach(reader))
 
     def commit(self, kept: Bool[Tensor, "writer reader"], readers: Sequence[int]) -> "Engine":
-        """Make the cuts into these readers definite, or keep more edges that join.
+        """The engine after cutting edges into these readers permanently, or after restoring edges that ``joins`` accepts.
 
         Args:
             kept: the new edges kept; differs from the old only in the columns of ``readers``.
@@ -258,7 +259,7 @@ class Engine:
 
 
 def _settle(live: Live, stale: set[int]) -> Live:
-    """Recompute the inputs of stale readers from all they read, and everything downstream of them."""
+    """Recompute the inputs of stale readers from all their writers, and everything downstream of them."""
     for unit, readers in enumerate(live.graph.readers_in):
         mine = [r for r in readers if r in stale]
         if mine:
@@ -272,7 +273,7 @@ def _settle(live: Live, stale: set[int]) -> Live:
 
 
 def open_all(engine: Engine) -> Engine:
-    """The engine of the whole model with every node joined."""
+    """The engine of the whole model with every node opened."""
     for unit in reversed(range(len(engine.run.graph.units))):
         engine = engine.open(unit)
     return engine
@@ -284,8 +285,8 @@ def try_singly(engine: Engine, reader: int, writers: Sequence[int]) -> Float[Ten
 
     Args:
         engine: of the whole model, from ``open_all``.
-        reader: whose edges to cut.
-        writers: one for each trial.
+        reader: the reader whose edges are cut.
+        writers: the writer whose edge is cut, one per trial.
     """
     live, run = engine.live, engine.run
     unit, node, here = run.graph.unit_of[reader], reader // len(run.graph.positions), live.at_position(reader)
@@ -305,9 +306,9 @@ def try_singly(engine: Engine, reader: int, writers: Sequence[int]) -> Float[Ten
 
 
 def _carry(run: CleanRun, unit: int, stream: Float[Tensor, "trial row d_model"], reach: Reach) -> Tensor:
-    """The last stream at the answers, from the stream that readers of ``unit`` find at the rows of ``reach``."""
+    """The last stream at the answers, computed from the stream at ``unit``'s readers, given at the rows of ``reach``."""
     units, rows = run.graph.units, run.rows
-    # past the last unit that carries anything to other positions, only the answers matter
+    # past the last unit that moves information between positions, only the answers matter
     last = max((index for index, node in enumerate(units) if any(node.spreads)), default=-1)
     clock, found, have = None, stream, reach
     for index, (node, clean) in enumerate(zip(units[unit:-1], run.units[unit:], strict=True), unit):

@@ -1,25 +1,25 @@
-"""The masked forward pass: run a whole circuit, every reader on an input of its own.
+"""The masked forward pass: run a whole circuit, with a separate input for every reader.
 
     input(r) = Σ_w  kept[w, r] · value(w) + (1 − kept[w, r]) · ablated(w)   (+ biases that belong to no writer)
 
-Values are those of the circuit itself: a writer whose inputs are cut writes something else than in the model. The
-mask may hold any real numbers. Gradients flow to mask and ablated values, unit by unit from the logits backwards:
+Values are those of the circuit itself: a writer with cut inputs writes a different value than in the model. The mask may
+hold any real numbers. Gradients reach the mask and the ablated values, unit by unit from the logits backwards:
 
     dL/d kept[w, r]    = (value(w) − ablated(w)) · dL/d input(r)
     dL/d value(w)      = Σ_r  kept[w, r] · dL/d input(r)
     dL/d ablated(w)    = Σ_r  (1 − kept[w, r]) · dL/d input(r)
 
-Cost: every reader is normalised and projected on its own, about three plain forward passes, and one matrix product
-per unit for the sums, which grow with writers × readers. Without gradients, units whose writers nobody reads are left out, so that
-small circuits take less. With gradients, units are run again when their turn comes, unless nothing that they write reaches the
-logits; memory is that of all writers' values and all readers' inputs once, and of one unit's inner workings.
+Cost: every reader is normalised and projected separately, about three plain forward passes, plus one matrix product per
+unit for the sums, which grow with writers × readers. Without gradients, units without a kept outgoing edge are skipped,
+so small circuits cost less. With gradients, the backward pass runs units again, unless their writes do not reach the
+logits. Memory: all writers' values and all readers' inputs once, and the intermediate values of one unit.
 
-``last_stream_of_nodes`` has masks on nodes: a writer's value is mixed with its ablated value for all of its readers at once.
+``last_stream_of_nodes`` masks nodes instead of edges: it mixes a writer's value with its ablated value for all readers at once.
 
     written(w) = kept[w] · value(w) + (1 − kept[w]) · ablated(w)
 
-The same as ``last_stream`` with ``kept[w, r] = kept[w]`` for every reader, and as cheap as a plain forward pass: readers
-of a layer share one input. Gradients flow to mask and ablated values.
+This equals ``last_stream`` with ``kept[w, r] = kept[w]`` for every reader, and costs as little as a plain forward pass
+because readers of a layer share one input. Gradients reach the mask and the ablated values.
 """
 
 from collections import deque
@@ -51,10 +51,10 @@ def run_circuit(
     """Logits of a circuit on clean prompts.
 
     Args:
-        kept: 1 where an edge is kept, 0 where it is cut; values at places without an edge are ignored. One circuit for
-            all prompts, or one for each.
-        tokens: the clean prompts, from ``with_positions`` where the graph tells positions apart.
-        ablated: what cut edges carry, see ``Ablation.values``.
+        kept: 1 where an edge is kept, 0 where it is cut; values at pairs without an edge are ignored. One mask for all
+            prompts, or one per prompt.
+        tokens: the clean prompts, from ``with_positions`` if the graph distinguishes positions.
+        ablated: the values that cut edges carry, see ``Ablation.values``.
     """
     return unembed(model.config, model.weights, last_stream(model, graph, kept, tokens, ablated))
 
@@ -67,7 +67,7 @@ def last_stream(
     ablated: Float[Tensor, "writer batch pos d_model"],
 ) -> Float[Tensor, "batch pos d_model"]:
     """The input of the ``logits`` reader in a circuit, not yet normalised; arguments as in ``run_circuit``."""
-    # gradients of masks in float32 at least, whatever the model's precision
+    # mask gradients are float32 at least, whatever the model's precision
     mask = kept.to(model.device, torch.promote_types(model.dtype, torch.float32))
     return _MaskedRun.apply(mask[None] if mask.ndim == 2 else mask, ablated, model, graph, tokens)
 
@@ -80,10 +80,10 @@ def _run(
     ablated: Float[Tensor, "writer batch pos d_model"],
     read: list[bool] | None = None,
 ) -> Iterator[Float[Tensor, "reader batch pos d_model"]]:
-    """The inputs of each unit's readers, from the first layer to the logits; fills the differences.
+    """The inputs of each unit's readers, from the first layer to the logits; fills in the differences of ``added``.
 
     Args:
-        read: whether each writer is read by anybody; units of which none is are left out. None runs them all.
+        read: per writer, whether any reader reads it; units without such a writer are skipped. None runs all units.
     """
     embedding = embedding_values(model, graph, tokens)
     torch.sub(embedding, ablated[: len(embedding)], out=added.differences[: len(embedding)])
@@ -102,7 +102,7 @@ def _run(
 
 
 def _biases(model: Transformer, graph: Graph) -> Float[Tensor, "writer d_model"]:
-    """The biases that join the stream together with a writer: with the first of its unit."""
+    """Biases that belong to no writer: each unit's bias is stored at its first writer and joins the stream there."""
     biases = torch.zeros(len(graph.writers), model.config.d_model, device=model.device, dtype=model.dtype)
     for index, unit in enumerate(graph.units):
         bias = unit.bias(model)
@@ -112,7 +112,7 @@ def _biases(model: Transformer, graph: Graph) -> Float[Tensor, "writer d_model"]
 
 
 class _MaskedRun(torch.autograd.Function):
-    """``last_stream``, with a backward pass of its own: autograd would keep all writers' values once for every unit."""
+    """``last_stream`` with its own backward pass; autograd would store all writers' values once per unit."""
 
     @staticmethod
     def forward(
@@ -145,7 +145,7 @@ class _MaskedRun(torch.autograd.Function):
             at_readers = widened(at_logits[None])
             if at.unit.writers:
                 if not bool(at_values[at.writers].any()):
-                    # nothing that it writes reaches the logits, so all its gradients are zero
+                    # none of the unit's writes reaches the logits, so all its gradients are zero
                     at_units.append(torch.zeros_like(at_readers[0]))
                     continue
                 at_readers = widened(_pull_back(ctx.model, at.unit, inputs, at_values[at.writers]))
@@ -162,7 +162,7 @@ def _pull_back(
     inputs: Float[Tensor, "reader batch pos d_model"],
     at_writes: Float[Tensor, "writer batch pos d_model"],
 ) -> Float[Tensor, "reader batch pos d_model"]:
-    """Gradients at a unit's readers from those at what it writes; the unit runs again."""
+    """Gradients at a unit's readers from the gradients at its writes; the unit is run again."""
     leaf = inputs.detach().requires_grad_()
     with torch.enable_grad():
         writes = unit.writes(model, leaf)
@@ -174,7 +174,7 @@ def _at_ablated(
     at_units: list[Float[Tensor, "batch pos d_model"]],
     at_values: Float[Tensor, "writer batch pos d_model"],
 ) -> Float[Tensor, "writer batch pos d_model"]:
-    """Σ (1 − kept) · gradient over the readers of each writer: that of all of them without what the kept ones have."""
+    """Σ (1 − kept) · gradient over the readers of each writer: the sum over all readers minus the kept readers' part."""
     n_read = torch.tensor([at.n_read for at in stretches(graph)], device=at_values.device)
     reads = torch.arange(len(graph.writers), device=at_values.device)[:, None] < n_read
     return torch.einsum("wu,ubpd->wbpd", reads.to(at_values.dtype), torch.stack(at_units)) - at_values
@@ -190,9 +190,9 @@ def last_stream_of_nodes(
     """The last residual stream, not yet normalised.
 
     Args:
-        kept: 1 where a writer is kept, 0 where it is ablated; one mask for all prompts, or one for each.
+        kept: 1 where a writer is kept, 0 where it is ablated; one mask for all prompts, or one per prompt.
         tokens: the clean prompts.
-        ablated: what ablated writers write, see ``Ablation.values``.
+        ablated: the values of ablated writers, see ``Ablation.values``.
     """
     mask = kept.to(model.device, model.dtype)
     mask = (mask[None] if mask.ndim == 1 else mask).T[..., None, None]

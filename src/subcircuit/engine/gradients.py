@@ -1,7 +1,7 @@
-"""A clean run beside its ablation, as gradient methods need them: streams, and how far apart each writer's values are.
+"""A clean run and its ablation for gradient methods: the streams, and each writer's difference between the two runs.
 
-Memory: writers × rows × d_model for the differences, at the rows where something can change and matter alone
-(``rows.py``); the two runs are taken unit by unit.
+Memory: writers × rows × d_model for the differences, only at the rows where something can change and matter (``rows.py``).
+The two runs are computed unit by unit.
 
 Gradients of a loss with respect to every reader's input, at a run of the whole model.
 
@@ -9,15 +9,15 @@ With all edges kept, the readers of a layer find the same residual stream x. A h
 
     dL/d input(a.h<q>) = J(x)ᵀ W_Qᵀ dL/d(W_Q norm(x)),        J the Jacobian of the norm at x,
 
-and likewise for keys and values: split inputs need never be there. Keys and values are taken apart per query head
-first, as the masked forward pass defines them (``forward.py``). What is written by a layer's nodes goes to the same
-readers, so one gradient of the stream, carried backwards, serves all of them:
+and likewise for keys and values, so split inputs need not be stored. Keys and values are first separated per query head,
+as the masked forward pass defines them (``forward.py``). All of a layer's writes go to the same readers, so one gradient
+of the stream, carried backwards, serves all its writers:
 
     dL/d stream before = dL/d stream after + Σ over the unit's readers of dL/d input(reader)
 
-Cost: one more forward pass (layers are run again when their turn comes; only the streams between them are kept) and
-one backward pass through inputs alone. Memory: the streams, and the readers' gradients of one unit, a vector of d_model
-for every neuron where an MLP is resolved into them.
+Cost: one more forward pass (only the streams between layers are stored, so the backward pass runs each layer again) and
+one backward pass through inputs alone. Memory: the streams, and the readers' gradients of one unit: one d_model vector
+per neuron where an MLP is resolved into neurons.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ from subcircuit.units import Rows, Stream
 from subcircuit.units.gradients import GRADIENTS, Rules, widened
 
 Streams: TypeAlias = tuple[Float[Tensor, "batch pos d_model"], ...]
-"""What readers find at each unit of a graph, the logits last."""
+"""The residual stream at each unit of a graph, the logits last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,8 @@ class UnitGradient:
 
     Args:
         readers: columns of the unit's readers, each position by position.
-        at_readers: with respect to the input of each reader, at all positions.
-        written: with respect to what each of the unit's writers writes; zero at the logits, which write nothing.
+        at_readers: gradients with respect to each reader's input, at all positions.
+        written: gradient with respect to the value of each of the unit's writers; zero at the logits, which write nothing.
     """
 
     readers: tuple[int, ...]
@@ -56,11 +56,11 @@ class UnitGradient:
 
 @torch.no_grad()
 def streams_from(model: Transformer, graph: Graph, stream: Float[Tensor, "batch pos d_model"], first: int = 0) -> Streams:
-    """Run the model on any embedding, or from a later unit on.
+    """The streams of a run of the model on any embedding, or from a later unit on.
 
     Args:
-        stream: what the first unit reads.
-        first: its index among the graph's units; the first of those that read at once.
+        stream: the stream that the first unit reads.
+        first: its index among the graph's units; the first one of units that read at the same time.
     """
     found, carried = [], Stream(stream)
     for unit in graph.units[first:]:
@@ -81,9 +81,9 @@ def reader_gradients(
     """Gradients of a loss at every unit, from the logits backwards.
 
     Args:
-        streams: of the run at which to differentiate.
+        streams: the streams of the run at which the loss is differentiated.
         at_logits: gradient of the loss with respect to the last stream.
-        rules: how gradients pass what is not linear.
+        rules: how gradients pass through nonlinear functions.
     """
     after = widened(at_logits)
     yield UnitGradient(graph.readers_in[-1], after[None], torch.zeros_like(after))
@@ -104,9 +104,9 @@ class Contrast:
 
     Args:
         differences: ablated − clean value of every writer, in float32 at least.
-        streams: what readers find at each unit in the clean run.
-        clean_embedding, ablated_embedding: all that the embedding writes.
-        positions: index of each row's position, where the graph tells positions apart.
+        streams: the residual stream at each unit in the clean run.
+        clean_embedding, ablated_embedding: the sum of the embedding's writes in each run.
+        positions: index of each row's position, if the graph distinguishes positions.
     """
 
     model: Transformer
@@ -129,17 +129,17 @@ class Contrast:
         return spread.index_copy(-2, self.rows.changed.flat, x).unflatten(-2, (batch, n_pos))
 
     def read_by(self, readers: tuple[int, ...]) -> int:
-        """How many writers a unit of these readers reads: the first so many."""
+        """How many writers a unit with these readers reads; they are the first ones in order."""
         return self.graph.n_read(readers[0])
 
     def effects(self, gradient: UnitGradient, writers: slice | None = None) -> Float[Tensor, "writer reader"]:
         """First-order effects of cutting each edge into a unit: (ablated − clean) · gradient, summed over examples.
 
-        Where the graph tells positions apart, the sum of an edge at a position is over the rows that are there.
+        If the graph distinguishes positions, the effect of an edge at a position sums over that position's rows.
 
         Args:
-            gradient: at the unit; those of several runs after each other are added up.
-            writers: one row for each of these; by default for all that the unit reads.
+            gradient: at the unit; gradients of several runs, concatenated along the batch axis, are summed.
+            writers: the writers to compute; by default all that the unit reads.
         """
         writers = slice(self.read_by(gradient.readers)) if writers is None else writers
         at_readers = gradient.at_readers.unflatten(1, (-1, len(self.clean_embedding)))
@@ -165,9 +165,9 @@ def contrast(
     """Run clean and ablated prompts side by side.
 
     Args:
-        ablated: what cut edges carry, or the prompts whose run they carry it from.
+        ablated: the values that cut edges carry, or the prompts whose run supplies them.
         first_change: per example, the first position at which clean and ablated values may differ.
-        answer_example, answer_pos: where the metric reads logits.
+        answer_example, answer_pos: example and position at which the metric reads each answer's logits.
     """
     both_ways = None if model.config.causal else clean.ids.shape[1]
     rows = Rows.of(first_change, answer_example.tolist(), answer_pos.tolist(), model.device, both_ways)
@@ -198,7 +198,7 @@ def contrast(
 def _cuts(
     model: Transformer, graph: Graph, ablated: Tokens | Float[Tensor, "writer batch pos d_model"], n_pos: int
 ) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
-    """What cut edges carry: from the embedding, and from unit after unit."""
+    """The values that cut edges carry: first the embedding's, then those of each unit."""
     if isinstance(ablated, Tokens):
         embedding = embedding_values(model, graph, ablated.until(n_pos))
         yield embedding

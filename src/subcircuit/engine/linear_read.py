@@ -1,10 +1,10 @@
-"""What readers read in a circuit: sums over writers, for masks that say who reads whom, and their gradients.
+"""Readers' inputs in a circuit: masked sums over writers, and the gradients of these sums.
 
     read(r) = Σ_w  kept[w, r] · (value(w) − ablated(w))
 
-One matrix product for all examples that share a mask. Where nodes are told apart by position, ``kept`` has a column for every
-reader and position, and what a reader reads at a position goes by the column of that position: one matrix product a position,
-of the rows that are there, so that the work is the same.
+The cost is one matrix product for all examples that share a mask. If nodes are distinguished by position, ``kept`` has a
+column per reader and position, and each position of a reader uses its own column: one matrix product per position, over
+that position's rows only, so the total work is the same.
 """
 
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ from subcircuit.units.gradients import widened
 
 @dataclass(frozen=True)
 class Stretch:
-    """One unit in the order of computation, or a piece of it: what it reads and where it writes.
+    """One unit in the order of computation, or a part of one: the writers that it reads and the rows where it writes.
 
     Args:
-        n_read: it reads the first so many writers.
+        n_read: number of writers that it reads, which are the first ones in order.
         readers: its columns in the graph without positions.
         writers: its rows; an empty slice for the logits.
     """
@@ -51,10 +51,10 @@ def stretches(graph: Graph) -> Iterator[Stretch]:
 
 @dataclass(frozen=True, eq=False)
 class Together:
-    """All positions of all examples, under one mask or each example under its own.
+    """All positions of all examples, under one mask or one mask per example.
 
     Args:
-        mask: of all examples, or of each of them.
+        mask: one mask for all examples, or one per example.
         differences: value − ablated value of every writer, filled as units run.
     """
 
@@ -68,7 +68,7 @@ class Together:
         return read.transpose(0, 1).reshape(-1, *self.differences.shape[1:])
 
     def add_at_mask(self, at: Stretch, at_readers: Float[Tensor, "reader batch pos d_model"], at_mask: Tensor) -> None:
-        """Add to gradients at all masks, which have their shape, those of a unit's edges from those at its readers."""
+        """Add the mask gradients of a unit's edges, computed from the gradients at its readers, to ``at_mask``."""
         gradients = widened(self._by_mask(self.differences[: at.n_read])) @ self._by_mask(at_readers).mT
         at_mask[:, : at.n_read, at.readers] += gradients
 
@@ -78,7 +78,7 @@ class Together:
         at_readers: Float[Tensor, "reader batch pos d_model"],
         at_values: Float[Tensor, "writer batch pos d_model"],
     ) -> None:
-        """Add what a unit's readers pass on to the gradients at the values that they read."""
+        """Add the gradients that a unit's readers send to the values they read to ``at_values``."""
         self._by_mask(at_values[: at.n_read]).baddbmm_(self.mask[:, : at.n_read, at.readers], self._by_mask(at_readers))
 
     def _by_mask(self, x: Float[Tensor, "row batch pos d_model"]) -> Float[Tensor, "#batch row d_in"]:
@@ -87,12 +87,12 @@ class Together:
 
 @dataclass(frozen=True, eq=False)
 class PositionByPosition:
-    """Rows of each position under the columns of that position; members as those of ``Together``.
+    """Rows of each position under the columns of that position; the members are those of ``Together``.
 
     Args:
         mask: with the columns of all readers, each position by position.
         positions: index of each row's position in the graph.
-        n_positions: how many there are.
+        n_positions: number of positions of the graph.
     """
 
     mask: Float[Tensor, "#batch writer reader"]
@@ -110,7 +110,7 @@ class PositionByPosition:
         return read
 
     def add_at_mask(self, at: Stretch, at_readers: Float[Tensor, "reader batch pos d_model"], at_mask: Tensor) -> None:
-        """Add to gradients at all masks, which have their shape, those of a unit's edges from those at its readers."""
+        """Add the mask gradients of a unit's edges, computed from the gradients at its readers, to ``at_mask``."""
         values, gradients = self.differences[: at.n_read].flatten(1, 2), at_readers.flatten(1, 2)
         for example, position, rows in self._groups:
             at_edges = widened(values[:, rows].flatten(1)) @ gradients[:, rows].flatten(1).T
@@ -122,19 +122,19 @@ class PositionByPosition:
         at_readers: Float[Tensor, "reader batch pos d_model"],
         at_values: Float[Tensor, "writer batch pos d_model"],
     ) -> None:
-        """Add what a unit's readers pass on to the gradients at the values that they read."""
+        """Add the gradients that a unit's readers send to the values they read to ``at_values``."""
         gradients, values = at_readers.flatten(1, 2), at_values[: at.n_read].flatten(1, 2)
         for example, position, rows in self._groups:
             kept = self._kept(self.mask, at)[example, :, :, position]
             values[:, rows] += torch.einsum("wr,rnd->wnd", kept, gradients[:, rows])
 
     def _kept(self, mask: Float[Tensor, "#batch writer reader"], at: Stretch) -> Tensor:
-        """[batch, the writers that a unit reads, its readers, positions]."""
+        """The mask's part for a unit: [batch, writers that the unit reads, its readers, positions]."""
         return mask.unflatten(2, (-1, self.n_positions))[:, : at.n_read, at.readers]
 
     @cached_property
     def _groups(self) -> list[tuple[int, int, Int[Tensor, " row"]]]:
-        """Rows that share a mask and a position, with both."""
+        """Rows that share a mask and a position, each with the mask's index and the position."""
         flat, groups = self.positions.flatten(), []
         owner = torch.arange(len(self.positions), device=flat.device).repeat_interleave(self.positions.shape[1])
         for example in range(len(self.mask)):
@@ -154,7 +154,7 @@ def sums(
     differences: Float[Tensor, "writer batch pos d_model"],
     tokens: Tokens,
 ) -> Sums:
-    """The sums of a graph, whose nodes may be told apart by position."""
+    """The masked sums of a graph, with or without positions."""
     if not graph.shape.positions:
         return Together(mask, differences)
     assert tokens.positions is not None, "prompts of a graph with positions go through tasks.with_positions"

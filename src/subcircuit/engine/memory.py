@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes, and what is done where there is too little."""
+"""Peak memory of a piece of work, and the fallback to smaller parts when memory runs out."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class ShortOfMemory(UserWarning):
-    """Work goes on in smaller parts than it was meant to, and more slowly."""
+    """Warning that work continues in smaller parts, and therefore more slowly, because memory ran out."""
 
 
 _STATUS, _RESET, _MACHINE = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")
@@ -23,10 +23,10 @@ _STATUS, _RESET, _MACHINE = Path("/proc/self/status"), Path("/proc/self/clear_re
 
 @dataclass
 class Peak:
-    """The most memory that was in use at once; None until the work is done, or where it cannot be told.
+    """The peak memory of a piece of work; None until the work is done, or where it cannot be measured.
 
     Args:
-        size: bytes, of the process on the processor, of tensors on an accelerator. The model is included.
+        size: bytes: of the process on a CPU, of tensors on an accelerator. The model is included.
     """
 
     size: int | None = None
@@ -34,7 +34,7 @@ class Peak:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Watch the memory that the work in the ``with`` block takes; on the processor on Linux only."""
+    """Measure the peak memory of the work in the ``with`` block; on a CPU this works on Linux only."""
     peak = Peak()
     known = _forget(device)
     yield peak
@@ -43,7 +43,7 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had; None where that cannot be told."""
+    """Bytes of memory that are still free; None where that cannot be measured."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type != "cpu" or not _MACHINE.exists():
@@ -59,12 +59,12 @@ def size_in_words(size: int) -> str:
 
 
 def _forget(device: torch.device) -> bool:
-    """Begin to watch; False where that is not possible."""
+    """Reset the peak counter; False where that is not possible."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
     try:
-        # the kernel forgets its high-water mark
+        # this write resets the kernel's high-water mark
         _RESET.write_text("5")
     except OSError:
         return False
@@ -79,17 +79,17 @@ def _highest(device: torch.device) -> int:
 
 
 def in_parts(work: Callable[[range], Result], items: range, join: Callable[[Result, Result], Result]) -> Result:
-    """Do work on items at once, or where memory does not suffice on one half after the other, and so on.
+    """The result of some work on all items, which is split in halves recursively if memory runs out.
 
-    What comes of it is the same but for rounding in the model's dtype: which items there are, and in which order their
-    results are joined, does not change. A ``ShortOfMemory`` warning says that it happened.
+    The result is the same up to rounding in the model's dtype: the items and the order of joining do not change.
+    A ``ShortOfMemory`` warning reports every split.
 
     Args:
-        work: on some of the items.
-        join: the results of two parts, the first of them first.
+        work: computes the result for some of the items.
+        join: joins the results of two parts, given in order.
 
     Raises:
-        ShortOfMemoryError: one item is too much.
+        ShortOfMemoryError: a single item does not fit in memory.
     """
     try:
         return work(items)
@@ -101,7 +101,7 @@ def in_parts(work: Callable[[range], Result], items: range, join: Callable[[Resu
                 "out of memory with the smallest piece of work there is: try bfloat16 (--dtype), shorter or fewer prompts, or a "
                 "coarser --scope"
             ) from None
-    # only now, as the error held on to what was worked out
+    # only after the except block: the error holds references to intermediate tensors
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     warnings.warn("out of memory: going on in smaller parts", ShortOfMemory, stacklevel=2)
@@ -110,5 +110,5 @@ def in_parts(work: Callable[[range], Result], items: range, join: Callable[[Resu
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is memory that lacks, on the processor or on an accelerator."""
+    """Whether an error means that memory ran out, on a CPU or on an accelerator."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,7 +1,4 @@
-"""A plain run taken apart: what every writer adds to the residual stream, and what readers find there.
-
-What attention heads look at: the patterns of a plain run.
-"""
+"""A plain run in parts: each writer's contribution to the residual stream, the stream at each unit, and attention patterns."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,8 +20,8 @@ class PlainUnit:
     """One unit in a plain run.
 
     Args:
-        stream: what its readers find.
-        run: what it makes of it; None for the logits, which write nothing.
+        stream: the residual stream that its readers read.
+        run: the unit's output for this stream; None for the logits, which write nothing.
     """
 
     unit: Unit
@@ -33,14 +30,14 @@ class PlainUnit:
 
 
 def embedding_values(model: Transformer, graph: Graph, tokens: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
-    """What the embedding writes: one writer, or token and position parts where the scope splits them."""
+    """The values of the embedding: one writer, or token and position parts where the scope splits them."""
     check_lengths(model.config, tokens)
     parts = [embed_tokens(model.config, model.weights, tokens.ids), embed_positions(model.weights, tokens.ids)]
     return torch.stack(parts if len(graph.embeddings) == 2 else [parts[0] + parts[1]])
 
 
 def unit_runs(model: Transformer, graph: Graph, embedding: Float[Tensor, "writer batch pos d_model"]) -> Iterator[PlainUnit]:
-    """Run the model unit by unit from what the embedding writes."""
+    """The units of a plain run in order, computed from the embedding's values."""
     stream = Stream(embedding.sum(0))
     for unit in graph.units:
         found = stream.read_by(unit)
@@ -51,7 +48,7 @@ def unit_runs(model: Transformer, graph: Graph, embedding: Float[Tensor, "writer
 
 
 def writer_values(model: Transformer, graph: Graph, tokens: Tokens) -> Float[Tensor, "writer batch pos d_model"]:
-    """Every writer's value at every position: they and the biases of no writer sum to the last residual stream."""
+    """Every writer's value at every position; these values and the biases of no writer sum to the last residual stream."""
     embedding = embedding_values(model, graph, tokens)
     return torch.cat([embedding, *(found.run.writes for found in unit_runs(model, graph, embedding) if found.run is not None)])
 
@@ -63,7 +60,7 @@ def attention_patterns(model: Transformer, tokens: Tokens) -> Iterator[Float[Ten
     Rows past a prompt's end are meaningless; rows before it sum to 1.
 
     Raises:
-        PromptError: prompts of unequal lengths in a model that is not causal.
+        PromptError: the prompts have unequal lengths and the model is not causal.
     """
     graph, heads = Graph.of(model.config), tuple(range(model.config.n_heads))
     positions = torch.arange(tokens.ids.shape[1], device=model.device)

@@ -1,13 +1,13 @@
-"""What a metric reads from the last residual stream, and no more than that.
+"""The parts of the logits that a metric needs, computed from the last residual stream.
 
-The unembedding is the largest matrix of a small model. A logit difference needs a few of its rows. The divergence
-KL(p || q) of a fixed distribution p needs the log-normaliser of the logits z, which takes them all but keeps none, and
-their mean under p, which is one dot product with p's mean row of the unembedding (without a soft cap on the logits):
+The unembedding is the largest matrix of a small model. A logit difference needs only a few of its rows. The divergence
+KL(p || q) from a fixed distribution p needs two numbers. The log-normaliser of the logits z uses all logits but stores
+none. The mean of z under p is one dot product with p's mean row of the unembedding (without a soft cap on the logits):
 
     KL(p || softmax z) = log Σ exp z  −  Σ p z  −  H(p),        Σ p z = x · (p W_U) + p · b_U
 
-Cost of the normaliser: one pass over the unembedding in pieces whose logits stay in the processor's cache, so that
-exponentials and sums cost a tenth of the matrix product and nothing of size rows × vocabulary is ever stored.
+Cost of the normaliser: one pass over the unembedding in pieces whose logits fit in the processor's cache. Exponentials and
+sums then cost a tenth of the matrix product, and nothing of size rows × vocabulary is stored.
 """
 
 from collections.abc import Iterator
@@ -29,12 +29,12 @@ _FEWEST_TOKENS = 512  # narrower matrix products lose more than the cache gains
 
 @dataclass(frozen=True, eq=False)
 class Needs:
-    """Which readouts of the logits a metric asks for.
+    """The readouts of the logits that a metric needs.
 
     Args:
         columns: ids of tokens whose logits are needed.
         normalizer: log of the sum of exponentials over the vocabulary.
-        mixture: a fixed distribution per answer; the mean of the logits under it is needed.
+        mixture: a fixed distribution per answer, under which the mean of the logits is needed.
         logits: all logits as they are.
     """
 
@@ -45,7 +45,7 @@ class Needs:
     _directions: dict[int, tuple[ReferenceType[Tensor], Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def direction(self, W_U: Float[Tensor, "vocab d_model"]) -> Float[Tensor, "answer d_model"]:
-        """The mixture's mean row of the unembedding in float64; worked out once for each unembedding and remembered."""
+        """The mixture's mean row of the unembedding in float64, computed once per unembedding and cached."""
         assert self.mixture is not None
         known = self._directions.get(id(W_U))
         if known is None or known[0]() is not W_U:
@@ -55,7 +55,7 @@ class Needs:
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """What was asked for; the rest is None. Normalisers and mixtures are float64, logits in the model's dtype."""
+    """The requested readouts; the others are None. Normalisers and mixtures are float64, logits are in the model's dtype."""
 
     columns: Float[Tensor, "*trial answer column"] | None = None
     normalizer: Float[Tensor, "*trial answer"] | None = None
@@ -69,23 +69,23 @@ class BoundMetric(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What to read."""
+        """The readouts that the metric needs."""
         ...
 
     def __call__(self, readout: Readout) -> Float[Tensor, "*trial answer"]:
-        """Loss-like value per answer in float64: it grows as the circuit gets worse."""
+        """Loss-like value per answer in float64; a larger value is a worse circuit."""
         ...
 
 
 def read(model: Transformer, stream: Float[Tensor, "*trial answer d_model"], needs: Needs) -> Readout:
-    """What ``needs`` asks for at the answers' rows of the last residual stream.
+    """The readouts in ``needs``, at the answers' rows of the last residual stream.
 
-    Differentiable where the stream is: gradients then go through all logits of the rows, which are stored.
+    The result is differentiable if the stream is; gradients then pass through all logits of the rows, which are stored.
 
     Args:
         model: whose final norm and unembedding to use.
         stream: the residual stream before the final norm, one row per answer, for any number of trials.
-        needs: what to read.
+        needs: the readouts to compute.
     """
     if needs.logits or (stream.requires_grad and torch.is_grad_enabled()):
         return readout_of(unembed(model.config, model.weights, stream), needs)
@@ -99,7 +99,7 @@ def read(model: Transformer, stream: Float[Tensor, "*trial answer d_model"], nee
 
 
 def readout_of(logits: Float[Tensor, "*trial answer vocab"], needs: Needs) -> Readout:
-    """What ``needs`` asks for, from logits that are all there; the plain definition that `read` equals."""
+    """The readouts in ``needs``, from stored logits: the plain definition that `read` must equal."""
     return Readout(
         None if needs.columns is None else logits[..., needs.columns],
         logits.double().logsumexp(-1) if needs.normalizer else None,
@@ -128,7 +128,7 @@ def _linear_mixture(
 def _sweep(
     model: Transformer, x: Float[Tensor, "*trial answer d_model"], mixture: Float[Tensor, "answer vocab"] | None
 ) -> tuple[Float[Tensor, "*trial answer"], Float[Tensor, "*trial answer"]]:
-    """Normalisers of normalised rows, and their means under ``mixture`` (zeros without), in one pass over the vocabulary."""
+    """Normalisers of normalised rows, and their mean logits under ``mixture`` (zeros if None), in one pass over the vocabulary."""
     rows = x.flatten(0, -2)
     normalizer, mean = _accumulate(model, rows, mixture, None)
     if normalizer.isinf().any():
@@ -143,12 +143,12 @@ def _accumulate(
     mixture: Float[Tensor, "answer vocab"] | None,
     shift: Float[Tensor, " row"] | None,
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-    """What `_sweep` returns: pieces are summed in the logits' dtype (at least float32), their sums in float64.
+    """The result of `_sweep`, with pieces summed in the logits' dtype (at least float32) and their sums added in float64.
 
     Args:
         x: rows of the answers, trial after trial.
-        shift: near each row's greatest logit. None takes the greatest of the first piece, which costs no pass over the
-            others; normalisers are infinite where a later logit lies so far above it (88) that its exponential overflows.
+        shift: a value near each row's largest logit. None uses the largest logit of the first piece, which saves a pass over
+            the others. Normalisers are then infinite where a later logit is so much larger (by 88) that its exponential overflows.
     """
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     mean = torch.zeros_like(total)
@@ -165,8 +165,8 @@ def _accumulate(
 def _logits_in_pieces(model: Transformer, x: Float[Tensor, "row d_model"]) -> Iterator[tuple[slice, Float[Tensor, "column row"]]]:
     """Logits of all tokens, a few thousand tokens at a time; each piece is overwritten by the next.
 
-    Tokens are the rows: this orientation of the matrix product is the faster one, and adding up over tokens then runs
-    along memory.
+    Tokens are the rows because this orientation of the matrix product is faster, and sums over tokens then read contiguous
+    memory.
     """
     W_U, b_U = model.weights.W_U, model.weights.b_U
     size = min(max(_LOGITS_AT_ONCE // len(x), _FEWEST_TOKENS), len(W_U))

@@ -1,10 +1,10 @@
-"""The nodes of a partly pruned circuit that can still change, as they stand, and what they become on other inputs.
+"""The state of the nodes of a partly pruned circuit that can still change, and their outputs for other inputs.
 
-Only nodes with a kept path to the logits are here, each with its inputs and outputs at the rows where it matters
-(``units/rows.py``). What a unit's nodes write for their inputs is the unit's own affair (``units/unit.py``).
+Only nodes with a kept path to the logits are stored, each with its inputs and outputs at the rows where it matters
+(``units/rows.py``). Each unit computes its own writes from its readers' inputs (``units/unit.py``).
 
-Where the graph tells positions apart, a reader has a column of edges for each position and still one input: edges of a column carry
-what is at the rows of its position.
+If the graph distinguishes positions, a reader has a column of edges per position but still one input. The edges of a
+column carry the values at its position's rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,17 +21,17 @@ from subcircuit.units import Inputs, Reach, Since, UnitState, Writes
 
 @dataclass(frozen=True, eq=False)
 class Live:
-    """Live nodes: frozen, every step makes a new value that shares what did not change.
+    """Live nodes. Instances are frozen: every step returns a new one that shares the unchanged parts.
 
     Args:
         run: the clean run and its ablation.
-        kept: edges kept so far, with the columns of all positions.
-        columns: of the opened readers, at the positions at which they are live.
+        kept: edges kept so far, in the columns of all positions.
+        columns: columns of the opened readers, at the positions where they are live.
         reach: rows at which each live writer matters.
-        inputs: of each live reader, [row, d_model], not normalised; rows are those at which it matters.
+        inputs: input of each live reader, [row, d_model], not normalised, at the rows where it matters.
         where: rows at which each live reader matters.
-        states: of each opened unit that has live nodes.
-        writes, ablated: what each live writer writes, and what its cut edges carry, [row, d_model] at rows of its own.
+        states: state of each opened unit that has live nodes.
+        writes, ablated: value of each live writer, and the value of its cut edges, [row, d_model] at the writer's own rows.
     """
 
     run: CleanRun
@@ -49,7 +49,7 @@ class Live:
 
     @property
     def graph(self) -> Graph:
-        """The graph of all nodes, each at all positions."""
+        """The graph without positions, in which each node covers all positions."""
         return self.run.graph.without_positions
 
     # ---- positions ----------------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ class Live:
         return self.kept[writer].unflatten(0, (-1, len(self.run.graph.positions)))
 
     def carried(self, writers: int | list[int], reader: int, x: Float[Tensor, "*trial row d_model"]) -> Tensor:
-        """What kept edges into a reader carry of its writers' values, given at the reader's rows: one of them, or each in a row."""
+        """The values that kept edges carry into a reader, given at the reader's rows, from one writer or from several."""
         positions = self.run.positions_in(self.reader_reach(reader))
         if positions is None:
             return x
@@ -72,17 +72,17 @@ class Live:
         return x if bool(kept.all()) else x.masked_fill(~kept[..., positions, None], 0.0)
 
     def at_position(self, column: int) -> Bool[Tensor, " row"] | None:
-        """Which of a reader's rows are at the position of a column; None where the graph does not tell positions apart."""
+        """Which of a reader's rows are at the position of a column; None if the graph does not distinguish positions."""
         positions = self.run.positions_in(self.reader_reach(column // len(self.run.graph.positions)))
         return None if positions is None else positions == column % len(self.run.graph.positions)
 
-    # ---- who matters where -------------------------------------------------------------------------------------------
+    # ---- where nodes matter ------------------------------------------------------------------------------------------
 
     def live_writers(self, unit: int) -> dict[int, Reach]:
-        """The writers of a unit with a kept path to the logits, all units downstream being decided."""
+        """The writers of a unit with a kept path to the logits; all units downstream must be decided."""
         live: dict[int, Reach] = {w: reach for w in self.graph.writers_in[unit] if (reach := self._reach_of(w)) is not None}
         if live and self.graph.units[unit].coupled:
-            # one shared root mean square: if any head of the layer acts on the logits, all of them do; so with neurons
+            # one shared root mean square: if any head of the layer acts on the logits, all do. The same holds for neurons
             widest: Reach = "changed" if "changed" in live.values() else "answers"
             return dict.fromkeys(self.graph.writers_in[unit], widest)
         return live
@@ -110,11 +110,11 @@ class Live:
         return tuple(r for r in self.graph.readers_in[unit] if r in self.inputs)
 
     def reader_reach(self, reader: int) -> Reach:
-        """Where a live reader matters."""
+        """The rows at which a live reader matters."""
         return self.where[reader]
 
     def _live_columns(self, unit: int, live: Sequence[int]) -> list[int]:
-        """Where live readers of a unit are live: at positions from which edges kept at each position lead to the logits."""
+        """The columns at which a unit's readers are live: positions from which kept edges lead to the logits."""
         columns = [column for r in live for column in range(self.of(r).start, self.of(r).stop)]
         graph, opened = self.run.graph, list(self.inputs)
         if self.run.positions is None or not graph.units[unit].writers:
@@ -128,10 +128,10 @@ class Live:
 
         return [column for column in columns if matters(column)]
 
-    # ---- joining with clean values -------------------------------------------------------------------------------------
+    # ---- adding nodes with clean values --------------------------------------------------------------------------------
 
     def open(self, unit: int) -> "Live":
-        """With the nodes of ``unit`` that a kept path joins to the logits; edges into the others are cut."""
+        """The state with the nodes of ``unit`` added that have a kept path to the logits; edges into its other nodes are cut."""
         graph, node = self.graph, self.graph.units[unit]
         mine, first = graph.readers_in[unit], graph.readers_in[unit][0]
         reach = self.live_writers(unit)
@@ -157,42 +157,43 @@ class Live:
         return replace(opened, ablated={**self.ablated, **ablated})
 
     def _updated(self, unit: int, state: UnitState, written: Writes) -> "Live":
-        """With a unit in another state, in which some of its writers write something else."""
+        """The state with a new state of one unit, and with new values of some of its writers."""
         first = self.graph.writers_in[unit][0]
         writes = {**self.writes, **{first + writer: x for writer, x in written.items()}}
         return replace(self, states={**self.states, unit: state}, writes=writes)
 
-    # ---- on other inputs -----------------------------------------------------------------------------------------------
+    # ---- other inputs --------------------------------------------------------------------------------------------------
 
     def recompute(self, unit: int, inputs: Inputs, since: Since | None = None) -> Writes:
-        """What the unit's writers write when some of its readers find other inputs."""
+        """New values of the unit's writers when some of its readers receive other inputs."""
         reader, writer = self.graph.readers_in[unit][0], self.graph.writers_in[unit][0]
         since = None if since is None else {r - reader: trial for r, trial in since.items()}
         written = self.states[unit].recompute({r - reader: x for r, x in inputs.items()}, since)
         return {writer + index: x for index, x in written.items()}
 
     def refresh(self, unit: int, readers: Sequence[int]) -> "Live":
-        """Recompute the unit's writers from these readers' inputs as they stand."""
+        """The state after recomputing the unit's writers from the current inputs of these readers."""
         if unit not in self.states:
             return self
         first = self.graph.readers_in[unit][0]
         return self._updated(unit, *self.states[unit].refresh({r - first: self.inputs[r] for r in readers}))
 
     def input_from_scratch(self, unit: int, reader: int) -> Float[Tensor, "row d_model"]:
-        """A reader's input from scratch, so that rounding does not add up over commits."""
+        """A reader's input summed from scratch, so that rounding errors do not accumulate over commits."""
         return self._input(unit, reader, ())
 
     def rest(self, unit: int, reader: int, changed: tuple[int, ...]) -> Float[Tensor, "row d_model"]:
-        """A reader's input without what these live writers write, by which it is to be summed up anew.
+        """A reader's input without the values of these live writers, to which their new values are added.
 
-        Nothing is subtracted from the whole: norms would blow up what rounding leaves of it where all is cut under Zero.
+        The input is summed without them rather than subtracted from the full input. Where everything is cut under Zero, a norm
+        would amplify the rounding residue of a subtraction.
         """
         if (reader, changed) not in self._rests:
             self._rests[reader, changed] = self._input(unit, reader, changed)
         return self._rests[reader, changed]
 
     def terms(self, reader: int) -> tuple[list[int], Float[Tensor, "writer row d_model"]]:
-        """The writers that a live reader keeps edges from, and what each edge adds to the input of a reader that keeps none."""
+        """The writers that a live reader keeps edges from, and the term that each edge adds to an input without any kept edge."""
         reach = self.reader_reach(reader)
         kept = self.kept[:, self.of(reader)].any(1).nonzero().flatten().tolist()
 
@@ -215,9 +216,9 @@ class Live:
         return x
 
     def difference(self, reader: int, writers: Sequence[int]) -> Float[Tensor, "writer row d_model"]:
-        """What cutting edges takes from a reader's input: clean − ablated of unopened writers."""
+        """The amount that cutting each edge removes from a reader's input: clean − ablated, for unopened writers."""
         return self.at_rows_of(reader, self.run.differences[list(writers)])
 
     def at_rows_of(self, reader: int, x: Tensor) -> Tensor:
-        """Values at all changed rows, at those where a live reader matters."""
+        """Values at the rows where a live reader matters, from values at all changed rows."""
         return self.run.rows.take(x, "changed", self.reader_reach(reader))

@@ -1,4 +1,4 @@
-"""The attention of one layer: as one node, as heads with one input each, or as heads whose queries, keys and values are read apart."""
+"""The attention of one layer: one node, heads with one input each, or heads with separate query, key and value inputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,9 +37,9 @@ class AttentionUnit(Unit):
 
     Args:
         n_heads, n_kv_heads: query heads and key/value heads; the former are a multiple of the latter.
-        block: all heads are one node; ``split`` is empty then.
-        split: heads whose queries, keys and values have inputs of their own. Each of the others has one input for all three.
-        grouped: of split heads, those that share keys and values share their readers as well.
+        block: all heads form one node; ``split`` is then empty.
+        split: heads with separate query, key and value inputs. Every other head has one input for all three.
+        grouped: split heads that share keys and values also share the key and value readers.
     """
 
     n_heads: int
@@ -52,17 +52,17 @@ class AttentionUnit(Unit):
 
     @property
     def name(self) -> str:
-        """``a5``."""
+        """The name, such as ``a5``."""
         return f"a{self.layer}"
 
     @property
     def level(self) -> str:
-        """The finest of its heads'."""
+        """The finest level among its heads."""
         return "block" if self.block else "qkv" if self.split else "head"
 
     @property
     def apart(self) -> "AttentionUnit":
-        """Queries, keys and values of every head."""
+        """The same attention with separate query, key and value readers for every head."""
         return replace(self, block=False, split=tuple(range(self.n_heads)), grouped=False)
 
     @cached_property
@@ -72,12 +72,12 @@ class AttentionUnit(Unit):
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
-        """The block; or heads with a single input, then queries, keys and values of the others."""
+        """The block; or first the heads with a single input, then queries, keys and values of the others."""
         if self.block:
             return (Attention(self.layer),)
         inputs = [HeadInput(self.layer, head) for head in range(self.n_heads) if head not in self.split]
         inputs += [HeadInput(self.layer, head, "q") for head in self.split]
-        # a key and value reader of a group is there for those of its heads that are resolved
+        # a group has a key and a value reader if any of its heads is split
         shared = sorted({self._stored(head) for head in self.split}) if self.grouped else self.split
         return (*inputs, *(HeadInput(self.layer, head, part) for part in ("k", "v") for head in shared))
 
@@ -87,7 +87,7 @@ class AttentionUnit(Unit):
 
     @cached_property
     def inputs(self) -> dict[HeadPart, tuple[int, ...]]:
-        """The readers from which heads take their queries, keys and values, head by head."""
+        """Per part and head, the reader that the head takes its queries, keys or values from."""
         index = {reader: i for i, reader in enumerate(self.readers)}
         return {part: tuple(index[self._input(head, part)] for head in range(self.n_heads)) for part in PARTS}
 
@@ -100,17 +100,17 @@ class AttentionUnit(Unit):
 
     @cached_property
     def feeds(self) -> tuple[tuple[int, ...], ...]:
-        """The heads that each reader is an input of, or the block."""
+        """Per reader, the heads that it is an input of, or the block."""
         return ((0,),) if self.block else tuple(tuple(sorted(heads)) for _, heads in self._uses)
 
     @cached_property
     def spreads(self) -> tuple[bool, ...]:
-        """All but queries."""
+        """True for all readers except queries."""
         return tuple(parts != {"q"} for parts, _ in self._uses)
 
     @cached_property
     def _uses(self) -> tuple[tuple[set[HeadPart], set[int]], ...]:
-        """What each reader is: an input of these parts, of these heads."""
+        """Per reader, the parts (query, key, value) and the heads that it is an input of."""
         uses: list[tuple[set[HeadPart], set[int]]] = [(set(), set()) for _ in self.readers]
         for part, readers in self.inputs.items():
             for head, reader in enumerate(readers):
@@ -119,7 +119,7 @@ class AttentionUnit(Unit):
         return tuple(uses)
 
     def readers_within(self, coarser: Unit) -> Parts:
-        """By whose inputs they are and not by name: a group is called by its own number, and a head by another."""
+        """Match readers by their heads and parts, not by name: a group has the number of a key/value head, not of a query head."""
         assert isinstance(coarser, AttentionUnit)
         return tuple(
             tuple(i for i, (theirs, used) in enumerate(coarser._uses) if parts <= theirs and heads & used)
@@ -131,22 +131,22 @@ class AttentionUnit(Unit):
     def writes(
         self, model: Transformer, inputs: Float[Tensor, "reader batch pos d_model"]
     ) -> Float[Tensor, "writer batch pos d_model"]:
-        """Every head on the inputs of its queries, keys and values."""
+        """The value of every head, computed from its query, key and value inputs."""
         q, k, v = (_take(inputs, list(self.inputs[part])) for part in PARTS)
         writes = attend(model, self.layer, q, k, v).writes
         return writes.sum(0, keepdim=True) if self.block else writes
 
     def bias(self, model: Transformer) -> Float[Tensor, " d_model"] | None:
-        """``b_O``."""
+        """The output bias ``b_O``."""
         return model.weights.layers[self.layer].attention.b_O
 
     def run(self, model: Transformer, stream: Float[Tensor, "batch pos d_model"]) -> UnitRun:
-        """Remembers keys and values, repeated for every query head."""
+        """The attention's part of a plain run; its memory is the keys and values, repeated for every query head."""
         heads = attend(model, self.layer, stream[None], stream[None], stream[None])
         return UnitRun(heads.writes.sum(0, keepdim=True) if self.block else heads.writes, (heads.k, heads.v))
 
     def adds(self, model: Transformer, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """All heads together, as in the plain forward pass."""
+        """The sum of all heads' values, as in the plain forward pass."""
         return attention(model, self.layer, stream)
 
     def gradients(
@@ -156,7 +156,10 @@ class AttentionUnit(Unit):
         after: Float[Tensor, "batch pos d_model"],
         rules: Rules = GRADIENTS,
     ) -> Float[Tensor, "reader batch pos d_model"]:
-        """Split inputs need never be there: the gradients of a head's queries, keys and values are pulled back to its inputs."""
+        """Gradients at each head's query, key and value inputs, pulled back from its queries, keys and values.
+
+        Separate inputs need not be stored.
+        """
         config, norm = model.config, model.weights.layers[self.layer].attention_norm
         heads, normed = tuple(range(config.n_heads)), normalize(stream, config.norm, norm).flatten(0, 1)
         matrices = [projection(model, self.layer, part, heads) for part in PARTS]
@@ -171,20 +174,20 @@ class AttentionUnit(Unit):
         at_normed = normed.new_zeros(len(self.readers), *normed.shape)
         for part, W, gradient in zip(PARTS, matrices, pull_back(written, projected, after), strict=True):
             for head, reader in enumerate(self.inputs[part]):
-                # one product a head: readers of several heads and parts (blocks, groups) take the sum
+                # one product per head: readers of several heads and parts (blocks, groups) receive the sum
                 at_normed[reader].addmm_(gradient[head].flatten(0, 1), W[head])
         return norm_pull_back(config.norm, norm, stream, at_normed.unflatten(1, stream.shape[:2]), rules.frozen_norms)
 
     # ---- the exact engine ------------------------------------------------------------------------------------------------
 
     def open(self, clean: CleanUnit, reach: Reaches, inputs: Inputs) -> tuple[UnitState, Writes]:
-        """Live heads with their queries, and the keys and values of the clean run."""
+        """The live heads with their queries, and with the keys and values of the clean run."""
         return AttentionState(self, clean, reach, {}).joined()
 
     def adds_at(
         self, clean: CleanUnit, stream: Float[Tensor, "trial row d_model"], have: Reach, want: Reach
     ) -> Float[Tensor, "trial wanted d_model"]:
-        """Projected once for all heads; keys and values change at all rows that can."""
+        """The attention's output, projected once for all heads; keys and values change at all changed rows."""
         assert have == "changed", "keys and values are of all rows that can change"
         model, rows = clean.model, clean.rows
         normed = normalize(stream, model.config.norm, model.weights.layers[self.layer].attention_norm)
@@ -202,7 +205,7 @@ class AttentionUnit(Unit):
         memory: Float[Tensor, "head batch pos d_head"],
         fresh: Float[Tensor, "kv_head trial row d_head"],
     ) -> Float[Tensor, "head trial batch pos d_head"]:
-        """Keys or values at all positions for every query head: fresh ones where they can change."""
+        """Keys or values at all positions for every query head; ``fresh`` replaces those that can change."""
         shared_by = clean.model.config.heads_per_kv
         grid = memory[::shared_by, None].repeat(1, fresh.shape[1], 1, 1, 1)
         grid.flatten(2, 3).index_copy_(2, clean.rows.changed.flat, fresh)
@@ -210,21 +213,21 @@ class AttentionUnit(Unit):
 
 
 def _take(inputs: Float[Tensor, "reader batch pos d_model"], readers: list[int]) -> Float[Tensor, "#head batch pos d_model"]:
-    """The input of each head, or one that all of them share; without a copy where they lie together."""
+    """The input of each head, or one input that all heads share; a view instead of a copy where the readers are contiguous."""
     first, last = readers[0], readers[-1] + 1
     together = readers == list(range(first, last)) or len(set(readers)) == 1
     return inputs[first:last] if together else inputs[readers]
 
 
 def seen_at(model: Transformer, layer: int, rows: Rows, reach: Reach) -> Bool[Tensor, "batch slot key"]:
-    """Which keys each query of this reach sees."""
+    """The keys that each query of this reach can attend to."""
     queries = rows[reach]
     return attention_mask(queries.pos[queries.grid], torch.arange(rows.n_pos, device=queries.pos.device), model.config, layer)
 
 
 @dataclass(frozen=True, eq=False)
 class HeadState:
-    """One live head as it stands, or in several trials: ``out`` is what it writes before any post-norm."""
+    """One live head, in one state or in several trials; ``out`` is its value before any post-norm."""
 
     q: Float[Tensor, "*#trial row d_head"]
     k: Float[Tensor, "*#trial batch key d_head"]
@@ -232,16 +235,16 @@ class HeadState:
     out: Float[Tensor, "*#trial row d_model"]
 
     def first(self) -> "HeadState":
-        """In the first trial."""
+        """The head's state in the first trial."""
         return HeadState(self.q[0], self.k[0], self.v[0], self.out[0])
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionState(UnitState):
-    """A layer's live heads. They are recomputed together: those whose queries, keys or values change alike, over all trials.
+    """The live heads of a layer. Heads whose queries, keys or values change alike are recomputed together, over all trials.
 
     Args:
-        heads: each live head as it stands.
+        heads: the state of each live head.
     """
 
     unit: AttentionUnit
@@ -250,7 +253,7 @@ class AttentionState(UnitState):
     heads: Mapping[int, HeadState]
 
     def joined(self) -> tuple["AttentionState", Writes]:
-        """With all live heads as they are in the clean run."""
+        """The state with all live heads as in the clean run, and their writes."""
         rows, heads = self.clean.rows, dict[int, HeadState]()
         for reach in REACHES:
             mine = tuple(head for head in self._live if self.reach[self._writer(head)] == reach)
@@ -263,11 +266,11 @@ class AttentionState(UnitState):
         return opened, as_they_stand(opened._writes({}))
 
     def recompute(self, inputs: Inputs, since: Since | None = None) -> Writes:
-        """Writes of the heads that read changed inputs: of all of them under a shared post-norm."""
+        """New values of the heads that read changed inputs; of all heads under a shared post-norm."""
         return self._writes({head: state.out for head, state in self._recomputed(inputs, since).items()})
 
     def refresh(self, inputs: Inputs) -> tuple[UnitState, Writes]:
-        """With those heads as they are now."""
+        """The state with those heads recomputed, and their writes."""
         fresh = self._recomputed({reader: x[None] for reader, x in inputs.items()}, None)
         written = self._writes({head: state.out for head, state in fresh.items()})
         heads = {**self.heads, **{head: state.first() for head, state in fresh.items()}}
@@ -281,7 +284,7 @@ class AttentionState(UnitState):
         return tuple(head for head in range(self.unit.n_heads) if self._writer(head) in self.reach)
 
     def _recomputed(self, inputs: Inputs, since: Since | None) -> dict[int, HeadState]:
-        """The heads that read changed inputs; their tensors carry a leading trial axis (1 where nothing changed)."""
+        """The heads that read changed inputs; their tensors have a leading trial axis (1 where nothing changed)."""
         groups: dict[tuple[Reach, tuple[HeadPart, ...]], list[int]] = {}
         for head in self._live:
             parts: tuple[HeadPart, ...] = tuple(part for part in PARTS if self.unit.inputs[part][head] in inputs)
@@ -294,7 +297,7 @@ class AttentionState(UnitState):
         return states
 
     def _part(self, heads: Sequence[int], part: HeadPart, reach: Reach, inputs: Inputs, since: Since | None) -> Tensor:
-        """Queries, keys or values of heads that all read changed inputs, or (``inputs`` empty) as they stand."""
+        """Queries, keys or values of heads that all read changed inputs, or (``inputs`` empty) their stored ones."""
         standing = torch.stack([getattr(self.heads[head], part) for head in heads])[:, None]
         if not inputs:
             return standing
@@ -313,14 +316,14 @@ class AttentionState(UnitState):
         return torch.where(new.view(*new.shape, *[1] * (fresh.ndim - 2)), fresh, standing)
 
     def _mixed(self, heads: tuple[int, ...], reach: Reach, q: Tensor, k: Tensor, v: Tensor) -> dict[int, HeadState]:
-        """Heads for queries in rows, keys and values in a grid; trial axes broadcast."""
+        """The heads' states from queries in rows and keys and values in a grid; trial axes broadcast."""
         model, rows, layer = self.clean.model, self.clean.rows, self.unit.layer
         mixed = mix_at(model, rows[reach].to_grid(q), k, v, seen_at(model, layer, rows, reach))
         out = write_out(model, layer, rows[reach].to_rows(mixed), heads)
         return {head: HeadState(q[i], k[i], v[i], out[i]) for i, head in enumerate(heads)}
 
     def _writes(self, outs: Mapping[int, Tensor]) -> Writes:
-        """Writes of the writers that change when these heads do: all of them under a shared post-norm, and where ``outs`` is empty."""
+        """Values of the writers that change with these heads: all of them under a shared post-norm, or if ``outs`` is empty."""
         unit = self.unit
         heads = self._live if unit.coupled or unit.block or not outs else tuple(outs)
         current = {head: outs[head] if head in outs else self.heads[head].out[None] for head in heads}

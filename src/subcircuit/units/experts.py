@@ -1,10 +1,10 @@
-"""A mixture of experts in parts: a router and experts that each read an input of their own.
+"""A mixture of experts in parts: a router and experts, each with its own input.
 
-    g = shares that the router gives for its own input (``model/components.py``), 0 for experts that are not chosen
-    expert e writes g_e f_e(norm(x_e)),   the shared one σ(W_shared · norm(x_s)) f_shared(norm(x_s))
+    g = the router's shares for its own input (``model/components.py``), 0 for experts that are not chosen
+    expert e writes g_e f_e(norm(x_e)),   the shared expert writes σ(W_shared · norm(x_s)) f_shared(norm(x_s))
 
-The router writes nothing: an edge into it acts through the shares of all experts. An expert runs at those positions alone
-where its share is not zero.
+The router writes nothing: an edge into it acts through the shares of all experts. An expert runs only at positions where
+its share is not zero.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ class ExpertsUnit(FeedForwardUnit):
     """A layer's mixture of experts.
 
     Args:
-        n: experts, without the one of all positions.
-        shared: there is an expert of all positions.
+        n: number of experts, without the shared one, which runs at all positions.
+        shared: the mixture has a shared expert.
     """
 
     n: int
@@ -38,12 +38,12 @@ class ExpertsUnit(FeedForwardUnit):
 
     @property
     def level(self) -> str:
-        """Experts."""
+        """The level ``expert``."""
         return "expert"
 
     @cached_property
     def writers(self) -> tuple[Expert, ...]:
-        """The experts, the one of all positions last."""
+        """The experts, the shared one last."""
         routed = tuple(Expert(self.layer, e) for e in range(self.n))
         return (*routed, Expert(self.layer, None)) if self.shared else routed
 
@@ -54,18 +54,18 @@ class ExpertsUnit(FeedForwardUnit):
 
     @cached_property
     def feeds(self) -> tuple[tuple[int, ...], ...]:
-        """The router reaches the experts that it chooses among, an expert itself."""
+        """The router feeds the experts that it chooses among; an expert's input feeds that expert."""
         return (tuple(range(self.n)), *((e,) for e in range(len(self.writers))))
 
     # ---- computation ---------------------------------------------------------------------------------------------------
 
     def writes(self, model: Transformer, inputs: Float[Tensor, "reader *rows d_model"]) -> Float[Tensor, "writer *rows d_model"]:
-        """Every expert on its own input, times the share that the router gives it for its own."""
+        """The value of every expert for its own input, times the share that the router computes from the router's input."""
         router, *experts = normed(model, self.layer, inputs)
         return self._mixed(model, router, experts)
 
     def run(self, model: Transformer, stream: Float[Tensor, "batch pos d_model"]) -> UnitRun:
-        """Normalised once for all."""
+        """The mixture's part of a plain run; the stream is normalised once for all experts."""
         x = normed(model, self.layer, stream)
         return UnitRun(self._mixed(model, x, [x] * len(self.writers)))
 
@@ -76,7 +76,7 @@ class ExpertsUnit(FeedForwardUnit):
         after: Float[Tensor, "batch pos d_model"],
         rules: Rules = GRADIENTS,
     ) -> Float[Tensor, "reader batch pos d_model"]:
-        """Routing is frozen."""
+        """Gradients at the router and the experts. The choice of experts is held fixed."""
 
         def written(router: Tensor, *experts: Tensor) -> Float[Tensor, "batch pos d_model"]:
             return self._mixed(model, router, experts, rules.nonlinear).sum(0)
@@ -94,7 +94,7 @@ class ExpertsUnit(FeedForwardUnit):
         experts: Sequence[Float[Tensor, "*rows d_model"]],
         nonlinear: Nonlinear = AS_IT_IS,
     ) -> Float[Tensor, "writer *rows d_model"]:
-        """What all experts write for normalised inputs."""
+        """The values of all experts for normalised inputs."""
         given = shares(model, self.layer, router)
         return torch.stack(
             [
@@ -106,18 +106,18 @@ class ExpertsUnit(FeedForwardUnit):
     # ---- the exact engine ------------------------------------------------------------------------------------------------
 
     def open(self, clean: CleanUnit, reach: Reaches, inputs: Inputs) -> tuple[UnitState, Writes]:
-        """Live experts, and the router where any of its experts is live."""
+        """The live experts, and the router if any of its experts is live."""
         return ExpertsState(self, clean, reach, inputs).refresh(inputs)
 
 
 @dataclass(frozen=True, eq=False)
 class ExpertsState(PointwiseState):
-    """Live experts, each of which runs at the positions alone that are sent to it."""
+    """Live experts. Each runs only at the positions that the router sends to it."""
 
     unit: ExpertsUnit
 
     def recompute(self, inputs: Inputs, since: Since | None = None) -> Writes:
-        """Those that read changed inputs, and where the router does all but the shared one."""
+        """New values of the experts with changed inputs; of all but the shared expert if the router's input changed."""
         model, layer, outs = self.clean.model, self.unit.layer, dict[int, Tensor]()
 
         def read(reader: int) -> Float[Tensor, "trial row d_model"]:
@@ -136,21 +136,21 @@ class ExpertsState(PointwiseState):
 
 
 def mixture_weights(model: Transformer, layer: int) -> MixtureWeights:
-    """The weights of a layer's MLP, which resolves into experts."""
+    """The weights of a layer's MLP, which must be a mixture of experts."""
     weights = model.weights.layers[layer].mlp
     assert isinstance(weights, MixtureWeights)
     return weights
 
 
 def normed(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-    """What a layer's router or experts make of an input first."""
+    """The normalised input of a layer's router or experts."""
     norm = model.weights.layers[layer].mlp_norm
     assert norm is not None
     return normalize(x, model.config.norm, norm)
 
 
 def shares(model: Transformer, layer: int, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows expert"]:
-    """What the router multiplies each expert's output with, for normalised inputs."""
+    """The factor by which the router multiplies each expert's output, for normalised inputs."""
     experts, flat = model.config.experts, x.flatten(0, -2)
     assert experts is not None
     routing = route(experts, mixture_weights(model, layer), flat)
@@ -166,11 +166,11 @@ def expert_writes(
     share: Float[Tensor, "*#rows"] | None,
     nonlinear: Nonlinear = AS_IT_IS,
 ) -> Float[Tensor, "*rows d_model"]:
-    """What one expert writes for normalised inputs.
+    """The value of one expert for normalised inputs.
 
     Args:
-        x, share: one of them may be the same over leading axes (1) where the other is not; the shared expert's share is
-            its own and not given.
+        x, share: leading axes broadcast: one of the two may have size 1 where the other does not. The shared expert computes
+            its own share; pass None.
     """
     weights = mixture_weights(model, layer)
     if expert.expert is None or share is None:

@@ -1,4 +1,4 @@
-"""How gradients pass through what is not linear, at a run of the whole model."""
+"""Rules for passing gradients through nonlinear functions, at a run of the whole model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from subcircuit.model.weights import NormWeights
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How gradients are carried backwards; what methods other than plain gradients change.
+    """How gradients pass backwards; methods other than plain gradients change these rules.
 
     Args:
-        nonlinear: the layers' functions, whose gradients are taken.
-        frozen_norms: norms' scales count as constants; ``nonlinear.norm`` has to agree.
-        dropped: a layer that passes nothing back, as if it wrote constants; its readers' gradients are zero.
+        nonlinear: the layers' nonlinear functions, through which gradients are taken.
+        frozen_norms: norms' scales count as constants; ``nonlinear.norm`` must agree.
+        dropped: a layer that passes no gradient back, as if it wrote constants; its readers' gradients are zero.
     """
 
     nonlinear: Nonlinear = AS_IT_IS
@@ -37,10 +37,10 @@ def norm_pull_back(
     gradient: Float[Tensor, "*rows d_model"],
     frozen: bool = False,
 ) -> Float[Tensor, "*rows d_model"]:
-    """Gradients with respect to a norm's input from those with respect to its output; many of them may share one input.
+    """Gradients with respect to a norm's input from gradients with respect to its output; many may share one input.
 
-    With x̂ = s (x − mean x), or s x for RMSNorm, and c = gain ⊙ gradient: s (c − [mean c] − x̂ mean(c x̂)). In float32 at
-    least, as the norm itself.
+    With x̂ = s (x − mean x), or s x for RMSNorm, and c = gain ⊙ gradient: s (c − [mean c] − x̂ mean(c x̂)). Computed in
+    float32 at least, like the norm itself.
 
     Args:
         frozen: the scale s counts as a constant: s (c − [mean c]).
@@ -62,7 +62,7 @@ def norm_pull_back(
 
 
 def pull_back(function: Callable[..., Tensor], inputs: tuple[Tensor, ...] | list[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
-    """Gradients with respect to a function's inputs from that with respect to its output."""
+    """Gradients with respect to a function's inputs from the gradient with respect to its output."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     with torch.enable_grad():
         output = function(*leaves)
@@ -70,5 +70,5 @@ def pull_back(function: Callable[..., Tensor], inputs: tuple[Tensor, ...] | list
 
 
 def widened(x: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-    """In float32 at least."""
+    """The values in float32 at least."""
     return x if x.dtype == torch.float64 else x.float()

@@ -1,13 +1,11 @@
-"""An MLP as one node, plain or a mixture of experts.
-
-An MLP in neurons, each of which reads an input of its own.
+"""An MLP as one node (plain or a mixture of experts), or as neurons with an input each.
 
     a_n = act(W_gate[n] · norm(x_n)) · (W_in[n] · norm(x_n)),        neuron n writes a_n W_out[n]
 
-(without the gate where the family has none). ``b_out`` belongs to no neuron: it joins the stream with the layer and is
+(without the gate if the family has none). ``b_out`` belongs to no neuron: it is added to the stream with the layer and
 never ablated. Under a post-norm a neuron's write is its share, as a head's is (``model/attention.py``).
 
-Cost: where inputs differ every neuron normalises one of its own, neurons × d_model numbers a row.
+Cost: if the inputs differ, every neuron normalises its own: neurons × d_model numbers per row.
 """
 
 from collections.abc import Mapping
@@ -37,26 +35,26 @@ class FeedForwardUnit(Unit):
 
     @property
     def name(self) -> str:
-        """``m5``."""
+        """The name, such as ``m5``."""
         return f"m{self.layer}"
 
     @property
     def drawn(self) -> "MLPUnit":
-        """One node."""
+        """The whole MLP as one node."""
         return MLPUnit(self.layer, self.clock)
 
     def adds(self, model: Transformer, stream: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """As in the plain forward pass."""
+        """The MLP's output in the plain forward pass."""
         return feed_forward(model, self.layer, stream)
 
 
 @dataclass(frozen=True)
 class MLPUnit(FeedForwardUnit):
-    """A layer's MLP, which reads and writes as a whole."""
+    """A layer's MLP as one reader and one writer."""
 
     @property
     def level(self) -> str:
-        """One node."""
+        """The level ``block``."""
         return "block"
 
     @cached_property
@@ -71,15 +69,15 @@ class MLPUnit(FeedForwardUnit):
 
     @cached_property
     def feeds(self) -> tuple[tuple[int, ...], ...]:
-        """It is an input of itself."""
+        """The MLP's reader feeds the MLP's writer."""
         return ((0,),)
 
     def writes(self, model: Transformer, inputs: Float[Tensor, "reader *rows d_model"]) -> Float[Tensor, "writer *rows d_model"]:
-        """All that the MLP adds, its biases included."""
+        """The MLP's whole output, its biases included."""
         return feed_forward(model, self.layer, inputs)
 
     def run(self, model: Transformer, stream: Float[Tensor, "batch pos d_model"]) -> UnitRun:
-        """One writer."""
+        """The MLP's part of a plain run, with one writer."""
         return UnitRun(feed_forward(model, self.layer, stream)[None])
 
     def gradients(
@@ -89,11 +87,11 @@ class MLPUnit(FeedForwardUnit):
         after: Float[Tensor, "batch pos d_model"],
         rules: Rules = GRADIENTS,
     ) -> Float[Tensor, "reader batch pos d_model"]:
-        """By autograd."""
+        """The gradient at the MLP's input, by autograd."""
         return widened(pull_back(lambda x: feed_forward(model, self.layer, x, rules.nonlinear), (stream,), after)[0])[None]
 
 
-# every neuron has an input of its own: those of a whole MLP would be the largest tensor of a run
+# every neuron has its own input: the inputs of a whole MLP's neurons would be the largest tensor of a run
 _AT_ONCE = 128
 
 
@@ -102,8 +100,8 @@ class NeuronsUnit(FeedForwardUnit):
     """Neurons of a layer's MLP.
 
     Args:
-        n: how many there are.
-        start: number of the first of them.
+        n: number of neurons.
+        start: number of the first neuron.
     """
 
     n: int
@@ -111,7 +109,7 @@ class NeuronsUnit(FeedForwardUnit):
 
     @property
     def level(self) -> str:
-        """Neurons."""
+        """The level ``neuron``."""
         return "neuron"
 
     @cached_property
@@ -126,12 +124,12 @@ class NeuronsUnit(FeedForwardUnit):
 
     @cached_property
     def feeds(self) -> tuple[tuple[int, ...], ...]:
-        """Each neuron is an input of itself."""
+        """Each neuron's input feeds that neuron."""
         return tuple((n,) for n in range(self.n))
 
     @property
     def pieces(self) -> "tuple[NeuronsUnit, ...]":
-        """Some neurons each; those of a shared post-norm are one."""
+        """Units of a limited number of neurons each; under a shared post-norm all neurons stay in one unit."""
         if self.coupled:
             return (self,)
         starts = range(0, self.n, _AT_ONCE)
@@ -140,15 +138,15 @@ class NeuronsUnit(FeedForwardUnit):
     # ---- computation ---------------------------------------------------------------------------------------------------
 
     def writes(self, model: Transformer, inputs: Float[Tensor, "reader *rows d_model"]) -> Float[Tensor, "writer *rows d_model"]:
-        """Every neuron on its own input."""
+        """The value of every neuron for its own input."""
         return self._shares(model, self.fire(model, inputs, slice(self.start, self.start + self.n)))
 
     def bias(self, model: Transformer) -> Float[Tensor, " d_model"] | None:
-        """``b_out``."""
+        """The output bias ``b_out``."""
         return mlp_weights(model, self.layer)[0].b_out
 
     def run(self, model: Transformer, stream: Float[Tensor, "batch pos d_model"]) -> UnitRun:
-        """All neurons in one product."""
+        """The neurons' part of a plain run, computed in one product."""
         weights, norm = mlp_weights(model, self.layer)
         activation = neurons(model.config, weights, normalize(stream, model.config.norm, norm))
         return UnitRun(self._shares(model, activation.movedim(-1, 0)))
@@ -160,7 +158,7 @@ class NeuronsUnit(FeedForwardUnit):
         after: Float[Tensor, "batch pos d_model"],
         rules: Rules = GRADIENTS,
     ) -> Float[Tensor, "reader batch pos d_model"]:
-        """Those of what neurons read, each times its rows of ``W_in`` and ``W_gate``."""
+        """Gradients at each neuron's input: its pre-activation gradients times its rows of ``W_in`` and ``W_gate``."""
         weights, norm = mlp_weights(model, self.layer)
         x = normalize(stream, model.config.norm, norm)
         maps = [(weights.W_in, weights.b_in)] + ([] if weights.W_gate is None else [(weights.W_gate, weights.b_gate)])
@@ -178,7 +176,7 @@ class NeuronsUnit(FeedForwardUnit):
     def fire(
         self, model: Transformer, x: Float[Tensor, "neuron *rows d_model"], which: slice | list[int]
     ) -> Float[Tensor, " neuron *rows"]:
-        """What neurons multiply their rows of ``W_out`` with, each on an input of its own."""
+        """Activations of some neurons, each for its own input: the factors of their rows of ``W_out``."""
         w, norm = mlp_weights(model, self.layer)
         normed = normalize(x, model.config.norm, norm)
         gate = None if w.W_gate is None else _dot(normed, w.W_gate, w.b_gate, which)
@@ -187,18 +185,18 @@ class NeuronsUnit(FeedForwardUnit):
     def write_out(
         self, model: Transformer, activation: Float[Tensor, " neuron *rows"], which: slice | list[int]
     ) -> Float[Tensor, "neuron *rows d_model"]:
-        """What neurons write for their activations, before any post-norm."""
+        """Values of some neurons for their activations, before any post-norm."""
         W_out = mlp_weights(model, self.layer)[0].W_out[which]
         return activation[..., None] * W_out.view(len(W_out), *[1] * (activation.ndim - 1), -1)
 
     def scale(self, model: Transformer, total: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"] | None:
-        """The factor that a post-norm puts on every neuron's share of what they write in all; None without post-norms."""
+        """The factor that a post-norm applies to each neuron's value, given the sum of all neurons' values; None without post-norms."""
         post = model.weights.layers[self.layer].mlp_post_norm
         assert post is None or mlp_weights(model, self.layer)[0].b_out is None, "families with post-norms have no biases"
         return post_norm_scale(model, post, total)
 
     def _shares(self, model: Transformer, activation: Float[Tensor, " neuron *rows"]) -> Float[Tensor, "neuron *rows d_model"]:
-        """What its neurons write for their activations, after any post-norm."""
+        """Values of the unit's neurons for their activations, after any post-norm."""
         writes = self.write_out(model, activation, slice(self.start, self.start + self.n))
         scale = self.scale(model, writes.sum(0)) if self.coupled else None
         return writes if scale is None else writes * scale
@@ -206,7 +204,7 @@ class NeuronsUnit(FeedForwardUnit):
     # ---- the exact engine ------------------------------------------------------------------------------------------------
 
     def open(self, clean: CleanUnit, reach: Reaches, inputs: Inputs) -> tuple[UnitState, Writes]:
-        """Live neurons and their activations."""
+        """The live neurons with their activations, and their writes."""
         return NeuronsState(self, clean, reach, {}).refresh(inputs)
 
 
@@ -215,7 +213,7 @@ class NeuronsState(UnitState):
     """Live neurons.
 
     Args:
-        fired: activations of each, at the rows where it matters.
+        fired: activations of each live neuron, at the rows where it matters.
     """
 
     unit: NeuronsUnit
@@ -224,17 +222,17 @@ class NeuronsState(UnitState):
     fired: Mapping[int, Tensor]
 
     def recompute(self, inputs: Inputs, since: Since | None = None) -> Writes:
-        """Those that read changed inputs; all of them under a shared post-norm."""
+        """New values of the neurons that read changed inputs; of all neurons under a shared post-norm."""
         return self._writes(self._recomputed(inputs, since))
 
     def refresh(self, inputs: Inputs) -> tuple[UnitState, Writes]:
-        """With the activations as they are now."""
+        """The state with the new activations, and the changed writes."""
         fresh = self._recomputed({reader: x[None] for reader, x in inputs.items()}, None)
         fired = {**self.fired, **{neuron: x[0] for neuron, x in fresh.items()}}
         return replace(self, fired=fired), as_they_stand(self._writes(fresh))
 
     def _recomputed(self, inputs: Inputs, since: Since | None) -> dict[int, Tensor]:
-        """Activations of the neurons that read changed inputs; those that matter at the same rows fire together."""
+        """Activations of the neurons that read changed inputs; neurons that matter at the same rows are computed together."""
         fresh: dict[int, Tensor] = {}
         for reach in REACHES:
             mine = [neuron for neuron in sorted(inputs) if self.reach[neuron] == reach]
@@ -247,7 +245,7 @@ class NeuronsState(UnitState):
         return {neuron: torch.where(new[neuron], fired, self.fired[neuron]) for neuron, fired in fresh.items()}
 
     def _writes(self, fresh: Mapping[int, Tensor]) -> Writes:
-        """Writes of the neurons that change when these fire anew."""
+        """Values of the writers that change with these neurons' activations."""
         model, outs = self.clean.model, dict[int, Tensor]()
         for neuron in self.reach if self.unit.coupled else sorted(fresh):
             fired = fresh[neuron] if neuron in fresh else self.fired[neuron][None]
@@ -257,7 +255,7 @@ class NeuronsState(UnitState):
 
 
 def mlp_weights(model: Transformer, layer: int) -> tuple[MLPWeights, NormWeights]:
-    """The weights of a layer's MLP, which resolves into neurons, and of the norm before it."""
+    """The weights of a layer's MLP, which must be resolvable into neurons, and of the norm before it."""
     weights = model.weights.layers[layer]
     assert isinstance(weights.mlp, MLPWeights) and weights.mlp_norm is not None
     return weights.mlp, weights.mlp_norm
