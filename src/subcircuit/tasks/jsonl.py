@@ -1,4 +1,4 @@
-"""Tasks from the user's own prompts: one JSON object a line, in the keys that auto-circuit uses.
+"""Tasks from the user's own prompts: one JSON object per line, with the keys of auto-circuit.
 
     {"clean": "Mary and John left. John gave it to", "corrupt": "Mary and John left. Kate gave it to",
      "answers": [" Mary"], "wrong_answers": [" John"]}
@@ -74,12 +74,12 @@ def jsonl(path: Path, model: Transformer, *, examples: int | None = None, bos: B
 
 
 def find_prompts(name: str, digest: str, folder: Path) -> tuple[Path | None, list[Path]]:
-    """The file of this name and SHA-256 near a folder (see `nearby`), and files of that name that have other content.
+    """The file with this name and SHA-256 near a folder (see `nearby`), and files of that name with other content.
 
     Args:
         name: of the file, without a path.
         digest: SHA-256 of its bytes.
-        folder: near which it is looked for.
+        folder: the folder near which the search looks.
     """
     others = []
     for path in nearby(name, folder):

@@ -1,9 +1,9 @@
 """Metrics: how well logits at the answers' positions carry out a behaviour.
 
 p is the model's next-token distribution at an answer, q the circuit's, z the circuit's logits, both over the whole
-vocabulary. Values are per answer and float64; means go over an example's answers first and over examples then
+vocabulary. Values are per answer and float64; the mean is over an example's answers first, then over examples
 (`Answers.mean`). A search minimises the *loss-like* value, sign × value, with sign −1 where higher is better.
-Natural logarithms: divergences are in nats. NaN and infinity pass through, for the caller to name.
+Natural logarithms: divergences are in nats. NaN and infinity pass through; the caller reports them.
 
     kl_divergence           Σ p log(p / q)                   Conmy et al. 2023, arXiv 2304.14997
     js_divergence           ½ Σ p log(p / m) + ½ Σ q log(q / m),   m = (p + q) / 2
@@ -36,7 +36,7 @@ Prepare: TypeAlias = Callable[[Answers, Reference], tuple[Needs, Measure]]
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A metric tied to a batch's answers; a `BoundMetric`.
+    """A metric with a batch's answers; a `BoundMetric`.
 
     Args:
         needs: what to read from the last residual stream.
@@ -58,18 +58,19 @@ class Bound:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric before it meets a task.
+    """A metric, independent of any task.
 
     Args:
         name: for the command line and records.
         description: one line.
         direction: whether lower or higher values are better.
-        prepare: from answers and reference to what must be read and how it is measured; other processes get it pickled, so no
-            function within a function.
+        prepare: maps answers and reference to the logits to read and the function that measures them. It is pickled for other
+            processes, so it cannot be a nested function.
         compares: needs the model's own logits as reference.
         contrasts: needs wrong answers.
         differentiable: False for counts, on which gradients are zero.
-        distance: from the model's own logits. In the run of the model it is at its minimum, so its gradient there is zero.
+        distance: the metric is a distance from the model's own logits. It has its minimum at the whole model, where its
+            gradient is zero.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Metric:
 
     @property
     def sign(self) -> int:
-        """Loss-like value = sign × value, and the other way round."""
+        """The sign s in loss-like value = s × value, and value = s × loss-like value."""
         return 1 if self.direction == "lower" else -1
 
     def value(self, loss: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
@@ -136,7 +137,7 @@ def metric(name: str) -> Metric:
 def _kl_divergence(answers: Answers, reference: Reference) -> tuple[Needs, Measure]:
     log_p = _log_softmax(reference)
     p = log_p.exp()
-    # torch.special.entr is 0 where p is: a probability that underflows contributes nothing
+    # torch.special.entr is 0 at p = 0: a probability that underflows contributes nothing
     entropy = torch.special.entr(p).sum(-1)
 
     def measure(readout: Readout) -> Float[Tensor, "*trial answer"]:
@@ -221,7 +222,7 @@ def _squared_error(answers: Answers, reference: Reference) -> tuple[Needs, Measu
 
 
 def _columns(answers: Answers) -> tuple[Int[Tensor, " column"], Int[Tensor, "answer correct"], Int[Tensor, "answer wrong"]]:
-    """The tokens that any answer names, and where each answer's tokens stand among them."""
+    """The tokens of all answers, without repetition, and the index of each answer's tokens among them."""
     named = torch.cat([answers.correct[answers.correct_mask], answers.wrong[answers.wrong_mask]]).unique()
     # padding may point anywhere that exists: masks drop it
     last = len(named) - 1
@@ -266,7 +267,7 @@ def _divergence(log_p: Float[Tensor, "*#rows vocab"], log_q: Float[Tensor, "*#ro
 
 
 def present(tensor: Tensor | None) -> Tensor:
-    """A part of a readout that the metric's ``Needs`` asked for."""
+    """A part of a readout that the metric's ``Needs`` requested."""
     assert tensor is not None, "the readout lacks what the metric said it needs"
     return tensor
 

@@ -1,10 +1,10 @@
-"""A metric of your own: a Python function of the logits at the answers.
+"""Custom metrics: a Python function of the logits at the answers.
 
     f(logits, answers) -> one number for each answer, or for each example          logits: [answer, vocab]
     f(logits)          -> the same, for functions that need no answers
 
-It serves every method, judge and picture. Methods that take gradients need a function made of torch operations on the logits;
-others (``acdc``, ``exact``) take any. It sees all logits, so a trial costs the whole unembedding.
+Every method, evaluation and figure accepts it. Methods that take gradients need a function made of torch operations on the
+logits; the others (``acdc``, ``exact``) accept any function. It reads all logits, so each trial computes the whole unembedding.
 """
 
 from collections.abc import Callable
@@ -27,11 +27,11 @@ _OWN_PREFIX = "function "
 
 
 def metric_of(asked: str | Metric | OwnMetric) -> Metric:
-    """A metric from its name, itself, or a Python function of which more is better.
+    """A metric, given as a name, a metric, or a Python function whose higher values are better.
 
     Raises:
         UnknownNameError: no metric of that name; the nearest names are suggested.
-        SettingsError: it is none of these, or the name is that of a function, which has to be given again.
+        SettingsError: the argument is none of these, or a record's name of a Python function, which must be passed itself.
     """
     if isinstance(asked, Metric):
         return asked
@@ -56,7 +56,7 @@ def own_metric(function: OwnMetric, direction: Literal["lower", "higher"] = "hig
         name: for records; None is the function's own.
 
     Raises:
-        SettingsError: the function takes other arguments; later, where it is called, that it returns something else.
+        SettingsError: the function takes other arguments. The metric raises it later if the function returns something else.
 
     Examples:
         >>> own_metric(lambda logits: logits[:, 11] - logits[:, 12], name="eleven_over_twelve").direction
@@ -94,7 +94,7 @@ def _takes_answers(function: OwnMetric, name: str) -> bool:
 
 
 def _checked(value: Any, logits: Tensor, answers: Answers, name: str) -> Float[Tensor, " answer"]:
-    """One float64 number an answer."""
+    """One float64 number per answer."""
     sizes = (len(answers), answers.n_examples)
     if not isinstance(value, Tensor) or value.ndim != 1 or len(value) not in sizes or value.dtype.is_complex:
         got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -1,8 +1,8 @@
-"""Does the model do the task at all? A circuit for a behaviour that is not there explains nothing.
+"""The model's own performance on a task. A circuit for a behaviour that the model lacks explains nothing.
 
-A task's answers are measured after the clean prompts and after the corrupted ones. Right and wrong are those of the clean
-prompts in both cases, so a model that does the task is good on the one side, and indifferent or the other way round on
-the other. Cost: two plain forward passes over the prompts.
+A task's answers are measured after the clean prompts and after the corrupted prompts. Both measurements use the right and wrong
+answers of the clean prompts. A model that does the task prefers the right answers after clean prompts, and is indifferent or
+prefers the wrong ones after corrupted prompts. Cost: two plain forward passes over the prompts.
 """
 
 from collections.abc import Sequence
@@ -45,16 +45,16 @@ class Competence:
 @entry
 @torch.no_grad()
 def competence(model: Transformer, task: Task, batch_size: int = 8) -> tuple[Competence, ...]:
-    """How well the model does a task.
+    """Metrics of the whole model on a task, after clean and after corrupted prompts.
 
     Args:
-        model: the whole of it is run.
-        task: of any length.
+        model: the whole model runs.
+        task: any number of prompts.
         batch_size: prompts that run together; the result does not depend on it.
 
     Returns:
-        The task's own metric first unless it compares with the model itself, which says nothing here. Then logit
-        difference, probability difference and accuracy; where the task has no wrong answers, the negative log likelihood.
+        The task's own metric first, unless it compares with the model itself and is therefore a constant. Then logit
+        difference, probability difference and accuracy; if the task has no wrong answers, the negative log likelihood.
 
     Raises:
         SettingsError: the batch size is not positive, or the task's metric needs wrong answers and there are none.
@@ -77,10 +77,10 @@ def competence(model: Transformer, task: Task, batch_size: int = 8) -> tuple[Com
 
 @entry
 def shortfall(model: Transformer, task: Task, measured: Sequence[Competence]) -> str | None:
-    """In one sentence that the model does not do a task, by the first metric of ``competence``; None where it does.
+    """A sentence that says that the model does not do a task, by the first metric of ``competence``; None if it does.
 
-    It does not where it is no better after clean prompts than after corrupted ones: nothing that a circuit could carry
-    tells the two apart.
+    The model does not do the task if the metric is no better after clean prompts than after corrupted ones, because then
+    there is no difference for a circuit to carry.
     """
     one = measured[0]
     clean, corrupted = one.means
@@ -94,7 +94,7 @@ def shortfall(model: Transformer, task: Task, measured: Sequence[Competence]) ->
 
 
 def _telling(task: Task) -> tuple[Metric, ...]:
-    """The metrics that say whether a model does the task."""
+    """The metrics of a model's performance on the task."""
     contrasts = bool(task.answers.wrong_mask.any(-1).all())
     names = ("logit_difference", "probability_difference", "accuracy") if contrasts else ("negative_log_likelihood",)
     own = metric_named(task.metric)

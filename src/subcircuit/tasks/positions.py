@@ -1,7 +1,7 @@
-"""Where a task's prompts are told apart: at each position of prompts that line up, or at each token role.
+"""Positions of a graph's nodes on a task: each position of prompts of one length, or each token role.
 
-A graph knows the names of its positions, and a task says which index is at which of them. Roles are in one order whatever the
-prompts that declare them, so that circuits found on other prompts of a task have the same graph.
+A graph holds the names of its positions, and a task maps each index of a prompt to one of them. Roles have a fixed order that
+does not depend on the prompts, so circuits found on different prompts of a task have the same graph.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from subcircuit.tasks.task import Task, check_vocabulary
 
 
 def positions_of(scope: Scope, task: Task) -> tuple[str, ...]:
-    """The positions at which a scope tells the nodes of a graph apart: none where a node is one at all positions.
+    """The names of the positions at which a scope resolves nodes; empty if a node covers all positions.
 
     Raises:
-        GraphError: the scope asks for roles and the task declares none.
-        PromptMismatchError: it asks for each position and the prompts have unequal lengths.
+        GraphError: the scope needs roles and the task declares none.
+        PromptMismatchError: the scope resolves each position and the prompts have unequal lengths.
     """
     match scope.positions:
         case "all":
@@ -40,11 +40,11 @@ def positions_of(scope: Scope, task: Task) -> tuple[str, ...]:
 
 @entry
 def graph_of(model: Transformer, scope: Scope | str | None = None, task: Task | None = None) -> Graph:
-    """The graph of a model, with the positions of a task where the scope tells them apart.
+    """The graph of a model, with the positions of a task if the scope resolves positions.
 
     Args:
         scope: as a value or as text; queries, keys and values of every head by default.
-        task: needed only by a scope that tells positions apart.
+        task: needed only for a scope that resolves positions.
 
     Raises:
         UnknownNameError, GraphError, PromptMismatchError: the scope asks for something that the model or the task does not have.
@@ -60,12 +60,12 @@ def graph_of(model: Transformer, scope: Scope | str | None = None, task: Task | 
 
 
 def in_order(roles: Sequence[str]) -> tuple[str, ...]:
-    """Roles as graphs have them: START first, then by name, the rest and END last."""
+    """Roles in the order of graphs: START first, then by name, then rest, and END last."""
     return tuple(sorted(roles, key=lambda name: (name != START, name == END, name == REST, name)))
 
 
 def with_positions(graph: Graph, task: Task) -> Task:
-    """A task whose prompts say which of a graph's positions each position is; the task itself where the graph has none.
+    """The task with a graph's position recorded for each index of its prompts; the same task if the graph has no positions.
 
     Raises:
         GraphError: the prompts have a role that the graph does not have, or another length than its positions.
@@ -100,7 +100,7 @@ def _roles(graph: Graph, task: Task) -> torch.Tensor:
 
 
 def _length(task: Task, scope: Scope) -> int:
-    """Tokens of every prompt."""
+    """The number of tokens in every prompt."""
     lengths = task.clean.lengths.tolist()
     other = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
     if other is not None:

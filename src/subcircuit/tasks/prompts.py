@@ -1,4 +1,4 @@
-"""Making tasks of text or token ids, every pair checked."""
+"""Construction of tasks from text or token ids, with a check of every pair."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,9 +34,9 @@ def build_task(
         parameters: what the task was made from, as JSON values; ``bos`` is added to them.
         bos: see `make_encoder`.
         metric: name of the task's own metric.
-        labels: what to call each pair in messages; "pair 1", "pair 2", … by default.
+        labels: the name of each pair in messages; "pair 1", "pair 2", … by default.
         roles: the positions that have a role in each pair, counted in the text's own tokens from 0; those of the pairs'
-            spans by default. See `Roles` for what is added.
+            spans by default. `Roles` adds START, END and rest.
 
     Raises:
         PromptMismatchError: clean and corrupted have different numbers of tokens.
@@ -100,8 +100,8 @@ def build_task_of_ids(
         parameters: what the task was made from, as JSON values.
         metric: name of the task's own metric.
         pairs: the prompts as text, for display.
-        labels: what to call each pair in messages.
-        roles: the positions that have a role in each prompt. See `Roles` for what is added.
+        labels: the name of each pair in messages.
+        roles: the positions that have a role in each prompt. `Roles` adds START, END and rest.
 
     Raises:
         PromptMismatchError, PromptError, UnknownNameError: as in `build_task`; also a role that is no name, or a position

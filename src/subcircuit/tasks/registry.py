@@ -1,4 +1,4 @@
-"""Tasks by name or from a file, and the table of those that have a name.
+"""Tasks by name or from a file, and the table of the named tasks.
 
 A built-in task is a row of the table and a data file for `template_task` in ``builtin/``, or a function of its own.
 """
@@ -28,9 +28,9 @@ class BuiltInTask:
     """A task that comes with the package.
 
     Args:
-        name: to ask for it by.
+        name: its name for `load_task` and the command line.
         description: one line.
-        make: from a model, ``examples``, ``seed`` and ``bos`` to the task.
+        make: function that returns the task, given a model, ``examples``, ``seed`` and ``bos``.
     """
 
     name: str
@@ -101,8 +101,8 @@ def load_task(
     Args:
         source: a name from `tasks`, or the path of a ``.jsonl`` file, in small or capital letters.
         model: the task is tokenised for it and put on its device.
-        examples: how many; None is 8 for built-in tasks and all for a file, of which otherwise the first are taken.
-        seed: of built-in tasks; a file's pairs are taken as they come.
+        examples: number of pairs; None is 8 for built-in tasks and all pairs of a file. A number selects a file's first pairs.
+        seed: random seed for prompts of built-in tasks; a file's pairs keep their order.
         bos: whether prompts begin with the beginning-of-sequence token: see `make_encoder`.
 
     Raises:
@@ -119,13 +119,13 @@ def load_task(
 
 
 def is_prompt_file(source: str | Path) -> bool:
-    """Whether a task is a prompt file, which the end of its name says, and not a built-in one."""
+    """Whether a source is a prompt file, by the end of its name, rather than a built-in task."""
     return str(source).lower().endswith(".jsonl")
 
 
 @entry
 def load_at_most(source: str | Path, model: Transformer, *, examples: int, seed: int = 0, bos: BosPolicy = "auto") -> Task:
-    """The first so many prompts of a task, or all of them where it has fewer; otherwise as `load_task`."""
+    """At most the given number of a task's prompts, from the first, and all of them if it has fewer; otherwise as `load_task`."""
     if is_prompt_file(source):
         task = load_task(source, model, bos=bos)
         count = min(examples, len(task))

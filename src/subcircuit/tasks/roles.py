@@ -1,9 +1,8 @@
-"""Token roles: what each position of a prompt is to its task, such as the indirect object or the place of the answer.
+"""Token roles: the function of each position in a task's prompts, such as the indirect object or the position of the answer.
 
-A task may name some positions of each prompt; all others are ``rest``. Two names have one meaning in every task that
-declares roles: ``END``, the positions at which answers are read, whatever else they are, unless the task itself says where
-END is; and ``START``, a prompt's first token, unless it has another role. Clean and corrupted prompts line up and so share
-their roles.
+A task may name some positions of each prompt; all others are ``rest``. Two names have one meaning in every task that declares
+roles. ``END`` is the positions at which answers are read, even if they have another name, unless the task itself places END.
+``START`` is a prompt's first token, unless it has another role. Clean and corrupted prompts line up, so they share their roles.
 """
 
 import re
@@ -37,7 +36,7 @@ class Roles:
 
     Args:
         names: the roles; the first is ``rest``.
-        of: of each position the index into ``names``; 0 past a prompt's end.
+        of: the index into ``names`` of each position's role; 0 past a prompt's end.
     """
 
     names: tuple[str, ...]
@@ -50,7 +49,7 @@ class Roles:
     def from_positions(
         named: Sequence[Mapping[str, Sequence[int]]], lengths: Sequence[int], device: torch.device | str = "cpu"
     ) -> "Roles":
-        """Roles from the positions that each prompt names; where one has several names the last counts."""
+        """Roles from the positions that each prompt names; if a position has several names, the last counts."""
         names = (REST, *dict.fromkeys(name for prompt in named for name in prompt if name != REST))
         of = torch.zeros(len(named), max(lengths), dtype=torch.long)
         for row, prompt in zip(of, named, strict=True):
@@ -64,7 +63,7 @@ class Roles:
         return sha256(repr((self.names, self.of.tolist())).encode()).hexdigest()
 
     def mask(self, name: str) -> Bool[Tensor, "batch pos"]:
-        """Where a role is. That of ``rest`` includes what lies past a prompt's end.
+        """A mask of a role's positions. The mask of ``rest`` includes positions past a prompt's end.
 
         Raises:
             UnknownNameError: the task declares no such role.
@@ -88,10 +87,10 @@ def is_role(name: str) -> bool:
 
 
 def filled(template: str, roles: Mapping[str, str], /, **words: str) -> tuple[str, tuple[Span, ...]]:
-    """A template with words in its fields, and where those stand that have a role.
+    """A template with words in its fields, and the spans of the words that have a role.
 
     Args:
-        roles: of fields, by the fields' names.
+        roles: the role of each field that has one, by the field's name.
 
     Examples:
         >>> filled("{a} met {b}", {"b": "S"}, a="Mary", b="John")

@@ -1,4 +1,4 @@
-"""Shares of search, validation and test prompts, and how many prompts each part gets by them."""
+"""Shares of search, validation and test prompts, and the number of prompts in each part."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -49,9 +49,9 @@ def check_shares(shares: Sequence[float | int], text: str | None = None) -> Shar
 
 
 def apportion(count: int, shares: Sequence[float | int], fewest: Sequence[int]) -> Sizes:
-    """So many prompts by shares, rounded to the largest remainders, and no part below its fewest: the largest parts give.
+    """The number of prompts in each part: shares of the total, rounded by largest remainder.
 
-    Needs at least ``sum(fewest)`` prompts.
+    No part falls below its minimum in ``fewest``; the largest parts make up the difference. Needs at least ``sum(fewest)`` prompts.
     """
     exact = [count * share / sum(shares) for share in shares]
     sizes = [int(size) for size in exact]
@@ -67,13 +67,13 @@ def apportion(count: int, shares: Sequence[float | int], fewest: Sequence[int]) 
 
 
 def fewest_of(shares: Sequence[float | int]) -> Sizes:
-    """The fewest prompts of each part; none of a part whose share is 0."""
+    """The minimum number of prompts in each part; 0 for a part whose share is 0."""
     search, validation, test = (least if share else 0 for least, share in zip(FEWEST, shares, strict=True))
     return search, validation, test
 
 
 def in_proportion(count: int, shares: Shares) -> tuple[int, int]:
-    """Validation and test prompts for so many of the search."""
+    """The numbers of validation and test prompts that go with a number of search prompts."""
     validation, test = (
         max(round(count * share / shares[0]), least) if share else 0 for share, least in zip(shares[1:], FEWEST[1:], strict=True)
     )

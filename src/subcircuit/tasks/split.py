@@ -1,15 +1,15 @@
-"""The prompts of a task in three parts that share none: to search with, to choose a size by, and to judge with.
+"""Splits of a task's prompts into three disjoint parts: search, validation (choice of a size) and test.
 
-A built-in task has no end of prompts. The search prompts are those of `load_task`; the others are drawn with the next seed,
-without the prompts of the search: first those to judge with, then those to choose by. A prompt file is divided: its different
-clean prompts are put in a random order and dealt out by shares, 50/20/30 unless told otherwise; every part keeps the order of
-the file. Pairs with the same clean prompt (as token ids) go to the same part.
+A built-in task generates new prompts on demand. The search prompts are those of `load_task`. The others are drawn with the next
+seed and exclude the search prompts: test prompts first, then validation prompts. A prompt file is divided: its distinct clean
+prompts are shuffled and assigned by shares, 50/20/30 by default; every part keeps the order of the file. Pairs with the same
+clean prompt (as token ids) go to the same part.
 
-Prompts are compared as token ids, and pairs with the same clean prompt count as the same whatever their counterparts are: what a
-circuit was found with should not also judge it, and two random draws of the same task may share prompts.
+Prompts are compared as token ids. Pairs with the same clean prompt count as the same, whatever their counterparts: the prompts
+on which a circuit was found should not also test it, and two random draws of the same task can share prompts.
 
-The fewest: 3 prompts to search with, 1 to choose by, 2 to judge with, so 6 in all. Two is the least number of which an
-interval can be made; an interval of so few is too narrow all the same (`evaluate/bootstrap.py`).
+Minimum: 3 search prompts, 1 validation prompt and 2 test prompts, so 6 in all. An interval needs at least two prompts; an
+interval of so few is still too narrow (`evaluate/bootstrap.py`).
 """
 
 from collections.abc import Sequence
@@ -53,13 +53,13 @@ _ALL = "To search with all and judge with none: --split 100/0/0."
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A task's prompts in parts that have no clean prompt in common. Make one with `load_split`, or of tasks of your own.
+    """A task's prompts in parts that have no clean prompt in common. Make one with `load_split`, or from tasks of your own.
 
     Args:
-        search: the prompts that a search works with.
-        validation: the prompts by which a size or a setting may be chosen; None where there are none.
-        test: the prompts that judge what was found, and that nothing was chosen by; None where there are none.
-        settings: everything needed to make the split again from its source; None where somebody put it together.
+        search: the prompts of the search.
+        validation: the prompts for the choice of a size or a setting; None if there are none.
+        test: the prompts for evaluation, used for no choice; None if there are none.
+        settings: everything needed to make the split again from its source; None for a split made from tasks directly.
 
     Raises:
         SettingsError: two parts share a prompt, or are of different tasks.
@@ -82,7 +82,7 @@ class Split:
 
     @property
     def parts(self) -> dict[str, Task]:
-        """The parts that there are, by name."""
+        """The parts that are not None, by name."""
         return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
 
     def to(self, device: torch.device | str) -> "Split":
@@ -91,13 +91,13 @@ class Split:
 
 
 def split_record(split: Split) -> SplitRecord:
-    """What a circuit's record says of the split that it was found with."""
+    """The split's entry in a circuit's record."""
     parts = {name: PartRecord(examples=len(part), digest=part.digest) for name, part in split.parts.items()}
     return SplitRecord(settings=split.settings, search=parts.pop("search"), **parts)
 
 
 def split_again(record: TaskRecord, source: str | Path, model: Transformer) -> Split | None:
-    """The split that a circuit was found with, made again from its source; None where that gives other prompts.
+    """The split of a circuit's search, made again from its source; None if the source now gives other prompts.
 
     Raises:
         UnknownNameError, PromptError: as in `load_task`.
@@ -123,22 +123,22 @@ def load_split(
     split: str | Sequence[float | int] | None = None,
     test: int | None = None,
 ) -> Split:
-    """A task's prompts to search with, to choose by and to judge with, none in two parts.
+    """A task's search, validation and test prompts, none of them in two parts.
 
     Args:
         source: a name from `tasks`, or the path of a ``.jsonl`` file.
         model: the task is tokenised for it and put on its device.
-        examples: how many prompts to search with: 8 of a built-in task unless told otherwise; of a file its share unless
-            told otherwise, else the first so many pairs.
-        seed: of the drawing of built-in tasks, and of the order in which a file's prompts are dealt out.
+        examples: number of search prompts. Default: 8 for a built-in task, the search share for a file. A number given for a
+            file selects its first pairs.
+        seed: random seed for prompts of built-in tasks, and for the order in which a file's prompts are assigned.
         bos: as in `load_task`.
-        split: shares of search, validation and test prompts in percent, such as ``"50/20/30"``. None: that for a file, and
-            for a built-in task 16 validation and 64 test prompts. A part whose share is 0 is left out. Beside ``examples``,
-            and for a built-in task, shares say how many the other parts are for each prompt of the search.
-        test: how many prompts to judge with, of a file at most; None leaves it to the shares.
+        split: shares of search, validation and test prompts in percent, such as ``"50/20/30"``. None: 50/20/30 for a file, and
+            16 validation and 64 test prompts for a built-in task. A part whose share is 0 is left out. With ``examples``, and
+            for a built-in task, the shares set the sizes of the other parts relative to the search prompts.
+        test: number of test prompts, for a file the maximum; None follows the shares.
 
     Raises:
-        SettingsError: there are too few different prompts, or shares that are none.
+        SettingsError: there are too few distinct prompts, or the shares are invalid.
         UnknownNameError, PromptError: as in `load_task`.
 
     Examples:
@@ -203,7 +203,7 @@ def _beside(search: Task, task: Task, made: SplitSettings) -> Split:
 
 
 def _drawn(search: Task, drawn: Task, wanted: tuple[int, int], made: SplitSettings) -> Split:
-    """Another draw without the prompts of the search."""
+    """Validation and test prompts from another draw, without the search prompts."""
     rest, fewest = _different(drawn, search), fewest_of((0, *wanted))
     if len(rest) < sum(fewest):
         raise SettingsError(
@@ -218,7 +218,7 @@ def _drawn(search: Task, drawn: Task, wanted: tuple[int, int], made: SplitSettin
 
 
 def _parts(task: Task, order: Sequence[Prompt], sizes: Sizes, made: SplitSettings) -> list[Task | None]:
-    """The pairs whose prompts come first in the order, those that come next, and those after them; None for no prompt."""
+    """The pairs of the first prompts in the order, of the next, and of those after them; None for a part without prompts."""
     parts: list[Task | None] = []
     start = 0
     for name, size in zip(PARTS, sizes, strict=True):
@@ -230,7 +230,7 @@ def _parts(task: Task, order: Sequence[Prompt], sizes: Sizes, made: SplitSetting
 
 
 def _named(part: Task, name: str, made: SplitSettings) -> Task:
-    """The part, whose parameters say which one it is."""
+    """The part, with its name among its parameters."""
     return replace(
         part, parameters={**part.parameters, "examples": len(part), "split": {"part": name, **made.model_dump(mode="json")}}
     )
@@ -241,7 +241,7 @@ def _shuffled(prompts: Sequence[Prompt], made: SplitSettings) -> list[Prompt]:
 
 
 def _different(task: Task, other: Task | None = None) -> list[Prompt]:
-    """A task's different clean prompts, in order, without those of another."""
+    """A task's distinct clean prompts, in order, without those of another task."""
     taken = set() if other is None else set(_prompts(other))
     return [prompt for prompt in dict.fromkeys(_prompts(task)) if prompt not in taken]
 
@@ -290,15 +290,15 @@ def load_two(
     seed: int = 0,
     bos: BosPolicy = "auto",
 ) -> tuple[Task, Task]:
-    """A task's prompts to work with, and others to judge by.
+    """A task's prompts for the work itself, and other prompts for its evaluation.
 
     Args:
-        source, seed, bos: as in `load_task`; the others are drawn with the next seed.
-        examples: how many to work with; None is ``default``, or half of the prompts where there are not enough for both.
-        others: how many to judge by, at most.
+        source, seed, bos: as in `load_task`; the evaluation prompts are drawn with the next seed.
+        examples: number of prompts for the work; None is ``default``, or half of the prompts if there are too few for both.
+        others: maximum number of evaluation prompts.
 
     Raises:
-        SettingsError: there is only one prompt, or none is left to judge by.
+        SettingsError: there is only one prompt, or none is left for evaluation.
         UnknownNameError, PromptError: as in `load_task`.
     """
     if examples is None:
@@ -316,13 +316,13 @@ def load_two(
 def load_held_out(
     source: str | Path, model: Transformer, other: Task, *, examples: int, seed: int = 1, bos: BosPolicy = "auto"
 ) -> Task:
-    """A task's prompts without those of another draw: to judge what was found with the other.
+    """A task's prompts without those of another draw, to evaluate a circuit that was found on the other draw.
 
     Args:
         source, bos: as in `load_task`.
         other: the prompts that must not occur.
-        examples: how many at most; a file or a small task may have fewer left.
-        seed: of built-in tasks.
+        examples: maximum number; a file or a small task may have fewer left.
+        seed: random seed for prompts of built-in tasks.
 
     Raises:
         SettingsError: no prompt is left.
@@ -338,14 +338,14 @@ def load_held_out(
 
 
 def shared_prompts(a: Task, b: Task) -> int:
-    """How many clean prompts two tasks have in common; one that comes several times in a task counts once."""
+    """Number of clean prompts that two tasks have in common; a prompt that a task repeats counts once."""
     return len({*_prompts(a)} & {*_prompts(b)})
 
 
 def without(task: Task, other: Task) -> Task:
-    """The pairs of a task whose clean prompt is not among the other's.
+    """The pairs of a task whose clean prompt is not among those of the other task.
 
-    The parameters then say without what, under ``without``.
+    The parameters record the other task under ``without``.
 
     Raises:
         SettingsError: no pair is left.
@@ -362,10 +362,10 @@ def without(task: Task, other: Task) -> Task:
 
 
 def _prompts(task: Task) -> list[Prompt]:
-    """The clean prompts as token ids. Pairs with the same clean prompt are the same, whatever their counterparts are."""
+    """The clean prompts as token ids. Pairs with the same clean prompt count as the same, whatever their counterparts."""
     return [tuple(prompt) for prompt in task.clean.to_lists()]
 
 
 def _where(task: Task, wanted: Sequence[bool]) -> Task | None:
-    """The pairs that are wanted; None where there are none."""
+    """The selected pairs; None if there are none."""
     return task.where(torch.tensor(wanted, device=task.clean.ids.device)) if any(wanted) else None

@@ -81,7 +81,7 @@ class Answers:
         return int(self.example[-1]) + 1
 
     def of_examples(self, wanted: Bool[Tensor, " batch"]) -> "Answers":
-        """The answers of the examples that are wanted, which are numbered from 0 again."""
+        """The answers of the selected examples, renumbered from 0."""
         kept = wanted[self.example]
         return Answers(
             (wanted.cumsum(0) - 1)[self.example[kept]],
@@ -124,10 +124,10 @@ class PromptPair:
 
     Args:
         clean: the prompt that elicits the behaviour; None where prompts are made of token ids.
-        corrupted: as many tokens, and the behaviour is not to be expected.
+        corrupted: the counterpart, with as many tokens, which does not elicit the behaviour.
         answers: right continuations of ``clean``, one token each.
         wrong_answers: continuations that the right ones are compared with; may be empty.
-        spans: which words of ``clean``, and of ``corrupted``, have a role; they are no part of what makes pairs equal.
+        spans: the words of ``clean``, and of ``corrupted``, that have a role. Equality of pairs ignores them.
     """
 
     clean: str | None
@@ -139,7 +139,7 @@ class PromptPair:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A behaviour as data. Make one with `load_task`, `build_task` or `build_task_of_ids`, which check what they are given.
+    """A behaviour as data. Make one with `load_task`, `build_task` or `build_task_of_ids`, which check their arguments.
 
     Args:
         name: the built-in task's, or the prompt file's.
@@ -148,9 +148,9 @@ class Task:
         clean: the prompts that elicit the behaviour.
         corrupted: their counterparts, of the same lengths.
         answers: where logits are read, and which tokens are right and wrong there.
-        metric: name of the metric to use unless another is asked for.
-        roles: what each position is to the task; None where it declares no roles.
-        vocabulary: what its token ids mean; None where that is not known.
+        metric: name of the default metric.
+        roles: the role of each position; None if the task declares no roles.
+        vocabulary: the vocabulary of its token ids; None if it is unknown.
     """
 
     name: str
@@ -190,7 +190,7 @@ class Task:
         return self.where(wanted)
 
     def where(self, wanted: Bool[Tensor, " batch"]) -> "Task":
-        """The examples that are wanted, in their order: at least one."""
+        """The selected examples, at least one, in their order."""
         clean = self.clean[wanted]
         return replace(
             self,
@@ -213,7 +213,7 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of token ids and answers: tasks with the same digest ask the same of a model."""
+        """SHA-256 of token ids and answers: tasks with the same digest are the same test of a model."""
         prompts = [tokens.to_lists() for tokens in (self.clean, self.corrupted)]
         a = self.answers
         options = [
@@ -224,7 +224,7 @@ class Task:
 
 
 def check_vocabulary(model: Transformer, task: Task) -> None:
-    """Refuse a task whose token ids mean something else to a model.
+    """Refuse a task whose token ids stand for other words in a model.
 
     Raises:
         PromptError: it was made for a model with another tokenizer, or with more tokens; the message says which.
@@ -236,7 +236,7 @@ def check_vocabulary(model: Transformer, task: Task) -> None:
             f"task {task.name} was made for {_described(made_for)}, and {own.model} has {has}: the same token ids may be other "
             "words. Make the task again for this model."
         )
-    # without tokenizers the number of tokens is all that is known
+    # without tokenizers only the number of tokens is known
     fixed = made_for is not None and made_for.tokenizer is None and made_for.size != own.size
     if fixed or _largest_id(task) >= own.size:
         source = "another model" if made_for is None else _described(made_for)

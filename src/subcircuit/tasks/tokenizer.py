@@ -1,8 +1,8 @@
-"""From text to token ids: how prompts begin, and which single token an answer is.
+"""Conversion of text to token ids: the beginning of prompts, and the single token of each answer.
 
-An answer is the token with which the prompt's tokens decode to what was written, prompt and answer. It need not be the token
-that the answer is alone: tokenizers that put a space before every text, or that join a prompt's last space with the next word,
-make another one of it. Tokens for unknown words are never an answer, and never a part of a prompt.
+The token of an answer is the one that, appended to the prompt's tokens, decodes to the prompt followed by the answer. It can
+differ from the token of the answer alone: some tokenizers put a space before every text, and some join a prompt's last space
+with the next word. A token for unknown words is never an answer and never part of a prompt.
 """
 
 import unicodedata
@@ -27,8 +27,8 @@ class Encoder:
 
     Args:
         tokenizer: the model's own.
-        prefix: what every prompt begins with: no token or one.
-        bos: the policy that ``prefix`` follows from.
+        prefix: the tokens before every prompt: none or one.
+        bos: the policy that determines ``prefix``.
         model: the model's name, for messages.
     """
 
@@ -65,11 +65,11 @@ class Encoder:
             raise PromptError(f"the tokenizer of {self.model} cannot read {shown}: {why}.") from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, as it is: special tokens are spelt out, and spaces stay."""
+        """The text of tokens, with special tokens spelt out and all spaces kept."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def unread(self, text: str) -> str | None:
-        """The first word of a text that the vocabulary does not have; None where every word is read.
+        """The first word of a text that is not in the vocabulary; None if every word is.
 
         Tokenizers turn such a word into the token for unknown words, or leave it out.
         """
@@ -161,7 +161,7 @@ def _automatic_prefix(tokenizer: PreTrainedTokenizerBase, model: str) -> tuple[i
 
 
 def _sample(tokenizer: PreTrainedTokenizerBase, special: bool) -> list[int]:
-    """Token ids of a short text; of an empty one where the vocabulary has neither its word nor a token for unknown words."""
+    """Token ids of a short text; no ids if the vocabulary has neither the word nor a token for unknown words."""
     try:
         return list(tokenizer("The", add_special_tokens=special)["input_ids"])
     except Exception:  # the Rust code of tokenizers raises no narrower class
@@ -169,7 +169,7 @@ def _sample(tokenizer: PreTrainedTokenizerBase, special: bool) -> list[int]:
 
 
 def ordinary_tokens(model: Transformer) -> list[int]:
-    """Ids that stand for text: without special and added tokens, and without rows that only pad the embedding."""
+    """Ids of ordinary text: no special tokens, no added tokens, and no rows that only pad the embedding."""
     if model.tokenizer is None:
         return list(range(model.config.vocab))
     special = {*model.tokenizer.all_special_ids, *model.tokenizer.added_tokens_decoder}
@@ -177,7 +177,7 @@ def ordinary_tokens(model: Transformer) -> list[int]:
 
 
 def answer_tokens(encoder: Encoder, prompt: str, answers: Sequence[str], label: str) -> tuple[int, ...]:
-    """The token that each answer is when it follows the prompt: with it, the prompt's tokens decode to prompt and answer.
+    """The token of each answer after its prompt: the prompt's tokens and this token decode to prompt and answer.
 
     Raises:
         PromptError: an answer is empty, is several tokens, is not in the vocabulary, or lacks its leading space. It lacks one
@@ -207,7 +207,7 @@ def answer_tokens(encoder: Encoder, prompt: str, answers: Sequence[str], label: 
 
 
 def answer_token(encoder: Encoder, prompt: str, answer: str) -> int | None:
-    """The token with which the prompt's tokens decode to prompt and answer; None where no single token does."""
+    """The token that, appended to the prompt's tokens, decodes to prompt and answer; None if no single token does."""
     before, joined = encoder.plain([prompt, prompt + answer])
     return _token_after(encoder, prompt, before, joined, answer)
 
@@ -225,13 +225,13 @@ def _token_after(encoder: Encoder, prompt: str, before: Sequence[int], joined: S
 
 
 def _spellings(text: str) -> tuple[str, ...]:
-    """The ways in which vocabularies spell a text: as it is, byte by byte, with ▁ for spaces, as the end of a word."""
+    """Spellings of a text in vocabularies: unchanged, byte by byte, with ▁ for spaces, as the end of a word."""
     as_bytes = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
     return (text, "".join(piece for piece, _ in as_bytes), text.replace(" ", "▁"), f"##{text}")
 
 
 def _is_next(encoder: Encoder, before: Sequence[int], ids: Sequence[int]) -> bool:
-    """Whether a text is the prompt and one known token more."""
+    """Whether a text is the prompt followed by one known token."""
     return list(ids[:-1]) == list(before) and ids[-1] != encoder.tokenizer.unk_token_id
 
 
@@ -262,7 +262,7 @@ def _why_no_token(encoder: Encoder, prompt: str, before: Sequence[int], joined: 
 
 
 def _letters(text: str) -> str:
-    """Letters and digits, whatever their case and accents."""
+    """The letters and digits of a text, without case and accents."""
     return "".join(letter for letter in unicodedata.normalize("NFKD", text).casefold() if letter.isalnum())
 
 

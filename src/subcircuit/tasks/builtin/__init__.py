@@ -1,1 +1,1 @@
-"""The built-in tasks: a data file each, or a function where words and templates do not say it all."""
+"""The built-in tasks: a data file each, or a function where words and templates are not enough."""

@@ -50,14 +50,14 @@ FEWEST_COUNTRIES = 4
 
 @entry
 def capital_of(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto") -> Task:
-    """Capitals for any model whose tokenizer has enough of them as one token.
+    """The capital-of task, for any model in whose tokenizer enough capitals are one token.
 
     There are six prompts for every usable country.
 
     Args:
         model: whose tokenizer decides which countries can be used.
         examples: prompts to make, all different.
-        seed: of the choice of countries and templates.
+        seed: random seed for the choice of countries and templates.
         bos: see `make_encoder`.
 
     Raises:
@@ -86,7 +86,7 @@ def capital_of(model: Transformer, *, examples: int = 8, seed: int = 0, bos: Bos
 
 
 def _usable(encoder: Encoder) -> Mapping[str, int]:
-    """Countries whose capital is one token, with how many tokens they are; another must be as many."""
+    """Countries whose capital is one token, each with its number of tokens, which another country must share."""
     capitals = set(single_tokens(encoder, tuple(CAPITALS.values())))
     countries = [country for country, capital in CAPITALS.items() if capital in capitals]
     lengths = [len(ids) for ids in encoder.plain([f" {country}" for country in countries])]

@@ -47,11 +47,11 @@ FEWEST_YEARS = 8
 
 @dataclass(frozen=True)
 class YearTokens:
-    """How a tokenizer writes years, and those that it writes in this way.
+    """A tokenizer's form of years, and the years that have this form.
 
     Args:
         width: digits of the token that follows the century: 2 or 1.
-        years: of each usable century, those YY that can be asked for.
+        years: the usable years YY of each usable century.
     """
 
     width: int
@@ -60,14 +60,14 @@ class YearTokens:
 
 @entry
 def greater_than(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto") -> Task:
-    """Greater-than for any model whose tokenizer splits years into XX|YY or into digits.
+    """The greater-than task, for any model whose tokenizer splits years into XX|YY or into digits.
 
     There are tens of thousands of prompts: every noun with every usable year.
 
     Args:
-        model: whose tokenizer decides on the form of the answer.
-        examples: prompts to make, all different.
-        seed: of the choice of nouns and years.
+        model: the model whose tokenizer determines the form of the answer.
+        examples: number of prompts, all different.
+        seed: random seed for the choice of nouns and years.
         bos: see `make_encoder`.
 
     Raises:
@@ -130,5 +130,5 @@ def _years(encoder: Encoder, width: int) -> dict[str, tuple[str, ...]]:
 
 
 def _continuations(width: int) -> list[str]:
-    """The numbers of so many digits, ascending."""
+    """All numbers with a given count of digits, ascending."""
     return [f"{number:0{width}}" for number in range(10**width)]

@@ -24,9 +24,9 @@ def induction(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosP
     """Repeated random tokens.
 
     Args:
-        model: whose vocabulary to draw from.
-        examples: prompts to make.
-        seed: of the tokens.
+        model: the model whose vocabulary the tokens come from.
+        examples: number of prompts.
+        seed: random seed for the tokens.
         bos: see `make_encoder`; a model without a tokenizer has none to add.
         length: n, tokens per copy.
 

@@ -1,4 +1,4 @@
-"""Subject-verb agreement, of which single structures may be asked for; ``sva.toml`` says what it is and where it comes from."""
+"""Subject-verb agreement, with all sentence structures or a selection; ``sva.toml`` holds the description and the source."""
 
 from collections.abc import Sequence
 
@@ -23,12 +23,12 @@ def sva(
 ) -> Task:
     """Subject-verb agreement for any model whose tokenizer has enough nouns of one token in both numbers.
 
-    With all structures there are thousands of prompts; of ``simple`` alone two for every usable noun, 60 at most.
+    All structures together give thousands of prompts; ``simple`` alone gives two per usable noun, 60 at most.
 
     Args:
         model: whose tokenizer decides which nouns can be used.
         examples: prompts to make, all different, singular and plural subjects in turn.
-        seed: of the choice of words and structures.
+        seed: random seed for the choice of words and structures.
         bos: see `make_encoder`.
         structures: names from `STRUCTURES` to draw from.
 

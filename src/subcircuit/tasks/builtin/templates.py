@@ -4,7 +4,7 @@
     metric                  name of the task's own metric
     templates               texts with fields in braces, as a list or under a name each
     [words]                 lists of words; an entry may have several forms, such as singular and plural
-    [single_tokens]         the lists of which only words of one token are used: the fewest needed, and what to call them
+    [single_tokens]         lists restricted to words of one token: the minimum number of words, and the list's name in messages
     [draw]                  random slots in the order in which they are drawn, and the list that each comes from (``templates``, a list
                             of words, or a slot drawn before, for one of its forms); slots of one line are different words
     [clean], [corrupted]    the fields of either prompt that are no slots; a slot in braces stands for its word
@@ -51,7 +51,7 @@ class TooFewPromptsError(SettingsError):
 
 
 class SingleTokens(BaseModel):
-    """How many words of a list must be single tokens, and what messages call them."""
+    """The number of words of a list that must be single tokens, and the list's name in messages."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,7 +84,7 @@ class Templates(Turn):
     turns: tuple[Turn, ...] = (Turn(),)
 
     def turn(self, index: int) -> Turn:
-        """The description of one prompt, with what all prompts have in common."""
+        """The description of one prompt, including the part that all prompts share."""
         own = self.turns[index % len(self.turns)]
         return Turn(
             draw=self.draw | own.draw,
@@ -106,13 +106,13 @@ def templates_of(name: str) -> Templates:
 
 @entry
 def template_task(name: str, model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosPolicy = "auto") -> Task:
-    """A built-in task that a data file describes, for any model whose tokenizer has enough words of one token.
+    """The built-in task of a data file, for any model whose tokenizer has enough words of one token.
 
     Args:
         name: of the data file.
         model: whose tokenizer decides which words can be used.
         examples: prompts to make, all different.
-        seed: of the choice of words and templates.
+        seed: random seed for the choice of words and templates.
         bos: see `make_encoder`.
 
     Raises:
@@ -190,7 +190,7 @@ def draw_distinct(draw: Callable[[int], PromptPair], count: int, task: str) -> l
 
 
 def single_tokens(encoder: Encoder, words: Sequence[Word]) -> tuple[Word, ...]:
-    """The words whose forms are all a single token after a space, and not the one for unknown words."""
+    """The words whose forms are all a single known token after a space."""
     forms = [(word,) if isinstance(word, str) else word for word in words]
     unknown, every = encoder.tokenizer.unk_token_id, [*chain(*forms)]
     (before,) = encoder.plain(["Then, the"])
