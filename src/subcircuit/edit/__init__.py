@@ -1,4 +1,4 @@
-"""Edits of a model by a circuit: a capability is removed, or nothing else is kept; and the effects on everything else."""
+"""Edits of a model by a circuit (remove a capability, or keep only the circuit), and their effects on other behaviour."""
 
 from subcircuit.edit.checkpoint import CutModel, load_edited, write_checkpoint
 from subcircuit.edit.effects import Change, EditEffects, Relearned, Side, Texts, effects, read_text, recovery, side_effects

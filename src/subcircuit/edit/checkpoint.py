@@ -1,8 +1,8 @@
 """Edited models on disk: a checkpoint without some nodes, or a directory that names a base model and the edges cut in it.
 
-A checkpoint has the Hugging Face layout of the one that it comes from. What a removed node writes through is set to zero,
-and with it the rows that it alone reads with: of a removed head nothing is left in the file but keys and values that other
-heads share. All other tensors are those of the checkpoint, bit by bit.
+A checkpoint has the Hugging Face layout of its base checkpoint. The output weights of a removed node are set to zero, and so are
+the input rows that only this node uses: the file keeps nothing of a removed head but keys and values that other heads share. All
+other tensors are bit-identical to those of the base checkpoint.
 
 A head or an MLP that is removed leaves a constant behind under mean and optimal ablation. It goes into the bias of the map
 that the node wrote through, rounded to the checkpoint's own precision, as far as the family's tensor map has one:
@@ -14,11 +14,11 @@ that the node wrote through, rounded to the checkpoint's own precision, as far a
     qwen3, gemma2, gemma3_text   ``attention_bias``          none
     mistral, qwen2               none                        none
 
-A name is a switch in the checkpoint's config. It turns on the biases of all layers and of the queries, keys and values, or
-of the whole MLP, too; those are zeros. Where there is none, only zero ablation can be written into the weights.
+A name is a switch in the checkpoint's config. It also turns on the biases of all layers and of the queries, keys and values, or
+of the whole MLP; those are zeros. Without a bias, the weights can hold only zero ablation.
 
-Weights cannot express a cut edge: what a head writes reaches every later reader or none. So the directory of a model with
-cut edges holds ``circuit.json`` (the edges that are left), ``constants.safetensors`` (one vector for each writer), and
+Weights cannot express a cut edge, because the output of a head reaches every later reader or none. So the directory of a model
+with cut edges holds ``circuit.json`` (the remaining edges), ``constants.safetensors`` (one vector per writer), and
 ``edited.json``, which names the base model and the digests that it must have.
 """
 
@@ -90,7 +90,7 @@ def _map_of(model: Transformer) -> TensorMap:
 
 
 _WRITES = {"attention": ("heads", "attention.b_O"), "mlp": ("MLPs", "mlp.b_out")}
-"""By a node's kind: what messages call such nodes, and the bias that they write through."""
+"""By a node's kind: the name of such nodes in messages, and the bias of their output map."""
 
 
 def _bias_of(tensor_map: TensorMap, node: Node) -> StoredTensor | None:
@@ -107,8 +107,8 @@ def write_checkpoint(
     Args:
         model: the whole model, as it was loaded from its checkpoint.
         nodes: to be removed.
-        constants: what each writes from now on; None is nothing.
-        directory: exists.
+        constants: the constant that replaces each node's output; None is zero.
+        directory: an existing directory.
 
     Raises:
         EditError: the model was not read from a checkpoint, or its family has no place for a constant.
@@ -147,14 +147,14 @@ class _Tensors:
         self._copied: set[str] = set()
 
     def remove_heads(self, layer: int, heads: list[int]) -> None:
-        """Nothing goes through these heads; keys and values that other heads share stay."""
+        """Set the weights of these heads to zero, except keys and values that other heads share."""
         group = self._config.heads_per_kv
         alone = [kv for kv in range(self._config.n_kv_heads) if set(range(kv * group, (kv + 1) * group)) <= set(heads)]
         for weights, rows in ((("W_Q", "b_Q", "W_O"), heads), (("W_K", "b_K", "W_V", "b_V"), alone)):
             self._clear([f"layers.{layer}.attention.{name}" for name in weights], rows)
 
     def remove_neurons(self, layer: int, neurons: list[slice]) -> None:
-        """Nothing goes through these neurons; of a whole MLP not even the bias stays."""
+        """Set the weights of these neurons to zero; for a whole MLP its output bias too."""
         whole = neurons == [WHOLE]
         names = ("W_in", "W_gate", "W_out", "b_in", "b_gate", *(("b_out",) if whole else ()))
         self._clear(
@@ -163,7 +163,7 @@ class _Tensors:
         )
 
     def fill(self, nodes: Sequence[Node], constants: Float[Tensor, "part d_model"]) -> dict[str, bool]:
-        """Constants into biases; returns the switches of the config that this takes."""
+        """Write constants into biases; return the config switches that they need."""
         switches = {row.switch for node in nodes if (row := _bias_of(self._map, node)) is not None and row.switch is not None}
         dtype = self.by_name[self._names[self._slots["W_E"].name]].dtype
         for slot in dict.fromkeys(self._slots.values()):
@@ -212,11 +212,11 @@ class EditedFile(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class CutModel:
-    """A model of which only some edges are left.
+    """A model with cut edges.
 
     Args:
-        model: the base model; its weights are as they were.
-        circuit: the edges that are left, with the constants that cut edges carry.
+        model: the base model, with unchanged weights.
+        circuit: the remaining edges, with the constants that cut edges carry.
     """
 
     model: Transformer
@@ -260,13 +260,13 @@ def load_edited(
     """A model with edges cut, from the directory that it was saved in.
 
     Args:
-        model: the base model or where it is now; None looks for it by its recorded name and digest, near the directory too.
-        device: to load it on.
+        model: the base model or its path; None finds it by its recorded name and digest, also near the directory.
+        device: device to load it on.
 
     Raises:
         CircuitFileError: the directory does not hold one, or it is damaged.
-        ModelError: the base model is another: its config or its weights are not those recorded.
-        UnknownNameError: it is not to be had under its name.
+        ModelError: the config or the weights of the base model differ from the recorded ones.
+        UnknownNameError: the base model cannot be found by its name.
     """
     directory = Path(directory)
     recorded = _read(directory / EDITED_FILE)

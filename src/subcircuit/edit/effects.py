@@ -5,8 +5,8 @@ Effects on text are the perplexity and how far next-token distributions move:
     perplexity       exp of the mean −log p(token | tokens before it in its window), in the edited and in the whole model
     KL               mean over positions of KL(p_M ‖ p_M'), in nats
 
-The text and the unrelated prompts that come with the package were written for it, so that no model has been trained on them.
-The text is cut into windows of up to 128 tokens, each of which begins as the model's prompts do.
+The package's text and unrelated prompts were written for it, so no earlier model was trained on them. The text is cut into
+windows of up to 128 tokens, and each window begins like the model's prompts.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,13 +38,13 @@ _PASSES = 2  # the whole model and the edited one
 
 @dataclass(frozen=True)
 class Texts:
-    """Token ids of what edits are measured on beside tasks.
+    """Token ids of the text and the unrelated prompts on which edits are measured.
 
     Args:
         windows: pieces of a text.
-        unrelated: prompts that have nothing to do with any task.
-        unread: a word of them that the vocabulary does not have, for which the model reads another token or none; None where it
-            has all.
+        unrelated: prompts that belong to no task.
+        unread: a word of the text or prompts that is not in the vocabulary, so the model reads another token or none; None if
+            there is no such word.
     """
 
     windows: tuple[tuple[int, ...], ...]
@@ -56,15 +56,15 @@ class Texts:
 
     @property
     def tokens(self) -> int:
-        """How many tokens are run to measure an edit on them."""
+        """Number of tokens that run to measure an edit."""
         return _PASSES * sum(map(len, (*self.windows, *self.unrelated)))
 
     @staticmethod
     def of(model: Transformer, text: str | None = None, bos: BosPolicy = "auto") -> "Texts | None":
-        """For a model; None for one without a tokenizer, or whose tokenizer stops at a word of the package's own texts.
+        """The texts for a model; None if it has no tokenizer, or if its tokenizer cannot read the package's own texts.
 
         Args:
-            text: instead of the one that comes with the package.
+            text: replacement for the package's own text.
 
         Raises:
             PromptError: the text is shorter than two tokens, or has a word at which the tokenizer stops.
@@ -109,7 +109,7 @@ def read_text(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Side:
-    """What an edit does beside its purpose.
+    """Side effects of an edit on text and on unrelated prompts.
 
     Args:
         perplexity, perplexity_before: on the text, of the edited and of the whole model.
@@ -132,7 +132,7 @@ def side_effects(model: Transformer, run: Stream, texts: Texts, done: Callable[[
     Args:
         model: the whole model; edits leave its final norm and unembedding as they are.
         run: the edited model.
-        done: told how many tokens are done, ``texts.tokens`` in all.
+        done: called with the number of tokens that are done, of ``texts.tokens`` in all.
     """
 
     def compared(ids: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,22 +189,22 @@ class Change:
 
     @property
     def share(self) -> float:
-        """What is left, of what there was."""
+        """The metric after the edit as a share of the metric before it."""
         return self.after / self.before
 
 
 @dataclass(frozen=True)
 class Relearned:
-    """Whether the capability comes back.
+    """The return of the capability under fine-tuning.
 
     Args:
-        settings: of the fine-tuning.
-        examples: prompts that were trained on.
-        untouched: the step size, and what it does to the whole model, trained on the wrong answers.
-        edited: the share of the capability after so many steps.
-        random: the same for a model that lacks as many random nodes as take the capability as low, or as low as they can.
-        random_nodes: how many these are.
-        random_in_circuit: how many of them are in the circuit, as those outside it were not enough.
+        settings: settings of the fine-tuning.
+        examples: number of training prompts.
+        untouched: the step size, and its effect on the whole model, trained on the wrong answers.
+        edited: pairs of a step and the share of the capability after it.
+        random: the same for a model without random nodes, as many as bring the capability as low, or as low as they can.
+        random_nodes: number of these nodes.
+        random_in_circuit: number of them in the circuit, if the nodes outside it were not enough.
     """
 
     settings: Relearning
@@ -218,13 +218,13 @@ class Relearned:
 
 @dataclass(frozen=True)
 class EditEffects:
-    """What an edit does.
+    """The effects of an edit.
 
     Args:
-        target: the capability.
-        retained: what was to stay.
-        side: text and unrelated prompts; None for models that read no text.
-        recovery: None where it was not tried.
+        target: effect on the capability.
+        retained: effects on the retained tasks.
+        side: effects on text and unrelated prompts; None for models that read no text.
+        recovery: result of relearning; None if it was not tried.
     """
 
     target: Change
@@ -242,7 +242,7 @@ def effects(
     texts: Texts | None,
     on_round: OnRound | None = None,
 ) -> EditEffects:
-    """Measure an edited model beside the whole one.
+    """The effects of an edit, measured on the edited and on the whole model.
 
     Args:
         model: the whole model.
@@ -299,7 +299,7 @@ def recovery(
 
 
 def _steps(settings: Relearning, on_round: OnRound | None) -> Callable[[int], None]:
-    """Tells of the steps of one training after another."""
+    """A callback that reports the steps of successive trainings, each counted from its first step."""
     rounds = Rounds(settings.steps, on_round, "steps")
 
     def step(number: int) -> None:
@@ -312,7 +312,7 @@ def _steps(settings: Relearning, on_round: OnRound | None) -> Callable[[int], No
 
 
 def _tokens(probe: Probe) -> int:
-    """How many tokens are run to see what an edit does to a task: three passes over its prompts."""
+    """Number of tokens that run to measure an edit on a task: three passes over its prompts."""
     return 3 * int(probe.task.clean.lengths.sum())
 
 

@@ -1,4 +1,4 @@
-"""Parts of a model that can be removed, nodes or edges, and the share of a behaviour that is left without them.
+"""Removable parts of a model (nodes or edges), and the share of a behaviour that remains without them.
 
 The model runs with a number for each part, 1 where it stays and 0 where it is removed, and is differentiable in it. The
 share of a behaviour is a metric divided by that of the whole model:
@@ -36,7 +36,7 @@ class NodeParts:
     """Heads, MLPs and neurons, removed from the weights.
 
     Args:
-        constants: what each node writes when it is gone; None is nothing.
+        constants: the constant that replaces each removed node's output; None is zero.
     """
 
     model: Transformer
@@ -50,7 +50,7 @@ class NodeParts:
 
     @property
     def single(self) -> bool:
-        """They are few and matter one by one."""
+        """True: nodes are few, so the search tries them one by one."""
         return True
 
     def stream(self, kept: Float[Tensor, " part"], tokens: Tokens) -> Float[Tensor, "batch pos d_model"]:
@@ -68,7 +68,7 @@ class EdgeParts:
 
     Args:
         rows, columns: writer and reader of each edge.
-        constants: what each writer's cut edges carry.
+        constants: the value that each writer's cut edges carry.
     """
 
     model: Transformer
@@ -92,7 +92,7 @@ class EdgeParts:
 
     @property
     def single(self) -> bool:
-        """They are many and are tried in groups."""
+        """False: edges are many, so the search tries them in groups."""
         return False
 
     def mask(self, kept: Float[Tensor, " part"]) -> Float[Tensor, "writer reader"]:
@@ -126,9 +126,9 @@ def cut_stream(
 
 
 def nodes_of(circuit: Circuit) -> tuple[Node, ...]:
-    """The heads, MLPs and neurons that a circuit's edges touch, in order of computation; a block stands for its heads.
+    """The heads, MLPs and neurons at the ends of a circuit's edges, in order of computation; a block stands for its heads.
 
-    Embeddings are left out: they are no circuit's own.
+    Embeddings are left out, because every circuit needs them.
     """
     nodes: list[Node] = []
     for node in circuit.nodes:
@@ -162,10 +162,10 @@ _PROMPTS_AT_ONCE = 16
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A behaviour, and how strong it is in the whole model.
+    """A behaviour, and its strength in the whole model.
 
     Args:
-        model: whose final norm and unembedding read the stream; edits do not touch them.
+        model: the model whose final norm and unembedding read the stream; edits do not change them.
         whole: the metric of the whole model, above 0.
     """
 
@@ -221,10 +221,10 @@ def measure(model: Transformer, task: Task, metric: Metric, run: Stream) -> Floa
 
 
 def telling(task: Task, name: str | None) -> Metric:
-    """A metric that says how much of a behaviour there is: it grows with it and has gradients.
+    """A metric of the strength of a behaviour: it grows with the behaviour and has gradients.
 
     Raises:
-        SettingsError: the one that is asked for does not, or there is none as answers have nothing to be set against.
+        SettingsError: the requested metric does not, or the task has no wrong answers to compare with.
         UnknownNameError: no such metric.
     """
     chosen = metric_named(name or task.metric)

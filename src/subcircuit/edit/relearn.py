@@ -1,14 +1,14 @@
-"""Relearning of a removed capability: how much of it returns after each of a few steps of fine-tuning on the task.
+"""Relearning of a removed capability: the share that returns after a few steps of fine-tuning on the task.
 
     minimise −log p(right answer) over all weights, with Adam, on all training prompts in every step
 
-What was only hidden returns within a few steps; what is gone has to be learned again. Two yardsticks say what the curve means.
-The untouched model is trained in the same way on the *wrong* answers, which it does not give: that says whether the step size can
-turn a whole model around at all. A capability that does not come back at a step size that moves nothing proves nothing. Unless a
-step size is given, it is the smallest of a series that costs the untouched model half of the capability. (Its loss on the right
-answers would not do: that is near zero, and halves without moving the model.) The second yardstick is a model in which *other*
-nodes, drawn at random outside the circuit, were removed until as little of the task was left. Cost: about four forward passes over
-the training prompts a step.
+A capability that was only hidden returns within a few steps; a removed one has to be learned again. Two controls give the curve
+its meaning. The first is the untouched model, trained in the same way on the *wrong* answers: it shows whether the step size can
+change a whole model at all. If it cannot, a capability that does not return proves nothing. The default step size is the smallest
+of a series that costs the untouched model half of the capability. (The untouched model's loss on the right answers is no
+criterion: it is near zero, and halves without a change of the model.) The second control is a model without *other* nodes, drawn
+at random outside the circuit and removed until as little of the task is left. Cost: about four forward passes over the training
+prompts per step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,8 +39,8 @@ class Relearning:
     """Settings of the fine-tuning.
 
     Args:
-        steps: of Adam; 0 is none.
-        learning_rate: of all weights; None is the smallest of a series that moves the untouched model, see ``untouched``.
+        steps: number of steps of Adam; 0 is none.
+        learning_rate: step size for all weights; None is the smallest of a series that moves the untouched model, see ``untouched``.
     """
 
     steps: int = 16
@@ -60,12 +60,12 @@ class Relearning:
 
 
 Curve = tuple[tuple[int, float], ...]
-"""Pairs of a step and the share of the capability that there is after it."""
+"""Pairs of a step and the share of the capability after it."""
 
 
 @dataclass(frozen=True)
 class Untouched:
-    """The whole model, trained on the wrong answers: whether the step size moves anything.
+    """The result of training the whole model on the wrong answers, as a control of the step size.
 
     Args:
         learning_rate: of all weights.
@@ -90,7 +90,7 @@ def relearn(
     learning_rate: float,
     on_step: Callable[[int], None] | None = None,
 ) -> Curve:
-    """Fine-tune a copy of the model and measure.
+    """The share of the capability while a copy of the model is fine-tuned.
 
     Args:
         model: edited; it stays as it is.
@@ -153,7 +153,7 @@ def _swapped(task: Task) -> Task:
 def _shares(
     model: Transformer, train: Task, judged: Probe, settings: Relearning, rate: float, on_step: Callable[[int], None] | None
 ) -> Iterator[tuple[int, float]]:
-    """Steps at which is measured, and the share of the capability that a copy of the model has after them."""
+    """Pairs of a measured step and the capability's share in a copy of the model after it."""
     tuned, leaves = _trainable(model)
     optimiser, train = torch.optim.Adam(leaves, rate), train.to(model.device)
     loss = metric("negative_log_likelihood")
@@ -171,7 +171,7 @@ def _shares(
 
 
 def _trainable(model: Transformer) -> tuple[Transformer, list[Tensor]]:
-    """A copy with weights that take gradients; tensors that are shared stay shared."""
+    """A copy with trainable weights; shared tensors stay shared."""
     copies: dict[int, Tensor] = {}
 
     def copy(tensor: Tensor) -> Tensor:
@@ -185,9 +185,9 @@ class Damaged:
     """A model without nodes drawn at random.
 
     Args:
-        model: what is left.
-        nodes: what it lacks.
-        as_low: it has as little of the capability as was asked for, or less.
+        model: the damaged model.
+        nodes: the removed nodes.
+        as_low: whether its share of the capability is at or below the target.
     """
 
     model: Transformer
@@ -202,9 +202,9 @@ def damaged_at_random(
 ) -> Damaged:
     """The model without nodes drawn at random, the fewest of the draw that take the capability as low.
 
-    Nodes are replaced with zeros, the harshest that any removal does. First heads go, and MLPs where the removal that is
-    compared with took some; then the other MLPs; and only where all of them are not enough, nodes that were to be spared.
-    Where no part of the draw takes the capability as low, the part goes that takes it lowest.
+    Nodes are replaced with zeros, the harshest replacement. Heads are removed first, together with MLPs if the compared removal
+    took any; then the other MLPs; and spared nodes only if all of these are not enough. If no part of the draw brings the
+    capability as low, the part that brings it lowest is removed.
 
     Args:
         spared: nodes that stay as long as others will do: those of the circuit.

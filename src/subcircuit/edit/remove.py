@@ -1,4 +1,4 @@
-"""Removal of a capability from a model, and its mirror image: keeping nothing but a circuit.
+"""Removal of a capability from a model, and the opposite edit, which keeps only a circuit.
 
 Parts are nodes (heads and MLPs, removed from the weights) or edges (cut, behind a wrapper). Their replacements are in
 ``replacement.py``: means are over the task's corrupted prompts and the retained tasks' prompts. Optimal constants are
@@ -37,8 +37,8 @@ class NodeEdit:
 
     Args:
         base: the whole model.
-        nodes: what is gone.
-        constants: what each writes instead; None is nothing.
+        nodes: the removed nodes.
+        constants: the constant that replaces each node's output; None is zero.
     """
 
     base: Transformer
@@ -50,7 +50,7 @@ class NodeEdit:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is gone."""
+        """Names of the removed nodes."""
         return tuple(str(node) for node in self.nodes)
 
     @property
@@ -76,7 +76,7 @@ class EdgeEdit:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The edges that are gone."""
+        """Names of the cut edges."""
         left = self.model.circuit
         return tuple(Circuit.full(left.graph).difference(left).names)
 
@@ -86,12 +86,12 @@ Edit: TypeAlias = NodeEdit | EdgeEdit
 
 @dataclass(frozen=True)
 class Means:
-    """How an edit is made.
+    """Settings of an edit.
 
     Args:
         level: ``"node"`` removes heads and MLPs from the weights, ``"edge"`` cuts edges behind a wrapper.
-        fill: what stands in for what is gone. None is the mean; at level ``node`` zero where checkpoints of the family have no
-            place for it.
+        fill: replacement for removed parts. None is the mean, or zero at level ``node`` if checkpoints of the family have no
+            place for a constant.
     """
 
     level: Level = "node"
@@ -100,14 +100,14 @@ class Means:
 
 @dataclass(frozen=True, eq=False)
 class Removal:
-    """A capability that was taken out.
+    """The removal of a capability.
 
     Args:
         edit: the edited model.
-        fill: what stands in for what is gone.
+        fill: replacement for removed parts.
         target, retained: the behaviours, on the prompts of the search.
-        found: how the search went.
-        settings: its settings.
+        found: result of the search.
+        settings: settings of the search.
     """
 
     edit: Edit
@@ -167,13 +167,13 @@ def remove(
     """Take a capability out of a model: the smallest part of its circuit whose removal brings it below a target.
 
     Args:
-        model: in which the circuit was found.
-        circuit: of the capability; only its parts are removed.
-        task: the capability, as prompts to search with.
-        retain: what is to stay.
-        means: nodes or edges, and what stands in for them.
-        metric: of the capability; None is the task's own or the logit difference.
-        settings: of the search.
+        model: the model of the circuit.
+        circuit: circuit of the capability; only its parts are removed.
+        task: search prompts of the capability.
+        retain: tasks that the edit must keep.
+        means: nodes or edges, and their replacement.
+        metric: metric of the capability; None is the task's own or the logit difference.
+        settings: settings of the search.
         on_step: called after every step of the search.
         on_round: called while parts are measured and while optimal constants are learned.
 
@@ -214,15 +214,15 @@ def keep(
     means: Means | None = None,
     on_round: OnRound | None = None,
 ) -> tuple[Edit, Fill]:
-    """Keep nothing of a model but a circuit: its heads and MLPs, with all that they read, or its edges alone.
+    """Keep only a circuit of a model: its heads and MLPs, with all their inputs, or its edges alone.
 
     Args:
         model, circuit, means, on_round: as in `remove`.
-        task: of the circuit; optimal constants are learned on its prompts.
-        retain: means are taken over their prompts too.
+        task: task of the circuit; optimal constants are learned on its prompts.
+        retain: tasks whose prompts are included in means.
 
     Returns:
-        The edit, and what stands in for what is gone.
+        The edit, and the replacement for removed parts.
 
     Raises:
         GraphError: the circuit is another model's.
@@ -258,7 +258,7 @@ def _check_tasks(circuit: Circuit, model: Transformer, tasks: Sequence[Task]) ->
 
 
 def _fill(model: Transformer, nodes: tuple[Node, ...], means: Means) -> Fill:
-    """What stands in for nodes or edges; of models that were read from a checkpoint, what a checkpoint can hold."""
+    """The replacement for nodes or edges; for a model from a checkpoint, one that a checkpoint can hold."""
     if means.level == "edge":
         return means.fill or "mean"
     for node in nodes:
@@ -277,10 +277,10 @@ def _fill(model: Transformer, nodes: tuple[Node, ...], means: Means) -> Fill:
 
 @dataclass(frozen=True, eq=False)
 class _Material:
-    """What constants are made from.
+    """The sources of constants.
 
     Args:
-        learn_on: tasks that optimal constants are to cost least; None is the retained ones.
+        learn_on: tasks on which optimal constants minimise the cost; None is the retained ones.
     """
 
     model: Transformer

@@ -1,7 +1,7 @@
 """Replacements of removed parts: one constant vector each.
 
     zero       nothing
-    mean       what it writes on average over all real positions of the prompts that are given: information is taken away,
+    mean       the part's mean output over all real positions of the given prompts: information is taken away,
                the level that the rest of the model is used to stays
     optimal    what costs other behaviours least: learned by ``search/optimal.py``, from the mean, for what is gone and no more
 
@@ -35,10 +35,10 @@ _STEPS = 100
 
 
 def fill_named(name: str) -> Fill:
-    """The stand-in of this name.
+    """The replacement of this name.
 
     Raises:
-        UnknownNameError: there is none; what a corrupted prompt carries is no constant.
+        UnknownNameError: no replacement has this name; values of a corrupted prompt are not constants.
     """
     for fill in get_args(Fill):
         if fill == name:
@@ -48,7 +48,7 @@ def fill_named(name: str) -> Fill:
 
 @torch.no_grad()
 def mean_writes(model: Transformer, nodes: Sequence[Node], prompts: Iterable[Tokens]) -> Float[Tensor, "part d_model"]:
-    """The mean of what each node writes."""
+    """The mean output of each node."""
     totals = torch.zeros(len(nodes), model.config.d_model, dtype=torch.float64, device=model.device)
     count, layers = 0, taken(nodes)
     for tokens, real in _batches(prompts):
@@ -66,7 +66,7 @@ def mean_writes(model: Transformer, nodes: Sequence[Node], prompts: Iterable[Tok
 
 @torch.no_grad()
 def mean_values(model: Transformer, graph: Graph, prompts: Iterable[Tokens]) -> Float[Tensor, "writer d_model"]:
-    """The mean of what each writer of a graph adds to the stream."""
+    """The mean value that each writer of a graph adds to the stream."""
     totals = torch.zeros(len(graph.writers), model.config.d_model, dtype=torch.float64, device=model.device)
     count = 0
     for tokens, real in _batches(prompts):
@@ -122,7 +122,7 @@ def _joined(model: Transformer, tasks: Sequence[Task]) -> Task:
 
 
 def _batches(prompts: Iterable[Tokens]) -> Iterator[tuple[Tokens, Tensor]]:
-    """A few prompts at a time, and which of their positions are real."""
+    """Batches of a few prompts, each with a mask of its real positions."""
     for tokens in prompts:
         for start in range(0, len(tokens), _PROMPTS_AT_ONCE):
             part = tokens[start : start + _PROMPTS_AT_ONCE]
@@ -132,7 +132,7 @@ def _batches(prompts: Iterable[Tokens]) -> Iterator[tuple[Tokens, Tensor]]:
 def _heads(
     model: Transformer, layer: int, heads: tuple[int, ...], stream: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "head batch pos d_model"]:
-    """What heads write before any norm after the block."""
+    """The output of heads before any norm after the block."""
     positions = torch.arange(stream.shape[1], device=stream.device)
     q, k, v = (project(model, layer, part, stream[None], positions, heads) for part in PARTS)
     W_O = model.weights.layers[layer].attention.W_O[list(heads)]
@@ -146,7 +146,7 @@ def _of_mlp(
     stream: Float[Tensor, "batch pos d_model"],
     real: Bool[Tensor, "batch pos"],
 ) -> Float[Tensor, "part d_model"]:
-    """The sum over real positions of what an MLP writes, before any norm after it, or of what each part of it writes."""
+    """The output of an MLP, or of each part of it, before any norm after it, summed over real positions."""
     weights, x = _mlp_and_input(model, layer, stream)
     if which == [WHOLE]:
         return mlp(model.config, weights, x)[real].double().sum(0, keepdim=True)

@@ -1,13 +1,13 @@
 """The smallest part of a circuit whose removal takes a behaviour below a target.
 
-With the parts S gone, let s(S) be the share of the behaviour that is left and r_t(S) that of each retained task t
-(``parts.py``). What is still to go, and what has been lost elsewhere:
+With the parts S removed, s(S) is the remaining share of the behaviour and r_t(S) that of each retained task t (``parts.py``).
+The distance to the target, and the damage to other behaviour, are
 
     way(S)    = max(0, s − target)
     damage(S) = Σ_t max(0, 1 − r_t) + max(0, −target − s)        to turn a behaviour round is not to remove it
 
-A step takes out what brings −way(S) − weight · damage(S) furthest, measured exactly; as long as there is a step that makes
-way and leaves every retained task its ``floor``, no other is taken. Which parts are measured: those that gradients nominate,
+A step removes the parts that raise −way(S) − weight · damage(S) most, measured exactly. Steps that make way and keep every
+retained task at its ``floor`` come before all others. Gradients choose the parts to measure,
 
     s(S ∪ p) ≈ s(S) − ∂s/∂kept_p,        r_t(S ∪ p) ≈ r_t(S) − ∂r_t/∂kept_p        at S itself,
 
@@ -15,7 +15,7 @@ so that a part that only begins to matter when others are gone (a backup head) i
 one by one, ``width`` of them. Edges are too many for that: the best-ranked 1, 2, 4, 8, … are measured, up to as many as make a
 quarter of the way. Where no node of the first ``width`` makes way, the next are measured, and so on to the last.
 
-Then what is not needed is put back, in halves, quarters, … down to single parts, as long as the target holds and no damage is
+Then unneeded parts are put back, in halves, quarters, … down to single parts, as long as the target holds and no damage is
 added. The result is minimal in that no single part can be put back; it need not be the smallest of all.
 
 Deterministic: ties go to the earlier part. Cost: a step takes a forward and a backward pass and ``width`` forward passes over
@@ -48,10 +48,10 @@ class RemovalSearch:
     """Settings of the search.
 
     Args:
-        target: share of the behaviour that may be left.
-        floor: share of each retained task that is to stay, if that can be had.
-        weight: of damage against way.
-        width: parts that are measured in one step.
+        target: largest share of the behaviour that may remain.
+        floor: share of each retained task that must remain, if possible.
+        weight: weight of damage relative to way.
+        width: number of parts measured in one step.
     """
 
     target: float = 0.1
@@ -72,15 +72,15 @@ class RemovalSearch:
 
 @dataclass(frozen=True)
 class RemovalStep:
-    """Where a step of the search led; also its progress, passed to ``on_step``.
+    """The result of one step of the search; ``on_step`` receives it too.
 
     Args:
-        changed: the parts that were taken out, or put back.
-        back: they were put back.
-        removed: how many parts are gone now.
-        target: share of the behaviour that is left.
-        retained: share of each retained task.
-        seconds: since the search began.
+        changed: the parts that the step removed, or put back.
+        back: whether the step put them back.
+        removed: number of parts removed so far.
+        target: remaining share of the behaviour.
+        retained: remaining share of each retained task.
+        seconds: time since the search began.
     """
 
     changed: tuple[str, ...]
@@ -96,11 +96,11 @@ OnPoint: TypeAlias = Callable[[RemovalStep], None]
 
 @dataclass(frozen=True)
 class RemovedParts:
-    """What a search removes.
+    """The result of a search.
 
     Args:
         removed: numbers of the parts, ascending.
-        path: the whole model, and one point a step.
+        path: the whole model, then one point per step.
     """
 
     removed: tuple[int, ...]

@@ -1,16 +1,16 @@
-"""A transformer without some of its nodes, as a matter of weights.
+"""Removal of nodes from a transformer's weights.
 
     head h of layer l      o_h  ->  k o_h + (1 − k) c_h        W_O[h] · k,   b_O   + (1 − k) c_h
     MLP of layer l         m    ->  k m   + (1 − k) c          W_out · k,    b_out · k + (1 − k) c
     neuron i of it         n_i  ->  k n_i + (1 − k) c_i        W_out[i] · k, b_out   + (1 − k) c_i
 
-o_h, m and n_i are what a head, an MLP and a neuron write, the MLP with its bias; c is the constant that takes their place, k is 1 where a
-node is kept and 0 where it is removed. The result is a transformer like any other, so that what is searched with is what
-a checkpoint will hold, and it is differentiable in k.
+o_h, m and n_i are the outputs of a head, an MLP (with its bias) and a neuron; c is the constant that replaces them; k is 1 for a
+kept node and 0 for a removed one. The result is an ordinary transformer, so the search runs the model that the checkpoint will
+hold, and it is differentiable in k.
 
 With sandwich norms (Gemma 2 and 3) o_h and m are what goes *into* the norm after the block: a removed head no longer takes
-part in the root mean square that its layer's other heads are divided by. That is what leaving it out of the weights
-means; cutting edges (``engine/forward.py``) takes away its share after that norm instead.
+part in the root mean square that divides its layer's other heads. Cutting edges (``engine/forward.py``) removes its share after
+that norm instead.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ WHOLE = slice(None)
 
 @dataclass(frozen=True)
 class Taken:
-    """What some nodes take of one layer's output weights, by the node's index among those given.
+    """The output weights of one layer that belong to some nodes, by the node's index among those given.
 
     Args:
         heads: number of each head.
@@ -53,7 +53,7 @@ def resolved_layers(nodes: Iterable[Node]) -> set[int]:
 
 
 def taken(nodes: Sequence[Node]) -> dict[int, Taken]:
-    """What nodes take of each layer, from the first layer that they are in.
+    """The output weights of each layer that belong to the nodes, from the first layer with one of them.
 
     Raises:
         EditError: one of them is no part of the weights: a whole attention block, an expert, the embedding.
@@ -81,7 +81,7 @@ def blend(
     Args:
         nodes: heads, MLPs and neurons of the model, each once; of an MLP not also its neurons.
         kept: 1 for a node as it is, 0 for one that is removed.
-        constants: what each node writes when it is removed; None is nothing, and then no bias is added.
+        constants: the constant that replaces each removed node's output; None is zero, and then no bias is added.
 
     Raises:
         EditError: one of them is no part of the weights.
@@ -135,7 +135,7 @@ def _scale(size: int, rows: list[int], kept: Float[Tensor, " scaled"]) -> Float[
 def _fill(
     kept: Float[Tensor, " part"], constants: Float[Tensor, "part d_model"] | None, rows: list[int]
 ) -> Float[Tensor, " d_model"] | None:
-    """What some parts write together where they are gone."""
+    """The joint constant of some parts, for those that are removed."""
     return None if constants is None else (1 - kept[rows]) @ constants[rows]
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of circuits: what they do, what they lack, what they do not need, and how certain that is."""
+"""Evaluation of circuits: faithfulness, completeness, minimality, controls and confidence intervals."""
 
 from subcircuit.evaluate.agreement import Agreement, Stability, agreements, check_comparable, models_that_differ, stability
 from subcircuit.evaluate.bootstrap import Interval, bootstrap

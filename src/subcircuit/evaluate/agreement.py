@@ -2,7 +2,7 @@
 
     J(A, B) = |A ∩ B| / |A ∪ B|       of the kept edges; 1 for two empty circuits (Jaccard 1901)
 
-It tells whether searches that differ in their seed, templates, order or prompts find the same circuit.
+The index shows whether searches that differ in their seed, templates, order or prompts find the same circuit.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Agreement:
     """Two circuits of one graph.
 
     Args:
-        left, right: their places among those given.
+        left, right: their indices among the given circuits.
         shared, only_left, only_right: numbers of edges.
         jaccard: shared edges over edges kept in either.
         scored: edges that have a score in both; searches that stop early leave some without.
@@ -53,9 +53,9 @@ def agreements(circuits: Sequence[Circuit]) -> tuple[Agreement, ...]:
 
 
 def models_that_differ(circuits: Sequence[Circuit]) -> tuple[str, ...]:
-    """A warning for every circuit that was found in other weights than the first with a record; empty where all are of one model.
+    """A warning for each circuit whose weights differ from those of the first circuit with a record; empty if all are of one model.
 
-    Weights are compared where they are in the same dtype, else the revision or the digest of the files.
+    Weights of the same dtype are compared directly. Otherwise the revision or the digest of the files is compared.
     """
     models = [(number, c.record.model) for number, c in enumerate(circuits, 1) if c.record is not None]
     return tuple(
@@ -76,10 +76,11 @@ def _named(model: ModelRecord) -> str:
 
 
 def check_comparable(circuits: Sequence[Circuit]) -> None:
-    """There are at least two circuits, all of one graph.
+    """Refuse fewer than two circuits, and circuits of different graphs.
 
     Raises:
-        SettingsError, GraphError: there are not.
+        SettingsError: fewer than two circuits.
+        GraphError: circuits of different graphs.
     """
     if len(circuits) < 2:
         raise SettingsError(f"it takes two circuits to compare, and {len(circuits)} was given")
@@ -101,7 +102,7 @@ def _agreement(i: int, j: int, left: Circuit, right: Circuit) -> Agreement:
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """How much circuits of one graph agree.
+    """Agreement of circuits of one graph.
 
     Args:
         jaccard: of each pair, in the order (0, 1), (0, 2), …, (1, 2), …

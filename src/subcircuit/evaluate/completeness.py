@@ -1,4 +1,4 @@
-"""Completeness and minimality of a circuit: what it lacks, and what it does not need (Wang et al. 2022, arXiv 2211.00593, section 4).
+"""Completeness and minimality of a circuit: missing edges and superfluous edges (Wang et al. 2022, arXiv 2211.00593, section 4).
 
     completeness       f(M∖C)                       near 0 if the circuit holds all that carries out the behaviour
     knock-out of K     |L(C∖K) − L(M∖K)|            near 0 for every K if C fails as M does wherever C is damaged
@@ -39,7 +39,7 @@ def complement(circuit: Circuit) -> Circuit:
 
 @entry
 def completeness(problem: Problem, circuit: Circuit, batch_size: int = 16) -> float:
-    """f(M∖C): the faithfulness of what is left without the circuit.
+    """f(M∖C): the faithfulness of the model without the circuit.
 
     Raises:
         SettingsError: faithfulness is undefined, see `check_gap`.
@@ -49,7 +49,7 @@ def completeness(problem: Problem, circuit: Circuit, batch_size: int = 16) -> fl
 
 @dataclass(frozen=True, eq=False)
 class Knockout:
-    """What the loss of some edges does to a circuit and to the model.
+    """The losses of a circuit and of the model after the same edges are cut.
 
     Args:
         cut: the edges that were cut, K.
@@ -71,10 +71,10 @@ class Knockout:
 
 @entry
 def knock_out(problem: Problem, circuit: Circuit, subsets: Sequence[Circuit], batch_size: int = 16) -> tuple[Knockout, ...]:
-    """Cut each of the subsets in the circuit and in the model.
+    """The losses of the circuit and of the model with each subset cut.
 
     Args:
-        subsets: the K, for example from `random_subsets` or `edges_from`.
+        subsets: the sets K, for example from `random_subsets` or `edges_from`.
 
     Raises:
         GraphError: a subset is of another graph.
@@ -86,14 +86,14 @@ def knock_out(problem: Problem, circuit: Circuit, subsets: Sequence[Circuit], ba
 
 
 def random_subsets(circuit: Circuit, count: int, seed: int = 0) -> tuple[Circuit, ...]:
-    """Subsets K ⊂ C, each edge of the circuit in with probability one half."""
+    """Random subsets K ⊂ C that contain each edge of the circuit with probability one half."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(count, *circuit.kept.shape, generator=generator)
     return tuple(Circuit(circuit.graph, circuit.kept & (draw < 0.5)) for draw in draws)
 
 
 def edges_from(graph: Graph, writers: Sequence[str | Writer]) -> Circuit:
-    """Every edge out of these nodes, at a node's position where it has one: cutting them knocks the nodes out.
+    """Every edge out of these nodes (at one position, if a node has one): cutting them knocks the nodes out.
 
     Raises:
         UnknownNameError, GraphError: the graph has no such writer.

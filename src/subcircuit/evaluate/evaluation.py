@@ -1,19 +1,19 @@
-"""Evaluation of one circuit: a judgement on prompts that it was not found with, and its numbers on each part of a split.
+"""Evaluation of one circuit: a judgement on held-out prompts, and its numbers on each part of a split.
 
 A judgement measures
 
-    faithfulness, KL, accuracy      what the circuit does (`faithfulness.py`)
-    completeness                    f(M∖C), what the model does without it (`completeness.py`)
-    random circuits                 f of connected circuits of as many edges (`controls.py`): what any circuit does
-    CPR, CMD                        the quality of the ranking from which it was taken (`curves.py`)
+    faithfulness, KL, accuracy      behaviour of the circuit alone (`faithfulness.py`)
+    completeness                    f(M∖C), behaviour of the model without the circuit (`completeness.py`)
+    random circuits                 f of random connected circuits with as many edges, a baseline (`controls.py`)
+    CPR, CMD                        quality of the ranking that the circuit comes from (`curves.py`)
 
 Cost: a masked forward pass, about three plain ones, for each of: model, ∅, C, M∖C, every random circuit, and the ten
 sizes of the curve.
 
-A split has search prompts and test prompts, by which nothing was chosen. The number on the former says how well the search
-fitted its prompts, that on the latter what the circuit is worth: circuits found on few prompts do better on these than on
-others. Cost: for each part a masked forward pass, about three plain ones, of the model, of the circuit and of the circuit
-without edges.
+A split has search prompts, and test prompts that no choice used. The result on search prompts shows how well the search fitted
+its prompts. The result on test prompts estimates the circuit's behaviour on new prompts: a circuit found on few prompts does
+better on them than on others. Cost: for each part a masked forward pass, about three plain ones, of the model, of the circuit
+and of the circuit without edges.
 """
 
 from contextlib import suppress
@@ -44,14 +44,14 @@ from subcircuit.tasks import Metric, OwnMetric, Split, Task, check_vocabulary
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What a circuit does, and whether that means anything.
+    """Metrics of a circuit, with the controls that their interpretation needs.
 
     Args:
         evaluation: its metrics beside the model's.
-        completeness: f of the model without it: 0 if nothing is missing from the circuit, 1 if nothing that matters is in it, as of
-            an empty one.
+        completeness: f of the model without the circuit: 0 if the circuit lacks nothing, 1 if it holds nothing that matters, like
+            an empty circuit.
         random: f of each random circuit of the same size.
-        curve: of the ranking that it was taken from; None where an edge has no score, as after ACDC.
+        curve: curve of the ranking that the circuit comes from; None if an edge has no score, as after ACDC.
     """
 
     evaluation: Evaluation
@@ -70,7 +70,7 @@ class Judgement:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know before believing in the circuit, judged on these prompts; empty where there is nothing to fear."""
+        """Warnings about the circuit on these prompts; empty if there are none."""
         f, n_edges = self.evaluation.faithfulness, self.evaluation.circuit.n_edges
         if not n_edges:
             return ("the circuit is empty: it captures nothing, and its completeness is that of the whole model, 1.",)
@@ -87,7 +87,7 @@ class Judgement:
 
     @property
     def random_interval(self) -> Interval:
-        """Where 95 % of random circuits lie."""
+        """The central 95 % range of random circuits."""
         low, high = np.quantile(self.random, (0.025, 0.975))
         return Interval(float(low), float(high), 0.95)
 
@@ -104,15 +104,15 @@ def judge(
     journal: Journal = FORGETFUL,
     on_step: OnRound | None = None,
 ) -> Judgement:
-    """Measure all of it.
+    """The judgement of a circuit on held-out prompts.
 
     Args:
-        problem: with prompts that were not used to find the circuit.
-        random_circuits: how many to compare with, at least one.
-        by: how scores are ranked for the curve.
-        seed: of the random circuits.
+        problem: a problem whose prompts the search did not use.
+        random_circuits: number of random circuits for comparison, at least one.
+        by: ranking of scores for the curve.
+        seed: random seed for the random circuits.
         batch_size: prompts that run together.
-        journal: remembers the losses of every batch of prompts.
+        journal: stores the losses of every batch of prompts.
         on_step: called after every run of every batch of prompts.
 
     Raises:
@@ -134,7 +134,7 @@ def judge(
 
 
 def _random(graph: Graph, n_edges: int, seed: int) -> Circuit:
-    """A connected circuit; of sizes at which none is found, any circuit."""
+    """A random connected circuit, or any random circuit if no connected one of this size is found."""
     try:
         return random_connected_circuit(graph, n_edges, seed)
     except SettingsError:
@@ -189,18 +189,18 @@ def discover(
 
     Args:
         model: from ``load_model``; or a problem, which has a task, a metric, an ablation and a scope already.
-        task: from ``load_task``, made for this model: all its prompts are searched with. From ``load_split`` the search prompts are,
-            the validation prompts are there for methods that choose by them, and the circuit's record says which prompts were used for
-            what, and what the circuit does on test and search prompts, under ``results["test"]`` and ``results["search"]``.
+        task: from ``load_task``, made for this model: the search uses all its prompts. From ``load_split``: the search uses the search
+            prompts, and methods that choose a circuit may use the validation prompts. The circuit's record then lists the prompts
+            of each part, and holds results on test and search prompts under ``results["test"]`` and ``results["search"]``.
         method: such as ``Acdc(threshold=0.02)`` or ``Eap()``, one of your own (see ``Method``), or a name, for the defaults.
-        metric: what to measure: a name, a ``Metric``, or a Python function (see ``own_metric``); None is the task's own metric.
-        ablation: what cut edges carry, by name or as a value; None is "resample". "optimal" or settings of learning: constants are
-            learned first, and kept with the circuit.
-        scope: at which level the model is resolved, as a value or as text; queries, keys and values of every head by default.
-        selection: which of the scored edges make the circuit; a number takes so many of largest magnitude, None 1 %. Edges on no path
-            from an embedding to the logits are pruned. Methods that find a circuit themselves take none.
+        metric: a name, a ``Metric``, or a Python function (see ``own_metric``); None is the task's own metric.
+        ablation: the value that cut edges carry, by name or as a value; None is "resample". With "optimal", or settings of learning,
+            constants are learned first and kept with the circuit.
+        scope: level at which the model is resolved, as a value or as text; queries, keys and values of every head by default.
+        selection: rule that selects edges by their scores; a number selects that many edges of largest magnitude, None 1 % of them.
+            Edges on no path from an embedding to the logits are pruned. Methods that find a circuit themselves accept no selection.
         on_step: called with a ``Step`` after every batch of trials, or with a ``Round`` after every batch of examples.
-        journal: remembers what was worked out, for a search that was interrupted to go on.
+        journal: stores intermediate results, so that an interrupted search can resume.
 
     Raises:
         UnknownNameError: no such method, metric, ablation or scope.
@@ -244,12 +244,12 @@ def with_numbers(
     journal: Journal = FORGETFUL,
     on_step: OnRound | None = None,
 ) -> Circuit:
-    """The circuit, whose record says what it does on the split's test and search prompts; one without record stays as it is.
+    """The circuit with results on the split's test and search prompts in its record; unchanged if it has no record.
 
     Args:
-        problem: its metric and ablation are used, and the split's prompts.
+        problem: supplies the metric and the ablation; the prompts are those of the split.
         batch_size: prompts that run together.
-        journal: remembers the losses of every batch of prompts.
+        journal: stores the losses of every batch of prompts.
         on_step: called after every run of every batch of prompts.
 
     Raises:
@@ -274,7 +274,7 @@ def with_numbers(
 def measured_on(
     problem: Problem, circuit: Circuit, batch_size: int = 16, journal: Journal = FORGETFUL, rounds: Rounds | None = None
 ) -> Numbers:
-    """The numbers of a circuit on a behaviour's prompts; those that are undefined are None, with the reason."""
+    """The numbers of a circuit on a behaviour's prompts; undefined numbers are None, with the reason."""
     try:
         return numbers_of(evaluate_circuit(problem, circuit, batch_size, journal, rounds))
     except (GraphError, PromptMismatchError, NumericalError) as error:
@@ -283,7 +283,7 @@ def measured_on(
 
 
 def numbers_of(evaluation: Evaluation) -> Numbers:
-    """The numbers of an evaluation in short."""
+    """The main numbers of an evaluation."""
     means = evaluation.means
     try:
         faithful, interval, why = evaluation.faithfulness, evaluation.faithfulness_interval(), None

@@ -1,4 +1,4 @@
-"""Three tests of what it means to be the circuit of a behaviour (Shi et al. 2024, arXiv 2410.13032).
+"""Three hypothesis tests for circuits: equivalence, independence and minimality (Shi et al. 2024, arXiv 2410.13032).
 
 s is the metric per example in its own sign; everything is relative to the ablation. A small p is evidence *against* the
 circuit in each of them; a large p is no evidence for it, least of all with few examples.
@@ -46,7 +46,7 @@ class Equivalence:
         p_value: small: circuit and model are not equivalent.
         better: examples on which the circuit does better.
         examples: examples on which one of them does better.
-        epsilon: how far from even is still equivalent.
+        epsilon: largest deviation from ½ that still counts as equivalent.
     """
 
     p_value: float
@@ -60,7 +60,7 @@ class Independence:
     """Outcome of the independence test.
 
     Args:
-        p_value: small: what is left without the circuit still knows of the behaviour.
+        p_value: small: the model without the circuit still depends on the behaviour.
         statistic: the Hilbert–Schmidt independence criterion.
         permutations: drawn under H0.
     """
@@ -76,10 +76,10 @@ class Minimality:
 
     Args:
         edges: of the circuit, in its order.
-        effects: mean squared change of the metric by knocking out each of them.
-        p_values: of each; small: no more effect than random edges have.
-        random_effects: the effects they are compared with.
-        superfluous: edges whose p is small even as one of many.
+        effects: mean squared change of the metric when each edge is knocked out.
+        p_values: p of each edge; small: no more effect than random edges have.
+        random_effects: the effects of random edges, for comparison.
+        superfluous: edges whose p is small after the Bonferroni correction.
     """
 
     edges: tuple[Edge, ...]
@@ -91,7 +91,7 @@ class Minimality:
 
 @entry
 def equivalence_test(problem: Problem, circuit: Circuit, *, epsilon: float = 0.1, batch_size: int = 16) -> Equivalence:
-    """Does the circuit do better than the model as often as worse?
+    """The equivalence test: the circuit does better than the model as often as worse.
 
     Raises:
         SettingsError: epsilon is not in [0, ½), or the metric compares with the model.
@@ -119,7 +119,7 @@ def independence_test(
     seed: int = 0,
     batch_size: int = 16,
 ) -> Independence:
-    """Does the model without the circuit still know of the behaviour?
+    """The independence test: the model without the circuit carries nothing of the behaviour.
 
     Raises:
         SettingsError: fewer than four examples, no permutations, or the metric compares with the model.
@@ -152,7 +152,7 @@ def minimality_test(
     level: float = 0.05,
     seed: int = 0,
 ) -> Minimality:
-    """Which edges of the circuit have no more effect than random ones?
+    """The minimality tests: edges of the circuit that have no more effect than random ones.
 
     Cost: a masked forward pass for each edge, and two for each random edge.
 

@@ -1,4 +1,4 @@
-"""How much of a known circuit a ranking of edges, or a sweep of circuits, finds again.
+"""Recovery of a known circuit by a ranking of edges or by a sweep of circuits.
 
 A part (an edge, a node) of the known circuit is positive, every other one negative. At a threshold,
 

@@ -1,16 +1,16 @@
-"""Routing in mixtures of experts: where positions are sent, and how much of a behaviour that decides.
+"""Routing in mixtures of experts: the experts of each position, and the effect of that choice on a behaviour.
 
-Frequencies: of the positions of a token role, how many go to each expert, on clean and on corrupted prompts; and how many
-go elsewhere when the prompt is corrupted.
+Frequencies: the share of a token role's positions that goes to each expert, on clean and on corrupted prompts, and the share
+that changes experts when the prompt is corrupted.
 
-Effects: the choice of experts and the contents that they compute are separated by cutting edges:
+Effects: cutting edges separates the choice of experts from the contents that they compute:
 
     routing   every edge into the routers cut: experts are chosen as on the corrupted prompt and work on clean inputs
     contents  every edge into the experts cut: experts are chosen as on the clean prompt and work on corrupted inputs
 
 each as L(cut) − L(model), and as a share of L(all edges cut) − L(model). The shares need not sum to 1: either alone may
-undo the behaviour, or only both together. Of the layers whose routers or experts matter most the effects are also told by
-where the edges come from. All by masked forward passes, because gradients do not see that a position is sent elsewhere.
+undo the behaviour, or only both together. For the layers whose routers or experts matter most, effects are also given by the
+source of the edges. All effects come from masked forward passes, because gradients miss changes of a position's experts.
 
 Cost: two plain forward passes, and 5 + 2 masked ones per mixture + 2 per source of each layer told in detail.
 """
@@ -40,12 +40,12 @@ _MOST_POSITIONS = 40
 
 @dataclass(frozen=True, eq=False)
 class Frequencies:
-    """Where the positions of one role go in one layer.
+    """The experts of one role's positions in one layer.
 
     Args:
-        role: which positions; of tasks without roles a position's number, or END and rest.
-        positions: how many there are in all prompts.
-        clean, corrupted: the share of them that goes to each expert; sums to as many experts as each goes to.
+        role: name of the role; for tasks without roles a position's number, or END and rest.
+        positions: number of these positions in all prompts.
+        clean, corrupted: the share of them that goes to each expert; sums to the number of experts per position.
         moved: the share of them that goes to another set of experts on the corrupted prompt.
     """
 
@@ -58,11 +58,11 @@ class Frequencies:
 
 @dataclass(frozen=True)
 class RoutingEffects:
-    """What cutting edges into routers, and into experts, costs: loss with them cut less that of the model.
+    """The effect of cutting edges into routers, and into experts: loss with them cut minus loss of the model.
 
     Args:
-        source: where the edges come from: ``embed``, ``a0``, ``m0``, or ``all``.
-        routing: of the edges into routers; contents: of those into experts.
+        source: source of the edges: ``embed``, ``a0``, ``m0``, or ``all``.
+        routing: effect of the edges into routers; contents: effect of the edges into experts.
     """
 
     source: str
@@ -72,7 +72,7 @@ class RoutingEffects:
 
 @dataclass(frozen=True, eq=False)
 class LayerRouting:
-    """One mixture of experts: who goes where, and what that does; ``sources`` only of layers told in detail."""
+    """Frequencies and effects of one mixture of experts; ``sources`` only for the layers shown in detail."""
 
     layer: int
     roles: tuple[Frequencies, ...]
@@ -82,11 +82,11 @@ class LayerRouting:
 
 @dataclass(frozen=True, eq=False)
 class RoutingReport:
-    """What routing does for a behaviour.
+    """The effects of routing on a behaviour.
 
     Args:
-        total: of all layers at once.
-        whole: the loss with every edge cut less that of the model.
+        total: the effects in all layers at once.
+        whole: the loss with every edge cut minus the loss of the model.
         rounding: effects smaller than this may be rounding.
     """
 
@@ -96,7 +96,7 @@ class RoutingReport:
     rounding: float
 
     def share(self, effect: float) -> float:
-        """An effect as a share of that of cutting every edge; NaN where that is within rounding."""
+        """An effect as a share of the effect of cutting every edge; NaN if the latter is within rounding."""
         return effect / self.whole if abs(self.whole) > self.rounding else nan
 
     def most_effective(self, n: int) -> tuple[LayerRouting, ...]:
@@ -107,11 +107,11 @@ class RoutingReport:
 
 @entry
 def routing(problem: Problem, detailed: int = 3, batch_size: int = 16) -> RoutingReport:
-    """Whether sending positions to experts carries the behaviour.
+    """The effects of the choice of experts, and of their contents, on a behaviour.
 
     Args:
-        problem: prompts, metric, and what cut edges carry.
-        detailed: for how many layers to tell effects by where they come from.
+        problem: prompts, metric and ablation.
+        detailed: number of layers for which effects are split by source.
         batch_size: prompts that run together.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What each component of a circuit does: attention by role, scores of known mechanisms, what is written, and a label."""
+"""Explanation of each component of a circuit: attention by role, scores of known mechanisms, output tokens, and a label."""
 
 from subcircuit.explain.explain import explain_circuit
 from subcircuit.explain.explanation import (

@@ -1,4 +1,4 @@
-"""Explanation of a circuit: what each of its nodes reads, does and feeds, and a label for it."""
+"""Explanation of a circuit: inputs, outputs, function and label of each node."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -40,16 +40,16 @@ def explain_circuit(
     thresholds: Thresholds | None = None,
     on_step: OnRound | None = None,
 ) -> Explanation:
-    """What each component of a circuit does on a task's prompts, with a label for it or "unclear".
+    """The explanation of a circuit on a task's prompts: each component with its evidence and a label, or "unclear".
 
-    What is observed is the whole model, not the circuit alone: a head's attention in the model is what its label is about.
-    The circuit says which nodes and edges are told of.
+    The observation runs the whole model, not the circuit alone, so a head's label describes its attention in the model. The
+    circuit selects the nodes and edges to report.
 
     Args:
-        model: in which the circuit was found.
-        circuit: at least one edge; positions of its nodes are joined, what a component does is told by role anyway.
-        task: prompts with their counterparts; roles make the explanation a better one.
-        thresholds: at which numbers labels are given.
+        model: the model of the circuit.
+        circuit: at least one edge; positions of its nodes are joined, because the explanation is by role.
+        task: prompts with their counterparts; roles improve the explanation.
+        thresholds: thresholds of the labels.
         on_step: called after every part of the observation, which takes most of the time, and when all is done.
 
     Raises:
@@ -125,7 +125,7 @@ def _routes(observed: Observation, circuit: Circuit, columns: Bool[Tensor, "read
 
 
 def _composition(kinds: Sequence[str], effects: Sequence[float]) -> str:
-    """Into what an edge goes; where the scope does not tell a head's inputs apart, the one with most of the effect."""
+    """The input that an edge enters; if the scope joins a head's inputs, the one with most of the effect."""
     by_kind: dict[str, float] = {}
     for kind, effect in zip(kinds, effects, strict=True):
         by_kind[kind] = by_kind.get(kind, 0.0) + effect
@@ -134,7 +134,7 @@ def _composition(kinds: Sequence[str], effects: Sequence[float]) -> str:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What is known before labels are given.
+    """The evidence for the labels.
 
     Args:
         rows: the writers that each node of the circuit, and each head of it, stands for where heads are apart: a block for its heads.

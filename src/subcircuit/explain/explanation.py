@@ -16,13 +16,13 @@ EXPLANATION_FILE = "explanation.json"
 
 
 class Route(FrozenModel):
-    """An edge of the circuit, seen from one of its ends.
+    """An edge of the circuit, as an edge into or out of one node.
 
     Args:
         node: the node at the other end.
-        composition: ``Q``, ``K``, ``V``: into which input of a head it goes; ``QKV`` where the scope does not tell; ``MLP``,
+        composition: the input that it enters: ``Q``, ``K``, ``V`` of a head, ``QKV`` if the scope does not separate them, ``MLP``,
             ``logits``.
-        effect: first-order effect of the edge in logits: what the logit difference loses when it carries the corrupted value.
+        effect: first-order effect of the edge in logits: loss of logit difference when it carries the corrupted value.
         share: its part of the absolute effects of all the circuit's edges into the same node, 0 to 1.
     """
 
@@ -33,22 +33,22 @@ class Route(FrozenModel):
 
 
 class TopTokens(FrozenModel):
-    """Tokens as text whose logits are raised and lowered most."""
+    """The tokens, as text, whose logits are raised and lowered most."""
 
     up: tuple[str, ...]
     down: tuple[str, ...]
 
 
 class HeadEvidence(FrozenModel):
-    """What is known of a head.
+    """Measurements of a head.
 
     Args:
         attention: mean attention from each role's queries to each role's keys.
-        looks: of queries at the role where the head acts, mean attention on each kind of key (``attention.py``); null where
-            no query has such a key.
-        random: the same on repeated random tokens; null where the model is too small for them.
-        copies, suppresses, ov_copying, qk_matching: by its weights (``weights.py``).
-        backup: how much its direct effect grows, in logits, when the movers of the circuit are corrupted.
+        looks: mean attention on each kind of key (``heads.py``), over queries at the role where the head acts; null if no query
+            has such a key.
+        random: the same on repeated random tokens; null if the model is too small for them.
+        copies, suppresses, ov_copying, qk_matching: scores of its weights (``heads.py``).
+        backup: growth of its direct effect, in logits, when the movers of the circuit are corrupted.
     """
 
     attention: dict[str, dict[str, float]]
@@ -62,7 +62,7 @@ class HeadEvidence(FrozenModel):
 
 
 class NeuronEvidence(FrozenModel):
-    """A neuron of an MLP: its effect in logits, the tokens on which it fires, and what it writes there."""
+    """A neuron of an MLP: its effect in logits, the tokens on which it fires, and the tokens that it raises and lowers there."""
 
     neuron: int
     effect: float
@@ -71,21 +71,21 @@ class NeuronEvidence(FrozenModel):
 
 
 class Component(FrozenModel):
-    """What one node of a circuit does.
+    """The label of one node of a circuit, with its evidence.
 
     Args:
-        kind: embedding, head, attention block, MLP, neuron, expert or logits, or what a node from elsewhere calls itself.
-        label: what it is, or ``unclear``.
-        evidence: the numbers that the label rests on, in words.
-        acts_at: the role at whose positions its effect is largest.
+        kind: embedding, head, attention block, MLP, neuron, expert or logits, or the name that a node of an extension gives itself.
+        label: its function, or ``unclear``.
+        evidence: the numbers behind the label, in words.
+        acts_at: the role with the largest effect.
         effect: first-order effect of corrupting it, in logits.
         effect_by_role: the same by the role of the position that is corrupted.
         direct: direct logit attribution, in logits, the final norm's scale frozen.
-        writes: what it writes on average at the role where it acts.
-        head: of heads; of attention blocks that of the head with the largest effect.
-        strongest_head: the name of that head, of attention blocks.
-        neurons: of MLPs, those with the largest effects.
-        reads, feeds: the circuit's edges into it and out of it, from the largest effect on.
+        writes: its mean output, as tokens, at the role where it acts.
+        head: measurements of a head; for an attention block, of the head with the largest effect.
+        strongest_head: for an attention block, the name of that head.
+        neurons: for an MLP, the neurons with the largest effects.
+        reads, feeds: the circuit's edges into it and out of it, largest effect first.
     """
 
     kind: str
@@ -104,13 +104,13 @@ class Component(FrozenModel):
 
 
 class Explanation(FrozenModel):
-    """What each component of a circuit does. Components are in the order of data flow, from the embedding to the logits.
+    """The labels of a circuit's components, in the order of data flow, from the embedding to the logits.
 
     Args:
-        model, task, examples: what was observed, and on how many pairs of prompts.
+        model, task, examples: the model and task observed, and the number of pairs of prompts.
         roles: the token roles, in order.
-        logit_difference: the model's on these prompts, in logits: right answers less wrong ones, or less all tokens.
-        thresholds: by which labels were given (``labels.py``).
+        logit_difference: the model's on these prompts, in logits: right answers minus wrong ones, or minus the mean of all tokens.
+        thresholds: the thresholds of the labels (``labels.py``).
         components: by name.
     """
 
@@ -137,7 +137,7 @@ class Explanation(FrozenModel):
 
     @staticmethod
     def load(directory: str | Path) -> "Explanation":
-        """Read what ``save`` wrote.
+        """The explanation that ``save`` wrote.
 
         Raises:
             CircuitFileError: not an explanation, damaged, or of a newer format.

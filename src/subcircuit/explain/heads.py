@@ -1,6 +1,6 @@
-"""Numbers of attention heads: what they look at, which of them are backups, and what their weights would do.
+"""Measurements of attention heads: attention by kind of key, backup behaviour, and scores of their weights.
 
-Attention is summed by token role, and by what a key is to its query:
+Attention is summed by token role, and by the relation of a key to its query:
 
     previous      the token before
     same          an earlier occurrence of the query's token           (duplicate-token heads, Wang et al. 2022)
@@ -70,12 +70,12 @@ class Looks:
 
 
 def looks(observed: Observation, copies: int = 8, length: int = 20, seed: int = 0) -> Looks:
-    """Sum up attention on the task's prompts and on random repeated tokens.
+    """Attention of all heads on the task's prompts and on random repeated tokens.
 
     Args:
-        copies: how many random sequences.
-        length: tokens of each half of them, or fewer where context or vocabulary hold fewer.
-        seed: of the random tokens.
+        copies: number of random sequences.
+        length: tokens in each half of a sequence, fewer if the context or the vocabulary is smaller.
+        seed: random seed for the random tokens.
     """
     task, names = observed.task, observed.roles.names
     rows = torch.stack([observed.rows(name) for name in names], -1)
@@ -97,7 +97,7 @@ def looks(observed: Observation, copies: int = 8, length: int = 20, seed: int = 
 
 
 def token_sets(tokens: Tokens) -> KeySets:
-    """Which keys are what to which queries, by the tokens alone; keys after the query are nothing to it."""
+    """The relation of each key to each query, by the tokens alone; keys after the query have none."""
     ids, positions = tokens.ids, torch.arange(tokens.ids.shape[1], device=tokens.ids.device)
     distance = positions[:, None] - positions
     same = (ids[:, :, None] == ids[:, None, :]) & (distance > 0)
@@ -155,7 +155,7 @@ def _on_random(
 
 
 def _repeated(model: Transformer, bos: str, copies: int, length: int, seed: int) -> tuple[Tokens | None, int]:
-    """Random tokens, all different, twice; and where the second copy begins."""
+    """A sequence of distinct random tokens repeated once, and the position where the second copy begins."""
     try:
         prefix = bos_prefix(model.tokenizer, bos, model.name)
     except SettingsError:
@@ -170,9 +170,9 @@ def _repeated(model: Transformer, bos: str, copies: int, length: int, seed: int)
 
 @torch.no_grad()
 def growth(observed: Observation, heads: Collection[Node]) -> Float[Tensor, " writer"]:
-    """How much each head's direct effect grows, in logits, when the writes of some heads are those of the corrupted run.
+    """Growth of each head's direct effect, in logits, when some heads write their values of the corrupted run.
 
-    Everything downstream is computed anew; the final norm's scale stays frozen where it was. 0 for what is no head.
+    Everything downstream is recomputed; the final norm's scale stays frozen at its value in the model's run. 0 for other writers.
     """
     model, task, graph = observed.model, observed.task, observed.graph
     at, grown, stream = at_answers(observed), torch.zeros(len(graph.writers), dtype=torch.float64), observed.streams[0][0]
@@ -208,12 +208,12 @@ class Mechanism:
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """Tokens that heads may copy, and where the prompts have them.
+    """Tokens that heads may copy, and their residual streams in the prompts.
 
     Args:
-        ids: of the tokens.
-        stream: what stands for each at the beginning of the first layer, and of the second.
-        top: how many of the highest logits count as top.
+        ids: the token ids.
+        stream: each token's residual stream at the beginning of the first layer, and of the second.
+        top: number of highest logits that count as top.
         across, among: W_E W_U and W_E W_E, summed over the vocabulary, without gains: the same for all heads.
     """
 
@@ -225,10 +225,10 @@ class Carried:
 
 
 def carried(observed: Observation, top: int) -> Carried:
-    """The prompts' tokens that are answers, right or wrong; all of their tokens where none is. At most 64 of them.
+    """The prompts' tokens that are right or wrong answers, or all of their tokens if none is; at most 64.
 
     Args:
-        top: how many of the highest logits count, in vocabularies of at least 20 times as many.
+        top: number of highest logits that count as top, in vocabularies of at least 20 times as many tokens.
     """
     tokens, answers = observed.task.clean, observed.task.answers
     positions = torch.arange(tokens.ids.shape[1], device=tokens.ids.device)

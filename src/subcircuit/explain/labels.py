@@ -1,8 +1,8 @@
-"""Labels of components, from their numbers: the first rule that a component meets.
+"""Labels of components by rules on their measurements: a component's label is that of the first rule that it meets.
 
 The rules for heads follow Wang et al. 2022 (arXiv 2211.00593) and, for copy suppression, McDougall et al. 2023 (arXiv
-2310.04625). A label says what a component does on this task's prompts; "unclear" is an answer. Rules are tried in the order
-of ``_RULES``, movers twice: what feeds a mover's queries can be told only when movers are known.
+2310.04625). A label describes a component on this task's prompts; "unclear" is a valid label. Rules are tried in the order of
+``_RULES``, and movers twice, because the heads that feed a mover's queries can be labelled only once movers are known.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ MOVERS = ("name mover", "mover", "backup name mover", "backup mover", "negative 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """At which numbers a label is given; documented in docs/explain.md.
+    """Thresholds of the labels; documented in docs/explain.md.
 
     Args:
         attends: least mean attention on a kind of token for it to count as attended to.
@@ -24,8 +24,8 @@ class Thresholds:
             previous-token, duplicate-token and induction heads.
         copies: least share of tokens that are copied, or suppressed.
         direct: least direct effect that counts, as a share of the logit difference.
-        rests: mean attention on the first token from which on a head counts as resting.
-        reads: share of an MLP's reading that one source must have for it to be named after it.
+        rests: least mean attention on the first token for a head to count as resting.
+        reads: least share of an MLP's input effects from one source for the MLP to be named after that source.
         backup: least growth of a direct effect when movers are corrupted, as a share of the logit difference.
     """
 
@@ -40,7 +40,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at; effects as shares of the logit difference.
+    """The evidence that the rules use; effects are shares of the logit difference.
 
     Args:
         acts_at: the role where the component acts.
@@ -78,7 +78,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Label:
-    """A label and what it rests on."""
+    """A label and its evidence."""
 
     name: str
     evidence: str
@@ -91,7 +91,7 @@ def label_head(facts: Facts, thresholds: Thresholds, known: Mapping[str, str]) -
     """The label of a head.
 
     Args:
-        known: labels of other heads, as far as they are known.
+        known: labels of the heads that are already labelled.
     """
     for rule in _RULES:
         label = rule(facts, thresholds, known)
@@ -215,7 +215,7 @@ _RULES: tuple[Rule, ...] = (
 
 
 def _shows(here: float, random: float, t: Thresholds) -> bool:
-    """Whether a pattern is seen on the task's prompts, for which less is needed where it is the head's habit."""
+    """Whether the task's prompts show a pattern; the threshold is lower if the head also shows it on random tokens."""
     return here >= (t.attends / 2 if random >= t.pattern else t.attends)
 
 

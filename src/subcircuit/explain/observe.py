@@ -1,4 +1,4 @@
-"""Observation of a model on a task: attention of all heads, values and effects of all writers, and what they write as tokens.
+"""Observation of a model on a task: attention of all heads, values and effects of all writers, and their outputs as tokens.
 
 Effects are first order, with gradients averaged on the way from the corrupted to the clean embedding (EAP-IG, Hanna et al.
 2024, arXiv 2403.17806), because behind a saturated softmax the gradient of the clean run alone is zero:
@@ -10,10 +10,9 @@ D is the mean over examples of u · final norm(x) with u = mean W_U[correct] −
 tokens where a task has no wrong answers. Heads are taken apart into q, k, v whatever the circuit's scope. Cost: seven forward
 passes and five backward. Memory: every writer's value twice, writers × prompts × positions × d_model.
 
-What a component writes is shown as tokens: its mean output goes through the final norm and the unembedding. Neurons are
-shown with the tokens on which they fire. The final norm's scale is frozen where it is in the model's run, so that what is
-written is linear in the output (nostalgebraist 2020, "interpreting GPT: the logit lens"). Logits are compared with their
-mean over the vocabulary.
+A component's output is shown as tokens: its mean output goes through the final norm and the unembedding. Neurons are shown with
+the tokens on which they fire. The final norm's scale is frozen at its value in the model's run, so that the logits are linear in
+the output (nostalgebraist 2020, "interpreting GPT: the logit lens"). Logits are compared with their mean over the vocabulary.
 """
 
 from collections.abc import Iterator
@@ -88,7 +87,7 @@ class Observation:
         return float(answers.mean(torch.linalg.vecdot(answers.rows(self.streams[0][-1]), at_answers(self)) + constant))
 
     def rows(self, role: str) -> Float[Tensor, "batch pos"]:
-        """1 at the positions of a role within prompts, else 0."""
+        """A mask: 1 at the positions of a role within prompts, else 0."""
         within = torch.arange(self.task.clean.ids.shape[1], device=self.model.device) < self.task.clean.lengths[:, None]
         return (self.roles.mask(role) & within).float()
 
@@ -154,13 +153,13 @@ def _check_size(graph: Graph, task: Task, model: Transformer) -> None:
 
 
 def at_answers(observed: Observation) -> Float[Tensor, "answer d_model"]:
-    """What a share of the last stream is multiplied with to give its part of D, at each answer: u through the frozen norm."""
+    """The direction whose product with a share of the last stream is its part of D, at each answer: u through the frozen norm."""
     model, answers = observed.model, observed.task.answers
     return _through_final_norm(model, answers.rows(observed.streams[0][-1]), directions(model, answers), frozen=True)
 
 
 def directions(model: Transformer, answers: Answers) -> Float[Tensor, "answer d_model"]:
-    """u of every answer: the unembedding's mean row of right tokens, less that of wrong ones, or less that of all."""
+    """u of every answer: the unembedding's mean row of right tokens minus the mean row of wrong ones, or of all tokens."""
     W_U = model.weights.W_U
     right = _mean_row(W_U, answers.correct, answers.correct_mask)
     none = ~answers.wrong_mask.any(1)
@@ -235,7 +234,7 @@ class NeuronAtWork:
 
 
 def written(observed: Observation, writers: list[int], role: str) -> Written:
-    """What some writers together write at the positions of a role, on average over prompts."""
+    """The mean joint output of some writers at the positions of a role, over prompts."""
     return as_tokens(observed, observed.values[writers].sum(0), role)
 
 
@@ -285,7 +284,7 @@ def _at_work(
 def _through_frozen_norm(
     observed: Observation, values: Float[Tensor, "row d_model"], last: Float[Tensor, "row d_model"]
 ) -> Float[Tensor, "row d_model"]:
-    """What the final norm makes of a share of the last stream, its scale frozen."""
+    """A share of the last stream after the final norm, with the norm's scale frozen."""
     gain = observed.model.weights.final_norm.gain
     match observed.model.config.norm:
         case NoNorm():

@@ -4,8 +4,8 @@
     mixed   = softmax(q kᵀ, masked) v
     written = Σ over heads of mixed W_O  (+ b_O), normalised once more where a family has post-norms
 
-A plain run projects all heads in one product and merges what they write in another (``attention``). Where heads read inputs
-of their own or their writes are told apart, each has its own product (``project``, ``attend``). Heads are the first axis.
+A plain run projects all heads in one product and merges their outputs in another (``attention``). If heads read separate inputs,
+or their outputs are kept separate, each head has its own product (``project``, ``attend``). Heads are the first axis.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ PARTS: tuple[HeadPart, ...] = ("q", "k", "v")
 
 
 def attention(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-    """What one layer's attention adds to the stream, all heads together."""
+    """One layer's attention output, as added to the stream, all heads together."""
     normed = normalize(stream, model.config.norm, model.weights.layers[layer].attention_norm)
     positions = torch.arange(stream.shape[1], device=stream.device)
     q, k, v = (project_together(model, layer, part, normed, positions) for part in PARTS)
@@ -78,7 +78,7 @@ def finish(
     heads: tuple[int, ...] | None = None,
     nonlinear: Nonlinear = AS_IT_IS,
 ) -> Float[Tensor, "head *rows pos d_head"]:
-    """What follows the matrix product of a projection: bias, the per-head norm, rotary positions.
+    """Queries, keys or values from the matrix product: bias, the per-head norm, rotary positions.
 
     Args:
         heads: query heads; None where there is one row for each head that is stored.
@@ -98,7 +98,7 @@ def _weights(model: Transformer, layer: int, part: HeadPart) -> Float[Tensor, "h
 
 
 def _stored(model: Transformer, part: HeadPart, heads: tuple[int, ...]) -> Int[Tensor, " head"]:
-    """Where the weights of these query heads are kept: keys and values with the key/value head that each uses."""
+    """The index of each query head's weights: for keys and values, that of the key/value head that it uses."""
     shared_by = 1 if part == "q" else model.config.heads_per_kv
     return torch.tensor([head // shared_by for head in heads], device=model.device)
 
@@ -155,7 +155,7 @@ def merged(
     mixed: Float[Tensor, "head *rows d_head"],
     nonlinear: Nonlinear = AS_IT_IS,
 ) -> Float[Tensor, "*rows d_model"]:
-    """What all heads together write for their mixed values, in one product."""
+    """The joint output of all heads for their mixed values, in one product."""
     weights = model.weights.layers[layer]
     written = mixed.movedim(0, -2).flatten(-2) @ weights.attention.W_O.flatten(0, 1)
     written = written if weights.attention.b_O is None else written + weights.attention.b_O
@@ -166,7 +166,7 @@ def merged(
 def write_out(
     model: Transformer, layer: int, mixed: Float[Tensor, "head *rows d_head"], heads: tuple[int, ...]
 ) -> Float[Tensor, "head *rows d_model"]:
-    """What heads write for their mixed values, before any post-norm and without ``b_O``, which belongs to no head."""
+    """The outputs of heads for their mixed values, before any post-norm and without ``b_O``, which belongs to no head."""
     W_O = model.weights.layers[layer].attention.W_O[list(heads)]
     return torch.bmm(mixed.flatten(1, -2), W_O).view(*mixed.shape[:-1], -1)
 
@@ -196,7 +196,7 @@ def post_norm_scale(
 def shares(
     model: Transformer, layer: int, mixed: Float[Tensor, "head batch pos d_head"]
 ) -> Float[Tensor, "head batch pos d_model"]:
-    """What all heads of a layer write for their mixed values, after any post-norm."""
+    """The outputs of all heads of a layer for their mixed values, after any post-norm."""
     writes = write_out(model, layer, mixed, tuple(range(len(mixed))))
     scale = post_norm_scale(model, model.weights.layers[layer].attention_post_norm, writes.sum(0))
     return writes if scale is None else writes * scale

@@ -70,9 +70,9 @@ def activate(x: Float[Tensor, "*rows"], activation: Activation, inplace: bool = 
 
 @dataclass(frozen=True, slots=True)
 class Nonlinear:
-    """What of a decoder's layers is not linear, softmax and soft caps aside.
+    """The nonlinear functions of a decoder's layers, except softmax and soft caps.
 
-    Methods that carry gradients by rules of their own pass functions of the same values with other gradients.
+    Methods with their own gradient rules pass functions with the same values and other gradients.
 
     Args:
         norm: in place of ``normalize``.
@@ -144,7 +144,7 @@ def finish_heads(
     eps: float,
     nonlinear: Nonlinear = AS_IT_IS,
 ) -> Float[Tensor, "*rows pos d_head"]:
-    """What follows a query or key projection: bias, the per-head norm where there is one, rotary positions.
+    """Queries or keys from their projections: bias, per-head norm if there is one, rotary positions.
 
     Args:
         x: projections.
@@ -159,9 +159,9 @@ def finish_heads(
 def attention_mask(
     queries: Int[Tensor, "*query"], keys: Int[Tensor, "*key"], config: TransformerConfig, layer: int
 ) -> Bool[Tensor, "*query key"]:
-    """Which keys a query at each position may see: no later ones, and only the latest within the layer's window.
+    """A mask of the keys that each query sees: no later ones, and only the latest within the layer's window.
 
-    All of them where attention is not causal.
+    If attention is not causal, a query sees all keys.
     """
     distance = queries[..., None] - keys
     window = config.windows[layer]
@@ -238,11 +238,11 @@ def norm_eps(norm: Norm) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Routing:
-    """Where each row goes.
+    """The experts of each row.
 
     Args:
-        experts: the chosen ones, those of larger probability first.
-        shares: what each of them multiplies its output with.
+        experts: numbers of the chosen experts, larger probability first.
+        shares: factor on each chosen expert's output.
     """
 
     experts: Int[Tensor, "row top"]
@@ -283,7 +283,7 @@ def mixture(
 def shared_expert(
     config: TransformerConfig, weights: MixtureWeights, x: Float[Tensor, "row d_model"], nonlinear: Nonlinear = AS_IT_IS
 ) -> Float[Tensor, "row d_model"] | None:
-    """What the expert of all positions writes for normalised inputs; None where there is none."""
+    """The shared expert's output on normalised inputs; None if there is no shared expert."""
     if weights.shared is None or weights.W_shared is None:
         return None
     gate = F.linear(x, weights.W_shared[None]).sigmoid()

@@ -1,4 +1,4 @@
-"""Everything a transformer's forward pass depends on, as one frozen value."""
+"""The config of a transformer: all settings of its forward pass, as one frozen value."""
 
 from dataclasses import dataclass, fields
 from hashlib import sha256
@@ -135,7 +135,7 @@ class TransformerConfig:
     @property
     def digest(self) -> str:
         """A short hash of every field: two models with the same digest have the same computational graph."""
-        # a field that came later counts where it is set: digests recorded before it hold
+        # a field of a later version counts only if it is set, so that older recorded digests stay valid
         said = (f for f in fields(self) if not (f.name == "experts" and self.experts is None))
         text = f"TransformerConfig({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in said)})"
         return sha256(text.encode()).hexdigest()[:16]

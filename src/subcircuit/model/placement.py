@@ -1,10 +1,10 @@
-"""Models that are larger than a device: layers that are kept elsewhere and come when they are needed.
+"""Placement of models larger than a device: layers are stored elsewhere and copied when needed.
 
-The first device is the model's own: embeddings, unembedding and all activations are there, and everything is computed
-there. Layers may be kept on it, on other devices, or in the machine's memory; one that is kept elsewhere is copied over
-when it is used and forgotten when another one is. So bits do not depend on where layers are kept, and a device needs
-memory for its own layers and one more. Cost: every pass through the layers, forward or backward, copies those that are
-kept elsewhere once; the more rows run together, the less that counts.
+The first device is the model's own: it holds embeddings, unembedding and all activations, and computes everything. Layers may
+be stored on it, on other devices, or in the machine's memory. A layer that is stored elsewhere is copied to the first device for
+its use, and dropped when another one is used. So results do not depend on the placement to the last bit, and the first device
+needs memory for its own layers and one more. Cost: every pass through the layers, forward or backward, copies the layers stored
+elsewhere once; the relative cost falls with the number of rows that run together.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,12 @@
-"""Tensor maps: which tensor of a checkpoint holds which weights. One per family, for reading and for writing.
+"""Tensor maps from a checkpoint's tensors to weights. One per family, for reading and for writing.
 
 Each row of a map names a tensor of the file and the weights that are views of it, so one row gives both directions:
 
     reading    weight = offset + view of the stored tensor
     writing    view of the stored tensor = weight − offset
 
-Reading copies nothing but weights that are not contiguous in the file. Both directions are exact but where a weight is offset
-(Gemma stores gains of 1 + g as g) or divided by its layer's number (a switch of GPT-2): writing those rounds.
+Reading copies only weights that are not contiguous in the file. Both directions are exact, except for weights with an offset
+(Gemma stores gains of 1 + g as g) or divided by their layer's number (a switch of GPT-2): writing them rounds.
 """
 
 import re
@@ -33,14 +33,14 @@ class StoredTensor:
     Its rows are the weights' rows: a row is one dimension of a query, of a key, of a value or of a head's output, or one neuron.
 
     Args:
-        name: in the file; ``{expert}`` stands for an expert's number.
-        weights: whose rows it holds, one weight after the other, by their dotted names in `Weights`, inside `LayerWeights` for
+        name: name in the file; ``{expert}`` stands for an expert's number.
+        weights: the weights whose rows it holds, one after the other, by their dotted names in `Weights`, inside `LayerWeights` for
             tensors of a layer. With ``{expert}`` in them and not in ``name`` the tensor holds all experts along its first axis.
-        transposed: rows are its columns.
-        by_head: rows go head by head: those of the first weight's head 0, of the second's head 0, then those of head 1.
-        offset: is added to what is stored.
-        switch: field of the checkpoint's config that says whether it is there; None is always.
-        optional: where it is missing, later rows of the map hold its weights.
+        transposed: the weights' rows are the tensor's columns.
+        by_head: rows are ordered by head: those of the first weight's head 0, of the second's head 0, then those of head 1.
+        offset: number added to the stored value.
+        switch: field of the checkpoint's config that tells whether the tensor exists; None is always.
+        optional: if the tensor is missing, later rows of the map hold its weights.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Slot:
         return matrix if self.stacked is None else (experts, *matrix)
 
     def views(self, stored: Tensor) -> tuple[Tensor, ...]:
-        """The weights as views of a tensor of this shape: what is written to them is written to it."""
+        """The weights as views of a tensor of this shape: writes to them change the tensor."""
         rows = stored.mT if self.row.transposed else stored
         if self.row.by_head:
             return rows.unflatten(0, (self.shapes[0][0], -1)).split([shape[1] for shape in self.shapes], dim=1)
@@ -120,10 +120,10 @@ class TensorMap:
     """All tensors of a family's checkpoints.
 
     Args:
-        tensors: outside the layers.
-        layer: what names of a layer's tensors begin with; ``{layer}`` stands for its number.
-        per_layer: the tensors of a layer. Rows for weights that the config does not ask for are passed over.
-        prefix: what names of the decoder's tensors begin with, left out of ``layer`` and of rows; some checkpoints lack it.
+        tensors: the tensors outside the layers.
+        layer: prefix of the names of a layer's tensors; ``{layer}`` stands for its number.
+        per_layer: the tensors of a layer. Rows for weights that the config does not need are skipped.
+        prefix: prefix of the names of the decoder's tensors, left out of ``layer`` and of rows; some checkpoints lack it.
         ignored: a regular expression for tensors that are no weights (masks and frequencies that old versions saved).
         aliases: regular expressions for parts of names, each with the part that this map has instead.
         queries_divided: field of the checkpoint's config that says whether attention scores of layer l are divided by l + 1. Scores
@@ -171,7 +171,7 @@ class TensorMap:
         return weights_of_names(weights)
 
     def names_in(self, tensors: Collection[str]) -> dict[str, str]:
-        """From the map's names to the file's, for all tensors of a file that are weights.
+        """A dict from the map's names to the file's, for all tensors of a file that are weights.
 
         Raises:
             ModelError: two of the file's names are one of the map's.

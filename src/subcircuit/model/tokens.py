@@ -1,6 +1,6 @@
-"""A batch of tokenised prompts.
+"""Batches of tokenised prompts, and the vocabulary of their token ids.
 
-What token ids mean: prompts that were tokenised for one model are noise to a model with another vocabulary.
+Prompts that were tokenised for one model are noise to a model with another vocabulary.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from transformers import PreTrainedTokenizerBase
 class Tokens:
     """Prompts of possibly unequal length, padded on the right.
 
-    Causal models attend backwards only, so what stands to the right of a prompt's end changes nothing before it: padded
-    and unpadded runs agree at every real position, and no attention mask is needed. Models that are not causal run
+    Causal models attend backwards only, so padding after a prompt's end changes nothing before it: padded and unpadded
+    runs agree at every real position, and no attention mask is needed. Models that are not causal run
     prompts of one length only.
 
     Args:
         ids: token ids; past a prompt's end any id, 0 by convention.
         lengths: real tokens per prompt.
-        positions: which of a graph's positions each position is, where its nodes are told apart by position; past a prompt's end any.
+        positions: index of each position among a graph's positions, if its nodes are resolved by position; any index past a prompt's end.
     """
 
     ids: Int[Tensor, "batch pos"]
@@ -53,7 +53,7 @@ class Tokens:
         return Tokens(self.ids.to(device), self.lengths.to(device), positions)
 
     def until(self, n_pos: int) -> "Tokens":
-        """The first so many positions of every prompt."""
+        """The first positions of every prompt, up to a given number."""
         positions = None if self.positions is None else self.positions[:, :n_pos]
         return Tokens(self.ids[:, :n_pos], self.lengths.clamp(max=n_pos), positions)
 

@@ -35,11 +35,11 @@ class Transformer:
         config: shape and switches.
         weights: tensors; their device and dtype are the model's.
         tokenizer: None for models that are fed token ids only.
-        name: how the model was asked for; of a path its last part alone.
-        revision: commit of the checkpoint where it came from a hub, else a digest of its files.
-        folder: of the checkpoint, in the Hugging Face layout; None for models that were not read from one. Not recorded.
-        origin: which variant and which weights a short name stands for, in words; None where the name says it.
-        family: of its checkpoint; None for models that were not read from one. Not recorded.
+        name: the name under which it was loaded; for a path only its last part.
+        revision: commit of the checkpoint if it came from a hub, else a digest of its files.
+        folder: folder of the checkpoint, in the Hugging Face layout; None for models without one. Not recorded.
+        origin: the variant and the weights behind a short name, in words; None if the name is unambiguous.
+        family: family of the checkpoint; None for models without one. Not recorded.
     """
 
     config: TransformerConfig
@@ -58,7 +58,7 @@ class Transformer:
 
     @property
     def device(self) -> torch.device:
-        """Where everything is computed."""
+        """The device of all computation."""
         return self.weights.W_E.device
 
     @property
@@ -68,7 +68,7 @@ class Transformer:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """What its token ids mean."""
+        """The vocabulary of its token ids."""
         return Vocabulary(self.name, digest_of_tokenizer(self.tokenizer), self.config.vocab)
 
     @cached_property
@@ -112,10 +112,10 @@ class Transformer:
 
 
 def check_lengths(config: TransformerConfig, tokens: Tokens) -> None:
-    """Prompts that run together are of one length where padding would be attended to.
+    """Refuse a batch of prompts of unequal lengths in a model that would attend to padding.
 
     Raises:
-        PromptError: they are not.
+        PromptError: the lengths are unequal and the model is not causal.
     """
     if not config.causal and bool((tokens.lengths != tokens.ids.shape[1]).any()):
         raise PromptError(
@@ -137,7 +137,7 @@ def block(model: Transformer, layer: int, stream: Float[Tensor, "batch pos d_mod
 def feed_forward(
     model: Transformer, layer: int, stream: Float[Tensor, "*rows d_model"], nonlinear: Nonlinear = AS_IT_IS
 ) -> Float[Tensor, "*rows d_model"]:
-    """What one layer's MLP, plain or a mixture of experts, adds to the stream."""
+    """The output of one layer's MLP, plain or a mixture of experts, as added to the stream."""
     config, weights = model.config, model.weights.layers[layer]
     assert weights.mlp is not None and weights.mlp_norm is not None
     x = nonlinear.norm(stream, config.norm, weights.mlp_norm)

@@ -1,4 +1,4 @@
-"""What a person sees of a circuit: pictures, summaries, and the directory that a run leaves."""
+"""Presentation of circuits: pictures, summaries, and the result directory of a run."""
 
 from subcircuit.report.attention_figure import draw_attention
 from subcircuit.report.exchange import export_circuit, import_circuit, to_networkx

@@ -27,7 +27,7 @@ def circuit_html(circuit: Circuit) -> str:
 
 
 def discovery_html(discovery: Discovery) -> str:
-    """What a search found, with what it measured."""
+    """A search's result, with its measurements."""
     summary = Summary.of(discovery.circuit)
     numbers = {name: getattr(discovery, name) for name in ("metric_model", "metric_circuit", "metric_corrupted", "kl_circuit")}
     measured = ((name.replace("_", " "), f"{number:.4g}") for name, number in numbers.items())

@@ -1,4 +1,4 @@
-"""A circuit as one figure: layers bottom to top, kept edges coloured by what reads them, width and strength by effect."""
+"""A circuit as one figure: layers bottom to top, kept edges coloured by the type of reader, width and strength by effect."""
 
 import math
 from pathlib import Path as FilePath

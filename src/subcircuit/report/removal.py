@@ -1,4 +1,4 @@
-"""An edited model on disk, with its report: what was there before, and what is there after."""
+"""An edited model on disk, with a report that compares it with the whole model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,7 +41,7 @@ _TABLE = ("what", "measure", "before", "after", "left")
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What an edit is measured on: nothing of it was used to find or to learn it.
+    """Held-out prompts and texts for measurement; neither the search nor learning used them.
 
     Args:
         target, retained: prompts of the same tasks.
@@ -55,14 +55,14 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class EditReport:
-    """What an edit did.
+    """The report of an edit.
 
     Args:
-        conditions: model, circuit and how the edit was made, as JSON values.
-        removed: names of the parts that are gone.
-        effects: before and after.
-        path: of the search, one point a step; empty where there was none.
-        settings: of the search; None where there was none.
+        conditions: model, circuit and settings of the edit, as JSON values.
+        removed: names of the removed parts.
+        effects: measurements before and after.
+        path: path of the search, one point per step; empty without a search.
+        settings: settings of the search; None without one.
     """
 
     conditions: dict[str, Any]
@@ -98,7 +98,7 @@ class EditReport:
 
     @property
     def target_reached(self) -> bool | None:
-        """Whether no more of the capability is left than was asked for, on prompts that the search did not see."""
+        """Whether the remaining share of the capability is at or below the target, on prompts that the search did not see."""
         return None if self.settings is None else self.effects.target.share <= self.settings.target
 
     @property
@@ -108,7 +108,7 @@ class EditReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was asked for and not reached, and what the numbers cannot tell, each with a way out."""
+        """Warnings: targets that were missed, and limits of the measurements, each with a remedy."""
         return () if self.settings is None else (*_missed(self.effects, self.settings), *_unproven(self.effects.recovery))
 
     def to_json(self) -> dict[str, Any]:
@@ -255,7 +255,7 @@ def _change(change: Change) -> dict[str, Any]:
 
 
 def _missed(effects: EditEffects, settings: RemovalSearch) -> Iterator[str]:
-    """What the edit was to do and does not, on prompts that the search did not see."""
+    """Warnings about targets that the edit misses, on prompts that the search did not see."""
     target = effects.target
     if target.share > settings.target:
         yield (
@@ -273,7 +273,7 @@ def _missed(effects: EditEffects, settings: RemovalSearch) -> Iterator[str]:
 
 
 def _unproven(recovery: Relearned | None) -> Iterator[str]:
-    """Why relearning tells less than it seems to."""
+    """Warnings about limits of the relearning test."""
     if recovery is None:
         return
     whole = recovery.untouched
@@ -295,6 +295,6 @@ def _row(change: Change, role: str) -> tuple[str, ...]:
 
 
 def list_of(names: Sequence[str], most: int = 12) -> str:
-    """Names with spaces between them, and how many more there are."""
+    """Names with spaces between them, and the number of names left out."""
     rest = len(names) - most
     return " ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")

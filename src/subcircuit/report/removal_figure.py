@@ -1,4 +1,4 @@
-"""The figure of an edit: what is left of each task, how the search got there, and whether the capability comes back."""
+"""The figure of an edit: the remaining share of each task, the path of the search, and relearning of the capability."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What there is to say of a circuit in numbers, read from the record that the search left with it."""
+"""The summary of a circuit in numbers, read from the circuit and its record."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ WARNING = "warning"
 
 @dataclass(frozen=True)
 class Summary:
-    """The numbers of a circuit and of the search that found it; None for what is not known.
+    """The numbers of a circuit and of the search that found it; None for unknown values.
 
     Args:
         edges_total, edges_kept, nodes_total, nodes_kept: of the graph and of the circuit; ``logits`` counts as a node.
@@ -180,7 +180,7 @@ class Summary:
         return tuple((name, value) for name, value in rows if value)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as values that JSON can hold: what is not a finite number is null."""
+        """All fields as JSON values; a number that is not finite becomes null."""
         parts = {name: None if part is None else part.model_dump(mode="json") for name, part in self._parts.items()}
         derived = {name: getattr(self, name) for name in ("forward_equivalents", "faithfulness", "threshold")}
         return {name: _finite(value) for name, value in {**asdict(self), **parts, **derived}.items()}
@@ -198,7 +198,7 @@ class Summary:
 
     @property
     def _unseen(self) -> list[tuple[str, str]]:
-        """What the circuit is worth on other prompts, before what it does on those that it was found with."""
+        """The circuit's results on held-out prompts, followed by those on the prompts of the search."""
         if self.held_out is False:
             first = ("on unseen prompts", "not measured: every prompt was searched with")
         else:

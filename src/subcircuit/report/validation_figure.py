@@ -57,7 +57,7 @@ def draw_table(attempts: Sequence[Attempt]) -> Figure:
 
 
 def cell(attempt: Attempt) -> str:
-    """What a table says of a search."""
+    """The text of a table cell about a search."""
     if not isinstance(attempt, Validation):
         return NO_GRADIENT if attempt.no_gradient else "–"
     return "=" if attempt.note else f"{attempt.edges.roc.auc:.2f}"

@@ -1,7 +1,7 @@
 """The lock of a run: one process at a time works on it.
 
-The system holds the lock, between threads as between processes, and drops it when its process ends, however that happens. A
-file left behind locks nothing.
+The operating system holds the lock between threads and between processes, and releases it when the process ends for any reason.
+A leftover lock file does not block.
 """
 
 from collections.abc import Iterator

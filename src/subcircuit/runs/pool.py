@@ -2,8 +2,8 @@
 
 All processes run the same work on replicas of the model. The work is a deterministic function of its units' results
 (``search/journal.py``): one process computes each unit, and the others read the result. So no process needs instructions,
-none holds data that the others depend on, and the leader finishes whatever becomes of the workers. Results are those of one
-process to the last bit, as every unit is computed as one process would compute it, on the same number of threads.
+none holds data that the others depend on, and the leader finishes even if all workers stop. Results are bit-identical to those
+of one process, because every unit is computed as in one process, on the same number of threads.
 
     attribution, evaluation     units are batches of prompts
     exact                       the edges into a reader

@@ -35,23 +35,23 @@ class Job:
     work: Work
 
     def __call__(self, journal: Journal) -> Any:
-        """Do it."""
+        """The result of the work."""
         return self.work(journal=journal)
 
     def save(self, folder: Path) -> None:
-        """Into an empty folder."""
+        """Write the job into an empty folder."""
         outline, tensors = self.pack()
         torch.save(tensors, folder / "weights.pt")
         (folder / "work.pickle").write_bytes(outline)
 
     @staticmethod
     def load(folder: Path) -> "Job":
-        """What ``save`` wrote; the weights are mapped, not read."""
+        """The job that ``save`` wrote; the weights are mapped into memory."""
         tensors = torch.load(folder / "weights.pt", mmap=True, weights_only=True)
         return Job.unpack((folder / "work.pickle").read_bytes(), tensors)
 
     def pack(self) -> tuple[bytes, dict[str, Tensor]]:
-        """As values that can be sent: all but the weights, and the weights on the processor by their names.
+        """The job as two picklable values: everything but the weights, and the weights by name, on the CPU.
 
         Raises:
             SettingsError: something in the work cannot be sent to another process, such as a metric that is a lambda.
@@ -72,14 +72,14 @@ class Job:
 
     @staticmethod
     def unpack(outline: bytes, tensors: dict[str, Tensor]) -> "Job":
-        """What ``pack`` made."""
+        """The job that ``pack`` packed."""
         work, hollow, devices = pickle.loads(outline)
         there = {name: tensor.to(devices[name]) for name, tensor in tensors.items()}
         return Job(_WithModels(BytesIO(work), [_filled(model, number, there) for number, model in enumerate(hollow)]).load())
 
 
 class _WithoutModels(pickle.Pickler):
-    """Leaves models out, and collects them."""
+    """A pickler that leaves models out, and collects them."""
 
     def __init__(self, file: BytesIO):
         super().__init__(file)

@@ -1,4 +1,4 @@
-"""The journals of a pool's processes, and the schedule that they share: which process does which unit, and the results.
+"""The journals of a pool's processes, and their shared schedule of units and results.
 
 A unit is taken by the first process that claims it, and done when a result is recorded. Units that were taken by a process
 that leaves (or dies, or is killed) are free again, and so are units taken for longer than ``patience``: a process that waits
@@ -19,26 +19,26 @@ PATIENCE = 300.0
 
 @runtime_checkable
 class ScheduleClient(Protocol):
-    """A schedule, in this process or elsewhere, as the processes of a pool call it; each gives its number."""
+    """The interface of a schedule, in this process or another; each process passes its number."""
 
     def claim(self, worker: int, keys: Sequence[str]) -> str | None:
         """Take the first of these units that is free; None where there is none, or where the first of all is done."""
         ...
 
     def recall(self, worker: int, key: str) -> bytes | None:
-        """The result of a unit, after waiting for it where others are at it; None: it is the caller's to do now."""
+        """The result of a unit, after waiting if another process computes it; None if the caller must compute it now."""
         ...
 
     def record(self, worker: int, key: str, result: bytes) -> None:
-        """A unit is done."""
+        """Record that a unit is done."""
         ...
 
     def release(self, worker: int, key: str) -> None:
-        """A unit that this process had taken is free again."""
+        """Release a unit that this process had taken."""
         ...
 
     def leave(self, worker: int) -> None:
-        """A process is gone: all that it had taken is free again."""
+        """Release all units of a process that is gone."""
         ...
 
 
@@ -193,7 +193,7 @@ class LeaderJournal:
         self.schedule.release(LEADER, key)
 
     def _tell(self, key: str) -> None:
-        """What the kept journal holds of a unit becomes known to all."""
+        """Share the kept journal's entry for a unit with all processes."""
         if key not in self._seen:
             self._seen.add(key)
             known = self.own.recall(key)

@@ -87,7 +87,7 @@ def _start(folder: Path, number: int) -> _Worker:
 
 
 def _serve(schedule: Schedule, worker: _Worker, say: Callable[[str], None], leaving: Event) -> None:
-    """Answer a worker's questions until it is gone."""
+    """Serve a worker's calls until it is gone."""
     with suppress(EOFError, OSError):
         while True:
             name, arguments = worker.pipe.recv()

@@ -33,10 +33,10 @@ _LARGEST = 1 << 16
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is.
+    """The progress of a run.
 
     Args:
-        done, total: units of work, as its method counts them.
+        done, total: units of work, as the method counts them.
         words: the same in words.
         circuit: name of the directory that holds the circuit so far.
     """

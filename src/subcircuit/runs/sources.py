@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def model_source(path: Path, recorded: "ModelRecord") -> str:
-    """What to give `load_model` for the model in which a circuit was found.
+    """The argument of `load_model` for the model of a circuit.
 
     Args:
-        path: of the circuit.
+        path: path of the circuit.
 
     Raises:
         ModelError: another model has its name here, and its files are not near.
@@ -41,10 +41,10 @@ def model_source(path: Path, recorded: "ModelRecord") -> str:
 
 
 def task_source(path: Path, recorded: "TaskRecord") -> str:
-    """What to give `load_task` for the task that a circuit was found with.
+    """The argument of `load_task` for the task of a circuit.
 
     Args:
-        path: of the circuit.
+        path: path of the circuit.
 
     Raises:
         PromptError: the prompt file is not near, or has other content now.
@@ -69,12 +69,12 @@ def task_source(path: Path, recorded: "TaskRecord") -> str:
 
 
 def run_sources(path: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, str | None]:
-    """Where the model's files and the prompt file of a run are now, as options; None for one that is not here.
+    """The current paths of a run's model files and prompt file, as options; None for a file that is not found.
 
-    Models from the hub are not among them, nor built-in tasks: their names say where they are.
+    Models from the hub and built-in tasks are not included, because their names suffice.
 
     Args:
-        path: of the run.
+        path: path of the run.
         asked: its options, which hold names.
         found: its identity, which holds digests.
     """

@@ -46,7 +46,7 @@ class _PipeClient:
 
 
 def main(folder: str, pipe: str, number: str) -> None:
-    """Work until all is done, or until the leader is gone."""
+    """Run the job until all of it is done, or until the leader is gone."""
     Thread(target=_leave_with_the_first, daemon=True).start()
     schedule = _PipeClient(Connection(int(pipe)))
     # the leader does the unit itself, and raises the same

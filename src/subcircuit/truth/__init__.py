@@ -1,9 +1,9 @@
-"""Models whose circuits are known, and circuits that are known of models: what searches are measured against.
+"""Ground truth for searches: models with known circuits, and published circuits of trained models.
 
 case("tracr-reverse", Zero())            a compiled program, with its task and its true edges
 case("induction", Resample())            weights set by hand
 case("trained-ioi", Resample())          a small trained model, every edge of which was cut
-published_circuit("ioi").circuit(graph)  what was found in a trained model
+published_circuit("ioi").circuit(graph)  the published edges of a trained model
 """
 
 from subcircuit.truth.case import Case

@@ -11,19 +11,19 @@ from subcircuit.tasks import Task
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A model, what it is asked, and the edges that answer: what a search should find.
+    """A model, its task, and the edges that a search should find.
 
     Truth is relative to the ablation: a constant that a circuit needs is an edge under Zero and none under Resample.
 
     Args:
-        name: to ask for it by.
-        description: what the model computes, and how.
+        name: its name for `case` and the command line.
+        description: the model's computation.
         model: unless it was trained, its weights hold the mechanism and, but for tracr's auxiliary directions, nothing else.
-        task: the prompts that the truth speaks of; its metric is the one to search with.
-        ablation: what cut edges carry.
-        circuit: the true edges; of a trained model those with an effect, which are a reference and no more.
-        redundant: the circuit holds edges that stand in for each other, so that cutting one of them alone may change nothing.
-        source: where the truth comes from.
+        task: the prompts for which the circuit is true; a search uses its metric.
+        ablation: the value that cut edges carry.
+        circuit: the true edges. For a trained model, the edges with an effect, which are only a reference.
+        redundant: some edges of the circuit can replace each other, so cutting one of them alone may change nothing.
+        source: the origin of the true edges.
     """
 
     name: str
@@ -41,5 +41,5 @@ class Case:
 
     @property
     def graph(self) -> Graph:
-        """The graph whose edges are true or not."""
+        """The graph of the circuit."""
         return self.circuit.graph

@@ -16,12 +16,12 @@ from subcircuit.truth.trained import TRAINED, trained_case
 
 @dataclass(frozen=True)
 class CaseListing:
-    """A case that can be asked for.
+    """An available case.
 
     Args:
-        name: to ask for it by.
+        name: its name for `case` and the command line.
         description: one line.
-        make: from an ablation to the case.
+        make: function that returns the case under an ablation.
     """
 
     name: str
@@ -47,12 +47,12 @@ CASES: dict[str, CaseListing] = {
 
 @entry
 def case(name: str, ablation: Ablation) -> Case:
-    """The case of this name under an ablation; compiling a program, or cutting every edge of a trained model, takes seconds.
+    """The case of this name under an ablation. A compiled program or a trained model takes seconds.
 
     Raises:
-        UnknownNameError: there is none; the nearest names are suggested.
-        SettingsError: truth is known under Zero and under Resample alone.
-        ModelError: a RASP program, and tracr is not installed.
+        UnknownNameError: no case has this name; the nearest names are suggested.
+        SettingsError: the ablation is neither Zero nor Resample.
+        ModelError: the case is a RASP program, and tracr is not installed.
     """
     if name not in CASES:
         raise UnknownNameError("case", name, tuple(CASES))
@@ -62,10 +62,10 @@ def case(name: str, ablation: Ablation) -> Case:
 
 
 def known_cases(setting: Setting | None = None) -> dict[str, Callable[[Ablation], Case]]:
-    """From the names of all cases, those of published circuits among them, to how they are had.
+    """A dict from the name of each case, published circuits included, to the function that makes it.
 
     Args:
-        setting: of the published circuits, whose models must be found first.
+        setting: settings of the published circuits, such as the place of their models.
     """
     published = {name: partial(_published, published_circuit(name), setting) for name in published_names()}
     return {**{name: partial(case, name) for name in CASES}, **published}

@@ -1,8 +1,8 @@
-"""The circuit of a model whose weights hold a mechanism and nothing else, read off weights and values.
+"""The circuit of a model whose weights hold a mechanism and nothing else, derived from weights and values.
 
-Meant for models without norms whose features are directions of the residual stream's own basis, as compiled RASP programs
-(Lindner et al. 2023, arXiv 2301.05062) and models with weights set by hand are. From the logits backwards, an edge w → r
-is true where all of this holds:
+It applies to models without norms whose features are directions of the residual stream's own basis, such as compiled RASP
+programs (Lindner et al. 2023, arXiv 2301.05062) and models with weights set by hand. From the logits backwards, an edge w → r
+is true if all of these hold:
 
 1. r belongs to the logits, or to a node that a true edge leads on from.
 2. w carries something: on some prompt its value differs from the ablated value in a direction that r's weights read.
@@ -40,7 +40,7 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """Where a writer's value is used: by which directions, at which positions."""
+    """The directions and positions at which a writer's value is used."""
 
     directions: Bool[Tensor, " d_model"]
     places: Bool[Tensor, "batch pos"]
@@ -52,7 +52,7 @@ class _Derivation:
 
     Args:
         runs: every writer's value on the clean prompts, and on the corrupted ones.
-        ablated: what cut edges carry.
+        ablated: the values that cut edges carry.
     """
 
     model: Transformer
@@ -88,7 +88,7 @@ class _Derivation:
         return False
 
     def _places(self, reader: Reader) -> Bool[Tensor, "batch pos"]:
-        """Where a reader's input matters: where its node's output does, or for keys and values where it is attended to."""
+        """The positions at which a reader's input matters: those of its node's output, or for keys and values the attended ones."""
         places = torch.zeros_like(self.answers)
         if not isinstance(reader, HeadInput) or reader.part == "q":
             for use in self._uses_of(reader):
@@ -147,8 +147,8 @@ def derive(model: Transformer, graph: Graph, task: Task, ablation: Ablation) -> 
     Args:
         model: without norms, of few directions.
         graph: its graph, at scope ``qkv``.
-        task: all prompts that are to be reached, and where answers are read.
-        ablation: what cut edges carry.
+        task: all prompts that the circuit must cover, and the positions of answers.
+        ablation: the value that cut edges carry.
 
     Raises:
         UnsupportedModelError: the model has norms, or attention biases that belong to no head.

@@ -1,15 +1,13 @@
 """Transformers with weights set by hand: small textbook mechanisms with a known circuit.
 
 Every feature is a direction of its own in the residual stream, there is no norm, and attention is sharp (scores of 30
-against 0). A head is a list of what it matches and a list of what it carries. Beside the mechanism each layer has a head that
-carries tokens to where nothing reads them, so that edges that carry something without effect are there to be cut.
+against 0). A head is a list of features that it matches and a list of features that it carries. In each layer an additional
+head carries tokens to directions that nothing reads, so a search must also cut edges that carry values without an effect.
 
 The mechanisms follow Olsson et al. 2022 (arXiv 2209.11895, induction), Wang et al. 2022 (arXiv 2211.00593, duplicate token,
 inhibition and mover heads) and McDougall et al. 2023 (arXiv 2310.04625, a head that lowers what another has copied).
 
-Attention models made of features: every feature a direction of its own, every head what it matches and what it carries.
-
-There is no norm, and attention is sharp: scores of ``SHARP`` against 0.
+Attention scores are ``SHARP`` against 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,18 +38,18 @@ from subcircuit.truth.case import Case
 SHARP = 30.0
 
 Pairs: TypeAlias = list[tuple[Tensor, Tensor]]
-"""A direction read and a direction written; or of queries and of keys, which attend to each other."""
+"""A direction read and a direction written, or a query direction and the key direction that it attends to."""
 
 Head: TypeAlias = tuple[Pairs, Pairs]
-"""What a head matches, and what it carries."""
+"""The features that a head matches, and those that it carries."""
 
 
 @dataclass(frozen=True)
 class FeatureStream:
-    """The residual stream's features, and the heads that can be made of them.
+    """The residual stream's features, and constructors of heads from them.
 
     Args:
-        spaces: how many directions each kind of feature has.
+        spaces: number of directions of each kind of feature.
     """
 
     spaces: dict[str, int]
@@ -134,11 +132,11 @@ class Planted:
 
     Args:
         name: of its case.
-        description: what it computes.
-        make: the model and its task.
+        description: the function that it computes.
+        make: returns the model and its task.
         varying: true edges whose values vary between prompts.
-        constant: true edges that carry the same on every prompt: positions, mostly. No edges of the circuit under Resample.
-        redundant: parts of it stand in for each other.
+        constant: true edges that carry the same value on every prompt, mostly positions. The circuit under Resample omits them.
+        redundant: some parts of the mechanism can replace each other.
     """
 
     name: str
@@ -187,7 +185,7 @@ def _task(
 
 
 def _later(prompts: Sequence[Prompt], by: int) -> list[Prompt]:
-    """The prompts so many places further on, as counterparts."""
+    """The prompts shifted by a number of places, as counterparts."""
     return [*prompts[by:], *prompts[:by]]
 
 

@@ -1,13 +1,13 @@
-"""Circuits that people have found in trained models: heads by group, and the rule by which edges follow from them.
+"""Published circuits of trained models: heads by group, and the rules that turn groups into edges.
 
-A paper names heads and says what they read from whom; a search finds edges. What lies between is a convention, written
-down with each circuit as rules ``from groups → to groups, into these parts of a head``: all edges between their nodes that
-exist. Beside a circuit's own groups a rule may name ``embed``, ``logits``, ``mlps`` (all of them) and ``heads`` (all heads of
-all groups). The data are in ``published/*.toml``, by name, with model, ablation and source.
+A paper names heads and the groups that they read from; a search finds edges. A convention connects the two: each circuit comes
+with rules ``from groups → to groups, into these parts of a head``, which stand for all existing edges between their nodes. A
+rule may also name ``embed``, ``logits``, ``mlps`` (all of them) and ``heads`` (all heads of all groups). The data are in
+``published/*.toml``, by name, with model, ablation and source.
 
-Such truth is weaker than that of compiled or planted models: it is as complete as the study was.
+A published circuit is weaker evidence than a compiled or planted one: it is only as complete as the study.
 
-Cases of published circuits: the trained model, where it can be had, with the built-in task in which the circuit was found.
+A case of a published circuit is the trained model, if it is available, with the built-in task of the study.
 """
 
 import tomllib
@@ -32,7 +32,7 @@ class EdgeRule:
     """Edges from all nodes of some groups to all nodes of others.
 
     Args:
-        parts: of the heads among ``into``, which inputs.
+        parts: inputs (queries, keys, values) of the heads among ``into``.
     """
 
     out_of: tuple[str, ...]
@@ -42,14 +42,14 @@ class EdgeRule:
 
 @dataclass(frozen=True)
 class PublishedCircuit:
-    """What is known of a trained model.
+    """A published circuit of a trained model.
 
     Args:
-        model: in which it was found; its weights do not come with the package.
+        model: the model of the study; its weights do not come with the package.
         task: the built-in task that shows the behaviour.
-        ablation: under which it was.
-        sizes: layers and heads of the model and whether it has MLPs; None where any model will do.
-        groups: names of heads and MLPs by what they do; empty groups are for the caller to fill.
+        ablation: the ablation of the study.
+        sizes: layers and heads of the model and whether it has MLPs; None for a mechanism of any model.
+        groups: names of heads and MLPs by function; the caller fills empty groups.
     """
 
     name: str
@@ -66,7 +66,7 @@ class PublishedCircuit:
         """The true edges in a graph of the model, at scope ``qkv`` with an input per query head and one embedding.
 
         Args:
-            groups: heads of this model in place of those of the publication.
+            groups: heads of this model, instead of those of the publication.
 
         Raises:
             GraphError: the graph is of another model or scope, or a group is unknown or empty.
@@ -171,12 +171,12 @@ def _parse(name: str, content: dict[str, Any]) -> PublishedCircuit:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a published circuit leaves open.
+    """Settings that a published circuit leaves open.
 
     Args:
-        model: where its model is; None is the name under which it was published.
-        examples: pairs of prompts.
-        seed: of the prompts.
+        model: name or path of the model; None is its published name.
+        examples: number of pairs of prompts.
+        seed: random seed for the prompts.
     """
 
     model: str | None = None
@@ -185,20 +185,20 @@ class Setting:
 
 
 def published_names() -> tuple[str, ...]:
-    """The published circuits whose heads are known, by name; the others hold for no model in particular."""
+    """Names of the published circuits whose heads are known; the other circuits belong to no particular model."""
     return tuple(circuit.name for circuit in published_circuits() if circuit.sizes is not None)
 
 
 def published_case(published: PublishedCircuit, ablation: Ablation, setting: Setting | None = None) -> Case:
     """The case of a published circuit under an ablation.
 
-    The authors compare one circuit with what is found under any ablation, and so does this. Of parts that stand in for
-    each other, such as backup name movers, the circuit has them all, and all of them count.
+    The circuit is the same under every ablation, as in the authors' comparisons. It holds all parts that can replace each
+    other, such as backup name movers, and all of them count.
 
     Raises:
         SettingsError: its heads are not known, or the model does not do the task.
-        ModelError, UnknownNameError: the model cannot be had.
-        GraphError: the model is another one.
+        ModelError, UnknownNameError: the model cannot be loaded.
+        GraphError: the model is not that of the study.
         PromptError: its tokenizer does not suit the task.
     """
     if published.sizes is None:

@@ -45,18 +45,18 @@ Value: TypeAlias = str | int
 
 @dataclass(frozen=True)
 class Program:
-    """A program and the prompts that it is given.
+    """A program and its prompts.
 
     Args:
         name: of its case.
-        description: what it computes.
+        description: the function that it computes.
         vocabulary: tokens, without the beginning-of-sequence token.
         length: tokens of every prompt, without the beginning-of-sequence token.
-        make: the program, a ``tracr.rasp.rasp.SOp``; called when tracr is known to be there.
+        make: returns the program, a ``tracr.rasp.rasp.SOp``; called only if tracr is installed.
         distinct: prompts repeat no token.
-        reads_bos: what stands at the beginning-of-sequence token counts as an answer too.
-        redundant: parts of it stand in for each other.
-        longest: tokens that the compiled model has room for; as many as the prompts have where None.
+        reads_bos: the output at the beginning-of-sequence token is an answer too.
+        redundant: some parts of the program can replace each other.
+        longest: context of the compiled model, in tokens; None is the length of the prompts.
     """
 
     name: str
@@ -152,11 +152,11 @@ SOURCE = "derived from the weights that tracr allocated (Lindner et al. 2023, ar
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """A program, tracr's model of it, and ours.
+    """A program, tracr's model of it, and the same model as a `Transformer`.
 
     Args:
         rasp: the program itself, which can be called with a prompt.
-        assembled: what tracr made of it.
+        assembled: the model that tracr compiled.
     """
 
     program: Program
@@ -174,7 +174,7 @@ class Compiled:
         return self.assembled.input_encoder.encode([BOS, *prompt])
 
     def answers(self, example: int, prompt: Sequence[Value]) -> list[Answer]:
-        """What the program itself says at each position where it says something."""
+        """The program's own output at each position that has one."""
         first = [Answer(example, 0, (0,))] if self.program.reads_bos else []
         return first + [self._answer(example, pos + 1, value) for pos, value in enumerate(self.rasp(prompt)) if value is not None]
 
@@ -208,7 +208,7 @@ def compile_program(program: Program) -> Compiled:
 
 
 def tracr_task(compiled: Compiled) -> Task:
-    """All prompts of a program, each beside the one half the list further on."""
+    """All prompts of a program, each paired with the prompt half the list further on."""
     prompts = compiled.program.prompts()
     # one more than half, so that pairs are not mirror images of each other
     shift = len(prompts) // 2 + 1
@@ -237,7 +237,7 @@ def _text(prompt: Sequence[Value]) -> str:
 
 
 def _transformer(name: str, label: str, assembled: Any) -> Transformer:
-    """The compiled model as one of ours; vocabularies of tokens and outputs are padded to the larger of the two."""
+    """The compiled model as a `Transformer`; vocabularies of tokens and outputs are padded to the larger of the two."""
     sizes, params = assembled.model_config, {key: _tensors(value) for key, value in assembled.params.items()}
     W_E, W_pos = params["token_embed"]["embeddings"], params["pos_embed"]["embeddings"]
     W_U = _unembedding(label, assembled)

@@ -7,8 +7,8 @@ planted its circuits, so the reference is one by effect, not by construction. Ev
 
 and the reference holds the edges whose effect is at least ``SHARE`` of what cutting all edges costs, L(∅) − L(M). Effects are
 exact, in float64 (``engine/exact.py``, as in the search ``exact``). Cost: about half a forward pass per edge, a second in all.
-It fails as single cuts do: edges that stand in for each other have no effect alone and are not in the reference, and a
-circuit of these edges and no others need not do the task.
+It has the limits of single cuts: edges that can replace each other have no effect alone, so the reference omits them, and a
+circuit of only the reference's edges need not do the task.
 
 The tasks are repeated random tokens (Olsson et al. 2022, arXiv 2209.11895) and a toy of indirect object identification
 (Wang et al. 2022, arXiv 2211.00593):
@@ -64,7 +64,7 @@ class Giving:
 
 
 def giving(random: Random) -> Giving:
-    """Draw one."""
+    """A random prompt of indirect object identification with its counterpart."""
     first, second, *others = random.sample(NAMES, 5)
     giver = random.choice((first, second))
     before, between, after = (random.choices(WORDS, k=random.randint(0, 3)) for _ in range(3))
@@ -106,8 +106,8 @@ class Trained:
 
     Args:
         name: of its case.
-        description: what the model does.
-        make: from the model, ``examples`` and ``seed`` to the prompts; those of the case unless they are given.
+        description: the model's behaviour.
+        make: function that returns the prompts, given the model, ``examples`` and ``seed``; the defaults are those of the case.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""The viewer (extra ``viewer``): a server on this machine alone, and the page that it sends."""
+"""The viewer (extra ``viewer``): a local server and its page."""

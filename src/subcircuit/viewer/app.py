@@ -34,8 +34,8 @@ def make_app(computations: Computations, progress: Callable[[], Json], *, host: 
 
     Args:
         computations: reads and measures the circuits.
-        progress: how far a search is: at least ``version`` and ``running``.
-        host: what it will be bound to.
+        progress: returns the progress of a search: at least ``version`` and ``running``.
+        host: the address to which the server will be bound.
         token: a secret, written into the page.
     """
 
@@ -78,7 +78,7 @@ async def _computed(compute: Callable[[], Json]) -> Response:
     try:
         return JSONResponse(await run_in_threadpool(compute))
     except SubcircuitError as error:
-        # the question was a good one: a browser would call any other status an error of the page's
+        # status 200, because the request is valid: a browser would report any other status as an error of the page
         return JSONResponse({"error": str(error)})
 
 

@@ -1,4 +1,4 @@
-"""Computations of the viewer: each one once, one after the other, and those that nobody waits for last."""
+"""Computations of the viewer: each runs once, one at a time, and requested ones before measurements ahead of time."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,16 +32,16 @@ Probe: TypeAlias = Callable[[int, Shown], Problem]
 
 
 class _GaveWayError(Exception):
-    """A measurement ahead of time was left because somebody waits for another one."""
+    """A measurement ahead of time stopped because a requested computation waits."""
 
 
 @dataclass
 class _Steps:
-    """A journal that keeps nothing: it counts the steps of a measurement, and ends it where it is to give way.
+    """A journal that stores nothing: it counts the steps of a measurement, and stops it when another has priority.
 
     Args:
-        work: is told how far the measurement is.
-        gives_way: whether to leave it.
+        work: receives the progress of the measurement.
+        gives_way: returns whether to stop the measurement.
     """
 
     work: Json
@@ -60,12 +60,12 @@ class _Steps:
 
 @dataclass
 class Computations:
-    """Circuits as they are on disk now, and what has been measured of them.
+    """The current circuits on disk, and the measurements of them.
 
     Args:
-        read: the circuits; called again when they have changed.
-        version: changes when the circuits do.
-        probe: loads the model of a circuit, given with its number, when something is first measured.
+        read: returns the circuits; called again when they have changed.
+        version: returns a value that changes when the circuits do.
+        probe: loads the model of a circuit, given with its number, at its first measurement.
     """
 
     read: Read
@@ -82,17 +82,17 @@ class Computations:
     _work: Json | None = None
 
     def document(self) -> Json:
-        """The page's document, with the version that it shows.
+        """The page's document, with the version of its circuits.
 
         Raises:
-            CircuitFileError: a circuit cannot be read any more.
-            GraphError: they are of different graphs.
+            CircuitFileError: a circuit can no longer be read.
+            GraphError: the circuits are of different graphs.
         """
         version, circuits, rankings = self._current()
         return {**page_document(circuits, rankings), "version": version}
 
     def work(self) -> Json | None:
-        """What is being computed, in words, and how many of its steps are done; None when nothing is."""
+        """The current computation in words, and the number of its steps that are done; None if nothing runs."""
         return self._work
 
     def prompts(self, circuit: int) -> Json:
@@ -112,10 +112,11 @@ class Computations:
             )
 
     def measure(self, circuit: int, edges: int, kept_only: bool, ahead: bool = False) -> Json:
-        """The largest circuit of at most so many edges, measured on the prompts of its problem, with all sizes measured so far.
+        """The largest circuit up to a number of edges, measured on the prompts of its problem, with all sizes measured so far.
 
         Args:
-            ahead: nobody waits for it: it gives way to what somebody waits for. Then this size is not among the points.
+            ahead: whether to measure ahead of time. Such a measurement stops when a requested computation waits, and its size is
+                then not among the points.
 
         Raises:
             SubcircuitError: there is no such circuit, or its model or prompts cannot be had.

@@ -1,8 +1,8 @@
-"""Access to the server: which requests it answers.
+"""Access control of the server.
 
-A page of another origin can make a browser send requests to this machine. So: a foreign ``Host`` is refused (a name that was
-pointed at this machine), whatever makes the server work needs this server's ``Origin`` and the token that is written into its
-page, and beyond loopback everything needs the token. Bodies are small and come soon.
+A page of another origin can make a browser send requests to this machine. So the server refuses a foreign ``Host`` (a name that
+was pointed at this machine). Requests that start work need this server's ``Origin`` and the token in its page. Beyond loopback
+every request needs the token. Bodies have limits on size and time.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ _HEADERS = (
 
 @dataclass(frozen=True)
 class Guard:
-    """ASGI middleware.
+    """ASGI middleware that refuses unauthorised requests.
 
     Args:
-        app: what is guarded.
-        host: what the server is bound to.
-        token: written into the page; a secret from everything else.
-        seconds: within which a body has to be there.
+        app: the guarded application.
+        host: the address to which the server is bound.
+        token: a secret that only the page holds.
+        seconds: time limit for a request's body.
     """
 
     app: ASGIApp

@@ -1,4 +1,4 @@
-"""Run directories as the viewer shows them: the circuit of a run that is done, or the circuit so far and its progress."""
+"""Run directories for the viewer: the circuit of a finished run, or the circuit so far and its progress."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ _FILES = (CIRCUIT_FILE, SCORES_FILE, EXPLANATION_FILE, PATH_FILE)
 
 
 def now_at(path: Path) -> Path:
-    """Where the circuit of a run is now: beside what it left when it is done, else as far as it is."""
+    """The path of a run's circuit: the result if the run is done, else the circuit so far."""
     if not path.is_dir() or (path / CIRCUIT_FILE).exists():
         return path
     seen = read_progress(path)
@@ -25,7 +25,7 @@ def now_at(path: Path) -> Path:
 
 
 def check_circuit(path: Path) -> None:
-    """Refuse a run that has no circuit, and say what it has.
+    """Refuse a run that has no circuit; the message names its results.
 
     Raises:
         RunError: it judges methods, or its search has not come far enough.
@@ -42,7 +42,7 @@ def check_circuit(path: Path) -> None:
 
 
 def progress_of(paths: Sequence[Path]) -> Json:
-    """What the page is told of its runs: which version of them there is, and how far the first is that is not done."""
+    """The page's status of its runs: their version, and the progress of the first unfinished run."""
     told: Json = {"version": version_of(paths), "running": False, "words": ""}
     for path in paths:
         seen = None if now_at(path) == path else read_progress(path)
@@ -58,7 +58,7 @@ def _without_time_left(words: str) -> str:
 
 
 def version_of(paths: Sequence[Path]) -> str:
-    """A word that changes when what a circuit is read from does."""
+    """A string that changes when the files of a circuit change."""
     places = [now_at(path) for path in paths]
     return "-".join(_stamp(place / name if place.is_dir() else place) for place in places for name in _FILES)
 

@@ -43,7 +43,7 @@ def free_socket(host: str, port: int) -> socket.socket:
 
 
 def address_of(bound: socket.socket, host: str, token: str) -> str:
-    """Where a browser finds the server; beyond loopback with the token that it is asked for."""
+    """The server's address for a browser; beyond loopback it includes the token."""
     port = bound.getsockname()[1]
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/" + ("" if is_loopback(host) else f"?token={token}")
@@ -53,11 +53,11 @@ def serve(app: Guard, bound: socket.socket, address: str, *, browser: bool, say:
     """Serve until Ctrl-C.
 
     Args:
-        app: what is served.
-        bound: a socket that listens.
-        address: of the page.
-        browser: open it there.
-        say: told the address, and that no browser could be opened.
+        app: the ASGI application.
+        bound: a listening socket.
+        address: address of the page.
+        browser: whether to open the page in a browser.
+        say: called with the address, and with a note if no browser could be opened.
     """
     say(f"viewer   {address}   (Ctrl-C ends it)")
 
@@ -81,7 +81,7 @@ def serve(app: Guard, bound: socket.socket, address: str, *, browser: bool, say:
 
 
 def open_browser(address: str) -> bool:
-    """Open the address in a browser, and say whether there is one."""
+    """Open the address in a browser; return whether there is one."""
     try:
         return webbrowser.open(address)
     except (webbrowser.Error, OSError):

@@ -1,4 +1,4 @@
-"""From checkpoints to our config and weights: one tensor map per family, ``resolve`` from names to files."""
+"""Loading of checkpoints into config and weights: one tensor map per family, and ``resolve`` from names to files."""
 
 from subcircuit.model.load.builtin import BuiltIn, ModelListing, Shipped, models
 from subcircuit.model.load.families import architectures, read_model

@@ -1,4 +1,4 @@
-"""Models known by a short name: part of this package, or from an installed one that carries their weights, else from the hub."""
+"""Models with a short name: part of this package, or from an installed package that carries their weights, else from the hub."""
 
 import re
 from collections.abc import Sequence
@@ -52,13 +52,13 @@ class Shipped:
 
 @dataclass(frozen=True, slots=True)
 class ModelListing:
-    """A model with a short name and where it would be loaded from here and now.
+    """A model with a short name, and the source from which it would be loaded on this machine.
 
     Args:
-        model: which.
-        source: for people to read.
-        installed: it comes from an installed package and needs no network.
-        converted: nothing is left to convert: it needs no conversion, or that is in the cache already.
+        model: the model.
+        source: description of the source, for display.
+        installed: the model comes from an installed package and needs no network.
+        converted: the model needs no conversion, or its conversion is already in the cache.
     """
 
     model: BuiltIn | Shipped
@@ -108,7 +108,7 @@ def installed_parts(model: BuiltIn) -> tuple[Path, ...]:
 
 
 def origin_of(model: BuiltIn, parts: Sequence[Path], dtype: str) -> str:
-    """Which variant and which weights the model's short name stands for here: packages hold others than the hub.
+    """The variant and the weights behind the model's short name on this machine; packages and the hub hold different ones.
 
     Args:
         parts: the GGUF file in its pieces, from installed packages; empty for the checkpoint on the hub.
@@ -124,7 +124,7 @@ def origin_of(model: BuiltIn, parts: Sequence[Path], dtype: str) -> str:
 
 
 def models() -> tuple[ModelListing, ...]:
-    """Every model with a short name and where it would be loaded from."""
+    """Every model with a short name, and its source on this machine."""
     shipped = [ModelListing(model, "comes with subcircuit", installed=True, converted=True) for model in SHIPPED.values()]
     return (*(_listing(model) for model in BUILT_IN.values()), *shipped)
 

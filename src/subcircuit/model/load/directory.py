@@ -1,8 +1,8 @@
 """A checkpoint in a directory, in the Hugging Face layout: config.json, safetensors, tokenizer files.
 
-Which files are the weights is decided as transformers decides it: the file that the config names, else
-``model.safetensors``, else the shards of the index. Tensors are mapped from the files, not read by building a transformers
-model. Pickles are never opened and no code that comes with a checkpoint is run.
+The weights are in the files that transformers would choose: the file that the config names, else ``model.safetensors``, else the
+shards of the index. Tensors are mapped from the files, without building a transformers model. Pickles are never opened, and code
+that comes with a checkpoint never runs.
 """
 
 import json

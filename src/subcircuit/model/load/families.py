@@ -1,4 +1,4 @@
-"""Checkpoint families: from a transformers config and its tensors to ours."""
+"""Checkpoint families: conversion of a transformers config and its tensors to our config and weights."""
 
 from collections.abc import Mapping
 

@@ -61,7 +61,7 @@ def converted(parts: Sequence[Path], report: Callable[[str], None] | None = None
 
 
 def directory_of(digest: str) -> Path:
-    """Where the conversion of the GGUF file with this sha256 is kept."""
+    """The cache directory for the conversion of the GGUF file with this sha256."""
     return cache_directory() / "gguf" / digest[:32]
 
 
@@ -141,7 +141,7 @@ def _refuse_more_than_it_holds(config: Any, file: Path) -> None:
 
 
 def _refuse_scaled_rotary(reader: Any) -> None:
-    """Refuse what transformers drops without a word when it reads a GGUF file."""
+    """Refuse settings that transformers ignores silently when it reads a GGUF file."""
     tensors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
     fields = [name for name in reader.fields if name.endswith(".rope.scaling.type") and reader.fields[name].contents() != "none"]
     if dropped := tensors + fields:

@@ -26,7 +26,7 @@ from subcircuit.model.tensor_map import Family, StoredTensor, TensorMap, linear
 
 @dataclass(frozen=True)
 class Member:
-    """What sets a member of the family apart.
+    """The settings of one member of the family.
 
     Args:
         windows: the attention window of each layer.

@@ -1,4 +1,4 @@
-"""A transformers model in memory: its weights, where they are all that it computes with.
+"""Loading of a transformers model in memory, if its config and weights alone determine its computation.
 
 A model in memory is a computation. Hooks, replaced forward passes, adapters and quantised layers change it, and neither its
 config nor its weights say so. One forward pass on a few tokens is therefore compared with ours: the embeddings, then every

@@ -1,4 +1,4 @@
-"""Where the model of a record is now: a name alone does not say which model is meant, the digest of its files does."""
+"""The current place of a recorded model. The digest of its files identifies it, because its name alone is ambiguous."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +13,7 @@ DIGEST = "sha256:"
 
 
 def find_model(name: str, revision: str, folder: Path) -> str | None:
-    """What to give `load_model` for the model with these files: its name, or the path at which they were found.
+    """The argument of `load_model` for the model with these files: its name, or the path of the files.
 
     Args:
         name: of the model, as recorded.
@@ -21,7 +21,7 @@ def find_model(name: str, revision: str, folder: Path) -> str | None:
         folder: near which a folder or file of that name is looked for, see `nearby`.
 
     Returns:
-        None where neither the name nor anything near has these files.
+        None if neither the name nor any path near the folder has these files.
     """
     if digest_of_name(name) == revision:
         return name

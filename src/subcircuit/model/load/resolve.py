@@ -1,4 +1,4 @@
-"""From what a user calls a model to the model."""
+"""Loading of a model from a name, a path, a hub id or a transformers model in memory."""
 
 import os
 from collections.abc import Callable
@@ -39,26 +39,26 @@ def load_model(
     family: Family | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Transformer:
-    """Load a decoder-only transformer.
+    """A decoder-only transformer.
 
     Args:
         source: a built-in name (``"smollm2-135m"``), a directory in the Hugging Face layout, a ``.gguf`` file, an id on
             the Hugging Face hub, or a transformers model in memory, whose weights are copied once a forward pass on a few
             tokens has shown that they are all that it computes with.
         revision: of a hub id: branch, tag or commit.
-        device: None is ``"cuda"`` where there is one, else ``"cpu"``; with commas between them several, of which the first
-            computes and the others keep layers (``"cuda:0=20,cpu"``, see ``model/placement.py``).
+        device: None is ``"cuda"`` if there is one, else ``"cpu"``. Of several, separated by commas, the first computes and the
+            others store layers (``"cuda:0=20,cpu"``, see ``model/placement.py``).
         dtype: ``"float32"``, ``"float64"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``, the checkpoint's own; None is
             float32 whatever the checkpoint's own is, because effects of single edges drown in half precision.
-        tokenizer: instead of the one that comes with the checkpoint; a transformers model comes with none.
-        family: of an architecture that is not built in: how its config and its tensors are read. Before the built-in ones.
-        report: told of what takes long (converting a GGUF file).
+        tokenizer: replacement for the checkpoint's own tokenizer; a transformers model comes with none.
+        family: a family for an architecture that is not built in; it takes precedence over the built-in families.
+        report: called with a message before slow work (converting a GGUF file).
 
     Raises:
         UnknownNameError: ``source`` is none of these; or an unknown dtype.
         SettingsError: a device that is not there, or a revision for what is not on the hub.
-        ModelError: the checkpoint cannot be read, or a model in memory computes something else than its weights say.
-        UnsupportedModelError: what it asks for is not implemented.
+        ModelError: the checkpoint cannot be read, or a model in memory computes something other than its weights do.
+        UnsupportedModelError: the architecture, or a setting of its config, is not implemented.
 
     Examples:
         >>> model = load_model("smollm2-135m")  # doctest: +SKIP

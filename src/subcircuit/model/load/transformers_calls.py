@@ -1,4 +1,4 @@
-"""Around calls into transformers: silence, for it prints progress bars and warnings, and one kind of error."""
+"""Context managers for calls into transformers: no progress bars or warnings, and one type of error."""
 
 import io
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from subcircuit.errors import ModelError
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Neither log messages below errors nor progress bars inside; what was set before is set again after."""
+    """Suppress progress bars and log messages below errors inside the block; restore the settings after it."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -27,7 +27,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Quiet; whatever malformed files make transformers raise inside becomes a ``ModelError``: "``what``: first line of it"."""
+    """Suppress output, and turn any error that malformed files cause into a ``ModelError``: "``what``: its first line"."""
     try:
         with quiet():
             yield

@@ -1,4 +1,4 @@
-"""Circuits for the tools of the field, and out of their files. Nothing that is read can run code or fill the memory."""
+"""Export of circuits to other tools, and import from their files. Import never runs code, and limits memory use."""
 
 from subcircuit.report.exchange.formats import FORMATS, READ, WRITTEN, Format, export_circuit, import_circuit
 from subcircuit.report.exchange.networks import from_networkx, to_networkx

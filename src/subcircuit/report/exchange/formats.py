@@ -1,4 +1,4 @@
-"""Circuits out to the tools of the field and back: one table of formats."""
+"""Export and import of circuits: one table of formats."""
 
 import os
 import tempfile
@@ -25,8 +25,8 @@ class Format:
     """A format of exchange.
 
     Args:
-        name: to ask for it by.
-        suffix: of its files.
+        name: its name for `export_circuit`, `import_circuit` and the command line.
+        suffix: suffix of its files.
         description: one line.
         write: writes a circuit to a path; None for formats that are only read.
         read: reads a circuit for a model; None for formats that cannot be read back.

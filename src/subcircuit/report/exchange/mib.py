@@ -1,4 +1,4 @@
-"""What the two formats of EAP-IG and MIB share: which circuits they can hold, and their order of nodes.
+"""The two formats of EAP-IG and MIB, JSON and ``.pt``: their limits, and their order of nodes.
 
 Sources are the input, then per layer the heads and the MLP: 1 + L (H + 1). Destinations are per layer the queries of all
 heads, their keys, their values and the MLP, and last the logits: L (3 H + 1) + 1. That is the order of our graphs at scope

@@ -1,4 +1,4 @@
-"""What an import needs to know of the model, and how edges out of a file become a circuit of its graph."""
+"""The model of an imported circuit, and the conversion of a file's edges to a circuit of its graph."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The page on which a circuit is explored: its data, and the one file that holds it all."""
+"""The page for exploring a circuit: its data, and the page as a single file."""
 
 from subcircuit.report.page.document import Shown, check_one_graph, circuit_document, graph_document, read_labels
 from subcircuit.report.page.html import NOTHING_ELSE, report_html, script, served_html, static

@@ -31,11 +31,11 @@ class Shown:
     """A circuit with its name on the page.
 
     Args:
-        name: what tells it from other circuits there.
-        circuit: its scores order its edges.
-        labels: what ``explain`` says of its components, by name.
-        path: the circuits of the refinement that found it, along which the slider walks; None without one.
-        problem: why there is no path where there should be one.
+        name: its name, unique on the page.
+        circuit: the circuit; its scores order its edges.
+        labels: labels and evidence from ``explain``, by component.
+        path: the circuits of the refinement that found it, for the slider; None without one.
+        problem: the reason why a path is missing.
     """
 
     name: str
@@ -70,7 +70,7 @@ def check_one_graph(circuits: Sequence[Shown]) -> Graph:
 
 
 def graph_document(graph: Graph) -> Json:
-    """Nodes with their positions, and which of them each reader belongs to."""
+    """Nodes with their positions, and the node of each reader."""
     nodes = (*graph.writers, *graph.units[-1].readers)
     return {
         "layers": graph.shape.n_layers,
@@ -109,13 +109,13 @@ def circuit_document(shown: Shown, ranking: Ranking) -> Json:
 
 
 def _label(label: Mapping[str, Any]) -> Json:
-    """Of a component without a label its evidence alone."""
+    """The label of a component with its evidence, or the evidence alone if it has no label."""
     label = {**label, "label": None} if label.get("label") == UNCLEAR else label
     return {key: inert(str(label[key])) for key in ("label", "evidence") if label.get(key)}
 
 
 def read_labels(directory: Path) -> Mapping[str, Mapping[str, Any]]:
-    """Label and evidence of each component; nothing where a circuit has not been explained.
+    """Label and evidence of each component; empty if the circuit has no explanation.
 
     Raises:
         CircuitFileError: the file is damaged, or of a newer format.

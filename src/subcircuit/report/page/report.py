@@ -1,4 +1,4 @@
-"""A circuit as one file that can be sent to a colleague: it works from disk, offline, and nothing leaves it."""
+"""A circuit as one self-contained file: it works from disk and offline, and sends no data."""
 
 import os
 import tempfile
@@ -26,7 +26,7 @@ _RUNS_PER_STEP = 5
 
 
 def page_document(circuits: Sequence[Shown], rankings: Sequence[Ranking]) -> Json:
-    """Circuits of one graph, without what needs their model.
+    """The page's document for circuits of one graph, without results that need their model.
 
     Raises:
         GraphError: they are of different graphs.
@@ -46,13 +46,13 @@ def report_document(
     say: Callable[[str], None] = lambda message: None,
     on_step: OnRound | None = None,
 ) -> Json:
-    """Everything that a report holds.
+    """The data of a report.
 
     Args:
-        problems: how each circuit is measured; None leaves out what needs its model.
-        most_edges: edges at most, unless a circuit has more.
-        points: numbers of edges at which it is measured.
-        say: told what takes long.
+        problems: the problem on which each circuit is measured; None leaves out results that need its model.
+        most_edges: maximum number of edges, unless a circuit has more.
+        points: count of sizes at which each circuit is measured.
+        say: called with a message before slow work.
         on_step: called after every run of every prompt.
 
     Raises:
@@ -74,7 +74,7 @@ def report_document(
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What needs a circuit's model.
+    """The results that need a circuit's model.
 
     Args:
         part: of the page, where the results go.

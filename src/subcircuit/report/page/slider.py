@@ -1,6 +1,6 @@
-"""The page's slider: the order in which it adds edges, and the metric, KL and faithfulness of each circuit along it.
+"""The page's slider: its order of edges, and the metric, KL and faithfulness of each circuit along it.
 
-A threshold leaves a prefix of the ranking. For a refinement the slider goes along the circuits of its path instead.
+A threshold keeps a prefix of the ranking. For a refinement, the slider follows the circuits of its path instead.
 """
 
 import os
@@ -84,7 +84,7 @@ class Ranking:
         return mask
 
     def count(self, kept_only: bool) -> int:
-        """How many edges the largest circuit has."""
+        """The number of edges of the largest circuit."""
         return int(self._among(kept_only).max(initial=0))
 
     def nearest(self, edges: int, kept_only: bool) -> int:
@@ -123,7 +123,7 @@ POINTS = 12
 
 @dataclass(frozen=True, eq=False)
 class PrefixRuns:
-    """In which steps sizes are measured: as `measure_all` takes them.
+    """The steps in which sizes are measured, as arguments of `measure_all`.
 
     Args:
         batch_size: prompts that run together: a step.
@@ -137,7 +137,7 @@ class PrefixRuns:
 
 
 def sizes(count: int, points: int = POINTS) -> list[int]:
-    """About so many numbers of edges between 1 and ``count``, both included, evenly spaced on a logarithmic axis."""
+    """Numbers of edges between 1 and ``count``, both included, about evenly spaced on a logarithmic axis."""
     if count == 0:
         return [0]
     steps = max(1, points - 1)
@@ -220,7 +220,7 @@ def read_path(place: Path, circuit: Circuit) -> tuple[RefinePath | None, str | N
 
 
 def union(path: RefinePath) -> Bool[Tensor, "writer reader"]:
-    """Every edge of a circuit at which the slider stops."""
+    """Every edge of the circuits at which the slider stops."""
     first, *others = (point.kept for point in path.stops)
     found = first.clone()
     for kept in others:
@@ -229,7 +229,7 @@ def union(path: RefinePath) -> Bool[Tensor, "writer reader"]:
 
 
 def path_document(path: RefinePath, circuit: Circuit, ranking: Ranking) -> Json:
-    """The circuits at which the slider stops, from the smallest to the largest, each with what it does.
+    """The circuits at which the slider stops, from the smallest to the largest, each with its measurements.
 
     Args:
         circuit: the one that was chosen from the path.
