@@ -4,8 +4,8 @@
     python benchmarks/draw_trust.py
 
 One figure for each model: faithfulness and KL on test prompts against edges, one column of panels per task, one curve per method.
-The table has, per model, task and method, the smallest circuit measured that reaches faithfulness 0.9 on the test prompts, with its
-bootstrap interval, and what it cost to find.
+The table has, per model, task and method, the smallest circuit measured with faithfulness 0.9 to 1.1 on the test prompts, with its
+bootstrap interval, and what it cost to find. Rankings are drawn by magnitude; the table has their circuits by sign too.
 """
 
 import json
@@ -50,7 +50,11 @@ def panels(lines: list[dict[str, Any]]) -> Figure:
 def curves(axes: Axes, lines: list[dict[str, Any]], value: str) -> None:
     """One measure against edges, one curve per method."""
     for index, method in enumerate(METHODS):
-        points = sorted((line["edges"], line[value]) for line in lines if line["method"] == method and line[value] is not None)
+        points = sorted(
+            (line["edges"], line[value])
+            for line in lines
+            if line["method"] == method and line["by"] != "signed" and line[value] is not None
+        )
         if points:
             across, up = zip(*points, strict=True)
             axes.plot(across, up, label=method, linewidth=1.1, markersize=3, **line_style(index))
@@ -69,17 +73,18 @@ def row(lines: Iterable[dict[str, Any]]) -> str:
     low, high = best["interval"] or (float("nan"), float("nan"))
     edges = f"{best['edges']:,}" if reaching else f"not reached; best {best['edges']:,}"
     numbers = f"{best['faithfulness']:.2f} ({low:.2f} to {high:.2f}) | {best['kl']:.2f} | {best['accuracy']:.2f}"
-    return f"| {best['model']} | {best['task']} | `{best['method']}` | {edges} | {numbers} | {best['passes']:,} |"
+    by = ", by sign" if best["by"] == "signed" else ""
+    return f"| {best['model']} | {best['task']} | `{best['method']}`{by} | {edges} | {numbers} | {best['passes']:,} |"
 
 
 def main() -> None:
     """Draw one figure per model and print the table."""
     lines = [json.loads(text) for text in RESULTS.read_text().splitlines()]
     lines = [line for line in lines if line["method"] in METHODS]
-    lines.sort(key=lambda line: (line["model"], line["task"], METHODS.index(line["method"])))
+    lines.sort(key=lambda line: (line["model"], line["task"], METHODS.index(line["method"]), line["by"] or ""))
     print("| model | task | method | edges for faithfulness 0.9 to 1.1 | faithfulness | KL, nats | accuracy | forward passes |")
     print("|---|---|---|---|---|---|---|---|")
-    for _, case in groupby(lines, key=lambda line: (line["model"], line["task"], line["method"])):
+    for _, case in groupby(lines, key=lambda line: (line["model"], line["task"], line["method"], line["by"])):
         print(row(case))
     for model, mine in groupby(lines, key=lambda line: line["model"]):
         with mpl.rc_context(STYLE):

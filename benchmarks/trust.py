@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 from time import process_time
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -30,6 +30,8 @@ from subcircuit.search import METHODS, Problem
 RESULTS = Path(__file__).with_suffix(".jsonl")
 MODELS, TASKS = ("smollm2-135m", "gemma3-270m"), ("ioi", "sva", "greater_than", "capital_of")
 RANKINGS = ("eap-ig-inputs", "relp", "hisp", "edge-pruning")
+# method, the order of a ranking (by magnitude or by sign), circuit, seconds that it took to find
+Found: TypeAlias = tuple[str, str | None, sc.Circuit, float]
 SIZES = (50, 100, 200, 400, 800, 1600, 3200)
 CASES = [f"{model}/{task}/{method}" for model in MODELS for task in TASKS for method in ("refine", *RANKINGS)]
 
@@ -48,9 +50,16 @@ def main() -> None:
     found = _refined(problem) if method == "refine" else _ranked(problem, method)
     before, lines = process_time(), list[str]()
     forward = _forward_seconds(problem)
-    for label, circuit, seconds in found:
+    for label, by, circuit, seconds in found:
         numbers = measured_on(replace(problem, task=split.test, validation=None), circuit)
-        line = {"model": name, "task": task, "method": label, "edges": circuit.n_edges, "passes": round(seconds / forward)}
+        line = {
+            "model": name,
+            "task": task,
+            "method": label,
+            "by": by,
+            "edges": circuit.n_edges,
+            "passes": round(seconds / forward),
+        }
         lines.append(json.dumps({**line, **numbers.model_dump(mode="json")}))
         print(lines[-1], flush=True)
     print(f"{process_time() - before:.0f} s of the processor", file=sys.stderr)
@@ -81,7 +90,7 @@ def _forward_seconds(problem: Problem) -> float:
     return median([one() for _ in range(4)][1:])
 
 
-def _refined(problem: Problem) -> Iterator[tuple[str, sc.Circuit, float]]:
+def _refined(problem: Problem) -> Iterator[Found]:
     """The seed, as a circuit of acdc, and the circuits of the path; each with the seconds it took to come there."""
     graph, began, spent = problem.graph, process_time(), list[float]()
 
@@ -94,20 +103,22 @@ def _refined(problem: Problem) -> Iterator[tuple[str, sc.Circuit, float]]:
     for number, (point, seconds) in enumerate(zip(found.path.points, spent, strict=True)):
         circuit = sc.Circuit(graph, point.kept)
         if number == 0:
-            yield "acdc", circuit, seconds
-        yield "refine", circuit, seconds
-    yield "refine, chosen", found.circuit, spent[-1]
+            yield "acdc", None, circuit, seconds
+        yield "refine", None, circuit, seconds
+    yield "refine, chosen", None, found.circuit, spent[-1]
 
 
-def _ranked(problem: Problem, method: str) -> Iterator[tuple[str, sc.Circuit, float]]:
+def _ranked(problem: Problem, method: str) -> Iterator[Found]:
     """Circuits of rising size by one ranking, of the largest scores either way and of the highest."""
     began = process_time()
     scores = METHODS[method]().search(problem)
     seconds = process_time() - began
-    for size, by in product(SIZES, ("absolute", "signed")):
+    # scores without a sign have one order
+    orders = ("absolute", "signed") if bool((scores.scores < 0).any()) else ("absolute",)
+    for size, by in product(SIZES, orders):
         circuit = scores.select(sc.TopN(size, by)).prune()
         if circuit.n_edges:
-            yield method, circuit, seconds
+            yield method, by, circuit, seconds
 
 
 if __name__ == "__main__":
