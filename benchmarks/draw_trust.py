@@ -37,13 +37,15 @@ def panels(lines: list[dict[str, Any]]) -> Figure:
         curves(axes[1][column], mine, "kl")
         axes[0][column].set_title(task, fontsize=8)
         axes[0][column].axhline(1.0, color=FAINT, linewidth=0.8, zorder=0)
-        axes[0][column].set_ylim(-0.1, 1.2)
+        axes[0][column].set_ylim(-0.1, max(1.2, 1.05 * max(line["faithfulness"] for line in mine if line["by"] != "signed")))
         axes[1][column].set_xlabel("edges kept")
         axes[1][column].set_ylim(0, 1.05 * max(line["kl"] for line in mine))
     axes[0][0].set_ylabel("faithfulness on 64 test prompts")
     axes[1][0].set_ylabel("KL(model ‖ circuit), nats")
     shown = dict(pair[::-1] for panel in axes[0] for pair in zip(*panel.get_legend_handles_labels(), strict=True))
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False)
+    figure.legend(
+        shown.values(), shown.keys(), loc="outside lower center", ncols=2 if len(tasks) == 1 else len(shown), frameon=False
+    )
     return figure
 
 
