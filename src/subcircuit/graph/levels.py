@@ -1,8 +1,8 @@
-"""One model's graphs at two levels: which nodes of the finer one are parts of which nodes of the coarser one.
+"""The relation between a model's graphs at two levels: each finer node and the coarser nodes that it is part of.
 
-A neuron, an expert and a router's input are parts of their MLP, a head of its attention block, a query input of its head's
-input. Where heads share keys and values, the reader of a group is part of the inputs of all its heads. A reader at a position is
-part of the reader at all of them.
+A neuron, an expert and a router's input are parts of their MLP, a head is part of its attention block, and a query input is
+part of its head's input. Where heads share keys and values, the reader of a group is part of the inputs of all its heads. A
+reader at one position is part of the reader at all positions.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from subcircuit.units.unit import Parts, same_or_whole
 
 
 def resolve(circuit: Circuit, finer: Graph) -> Circuit:
-    """The edges of a finer graph that are parts of a circuit's edges.
+    """The circuit on a finer graph whose edges are the parts of this circuit's edges.
 
     Raises:
-        GraphError: ``finer`` is of another model, or coarser somewhere.
+        GraphError: ``finer`` belongs to another model, or is coarser somewhere.
     """
     rows, columns = parts_within(finer, circuit.graph)
     kept = circuit.kept.float()[rows] @ columns.T.float() > 0
@@ -31,10 +31,10 @@ def resolve(circuit: Circuit, finer: Graph) -> Circuit:
 
 
 def coarsen(circuit: Circuit, coarser: Graph) -> Circuit:
-    """The edges of a coarser graph of which a circuit has a part, each with the largest of its kept parts' scores.
+    """The circuit on a coarser graph that keeps every edge with a kept part; its score is the largest of these parts' scores.
 
     Raises:
-        GraphError: ``coarser`` is of another model, or finer somewhere.
+        GraphError: ``coarser`` belongs to another model, or is finer somewhere.
     """
     rows, columns = parts_within(circuit.graph, coarser)
     n_rows = len(coarser.writers)
@@ -54,7 +54,7 @@ def coarsen(circuit: Circuit, coarser: Graph) -> Circuit:
 
 
 def parts_within(finer: Graph, coarser: Graph) -> tuple[Tensor, Bool[Tensor, "reader part"]]:
-    """The coarser writer of each finer writer, and which coarser readers each finer reader is part of.
+    """The coarser writer of each finer writer, and the coarser readers that each finer reader is part of.
 
     Raises:
         GraphError: as ``resolve``.
@@ -82,7 +82,7 @@ def parts_within(finer: Graph, coarser: Graph) -> tuple[Tensor, Bool[Tensor, "re
 
 
 def _known(nodes: Sequence[Reader | Writer], within: Parts, first: int) -> list[list[int]]:
-    """Rows or columns of the coarser nodes that each node is part of, which has to be part of one."""
+    """Rows or columns of the coarser nodes that each node is part of. Every node must be part of one."""
     for node, wholes in zip(nodes, within, strict=True):
         if not wholes:
             _not_part(node)

@@ -1,11 +1,11 @@
-"""The order in which edges come to lie on a path, where a circuit grows by one edge after another.
+"""The prefix at which each edge first lies on a path, when a circuit grows edge by edge in a given order.
 
     joins(w -> r) = max(from(w), rank(w -> r), to(r))
     from(w) = min over edges into w of max(from, rank), 0 for embeddings      the smallest prefix that connects w to an embedding
     to(r)   = min over edges out of what r feeds of max(rank, to), 0 for logits          ... that connects r to the logits
 
-The edges with ``joins <= n`` are those that `Circuit.prune` leaves of the first n. Cost: one pass over the readers in each
-direction, instead of one `prune` per prefix.
+The edges with ``joins <= n`` are the edges that `Circuit.prune` keeps of the first n. Cost: one pass over the readers in
+each direction, instead of one `prune` per prefix.
 """
 
 import torch
@@ -23,11 +23,11 @@ def joins(graph: Graph, ranks: Int[Tensor, "writer reader"], *, from_embedding: 
     """The length of the first prefix in which each edge lies on a path from an embedding to the logits.
 
     Args:
-        ranks: place of each edge in the order, from 1; `NEVER` for edges that are not in it.
-        from_embedding: whether paths must begin at an embedding; False while a search has not decided the edges upstream.
+        ranks: place of each edge in the order, from 1; `NEVER` for edges outside the order.
+        from_embedding: whether paths must begin at an embedding; False while a search has not decided the upstream edges.
 
     Returns:
-        `NEVER` for edges that no prefix connects.
+        A matrix of prefix lengths; `NEVER` for edges that no prefix connects.
     """
     # readers as rows, so that each is contiguous
     by_reader = ranks.T.contiguous()

@@ -1,7 +1,7 @@
-"""The circuits that a refinement went through, one a round, and what each of them does.
+"""The circuits of a refinement, one per round, with their losses. A size can be chosen from this path afterwards.
 
-A size is chosen from it afterwards. On disk it is ``path.json``, with the edges of the first circuit and what each round
-added and removed, so that hundreds of rounds stay small, and ``path.csv`` with the numbers alone.
+On disk the path is ``path.json``, with the edges of the first circuit and the edges that each round added and removed, so
+that hundreds of rounds stay small, and ``path.csv``, with the numbers alone.
 """
 
 import csv
@@ -27,7 +27,7 @@ from subcircuit.io import write_whole
 
 PATH_FILE = "path.json"
 PATH_TABLE = "path.csv"
-# beyond any real refinement; a file from elsewhere must not make us fill the memory with masks
+# more than any real refinement: an untrusted file must not fill the memory with masks
 _MOST_CELLS = 1 << 32
 
 Action: TypeAlias = Literal["seed", "grow", "prune"]
@@ -35,7 +35,7 @@ Action: TypeAlias = Literal["seed", "grow", "prune"]
 
 @dataclass(frozen=True)
 class Standing:
-    """What a circuit does on some prompts.
+    """Measurements of a circuit on some prompts.
 
     Args:
         loss: the refinement loss J, which a refinement lowers.
@@ -47,7 +47,7 @@ class Standing:
     faithfulness: float
     kl: float
 
-    # a file holds these and nothing else; what is no number cannot be ranked
+    # files hold exactly these fields; numbers that are not finite cannot be ranked
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -56,9 +56,9 @@ class Point:
     """A circuit on the path.
 
     Args:
-        action: what the round did.
-        kept: the circuit after it.
-        search, validation: what it does on the prompts of the search and on those that only judge; None without such prompts.
+        action: the round's action.
+        kept: the circuit after the round.
+        search, validation: measurements on the search prompts and on the validation prompts; None without validation prompts.
     """
 
     action: Action
@@ -68,7 +68,7 @@ class Point:
 
     @property
     def judged(self) -> Standing:
-        """On validation prompts where there are any, otherwise on those of the search."""
+        """Measurements on the validation prompts if there are any, otherwise on the search prompts."""
         return self.search if self.validation is None else self.validation
 
     @cached_property
@@ -79,21 +79,21 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class RefinePath:
-    """The circuits of a refinement, in the order in which it went through them.
+    """The circuits of a refinement, in order.
 
     Args:
-        graph: of all of them.
-        points: the seed first, one a round; the last is not always the result, as rounds are taken back.
+        graph: the graph of all circuits.
+        points: the seed first, then one per round. The last is not always the result because rounds can be reverted.
     """
 
     graph: Graph
     points: tuple[Point, ...]
 
     def at(self, edges: int) -> Point:
-        """The circuit of at most so many edges that does best on the prompts that judge.
+        """The best circuit with at most so many edges, by its loss on the prompts that judge.
 
         Raises:
-            SettingsError: every circuit on the path is larger, or more edges are asked for than any of them has.
+            SettingsError: every circuit on the path is larger, or none has so many edges.
         """
         sizes = [point.n_edges for point in self.points]
         if not min(sizes) <= edges <= max(sizes):
@@ -106,11 +106,11 @@ class RefinePath:
 
     @property
     def stops(self) -> tuple[Point, ...]:
-        """Every circuit that `at` gives for some number of edges, from the smallest to the largest."""
+        """Every circuit that `at` can return, from the smallest to the largest."""
         points, best, found = self.points, list[int](), list[Point]()
         by_size = sorted(range(len(points)), key=lambda index: points[index].n_edges)
         for _, same in groupby(by_size, key=lambda index: points[index].n_edges):
-            # of equally good ones the first on the path, as in `at`
+            # among equally good circuits the first on the path, as in `at`
             best = [min([*same, *best], key=lambda index: (points[index].judged.loss, index))]
             found.append(points[best[0]])
         return tuple(dict.fromkeys(found))
@@ -119,12 +119,12 @@ class RefinePath:
         """One of the circuits, without scores.
 
         Args:
-            record: of the circuit that was chosen from the path; its results, which are that one's, are left out.
+            record: the record of the circuit that was chosen first; its results are dropped because they belong to that circuit.
         """
         return Circuit(self.graph, point.kept, record=record and record.model_copy(update={"results": {}, "timings": {}}))
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The numbers, one row a round."""
+        """The path's numbers, one row per round."""
         for number, point in enumerate(self.points):
             row: dict[str, Any] = {"round": number, "action": point.action, "edges": point.n_edges}
             for name, standing in (("search", point.search), ("validation", point.validation)):
@@ -163,10 +163,10 @@ def save_path(path: RefinePath, directory: Path) -> None:
 
 
 def load_path(directory: Path, graph: Graph) -> RefinePath:
-    """The path in a circuit's directory.
+    """The refinement path in a circuit's directory.
 
     Raises:
-        CircuitFileError: there is none, it is damaged, of a newer format, or does not go with the circuit's graph.
+        CircuitFileError: the file is missing, damaged, of a newer format, or does not match the circuit's graph.
     """
     file = directory / PATH_FILE
     content = read_json(file, "refinement path", "`subcircuit refine` and `discover --target` write one", 1)

@@ -1,4 +1,4 @@
-"""Scope: at which level of abstraction each part of the model is resolved into nodes.
+"""Scope: the level of abstraction at which each part of the model is resolved into nodes.
 
     block     attention blocks and MLPs
     head      heads with one input each, and MLPs
@@ -6,22 +6,22 @@
     neuron    heads as at qkv; every neuron of an MLP is a node
     expert    heads as at qkv; of mixtures of experts, every expert and the router's input
 
-and whether a node is one at all positions, or one at each position or token role.
+A scope also determines whether a node covers all positions, or there is a node per position or per token role.
 
-A scope is a level for the whole model and levels of single components that differ from it. ``parse_scope`` reads the
-grammar of the command line (``scope_text.py``), ``str`` prints it.
+A scope is a level for the whole model, plus levels of single components that differ from it. ``parse_scope`` reads the
+command line's grammar, and ``str`` prints it.
 
 Scopes as text: the grammar of ``--scope``.
 
     scope       item, item, …
-    item        block | head | qkv | neuron | expert     the level of all that is not named; qkv unless given
+        item        block | head | qkv | neuron | expert     the level of all components that are not named; default qkv
                 COMPONENT=LEVEL                          a9=block   a9.h3=qkv   m5=neuron
                 COMPONENT-COMPONENT=LEVEL                a3-a7=head   m0-m4=neuron: first and last of several layers
                 kv=per_query_head | kv=grouped
                 embeddings=joined | embeddings=split
                 positions=all | positions=each | positions=roles
 
-Later items overrule earlier ones. ``parse_scope(print_scope(scope)) == scope``. What is not understood is pointed at.
+Later items override earlier ones. ``parse_scope(print_scope(scope)) == scope``. Errors mark the place in the text.
 """
 
 from collections.abc import Iterable
@@ -51,20 +51,20 @@ COMPONENT_LEVELS: dict[type[Writer], tuple[Level, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What counts as a node.
+    """The rule for what counts as a node.
 
     Args:
-        level: of every component that ``overrides`` do not name.
+        level: the level of every component that is not in ``overrides``.
         kv: under grouped-query attention, one key and value reader per query head (as published circuits count) or one
-            per key/value head; of heads at level ``qkv``.
+                per key/value head; applies to heads at level ``qkv``.
         split_embeddings: token and position embeddings are separate writers (models with learned positions).
-        overrides: levels of components: attention blocks, heads of blocks that are resolved into heads, MLPs. In any order,
-            the last one of a component counts; kept in order of layers, without those that say what holds anyway.
-        positions: a node is one at all positions, or every component is a node at each position of prompts that line up, or at
-            each token role of the task.
+        overrides: levels of components: attention blocks, heads of blocks that are resolved into heads, MLPs. The order is free;
+            the last level of a component counts. Stored in order of layers, without redundant entries.
+        positions: a node covers all positions (``all``), or there is a node at each position of aligned prompts (``each``), or at
+            each token role of the task (``roles``).
 
     Raises:
-        GraphError: an override names no component or a level that it cannot have, or heads of a block that is one node.
+        GraphError: an override names no component, a level that it cannot have, or a head of a block that is one node.
 
     Examples:
         >>> str(Scope("head", overrides=(("m5", "neuron"), ("a9", "qkv"))))
@@ -82,15 +82,15 @@ class Scope:
 
     @staticmethod
     def named(scope: str = "qkv", kv: str = "per_query_head", split_embeddings: bool = False) -> "Scope":
-        """A scope from words that a user wrote.
+        """The scope from a user's text.
 
         Args:
             scope: in the grammar of ``parse_scope``.
             kv, split_embeddings: as ``kv=…`` and ``embeddings=split`` in ``scope``.
 
         Raises:
-            UnknownNameError, GraphError: the scope is not understood; the message points at the place.
-            UnknownNameError: no such way to count keys and values.
+            UnknownNameError, GraphError: the scope cannot be parsed; the message marks the place.
+            UnknownNameError: ``kv`` is not a known option.
         """
         from subcircuit.graph.scope import parse_scope
 
@@ -107,12 +107,12 @@ class Scope:
         return print_scope(self)
 
     def of_head(self, layer: int, head: int) -> Level:
-        """How a head is resolved: ``block``, ``head`` or ``qkv``."""
+        """The level of a head: ``block``, ``head`` or ``qkv``."""
         levels = dict(self.overrides)
         return levels.get(f"a{layer}.h{head}") or levels.get(f"a{layer}") or _of_attention(self.level)
 
     def of_mlp(self, layer: int) -> Level:
-        """How an MLP is resolved: ``block``, ``neuron`` or ``expert``, which leaves a plain MLP whole."""
+        """The level of an MLP: ``block``, ``neuron`` or ``expert``. ``expert`` leaves a plain MLP whole."""
         return dict(self.overrides).get(f"m{layer}") or _of_mlp(self.level)
 
     @property
@@ -121,10 +121,10 @@ class Scope:
         return self.level == "neuron" or any(level == "neuron" for _, level in self.overrides)
 
     def at(self, component: str, level: Level) -> "Scope":
-        """With a component at another level.
+        """The scope with a component at another level.
 
         Raises:
-            GraphError: as when made.
+            GraphError: as in the constructor.
         """
         return replace(self, overrides=(*self.overrides, (component, level)))
 
@@ -133,7 +133,7 @@ def component_named(name: str) -> Attention | Head | MLP:
     """The component of this name.
 
     Raises:
-        GraphError: it is no attention block, head or MLP.
+        GraphError: the name is not that of an attention block, head or MLP.
     """
     try:
         node = parse_writer(name)
@@ -153,14 +153,14 @@ def _of_mlp(level: Level) -> Level:
 
 
 def _normal(level: Level, overrides: Iterable[Override]) -> tuple[Override, ...]:
-    """Overrides in order, each component once, without those that change nothing."""
+    """Overrides in order, each component once, without redundant ones."""
     levels: dict[Attention | Head | MLP, Level] = {}
     for name, wanted in overrides:
         component = component_named(name)
         if wanted not in COMPONENT_LEVELS[type(component)]:
             raise GraphError(f"{name} has no level {wanted!r}: choose {', '.join(COMPONENT_LEVELS[type(component)])}")
         if isinstance(component, Attention):
-            # what was said of its heads before is said anew
+            # a block's level replaces earlier levels of its heads
             levels = {c: w for c, w in levels.items() if not (isinstance(c, Head) and c.layer == component.layer)}
         levels[component] = wanted
     kept: list[Override] = []
@@ -199,11 +199,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def parse_scope(text: str) -> Scope:
-    """The scope of a text.
+    """The scope that a text describes.
 
     Raises:
-        UnknownNameError: a level or option that does not exist; GraphError: anything else that makes no scope. Both show
-            the text with a mark under the place.
+        UnknownNameError: a level or option does not exist. GraphError: the text is invalid in another way. Both show the text
+            with a mark under the place.
 
     Examples:
         >>> parse_scope("head, a3-a4=qkv, m5=neuron").overrides
@@ -213,11 +213,11 @@ def parse_scope(text: str) -> Scope:
 
 
 def print_scope(scope: Scope) -> str:
-    """A scope as text; layers in a row with the same level are one item."""
+    """The scope as text; consecutive layers with the same level form one item."""
     options = [f"kv={scope.kv}"] if scope.kv != "per_query_head" else []
     options += ["embeddings=split"] if scope.split_embeddings else []
     options += [f"positions={scope.positions}"] if scope.positions != "all" else []
-    # whole layers first: what is said of a block overrules what was said of its heads
+    # whole layers first: a block's level overrides the levels of its heads
     layers = [override for override in scope.overrides if "." not in override[0]]
     heads = [f"{name}={level}" for name, level in scope.overrides if "." in name]
     return ", ".join([scope.level, *options, *_in_ranges(layers), *heads])
@@ -239,7 +239,7 @@ def _by_kind(override: Override) -> tuple[str, str, int]:
 
 
 class _Parser:
-    """One text; knows where it is, so that errors can point there."""
+    """Parser of one text; it tracks its position so that errors can mark the place."""
 
     def __init__(self, text: str):
         self.text = text

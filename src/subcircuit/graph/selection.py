@@ -1,13 +1,13 @@
-"""From a number per edge to a circuit.
+"""Selections: rules that turn a score per edge into a circuit.
 
     Threshold(t, by)    the edges of size at least t
     TopN(n, by)         the n largest edges
-    Greedy(n, by)       n edges grown backwards from the logits: always the largest edge into a node that is already
-                        there, so that every edge leads on to the logits (Hanna et al. 2024, arXiv 2403.17806)
+        Greedy(n, by)       n edges grown backwards from the logits: always the largest edge into a node that is already
+                            included, so that every edge has a path to the logits (Hanna et al. 2024, arXiv 2403.17806)
 
-The size of an edge is its score (``by="signed"``: what worsens the behaviour when cut comes first) or its magnitude
-(``by="absolute"``: what changes it either way). Circuits of the two differ, so it has to be said which one is meant. Of
-edges of the same size the earlier comes first: by reader, then by writer, in order of computation. Edges that lie on
+The size of an edge is its score (``by="signed"``: edges whose cut worsens the behaviour come first) or its magnitude
+(``by="absolute"``: edges whose cut changes it either way). The two give different circuits, so ``by`` has no default. Among
+edges of the same size the earlier one comes first: by reader, then by writer, in order of computation. Edges that lie on
 no path from an embedding stay; ``Circuit.prune`` drops them.
 """
 
@@ -53,7 +53,7 @@ class TopN:
 
 @dataclass(frozen=True, slots=True)
 class Greedy:
-    """``n`` edges grown backwards from the logits, always along the largest."""
+    """``n`` edges grown backwards from the logits, always along the largest edge."""
 
     n: int
     by: By
@@ -69,10 +69,10 @@ _NAMES: dict[type[Selection], str] = {Threshold: "threshold", TopN: "top-n", Gre
 
 
 def selection_of(asked: Selection | int | None, graph: Graph) -> Selection:
-    """A selection from itself, or from a number of edges of largest magnitude; None is 1 % of them.
+    """A selection as given, or ``TopN`` by magnitude from a number of edges; None selects 1 % of the edges.
 
     Raises:
-        SettingsError: it is neither, or the graph has fewer edges.
+        SettingsError: the argument is neither a selection nor a number, or the graph has fewer edges.
     """
     if asked is None:
         asked = max(1, graph.n_edges // 100)
@@ -88,15 +88,15 @@ def selection_of(asked: Selection | int | None, graph: Graph) -> Selection:
 
 
 def selection_record(selection: Selection) -> dict[str, Any]:
-    """A selection as JSON values: what it is, how much it takes, by which size."""
+    """A selection as JSON values: its kind, its number or threshold, and its ``by``."""
     return {"select": _NAMES[type(selection)], **asdict(selection)}
 
 
 def check_selection(graph: Graph, selection: Selection) -> None:
-    """The graph has as many edges as are asked for.
+    """Check that the graph has at least as many edges as the selection takes.
 
     Raises:
-        SettingsError: it has not.
+        SettingsError: the graph has fewer edges.
     """
     n = 0 if isinstance(selection, Threshold) else selection.n
     if n > graph.n_edges:
@@ -104,12 +104,12 @@ def check_selection(graph: Graph, selection: Selection) -> None:
 
 
 def select_edges(graph: Graph, scores: Float[Tensor, "writer reader"], selection: Selection) -> Circuit:
-    """The circuit of the edges that a selection takes; it carries the scores.
+    """The circuit of the selected edges, with the scores.
 
     Args:
-        graph: whose edges are scored.
-        scores: a number per edge; what stands where no edge is does not matter.
-        selection: how many edges, and by which size.
+        graph: the graph whose edges are scored.
+        scores: a number per edge; values at pairs without an edge are ignored.
+        selection: the rule that chooses the edges.
 
     Raises:
         GraphError: the scores do not fit the graph.
@@ -130,7 +130,7 @@ def select_edges(graph: Graph, scores: Float[Tensor, "writer reader"], selection
 
 
 def check_scores(graph: Graph, scores: Float[Tensor, "writer reader"]) -> None:
-    """Every edge has a finite score.
+    """Check that every edge has a finite score.
 
     Raises:
         GraphError: the scores do not fit the graph.

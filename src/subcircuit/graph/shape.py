@@ -1,4 +1,4 @@
-"""What of a model its graph depends on, and whether a scope speaks of such a model."""
+"""The properties of a model that its graph depends on, and a check that a scope fits the model."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated
@@ -13,17 +13,16 @@ from subcircuit.units.nodes import MLP, Head, is_position
 
 @dataclass(frozen=True, slots=True)
 class GraphShape:
-    """What of a model its graph depends on.
+    """The properties of a model that its graph depends on.
 
     Args:
         coupled_heads: the heads of a layer act on each other's writes (sandwich norms), and so do an MLP's neurons.
-        neurons: of each MLP, where the scope resolves any of them; 0 otherwise, when no graph depends on it.
+        neurons: neurons per MLP if the scope resolves any; otherwise 0, because the graph does not depend on it.
         mixtures: layers whose MLP is a mixture of experts.
-        experts: of each mixture, without the one of all positions.
-        shared_expert: mixtures have an expert of all positions.
-        positions: token roles, or indices of prompts that line up, each of which is a node of its own; none where a node is
-            one at all positions.
-        ordered: positions are indices, not roles, and attention looks backwards only.
+        experts: experts per mixture, without the shared one, which runs at all positions.
+        shared_expert: each mixture has a shared expert.
+        positions: token roles, or indices of aligned prompts, with a node for each; empty if nodes cover all positions.
+        ordered: positions are indices, not roles, and attention is causal.
     """
 
     n_layers: int
@@ -46,10 +45,10 @@ class GraphShape:
         """The shape of a model's graph at a scope.
 
         Args:
-            positions: of the prompts, where the scope tells positions apart.
+            positions: positions of the prompts, if the scope distinguishes positions.
 
         Raises:
-            GraphError: the scope asks for something that the model does not have.
+            GraphError: the scope names a part that the model does not have.
         """
         experts = config.experts
         shape = GraphShape(
@@ -90,7 +89,7 @@ _MOST_WORDS = 60
 
 
 def differences(left: GraphShape, right: GraphShape) -> str:
-    """What tells two shapes apart, in words: ``layers: 3 and 12; heads per layer: 4 and 9``. Empty where nothing does."""
+    """The differences between two shapes, in words: ``layers: 3 and 12; heads per layer: 4 and 9``. Empty if equal."""
     pairs = ((_WORDS[f.name], getattr(left, f.name), getattr(right, f.name)) for f in fields(GraphShape))
     return "; ".join(f"{name}: {_word(one)} and {_word(other)}" for name, one, other in pairs if one != other)
 
@@ -107,10 +106,10 @@ def _word(value: object) -> str:
 
 
 def check_scope(shape: GraphShape, scope: Scope) -> None:
-    """A model of this shape has everything that a scope speaks of.
+    """Check that a model of this shape has every part that a scope names.
 
     Raises:
-        GraphError: it has not.
+        GraphError: the model lacks a part.
     """
     check_positions(shape, scope)
     if scope.split_embeddings and not shape.learned_positions:
@@ -140,10 +139,10 @@ def check_scope(shape: GraphShape, scope: Scope) -> None:
 
 
 def check_positions(shape: GraphShape, scope: Scope) -> None:
-    """A graph has positions where its scope tells positions apart, and only there.
+    """Check that a graph has positions exactly if its scope distinguishes positions.
 
     Raises:
-        GraphError: it has not, or they have names that no position can have.
+        GraphError: positions are missing or superfluous, or a position has an invalid name.
     """
     match scope.positions:
         case "all":

@@ -1,4 +1,4 @@
-"""Search methods: from a problem to a circuit, or to a ranking of edges."""
+"""Search methods: each takes a problem and returns a circuit or a ranking of edges."""
 
 from subcircuit.search.acdc import Acdc
 from subcircuit.search.atp_star import AtpStar

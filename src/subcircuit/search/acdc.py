@@ -3,24 +3,24 @@
     for each reader from the logits backwards, for each writer into it from the latest to the earliest:
         cut the edge if that worsens the metric by less than τ:   L(circuit without it) − L(circuit) < τ
 
-A tie keeps the edge. Before the edges into a layer's heads are tried one by one, each head input is tried as a whole
-(the authors' program; Algorithm 1 of the paper does without), and so is each neuron, expert or
-router of an MLP that is resolved. Readers without a kept path to the logits lose their edges untested, which changes nothing.
+A tie keeps the edge. Before single edges into a layer's heads are tried, each head input is tried as a whole. (The authors'
+program does this; Algorithm 1 of the paper does not.) The same holds for each neuron, expert or router of a resolved MLP.
+Readers without a kept path to the logits lose their edges untested, which changes nothing.
 
-Cost: a trial per edge into a live reader; the engine evaluates runs of trials at once on the bet that edges are cut,
-which most are, and drops what comes after the first kept one. It is greedy: of two edges that can stand in for each
-other the one visited first goes, and what is found depends on the order, on τ and on the ablation.
+Cost: one trial per edge into a live reader. The engine evaluates several trials at once on the assumption that edges are
+cut, because most are, and discards the trials after the first kept edge. The search is greedy: of two redundant edges, the
+one visited first is cut. The circuit depends on the order, on τ and on the ablation.
 
 The other direction (``direction.py``) is the same search from the corrupted run, in the same order:
 
     restore the edge, so that it carries the clean run's value; gain = L(before) − L(with it restored)
-    gain ≥ τ:  the edge belongs to the circuit, and is put back to the corrupted run's value: what lies upstream of it is
-               tried through it
-    gain < τ:  it does not, and stays restored
+        gain ≥ τ:  the edge belongs to the circuit and returns to the corrupted run's value; edges upstream of it are
+                   tried through it
+        gain < τ:  the edge does not belong to the circuit and stays restored
 
-It ends when every edge into a reader that reaches the logits through the circuit has been tried: all edges but the circuit's
-then carry clean values, and each restored along the way brought back less than τ. Of two edges either of which is enough it
-keeps both, and of two that are needed together the one that is tried last.
+The search ends when every edge into a reader with a path to the logits through the circuit has been tried. All edges outside
+the circuit then carry clean values, and each one restored on the way recovered less than τ. Of two edges either of which
+suffices, it keeps both; of two that are needed together, it keeps the one that is tried last.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,15 +47,15 @@ class Acdc(CutRules, Method):
     """Settings of ACDC.
 
     Args:
-        threshold: τ, in units of the metric: an edge whose cut worsens the metric by less goes.
+        threshold: τ, in units of the metric: an edge is cut if that worsens the metric by less.
         whole_input: first try to cut each head input, neuron, expert and router from all its writers at once.
         absolute: compare the absolute change with τ, so that edges whose cut *improves* the metric stay too.
-        head_order: in which order heads of a layer are visited and cut.
+        head_order: the order in which heads of a layer are visited and cut.
         direction: cut edges of the model, restore edges to the corrupted run, or do both and unite the circuits.
-        coarse_to_fine: try edges in groups first and look only into groups that stay (``acdc_rules.py``). Of two parts of a
-            group whose effects cancel both are lost: the circuit may differ from that of the direct search.
-        speculation: circuits tried at once; None adapts to how often edges are kept. The result is the same.
-        batch_size: (circuit, example) pairs evaluated at once; None chooses. The result is the same.
+        coarse_to_fine: try groups of edges first, and single edges only in groups that stay (``acdc_rules.py``). If the effects
+            of two parts of a group cancel, both are lost, so the circuit may differ from that of the direct search.
+        speculation: number of circuits tried at once; None adapts it to how often edges are kept. The result is the same.
+        batch_size: (circuit, example) pairs evaluated at once; None chooses by memory. The result is the same.
     """
 
     name = "acdc"
@@ -64,7 +64,7 @@ class Acdc(CutRules, Method):
     ranks = False
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_start(problem.ablation.name, self.direction)
 
     @entry
@@ -78,10 +78,10 @@ class Acdc(CutRules, Method):
             problem: prompts, metric and ablation.
             progress: called after every batch of trials.
             journal: remembers the losses of every batch of trials.
-            within: what is decided before; None decides on every edge.
+            within: decisions made by an earlier search; None decides on every edge.
 
         Raises:
-            SettingsError: a direction that needs a corrupted run, and an ablation that has none.
+            SettingsError: the direction needs a corrupted run, and the ablation has none.
             NumericalError: a loss is NaN or infinite; names the edge, the prompts and the dtype.
         """
         self.check(problem)
@@ -106,11 +106,11 @@ class Acdc(CutRules, Method):
         return walks
 
     def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
-        """Goes by an outline of the search, and by trials along it."""
+        """The cost, from an outline of the search and timed trials along it."""
         return cost_of_cutting(problem, self, ENDS[self.direction], patience)
 
     def memory(self, problem: Problem) -> Footprint:
-        """All runs with their prefix sums, and a batch of trials, in which half of a layer's inputs change."""
+        """Memory of all runs with their prefix sums, plus a batch of trials in which half of a layer's inputs change."""
         together, (rows, _) = self.batch_size or PAIRS_AT_ONCE, changed_rows(problem)
         readers = max(len(readers) for readers in problem.graph.without_positions.readers_in)
         in_trials = max(ROWS_AT_ONCE, 4 * max(rows) * min(together, len(problem.task)))
@@ -118,12 +118,12 @@ class Acdc(CutRules, Method):
         return of_engines(problem, 2 * len(problem.graph.writers) + 1, together, trials, checked=True)
 
     def at(self, thresholds: Sequence[float]) -> "Mapping[float | None, Acdc]":
-        """A search for each threshold; its own is not used."""
+        """The same search at each of these thresholds; the method's own threshold is ignored."""
         return {threshold: replace(self, threshold=threshold) for threshold in thresholds}
 
 
 def _told(on_step: OnStep | None, before: Sequence[Walk], config: Acdc) -> OnStep:
-    """The callback, told of one search after others as of one."""
+    """A callback that reports several searches as one."""
     if on_step is None:
         return lambda step: None
     done, trials, seconds, work = (

@@ -1,13 +1,13 @@
-"""What ``acdc`` would decide, roughly and soon: the same search, many edges at a time; and what it will cost.
+"""Outlines of ACDC searches: a fast rough version of ``acdc`` that predicts the search's trials and time.
 
     seconds = trials · mean seconds of a trial, readers drawn in proportion to their trials
 
-Edges into a reader are cut 64 at once. Where that worsens the metric by less than τ they all go, and the search would have
-tried each of them. Where it does not, eights of them are tried, and then single edges. Edges of a block whose effects cancel
-all go, so what comes of it is no circuit: it is about as large as the circuit, made by decisions that come in about the same
-order, and these tell how many trials the search will take (``trials_of``).
+The outline cuts 64 edges into a reader at once. If that worsens the metric by less than τ, all of them are cut; the search
+would have tried each one. Otherwise it tries groups of eight, and then single edges. Edges of a block whose effects cancel
+are all cut, so the result is not a circuit. It has about the size of the circuit, and its decisions come in about the same
+order, which gives the number of trials (``trials_of``).
 
-Of more than eight examples the first eight are taken: circuits grow slowly with their number (SmolLM2-135M at τ = 0.1 keeps
+Of more than eight examples, only the first eight are used: circuits grow slowly with their number (SmolLM2-135M at τ = 0.1 keeps
 17 edges on 8 prompts and 19 on 32).
 """
 
@@ -31,20 +31,20 @@ from subcircuit.search.problem import Problem
 from subcircuit.units.rows import Reach
 
 _EXAMPLES = 8
-# edges that are cut together, and how many such cuts are tried at once
+# numbers of edges that are cut together, and number of such cuts tried at once
 _BLOCKS, _AT_ONCE = (64, 8, 1), 8
 
 
 @dataclass(frozen=True)
 class SketchStage:
-    """Decisions that follow one another: on the edges into a reader, or on whole readers of a unit.
+    """Consecutive decisions: on the edges into a reader, or on whole readers of a unit.
 
     Args:
         unit: index of the unit.
-        readers: the reader, or those that are cut as wholes.
-        whole: whether these are.
-        reach: where the reader, or the first of them, matters.
-        stays: of each edge or reader in the order of the search, whether it stays.
+        readers: the reader, or the readers that are cut as wholes.
+        whole: whether the decisions are on whole readers.
+        reach: the rows at which the first reader matters.
+        stays: per edge or reader in the order of the search, whether it stays.
     """
 
     unit: int
@@ -56,12 +56,12 @@ class SketchStage:
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """A search in outline.
+    """The outline of a search.
 
     Args:
         stages: in the order of the search.
-        kept: edges that stay; where units were not visited, all.
-        first: the last unit that was visited; 0 is the first of the model.
+        kept: edges that stay; all edges where units were not visited.
+        first: the last unit that was visited; 0 is the model's first unit.
     """
 
     stages: tuple[SketchStage, ...]
@@ -71,12 +71,12 @@ class Sketch:
 
 @torch.no_grad()
 def sketch(problem: Problem, config: CutRules, restoring: bool, patience: float) -> Sketch:
-    """Outline a search.
+    """The outline of a search.
 
     Args:
         problem, config: of the search.
         restoring: see ``Batches.start``.
-        patience: seconds after which no more units are visited; one always is.
+        patience: seconds after which no further unit is visited; at least one is.
 
     Raises:
         NumericalError: a loss is NaN or infinite.
@@ -93,7 +93,7 @@ def sketch(problem: Problem, config: CutRules, restoring: bool, patience: float)
 
 
 class _Drawing:
-    """The state of a search in outline: the only thing here that changes as it runs."""
+    """The mutable state of an outline; everything else in this module is immutable."""
 
     def __init__(self, model: Transformer, graph: Graph, config: CutRules, batches: Batches):
         self.model, self.graph, self.config, self.batches = model, graph, config, batches
@@ -102,7 +102,7 @@ class _Drawing:
         self.current = 0.0
 
     def visit(self, unit: int) -> Iterator[SketchStage]:
-        """Decide on the edges into a unit, all units downstream being decided."""
+        """Decisions on the edges into a unit; all units downstream must be decided."""
         self.batches = self.batches.map(lambda engine: engine.open(unit))
         self.current = self._mean(self.batches.loss())
         live = [r for r in visiting_order(self.graph, unit, self.config.head_order) if self.batches.first.is_live(r)]
@@ -115,7 +115,7 @@ class _Drawing:
             yield SketchStage(unit, (reader,), False, self._reach(reader), tuple(self._edges(reader)))
 
     def _whole(self, readers: Sequence[int]) -> list[bool]:
-        """Which readers stay when each is cut from all its writers, after those before it."""
+        """Per reader, whether it stays when it is cut from all its writers, after the cuts before it."""
         stays: list[bool] = []
         rows = len(self.batches.visit(readers[0])[0].base)
         while waiting := readers[len(stays) :]:
@@ -128,7 +128,7 @@ class _Drawing:
         return stays
 
     def _edges(self, reader: int) -> list[bool]:
-        """Which edges into a reader stay, from the latest writer to the earliest."""
+        """Per edge into a reader, whether it stays, from the latest writer to the earliest."""
         visits, stays = self.batches.visit(reader), list[bool]()
         writers = visits[0].order[: visits[0].left][::-1]
         while limit := visits[0].left:
@@ -142,14 +142,14 @@ class _Drawing:
                 stays += [False] * (block * cut) + [True] * keep
                 if cut == tried:
                     break
-                # what is refused together is looked at in parts
+                # a block that is refused is tried in parts
                 limit = block
         self.kept[[writer for writer, stay in zip(writers, stays, strict=True) if not stay], reader] = False
         self._commit([reader])
         return stays
 
     def _accepted(self, losses: Float[Tensor, "trial batch"]) -> int:
-        """How many cuts go before the first that worsens the metric by the threshold or more."""
+        """The number of cuts before the first one that worsens the metric by the threshold or more."""
         for accepted, row in enumerate(losses):
             change = self._mean(row) - self.current
             if Rule(1.0, self.config.absolute).size(change) >= self.config.threshold:
@@ -158,7 +158,7 @@ class _Drawing:
         return len(losses)
 
     def _commit(self, readers: Sequence[int]) -> None:
-        # engines hold on to what they are given
+        # engines keep a reference to the mask
         kept = self.kept.clone()
         if bool((self.batches.kept[:, readers] != kept[:, readers]).any()):
             self.batches = self.batches.map(lambda engine: engine.commit(kept, readers))
@@ -172,17 +172,17 @@ class _Drawing:
 
 
 def _thinned(visit: Visit, block: int) -> Visit:
-    """The same visit to which so many edges are one."""
+    """The same visit with every ``block`` edges merged into one."""
     return replace(visit, prefixes=visit.prefixes[visit.left % block :: block], left=visit.left // block)
 
 
 def trials_of(stays: Sequence[bool], speculation: Speculation, rows: int) -> list[int]:
-    """How many trials each batch holds that these decisions take in ``acdc``, those included that are thrown away.
+    """The number of trials in each batch that ``acdc`` needs for these decisions, discarded trials included.
 
     Args:
         stays: the decisions in order.
-        speculation: as it is after all decisions before; learns of these.
-        rows: of the reader in one trial.
+        speculation: its state after all earlier decisions; it is updated with these.
+        rows: rows of the reader in one trial.
     """
     sizes, left = list[int](), tuple(stays)
     while left:
@@ -196,11 +196,11 @@ def trials_of(stays: Sequence[bool], speculation: Speculation, rows: int) -> lis
 
 @torch.no_grad()
 def cost_of_cutting(problem: Problem, config: CutRules, ends: Sequence[bool], patience: float) -> SearchCost:
-    """Seconds and trials of a search from each end: its outline, and trials of the search itself along it.
+    """Seconds and trials of a search from each end, from its outline and from timed trials along it.
 
     Args:
         ends: whether each search restores, see ``Batches.start``.
-        patience: seconds for outlines; units that were not visited then are taken to need as many trials an edge as those seen last.
+        patience: seconds for outlines. Units not visited by then are assumed to need as many trials per edge as the last visited ones.
     """
     outlines = [sketch(problem, config, restoring, patience / len(ends)) for restoring in ends]
     parts = [_along(problem, config, outline, at) for outline, at in zip(outlines, ends, strict=True)]
@@ -227,7 +227,7 @@ def _along(problem: Problem, config: CutRules, outline: Sketch, restoring: bool)
         seconds[number] = _stage_seconds(graph, start, outline, outline.stages[number], sizes[number])
     a_trial = [seconds[number] / trials[number] for number in timed]
     more = _unseen(graph, outline, trials)
-    # the last that were seen are most like those that were not
+    # the units visited last resemble the unvisited ones most
     rest = more * mean(a_trial[-max(1, len(a_trial) // 3) :])
     return SearchCost(
         seconds=sum(trials) * mean(a_trial) + rest,
@@ -239,7 +239,7 @@ def _along(problem: Problem, config: CutRules, outline: Sketch, restoring: bool)
 
 
 def _stage_seconds(graph: Graph, start: Batches, outline: Sketch, stage: SketchStage, sizes: Sequence[int]) -> float:
-    """Seconds of a stage: of its batches of trials, going by one of the size of most, and of making cuts definite."""
+    """Seconds of a stage: its trials, extrapolated from one batch of the most common size, and the commit of its cuts."""
     before, later = graph.edges.clone(), [reader for readers in graph.readers_in[stage.unit + 1 :] for reader in readers]
     before[:, later] = outline.kept[:, later]
     batches, size = start.map(lambda engine: engine.restore(before, stage.unit)), round(median(sizes))
@@ -254,14 +254,14 @@ def _stage_seconds(graph: Graph, start: Batches, outline: Sketch, stage: SketchS
 
     after = before.clone()
     after[:, list(readers)] = outline.kept[:, list(readers)]
-    trials()  # what follows finds its memory warm, as in the search
+    trials()  # the first run warms up memory, so the timed run is like those in the search
     commit = seconds_of(lambda: batches.map(lambda engine: engine.commit(after, readers)).loss())
     a_trial = seconds_of(trials) / (len(readers) if stage.whole else size)
     return a_trial * sum(sizes) + commit * (len(sizes) if stage.whole else 1)
 
 
 def _unseen(graph: Graph, outline: Sketch, trials: Sequence[int]) -> float:
-    """Trials at units that were not visited: as many an edge as in the later half of those that were."""
+    """Trials at units that were not visited, assuming as many per edge as in the later half of the visited units."""
     if outline.first == 0:
         return 0.0
     middle = (len(graph.units) + outline.first + 1) // 2

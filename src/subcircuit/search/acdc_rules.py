@@ -1,18 +1,17 @@
-"""What ACDC goes by: its settings, the order of its decisions, which edges it tries together, and how many circuits at once.
+"""Rules of ACDC: its settings, the order of decisions, groups of edges that are tried together, and the batch size of trials.
 
-From coarse to fine: at first all inputs of a layer's heads are one group, or all neurons or experts of an MLP, and the writers into a reader are
-grouped by the unit that they are parts of: the heads of a layer, an MLP's neurons or experts. So a trial cuts one block
-from another, or from a single input. A group of several goes if cutting it changes the metric by less than half of τ, for better
-or for worse; otherwise it is opened, and its parts are tried. A group whose cut improves the metric may hold an edge that must
-stay among others that work against it, so it does not go as a whole. Only what is tried by itself is kept, and by the rule of
-the direct search.
+Coarse to fine: at first, all inputs of a layer's heads, or all neurons or experts of an MLP, form one group. The writers into
+a reader are grouped by unit: the heads of a layer, or an MLP's neurons or experts. A trial thus cuts one block from another,
+or from a single input. A group with several members is cut if that changes the metric by less than τ/2 in either direction.
+Otherwise its parts are tried. A group whose cut improves the metric is not cut as a whole, because it may hold an edge that
+must stay among others that oppose it. Only single members are ever kept, by the direct search's rule.
 
     cost        where layers have many heads about half of the direct search's trials and time (docs/levels.md);
                 with few layers and heads as many as there
     loses       an edge worth τ or more whose group is worth less than τ/2 either way, as others in it work against it
 
-Speculation: a batch of T trials costs a fixed overhead, worth about c trials, and T trials; those after the first kept edge are
-wasted. If edges are kept with probability k, cost per useful trial is near (c + T) / (T (1 − k T / 2)), least at
+Speculation: a batch of T trials costs a fixed overhead of about c trials, plus T trials. Trials after the first kept edge are
+wasted. If edges are kept with probability k, the cost per useful trial is near (c + T) / (T (1 − k T / 2)), with its minimum at
 T ≈ sqrt(2 c / k).
 """
 
@@ -31,12 +30,12 @@ from subcircuit.search.direction import Direction, check_direction
 
 HeadOrder: TypeAlias = Literal["descending", "ascending"]
 
-# kinds as the authors' program takes them; a head with a single input has only one
+# parts of a head in the order of the authors' program; a head with a single input has only one
 _PARTS = {"v": 0, "k": 1, "q": 2}
 
 
 def cutting_order(graph: Graph, heads: HeadOrder) -> tuple[int, ...]:
-    """Writers so that the last is cut first: by computation, heads of a layer from high to low or from low to high."""
+    """Writers in reverse order of cutting: by computation, heads of a layer from high to low or from low to high."""
     order = list(range(len(graph.embeddings)))
     for writers in graph.writers_in:
         order += sorted(writers, key=lambda w: -(graph.writers[w].column or 0)) if heads == "ascending" else writers
@@ -44,15 +43,15 @@ def cutting_order(graph: Graph, heads: HeadOrder) -> tuple[int, ...]:
 
 
 def visiting_order(graph: Graph, unit: int, heads: HeadOrder) -> tuple[int, ...]:
-    """A unit's readers as they are visited: v, k, q, and heads within each from high to low or from low to high.
+    """A unit's readers in visiting order: v, k, q, and heads within each from high to low or from low to high.
 
-    Neurons and experts go from high to low, the router after them; what is told apart by position from the last position to the first.
+    Neurons and experts go from high to low, then the router. Readers at positions go from the last position to the first.
     """
 
     def place(reader: int) -> tuple[int, int, bool, int]:
         node = graph.readers[reader]
         head = node.column or 0
-        # a head with a single input goes before the values of a group that has its number
+        # a head with a single input comes before the values of a group with the same number
         return _PARTS.get(node.kind, 0), head if heads == "ascending" else -head, node.kind in _PARTS, -reader
 
     return tuple(sorted(graph.readers_in[unit], key=place))
@@ -60,7 +59,7 @@ def visiting_order(graph: Graph, unit: int, heads: HeadOrder) -> tuple[int, ...]
 
 @dataclass(frozen=True)
 class CutRules:
-    """What is cut, in which order, and what an edge has to be worth to stay: the settings of ``Acdc``, which says what they mean."""
+    """Settings of ``Acdc`` that define which edges are cut, in which order, and which edges stay; documented there."""
 
     threshold: float = 0.02
     whole_input: bool = True
@@ -87,13 +86,13 @@ class CutRules:
 
 @dataclass(frozen=True, eq=False)
 class Within:
-    """What a search that continues another one is given: most edges are decided already.
+    """Decisions made before a search that continues another one.
 
-    Such edges are cut, or stay, when their reader is visited; everything upstream is whole then, as always.
+    Decided edges are cut, or stay, when their reader is visited. Everything upstream is intact at that time, as in any search.
 
     Args:
-        kept: edges that are not cut untried.
-        tried: those of them that are decided on; the others stay.
+        kept: edges that are not cut in advance.
+        tried: the kept edges that the search decides on; the other kept edges stay.
     """
 
     kept: Bool[Tensor, "writer reader"]
@@ -103,16 +102,16 @@ class Within:
         assert not bool((self.tried & ~self.kept).any()), "what is tried is there"
 
     def writers(self, reader: int) -> frozenset[int]:
-        """Those whose edges into a reader are tried."""
+        """The writers whose edges into a reader are tried."""
         return frozenset(self.tried[:, reader].nonzero().flatten().tolist())
 
     @property
     def digest(self) -> str:
-        """Tells it from others."""
+        """A digest that identifies these decisions."""
         return sha256(b"".join(mask.cpu().numpy().tobytes() for mask in (self.kept, self.tried))).hexdigest()
 
     def whole(self, reader: int) -> bool:
-        """Whether all that a reader keeps is tried."""
+        """Whether every kept edge into a reader is tried."""
         return bool(self.tried[:, reader].any()) and self.kept[:, reader].equal(self.tried[:, reader])
 
 
@@ -126,11 +125,11 @@ _PIECES = 8
 
 @dataclass(frozen=True)
 class Rule:
-    """When a group stays.
+    """The condition under which a group stays.
 
     Args:
-        share: of τ, from which on its change is too much.
-        absolute: whatever the direction of the change.
+        share: fraction of τ; a change of at least this much keeps the group.
+        absolute: compare the size of the change, in either direction.
     """
 
     share: float
@@ -138,21 +137,21 @@ class Rule:
 
     @staticmethod
     def of(group: Group, absolute: bool) -> "Rule":
-        """A single member stays by the search's own rule, which is told whether that is ``absolute``."""
+        """The rule for a group: a single member follows the search's own rule with this ``absolute``."""
         return Rule(1.0, absolute) if len(group) == 1 else Rule(_SHARE, absolute=True)
 
     def size(self, change: float) -> float:
-        """Of a change of the metric, what is compared with the threshold."""
+        """The quantity to compare with the threshold, from a change of the metric."""
         return abs(change) if self.absolute else change
 
 
 def singles(members: Sequence[int]) -> list[Group]:
-    """Every member by itself."""
+    """One group per member."""
     return [(member,) for member in members]
 
 
 def by_unit(graph: Graph, writers: Sequence[int]) -> list[Group]:
-    """Neighbours of one unit together; each embedding by itself."""
+    """Groups of adjacent writers of the same unit; each embedding is its own group."""
 
     def unit(writer: int) -> object:
         unit = graph.unit_of_writer[writer]
@@ -162,11 +161,11 @@ def by_unit(graph: Graph, writers: Sequence[int]) -> list[Group]:
 
 
 def left_over(waiting: Sequence[Group], cut: int, tried: int) -> tuple[Group, list[Group]]:
-    """After a batch of trials: the single member that stays, if any, and what waits now, parts of an opened group first.
+    """The single member that stays after a batch of trials, if any, and the groups still to try, parts of an opened group first.
 
     Args:
         waiting: groups, of which the first ``tried`` were tried.
-        cut: groups that are gone; where they are fewer than those tried, the next one stays.
+        cut: number of groups that were cut; if it is below ``tried``, the next group stays.
     """
     if cut == tried:
         return (), list(waiting[cut:])
@@ -175,7 +174,7 @@ def left_over(waiting: Sequence[Group], cut: int, tried: int) -> tuple[Group, li
 
 
 def _parts(group: Group) -> list[Group]:
-    """A group that is opened: its members if they are few, else equal pieces."""
+    """The parts of an opened group: its members if there are few, otherwise equal pieces."""
     if len(group) <= _AT_ONCE:
         return singles(group)
     bounds = [len(group) * piece // _PIECES for piece in range(_PIECES + 1)]
@@ -190,11 +189,11 @@ _FEWEST = 4
 
 @dataclass
 class Speculation:
-    """Chooses the number of trials from how often edges were kept lately; deterministic.
+    """Chooses the number of trials per batch from the recent share of kept edges; deterministic.
 
     Args:
-        fixed: always this many; None adapts.
-        most: limit from memory, at least 1 is taken.
+        fixed: always this number; None adapts.
+        most: upper limit from memory; at least 1 is used.
     """
 
     fixed: int | None
@@ -203,16 +202,16 @@ class Speculation:
     tried: float = 10.0
 
     def size(self, rows: int) -> int:
-        """Trials for the next batch.
+        """The number of trials in the next batch.
 
         Args:
-            rows: that the visited reader has in one trial: few in cache beat many out of it.
+            rows: rows of the visited reader per trial; batches that fit in cache are faster.
         """
         wanted = self.fixed or min(round((2 * OVERHEAD * self.tried / self.kept) ** 0.5), max(_FEWEST, ROWS_AT_ONCE // rows))
         return max(1, min(wanted, self.most))
 
     def learn(self, cut: int, kept: bool) -> None:
-        """Take in the outcome of a batch: edges cut, and whether one was then kept."""
+        """Update with the outcome of a batch: the number of edges cut, and whether an edge was then kept."""
         fade = _MEMORY ** (cut + kept)
         self.tried = self.tried * fade + cut + kept
         self.kept = max(self.kept * fade + kept, 0.05)

@@ -1,7 +1,7 @@
-"""A search of ACDC on its way: the walk over a model's readers from the logits backwards.
+"""State of a running ACDC search: a walk over the readers from the logits backwards.
 
-What is decided, and in which order, ``acdc.py`` says; here decisions are taken, on the losses of runs of trials, and the
-engine is told of them.
+``acdc.py`` defines the rule and the order of decisions. This module takes the decisions from batches of trial losses and
+applies them to the engines.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,19 +39,19 @@ from subcircuit.search.journal import FORGETFUL, Journal, each, once
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnStep, Step
 
-# rows of matrix products grow with (circuit, example) pairs: enough to keep them busy, few enough to stay in cache
+# rows of matrix products grow with (circuit, example) pairs: enough for efficient products, few enough to stay in cache
 PAIRS_AT_ONCE = 512
 
 Cells: TypeAlias = tuple[slice | list[int], list[int]]
 Cut: TypeAlias = tuple[Group, Group | None]
-"""Readers, and the writers that they are cut from; None for all of them."""
+"""Readers, and the writers that they are cut from; None means all writers."""
 Visits: TypeAlias = tuple[Visit, ...]
-"""A visit in every batch of examples."""
+"""One visit per batch of examples."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Trials:
-    """Trials that run together: the first cut, the first two, …, from where the visits stand, with so many edges cut."""
+    """Trials that run together: the first cut, the first two, …, starting from the visits after a given number of cuts."""
 
     visits: Visits
     cuts: list[Cut]
@@ -59,7 +59,7 @@ class _Trials:
 
 
 class Walk:
-    """The state of one search: the only thing here that changes as it runs."""
+    """The mutable state of one search; everything else in this module is immutable."""
 
     def __init__(
         self,
@@ -89,13 +89,13 @@ class Walk:
         self.effort, self.work = Effort(graph, self._open_edges()), 0.0
 
     def start(self, restoring: bool, examples: int) -> Batches:
-        """Engines that have decided nothing, with so many examples each."""
+        """Engines without any decision, with this many examples each."""
         order = cutting_order(self.graph, self.config.head_order)
         return Batches.start(self.problem, examples, order, restoring)
 
     @property
     def seconds(self) -> float:
-        """Since the search began."""
+        """Seconds since the search began."""
         return perf_counter() - self.began
 
     def _first_loss(self) -> float:
@@ -121,7 +121,7 @@ class Walk:
         self._report(self.graph.readers_in[0][0])
 
     def _decided_before(self, within: Within, readers: list[int]) -> list[int]:
-        """Cut what is cut untried; returns the readers that have edges to try."""
+        """Cut the edges that earlier decisions exclude; return the readers that still have undecided edges."""
         self.kept[:, readers] &= within.kept[:, readers]
         self.decided += int((self.graph.edges & ~within.tried)[:, readers].sum())
         self.batches = self.batches.map(lambda engine: engine.commit(self.kept, readers))
@@ -129,7 +129,7 @@ class Walk:
         return [reader for reader in readers if within.writers(reader)]
 
     def _whole_inputs(self, unit: int, readers: list[int]) -> list[int]:
-        """Try to cut readers from all their writers at once, where all are tried; returns those that stay."""
+        """Try to cut fully undecided readers from all their writers at once; return the readers that stay."""
         if self.within is not None:
             waiting = [reader for reader in readers if self.within.whole(reader)]
             others = [reader for reader in readers if reader not in waiting]
@@ -158,7 +158,7 @@ class Walk:
         return self.graph.edges if self.within is None else self.within.tried
 
     def _edges(self, unit: int, reader: int) -> None:
-        """Decide on the edges into one reader, one after the other."""
+        """Decide on the edges into one reader, in order."""
         visits = self.batches.visit(reader, None if self.within is None else self.within.writers(reader))
         order = visits[0].order[: visits[0].left][::-1]
         waiting = by_unit(self.graph, order) if self.config.coarse_to_fine else singles(order)
@@ -178,7 +178,7 @@ class Walk:
         self.visited[reader] = True
 
     def _batches_of_trials(self, visits: Visits, reader: int, waiting: Sequence[Group]) -> Iterator[tuple[str, _Trials]]:
-        """The next batch of trials and those that follow it as long as all edges are cut, as units of work."""
+        """The next batches of trials as units of work, on the assumption that all edges in each batch are cut."""
         speculation, history = replace(self.speculation), self.history
         while waiting:
             batch = waiting[: speculation.size(len(visits[0].base))]
@@ -193,16 +193,16 @@ class Walk:
         return self.batches.try_edges(trials.visits, trials.counts)
 
     def _key(self, kind: str, cuts: list[Cut], history: str | None = None) -> str:
-        """Names a unit of work: a loss depends on all decisions before, which are those so far or ``history``, and on the cuts."""
+        """The key of a unit of work. Its loss depends on the cuts and on all earlier decisions (``history``, by default those so far)."""
         before = self.history if history is None else history
         return f"{self.graph.readers[cuts[0][0][0]]}/{kind}/{sha256(repr((before, cuts)).encode()).hexdigest()[:32]}"
 
     def _judge(self, unit: int, losses: Float[Tensor, "trial batch"], cuts: list[Cut]) -> int:
-        """Take decisions in order up to the first kept edge; returns how many cuts were accepted before it.
+        """Take decisions in order up to the first kept edge; return the number of cuts accepted before it.
 
         Args:
             losses: after the first cut, the first two, …
-            cuts: of each trial, the one that it adds.
+            cuts: per trial, the cut that it adds.
         """
         self.trials += len(losses)
         self.work += (len(losses) + OVERHEAD) * len(self.batches.first.live.inputs)
@@ -225,7 +225,7 @@ class Walk:
         return accepted
 
     def _decide(self, change: float, kept: Bool[Tensor, "writer reader"], unit: int, cut: Cut) -> tuple[float, bool]:
-        """The change that a cut in ``kept`` makes, and whether it keeps its edges."""
+        """The change that a cut makes to circuit ``kept``, and whether its edges are kept."""
         rule = Rule.of(cut[0] if cut[1] is None else cut[1], self.config.absolute)
         threshold = self.config.threshold * rule.share
         if not self.borderline.is_close(rule.size(change), threshold):
@@ -237,7 +237,7 @@ class Walk:
         return change, rule.size(change) >= threshold - TIE
 
     def _commit(self, readers: list[int]) -> None:
-        """Make accepted cuts definite, and learn from how far trial and recomputation differ."""
+        """Commit the accepted cuts, and update the rounding tolerance from the gap between trial and recomputed loss."""
         if bool((self.batches.kept[:, readers] != self.kept[:, readers]).any()):
             self.batches = self.batches.map(lambda engine: engine.commit(self.kept, readers))
             settled = float(self.batches.loss().mean())
@@ -286,10 +286,10 @@ def _name(graph: Graph, cut: Cut) -> str:
 
 
 def mean_loss(losses: Float[Tensor, " batch"], what: str, model: Transformer) -> float:
-    """The mean over all examples.
+    """The mean loss over all examples.
 
     Raises:
-        NumericalError: one of them is NaN or infinite; says ``what`` was done to the model.
+        NumericalError: a loss is NaN or infinite; the message says ``what`` was done to the model.
     """
     if not bool(losses.isfinite().all()):
         raise _not_finite(losses, what, model)

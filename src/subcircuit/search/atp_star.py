@@ -1,24 +1,24 @@
 """AtP*: attribution patching with softmax recomputed and layers dropped (Kramár et al. 2024, arXiv 2403.00745), for edges.
 
-Two faults of first-order scores are mended.
+The method corrects two errors of first-order scores.
 
-QK fix: behind a saturated softmax the gradient of queries and keys is nearly zero, however much the pattern would
-change. An edge into a query or key moves the reader's input by Δ = ablated(w) − clean(w) at all positions; the norm, the
-projection and the softmax are run again, and only what follows the pattern A is linear:
+QK fix: behind a saturated softmax the gradient of queries and keys is nearly zero, even where the pattern would change much.
+An edge into a query or key moves the reader's input by Δ = ablated(w) − clean(w) at all positions. The norm, the projection
+and the softmax are computed again, and only the model after the pattern A is linearised:
 
     effect(w → q) = Σ (A(x_q + Δ, x_k) − A(x_q, x_k)) · dL/dA        and likewise for k        [clean run]
 
-Where a reader feeds queries and keys at once (levels ``head`` and ``block``) both move together. Edges into values, MLPs
+Where a reader feeds queries and keys at once (levels ``head`` and ``block``), both move together. Edges into values, MLPs
 and the logits keep the first-order effect Δ · dL/d input, which for values is added to that of the pattern.
 
-GradDrop: a node's direct and indirect effects may cancel, and what is left of them is noise. With layer ℓ writing
-constants in the backward pass, ∂ℓ L, a part of the indirect effect is missing:
+GradDrop: a node's direct and indirect effects may cancel and leave only noise. If layer ℓ writes constants in the backward
+pass, ∂ℓ L, a part of the indirect effect is missing:
 
     score(w → r) = mean over examples of mean over layers ℓ of |effect with ∂ℓ L|
 
-ℓ runs over all layers but the reader's own, through which every path of the edge leads (so the paper divides by L − 1).
-These scores are sizes, for each example on its own as in the paper: an edge that hurts counts as much as one that helps,
-and examples do not cancel. Without ``grad_drop`` scores are signed, mean effects, comparable with ``exact``.
+ℓ runs over all layers except the reader's own, because every path of the edge passes through that layer (so the paper divides
+by L − 1). Scores are sizes per example, as in the paper: an edge that hurts counts as much as one that helps, and examples do
+not cancel. Without ``grad_drop`` scores are signed mean effects, comparable with ``exact``.
 
 Cost, in forward-equivalents: the clean and the ablated run; 3 to 6 for every backward pass, of which GradDrop takes one
 a layer; and for the QK fix a sixth of a layer for every writer and later layer. Measured at 8 layers of 8 heads: 25
@@ -46,7 +46,7 @@ from subcircuit.units import Unit
 from subcircuit.units.gradients import Rules, pull_back, widened
 from subcircuit.units.nodes import HeadPart
 
-# patterns of many writers are the largest tensors here
+# patterns of many writers are the largest tensors of this method
 _NUMBERS_AT_ONCE = 2**24
 
 
@@ -55,7 +55,7 @@ class AtpStar(ScoringMethod):
     """Settings of AtP*.
 
     Args:
-        grad_drop: average sizes of effects over backward passes that each leave a layer out; without it scores are signed.
+        grad_drop: average effect sizes over backward passes that each omit a layer; if False, scores are signed.
         batch_size: examples at once; None chooses by memory. The result is the same.
     """
 
@@ -67,7 +67,7 @@ class AtpStar(ScoringMethod):
     batch_size: int | None = None
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_together(problem.graph, self.name)
         check_gradient_at_clean(problem)
 
@@ -90,9 +90,9 @@ class AtpStar(ScoringMethod):
 
 
 def _backwards(probe: GradientProbe, grad_drop: bool) -> Iterator[tuple[int, tuple[UnitGradient, ...]]]:
-    """Each unit from the logits backwards with its gradients in every backward pass, all parts of heads apart."""
+    """Each unit, from the logits backwards, with its gradients in every backward pass, separately per head input."""
     model, graph, streams = probe.contrast.model, probe.contrast.graph, probe.contrast.streams
-    # of a single layer there is no other to drop
+    # a model with one layer has no other layer to drop
     drops = range(model.config.n_layers) if grad_drop and model.config.n_layers > 1 else (None,)
     apart, at_logits = graph.apart, probe.at_logits(streams)
     passes = (reader_gradients(model, apart, streams, at_logits, Rules(dropped=drop)) for drop in drops)
@@ -101,13 +101,13 @@ def _backwards(probe: GradientProbe, grad_drop: bool) -> Iterator[tuple[int, tup
 
 
 def _others(graph: Graph, unit: int, drops: int) -> list[int]:
-    """The backward passes that reach a unit: all but that in which its own layer is dropped."""
+    """The backward passes that reach a unit: all except the one that drops its own layer."""
     node = graph.units[unit]
     return [drop for drop in range(drops) if drops == 1 or drop != node.layer]
 
 
 def _effects(probe: GradientProbe, unit: int, gradients: tuple[UnitGradient, ...]) -> Float[Tensor, "drop writer reader batch"]:
-    """Effects of cutting each edge into a unit, for every example and backward pass: its share of the task's mean."""
+    """Each example's part of the mean effect of cutting each edge into a unit, per backward pass."""
     graph = probe.contrast.graph
     node = graph.units[unit]
     if not node.inputs:
@@ -161,9 +161,9 @@ def _pattern_gradients(
 def _recomputed(
     probe: GradientProbe, unit: int, node: Unit, at_pattern: Float[Tensor, "drop head batch query key"]
 ) -> Iterator[tuple[slice, HeadPart, Float[Tensor, "drop writer head batch"]]]:
-    """Some writers at a time, and q or k: the effect on each head of the change of its pattern when these edges are cut.
+    """The change of each head's pattern times its gradient when edges are cut, for some writers at a time, and for q or k.
 
-    Where a reader feeds both, q stands for the two together.
+    Where a reader feeds both, q stands for both.
     """
     contrast, model, layer = probe.contrast, probe.contrast.model, node.layer
     q, k = (_heads(probe, unit, layer, part)[:, None] for part in ("q", "k"))

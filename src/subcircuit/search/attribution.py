@@ -1,11 +1,11 @@
-"""What all gradient methods share: first-order effects of cutting edges, at one run of the model or at several.
+"""The shared part of all gradient methods: first-order effects of cutting edges, at one run of the model or at several.
 
     score(w → r) = mean over runs of Σ (ablated(w) − clean(w)) · dL/d input(r)        summed over positions and d_model
 
-Methods differ in the runs at which the loss is differentiated. Scores of examples are independent: sums over batches of
-them are taken in float64, and what is returned does not depend on how examples are batched.
+Methods differ in the runs at which the loss is differentiated. Scores of examples are independent and are summed over batches
+in float64, so the result does not depend on the batch size.
 
-What cutting each edge does to each example, to first order: attribution before it is averaged.
+First-order effects per example, which are attribution scores before averaging over examples:
 
     effect(w → r, example) = (ablated(w) − clean(w)) · dL_example/d input(r)        [clean run]
 
@@ -40,12 +40,12 @@ LOOKS_FURTHER = "eap-ig-inputs, clean-corrupted, exact or acdc"
 
 
 class Rounds:
-    """Tells a callback how far a search is.
+    """Progress counter that reports to a callback.
 
     Args:
-        total: rounds in all.
+        total: total number of rounds.
         on_step: called after every round.
-        unit: what is counted.
+        unit: name of the counted thing.
     """
 
     def __init__(self, total: int, on_step: OnRound | None, unit: str = "rounds"):
@@ -53,17 +53,17 @@ class Rounds:
 
     @property
     def finished(self) -> int:
-        """How many are finished."""
+        """The number of finished rounds."""
         return self._done
 
     def done(self, rounds: int) -> None:
-        """So many more are finished; what is done again, in smaller parts, counts once."""
+        """Count further finished rounds; work that is repeated in smaller parts counts once."""
         self._done = min(self._done + rounds, self._total)
         if self._on_step is not None:
             self._on_step(Round(self._done, self._total, perf_counter() - self._began, self._unit))
 
     def reach(self, rounds: int) -> None:
-        """So many are finished in all: some of them may have been remembered."""
+        """Set the total of finished rounds, some of which may come from the journal."""
         if rounds > self._done:
             self.done(rounds - self._done)
 
@@ -73,7 +73,7 @@ class GradientProbe:
     """A batch of examples: clean and ablated runs, and the loss.
 
     Args:
-        share: one over the number of examples of the whole task.
+        share: 1 / number of examples of the whole task.
     """
 
     contrast: Contrast
@@ -90,7 +90,7 @@ class GradientProbe:
         return sums.index_add(1, positions.flat // self.contrast.rows.n_pos, values.double())
 
     def at_logits(self, streams: Streams, rules: Rules = GRADIENTS) -> Float[Tensor, "batch pos d_model"]:
-        """The gradient of the task's mean loss with respect to the last stream of a run, or of several after each other."""
+        """The gradient of the task's mean loss with respect to the last stream of a run, or of several concatenated runs."""
         gradients = [self._at_last(last, rules) for last in streams[-1].split(len(self))]
         return gradients[0] if len(gradients) == 1 else torch.cat(gradients)
 
@@ -108,13 +108,13 @@ class GradientProbe:
 
 @dataclass(frozen=True)
 class Watch:
-    """How a sum over batches is watched and remembered.
+    """Callbacks and storage for a sum over batches.
 
     Args:
-        settings: of the search, which tell its units of work from those of other searches.
-        rounds: how often each example is run.
-        on_step: told of every round.
-        journal: remembers the share of every batch.
+        settings: settings of the search; they distinguish its units of work from those of other searches.
+        rounds: number of times each example is run.
+        on_step: called after every round.
+        journal: stores the result of every batch.
     """
 
     settings: object
@@ -126,12 +126,12 @@ class Watch:
 def summed(
     problem: Problem, batch_size: int | None, share: Callable[[GradientProbe, Rounds], Float[Tensor, "..."]], watch: Watch
 ) -> Float[Tensor, "..."]:
-    """The sum over the batches of a behaviour, in their order.
+    """The sum over the batches of a problem, in order.
 
     Args:
         batch_size: examples at once; None chooses by memory.
-        share: of a batch, in float64 on the processor: a unit of work. Tells of every round.
-        watch: told of the rounds, and remembers the shares.
+        share: computes a batch's part of the sum, in float64 on the CPU, as one unit of work; reports every round.
+        watch: receives the rounds and stores the parts.
 
     Raises:
         NoGradientError: the sum is zero everywhere.
@@ -159,7 +159,7 @@ def summed(
 
 
 def probes(problem: Problem, batch_size: int | None) -> Iterator[GradientProbe]:
-    """The examples of a behaviour, a batch at a time.
+    """The examples of a problem, one batch at a time.
 
     Args:
         batch_size: examples at once; None chooses by memory.
@@ -178,7 +178,7 @@ def _batches(problem: Problem, size: int) -> Iterator[slice]:
 def _probe(problem: Problem, examples: slice, by_batch: AblatedBatch) -> GradientProbe:
     model, graph = problem.model, problem.graph
     task, part = problem.task, with_positions(graph, problem.task[examples])
-    # the corrupted run itself is run there, with what else is needed of it
+    # the probe itself runs the corrupted prompts, because it also needs their streams
     ablated = part.corrupted if isinstance(problem.ablation, Resample) else by_batch(part.corrupted, examples.start)
     answers = part.answers
     run = contrast(model, graph, part.clean, ablated, problem.first_changes()[examples], answers.example, answers.pos)
@@ -193,13 +193,13 @@ def attribute(
     watch: Watch,
     rules: Rules = GRADIENTS,
 ) -> Float[Tensor, "writer reader"]:
-    """Score every edge.
+    """The score of every edge.
 
     Args:
         batch_size: examples at once; None chooses by memory.
-        runs: the runs of a batch at which to differentiate; several of them may lie after each other along the batch axis.
-        watch: its ``rounds`` are how many of them there are.
-        rules: how gradients pass what is not linear.
+        runs: the runs of a batch at which the loss is differentiated; several may be concatenated along the batch axis.
+        watch: its ``rounds`` is the number of these runs.
+        rules: how gradients pass through nonlinear functions.
     """
     graph = problem.graph
     check_differentiable(problem)
@@ -217,30 +217,30 @@ def attribute(
 
 
 def examples_at_once(problem: Problem, batch_size: int | None) -> int:
-    """Examples in a batch: as many as asked for, or as keep the differences of all writers small."""
+    """Number of examples per batch: the given one, or one that keeps the differences of all writers small."""
     model, graph = problem.model, problem.graph
     numbers = len(graph.writers) * problem.task.clean.ids.shape[1] * model.config.d_model
     return min(batch_size or max(1, _NUMBERS_AT_ONCE // numbers), len(problem.task))
 
 
 def check_differentiable(problem: Problem) -> None:
-    """The metric has gradients.
+    """Check that the metric has gradients.
 
     Raises:
-        NoGradientError: it counts, and its gradients are zero.
+        NoGradientError: the metric counts, so its gradient is zero.
     """
     _refuse_count(problem, "logit_difference or kl_divergence", ", or a method without gradients such as exact")
 
 
 def check_gradient_at_clean(problem: Problem, methods: bool = True) -> None:
-    """The metric has gradients in the run of the model on the clean prompts, for methods that take them there alone.
+    """Check that the metric has a gradient at the clean run, for methods that differentiate only there.
 
     Args:
-        problem: with the metric.
-        methods: whether the caller can choose another method, which an error then names.
+        problem: the problem with the metric.
+        methods: whether the caller can choose another method; the error then suggests some.
 
     Raises:
-        NoGradientError: it counts, or it is a distance from the model, which has its minimum there.
+        NoGradientError: the metric counts, or it is a distance from the model, whose minimum is the clean run.
     """
     way = metric_with_gradient(problem).name
     _refuse_count(problem, way, ", or a method without gradients such as exact" if methods else "")
@@ -260,8 +260,8 @@ def _refuse_count(problem: Problem, metrics: str, methods: str) -> None:
 
 
 def metric_with_gradient(problem: Problem) -> Metric:
-    """The behaviour's metric if it has a gradient in the run of the model; else the logit difference, or without wrong
-    answers the likelihood of the right one."""
+    """The problem's metric if it has a gradient at the clean run. Otherwise the logit difference, or without wrong answers the
+    likelihood of the right one."""
     own = problem.metric
     if own.differentiable and not own.distance:
         return own
@@ -270,15 +270,15 @@ def metric_with_gradient(problem: Problem) -> Metric:
 
 
 def check_not_all_zero(problem: Problem, scores: Float[Tensor, "..."], methods: bool = True) -> None:
-    """Some score differs from zero.
+    """Check that some score differs from zero.
 
     Args:
-        problem: for which they were computed.
-        scores: of edges, or of neurons.
-        methods: whether the caller can choose another method, which an error then names.
+        problem: the problem that was scored.
+        scores: scores of edges, or of neurons.
+        methods: whether the caller can choose another method; the error then suggests some.
 
     Raises:
-        NoGradientError: none does.
+        NoGradientError: all scores are zero.
     """
     if not bool(scores.any()):
         further = f", a method that looks further ({LOOKS_FURTHER})," if methods else ""
@@ -290,10 +290,10 @@ def check_not_all_zero(problem: Problem, scores: Float[Tensor, "..."], methods: 
 
 
 def check_batch_size(batch_size: int | None) -> None:
-    """Examples at once are at least one.
+    """Check that the batch size is None or at least 1.
 
     Raises:
-        SettingsError: they are not.
+        SettingsError: it is smaller.
     """
     if batch_size is not None and batch_size < 1:
         raise SettingsError(f"batch_size is {batch_size}: it must be at least 1, or None to choose by memory")
@@ -301,7 +301,7 @@ def check_batch_size(batch_size: int | None) -> None:
 
 @entry
 def effects_by_example(problem: Problem) -> Iterator[Float[Tensor, "writer reader"]]:
-    """First-order effects of cutting every edge, one example after the other; 0 where no edge is.
+    """First-order effects of cutting every edge, one example after the other; 0 at pairs without an edge.
 
     Raises:
         SettingsError: the metric has no gradients.

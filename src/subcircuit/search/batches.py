@@ -1,7 +1,7 @@
-"""The exact engine over all examples of a behaviour: one engine per batch of examples, losses joined.
+"""The exact engine over all examples of a problem: one engine per batch of examples, losses joined.
 
-Examples never meet inside a transformer, so batches are independent: a loss is the float64 mean over all examples
-whatever the batches are. ``bind`` ties a metric to the answers of each batch.
+Examples do not interact inside a transformer, so batches are independent: a loss is the float64 mean over all examples, whatever
+the batches are. ``bind`` ties a metric to the answers of each batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ Stream: TypeAlias = Callable[[Engine], Float[Tensor, "answer d_model"]]
 
 
 def after_each_other(first: Tensor, second: Tensor) -> Tensor:
-    """Results of trials, and of those after them."""
+    """The concatenated results of two groups of trials."""
     return torch.cat([first, second])
 
 
@@ -39,13 +39,13 @@ class Batches:
 
     @staticmethod
     def start(problem: Problem, batch_size: int, order: tuple[int, ...] | None = None, restoring: bool = False) -> "Batches":
-        """Run clean and ablated prompts; nothing is opened and nothing cut.
+        """Engines after a run of the clean and ablated prompts, with no unit opened and no edge cut.
 
         Args:
             batch_size: examples per engine.
-            order: of cutting, see ``CleanRun``.
-            restoring: exchange the roles of both runs: the engines run corrupted prompts, what they cut carries clean
-                values, and losses are negated. For resample ablation alone (``direction.py``).
+            order: order of cutting, see ``CleanRun``.
+            restoring: exchange the two runs: the engines run corrupted prompts, cut edges carry clean values, and losses are
+                negated. Only for resample ablation (``direction.py``).
         """
         model, graph = problem.model, problem.graph
         task, first_changes = with_positions(graph, problem.task), problem.first_changes()
@@ -75,7 +75,7 @@ class Batches:
         return reduce(Batches.and_, parts)
 
     def and_(self, others: "Batches") -> "Batches":
-        """These and others."""
+        """These engines followed by others."""
         return Batches(self.engines + others.engines, self.answers + others.answers)
 
     @property
@@ -89,7 +89,7 @@ class Batches:
         return self.first.kept
 
     def map(self, step: Callable[[Engine], Engine]) -> "Batches":
-        """The same step in every engine."""
+        """The engines after the same step in each."""
         return Batches(tuple(step(engine) for engine in self.engines), self.answers)
 
     def losses(self, measure: Callable[[int, Engine], Float[Tensor, "*trial answer"]]) -> Float[Tensor, "*trial batch"]:
@@ -102,7 +102,7 @@ class Batches:
         return self.losses(lambda _, engine: engine.loss())
 
     def visit(self, reader: int, writers: frozenset[int] | None = None) -> tuple[Visit, ...]:
-        """Begin visiting a reader in every batch, to decide on its edges from some writers or from all."""
+        """Visits to a reader, one per batch, to decide on its edges from some writers or from all."""
         return tuple(engine.visit(reader, writers) for engine in self.engines)
 
     def decide(self, visits: Sequence[Visit], cut: int, keep: bool) -> tuple[Visit, ...]:
@@ -127,14 +127,14 @@ class Batches:
         return in_parts(some, range(len(groups)), after_each_other)
 
     def _without(self, readers: Sequence[int]) -> "Batches":
-        """After cutting these readers from all their writers."""
+        """The engines after cutting these readers from all their writers."""
         kept = self.kept.clone()
         kept[:, list(readers)] = False
         return self.map(lambda engine: engine.commit(kept, readers))
 
 
 def bind(batches: Batches, measured: Metric) -> tuple[BoundMetric, ...]:
-    """A metric tied to the answers of every batch, and to the model's logits there where it compares with them."""
+    """The metric tied to each batch's answers, and to the model's logits there if it compares with them."""
 
     def one(engine: Engine, answers: Answers) -> BoundMetric:
         model = engine.run.model

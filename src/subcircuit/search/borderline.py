@@ -2,7 +2,7 @@
 
 Rounding depends on the machine, the thread count and the batch size; decisions must not. A change of the metric that
 lies within ``tolerance`` of the threshold is measured again on a float64 copy of the model, made when first needed.
-What lies within float64's own rounding of the threshold is a tie, and a tie keeps the edge.
+A change within float64's own rounding of the threshold is a tie, and a tie keeps the edge.
 """
 
 from collections.abc import Sequence
@@ -16,25 +16,25 @@ from subcircuit.model.transformer import Transformer
 from subcircuit.search.batches import Batches
 from subcircuit.search.problem import Problem
 
-# times the dtype's epsilon and the metric's size: some ten times the largest error seen over all families and metrics
+# multiple of the dtype's epsilon and the metric's size: about ten times the largest error seen over all families and metrics
 _SAFETY = 128
 TIE = 1e-11
 
 
 def rounding(dtype: torch.dtype, size: float) -> float:
-    """How far a dtype's arithmetic may move a loss of this size."""
+    """The largest rounding error expected in a loss of this size."""
     return _SAFETY * torch.finfo(dtype).eps * max(1.0, size)
 
 
 @dataclass
 class Borderline:
-    """Knows which decisions are borderline, and makes them.
+    """Detects borderline decisions and measures them in float64.
 
     Args:
         scale: size of the metric's values.
         restoring: see ``Batches.start``.
-        tolerance: how near the threshold a change is not trusted; grows with the rounding errors that are observed.
-        count: decisions made in float64 so far; None in half precision, where nothing is checked: every decision would be.
+        tolerance: distance from the threshold within which a change is measured again; grows with observed rounding errors.
+        count: decisions made in float64 so far; None in half precision, where every decision would be borderline and none is checked.
     """
 
     problem: Problem
@@ -48,11 +48,11 @@ class Borderline:
     def __post_init__(self) -> None:
         checked = self.problem.model.dtype in (torch.float32, torch.float64)
         self.count = 0 if checked else None
-        # never below a tie: a float64 search must treat as tied what the re-check would
+        # at least the tie width: the same changes must be ties in a float64 search and in the re-check
         self.tolerance = max(TIE, rounding(self.problem.model.dtype, self.scale)) if checked else 0.0
 
     def observe(self, error: float) -> None:
-        """Learn of a rounding error: the same loss, computed in two ways, differed by this much."""
+        """Update the tolerance with a rounding error: the difference between two computations of the same loss."""
         if self.count is not None:
             self.tolerance = max(self.tolerance, 8 * error)
 
@@ -61,7 +61,7 @@ class Borderline:
         return self.count is not None and abs(change - threshold) <= self.tolerance
 
     def count_one(self) -> None:
-        """One more decision is made in float64."""
+        """Count one more decision in float64."""
         assert self.count is not None
         self.count += 1
 

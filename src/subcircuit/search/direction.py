@@ -1,17 +1,17 @@
-"""From which end a search goes: from the model, cutting edges, or from the corrupted run, restoring edges.
+"""The direction of a search: cut edges of the model, or restore edges to the corrupted run.
 
     noising      the model runs on clean prompts,     a cut edge carries the corrupted run's value
                  effect of an edge = L(with it cut) − L(before)
     denoising    the model runs on corrupted prompts, a restored edge carries the clean run's value
                  effect of an edge = L(before) − L(with it restored)
-    both         of scores: each edge's effect of larger size; of a search that decides: the union of both circuits
+        both         scores: each edge's effect of larger size; searches that decide: the union of both circuits
 
-Noising finds what the behaviour cannot do without, denoising what brings it back (Heimersheim & Nanda 2024, arXiv
-2404.15255). Of two edges either of which is enough, cutting one alone changes nothing, and restoring one restores all; of two
-that are needed together it is the other way round.
+Noising finds the edges that the behaviour needs, denoising the edges that bring it back (Heimersheim & Nanda 2024, arXiv
+2404.15255). If either of two edges suffices, cutting one alone changes nothing, and restoring one restores everything. If both
+are needed together, the reverse holds.
 
-Denoising is noising with the two runs in each other's place and the loss negated, so the engine does both, exactly. It needs
-a run to start from: resample ablation has one, ablations that put constants in place of values have none.
+Denoising is noising with the two runs exchanged and the loss negated, so the engine does both exactly. It needs a corrupted
+run to start from. Resample ablation has one; ablations that replace values by constants have none.
 """
 
 from typing import Literal, TypeAlias
@@ -25,29 +25,29 @@ from subcircuit.errors import SettingsError
 
 Direction: TypeAlias = Literal["noising", "denoising", "both"]
 
-# whether each search that a direction stands for restores edges instead of cutting them
+# per direction, one entry per search: whether it restores edges instead of cutting them
 ENDS: dict[Direction, tuple[bool, ...]] = {"noising": (False,), "denoising": (True,), "both": (False, True)}
 
 
 def check_direction(direction: Direction) -> None:
-    """Refuse what is no direction.
+    """Check that the direction exists.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: it does not.
     """
     if direction not in ENDS:
         raise SettingsError(f"direction is {direction!r}: choose 'noising', 'denoising' or 'both'")
 
 
 def check_start(ablation: str, direction: Direction) -> None:
-    """Refuse to restore edges where there is no run to restore them to.
+    """Check that the ablation has a corrupted run if the direction restores edges.
 
     Args:
         ablation: its name.
-        direction: of the search.
+        direction: the direction of the search.
 
     Raises:
-        SettingsError: the ablation puts constants in place of values.
+        SettingsError: the ablation replaces values by constants.
     """
     if direction != "noising" and ablation != Resample.name:
         raise SettingsError(
@@ -57,7 +57,7 @@ def check_start(ablation: str, direction: Direction) -> None:
 
 
 def larger(effects: list[Float[Tensor, "writer reader"]]) -> Float[Tensor, "writer reader"]:
-    """At each place the effect of the largest size, the first of equal ones; what is NaN counts as smallest."""
+    """Per edge, the effect of the largest size, the first one in ties; NaN counts as smallest."""
     first, *rest = effects
     for other in rest:
         first = torch.where(first.isnan() | (other.abs() > first.abs()), other, first)

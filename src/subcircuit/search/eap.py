@@ -5,47 +5,47 @@ Edge attribution patching, ``eap`` (Syed, Rager & Conmy 2023, arXiv 2310.10348).
     score(w → r) = (ablated(w) − clean(w)) · dL/d input(r)        [clean run]
 
 Two forward passes and one backward, whatever the number of edges; layers are run once more when their gradients are
-taken, and one matrix product per layer scores its edges. First order: exact where the model and the metric are linear
-between clean and ablated, wrong where they bend, above all behind a saturated softmax. At the clean run a divergence
-from the model has its minimum and no gradient: the search is refused. Use a logit difference, or ``eap-ig-inputs``.
+taken, and one matrix product per layer scores its edges. First order: exact if the model and the metric are linear
+between clean and ablated, wrong where they bend, above all behind a saturated softmax. A divergence from the model has its
+minimum, and so no gradient, at the clean run: the search is refused. Use a logit difference, or ``eap-ig-inputs``.
 
 Integrated gradients over inputs, ``eap-ig-inputs`` (Hanna, Pezzelle & Belinkov 2024, arXiv 2403.17806).
 
     score(w → r) = (ablated(w) − clean(w)) · 1/m Σ dL/d input(r) at embedding e′ + k/m (e − e′),   k = 1 … m = steps
 
-e is what the embedding writes, e′ what its cut edges carry: under Resample the corrupted prompts' embedding. Every run
+e is the embedding's value and e′ the value of its cut edges: under Resample the corrupted prompts' embedding. Every run
 of the path is a run of the whole model. With many steps the scores of all edges out of the embedding add up to
 L(e′) − L(e), the change of the metric along the path; scores of later edges have no such sum. Two forward passes for
-the ends, then per step a forward and a backward (layers are run again there). Sees past the flat start of a saturated
-softmax and of a divergence's minimum, but the path leads through inputs that no prompt has, and activations of
-different layers are moved together, never one by one.
+the ends, then per step a forward and a backward (layers are run again there). The method sees past the flat start of a
+saturated softmax and of a divergence's minimum. But the path leads through inputs that no prompt has, and activations of
+different layers always move together.
 
 Integrated gradients over activations, ``eap-ig-activations`` (Marks et al. 2024, arXiv 2403.19647).
 
     score(w → r) = (ablated(w) − clean(w)) · 1/m Σ dL/d input(r) at stage(w) = ablated + k/m (clean − ablated),   k = 1 … m
 
-m = ``steps``. A stage is what is written at once: by the embedding, by the heads of a layer, or by an MLP. All its
-writers move together, all else upstream of its readers stays as in the clean run, and what is downstream is run again.
-Marks et al. move one node at a time, which takes a path a writer; Hanna et al. 2024 (arXiv 2403.17806) and MIB (Mueller
-et al. 2025, arXiv 2504.13151) move stages, but average the gradients of all stages' paths for every edge. Here an edge
-is scored along the path of its own writer's stage alone. With many steps the scores of all edges out of a stage then
+m = ``steps``. A stage is a set of writers that write at once: the embedding, the heads of a layer, or an MLP. All writers of
+a stage move together, everything else upstream of their readers stays as in the clean run, and everything downstream is run
+again. Marks et al. move one node at a time, which takes a path per writer. Hanna et al. 2024 (arXiv 2403.17806) and MIB
+(Mueller et al. 2025, arXiv 2504.13151) move stages, but average the gradients of all stages' paths for every edge. Here an
+edge is scored along the path of its own writer's stage alone. With many steps the scores of all edges out of a stage then
 add up to L(stage ablated) − L(clean).
 
 Cost: the clean point, the end of every path, is differentiated once for all. Each other point of each of 2 layers + 1
-stages takes a forward and a backward pass (layers are run again there) of what is downstream of the stage, half of the
+stages takes a forward and a backward pass (layers are run again there) of the model downstream of the stage, half of the
 model on average: 3 to 5 · layers · (steps − 1) forward-equivalents (180 measured at 8 layers and 5 steps). Unlike
-``eap_ig_inputs`` no path leads through inputs that no prompt has, and activations of different stages never move
-together; effects that only appear when writers of two stages change are not seen, and within a stage the heads share
-the credit for what they do together.
+``eap_ig_inputs``, no path leads through inputs that no prompt has. But activations of different stages never move together:
+effects that appear only when writers of two stages change are missed, and the heads of a stage share the credit for their
+joint effect.
 
 Attribution from both ends, ``clean-corrupted``: the mean of the gradients in the clean and in the corrupted run.
 
     score(w → r) = (corrupted(w) − clean(w)) · ½ (dL/d input(r) [clean run] + dL/d input(r) [corrupted run])
 
-The trapezoid rule for the path between the two, exact where the loss is quadratic along it (Mueller et al. 2025,
-arXiv 2504.13151, compare it with integrated gradients). Two forward passes and two backward ones. Unlike ``eap`` it has
-something to say about divergences from the model, through the corrupted end alone; where the metric bends only between
-the ends, neither of them sees it.
+This is the trapezoid rule for the path between the two runs, exact if the loss is quadratic along it (Mueller et al. 2025,
+arXiv 2504.13151, compare it with integrated gradients). Two forward passes and two backward ones. Unlike ``eap`` it gives
+scores for divergences from the model, through the corrupted end alone. If the metric bends only between the ends, it misses
+that.
 """
 
 from collections.abc import Iterator
@@ -91,7 +91,7 @@ class Eap(ScoringMethod):
     batch_size: int | None = None
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_gradient_at_clean(problem)
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
@@ -99,7 +99,7 @@ class Eap(ScoringMethod):
         return attribute(problem, self.batch_size, lambda probe: [probe.contrast.streams], Watch(self, 1, progress, journal))
 
 
-# larger matrices are quicker, and every unit's gradients are contracted with all writers once for all of these steps
+# larger matrices are faster, and each unit's gradients are contracted with all writers once for all of these steps
 STEPS_AT_ONCE = 4
 
 
@@ -124,11 +124,11 @@ class EapIgInputs(ScoringMethod):
         check_steps(self.steps)
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_path(problem, self.steps)
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
-        """Means along the path of inputs."""
+        """Mean effects along the path of inputs."""
         model = problem.model
 
         def path(probe: GradientProbe) -> Iterator[Streams]:
@@ -141,24 +141,24 @@ class EapIgInputs(ScoringMethod):
         return attribute(problem, self.batch_size, path, Watch(self, self.steps, progress, journal))
 
     def memory(self, problem: Problem) -> Footprint:
-        """That of gradients at several steps at once."""
+        """Memory of gradients at several steps at once."""
         return of_gradients(problem, self.batch_size, min(STEPS_AT_ONCE, self.steps))
 
 
 def check_path(problem: Problem, steps: int) -> None:
-    """The metric has gradients along a path of so many steps; the only one of one step is its end, the clean run.
+    """Check that the metric has gradients along a path of so many steps; a path of one step is the clean run alone.
 
     Raises:
-        NoGradientError: it has none.
+        NoGradientError: the metric has none.
     """
     (check_differentiable if steps > 1 else check_gradient_at_clean)(problem)
 
 
 def check_steps(steps: int) -> None:
-    """A path has at least one step.
+    """Check that a path has at least one step.
 
     Raises:
-        SettingsError: it has not.
+        SettingsError: it has none.
     """
     if steps < 1:
         raise SettingsError(f"steps is {steps}: it must be at least 1, for example 5")
@@ -185,11 +185,11 @@ class EapIgActivations(ScoringMethod):
         check_steps(self.steps)
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_path(problem, self.steps)
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
-        """Means along the path of each edge's stage."""
+        """Mean effects along the path of each edge's stage."""
         graph, paths = problem.graph, stages(problem.graph)
 
         def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
@@ -214,7 +214,7 @@ class Stage:
     """Writers that write at once.
 
     Args:
-        writers: rows of them.
+        writers: their rows.
         first: the index of the first unit that reads them.
     """
 
@@ -231,7 +231,7 @@ def stages(graph: Graph) -> list[Stage]:
 
 
 def _downstream(probe: GradientProbe, stage: Stage, share: float) -> Iterator[UnitGradient]:
-    """Gradients at all readers of a stage in the run where this share of what it writes is ablated."""
+    """Gradients at all readers of a stage, in the run in which this share of the stage's writes is ablated."""
     contrast = probe.contrast
     moved = contrast.at_positions(share * contrast.differences[stage.writers].sum(0))
     stream = (contrast.streams[stage.first] + moved).to(contrast.model.dtype)
@@ -254,7 +254,7 @@ class CleanCorrupted(ScoringMethod):
     batch_size: int | None = None
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_differentiable(problem)
         if not isinstance(problem.ablation, Resample):
             raise SettingsError(
@@ -263,7 +263,7 @@ class CleanCorrupted(ScoringMethod):
             )
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
-        """Means over both ends."""
+        """Mean effects over both ends."""
 
         def ends(probe: GradientProbe) -> Iterator[Streams]:
             yield probe.contrast.streams

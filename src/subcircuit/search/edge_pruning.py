@@ -6,11 +6,11 @@
     score(w → r) = p / (1 − p),    p = P(z_{w→r} > 0) · P(z_w > 0)                       the odds that the edge is kept
 
 The target t rises from 0 to ``target`` over the first part of the steps and then stays. Scores are odds because chances
-would round to ties at 1; edges above 1 are kept more likely than not. Here one target binds edges and writers together; the published program holds a
-second one for the share of writers. Masks are made for this sparsity: ask for the size of circuit that you will select.
-Cost: a masked forward and backward pass a step (``engine/forward.py``), some ten to fourteen plain forward passes, for however many
-edges. Scores far from the target's cut are not to be trusted: once a mask is closed for good, nothing ranks it any more
-but what it took to close it.
+would round to ties at 1; edges above 1 are more likely kept than not. Here one target covers edges and writers together; the
+published program has a second one for the share of writers. Masks are trained for this sparsity, so set ``target`` to the
+size of circuit that you will select. Cost: a masked forward and backward pass per step (``engine/forward.py``), ten to
+fourteen plain forward passes, whatever the number of edges. Scores far from the target's cut are unreliable: once a mask
+is closed for good, only the pressure that closed it ranks it.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from subcircuit.search.masks import (
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 
-# nearly all of what is drawn is 1 at first: the search begins near the whole model
+# nearly all draws are 1 at first: the search starts near the whole model
 _START = 3.0
 
 
@@ -46,12 +46,12 @@ class EdgePruning(TrainingMethod):
 
     Args:
         target: share of edges to cut.
-        steps: of the optimiser, each over all examples.
+        steps: steps of the optimiser, each over all examples.
         warm_up: share of the steps over which the target rises.
-        learning_rate: about how far a step moves a log-odds.
-        multiplier_rate: about how far a step moves a Lagrange multiplier, in units of the metric.
+        learning_rate: approximate change of a log-odds per step.
+        multiplier_rate: approximate change of a Lagrange multiplier per step, in units of the metric.
         batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
-        seed: of the draws.
+        seed: random seed of the draws.
     """
 
     name = "edge-pruning"
@@ -74,12 +74,12 @@ class EdgePruning(TrainingMethod):
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate, multiplier_rate=self.multiplier_rate)
 
     def target_at(self, step: int) -> float:
-        """The target of a step."""
+        """The target sparsity at a step."""
         rising = self.warm_up * self.steps
         return self.target * min(1.0, (step + 1) / rising) if rising else self.target
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
-        """Odds after training."""
+        """The odds of each edge after training."""
         graph = problem.graph
         loss = MaskedLoss.of(problem, self.batch_size, last_stream)
         generator = torch.Generator().manual_seed(self.seed)

@@ -1,6 +1,6 @@
-"""What a search will cost, before it runs: its method runs small parts of it and measures them (``Method.cost``).
+"""The cost of a search before it runs: its method runs and measures small parts of it (``Method.cost``).
 
-Peak memory is that of the parts that were run, and where they were run on fewer examples, what more of them add (``Method.memory``).
+Peak memory is measured on those parts. If they ran on fewer examples, the memory of the others is added (``Method.memory``).
 """
 
 from dataclasses import dataclass, replace
@@ -20,19 +20,19 @@ from subcircuit.search.result import time_forward
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a search will cost.
+    """The predicted cost of a search.
 
     Args:
-        method: its name.
-        edges: of the graph.
-        seconds: of the search in one process, without loading.
-        forward_seconds: one plain forward pass over the prompts.
-        trials: circuits that are evaluated; None for methods that score all edges together.
-        kept: edges that stay, roughly; None for methods of which that is asked for.
-        seen: the share of the edges that it is judged by.
-        memory: what takes memory at the peak.
-        peak: bytes of the process at the peak; of tensors alone on an accelerator, and where a process's cannot be told.
-        cost: seconds that it took to know.
+        method: the method's name.
+        edges: number of edges of the graph.
+        seconds: seconds of the search in one process, without loading.
+        forward_seconds: seconds of one plain forward pass over the prompts.
+        trials: number of circuits to evaluate; None for methods that score all edges together.
+        kept: approximate number of edges that stay; None for methods that do not predict it.
+        seen: share of the edges on which the prediction is based.
+        memory: parts of the peak memory.
+        peak: bytes of the process at the peak; of tensors alone on an accelerator, or where a process's peak cannot be measured.
+        cost: seconds that the estimate took.
     """
 
     method: str
@@ -56,16 +56,16 @@ class Estimate:
 def estimate(
     problem: Problem, settings: Method | MethodClass | str, learning: LearnOptimal | None = None, patience: float = 60.0
 ) -> Estimate:
-    """Predict what a search will cost.
+    """The predicted cost of a search.
 
     Args:
-        problem: as the search will be given it.
-        settings: of the method, or its name.
-        learning: how constants are learned before the search; until then those of the behaviour stand in for them.
-        patience: seconds after which ``acdc`` is judged by what has been seen.
+        problem: the problem of the search.
+        settings: settings of the method, or its name.
+        learning: how constants are learned before the search; the estimate uses the problem's own ablation in their place.
+        patience: seconds after which ``acdc`` is extrapolated from the part that was outlined.
 
     Raises:
-        SettingsError: the method does not go with the metric or the ablation.
+        SettingsError: the method is incompatible with the metric or the ablation.
         NumericalError: a loss or score is NaN or infinite.
     """
     began, method = perf_counter(), method_of(settings)
@@ -92,6 +92,6 @@ def estimate(
 
 
 def _learning(problem: Problem, config: LearnOptimal) -> float:
-    """Seconds of learning constants, going by a few steps."""
+    """Seconds of learning constants, extrapolated from a few steps."""
     short = replace(config, steps=min(STEPS, config.steps))
     return seconds_of(lambda: learn_optimal(problem, short)) * config.steps / short.steps

@@ -1,12 +1,13 @@
-"""The exact effect of every single edge (edge activation patching): the truth that approximations are measured against.
+"""The exact effect of every single edge (edge activation patching): the reference for approximations.
 
     score(w → r) = L(M without w → r) − L(M)
 
-One trial per edge, none of them a full forward pass: a trial starts at the reader, leaves out the positions and rows
-that cannot change or do not matter, and the layers above are run once for all their readers (``engine/exact.py``). Cost:
-about half a forward pass per edge, in large batches; less for edges into late layers, where most edges are. Effects are
-those of cutting one edge from the whole model: two edges that stand in for each other have none each, and their sum is
-not the effect of cutting both. Restored to the corrupted run one by one (``direction.py``) each of them has the whole effect:
+One trial per edge, none of them a full forward pass: a trial starts at the reader, skips the positions and rows that
+cannot change or do not matter, and runs the layers above once for all their readers (``engine/exact.py``). Cost: about
+half a forward pass per edge, in large batches; less for edges into late layers, where most edges are. Each effect is that
+of cutting one edge from the whole model. Two edges that substitute for each other have no effect each, and the sum of their
+effects is not the effect of cutting both. If edges are restored to the corrupted run one by one (``direction.py``), each of
+the two has the whole effect:
 
     score(w → r) = L(M on corrupted prompts) − L(the same with w → r as in the clean run)
 """
@@ -34,9 +35,9 @@ from subcircuit.search.method import ALONE, ScoringMethod
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 
-# rows of matrix products: enough to keep them busy
+# rows of matrix products: enough for efficient products
 ROWS_AT_ONCE = 8192
-# trials that are timed at a reader
+# number of trials that are timed at a reader
 _TRIALS = 16
 
 
@@ -61,37 +62,37 @@ class Exact(ScoringMethod):
         check_direction(self.direction)
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_start(problem.ablation.name, self.direction)
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
-        """Effects from each end that is asked for."""
+        """Effects in each direction of the search."""
         graph, ends = problem.graph, ENDS[self.direction]
         size, rounds = examples_at_once(problem, self.batch_size), Rounds(problem.graph.n_edges * len(ends), progress)
         from_ends = [effects_of(problem, graph.edges, size, rounds, restoring, journal) for restoring in ends]
         for effects in from_ends:
-            # before the larger is taken: a comparison would hide NaN
+            # check before taking the larger effect: the comparison would hide NaN
             check_scores(graph, effects)
         return larger(from_ends)
 
     def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
-        """Goes by trials at some readers, drawn in proportion to their edges."""
+        """The cost, from trials at some readers, drawn in proportion to their edges."""
         trials = problem.graph.n_edges * len(ENDS[self.direction])
         return SearchCost(trials * seconds_of_a_cut(problem, self.batch_size), problem, trials)
 
     def memory(self, problem: Problem) -> Footprint:
-        """All runs, and a batch of trials."""
+        """Memory of all runs, plus a batch of trials."""
         return memory_of_cuts(problem, self.batch_size)
 
 
 def memory_of_cuts(problem: Problem, batch_size: int | None) -> Footprint:
-    """The peak of measuring edges alone."""
+    """The peak memory of measuring edges alone."""
     trials = 8 * ROWS_AT_ONCE * problem.model.config.d_model
     return of_engines(problem, len(problem.graph.writers), examples_at_once(problem, batch_size), trials)
 
 
 def seconds_of_a_cut(problem: Problem, batch_size: int | None) -> float:
-    """Mean seconds of cutting one edge alone, all edges being as likely."""
+    """Mean seconds of cutting one edge alone, over edges with equal weight."""
     graph = problem.graph
     examples = examples_at_once(problem, batch_size)
     sizes = graph.edges.sum(0).tolist()
@@ -115,13 +116,13 @@ def effects_of(
     restoring: bool = False,
     journal: Journal = FORGETFUL,
 ) -> Float[Tensor, "writer reader"]:
-    """Effects of these edges, 0 elsewhere.
+    """Effects of the given edges, 0 elsewhere.
 
     Args:
-        examples: at once.
-        rounds: told of the edges done, reader by reader.
-        restoring: measure what restoring an edge to the corrupted run brings back, not what cutting it costs.
-        journal: remembers the effects of the edges into each reader.
+        examples: number of examples at once.
+        rounds: receives the number of finished edges, reader by reader.
+        restoring: measure the gain from restoring an edge in the corrupted run, instead of the cost of cutting it.
+        journal: stores the effects of the edges into each reader.
     """
     graph = problem.graph
     batches = Batches.start(problem, examples, restoring=restoring).map(open_all)
@@ -144,13 +145,13 @@ def effects_of(
 
 
 def _key(graph: Graph, edges: Bool[Tensor, "writer reader"], reader: int, how: tuple[int, bool]) -> str:
-    """Names the unit of work of one reader."""
+    """The key of one reader's unit of work."""
     writers = edges[:, reader].nonzero().flatten().tolist()
     return f"{graph.readers[reader]}/effects/{sha256(repr((writers, how)).encode()).hexdigest()[:32]}"
 
 
 def _trials(batches: Batches, reader: int, writers: Sequence[int]) -> tuple[Callable[[range], Tensor], range]:
-    """Mean losses of some of the trials, and which there are."""
+    """A function that returns the mean losses of some trials, and the range of all trials."""
 
     def losses(some: range) -> Float[Tensor, " trial"]:
         cut = [writers[i] for i in some]

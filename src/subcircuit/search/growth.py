@@ -1,16 +1,16 @@
-"""Growth of a circuit: the cut edges that are worth restoring, nominated by gradients and measured.
+"""Growth of a circuit: gradients nominate cut edges to restore, and measurements decide.
 
     gain(e) = −mean_α ∂J/∂mask(e) at the masks C + α (all − C)        J: the loss (``objective.py``)
 
-Growth nominates at α = 0, where only edges between nodes of the circuit have a gradient; where these deliver little when they
-are *measured*, along the path as well (α in ALPHAS), where paths through new nodes show. What lowers J most per edge goes
-in, fewer edges where they do not deliver, then those of the others that are seen to help, one by one; and twice as many, and
-so on, where no few of them are worth their price without the others (the arms of an AND).
+Growth first nominates at α = 0, where only edges between nodes of the circuit have a gradient. If the *measured* gain of these
+is small, it also nominates along the path (α in ALPHAS), where paths through new nodes have gradients. The nomination that
+lowers J most per edge is restored: fewer edges if the full nomination does not help, then further nominated chains that are
+measured to help, one by one. If no small set is worth its price (the arms of an AND), twice as many edges are tried, and so on.
 
-A cut edge does something only if its writer carries something and its reader is heard. So edges are taken by their
-gain, the best first, where their reader is the logits or belongs to a node with a kept path there; a writer
-that carries nothing yet is then given its own best edge, and so on back to a writer that carries something, an embedding
-at last. Such a *chain* goes in whole or not at all.
+A cut edge has an effect only if its writer differs from its ablated value and its reader has a path to the logits. Edges are
+therefore taken by gain, largest first, if their reader is the logits or belongs to a node with a kept path there. A writer that
+is not connected yet then gets its own best edge, and so on back to a connected writer, or at last an embedding. Such a *chain*
+is restored completely or not at all.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,30 +36,30 @@ ALPHAS = (0.1, 0.3, 0.6)
 NEAR_MODEL = 0.9
 # shares of a nominated round that are measured
 _PARTS = (1.0, 0.5, 0.25)
-# of a price, at least: rounding would decide about less
+# smallest gain, as a share of the price: rounding would decide about smaller ones
 _LEAST_GAIN = 1e-7
-# growth that would take more edges than this to bring the loss to 0 looks for paths through new nodes too
+# if growth would need more edges than this to bring the loss to 0, it also looks for paths through new nodes
 _PATIENCE = 200
-# of the best nomination's gain for each edge, what a larger one must reach
+# a larger nomination must gain at least this share of the best nomination's gain per edge
 _NEAR_BEST = 0.5
-# of the step's that is taken, what a chain must reach that is measured after it
+# a chain measured after a step must gain at least this share of the step's gain
 _WORTH = 0.25
-# chains in a row that do not help, after which no more of a nomination are tried one by one
+# number of consecutive chains without gain after which the rest of a nomination is not tried one by one
 _FAILURES = 10
-# of a round's edges, so many times as many are tried together at most
+# largest number of edges that are tried together, as a multiple of a round's edges
 _TOGETHER = 64
 
 Edge = tuple[int, int]
-"""A row and a column."""
+"""A row and a column of the edge matrix."""
 Chain = tuple[Edge, ...]
-"""Edges, from the one into the circuit back to the one out of a writer that carries something."""
+"""Edges, from the one into the circuit back to the one out of a connected writer."""
 Spot = tuple[int, int]
 """A writer and a position."""
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """Which readers a writer's value depends on, and the other way round, at each position.
+    """The writers that depend on each reader, and the readers that each writer depends on, at each position.
 
     Args:
         graph: the graph.
@@ -79,24 +79,24 @@ class Wiring:
         return inputs_of(self.graph)
 
     def carrying(self, kept: Bool[Tensor, "writer reader"]) -> set[Spot]:
-        """Writers of a pruned circuit that write something else than their ablated value: embeddings, and those that read."""
+        """Writers of a pruned circuit whose value differs from the ablated one: embeddings, and writers with kept inputs."""
         embeddings = list(range(len(self.graph.embeddings)))
         fed = (spot for column in kept.any(0).nonzero().flatten().tolist() for spot in self.feeds[column])
         return {*product(embeddings, range(len(self.graph.positions))), *fed}
 
     def heard(self, kept: Bool[Tensor, "writer reader"]) -> set[int]:
-        """Readers of a pruned circuit whose input changes the logits: those of the logits, and of writers that are read."""
+        """Readers of a pruned circuit whose input changes the logits: the logits' own, and readers of writers that are read."""
         n_positions, n_readers = len(self.graph.positions), len(self.graph.readers)
         spots = ((row, column % n_positions) for row, column in kept.nonzero().tolist())
         return {*range(n_readers - n_positions, n_readers), *(reader for spot in spots for reader in self.inputs.get(spot, ()))}
 
 
 def chains(wiring: Wiring, kept: Bool[Tensor, "writer reader"], gain: Float[Tensor, "writer reader"]) -> Iterator[Chain]:
-    """Chains of cut edges that join a circuit: at each time the one whose first edge has the largest gain of all that can join.
+    """Chains of cut edges that join a circuit, always the one whose first edge has the largest gain of all that can join.
 
     Args:
         kept: the circuit, pruned: each of its edges lies on a path.
-        gain: what restoring each cut edge promises; edges of no positive gain join nothing.
+        gain: predicted gain of restoring each cut edge; edges without positive gain are not used.
     """
     graph, n_positions = wiring.graph, len(wiring.graph.positions)
     gain = gain.masked_fill(~graph.edges | kept, 0.0).clamp(min=0)
@@ -123,7 +123,7 @@ def chains(wiring: Wiring, kept: Bool[Tensor, "writer reader"], gain: Float[Tens
         chain = _chain(wiring, carrying, gain, row, column)
         spots = [(w, r % n_positions) for w, r in chain]
         if spots[-1] not in carrying:
-            # it waits for one of its writers to carry something
+            # the edge waits until one of its writers is connected
             for spot in spots:
                 stuck.setdefault(spot, []).append(edge)
             continue
@@ -135,7 +135,7 @@ def chains(wiring: Wiring, kept: Bool[Tensor, "writer reader"], gain: Float[Tens
 
 
 def _chain(wiring: Wiring, carrying: set[Spot], gain: Float[Tensor, "writer reader"], row: int, column: int) -> Chain:
-    """From an edge back to a writer that carries something, or to one into which no edge of positive gain leads."""
+    """The chain from an edge back to a connected writer, or to a writer without an incoming edge of positive gain."""
     n_positions, chain = len(wiring.graph.positions), [(row, column)]
     while (spot := (chain[-1][0], chain[-1][1] % n_positions)) not in carrying:
         columns = wiring.inputs.get(spot, ())
@@ -148,7 +148,7 @@ def _chain(wiring: Wiring, carrying: set[Spot], gain: Float[Tensor, "writer read
 
 
 def with_chains(kept: Bool[Tensor, "writer reader"], added: list[Chain]) -> Bool[Tensor, "writer reader"]:
-    """The circuit with these chains."""
+    """The circuit with these chains restored."""
     more = kept.clone()
     for row, column in (edge for chain in added for edge in chain):
         more[row, column] = True
@@ -157,13 +157,13 @@ def with_chains(kept: Bool[Tensor, "writer reader"], added: list[Chain]) -> Bool
 
 @dataclass(frozen=True, eq=False)
 class GrowthStep:
-    """A larger circuit.
+    """A larger circuit and its loss.
 
     Args:
-        per_edge: by how much each of the edges that it has more lowers the loss.
-        edges: how many these are.
-        chains: what they are.
-        losses: of the circuit, on each prompt.
+        per_edge: decrease of the loss per added edge.
+        edges: number of added edges.
+        chains: the added chains.
+        losses: loss of the circuit on each prompt.
     """
 
     per_edge: float
@@ -174,15 +174,15 @@ class GrowthStep:
 
 
 class Growth:
-    """What a refinement restores.
+    """The growth step of a refinement.
 
     Args:
-        panel: the prompts of the search.
-        price: by how much an edge must lower the loss.
-        circuit_examples: prompts on which gradients at the circuit are taken, at most.
-        path_examples: prompts on which gradients along the path are taken, at most.
+        panel: the search prompts.
+        price: the decrease of the loss that an edge must achieve.
+        circuit_examples: maximum number of prompts for gradients at the circuit.
+        path_examples: maximum number of prompts for gradients along the path.
         batch_size: prompts whose gradients are taken at once; None chooses by memory.
-        journal: remembers gradients and losses.
+        journal: stores gradients and losses.
     """
 
     def __init__(
@@ -196,12 +196,12 @@ class Growth:
         self._base: Batches | None = None
 
     def larger(self, point: Point, room: int, left: int) -> Bool[Tensor, "writer reader"] | None:
-        """A circuit with more edges that are worth their price; None if nothing that is nominated is.
+        """A circuit with more edges that are worth their price; None if no nominated edges are.
 
         Args:
-            point: the circuit as it is.
-            room: how many edges may join it.
-            left: how many may where they do nothing without each other.
+            point: the current circuit.
+            room: maximum number of edges to add.
+            left: maximum number of edges to add if they have no effect without each other.
         """
         found = self._measured(point, self.gain(point.kept, (0.0,), self.at_circuit), room)
         if _best(found) * _PATIENCE < point.search.loss:
@@ -215,29 +215,29 @@ class Growth:
     def gain(
         self, kept: Bool[Tensor, "writer reader"], alphas: Sequence[float], loss: MaskedLoss
     ) -> Float[Tensor, "writer reader"]:
-        """−∂J/∂mask, averaged along the way from a circuit to the model."""
+        """−∂J/∂mask, averaged over several masks between a circuit and the model."""
         key = f"{digest(kept)}/gain"
         units = [(f"{key}/{alpha:g} of {len(loss.problem.task)}", alpha) for alpha in alphas]
         gradients = each(self.journal, units, lambda alpha: _gradient(loss, kept, alpha))
         return -sum(gradients, torch.tensor(0.0)) / len(alphas)
 
     def losses_of(self, kept: Bool[Tensor, "writer reader"], base: Bool[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
-        """J on each prompt of a circuit with all edges of ``base`` and some more."""
+        """J on each prompt, for a circuit that contains all edges of ``base`` and some more."""
         self.trials += 1
-        # what was remembered is on the processor
+        # journals return tensors on the CPU
         return once(self.journal, f"{digest(base)}/losses of {digest(kept)}", lambda: self._grown(base, kept).loss()).cpu()
 
     def _grown(self, base: Bool[Tensor, "writer reader"], kept: Bool[Tensor, "writer reader"]) -> Batches:
-        """The engines in the state of a larger circuit; that of ``base`` is held, as many are measured from there."""
+        """The engines in the state of a larger circuit. The state of ``base`` is cached, because many circuits start from it."""
         if self._base is None or not torch.equal(self._base.kept, base):
             self._base = self.panel.at(base)
         return grown(self._base, kept)
 
     def _helpful(self, point: Point, found: Sequence[GrowthStep], room: int) -> Bool[Tensor, "writer reader"]:
-        """The circuit with what helps of what is nominated: a large step of the best, else chain by chain what is seen to help.
+        """The circuit with the helpful nominations: a large step of the best edges, otherwise the chains that are measured to help.
 
-        The first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much. Where few of
-        many help, gradients cannot tell which, and the rest is tried until several in a row have not helped.
+        The first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much. If few of many
+        help, gradients cannot identify them, and the chains are tried one by one until several in a row have not helped.
         """
         step = _best_of(found, self.price)
         if step is not None and 2 * step.edges > room:
@@ -260,9 +260,9 @@ class Growth:
         return kept
 
     def _together(self, point: Point, room: int, left: int) -> list[GrowthStep]:
-        """Steps of twice as many edges, and so on, until one lowers the loss: edges that do nothing without each other.
+        """Steps of twice as many edges, and so on, until one lowers the loss: edges that have no effect without each other.
 
-        Gradients near the model see them: there all others are nearly whole.
+        Gradients near the model reveal them, because nearly all other edges are kept there.
         """
         gain, found = self.gain(point.kept, (NEAR_MODEL,), self.along_path), list[GrowthStep]()
         most = min(left, _TOGETHER * room)
@@ -272,7 +272,7 @@ class Growth:
         return found
 
     def _measured(self, point: Point, gain: Float[Tensor, "writer reader"], room: int) -> list[GrowthStep]:
-        """What is nominated, and what it is worth."""
+        """The nominated steps with their measured gains."""
 
         def step(taken: list[Chain]) -> GrowthStep:
             kept = with_chains(point.kept, taken)
@@ -282,20 +282,20 @@ class Growth:
         return [step(taken) for taken in self._nominated(point, gain, room)]
 
     def _nominated(self, point: Point, gain: Float[Tensor, "writer reader"], room: int) -> list[list[Chain]]:
-        """The most promising chains, and fewer of them."""
+        """The most promising chains, and shorter lists of them."""
         taken, size = list[Chain](), 0
         for chain in chains(self._wiring, point.kept, gain):
             size += len(chain)
             if size > room:
                 break
             taken.append(chain)
-        # a single chain too, where larger rounds overshoot
+        # a single chain too, in case larger rounds overshoot
         counts = sorted({1, *(max(1, round(part * len(taken))) for part in _PARTS)}, reverse=True) if taken else []
         return [taken[:count] for count in counts]
 
 
 def _gradient(loss: MaskedLoss, kept: Bool[Tensor, "writer reader"], alpha: float) -> Float[Tensor, "writer reader"]:
-    """∂J/∂mask, so far on the way from a circuit to the model."""
+    """∂J/∂mask at the mask between a circuit (α = 0) and the model (α = 1)."""
     start = kept.float()
     mask = (start + alpha * (loss.problem.graph.edges.float() - start)).requires_grad_()
     with torch.enable_grad():
@@ -312,11 +312,11 @@ def _some(problem: Problem, examples: int) -> Problem:
 
 
 def _best_of(steps: Sequence[GrowthStep], price: float) -> GrowthStep | None:
-    """The largest of those whose edges are worth nearly as much as the best step's; None where none is worth its price."""
+    """The largest step whose edges are worth nearly as much as the best step's; None if no step is worth its price."""
     near = [step for step in steps if step.per_edge >= max(_NEAR_BEST * _best(steps), price)]
     return max(near, key=lambda step: (step.edges, step.per_edge), default=None)
 
 
 def _best(steps: Sequence[GrowthStep]) -> float:
-    """By how much an edge of the best step lowers the loss; 0 without steps."""
+    """The loss decrease per edge of the best step; 0 without steps."""
     return max((step.per_edge for step in steps), default=0.0)

@@ -3,10 +3,10 @@
     importance(w) = mean over examples of |Σ (ablated(w) − clean(w)) · dL/d value(w)|, over positions and d_model
     score(w → r)  = min(importance(w), importance(node of r)),     importances divided by their layer's root sum of squares
 
-Under Zero this is Michel et al.'s |a · dL/da|; Conmy et al. 2023 (arXiv 2304.14997) put the corrupted run's value in the
-place of nothing. Nodes are scored and not edges: the edges of at least a score are all those between nodes of at least
-that importance. Cost as ``eap``. First order like ``eap``, blind at a divergence's minimum, and importances of different
-layers are not comparable once each layer is scaled to one: a layer that does nothing has its largest head too.
+Under Zero this is Michel et al.'s |a · dL/da|; Conmy et al. 2023 (arXiv 2304.14997) replace zero by the corrupted run's
+value. Nodes are scored, not edges: the edges with at least a given score are all edges between nodes of at least that
+importance. The cost is that of ``eap``. First order like ``eap``, blind at a divergence's minimum, and importances of different
+layers are not comparable because each layer is scaled to one: a layer that does nothing has its largest head too.
 """
 
 from dataclasses import dataclass
@@ -38,12 +38,12 @@ class Hisp(ScoringMethod):
     batch_size: int | None = None
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_together(problem.graph, self.name)
         check_gradient_at_clean(problem)
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
-        """The lesser importance of each edge's two nodes."""
+        """The smaller importance of each edge's two nodes."""
 
         def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, " writer"]:
             rounds.done(len(probe))
@@ -54,7 +54,7 @@ class Hisp(ScoringMethod):
 
 
 def _importance(probe: GradientProbe) -> Float[Tensor, " writer"]:
-    """Importance of every writer to a batch: its share of the task's mean."""
+    """Each writer's part of the task's mean importance, from one batch."""
     contrast, graph = probe.contrast, probe.contrast.graph
     products = torch.zeros(contrast.differences.shape[:2], dtype=torch.float64, device=contrast.differences.device)
 

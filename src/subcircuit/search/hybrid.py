@@ -1,11 +1,11 @@
-"""Attribution nominates, exact effects decide.
+"""Hybrid scores: attribution nominates edges, and exact effects rank them.
 
     score(w → r) = L(M without w → r) − L(M)   for nominated edges,      0 for the others
 
 The edges of largest |attribution| are nominated until they hold the share ``coverage`` of the sum of all |attributions|,
-or until there are ``most`` of them. Their exact effects are measured (``exact.py``); what gradients got wrong among them
-is put right, and what gradients overlooked stays overlooked. How much that may be is told, not guessed: of a random sample
-of the edges that were not nominated the exact effects are measured too, and reported as notes: ``nominated``, ``sampled``,
+or until there are ``most`` of them. Their exact effects are measured (``exact.py``). This corrects wrong gradients among the
+nominated edges, but edges that gradients overlooked stay overlooked. The amount overlooked is measured: the exact effects of a
+random sample of the other edges are reported as notes: ``nominated``, ``sampled``,
 ``sample_largest`` (the largest |effect| in the sample), ``sample_share`` (the estimated share of all edges' summed
 |effects| that was never nominated), and ``nominated_rank_correlation`` (Spearman's, of attributions with effects among
 the nominated). Cost: the attribution's, and up to half a forward pass for each edge measured.
@@ -38,9 +38,9 @@ class Hybrid(Method):
     Args:
         coverage: the share of all |attributions| that nominated edges hold, in (0, 1].
         most: never nominate more edges than this.
-        sample: how many edges that were not nominated are measured as a check.
-        steps: of the attribution along the path of inputs.
-        seed: of the sample.
+        sample: number of edges that were not nominated and are measured as a check.
+        steps: number of steps of the attribution along the path of inputs.
+        seed: random seed of the sample.
         batch_size: examples at once; None chooses by memory. The result is the same.
     """
 
@@ -63,7 +63,7 @@ class Hybrid(Method):
             raise SettingsError(f"most is {self.most} and sample {self.sample}: expected at least 1 and at least 0")
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_differentiable(problem)
 
     @entry
@@ -91,20 +91,20 @@ class Hybrid(Method):
         return scored(problem, search, notes)
 
     def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
-        """That of the attribution, and of cutting the edges that are measured."""
+        """The cost of the attribution, and of cutting the measured edges."""
         cuts = min(problem.graph.n_edges, self.most + self.sample)
         attributing = EapIgInputs(self.steps, self.batch_size).cost(problem).seconds
         return SearchCost(attributing + cuts * seconds_of_a_cut(problem, self.batch_size), problem, cuts)
 
     def memory(self, problem: Problem) -> Footprint:
-        """All runs, and a batch of trials."""
+        """Memory of all runs, plus a batch of trials."""
         return memory_of_cuts(problem, self.batch_size)
 
 
 def nominate(
     graph: Graph, attributions: Float[Tensor, "writer reader"], coverage: float, most: int
 ) -> Bool[Tensor, "writer reader"]:
-    """The largest |attributions| that together hold a share of the sum of all of them; at least one, at most ``most``."""
+    """The largest |attributions| that together hold this share of the sum; at least one, at most ``most``."""
     sizes = attributions.abs()[graph.edges].double()
     order = sizes.sort(descending=True, stable=True).indices
     held = sizes[order].cumsum(0)

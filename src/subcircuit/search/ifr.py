@@ -1,12 +1,12 @@
-"""Information-flow routes (Ferrando & Voita 2024, arXiv 2403.00824): how much of what a reader finds came from whom.
+"""Information-flow routes (Ferrando & Voita 2024, arXiv 2403.00824): each writer's share of a reader's input.
 
     proximity(w, r)  = max(0, ‖x_r‖₁ − ‖x_r − value(w)‖₁)                    x_r the clean run's input of r
     importance(w, r) = proximity(w, r) / Σ over writers of proximity         mean over positions and examples
 
-One forward pass: no corrupted prompts, no ablation and no metric take part, so scores tell what flows and not what the
-behaviour needs of it. Queries, keys and values of a layer's heads find the same input and get the same scores: grow
-circuits from the logits (``Greedy``) or threshold them and prune. Positions count up to an example's last answer, at
-the logits those of its answers alone.
+One forward pass. The method uses no corrupted prompts, no ablation and no metric, so scores measure the flow of information and
+not the behaviour's need of it. Queries, keys and values of a layer's heads read the same input and get the same scores: grow
+circuits from the logits (``Greedy``), or threshold them and prune. Positions count up to an example's last answer; at the
+logits only the answers' positions count.
 """
 
 from dataclasses import dataclass, replace
@@ -38,12 +38,12 @@ class Ifr(ScoringMethod):
     batch_size: int | None = None
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_together(problem.graph, self.name)
 
     @torch.no_grad()
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
-        """The importance of each writer to a unit, at all its readers."""
+        """The importance of each writer to a unit, the same for all the unit's readers."""
         graph = problem.graph
 
         def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
@@ -54,12 +54,12 @@ class Ifr(ScoringMethod):
             rounds.done(len(probe))
             return scores
 
-        # what a zero ablation takes away is the whole value, at all positions
+        # under zero ablation the difference is the whole value, at all positions
         return summed(replace(problem, ablation=Zero()), self.batch_size, share, Watch(self, 1, progress, journal))
 
 
 def _importance(probe: GradientProbe, unit: int) -> Float[Tensor, " writer"]:
-    """How much of what a unit's readers find comes from each of the writers before it: the share of one task."""
+    """Share of a unit's input that comes from each earlier writer, as one batch's part of the task's mean."""
     contrast = probe.contrast
     writers = contrast.read_by(contrast.graph.readers_in[unit])
     rows = contrast.rows["answers" if not contrast.graph.units[unit].writers else "changed"]

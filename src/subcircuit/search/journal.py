@@ -1,9 +1,9 @@
-"""Units of work that are done once: what makes a search that was interrupted go on where it was.
+"""Units of work that are done once, so that an interrupted search can resume.
 
-A unit has a key that names everything its result depends on beside the behaviour itself, a piece of work without side
-effects, and a result: numbers, the same whenever and wherever the work is done. A search is a deterministic function
-of the results of its units, so a search that is given them again takes the same decisions, to the last bit. Who keeps
-the results (``runs/``) and who does the work (``runs/pool.py``) is not the search's business.
+A unit has a key, a computation without side effects, and a result. The key names everything that the result depends on
+except the problem itself. The result is numbers, the same whenever and wherever they are computed. A search is a
+deterministic function of its units' results, so a search that gets them again takes bit-identical decisions. Storage of
+results (``runs/``) and distribution of work (``runs/pool.py``) are independent of the search.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from safetensors.torch import load, save
 from torch import Tensor
 
-# units that are looked at when somebody looks for work
+# number of units that are considered when a process looks for work
 _AHEAD = 32
 
 Unit = TypeVar("Unit")
@@ -22,78 +22,78 @@ Unit = TypeVar("Unit")
 
 @runtime_checkable
 class Journal(Protocol):
-    """Remembers results by key."""
+    """Storage of results by key."""
 
     @property
     def leaving(self) -> bool:
-        """Somebody asked to stop: what can be saved should be recorded now."""
+        """Whether an interruption was requested: the search should record its state now."""
         ...
 
     def recall(self, key: str) -> bytes | None:
-        """The result recorded under this key; None where there is none."""
+        """The result recorded under this key; None if there is none."""
         ...
 
     def record(self, key: str, result: bytes) -> None:
-        """Keep a result, instead of an earlier one of the same key."""
+        """Store a result, replacing an earlier one of the same key."""
         ...
 
 
 @runtime_checkable
 class Shared(Journal, Protocol):
-    """A journal of several processes that all run the same search; each unit is worked out by one of them.
+    """A journal of several processes that run the same search; each unit is computed by one of them.
 
-    ``recall`` waits for a result that another process is working out. None says that this one is to work it out, and to
-    record or to release it.
+    ``recall`` waits for a result that another process is computing. None means that this process must compute the result, and
+    then record or release it.
     """
 
     @property
     def own(self) -> Journal:
-        """What this process remembers by itself, of work that cannot be shared."""
+        """This process's own journal, for work that cannot be shared."""
         ...
 
     def claim(self, keys: Sequence[str]) -> str | None:
-        """Ask for work: the first of these units that nobody has done or is doing, now this process's to do.
+        """Claim the first of these units that is neither done nor being computed, for this process.
 
-        None where there is none, or where the first of all units is done.
+        None if there is no such unit, or if the first of all units is done.
         """
         ...
 
     def release(self, key: str) -> None:
-        """This process will not work out a unit that was its to do."""
+        """Give up a claimed unit, which this process will not compute."""
         ...
 
 
 @dataclass(frozen=True)
 class Forgetful:
-    """Remembers nothing: every unit is worked out anew."""
+    """A journal that stores nothing: every unit is computed anew."""
 
     leaving: bool = False
 
     def recall(self, key: str) -> None:
-        """Nothing."""
+        """None."""
 
     def record(self, key: str, result: bytes) -> None:
-        """Kept by nobody."""
+        """Discard the result."""
 
 
 @dataclass(frozen=True)
 class Under:
-    """A part of a journal, for a search among others: its keys begin with ``prefix``."""
+    """A part of a journal, for one search among several: its keys begin with ``prefix``."""
 
     journal: Journal
     prefix: str
 
     @property
     def leaving(self) -> bool:
-        """As the whole journal says."""
+        """Whether an interruption was requested of the whole journal."""
         return self.journal.leaving
 
     def recall(self, key: str) -> bytes | None:
-        """What the part holds."""
+        """The result that the part holds."""
         return self.journal.recall(f"{self.prefix}/{key}")
 
     def record(self, key: str, result: bytes) -> None:
-        """Into the part."""
+        """Store a result in the part."""
         self.journal.record(f"{self.prefix}/{key}", result)
 
 
@@ -101,7 +101,7 @@ FORGETFUL = Forgetful()
 
 
 def once(journal: Journal, key: str, work: Callable[[], Tensor]) -> Tensor:
-    """The result of a unit: as recorded, on the processor, or worked out now and recorded."""
+    """The recorded result of a unit, on the CPU; if there is none, the unit is computed and recorded."""
     known = recall_tensors(journal, key)
     if known is not None:
         return known["result"]
@@ -119,7 +119,7 @@ def once(journal: Journal, key: str, work: Callable[[], Tensor]) -> Tensor:
 def each(journal: Journal, units: Iterable[tuple[str, Unit]], work: Callable[[Unit], Tensor]) -> Iterator[Tensor]:
     """Results of independent units, in their order.
 
-    Where the journal is shared, units after the next one are worked out while others are busy with it.
+    If the journal is shared, this process computes later units while others are busy with the next one.
     """
     coming, waiting = iter(units), list[tuple[str, Unit]]()
     shared = _shared(journal)
@@ -133,7 +133,7 @@ def each(journal: Journal, units: Iterable[tuple[str, Unit]], work: Callable[[Un
 def _work_ahead(
     journal: Journal, shared: tuple[Shared, str], waiting: Sequence[tuple[str, Unit]], work: Callable[[Unit], Tensor]
 ) -> None:
-    """Until the first of these units is done, or there is nothing to do but to wait for it, do what nobody does."""
+    """Compute unclaimed units until the first one is done, or until none is left."""
     (sharing, prefix), units = shared, dict(waiting)
     keys = [prefix + key for key in units]
     while (mine := sharing.claim(keys)) is not None:
@@ -142,7 +142,7 @@ def _work_ahead(
 
 
 def alone(journal: Journal) -> Journal:
-    """The part of a journal that is this process's own: for chains of steps, which nobody can help with."""
+    """The process's own part of a journal, for chains of steps that cannot be shared."""
     match journal:
         case Under(inner, prefix):
             return Under(alone(inner), prefix)
@@ -153,7 +153,7 @@ def alone(journal: Journal) -> Journal:
 
 
 def _shared(journal: Journal, prefix: str = "") -> tuple[Shared, str] | None:
-    """The shared journal that this one is or is part of, and what its keys begin with there."""
+    """The shared journal that contains this one, and the prefix of this one's keys; None if it is not shared."""
     match journal:
         case Under(inner, part):
             return _shared(inner, f"{part}/{prefix}")
@@ -164,11 +164,11 @@ def _shared(journal: Journal, prefix: str = "") -> tuple[Shared, str] | None:
 
 
 def recall_tensors(journal: Journal, key: str) -> dict[str, Tensor] | None:
-    """Tensors by name, as they were recorded; None where nothing is."""
+    """Recorded tensors by name; None if there are none."""
     known = journal.recall(key)
     return None if known is None else load(known)
 
 
 def record_tensors(journal: Journal, key: str, tensors: Mapping[str, Tensor]) -> None:
-    """Keep tensors by name, to the last bit."""
+    """Store tensors by name, bit-exactly."""
     journal.record(key, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))

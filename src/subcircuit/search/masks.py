@@ -1,17 +1,17 @@
-"""Masks that are trained: how they are drawn, the loss of masked runs with its gradients, and descents that can be interrupted.
+"""Trained masks: their distribution, the loss of masked runs with its gradients, and training that can be interrupted.
 
-The hard concrete distribution (Louizos, Welling & Kingma 2018, arXiv 1712.01312) holds numbers from 0 to 1, both ends
-with a probability of their own, and its draws have gradients:
+The hard concrete distribution (Louizos, Welling & Kingma 2018, arXiv 1712.01312) is on [0, 1], both ends have positive
+probability, and its draws are differentiable:
 
     z = min(1, max(0, s (ζ − γ) + γ)),    s = σ((log u − log(1 − u) + log α) / β),    u uniform on (0, 1)
     P(z > 0) = σ(log α − β log(−γ/ζ)),    β = 2/3,  γ = −0.1,  ζ = 1.1
 
-Masks, their gradients and the optimiser's state are float32 on the processor, whatever the model's precision and device.
-All draws come from one generator, those of an example never depend on how examples are batched, and gradients of
-batches are added up in float64: batches change results by rounding alone.
+Masks, their gradients and the optimiser's state are float32 on the CPU, whatever the model's precision and device. All draws
+come from one generator, an example's draws do not depend on the batch size, and gradients of batches are summed in float64:
+the batch size changes results by rounding alone.
 
-A descent that was interrupted goes on to the same bits: a checkpoint holds everything that the next step depends on, what is
-trained, the optimisers' moments, and the state of the generator that all draws come from.
+An interrupted training resumes bit-identically: a checkpoint holds the trained values, the optimisers' moments, and the state
+of the generator of all draws.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ Run: TypeAlias = Callable[
 
 
 def hard_concrete(log_odds: Float[Tensor, "*rows"], generator: torch.Generator) -> Float[Tensor, "*rows"]:
-    """A draw for each log α, differentiable in it."""
+    """A draw for each log α, differentiable in log α."""
     u = torch.rand(log_odds.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
     s = ((u.log() - (-u).log1p() + log_odds) / _BETA).sigmoid()
     return (s * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1)
@@ -61,12 +61,12 @@ def log_kept(log_odds: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
 
 
 def odds(log_chance: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
-    """p / (1 − p) from log p: ranks as chances do, without their ties near 1, and alike by size and by magnitude."""
+    """p / (1 − p) from log p. Odds rank like chances, without ties near 1; ranking by value and by magnitude agree."""
     return log_chance.exp() / -log_chance.expm1()
 
 
 def on_edges(graph: Graph, values: Float[Tensor, "*batch edge"]) -> Float[Tensor, "*batch writer reader"]:
-    """Values of edges, row by row of the edge matrix, at their positions in it; zeros elsewhere."""
+    """A matrix of edges from a value per edge, row by row; zeros at pairs without an edge."""
     matrix = values.new_zeros(*values.shape[:-1], *graph.edges.shape)
     matrix[..., graph.edges] = values
     return matrix
@@ -74,12 +74,12 @@ def on_edges(graph: Graph, values: Float[Tensor, "*batch edge"]) -> Float[Tensor
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some examples, ready to be run with masks.
+    """Some examples, prepared for masked runs.
 
     Args:
-        examples: which ones of the task.
+        examples: their indices in the task.
         tokens: clean prompts, up to the last answer.
-        ablated: what ablated writers carry there.
+        ablated: the values of ablated writers on these prompts.
     """
 
     examples: slice
@@ -91,13 +91,13 @@ class Batch:
 
 @dataclass(eq=False)
 class MaskedLoss:
-    """The task's mean loss in loss-like form, as a function of masks and of what ablated writers carry.
+    """The task's mean loss (larger is worse) as a function of masks and of ablated values.
 
     Args:
-        run: how masks are put on.
-        by_batch: what ablated writers carry, from some corrupted prompts.
-        examples: how many at once; fewer from where memory did not suffice on.
-        held: all examples, where they are run at once; parts would be the memory that batches are there to save.
+        run: function that applies the masks.
+        by_batch: ablated values, from some corrupted prompts.
+        examples: number of examples at once; reduced permanently if memory runs out.
+        held: all examples, cached if they run at once. Caching several batches would use the memory that batching saves.
     """
 
     problem: Problem
@@ -108,7 +108,7 @@ class MaskedLoss:
 
     @staticmethod
     def of(problem: Problem, batch_size: int | None, run: Run) -> "MaskedLoss":
-        """Of a behaviour, so many examples at once (None chooses by memory).
+        """The masked loss of a problem, with so many examples at once (None chooses by memory).
 
         Raises:
             SettingsError: the metric has no gradients.
@@ -123,18 +123,18 @@ class MaskedLoss:
         mask: Float[Tensor, "#batch ..."] | Bool[Tensor, "#batch ..."],
         constants: Float[Tensor, "writer d_model"] | None = None,
     ) -> float:
-        """Add the gradients of the loss to those of everything that masks and constants were made of.
+        """Add the gradients of the loss to those of the tensors that masks and constants were computed from.
 
         Args:
-            mask: as ``run`` takes it, one for all examples of the task or one for each.
-            constants: carried by ablated writers in place of what the behaviour's ablation says.
+            mask: as ``run`` takes it, one for all examples of the task or one per example.
+            constants: values of ablated writers, instead of those of the problem's ablation.
 
         Returns:
             The loss.
 
         Raises:
             NumericalError: it is NaN or infinite.
-            ShortOfMemoryError: one example is too much.
+            ShortOfMemoryError: a single example does not fit in memory.
         """
         made = [mask] if constants is None else [mask, constants]
         made = [tensor for tensor in made if tensor.requires_grad]
@@ -156,7 +156,7 @@ class MaskedLoss:
     def _share(
         self, examples: range, mask: Tensor, constants: Float[Tensor, "writer d_model"] | None, made: list[Tensor]
     ) -> "_Share":
-        """Their share of the loss, and its gradients with respect to ``made``: the mask, the constants or both."""
+        """The examples' part of the loss, and its gradients with respect to ``made``: the mask, the constants or both."""
         batch = self._batch(examples)
         leaves = {id(tensor): tensor.detach().requires_grad_() for tensor in made}
         part = self._loss(batch, leaves.get(id(mask), mask), None if constants is None else leaves.get(id(constants), constants))
@@ -167,7 +167,7 @@ class MaskedLoss:
         whole = len(examples) == len(self.problem.task)
         if whole and self.held is not None:
             return self.held
-        # it goes before anything else is made
+        # free the cached batch before allocating another
         self.held = None
         made = _made(self.problem, self.by_batch, examples)
         self.held = made if whole else None
@@ -185,25 +185,25 @@ class MaskedLoss:
 
 
 class TrainingMethod(ScoringMethod):
-    """A method that trains masks, step after step."""
+    """A method that trains masks with a number of optimiser steps."""
 
     steps: int
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_differentiable(problem)
 
     def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
-        """Goes by a few steps on a few examples."""
+        """The cost, from a few steps on a few examples."""
         short = replace(self, steps=min(STEPS, self.steps))
         return cost_of_examples(short.search, problem, self.steps / short.steps)
 
 
 def check_training(steps: int, batch_size: int | None, **rates: float) -> None:
-    """Settings of a descent are in range.
+    """Check that the settings of a training are in range.
 
     Raises:
-        SettingsError: names the one that is not.
+        SettingsError: a setting is out of range; the message names it.
     """
     if steps < 1:
         raise SettingsError(f"steps is {steps}: it must be at least 1, for example 200")
@@ -214,10 +214,10 @@ def check_training(steps: int, batch_size: int | None, **rates: float) -> None:
 
 
 def check_price(price: float) -> None:
-    """What keeping costs is no negative number.
+    """Check that the price is not negative.
 
     Raises:
-        SettingsError: it is.
+        SettingsError: it is negative.
     """
     if not (isfinite(price) and price >= 0):
         raise SettingsError(f"price is {price}: it must be at least 0, for example 0.01")
@@ -225,10 +225,10 @@ def check_price(price: float) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Share:
-    """What some examples add to the loss and its gradients, the latter in float64.
+    """A part of the loss and its gradients from some examples; the gradients are float64.
 
     Args:
-        largest: the most examples that were run at once.
+        largest: largest number of examples that ran at once.
     """
 
     loss: float
@@ -244,7 +244,7 @@ class _Share:
 def _made(problem: Problem, by_batch: AblatedBatch, examples: range) -> Batch:
     model, graph = problem.model, problem.graph
     part = with_positions(graph, problem.task[examples.start : examples.stop])
-    # where attention looks both ways, what follows the last answer matters too
+    # if attention is bidirectional, positions after the last answer matter too
     n_pos = int(part.answers.pos.max()) + 1 if model.config.causal else part.clean.ids.shape[1]
     tokens, answers = part.clean.until(n_pos), part.answers
     reference = None
@@ -254,18 +254,18 @@ def _made(problem: Problem, by_batch: AblatedBatch, examples: range) -> Batch:
     return Batch(slice(examples.start, examples.stop), tokens, ablated, answers, problem.metric.bind(answers, reference))
 
 
-# a step of a large model takes seconds, and so does what is lost at most
+# a step of a large model takes seconds; an interruption loses at most this many steps
 _STEPS_BETWEEN = 5
 
 
 @dataclass(frozen=True)
 class Log:
-    """How a descent is watched and remembered.
+    """Callback and storage of a training.
 
     Args:
-        settings: of the search, which tell its checkpoint from those of other searches.
-        on_step: told of every step.
-        journal: keeps the latest checkpoint.
+        settings: settings of the search; they distinguish its checkpoint from those of other searches.
+        on_step: called after every step.
+        journal: stores the latest checkpoint.
     """
 
     settings: object
@@ -281,13 +281,13 @@ def descend(
     problem: Problem,
     log: Log,
 ) -> None:
-    """Step after step: gradients from ``objective``, which gets the step's number, then every optimiser's move.
+    """Run the steps of a training: gradients from ``objective``, which receives the step's number, then each optimiser's update.
 
     Args:
-        optimisers: of all that is trained.
-        generator: of all draws that ``objective`` takes.
-        problem: whose examples every step runs.
-        log: where the descent goes on from, and where it is kept.
+        optimisers: optimisers of all trained tensors.
+        generator: the generator of all draws in ``objective``.
+        problem: the problem whose examples every step runs.
+        log: the checkpoint to resume from, and the place to store new ones.
     """
     examples, key, journal = len(problem.task), f"{log.settings}/checkpoint", alone(log.journal)
     rounds = Rounds(examples * steps, log.on_step)
@@ -313,7 +313,7 @@ def _state(optimisers: Sequence[torch.optim.Optimizer], generator: torch.Generat
 
 
 def _restore(optimisers: Sequence[torch.optim.Optimizer], generator: torch.Generator, state: dict[str, Tensor] | None) -> int:
-    """The steps that are done."""
+    """Load a checkpoint and return the number of finished steps."""
     if state is None:
         return 0
     generator.set_state(state["generator"])
@@ -325,7 +325,7 @@ def _restore(optimisers: Sequence[torch.optim.Optimizer], generator: torch.Gener
 
 
 def _trained(optimisers: Sequence[torch.optim.Optimizer]) -> list[tuple[str, torch.optim.Optimizer, Tensor]]:
-    """Everything that is trained, with a name and its optimiser."""
+    """Every trained tensor, with a name and its optimiser."""
     return [
         (f"{number}.{position}", optimiser, trained)
         for number, optimiser in enumerate(optimisers)

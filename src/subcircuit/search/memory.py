@@ -1,13 +1,13 @@
-"""How much memory a search takes at its peak, worked out from shapes alone.
+"""The peak memory of a search, computed from shapes alone.
 
     model   the weights
-    runs    what is kept of the clean and the ablated run of every example at once: writers × rows × d_model differences
+    runs    tensors of the clean and the ablated run of every example in memory: writers × rows × d_model differences
             (with ``acdc`` their prefix sums as well), a stream for every unit, keys and values
-    work    the largest that is there besides: values of all writers as the runs begin, gradients at the readers of a layer,
+    work    the largest other allocation: values of all writers when the runs start, gradients at the readers of a layer,
             inputs and outputs of a batch of trials, or the logits of a plain forward pass
 
-Rows are (example, position) pairs from the first difference of an example to its last answer (``units/rows.py``). What the
-interpreter and its libraries take, some 0.4 GB, is not in it.
+Rows are (example, position) pairs from the first difference of an example to its last answer (``units/rows.py``). The memory
+of the interpreter and its libraries, about 0.4 GB, is not included.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from subcircuit.search.problem import Problem
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes at the peak of a search.
+    """The peak memory of a search, in bytes.
 
     Args:
-        model, runs, work: as above.
-        float64: more where a decision has to be made in float64, on a copy of the model; 0 if none ever is.
-        of_all: whether runs are kept of all examples, and not of a batch of them.
+        model, runs, work: see the module.
+        float64: additional memory if a decision must be made in float64, on a copy of the model; 0 if that never happens.
+        of_all: whether the runs of all examples are in memory, not only those of one batch.
     """
 
     model: int
@@ -39,16 +39,16 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """All of it, without the copy."""
+        """The total without the float64 copy."""
         return self.model + self.runs + self.work
 
 
 def of_engines(problem: Problem, copies: int, together: int, trials: int, checked: bool = False) -> Footprint:
-    """The peak of a search on the exact engine: every batch of examples keeps its runs.
+    """The peak memory of a search on the exact engine, which keeps the runs of every batch of examples.
 
     Args:
-        copies: tensors of all rows that are kept, those of the streams apart.
-        together: examples whose runs begin at once.
+        copies: number of stored tensors over all rows, not counting the streams.
+        together: number of examples whose runs start at once.
         trials: numbers in a batch of trials.
         checked: whether decisions may have to be made in float64.
     """
@@ -57,7 +57,7 @@ def of_engines(problem: Problem, copies: int, together: int, trials: int, checke
     rows, positions = changed_rows(problem)
     keys = 2 * config.n_layers * config.n_heads * config.d_head * len(task) * positions
     runs = (copies + 2 * len(graph.units)) * sum(rows) * config.d_model + keys
-    # values of all writers are there twice as they are put together
+    # values of all writers exist twice while they are concatenated
     values = 2 * len(graph.writers) * min(together, len(task)) * task.clean.ids.shape[1] * config.d_model
     weights, numbers = _weights(problem)
     work = max(max(values, trials) * size, _prompts(problem))
@@ -65,11 +65,11 @@ def of_engines(problem: Problem, copies: int, together: int, trials: int, checke
 
 
 def of_gradients(problem: Problem, batch_size: int | None = None, steps: int = 1) -> Footprint:
-    """The peak of a search that takes gradients, one batch of examples after the other.
+    """The peak memory of a gradient method, which runs one batch of examples after the other.
 
     Args:
         batch_size: examples at once; None chooses by memory.
-        steps: runs of a batch that are differentiated at once.
+        steps: number of runs of a batch that are differentiated at once.
     """
     model, graph = problem.model, problem.graph
     width, wide = model.config.d_model, max(4, model.dtype.itemsize)
@@ -79,7 +79,7 @@ def of_gradients(problem: Problem, batch_size: int | None = None, steps: int = 1
     at_unit = together * positions * width
     streams = len(graph.units) * at_unit * model.dtype.itemsize * (1 if steps == 1 else 1 + steps)
     readers = max(len(readers) for readers in graph.without_positions.readers_in)
-    # gradients at the norms' outputs and at their inputs, and what leads from the ones to the others
+    # gradients at the norms' outputs and inputs, and intermediate tensors of the norms' backward pass
     work = max(differences, 4 * readers * at_unit * wide * steps, _prompts(problem))
     return Footprint(_weights(problem)[0], differences + streams, work)
 
@@ -91,7 +91,7 @@ def _weights(problem: Problem) -> tuple[int, int]:
 
 
 def _prompts(problem: Problem) -> int:
-    """What all prompts take at once: logits of a plain forward pass, values that means are taken of."""
+    """Memory of all prompts at once: logits of a plain forward pass, or values that are averaged for mean ablations."""
     model, graph = problem.model, problem.graph
     prompts, size = problem.task.corrupted.ids.numel(), model.dtype.itemsize
     means = isinstance(problem.ablation, Mean | MeanByPosition)
@@ -99,7 +99,7 @@ def _prompts(problem: Problem) -> int:
 
 
 def changed_rows(problem: Problem) -> tuple[list[int], int]:
-    """Rows of every example, and positions that are computed at all."""
+    """The number of rows of every example, and the number of positions that are computed."""
     model = problem.model
     answers, last = problem.task.answers, [0] * len(problem.task)
     earliest = [problem.task.clean.ids.shape[1]] * len(last)
@@ -112,7 +112,7 @@ def changed_rows(problem: Problem) -> tuple[list[int], int]:
 
 
 def shortage(problem: Problem, needs: Footprint) -> str | None:
-    """What to say where a search will need more memory than is free, the model being loaded; None where it will do."""
+    """A warning if a search needs more memory than is free after loading the model; None if memory suffices."""
     model, graph = problem.model, problem.graph
     free = free_memory(model.device)
     beside = needs.runs + needs.work

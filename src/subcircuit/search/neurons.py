@@ -1,4 +1,4 @@
-"""All neurons of a model ranked at once, and what is left of a behaviour with only some of them.
+"""A ranking of all neurons of a model, and the behaviour that remains with only some of them.
 
     score(n) = Σ (ablated(a_n) − clean(a_n)) · dL/da_n        a_n the neuron's activation; clean run, over positions, mean over examples
 
@@ -38,7 +38,7 @@ from subcircuit.tasks import Task
 from subcircuit.units.gradients import pull_back, widened
 from subcircuit.units.mlp import mlp_weights
 
-# activations of a layer at so many places stay small
+# keeps a layer's activations small
 _EXAMPLES_AT_ONCE = 16
 
 
@@ -82,7 +82,7 @@ class NeuronScores:
 
 @entry
 def neuron_scores(problem: Problem, config: Eap, on_step: OnRound | None = None) -> NeuronScores:
-    """Score every neuron of every MLP.
+    """A score for every neuron of every MLP.
 
     Args:
         problem: prompts, metric, and resample or zero ablation.
@@ -124,7 +124,7 @@ def neuron_scores(problem: Problem, config: Eap, on_step: OnRound | None = None)
 @entry
 @torch.no_grad()
 def loss_with_neurons(problem: Problem, kept: Bool[Tensor, "layer d_mlp"]) -> float:
-    """The metric's own value, mean over examples, where only these neurons write what they compute: all others are ablated.
+    """The metric's mean over examples if only these neurons write their values and all others are ablated.
 
     Raises:
         GraphError, SettingsError: as ``neuron_scores``.
@@ -142,7 +142,7 @@ def loss_with_neurons(problem: Problem, kept: Bool[Tensor, "layer d_mlp"]) -> fl
 
 
 def _masked(model: Transformer, part: Task, kept: Bool[Tensor, "layer d_mlp"], zero: bool) -> Float[Tensor, "batch pos d_model"]:
-    """The last stream; the ablated run goes alongside, so that no layer's activations have to be stored."""
+    """The last stream of a masked run; the ablated run is computed in parallel, so that no layer's activations are stored."""
     stream, other = (embed(model.config, model.weights, tokens.ids) for tokens in (part.clean, part.corrupted))
     for layer in range(model.config.n_layers):
         attended, other_attended = (x + attention(model, layer, x) for x in (stream, other))

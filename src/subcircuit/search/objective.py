@@ -1,6 +1,6 @@
-"""The loss of a refinement, how far a circuit is from the model, and what it is for any circuit on some prompts.
+"""The loss of a refinement, which measures how far a circuit is from the model, and its value for any circuit on some prompts.
 
-It is taken example by example and in both directions:
+The loss is computed per example and in both directions:
 
     J(C) = mean_i F_i + mean_i K_i
     F_i  = (m_i(C) − m_i(M))² / mean_j (m_j(M) − m_j(∅))²          m: the task's metric, ∅: every edge cut
@@ -43,7 +43,7 @@ Terms: TypeAlias = Literal["both", "faithfulness", "kl"]
 
 @dataclass(frozen=True)
 class Units:
-    """What the terms of the loss are measured in, on the prompts of the search.
+    """Units of the loss's two terms, measured on the search prompts.
 
     Args:
         gap: mean over examples of (m(M) − m(∅))².
@@ -55,17 +55,17 @@ class Units:
 
 
 def check_terms(terms: str) -> None:
-    """The loss has such terms.
+    """Check that the terms of the loss exist.
 
     Raises:
-        SettingsError: it has not.
+        SettingsError: they do not.
     """
     if terms not in get_args(Terms):
         raise SettingsError(f"loss is {terms!r}: choose {', '.join(get_args(Terms))}")
 
 
 def objective(measured: Metric, units: Units, terms: Terms = "both") -> Metric:
-    """J as a metric, so that everything that measures circuits measures J.
+    """J as a metric, so that all code that measures circuits can measure J.
 
     Args:
         measured: the task's metric.
@@ -99,13 +99,13 @@ def _loss(measured: Metric, units: Units, terms: Terms, answers: Answers, refere
 
 
 def _both(a: Needs, b: Needs) -> Needs:
-    """What either needs; mixtures of two metrics that compare with the model are the same one."""
+    """The union of two sets of readouts; metrics that compare with the model share the same mixture."""
     columns = a.columns if a.columns is not None else b.columns
     mixture = a.mixture if a.mixture is not None else b.mixture
     return Needs(columns, a.normalizer or b.normalizer, mixture, a.logits or b.logits)
 
 
-# rows of matrix products: enough to keep them busy, few enough to stay in memory
+# rows of matrix products: enough for efficient products, few enough to stay in memory
 _ROWS_AT_ONCE = 4096
 _EXAMPLES_AT_ONCE = 64
 
@@ -131,14 +131,14 @@ class Panel:
     @staticmethod
     @torch.no_grad()
     def of(problem: Problem, terms: Terms, units: Units | None = None) -> "Panel":
-        """Run clean and ablated prompts.
+        """A panel after a run of the clean and ablated prompts.
 
         Args:
-            terms: of the loss.
-            units: of its terms; None takes them from these prompts.
+            terms: terms of the loss.
+            units: units of the terms; None measures them on these prompts.
 
         Raises:
-            SettingsError: the metric does not tell the model from the circuit without edges.
+            SettingsError: the metric has the same value for the model and for the circuit without edges.
         """
         model = problem.model
         batches = Batches.start(problem, min(_EXAMPLES_AT_ONCE, len(problem.task)))
@@ -169,7 +169,7 @@ class Panel:
 
     @torch.no_grad()
     def standing(self, kept: Bool[Tensor, "writer reader"]) -> Standing:
-        """What a circuit does."""
+        """The measurements of a circuit."""
         at = self.at(kept)
         own, kl = (float(losses_at(at, bound, Engine.circuit_stream).mean()) for bound in self._measures)
         model, empty = self.ends
@@ -183,7 +183,7 @@ class Panel:
 
 @torch.no_grad()
 def without_each(at: Batches, column: int, writers: Sequence[int]) -> Float[Tensor, "trial batch"]:
-    """Losses of a circuit without each one of its edges into a reader.
+    """Losses of a circuit without each of these edges into a reader, one edge at a time.
 
     Args:
         at: the engines in the circuit's state.
@@ -201,7 +201,7 @@ def without_each(at: Batches, column: int, writers: Sequence[int]) -> Float[Tens
 
 @torch.no_grad()
 def grown(at: Batches, kept: Bool[Tensor, "writer reader"]) -> Batches:
-    """Engines in the state of a circuit with more edges: only what is downstream of them runs, unless they open nodes.
+    """Engines in the state of a circuit with more edges. Only nodes downstream of these run, unless the edges open new nodes.
 
     Args:
         at: the engines in the state of the smaller circuit.
@@ -215,7 +215,7 @@ def grown(at: Batches, kept: Bool[Tensor, "writer reader"]) -> Batches:
 
 
 def at_most(change: Float[Tensor, " batch"]) -> float:
-    """A mean over prompts that will hardly be exceeded on others like them: one standard error above that of these."""
+    """The mean over prompts plus one standard error: a bound that similar prompts will rarely exceed."""
     spread = float(change.std()) if len(change) > 1 else 0.0
     return float(change.mean()) + spread / sqrt(len(change))
 

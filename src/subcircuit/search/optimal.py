@@ -2,13 +2,13 @@
 
     constants = argmin over c    E_C [ L(C with c_w on every cut edge out of w) ]
 
-Constants are best for the circuits C that they were learned on. Without a circuit, every step draws one for every
-example: a rate uniform on (0, 1), then every edge kept with that chance, so that circuits of all sizes have their part
-and all constants learn at once. With a circuit, they are that circuit's own: its loss is then the least that any
-constants leave it, the paper's measure of a circuit, and writers without a cut edge keep their mean.
-Constants start from the mean. Adam's steps are in units of each writer's size and fall to nothing, for the draws are
-noisy. Cost: a masked forward and backward pass a step (``engine/forward.py``). What is found is a local minimum, and with
-few prompts it fits them: measure on others.
+Constants are best for the circuits C that they were learned on. Without a given circuit, every step draws one per example: a
+rate uniform on (0, 1), then every edge kept with that probability. Circuits of all sizes are thus included, and all constants
+are learned at once. With a given circuit, the constants are that circuit's own: its loss is then the smallest that any
+constants achieve, the paper's measure of a circuit, and writers without a cut edge keep their mean.
+Constants start from the mean. Adam's steps are in units of each writer's size and decay to zero, because the draws are
+noisy. Cost: a masked forward and backward pass per step (``engine/forward.py``). The result is a local minimum, and with few
+prompts it overfits them: measure on others.
 """
 
 from dataclasses import dataclass, replace
@@ -32,10 +32,10 @@ class LearnOptimal:
     """Settings of learning constants.
 
     Args:
-        steps: of the optimiser, each over all examples.
-        learning_rate: about how far the first step moves a constant, in units of its writer's size.
+        steps: steps of the optimiser, each over all examples.
+        learning_rate: approximate change of a constant in the first step, in units of its writer's size.
         batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
-        seed: of the draws.
+        seed: random seed of the draws.
     """
 
     steps: int = 200
@@ -56,17 +56,17 @@ def learn_optimal(
     *,
     circuit: Circuit | None = None,
 ) -> Optimal:
-    """Constants that make cut edges cost the least.
+    """Constants that minimise the loss with cut edges.
 
     Args:
-        problem: prompts and metric; its ablation plays no part.
+        problem: prompts and metric; its ablation is ignored.
         config: settings.
         on_step: called after every step.
-        journal: remembers where the descent is.
-        circuit: whose constants to learn; None learns them for circuits of all kinds.
+        journal: stores checkpoints of the training.
+        circuit: the circuit to learn constants for; None learns them for circuits of all sizes.
 
     Raises:
-        GraphError: the circuit is of another graph.
+        GraphError: the circuit belongs to another graph.
         SettingsError: the metric has no gradients.
         NumericalError: the loss is NaN or infinite.
     """
@@ -91,15 +91,15 @@ def learn_optimal(
 def ablation_for(
     ablation: str | Ablation | LearnOptimal, problem: Problem, on_step: OnRound | None = None, journal: Journal = FORGETFUL
 ) -> Ablation:
-    """What cut edges carry: the ablation of this name, or constants that are learned now.
+    """The ablation of this name, or an optimal ablation whose constants are learned now.
 
     Args:
-        ablation: a value, a name that alone tells it, or how to learn constants.
-        problem: to learn for; its ablation plays no part.
+        ablation: a value, a name that suffices, or settings for learning constants.
+        problem: the problem to learn for; its ablation is ignored.
 
     Raises:
-        UnknownNameError: there is no such ablation.
-        SettingsError: "optimal" by name alone.
+        UnknownNameError: no ablation has this name.
+        SettingsError: the name is "optimal", whose constants must be learned.
     """
     match ablation:
         case LearnOptimal():
@@ -110,12 +110,12 @@ def ablation_for(
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where constants begin to be learned.
+    """Starting values for learning constants.
 
     Args:
-        problem: with the ablation that the learned constants take the place of.
-        mean: of every writer over the corrupted prompts.
-        size: of every writer: the unit of its moves.
+        problem: the problem; the learned constants replace its ablation.
+        mean: mean of every writer over the corrupted prompts.
+        size: size of every writer, the unit of its moves.
     """
 
     problem: Problem
@@ -125,7 +125,7 @@ class Start:
     @staticmethod
     @torch.no_grad()
     def of(problem: Problem) -> "Start":
-        """From the corrupted prompts of a behaviour; its ablation is not looked at."""
+        """Starting values from the corrupted prompts of a problem; its ablation is ignored."""
         model, graph = problem.model, problem.graph
         corrupted = problem.task.corrupted
         mean = Mean().values(model, graph, corrupted)[:, 0, 0].float().cpu()
@@ -135,11 +135,11 @@ class Start:
         return Start(replace(problem, ablation=Optimal(mean)), mean, size)
 
     def moves(self) -> Float[Tensor, "writer d_model"]:
-        """No moves yet, to be trained."""
+        """Zero moves, to be trained."""
         return torch.zeros_like(self.mean, requires_grad=True)
 
     def constants(self, moves: Float[Tensor, "writer d_model"]) -> Float[Tensor, "writer d_model"]:
-        """Where moves lead."""
+        """The constants after these moves."""
         return self.mean + self.size[:, None] * moves
 
 

@@ -1,4 +1,4 @@
-"""What every search and every evaluation is about: a model, its graph, prompts, a metric, and what cut edges carry."""
+"""The input of every search and every evaluation: a model, its graph, prompts, a metric and an ablation."""
 
 from dataclasses import dataclass, field
 
@@ -15,19 +15,19 @@ _KINDS = {"model": Transformer, "graph": Graph, "task": Task, "metric": Metric, 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A behaviour of a model, and how it is probed.
+    """A behaviour of a model, with the metric and the ablation to study it.
 
     Args:
         model: any supported transformer, on any device.
-        graph: its graph at the scope of the search, or of the circuits that are evaluated.
+        graph: the model's graph at the scope of the search, or of the circuits that are evaluated.
         task: clean and corrupted prompts with their answers, made for this model.
-        metric: what is measured.
-        ablation: what cut edges carry.
-        validation: other prompts of the same task, by which a search may choose what to keep; None where there are none.
+        metric: the metric that the circuit must preserve.
+        ablation: the values that cut edges carry.
+        validation: other prompts of the same task, on which a search may choose edges; None if there are none.
 
     Raises:
-        SettingsError: one of them is of another kind.
-        GraphError: the graph is of another model.
+        SettingsError: an argument has the wrong type.
+        GraphError: the graph belongs to another model.
         PromptError: the prompts were made for a model with another tokenizer.
     """
 
@@ -67,16 +67,16 @@ class Problem:
         """A problem from values or names, on the model's device.
 
         Args:
-            task: its prompts; of a split those to search with, and its validation prompts.
+            task: the prompts; of a split, the search prompts and the validation prompts are used.
             metric: a name, a metric, or a Python function (see ``own_metric``).
             ablation: a name or a value.
-            scope: at which level the model is resolved, as a value or as text; queries, keys and values of every head by default.
-            circuit: a circuit to evaluate or to go on from: its graph is the problem's, and its record says what is left open.
-                Without one, the task's own metric and resample ablation.
+            scope: level of the model's parts, as a value or as text; by default queries, keys and values of every head.
+            circuit: a circuit to evaluate or to continue from. Its graph is used, and its record gives the arguments that are
+                None. Without a circuit, the defaults are the task's own metric and resample ablation.
 
         Raises:
-            UnknownNameError: there is no such metric, ablation or scope.
-            SettingsError: constants of an optimal ablation that the circuit does not bring, or arguments of another kind.
+            UnknownNameError: no metric, ablation or scope has this name.
+            SettingsError: optimal ablation without constants in the circuit, or an argument of the wrong type.
             GraphError, PromptError: as for the class.
         """
         validation = None
@@ -103,11 +103,11 @@ _TASKS = "load_task(…) and build_task(…) return one"
 
 
 def carried(ablation: str | Ablation, circuit: Circuit | None = None) -> Ablation:
-    """What cut edges carry, by name or as a value; optimal constants are those that the circuit brings.
+    """The ablation, by name or as a value; optimal constants come from the circuit.
 
     Raises:
-        UnknownNameError: there is no such ablation.
-        SettingsError: the circuit brings no constants, or what is given is no ablation.
+        UnknownNameError: no ablation has this name.
+        SettingsError: the circuit has no constants, or the argument is no ablation.
     """
     if isinstance(ablation, str):
         if ablation != OPTIMAL or circuit is None:

@@ -1,7 +1,7 @@
-"""Chance: the baseline that every table carries.
+"""Random scores: the baseline for every method.
 
-Scores are drawn evenly from [0, 1), by a seed, without looking at model or prompts; the n largest are a random circuit
-of n edges. No method that loses to it has found anything.
+Scores are drawn uniformly from [0, 1) by a seed, independent of model and prompts; the n largest are a random circuit
+of n edges. A method that does no better has found nothing.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from subcircuit.search.result import OnRound
 
 @dataclass(frozen=True)
 class RandomScores(ScoringMethod):
-    """Settings of chance.
+    """Settings of random scores.
 
     Args:
-        seed: other seeds, other scores.
+        seed: random seed.
     """
 
     name = "random"
@@ -31,5 +31,5 @@ class RandomScores(ScoringMethod):
     seed: int = 0
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
-        """Draws, on the processor, so that every device draws the same."""
+        """Random scores, drawn on the CPU so that they are the same on every device."""
         return torch.rand(problem.graph.edges.shape, generator=torch.Generator().manual_seed(self.seed))

@@ -2,8 +2,8 @@
 
     score(w → r) = (ablated(w) − clean(w)) · ρ(r)        [clean run]
 
-ρ(r) is what layer-wise relevance propagation puts in the place of dL/d input(r): a backward pass in which each part
-that is not linear counts as the linear map that it is on the clean run.
+ρ(r) is the relevance that layer-wise relevance propagation uses instead of dL/d input(r): a backward pass in which each
+nonlinear part counts as the linear map that it is on the clean run.
 
 - Norms (all of them: of readers, of queries and keys, of what a layer writes, the last one): the scale is a constant,
   y = s (x − mean x), or s x for RMSNorm, with s not differentiated (LN rule).
@@ -12,16 +12,16 @@ that is not linear counts as the linear map that it is on the clean run.
   what an expert writes and half to its share of it, which goes on to the router by plain gradients of the softmax.
 - Attention, values: the pattern is a constant (AH rule). That is the plain gradient of values, which pattern · values
   is linear in already.
-- Attention, queries and keys: the plain gradient through softmax (and a soft cap), values being constants. Here the paper
-  stops, whose nodes are what layers write. Without these gradients every edge into a query or a key would score zero,
-  and so would all that acts through a later head's attention. Both paths count in full, for edges are cut one at a time:
-  halving them would halve the effect of an edge into a value, which is known exactly. Relevance is hence not conserved
-  where an input is read by queries, keys and values at once.
+- Attention, queries and keys: the plain gradient through softmax (and a soft cap), values being constants. The paper does not
+  cover these, because its nodes are the outputs of layers. Without these gradients every edge into a query or a key would score
+  zero, and so would every effect through a later head's attention. Both paths count in full because edges are cut one at a
+  time: halving them would halve the effect of an edge into a value, which is known exactly. Relevance is therefore not
+  conserved where queries, keys and values read the same input.
 - The metric, and a soft cap on the logits: plain gradients.
 
-Cost as ``eap``: two forward passes and one backward. Less noisy than gradients where norms and activations bend, above
-all at large MLPs and early layers. Fails where attention saturates, as gradients do, and at the minimum of a divergence
-from the model, which is refused; a frozen norm does not see that cutting a large edge rescales all others.
+The cost is that of ``eap``: two forward passes and one backward. Less noisy than gradients where norms and activations bend,
+above all at large MLPs and early layers. Fails where attention saturates, as gradients do, and at the minimum of a divergence
+from the model, which is refused. A frozen norm ignores that cutting a large edge rescales all other edges.
 """
 
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Relp(ScoringMethod):
     batch_size: int | None = None
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_gradient_at_clean(problem)
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:

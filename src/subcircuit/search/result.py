@@ -1,8 +1,8 @@
-"""What a search reports while it runs, and what it returns: a circuit with scores, and what it cost.
+"""Results of searches and progress reports: a circuit with scores, and the cost of the search.
 
-A score estimates how much the loss-like metric grows when the edge is cut, L(M without e) − L(M): large scores mark
-edges that the behaviour needs, negative ones edges that hold it back. Methods that estimate something else
-(information flow, node importance, chance) say so; larger is more important with all of them.
+A score estimates how much the loss-like metric grows when the edge is cut, L(M without e) − L(M). Large scores mark edges that
+the behaviour needs, negative ones edges that oppose it. Methods that estimate something else (information flow, node importance,
+chance) document it; for all methods a larger score is more important.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,14 +31,13 @@ class Step:
         reader: name of the reader being visited (``"a5.h3<q>"``).
         decided: edges decided so far, untested ones included.
         kept: how many of those are kept.
-        edges: edges in all.
+        edges: total number of edges.
         trials: circuits evaluated so far, discarded speculation included.
         value: the metric of the circuit so far.
-        seconds: since the search began.
-        circuit: makes the circuit so far, of the edges kept into those readers that are decided; for as long as the
-            callback runs.
-        share: of all work, how much is done: an estimate that weighs an edge by what its trial costs (``cost.py``).
-        work: done so far: trials, each weighed by how many readers it may change.
+        seconds: seconds since the search began.
+        circuit: returns the circuit so far: the edges kept into the readers that are decided. Valid only during the callback.
+        share: share of all work that is done: an estimate that weights an edge by the cost of its trial (``cost.py``).
+        work: work done so far: trials, each weighted by the number of readers it may change.
     """
 
     reader: str
@@ -65,12 +64,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Progress of a search that scores all edges together, and of all work whose parts cost about the same.
+    """Progress of a search that scores all edges together, or of any work whose parts cost about the same.
 
     Args:
-        done, total: how often an example was run and differentiated, or otherwise measured.
-        seconds: since the work began.
-        unit: what is counted.
+        done, total: number of times that an example was run and differentiated, or otherwise measured.
+        seconds: seconds since the work began.
+        unit: name of the counted thing.
     """
 
     done: int
@@ -80,12 +79,12 @@ class Round:
 
     @property
     def share(self) -> float:
-        """How much of the work is done."""
+        """The share of the work that is done."""
         return self.done / self.total if self.total else 1.0
 
     @property
     def work(self) -> float:
-        """The work that is done."""
+        """The amount of work that is done."""
         return float(self.done)
 
 
@@ -94,14 +93,14 @@ class Refining:
     """Progress of a refinement: the circuit after a round.
 
     Args:
-        round: its number; 0 is the seed.
+        round: the round's number; 0 is the seed.
         action: seed, grow or prune.
-        kept: edges of the circuit.
-        faithfulness, kl: of the prompts that judge.
-        seconds: since the refinement began.
-        circuit: makes the circuit.
-        total: of rounds; 0, as nobody knows how many it takes.
-        share: of all work; 0, which foretells nothing.
+        kept: number of edges of the circuit.
+        faithfulness, kl: on the validation prompts if there are any, otherwise on the search prompts.
+        seconds: seconds since the refinement began.
+        circuit: returns the circuit.
+        total: 0, because the number of rounds is unknown.
+        share: 0, because no share can be predicted.
     """
 
     round: int
@@ -132,18 +131,18 @@ OnProgress: TypeAlias = Callable[[Step | Round | Refining], None]
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a method found, and what it cost.
+    """The result of a method, and its cost.
 
     Args:
         circuit: the edges that are kept, and a score for each edge that was measured: NaN for the others. A method that ranks edges
             keeps all of them, and ``select`` takes the best.
-        seconds: of the search, without loading.
+        seconds: seconds of the search, without loading.
         forward_seconds: one plain forward pass over the clean prompts, measured in the same run.
         trials: circuits evaluated, discarded speculation included; None for methods that score all edges together.
         borderline: decisions within the float error of the threshold, made in float64; None if not checked (half
             precision) or if there are none to take.
-        notes: numbers and words that the method alone reports.
-        path: the circuits that a refinement went through; None for other methods.
+        notes: numbers and words that only this method reports.
+        path: the circuits of a refinement; None for other methods.
         ranked: whether every edge has a score, of which a selection makes a circuit; otherwise the method chose the circuit.
     """
 
@@ -161,7 +160,7 @@ class Result:
 
     @property
     def graph(self) -> Graph:
-        """Whose edges are scored."""
+        """The graph whose edges are scored."""
         return self.circuit.graph
 
     @property
@@ -180,7 +179,7 @@ class Result:
         return float(self.scores[self.graph.find(edge)])
 
     def select(self, selection: Selection | int) -> Circuit:
-        """The circuit of the edges that a selection takes; a number takes so many of largest magnitude.
+        """The circuit of the selected edges; a number selects that many edges of largest magnitude.
 
         Raises:
             SettingsError: more edges are asked for than the graph has.
@@ -191,10 +190,10 @@ class Result:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Discovery(Result):
-    """A result whose circuit was judged on the prompts of the search.
+    """A result whose circuit was measured on the search prompts.
 
     Args:
-        metric: name of the metric that decided.
+        metric: name of the search's metric.
         metric_model, metric_circuit, metric_corrupted: its own value for the whole model, for the circuit, and with
             every edge cut.
         kl_circuit: mean KL(model ‖ circuit) in nats.
@@ -202,7 +201,7 @@ class Discovery(Result):
             same; None without wrong answers.
         edges_selected: how many edges were selected by their scores, those among them that lie on no path; None for methods that
             decide themselves.
-        metric_before: the metric of the circuit that was looked into; None of searches that are no zoom.
+        metric_before: the metric of the circuit before a zoom; None for other searches.
     """
 
     metric: str
@@ -224,15 +223,15 @@ class Discovery(Result):
 
     @property
     def faithfulness(self) -> float | None:
-        """f of the circuit on the prompts of the search: 1 is as good as the model, 0 as bad as no circuit.
+        """f of the circuit on the search prompts: 1 is as good as the model, 0 as bad as no circuit.
 
-        None where the metric does not tell the two apart.
+        None if the metric has the same value for model and empty circuit.
         """
         return faithfulness_of(self.metric_circuit, self.metric_model, self.metric_corrupted)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to know before believing in the circuit, and the way out; empty where there is nothing to fear."""
+        """Reasons to doubt the circuit, each with a remedy; empty if there are none."""
         return warnings_of(self.circuit)
 
     def _repr_html_(self) -> str:
@@ -248,12 +247,12 @@ Found = TypeVar("Found")
 def scored(
     problem: Problem, search: Callable[[], Float[Tensor, "writer reader"]], notes: dict[str, float] | None = None
 ) -> Result:
-    """Run a search that ranks edges: a result that keeps all of them.
+    """The result of a search that ranks edges; its circuit keeps all of them.
 
     Args:
-        problem: on which plain forward passes are timed.
-        search: returns a score for every edge; what stands where no edge is does not matter.
-        notes: numbers that the method alone reports; ``search`` may add to them.
+        problem: the problem on which plain forward passes are timed.
+        search: returns a score for every edge; values at pairs without an edge are ignored.
+        notes: numbers that only this method reports; ``search`` may add to them.
 
     Raises:
         NumericalError: a score is NaN or infinite; names the edge.
@@ -268,20 +267,20 @@ def scored(
 
 
 def timed(problem: Problem, search: Callable[[], Found]) -> tuple[Found, float, float]:
-    """What a search returns, its seconds, and those of one plain forward pass over the clean prompts beside it."""
+    """The search's result, its seconds, and the seconds of one plain forward pass over the clean prompts in the same run."""
     before = time_forward(problem)
     began = perf_counter()
     found = search()
     seconds = perf_counter() - began
-    # before and after: on a shared machine the speed of one moment is not that of the next
+    # measured before and after, because the speed of a shared machine varies
     return found, seconds, median(before + time_forward(problem))
 
 
 def check_together(graph: Graph, method: str) -> None:
-    """Refuse a graph that tells positions apart, for a method that scores nodes at all positions.
+    """Refuse a graph that distinguishes positions, for a method that scores nodes at all positions together.
 
     Raises:
-        SettingsError: it does.
+        SettingsError: the graph distinguishes positions.
     """
     if graph.shape.positions:
         raise SettingsError(
@@ -294,11 +293,11 @@ def rank_correlation(a: Float[Tensor, " edge"], b: Float[Tensor, " edge"]) -> fl
     """Spearman's rank correlation of two lists of numbers (1904), ties at their mean rank.
 
     Returns:
-        None where there are fewer than three pairs, or where one of the lists says the same of all.
+        None for fewer than three pairs, or if one of the lists is constant.
     """
     if len(a) < 3 or bool((a == a[0]).all()) or bool((b == b[0]).all()):
         return None
-    # takes as long to import as all searches together
+    # imported here because the import takes as long as importing all searches
     from scipy.stats import spearmanr
 
     correlation: Any = spearmanr(a.double().cpu().numpy(), b.double().cpu().numpy())
@@ -306,9 +305,9 @@ def rank_correlation(a: Float[Tensor, " edge"], b: Float[Tensor, " edge"]) -> fl
 
 
 def scores_of_nodes(graph: Graph, importance: Float[Tensor, " writer"]) -> Float[Tensor, "writer reader"]:
-    """Scores of edges from those of nodes: the lesser of an edge's two nodes, the logits being more important than any.
+    """Scores of edges from scores of nodes: the smaller score of the edge's two nodes; the logits rank above all others.
 
-    The edges of at least a score are then all those between nodes of at least that importance.
+    The edges with at least a given score are then all edges between nodes of at least that importance.
     """
     at_readers = [
         importance[list(owners)].amax() if (owners := graph.owners(r)) else torch.tensor(torch.inf, dtype=importance.dtype)
@@ -319,7 +318,7 @@ def scores_of_nodes(graph: Graph, importance: Float[Tensor, " writer"]) -> Float
 
 @torch.no_grad()
 def time_forward(problem: Problem) -> list[float]:
-    """Seconds of plain forward passes over the clean prompts, the unit in which costs are told; the first is a warm-up."""
+    """Seconds of plain forward passes over the clean prompts, the unit of reported costs; the first pass is a warm-up."""
     model = problem.model
     seconds = []
     for _ in range(4):

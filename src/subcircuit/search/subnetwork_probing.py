@@ -3,11 +3,10 @@
     minimise over log α    E_z [ L(every writer w mixed: z_w · value(w) + (1 − z_w) · ablated(w)) ] + price · Σ_w P(z_w > 0)
     score(w → r) = the lesser odds of its two nodes,    odds of w = P(z_w > 0) / P(z_w = 0)
 
-z is drawn from the hard concrete distribution (``masks.py``), once a step for all examples. The price is what a node has
-to be worth, in units of the metric, and plays the part of ACDC's threshold; Adam finds the minimum. A node above 1 is
-kept more likely than not. Nodes are trained and not edges, as in ``hisp``: edges between nodes that are kept are hardly
-told apart. Cost: a plain forward and backward pass a step. Which of several nodes that can stand in for each other stays
-is chance, so seeds differ.
+z is drawn from the hard concrete distribution (``masks.py``), once per step for all examples. The price is the value that a
+node must have, in units of the metric; it corresponds to ACDC's threshold. Adam finds the minimum. A node above 1 is more likely
+kept than not. Nodes are trained and not edges, as in ``hisp``, so edges between kept nodes are hardly distinguished. Cost: a plain
+forward and backward pass per step. Which of several redundant nodes stays depends on chance, so seeds differ.
 """
 
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from subcircuit.search.masks import (
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound, check_together, scores_of_nodes
 
-# nearly all of what is drawn is 1 at first, and every node is sometimes in between, where there are gradients
+# nearly all draws are 1 at first, and every node is sometimes in between, where there are gradients
 _START = 2.0
 
 
@@ -41,11 +40,11 @@ class SubnetworkProbing(TrainingMethod):
     """Settings of subnetwork probing.
 
     Args:
-        price: of a kept node, in units of the metric.
-        steps: of the optimiser, each over all examples.
-        learning_rate: about how far a step moves a log-odds.
+        price: price of a kept node, in units of the metric.
+        steps: steps of the optimiser, each over all examples.
+        learning_rate: approximate change of a log-odds per step.
         batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
-        seed: of the draws.
+        seed: random seed of the draws.
     """
 
     name = "subnetwork-probing"
@@ -63,12 +62,12 @@ class SubnetworkProbing(TrainingMethod):
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate)
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_together(problem.graph, self.name)
         super().check(problem)
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
-        """The lesser odds of each edge's two nodes, after training."""
+        """The smaller odds of each edge's two nodes, after training."""
         graph = problem.graph
         loss = MaskedLoss.of(problem, self.batch_size, last_stream_of_nodes)
         generator = torch.Generator().manual_seed(self.seed)

@@ -3,17 +3,17 @@
     minimise over θ    E_C [ L(C) ] + price · Σ p_e,    p_e = σ(θ_e) the chance that edge e is in C
     d E[L] / dp_e = E[L | e kept] − E[L | e cut] = E [ ∂L/∂α_e ]  over α_e uniform on (0, 1)
 
-so that slopes at partly kept edges are unbiased for what keeping a whole edge is worth. Every edge of every example is
-drawn uniform with chance w = p (1 − p), else it is kept (chance p − w/2) or cut (1 − p − w/2), all from one uniform u:
+so that slopes at partly kept edges are unbiased estimates of the value of a whole edge. Every edge of every example is drawn
+uniformly with chance w = p (1 − p), else it is kept (chance p − w/2) or cut (1 − p − w/2), all from one uniform u:
 
     α = min(1, max(0, ½ + (p − u) / w)),        dα/dθ taken as 1 where 0 < α < 1, as E[∂L/∂α · 1(0 < α < 1)] · 1 = w · dE[L]/dp
 
     score(w → r) = p / (1 − p) = exp θ        the odds that the edge is kept: above 1 it is more likely than not
 
-The price is what an edge has to be worth, in units of the metric, and plays the part of ACDC's threshold. With
-``learn_constants`` what cut edges carry is one constant a writer, which starts from the mean and descends together with
-θ; ``learn_optimal`` then finds those of the circuit that is chosen. Cost: a masked forward and backward pass a step
-(``engine/forward.py``), some ten to fourteen plain forward passes. Edges that are hardly ever drawn in between learn slowly.
+The price is the value that an edge must have, in units of the metric; it corresponds to ACDC's threshold. With
+``learn_constants``, cut edges carry one constant per writer, which starts from the mean and is trained together with θ;
+``learn_optimal`` then finds the constants of the selected circuit. Cost: a masked forward and backward pass per step
+(``engine/forward.py``), ten to fourteen plain forward passes. Edges that are rarely drawn in between learn slowly.
 """
 
 from dataclasses import dataclass
@@ -38,13 +38,13 @@ class Ugs(TrainingMethod):
     """Settings of uniform gradient sampling.
 
     Args:
-        price: of a kept edge, in units of the metric.
-        steps: of the optimiser, each over all examples.
-        learning_rate: about how far a step moves a log-odds.
-        learn_constants: cut edges carry constants that are learned together, whatever the behaviour's ablation.
-        constant_rate: about how far a step moves a constant, in units of its writer's size.
+        price: price of a kept edge, in units of the metric.
+        steps: steps of the optimiser, each over all examples.
+        learning_rate: approximate change of a log-odds per step.
+        learn_constants: cut edges carry constants that are trained together with the masks, whatever the problem's ablation.
+        constant_rate: approximate change of a constant per step, in units of its writer's size.
         batch_size: examples at once; None chooses by memory. The result is the same up to rounding.
-        seed: of the draws.
+        seed: random seed of the draws.
     """
 
     name = "ugs"
@@ -64,7 +64,7 @@ class Ugs(TrainingMethod):
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate, constant_rate=self.constant_rate)
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
-        """Odds after training."""
+        """The odds of each edge after training."""
         graph = problem.graph
         start = Start.of(problem) if self.learn_constants else None
         moves = None if start is None else start.moves()

@@ -1,9 +1,9 @@
-"""What makes a circuit doubtful, told by its record, and where a model stops computing numbers.
+"""Warnings about a doubtful circuit, derived from its record, and the place where a model first computes NaN or infinity.
 
-A search that runs to its end has a result, and the result may be that nothing was captured. Each warning says what was seen
-and the way out. They are of the prompts of the search; test prompts judge (``evaluate/evaluation.py``).
+A search that finishes has a result, but the circuit may capture nothing. Each warning gives the observation and a remedy.
+Warnings concern the search prompts; test prompts judge the circuit (``evaluate/evaluation.py``).
 
-Where a model stops computing numbers is looked for only once a search has met NaN or infinity.
+The place of NaN or infinity is searched for only after a search has met one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,9 +23,9 @@ from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, block
 from subcircuit.tasks import Task
 
-# of the faithfulness that a zoom may lose before it is said
+# loss of faithfulness in a zoom that causes a warning
 _LOSS = 0.1
-# nearer to each other than this, relative to their size, the two ends of faithfulness are the same number
+# relative distance below which the two ends of faithfulness count as equal
 _SAME = 1e-6
 
 
@@ -41,9 +41,9 @@ def faithfulness_of(circuit: float, model: float, empty: float) -> float | None:
 
 
 def warnings_of(circuit: Circuit) -> tuple[str, ...]:
-    """What a user has to know before believing in a circuit; nothing where there is nothing to fear.
+    """Reasons to doubt a circuit; empty if there are none.
 
-    Of circuits without a record, and of those of a search that still runs, nothing is said.
+    A circuit without a record, or of a search that is still running, has no warnings.
     """
     record = circuit.record
     if record is None or not record.results:
@@ -62,7 +62,7 @@ def warnings_of(circuit: Circuit) -> tuple[str, ...]:
 
 
 def _missed(record: Record) -> str | None:
-    """Of a refinement that stalled before its targets, or that cannot be so good at the size asked for."""
+    """Warning for a refinement that stalled before its targets, or that cannot reach them at the requested size."""
     if record.method.name != "refine" or record.results.get("target_reached") != 0.0:
         return None
     names = ("faithfulness", "kl", "edges")
@@ -74,7 +74,7 @@ def _missed(record: Record) -> str | None:
 
 
 def _one_of_several(results: Mapping[str, Any]) -> str | None:
-    """Of a refinement that dropped edges which stood in for those that it kept."""
+    """Warning for a refinement that dropped edges which could replace kept ones."""
     kept = results.get("one_of_several")
     return kept and (
         f"the circuit shows one of several ways: {kept}. Before the latter were dropped, each of the former could be cut without loss. "
@@ -83,7 +83,7 @@ def _one_of_several(results: Mapping[str, Any]) -> str | None:
 
 
 def _unjudged(record: Record) -> str | None:
-    """Of a search that was asked to leave no prompt out; one by an earlier version did not say."""
+    """Warning for a search on all prompts, without held-out ones; records of earlier versions do not contain this."""
     if record.task.split is None or record.task.split.test is not None:
         return None
     return (
@@ -155,13 +155,13 @@ def _values(results: Mapping[str, Any]) -> tuple[float, float, float] | None:
 
 
 def _shown(f: float) -> str:
-    """What is left of zero after rounding is zero."""
+    """Faithfulness as text, where a rounded zero has no sign."""
     return f"{round(f, 3) + 0.0:.3g}"
 
 
 @contextmanager
 def naming_the_place(model: Transformer, task: Task) -> Iterator[None]:
-    """A block whose ``NumericalError`` names the layer and the pair, if it is the model itself that fails on the prompts."""
+    """A block whose ``NumericalError`` names the layer and the pair, if the model itself fails on the prompts."""
     try:
         yield
     except NumericalError as error:
@@ -175,7 +175,7 @@ def naming_the_place(model: Transformer, task: Task) -> Iterator[None]:
 
 @torch.no_grad()
 def first_unsound(model: Transformer, task: Task) -> str | None:
-    """The first part of a model, and the first pair, where a prompt makes NaN or infinity; None where none does."""
+    """The first part of a model, and the first pair, for which a prompt produces NaN or infinity; None if there is none."""
     for which, tokens in (("clean", task.clean), ("corrupted", task.corrupted)):
         stream = embed(model.config, model.weights, tokens.ids)
         parts = [("the embedding", stream)]
@@ -195,7 +195,7 @@ def first_unsound(model: Transformer, task: Task) -> str | None:
 
 
 def _bad(values: Float[Tensor, "batch pos d_model"], tokens: Tokens) -> int | None:
-    """The first prompt with a number that is none."""
+    """The first prompt with a number that is not finite."""
     real: Bool[Tensor, "batch pos"] = torch.arange(values.shape[1], device=values.device) < tokens.lengths[:, None]
     bad = (real & ~values.isfinite().all(-1)).any(1).nonzero().flatten().tolist()
     return bad[0] if bad else None

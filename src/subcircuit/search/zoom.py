@@ -1,10 +1,10 @@
-"""A finished search continued inside one node.
+"""Zoom: a finished search continued inside one node.
 
-It is ACDC on a finer graph in which most edges are decided already (``Within``): edges that are parts of no kept coarse
-edge are cut untried, those that do not touch the node stay, and only the rest is tried, edge by edge, in ACDC's own
-order and with its threshold. As in ACDC, everything upstream of the visited reader is whole; what was decided before is
-put into force where its reader is visited. What the coarse search cut is never looked at again: of two parts of a node
-whose effects cancel, both are lost.
+A zoom is ACDC on a finer graph in which most edges are already decided (``Within``). Edges that are parts of no kept coarse
+edge are cut in advance, edges that do not touch the node stay, and only the others are tried, edge by edge, in ACDC's order and
+with its threshold. As in ACDC, everything upstream of the visited reader is intact; earlier decisions take effect when their
+reader is visited. Edges that the coarse search cut are never tried again: if the effects of two parts of a node cancel, both
+are lost.
 """
 
 from dataclasses import replace
@@ -35,21 +35,21 @@ def zoom(
     on_step: OnStep | None = None,
     journal: Journal = FORGETFUL,
 ) -> Result:
-    """Continue a finished search inside one node, the rest of its circuit staying as it is.
+    """The result of continuing a finished search inside one node; the rest of its circuit stays as it is.
 
     Args:
         circuit: of this model; its scores and record are dropped.
         component: an attention block, a head or an MLP of the circuit.
-        into: the level at which it is resolved now; or ``positions``: at which of the task's token roles its edges are needed, or
-            at which positions where the task declares none. All other edges stay, at every position.
-        problem: prompts, metric and ablation, those of the search that is continued.
-        config: of the continued search.
+        into: the node's new level; or ``positions``, to find the token roles (or the positions, if the task declares no roles) at
+            which its edges are needed. All other edges stay, at every position.
+        problem: prompts, metric and ablation of the search that is continued.
+        config: settings of the continued search.
         on_step: called after every batch of trials.
-        journal: remembers the losses of every batch of trials.
+        journal: stores the losses of every batch of trials.
 
     Raises:
         GraphError: the component is not in the circuit, cannot have this level, or has it already.
-        PromptMismatchError: positions of prompts of unequal lengths.
+        PromptMismatchError: positions were requested for prompts of unequal lengths.
         NumericalError: a loss is NaN or infinite; names the edge.
     """
     check_same_vocabulary(circuit, problem.task)
@@ -70,7 +70,7 @@ def zoom(
 
 
 def zoomed(parameters: dict[str, Any], component: str, into: str) -> dict[str, Any]:
-    """A search's recorded parameters with a zoom added to those before it."""
+    """A search's recorded parameters, with a zoom added after earlier ones."""
     return {**parameters, "zooms": [*parameters.get("zooms", []), f"{component}={into}"]}
 
 
@@ -106,5 +106,5 @@ def _checked(circuit: Circuit, component: str, into: str) -> Attention | Head | 
 
 
 def _touches(graph: Graph, edge: Edge, component: Attention | Head | MLP) -> bool:
-    """Whether an edge ends at a component; a head of a block that is one node is not there by itself."""
+    """Whether an edge ends at a component; a head of an unresolved block is no node."""
     return is_inside(edge.writer, component) or is_inside(edge.reader, component)

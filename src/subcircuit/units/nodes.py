@@ -38,26 +38,26 @@ class Node(ABC):
     position: str | None = field(default=None, kw_only=True)
 
     noun: ClassVar[str] = "node"
-    """What explanations call it."""
+    """The word for the node in explanations."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Its name without its position; no other node of its graph has it."""
+        """The node's name without its position, unique within its graph."""
 
     @property
     @abstractmethod
     def kind(self) -> Kind:
-        """The part of the model that it belongs to; for a head's query, key or value input which of them."""
+        """The part of the model that the node belongs to; for a head's query, key or value input, which of the three."""
 
     @property
     def column(self) -> int | None:
-        """The number of the attention head that it is, or is an input of; None for all other nodes."""
+        """The index of the attention head that the node is, or is an input of; None for all other nodes."""
         return None
 
     @property
     def neurons(self) -> slice | None:
-        """The neurons of its layer's MLP that it consists of, all of them with the MLP's biases; None for all other nodes."""
+        """The neurons of its layer's MLP that the node contains (a whole MLP includes the biases); None for all other nodes."""
         return None
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class Embed(Node):
 
     @property
     def name(self) -> str:
-        """``embed``, or that of a part."""
+        """``embed``, or the name of a part."""
         return "embed" if self.part is None else f"{self.part}_embed"
 
     @property
@@ -110,7 +110,7 @@ class Head(Node):
 
     @property
     def column(self) -> int:
-        """Its number."""
+        """The head's index."""
         return self.head
 
 
@@ -153,7 +153,7 @@ class MLP(Node):
 
     @property
     def neurons(self) -> slice:
-        """All, with the biases."""
+        """All neurons; the node includes the biases."""
         return slice(None)
 
 
@@ -178,7 +178,7 @@ class Neuron(Node):
 
     @property
     def neurons(self) -> slice:
-        """Itself."""
+        """The neuron itself."""
         return slice(self.neuron, self.neuron + 1)
 
 
@@ -234,12 +234,12 @@ class HeadInput(Node):
 
     @property
     def kind(self) -> Kind:
-        """Its part, or attention."""
+        """Its part if it has one, otherwise attention."""
         return self.part or "attention"
 
     @property
     def column(self) -> int:
-        """The head's number; that of a key/value head where heads share this input."""
+        """The head's index; the key/value head's index if heads share this input."""
         return self.head
 
 
@@ -263,12 +263,12 @@ class Logits(Node):
 
 
 def at(node: NodeT, position: str | None) -> NodeT:
-    """A node at a position, or (None) at all of them."""
+    """The node at a position; None gives the node at all positions."""
     return replace(node, position=position)
 
 
 def bare(node: NodeT) -> NodeT:
-    """A node at all positions."""
+    """The node at all positions."""
     return node if node.position is None else replace(node, position=None)
 
 
@@ -295,7 +295,7 @@ _EMBEDS: dict[str, Embed] = {str(e): e for e in (Embed(), Embed("token"), Embed(
 
 
 def is_position(name: str) -> bool:
-    """Whether a position can have this name: a position's number, or a name that begins with a letter."""
+    """Whether a text can name a position: an index, or a name that begins with a letter."""
     return _POSITION.fullmatch(name) is not None
 
 
@@ -338,7 +338,7 @@ def parse_reader(name: str) -> Reader:
 
 
 def parted(name: str) -> tuple[str, str | None]:
-    """A node's name without its position, and the position; what cannot be one stays where it is."""
+    """A node's name without its position, and the position; an invalid position stays in the name."""
     whole, sign, position = name.partition("@")
     return (whole, position) if sign and is_position(position) else (name, None)
 

@@ -1,9 +1,8 @@
-"""The positions where something can change and can matter: (example, position) pairs, flattened to rows.
+"""The positions where something can change and matter: (example, position) pairs, flattened to rows.
 
-Causal models look backwards only. Before the first position in which the clean and the ablated run differ nothing ever
-changes; after the last answer nothing matters. Where attention looks both ways, everything may change and matter. And a
-node that reaches the metric only through inputs read at the
-answers' own positions (queries, MLPs, the logits) matters at those positions alone.
+In causal models, nothing changes before the first position in which the clean and the ablated run differ, and nothing
+matters after the last answer. If attention is bidirectional, everything may change and matter. A node that reaches the
+metric only through inputs read at the answers' own positions (queries, MLPs, the logits) matters only at those positions.
 """
 
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ class RowSet:
 
     @staticmethod
     def of(positions: Sequence[Sequence[int]], n_pos: int, device: torch.device) -> "RowSet":
-        """From each example's sorted positions (at least one each)."""
+        """The rows of each example's sorted positions (at least one each)."""
         width = max(len(p) for p in positions)
         flat, pos, grid, slot = [], [], [], []
         for example, chosen in enumerate(positions):
@@ -62,11 +61,11 @@ class RowSet:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Where a batch of prompts can change and where its metric looks.
+    """The rows of a batch of prompts that can change, and the rows at which its metric reads logits.
 
     Args:
-        n_pos: positions that are computed at all: up to the last answer, or all.
-        changed: from each example's first difference to its last answer, or all.
+        n_pos: number of positions that are computed: up to the last answer, or all.
+        changed: rows from each example's first difference to its last answer, or all.
         answers: the positions at which the metric reads logits; a subset of ``changed``.
         answer_of_changed: index of each row of ``answers`` among the rows of ``changed``.
         answer_row: the row of ``answers`` of each of the task's answers.
@@ -86,10 +85,10 @@ class Rows:
         device: torch.device,
         both_ways: int | None = None,
     ) -> "Rows":
-        """From each example's first differing position and the answers' positions; every example has an answer.
+        """The rows from each example's first differing position and the answers' positions; every example has an answer.
 
         Args:
-            both_ways: the prompts' length where attention looks both ways; None for causal models.
+            both_ways: the prompts' length if attention is bidirectional; None for causal models.
         """
         n_pos = max(answer_pos) + 1 if both_ways is None else both_ways
         looks = [sorted({p for e, p in zip(answer_example, answer_pos, strict=True) if e == b}) for b in range(len(first_change))]
@@ -115,7 +114,7 @@ class Rows:
     def take(self, x: Tensor, have: Reach, want: Reach) -> Tensor:
         """Values with rows in the second-last axis, at the rows of another reach.
 
-        Only "changed" can be narrowed to "answers": nothing that matters at all changed rows feeds on less.
+        Only "changed" can be narrowed to "answers", because a node that matters at all changed rows needs its inputs at all of them.
         """
         assert have == want or have == "changed", (have, want)
         return x if have == want else x.index_select(-2, self.answer_of_changed)

@@ -1,17 +1,15 @@
-"""A unit: what is computed at once, one layer's attention or MLP at one level of abstraction, or the logits.
+"""A unit: one layer's attention or MLP at one level of abstraction, or the logits. All its nodes are computed together.
 
-A level says only how a unit splits its reads and its writes. So a unit lists its readers and writers and says what its
-writers write for one input per reader; a graph is a sequence of units, and nothing else asks which kind of node it has.
+A level determines only how a unit splits its reads and its writes. A unit therefore lists its readers and writers, and
+computes its writers' values from one input per reader. A graph is a sequence of units; no other code depends on the kind of node.
 
-Readers and writers are counted within their unit, from 0. A unit reads what was written at a smaller clock: of a parallel
-block (GPT-NeoX) attention and MLP have the same clock, so that neither reads the other.
+Readers and writers are indexed within their unit, from 0. A unit reads the values that were written at a smaller clock. In a
+parallel block (GPT-NeoX) attention and MLP have the same clock, so neither reads the other.
 
-A unit in a partly pruned circuit, as it stands, and what it writes on other inputs: its part of the exact engine.
+``UnitState`` is a unit's part of the exact engine: its state in a partly pruned circuit, and its writes for other inputs.
+Values are at the rows where a node matters (``rows.py``). Trials that change a unit's inputs run together.
 
-Readers and writers are counted within their unit. Values are at the rows where a node matters (``rows.py``); trials that
-change a unit's inputs run together.
-
-The residual stream as units find it one after the other.
+``Stream`` is the residual stream at one unit after the other.
 """
 
 from abc import ABC, abstractmethod
@@ -42,8 +40,8 @@ class CleanUnit:
     """A unit in the clean run.
 
     Args:
-        stream: what its readers find, at all rows that can change.
-        memory: what it keeps of the run besides, see ``UnitRun``.
+        stream: the residual stream at its readers, at all rows that can change.
+        memory: other tensors of the clean run that the unit needs, see ``UnitRun``.
     """
 
     model: Transformer
@@ -53,36 +51,36 @@ class CleanUnit:
 
 
 class UnitState(ABC):
-    """A unit's live nodes as they stand. Frozen: what changes them makes a new state."""
+    """The state of a unit's live nodes. States are frozen: a change returns a new state."""
 
     @abstractmethod
     def recompute(self, inputs: Inputs, since: Since | None = None) -> Writes:
-        """What writers write where some readers find other inputs; of those alone that change.
+        """New values of the writers that change when some readers receive other inputs.
 
         Args:
-            inputs: of each changed reader in every trial; with ``since``, one for all trials.
-            since: the first of the trials in which each reader finds its new input; the last trial is the first of some reader.
+            inputs: per changed reader, its input in every trial; with ``since``, one input for all trials.
+            since: the first trial in which each reader receives its new input; the last trial is the first of some reader.
         """
 
     @abstractmethod
     def refresh(self, inputs: Inputs) -> "tuple[UnitState, Writes]":
-        """The state in which these inputs, [row d_model] each, are the standing ones, and what then changes."""
+        """The state after adopting these inputs, [row d_model] each, and the values that change."""
 
 
 def in_trials(standing: Inputs, inputs: Inputs, reader: int, since: Since | None) -> Float[Tensor, "trial row d_model"]:
-    """What a reader finds in every trial, or with a single row for all of them."""
+    """A reader's input in every trial; a single row stands for all trials."""
     if reader not in inputs or since is None:
         return inputs.get(reader, standing[reader][None])
     return torch.where(begun(since, reader, standing[reader].device)[:, None, None], inputs[reader], standing[reader])
 
 
 def begun(since: Since, reader: int, device: torch.device) -> Bool[Tensor, " trial"]:
-    """In which trials a reader finds its new input."""
+    """The trials in which a reader has its new input."""
     return torch.arange(1 + max(since.values()), device=device) >= since[reader]
 
 
 def as_they_stand(written: Writes) -> Writes:
-    """Writes of a single trial without its axis."""
+    """Values of a single trial, without the trial axis."""
     return {writer: values[0] for writer, values in written.items()}
 
 
@@ -95,8 +93,8 @@ class UnitRun:
     """A unit in a plain run.
 
     Args:
-        writes: what each of its writers writes, without the bias that belongs to none of them.
-        memory: what the exact engine needs of the run to update the unit: keys and values.
+        writes: value of each of its writers, without the bias that belongs to no writer.
+        memory: tensors that the exact engine needs to update the unit: keys and values.
     """
 
     writes: Float[Tensor, "writer batch pos d_model"]
@@ -105,12 +103,12 @@ class UnitRun:
 
 @dataclass(frozen=True)
 class Unit(ABC):
-    """What is computed at once. Topology only depends on its fields: equal units have equal nodes.
+    """Nodes that are computed together. The topology depends only on the fields: equal units have equal nodes.
 
     Args:
-        layer: its number.
-        clock: when it reads. What it writes is there for all units of a greater clock.
-        coupled: its writers share a norm (sandwich norms), so each of them acts wherever one of them acts.
+        layer: the layer's index.
+        clock: the time at which the unit reads. Its writes are available to all units with a larger clock.
+        coupled: its writers share a norm (sandwich norms), so wherever one of them acts, all do.
     """
 
     layer: int
@@ -123,21 +121,21 @@ class Unit(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """``a5``, ``m5``: the same at every level."""
+        """The unit's name, ``a5`` or ``m5``, which is the same at every level."""
 
     @property
     @abstractmethod
     def level(self) -> str:
-        """The level at which it is resolved, as scopes call it."""
+        """The unit's level, in the words of scopes."""
 
     @property
     def apart(self) -> "Unit":
-        """As fine as explanations have it: heads whose queries, keys and values have inputs of their own."""
+        """The unit at the level that explanations use: heads with separate query, key and value inputs."""
         return self
 
     @property
     def drawn(self) -> "Unit":
-        """As coarse as pictures have it: what is one box is one node."""
+        """The unit at the level that pictures use: one node per box."""
         return self
 
     @property
@@ -157,29 +155,29 @@ class Unit(ABC):
 
     @cached_property
     def feeds(self) -> tuple[tuple[int, ...], ...]:
-        """For each reader the writers that it is an input of; those that it reaches through a shared norm alone are left out."""
+        """Per reader, the writers that it is an input of, without those that it reaches only through a shared norm."""
         raise NotImplementedError
 
     @cached_property
     def inputs(self) -> Mapping[HeadPart, tuple[int, ...]]:
-        """The readers from which attention heads take their queries, keys and values, head by head; none where there are no heads."""
+        """Per part, the readers from which each head takes its queries, keys or values; empty where there are no heads."""
         return {}
 
     @cached_property
     def spreads(self) -> tuple[bool, ...]:
-        """For each reader whether what it reads at a position changes what is written at others, as keys and values do."""
+        """Per reader, whether its input at a position changes writes at other positions, as keys and values do."""
         return (False,) * len(self.readers)
 
     def readers_within(self, coarser: "Unit") -> Parts:
-        """The readers of the same attention or MLP at a coarser level that each reader is part of."""
+        """Per reader, the readers that it is part of in the same attention or MLP at a coarser level."""
         return same_or_whole(self.readers, coarser.readers, coarser.name)
 
     def writers_within(self, coarser: "Unit") -> Parts:
-        """The writer of the same attention or MLP at a coarser level that each writer is part of."""
+        """Per writer, the writer that it is part of in the same attention or MLP at a coarser level."""
         return same_or_whole(self.writers, coarser.writers, coarser.name)
 
     def reader_reach(self, reader: int, reach: Reaches) -> Reach:
-        """Where a reader matters: wherever one of the live writers does that it is an input of.
+        """The rows at which a reader matters: wherever any live writer that it is an input of matters.
 
         Args:
             reach: where each live writer of the unit matters.
@@ -192,27 +190,27 @@ class Unit(ABC):
 
     @abstractmethod
     def writes(self, model: Transformer, inputs: Float[Tensor, "reader *rows d_model"]) -> Float[Tensor, "writer *rows d_model"]:
-        """What its writers write, given an input for each reader, not yet normalised.
+        """The values of its writers, given an input for each reader, not yet normalised.
 
-        Rows are all positions of prompts; of units that work position by position they may be any.
+        Rows are all positions of the prompts; for units that work position by position any rows will do.
         """
 
     def bias(self, model: Transformer) -> Float[Tensor, " d_model"] | None:
-        """What joins the stream with its writes and belongs to none of them; it is never ablated."""
+        """The bias that is added to the stream with its writes and belongs to no writer; it is never ablated."""
         return None
 
     def run(self, model: Transformer, stream: Float[Tensor, "batch pos d_model"]) -> UnitRun:
-        """Its part of a plain run, in which all of its readers find one stream."""
+        """The unit's part of a plain run, in which all its readers have the same stream as input."""
         return UnitRun(self.writes(model, stream.expand(len(self.readers), *stream.shape)))
 
     def adds(self, model: Transformer, stream: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """What it adds to the stream in a plain run, its bias included."""
+        """The unit's contribution to the stream in a plain run, its bias included."""
         written, bias = self.run(model, stream).writes.sum(0), self.bias(model)
         return written if bias is None else written + bias
 
     @property
     def pieces(self) -> "tuple[Unit, ...]":
-        """Units of some of its nodes each, in order, that can run one after the other where memory counts."""
+        """Units that each hold some of the nodes, in order; running them one after the other saves memory."""
         return (self,)
 
     def gradients(
@@ -225,11 +223,11 @@ class Unit(ABC):
         """Gradients with respect to the input of each reader in a plain run, in float32 at least.
 
         Args:
-            stream: what all readers find.
-            after: gradient with respect to what each writer writes.
+            stream: the input of all readers.
+            after: gradient with respect to the value of each writer.
 
         Raises:
-            GraphError: rules other than plain gradients, which a unit has to know.
+            GraphError: ``rules`` are other than plain gradients, and the unit does not implement them.
         """
         if rules.nonlinear is not GRADIENTS.nonlinear or rules.frozen_norms:
             raise GraphError(f"{self.name} has plain gradients alone: choose another method, for example eap")
@@ -239,21 +237,21 @@ class Unit(ABC):
     # ---- the exact engine ------------------------------------------------------------------------------------------------
 
     def open(self, clean: CleanUnit, reach: Reaches, inputs: Inputs) -> tuple[UnitState, Writes]:
-        """Its state in the clean run, and what its live writers write.
+        """The unit's state in the clean run, and the values of its live writers.
 
         Args:
             reach: where each live writer matters.
-            inputs: of each live reader.
+            inputs: input of each live reader.
         """
         return PointwiseState(self, clean, reach, inputs).refresh(inputs)
 
     def adds_at(
         self, clean: CleanUnit, stream: Float[Tensor, "trial row d_model"], have: Reach, want: Reach
     ) -> Float[Tensor, "trial wanted d_model"]:
-        """What it adds to the stream at the rows of ``want`` when the stream that all its readers find changes.
+        """The unit's contribution to the stream at the rows of ``want``, when the stream at all its readers changes.
 
         Args:
-            stream: in every trial, at the rows of ``have``.
+            stream: the changed stream of every trial, at the rows of ``have``.
         """
         return self.adds(clean.model, clean.rows.take(stream, have, want))
 
@@ -263,7 +261,7 @@ class PointwiseState(UnitState):
     """A unit that works position by position.
 
     Args:
-        inputs: of live readers, as they stand.
+        inputs: current input of each live reader.
     """
 
     unit: Unit
@@ -272,7 +270,7 @@ class PointwiseState(UnitState):
     inputs: Inputs
 
     def recompute(self, inputs: Inputs, since: Since | None = None) -> Writes:
-        """All affected writers of one reach at once."""
+        """New values of the affected writers; those with the same reach are computed together."""
         unit, outs = self.unit, dict[int, Tensor]()
         affected = {w for reader in inputs for w in unit.feeds[reader]}
         live = [w for w in self.reach if unit.coupled or w in affected]
@@ -285,21 +283,21 @@ class PointwiseState(UnitState):
         return outs
 
     def _read(self, reader: int, at: Reach, inputs: Inputs, since: Since | None) -> Float[Tensor, "trial row d_model"]:
-        """What a reader finds at the rows of a reach; zeros where it matters less widely, as then nobody there depends on it."""
+        """A reader's input at the rows of a reach; zeros at rows where it does not matter, because no node there depends on it."""
         have = self.unit.reader_reach(reader, self.reach)
         if reader not in self.inputs or (have, at) == ("answers", "changed"):
             return self.clean.rows.take(self.clean.stream, "changed", at).new_zeros(1, 1, 1)
         return self.clean.rows.take(in_trials(self.inputs, inputs, reader, since), have, at)
 
     def refresh(self, inputs: Inputs) -> tuple[UnitState, Writes]:
-        """Keep the inputs."""
+        """The state with the new inputs, and the values that change."""
         written = self.recompute({reader: x[None] for reader, x in inputs.items()})
         return replace(self, inputs={**self.inputs, **inputs}), as_they_stand(written)
 
 
 @dataclass(frozen=True)
 class LogitsUnit(Unit):
-    """The final norm and the unembedding: they read and write nothing."""
+    """The final norm and the unembedding: one reader and no writers."""
 
     kind = "logits"
 
@@ -310,7 +308,7 @@ class LogitsUnit(Unit):
 
     @property
     def level(self) -> str:
-        """They are one node."""
+        """The level of the single node."""
         return "block"
 
     @cached_property
@@ -320,31 +318,31 @@ class LogitsUnit(Unit):
 
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
-        """None."""
+        """No writers."""
         return ()
 
     @cached_property
     def feeds(self) -> tuple[tuple[int, ...], ...]:
-        """Nothing."""
+        """The logits reader feeds no writer."""
         return ((),)
 
     def writes(self, model: Transformer, inputs: Float[Tensor, "reader *rows d_model"]) -> Float[Tensor, "writer *rows d_model"]:
-        """Nothing."""
+        """No values, because there are no writers."""
         return inputs[:0]
 
 
 def same_or_whole(nodes: Sequence[Reader | Writer], coarser: Sequence[Reader | Writer], whole: str) -> Parts:
-    """For each node the one of the same name among coarser nodes, or the only one of them where it is the whole unit."""
+    """Per node, the coarser node of the same name; otherwise the coarser node if it is the whole unit."""
     index = {node: i for i, node in enumerate(coarser)}
     otherwise = (0,) if [str(node) for node in coarser[:2]] == [whole] else ()
     return tuple((index[node],) if node in index else otherwise for node in nodes)
 
 
 class Stream:
-    """A sum that units read and add to, in the order of computation or against it; units of one clock find the same.
+    """A sum that units read and add to, in the order of computation or in reverse; units of one clock read the same sum.
 
     Args:
-        total: before the first unit.
+        total: the sum before the first unit.
     """
 
     def __init__(self, total: Tensor) -> None:
@@ -352,7 +350,7 @@ class Stream:
         self._clock: int | None = None
 
     def read_by(self, unit: Unit) -> Tensor:
-        """What a unit finds."""
+        """The sum that a unit reads."""
         if unit.clock != self._clock:
             self._found, self._clock = self.total, unit.clock
         return self._found
