@@ -42,7 +42,7 @@ _LEAST_GAIN = 1e-7
 _PATIENCE = 200
 # a larger nomination must gain at least this share of the best nomination's gain per edge
 _NEAR_BEST = 0.5
-# a chain measured after a step must gain at least this share of the step's gain
+# a chain measured after a step must gain at least this share of the step's gain per edge
 _WORTH = 0.25
 # number of consecutive chains without gain after which the rest of a nomination is not tried one by one
 _FAILURES = 10
@@ -234,7 +234,7 @@ class Growth:
         return grown(self._base, kept)
 
     def _helpful(self, point: Point, found: Sequence[GrowthStep], room: int) -> Bool[Tensor, "writer reader"]:
-        """The circuit with the helpful nominations: a large step of the best edges, otherwise the chains that are measured to help.
+        """The circuit with the best step; if that step is small, also with the chains that are measured to help.
 
         The first edges are the best; a larger step saves gradients as long as its edges are worth nearly as much. If few of many
         help, gradients cannot identify them, and the chains are tried one by one until several in a row have not helped.

@@ -1,27 +1,28 @@
-"""Refinement: from any circuit to a small one that is faithful on prompts it has not seen.
+"""Refinement: from any circuit to a small one that is faithful on unseen prompts.
 
-A circuit found by cutting edge after edge has lost what thousands of harmless-looking cuts add up to. Refinement takes
-it as a seed and alternates, on the loss J (``objective.py``):
+A circuit found by cutting edge after edge has lost the sum of thousands of small effects. Refinement takes it as a seed and
+alternates, on the loss J (``objective.py``):
 
-    grow     restore the cut edges that lower J, nominated by its gradients and measured (``growth.py``)
-    prune    measure every edge of the circuit by cutting it alone, and drop those that cost least, cheapest first,
-             measured again after each drop
+        grow     restore the cut edges that lower J; gradients nominate them and measurements decide (``growth.py``)
+        prune    measure every edge of the circuit by cutting it alone, and drop the edges that cost least, cheapest first,
+                 with a new measurement after each drop
 
-Gradients nominate what to restore and never what to cut. Growth ends when the targets hold, when nothing that is nominated helps,
-or when four rounds have not helped the *validation* prompts: what they gain is fitted to those of the search.
+Gradients nominate edges to restore and never edges to cut. Growth ends when the targets hold, when no nomination helps, or when
+four rounds have not helped the *validation* prompts: further gains are then fitted to the search prompts.
 
-A change of J is a mean over few prompts. It is trusted as far as its standard error allows: an edge goes where its cut costs
-less than the price on other prompts like these, too, as far as one standard error tells. Without that, pruning fits its prompts:
-on 16 of them more than half of the edges of a circuit seemed to cost nothing, and without these it did worse on others. A prune
-round is taken back when it raises J on validation prompts by more than the price of the edges that it drops, or loses the targets.
+A change of J is a mean over few prompts, so pruning adds one standard error: an edge is dropped if its cut costs less than the
+price even then. Without that margin, pruning overfits: on 16 prompts more than half of the edges of a circuit seemed to cost
+nothing, and the circuit without them did worse on other prompts. A prune round is reverted if it raises J on validation prompts
+by more than the price of the dropped edges, or if the targets no longer hold.
 
 Cost: a round of growth is a masked forward and backward pass (``engine/forward.py``, some ten plain forward passes of the same
 prompts) over some of the search prompts and len(ALPHAS) over fewer; a trial of growth or pruning runs the circuit's nodes downstream of
-one edge, and one that opens nodes runs the whole circuit.
-Limits: relative to the metric, the ablation and the prompts; greedy, so one circuit among several as good. Of parts that can stand in
-for each other, the arms of an OR, it keeps one. The circuit cannot tell: its every edge is needed, as the other arm is gone. Pruning
-can: edges that cost nothing until others were dropped, and much from then on, are told of in a warning, with those that were dropped.
-Of what the seed had lost before, nothing is told; ``direction="both"`` of ``acdc`` keeps both arms.
+one edge, and a trial that opens nodes runs the whole circuit.
+Limits: the result is relative to the metric, the ablation and the prompts; the method is greedy, so the circuit is one of several
+equally good ones. Of redundant parts, such as the arms of an OR, it keeps one. The circuit itself does not show this: each of its
+edges is needed, because the other arm is gone. Pruning does: a warning names edges that cost nothing until others were dropped
+and much afterwards, with the dropped ones. Parts that the seed had already lost are not reported; ``direction="both"`` of
+``acdc`` keeps both arms.
 """
 
 from dataclasses import dataclass, replace
@@ -49,15 +50,15 @@ from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnProgress, Refining, Result, timed
 
 DEFAULT_FAITHFULNESS = 0.95
-# of the circuit's edges, the most that a round of pruning drops
+# largest share of the circuit's edges that a round of pruning drops
 _AT_ONCE = 0.1
-# what cutting an edge adds to the loss that is needed
+# an edge whose cut adds at least this much to the loss is needed
 _NEEDED = 0.05
-# edges that are named
+# number of edges that a warning names
 _NAMED = 4
-# rounds of growth by which a cost is told: fewer are seldom enough
+# rounds of growth that a cost estimate assumes: fewer are seldom enough
 _LEAST_ROUNDS = 4
-# rounds of growth that do not help the prompts that judge, after which growth ends
+# number of growth rounds without gain on the validation prompts after which growth ends
 _STALLED = 4
 
 
@@ -66,17 +67,17 @@ class Refine(Method):
     """Settings of a refinement.
 
     Args:
-        faithfulness: target: f lies this near to 1, |1 − f| ≤ 1 − faithfulness; 0.95 where no target is set.
+        faithfulness: target: |1 − f| ≤ 1 − faithfulness; 0.95 if no target is set.
         kl: target: KL(model ‖ circuit) in nats, at most; None sets none.
-        edges: target: at most so many edges; None sets none.
-        seed_threshold: where no circuit is given: τ of the ACDC search that makes the seed, as a share of what cutting
-            every edge changes in the metric.
-        loss: which terms of J count: both, faithfulness, kl.
-        grow: edges nominated in a round of growth.
-        price: an edge goes when its cut raises J by less, and edges join that lower J by more, each.
-        rounds: of growth, at most.
-        circuit_examples: search prompts on which gradients at the circuit are taken, at most.
-        path_examples: search prompts on which gradients along the path are taken, at most.
+        edges: target: maximum number of edges; None sets none.
+        seed_threshold: τ of the ACDC search that makes the seed if no circuit is given, as a share of the metric's change when
+            every edge is cut.
+        loss: terms of J: both, faithfulness, kl.
+        grow: number of edges nominated in a round of growth.
+        price: an edge is dropped if its cut raises J by less; edges are restored if each lowers J by more.
+        rounds: maximum number of growth rounds.
+        circuit_examples: maximum number of search prompts for gradients at the circuit.
+        path_examples: maximum number of search prompts for gradients along the path.
         batch_size: search prompts whose gradients are taken at once; None chooses by memory.
     """
 
@@ -116,7 +117,7 @@ class Refine(Method):
             object.__setattr__(self, "faithfulness", DEFAULT_FAITHFULNESS)
 
     def check(self, problem: Problem) -> None:
-        """Refuse what ``search`` refuses."""
+        """Raise the errors that ``search`` would raise for this problem."""
         check_differentiable(problem)
 
     @entry
@@ -146,7 +147,7 @@ class Refine(Method):
 
     @torch.no_grad()
     def cost(self, problem: Problem, patience: float = 60.0) -> SearchCost:
-        """The search for the seed, and rounds of growth by half its edges; pruning costs little beside them."""
+        """The cost of the search for the seed, plus rounds of growth by half its edges; pruning costs little in comparison."""
         seed = coarse(problem, self).cost(problem, patience)
         rounds = min(self.rounds, max(_LEAST_ROUNDS, round((seed.kept or 0) / 2 / self.grow)))
         few = replace(problem, task=problem.task[:EXAMPLES], validation=None)
@@ -157,16 +158,16 @@ class Refine(Method):
         return replace(seed, seconds=seed.seconds + rounds * passes * gradient, kept=None)
 
     def memory(self, problem: Problem) -> Footprint:
-        """What is kept of the runs as it refines is less than what the search for the seed keeps, whatever its threshold."""
+        """Memory of the search for the seed; refinement itself keeps less, whatever the threshold."""
         seed, gradients = Acdc().memory(problem), of_gradients(problem, self.batch_size)
         return replace(seed, work=max(seed.work, gradients.runs + gradients.work))
 
     def growth(self, panel: Panel, journal: Journal = FORGETFUL) -> Growth:
-        """What restores edges, on the prompts of a panel."""
+        """The growth step on the prompts of a panel."""
         return Growth(panel, self.price, self.circuit_examples, self.path_examples, self.batch_size, journal)
 
     def reached(self, standing: Standing) -> bool:
-        """Whether a circuit is good enough, whatever its size; False where only a size is asked for."""
+        """Whether a circuit reaches the targets other than the size; False if only a size is a target."""
         asked = self.faithfulness is not None or self.kl is not None
         near = self.faithfulness is None or abs(1 - standing.faithfulness) <= 1 - self.faithfulness
         return asked and near and (self.kl is None or standing.kl <= self.kl)
@@ -199,13 +200,13 @@ def _refined(problem: Problem, config: Refine, progress: OnProgress | None, jour
 
 
 def coarse(problem: Problem, config: Refine) -> Acdc:
-    """The search for a seed: its threshold is a share of what cutting every edge changes."""
+    """The ACDC search for a seed; its threshold is a share of the metric's change when every edge is cut."""
     model_value, empty = Panel.of(problem, config.loss).ends
     return Acdc(threshold=config.seed_threshold * abs(model_value - empty))
 
 
 class Cost(NamedTuple):
-    """What cutting an edge alone adds to the loss: the mean over prompts, and what it will hardly exceed on others."""
+    """Loss added by cutting an edge alone: the mean over prompts, and a bound that similar prompts rarely exceed."""
 
     mean: float
     at_most: float
@@ -235,15 +236,15 @@ class Refinement:
         self.points, self._measured_costs = list[Point](), dict[str, list[Cost]]()
         self.move("seed", seed.prune().kept)
 
-    # ---- where it stands --------------------------------------------------------------------------------------------
+    # ---- state ------------------------------------------------------------------------------------------------------
 
     @property
     def point(self) -> Point:
-        """The circuit as it is."""
+        """The current circuit."""
         return self.points[-1]
 
     def move(self, action: Action, kept: Bool[Tensor, "writer reader"]) -> None:
-        """Go on to another circuit."""
+        """Replace the current circuit."""
         point = self._measured(action, kept)
         self.points.append(point)
         if self.on_step is not None:
@@ -256,17 +257,17 @@ class Refinement:
         return Point(action, kept, self.search.standing(kept), validation)
 
     def reached(self, point: Point) -> bool:
-        """Whether targets other than the size hold, on the prompts of the search and on those that judge."""
+        """Whether the targets other than the size hold, on the search prompts and on the validation prompts."""
         return all(self.config.reached(standing) for standing in (point.search, point.judged))
 
     def satisfies(self, point: Point) -> bool:
-        """Whether all targets hold, the size among them."""
+        """Whether all targets hold, the size included."""
         config = self.config
         good = self.reached(point) or (config.faithfulness is None and config.kl is None)
         return good and (config.edges is None or point.n_edges <= config.edges)
 
     def run(self) -> Point:
-        """Grow and prune until the targets hold and nothing more can go; returns the best circuit that fits them."""
+        """Grow and prune until the targets hold and no further edge can go; return the best circuit that satisfies them."""
         for _ in range(self.config.rounds):
             if self.reached(self.point) or self.stalled() or not self.grow():
                 break
@@ -275,12 +276,12 @@ class Refinement:
         return self.best()
 
     def stalled(self) -> bool:
-        """Whether growth no longer helps the prompts that judge: what it still gains is fitted to those of the search."""
+        """Whether growth no longer helps the validation prompts: further gains are fitted to the search prompts."""
         losses = [point.judged.loss for point in self.points]
         return len(losses) > _STALLED and min(losses[-_STALLED:]) >= min(losses[:-_STALLED])
 
     def best(self) -> Point:
-        """The smallest circuit that reaches the targets, otherwise the one that does best at the size asked for."""
+        """The smallest circuit that reaches the targets, otherwise the best circuit of the requested size."""
         most = self.config.edges or self.graph.n_edges
         fitting = [point for point in self.points if point.n_edges <= most] or self.points[:1]
         reaching = [point for point in fitting if self.reached(point)]
@@ -291,7 +292,7 @@ class Refinement:
     # ---- grow -------------------------------------------------------------------------------------------------------
 
     def grow(self) -> bool:
-        """A round of growth; False if nothing that is nominated lowers the loss."""
+        """Run a round of growth; return False if no nomination lowers the loss."""
         left = (self.config.edges or self.graph.n_edges) - self.point.n_edges
         room = min(self.config.grow, left)
         if room < 1:
@@ -305,13 +306,13 @@ class Refinement:
     # ---- prune ------------------------------------------------------------------------------------------------------
 
     def prune_on(self) -> None:
-        """Prune round after round, for a higher price as long as the targets hold, until nothing more goes."""
+        """Prune round after round, at a rising price while the targets hold, until no further edge is dropped."""
         price = self.config.price
         while self.prune(price):
             price *= 1 if not self.reached(self.point) else 2
 
     def shrink(self) -> None:
-        """Prune for a rising price, whatever that does, down to the number of edges asked for."""
+        """Prune at a rising price, even if the targets fail, down to the requested number of edges."""
         price = self.growth.price
         while self.config.edges is not None and (over := self.point.n_edges - self.config.edges) > 0:
             kept = self.without_cheapest(price, over)
@@ -321,7 +322,7 @@ class Refinement:
                 self.move("prune", kept)
 
     def prune(self, price: float) -> bool:
-        """A round of pruning; False if nothing goes, or if it is taken back."""
+        """Run a round of pruning; return False if no edge is dropped, or if the round is reverted."""
         before = self.point
         kept = self.without_cheapest(price)
         if torch.equal(kept, before.kept):
@@ -334,7 +335,7 @@ class Refinement:
         return True
 
     def costs(self, kept: Bool[Tensor, "writer reader"]) -> list[Cost]:
-        """What cutting each edge of a circuit alone adds to the loss; measured once."""
+        """The loss added by cutting each edge of a circuit alone; measured once."""
         key = digest(kept)
         if key not in self._measured_costs:
             at, columns = self.search.at(kept), kept.any(0).nonzero().flatten().tolist()
@@ -350,10 +351,10 @@ class Refinement:
         return self._measured_costs[key]
 
     def without_cheapest(self, price: float, most: int | None = None) -> Bool[Tensor, "writer reader"]:
-        """The circuit without edges that cost less than ``price``, the cheapest first, each measured again in its turn.
+        """The circuit without edges that cost less than ``price``, cheapest first, each measured again before it is dropped.
 
         Args:
-            most: how many go at most; None for the share of one round.
+            most: maximum number of dropped edges; None for the share of one round.
         """
         kept = self.point.kept
         found, at = self.costs(kept), self.search.at(kept)
@@ -372,9 +373,9 @@ class Refinement:
 
 
 def one_of_several(state: Refinement, point: Point) -> str:
-    """In words: edges of a circuit that cost nothing to cut until a round of pruning dropped others; empty where there are none.
+    """A text that names edges which cost nothing to cut until a round of pruning dropped others; empty if there are none.
 
-    Either could be cut alone and not both: among the edges dropped are some that stand in for those kept.
+    Either set could be cut alone but not both: some of the dropped edges are substitutes for the kept ones.
     """
     told = list[str]()
     for before, after in pairwise(state.points[: state.points.index(point) + 1]):
