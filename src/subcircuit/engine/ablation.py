@@ -145,7 +145,7 @@ def ablation_named(name: str) -> Ablation:
     """
     check_ablation(name)
     if name == OPTIMAL:
-        raise SettingsError("the constants of an optimal ablation are learned: call learn_optimal and pass what it returns.")
+        raise SettingsError("an optimal ablation needs learned constants: call learn_optimal and pass its result.")
     return ABLATIONS[name]
 
 

@@ -90,4 +90,6 @@ def _known(nodes: Sequence[Reader | Writer], within: Parts, first: int) -> list[
 
 
 def _not_part(node: Writer | Reader) -> NoReturn:
-    raise GraphError(f"{node} is part of no node of the other graph: it is of another model, or resolved more finely there")
+    raise GraphError(
+        f"{node} is part of no node of the other graph: it belongs to another model, or that graph resolves it more finely"
+    )

@@ -46,8 +46,8 @@ class Problem:
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise SettingsError(
-                    f"{name} of a problem is a {type(value).__name__}: Problem.of(model, task, metric, ablation) takes names too, "
-                    "Problem(…) values alone."
+                    f"{name} of a problem is a {type(value).__name__}: Problem.of(model, task, metric, ablation) also takes names, "
+                    "Problem(…) takes values only."
                 )
         if unlike := self.graph.unlike_model(self.model.config):
             raise GraphError(f"the graph is of another model than {self.model.name}; their graphs differ in {unlike}")

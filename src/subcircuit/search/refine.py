@@ -267,7 +267,7 @@ class Refinement:
         return good and (config.edges is None or point.n_edges <= config.edges)
 
     def run(self) -> Point:
-        """Grow and prune until the targets hold and no further edge can go; return the best circuit that satisfies them."""
+        """Grow and prune until the targets hold and no further edge can go; return the best circuit (``best``)."""
         for _ in range(self.config.rounds):
             if self.reached(self.point) or self.stalled() or not self.grow():
                 break

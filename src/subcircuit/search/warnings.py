@@ -77,8 +77,8 @@ def _one_of_several(results: Mapping[str, Any]) -> str | None:
     """Warning for a refinement that dropped edges which could replace kept ones."""
     kept = results.get("one_of_several")
     return kept and (
-        f"the circuit shows one of several ways: {kept}. Before the latter were dropped, each of the former could be cut without loss. "
-        "Way out: search in both directions (--method acdc --direction both), which keeps edges that stand in for each other."
+        f"the circuit keeps one of several redundant sets of edges: {kept}. Before the latter were dropped, each of the former could be cut "
+        "without loss. Way out: search in both directions (--method acdc --direction both), which keeps redundant edges."
     )
 
 
