@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from subcircuit.cli.recorded import Overrides, ready, to_look_at
+from subcircuit.cli.problem import Overrides, ready, to_look_at
 from subcircuit.graph import Circuit
 from subcircuit.tasks import load_split, split_again, split_record
 from tests.cli.conftest import Output, written

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from subcircuit import load_edited, load_model, load_task
 from subcircuit.cli.editing import material
-from subcircuit.cli.recorded import Overrides
+from subcircuit.cli.problem import Overrides
 from subcircuit.edit import Probe
 from subcircuit.errors import CircuitFileError, ModelError, UnknownNameError
 from subcircuit.graph import Circuit

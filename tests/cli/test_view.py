@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from subcircuit.cli.shown import shown_circuits
+from subcircuit.cli.circuits import shown_circuits
 from subcircuit.errors import Stopped
 from subcircuit.graph import Circuit
 from subcircuit.runs import ProgressFile, SqliteJournal, run_in
@@ -105,7 +105,7 @@ def test_a_zoom_is_seen_as_it_goes(
 
 
 def test_circuits_of_a_page_have_the_shortest_names_that_differ() -> None:
-    from subcircuit.cli.shown import names_of
+    from subcircuit.cli.circuits import names_of
 
     assert names_of([Path("/x/a"), Path("/y/b")]) == ["a", "b"]
     assert names_of([Path("/x/a"), Path("/y/a")]) == ["x/a", "y/a"]

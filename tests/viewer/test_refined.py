@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from subcircuit.cli.shown import shown_circuits
+from subcircuit.cli.circuits import shown_circuits
 from subcircuit.graph import Circuit, Graph, Point, RefinePath, Standing, save_path
 from subcircuit.report.page import Shown, report_document, write_report
 from subcircuit.viewer.run_folders import version_of

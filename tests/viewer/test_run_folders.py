@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from subcircuit.cli.circuits import shown_circuits
 from subcircuit.cli.progress import in_words
-from subcircuit.cli.shown import shown_circuits
 from subcircuit.evaluate import discover
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.report.page import Ranking, circuit_document

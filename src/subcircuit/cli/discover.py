@@ -24,7 +24,7 @@ from subcircuit.cli.config_file import Config
 from subcircuit.cli.pool import Ray, Workers, pool_of
 
 if TYPE_CHECKING:
-    from subcircuit.cli.kept import Begun
+    from subcircuit.cli.journal import Begun
     from subcircuit.search.journal import Journal
 
 _METHOD = "Options of the method; without them, its defaults"
@@ -162,10 +162,10 @@ def discover(
 
 def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     """Begin a search with these options of ``discover``, or go on with one."""
-    from subcircuit.cli.asked import told_of, understood, with_method
     from subcircuit.cli.console import messages
-    from subcircuit.cli.kept import directory_for, keep, save_found
+    from subcircuit.cli.journal import directory_for, keep, save_found
     from subcircuit.cli.progress import both, in_words, watch
+    from subcircuit.cli.request import told_of, understood, with_method
     from subcircuit.cli.summary import print_run
     from subcircuit.evaluate import discover as search
     from subcircuit.graph import Circuit

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from subcircuit.cli.recorded import Overrides, load_recorded, split_of, task_named, unseen
+from subcircuit.cli.problem import Overrides, load_recorded, split_of, task_named, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

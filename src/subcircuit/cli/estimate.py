@@ -15,9 +15,9 @@ def estimate(**asked: Any) -> None:
 
     Runs small parts of the search and measures them, for acdc an outline of it on up to 8 pairs of prompts. Writes nothing.
     """
-    from subcircuit.cli.asked import understood, with_method
     from subcircuit.cli.console import messages, print_json, print_rows, results
     from subcircuit.cli.progress import watch
+    from subcircuit.cli.request import understood, with_method
     from subcircuit.errors import SettingsError
     from subcircuit.search.estimate import estimate as predict
     from subcircuit.search.memory import shortage

@@ -42,8 +42,8 @@ def evaluate(
     """Measure how faithful and how complete a circuit is, beside random circuits of its size."""
     from subcircuit.cli.console import messages, print_json
     from subcircuit.cli.options import ranked_by
+    from subcircuit.cli.problem import Overrides, ready
     from subcircuit.cli.progress import watch
-    from subcircuit.cli.recorded import Overrides, ready
     from subcircuit.evaluate import judge
 
     order = ranked_by(by)

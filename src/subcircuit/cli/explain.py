@@ -37,8 +37,8 @@ def explain(
 ) -> None:
     """Say what each part of a circuit does, and on what evidence."""
     from subcircuit.cli.console import messages, print_json
+    from subcircuit.cli.problem import Overrides, to_look_at
     from subcircuit.cli.progress import watch
-    from subcircuit.cli.recorded import Overrides, to_look_at
     from subcircuit.explain import explain_circuit
     from subcircuit.graph import Circuit
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from subcircuit.cli.kept import Begun
+    from subcircuit.cli.journal import Begun
     from subcircuit.graph import Circuit
     from subcircuit.search import Problem
     from subcircuit.search.journal import Journal
@@ -24,10 +24,10 @@ def search_further(asked: dict[str, Any], circuit: "Circuit", begun: "Begun | No
         begun: a run to go on with; None begins one.
     """
     from subcircuit.cli.console import messages
-    from subcircuit.cli.kept import directory_for, keep, save_found
+    from subcircuit.cli.journal import directory_for, keep, save_found
     from subcircuit.cli.pool import pool_of
+    from subcircuit.cli.problem import Overrides, as_found, split_of, task_named
     from subcircuit.cli.progress import both, in_words, watch
-    from subcircuit.cli.recorded import Overrides, as_found, split_of, task_named
     from subcircuit.cli.summary import print_run
     from subcircuit.evaluate import with_numbers
     from subcircuit.graph import Circuit

@@ -36,8 +36,8 @@ def keep(
     """
     from subcircuit.cli.console import messages
     from subcircuit.cli.editing import material, means_named, show
+    from subcircuit.cli.problem import Overrides
     from subcircuit.cli.progress import watch
-    from subcircuit.cli.recorded import Overrides
     from subcircuit.edit import keep as keep_only
     from subcircuit.report import new_directory, write_kept
 

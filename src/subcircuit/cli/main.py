@@ -14,8 +14,8 @@ import typer
 from typer.exceptions import TyperException
 
 from subcircuit import __version__
+from subcircuit.cli.commands import Commands
 from subcircuit.cli.encoding import make_readable
-from subcircuit.cli.menu import Menu
 from subcircuit.cli.welcome import welcome
 from subcircuit.errors import Stopped, SubcircuitError
 
@@ -23,7 +23,7 @@ _COMPLETING = "_SUBCIRCUIT_COMPLETE"
 
 app = typer.Typer(
     name="subcircuit",
-    cls=Menu,
+    cls=Commands,
     help="Find the sub-circuit of a language model that carries out a behaviour.",
     pretty_exceptions_enable=False,
     # the list is plain: frames take longer to import than to read

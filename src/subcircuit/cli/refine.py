@@ -11,7 +11,7 @@ from subcircuit.cli.discover import Settings, Target
 from subcircuit.cli.pool import Ray, Workers
 
 if TYPE_CHECKING:
-    from subcircuit.cli.kept import Begun
+    from subcircuit.cli.journal import Begun
     from subcircuit.search import Problem
 
 
@@ -41,9 +41,9 @@ def refine_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     """Begin with these options of ``refine``, or go on."""
     from functools import partial
 
-    from subcircuit.cli.asked import targets
     from subcircuit.cli.further import search_further
     from subcircuit.cli.options import configured
+    from subcircuit.cli.request import targets
     from subcircuit.graph import Circuit
     from subcircuit.search import refine_circuit
 

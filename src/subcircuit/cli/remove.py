@@ -51,8 +51,8 @@ def remove(
     """
     from subcircuit.cli.console import messages
     from subcircuit.cli.editing import material, means_named, show
+    from subcircuit.cli.problem import Overrides
     from subcircuit.cli.progress import watch
-    from subcircuit.cli.recorded import Overrides
     from subcircuit.edit import Relearning, RemovalSearch
     from subcircuit.edit import remove as take_out
     from subcircuit.report import new_directory, write_removal

@@ -10,7 +10,7 @@ from subcircuit.cli.arguments import Device, ModelNow
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from subcircuit.cli.recorded import Overrides
+    from subcircuit.cli.problem import Overrides
     from subcircuit.report.page import Shown
     from subcircuit.search import Problem
 
@@ -32,10 +32,10 @@ def report(
 
     It works from disk and offline.
     """
+    from subcircuit.cli.circuits import shown_circuits
     from subcircuit.cli.console import messages, plain, results
+    from subcircuit.cli.problem import Overrides
     from subcircuit.cli.progress import watch
-    from subcircuit.cli.recorded import Overrides
-    from subcircuit.cli.shown import shown_circuits
     from subcircuit.errors import OutputError, SettingsError
     from subcircuit.report.page import report_document, write_report
 
@@ -55,6 +55,6 @@ def report(
 def _problems(
     paths: "Sequence[Path]", circuits: "Sequence[Shown]", given: "Overrides", say: "Callable[[str], None]"
 ) -> "list[Problem | None]":
-    from subcircuit.cli.recorded import to_look_at
+    from subcircuit.cli.problem import to_look_at
 
     return [to_look_at(path, shown.circuit, given, say) for path, shown in zip(paths, circuits, strict=True)]

@@ -12,7 +12,7 @@ from subcircuit.cli.pool import PANEL, Ray
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from subcircuit.cli.kept import Begun
+    from subcircuit.cli.journal import Begun
 
 _RUN = typer.Argument(metavar="DIR", help="A directory that `discover`, `zoom`, `sweep` or `validate` wrote.")
 
@@ -36,7 +36,7 @@ def resume(
     json: JsonSummary = False,
 ) -> None:
     """Go on with what was stopped: the result is that of a run that was not, to the last bit."""
-    from subcircuit.cli.kept import Begun
+    from subcircuit.cli.journal import Begun
     from subcircuit.cli.summary import print_run
     from subcircuit.errors import RunError, SettingsError
     from subcircuit.graph import Circuit

@@ -24,7 +24,7 @@ from subcircuit.cli.arguments import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from subcircuit.cli.kept import Begun
+    from subcircuit.cli.journal import Begun
     from subcircuit.model import Transformer
     from subcircuit.report import Sweep
     from subcircuit.search.journal import Journal
@@ -89,7 +89,7 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
     from functools import partial
 
     from subcircuit.cli.console import messages
-    from subcircuit.cli.kept import directory_for, keep
+    from subcircuit.cli.journal import directory_for, keep
     from subcircuit.cli.options import ablation_asked, bos_policy, numbers, ranked_by, split_settings
     from subcircuit.cli.progress import watch
     from subcircuit.engine import Mean

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from subcircuit.cli.arguments import Bos, Device, Dtype, ModelName, Revision
+from subcircuit.cli.commands import Command, Group
 from subcircuit.cli.console import messages, plain, print_json, print_rows, results
-from subcircuit.cli.menu import Command, Group
 from subcircuit.cli.options import bos_policy
 from subcircuit.text import inert
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
-    from subcircuit.cli.kept import Begun
+    from subcircuit.cli.journal import Begun
     from subcircuit.evaluate import Attempt
     from subcircuit.report import Validations
     from subcircuit.search.journal import Journal
@@ -65,7 +65,7 @@ def validate(
 def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
     """Begin with these options of ``validate``, or go on."""
     from subcircuit.cli.console import messages, plain, print_json, results
-    from subcircuit.cli.kept import directory_for, keep
+    from subcircuit.cli.journal import directory_for, keep
     from subcircuit.cli.options import configured, names_in, numbers, ranked_by, settings_of
     from subcircuit.cli.progress import quiet_at_first, watch
     from subcircuit.engine import ablation_named

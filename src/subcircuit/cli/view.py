@@ -10,7 +10,7 @@ from subcircuit.errors import SettingsError
 from subcircuit.extras import require
 
 if TYPE_CHECKING:
-    from subcircuit.cli.recorded import Overrides
+    from subcircuit.cli.problem import Overrides
     from subcircuit.report.page import Shown
     from subcircuit.search import Problem
     from subcircuit.viewer.computations import Probe
@@ -39,9 +39,9 @@ def view(
     import secrets
 
     require("viewer")
+    from subcircuit.cli.circuits import shown_circuits
     from subcircuit.cli.console import messages, plain
-    from subcircuit.cli.recorded import Overrides
-    from subcircuit.cli.shown import shown_circuits
+    from subcircuit.cli.problem import Overrides
     from subcircuit.viewer.app import make_app
     from subcircuit.viewer.computations import Computations
     from subcircuit.viewer.run_folders import progress_of, version_of
@@ -65,7 +65,7 @@ def view(
 def _probe(paths: list[Path], given: "Overrides") -> "Probe":
     """Models are loaded when they are first needed; circuits of one model share it."""
     from subcircuit.cli.console import messages, plain
-    from subcircuit.cli.recorded import to_look_at
+    from subcircuit.cli.problem import to_look_at
     from subcircuit.viewer.run_folders import now_at
 
     console = messages()

@@ -9,7 +9,7 @@ import typer
 from subcircuit.cli.arguments import Device, DtypeNow, JsonSummary, ModelNow, RevisionNow
 
 if TYPE_CHECKING:
-    from subcircuit.cli.kept import Begun
+    from subcircuit.cli.journal import Begun
     from subcircuit.graph import Circuit
     from subcircuit.search import Problem
 

@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     place: str = ""
 
 
-MENU: dict[str, tuple[Entry, ...]] = {
+COMMANDS: dict[str, tuple[Entry, ...]] = {
     "Find circuits": (
         Entry("discover", "Find the circuit with which a model carries out a task."),
         Entry("estimate", "Predict what `subcircuit discover` with the same options would take: trials, time and memory."),
@@ -147,18 +147,18 @@ class LazyCommand(TyperCommand):
         return self.command.make_context(*args, **extra)
 
 
-class Menu(TyperGroup):
+class Commands(TyperGroup):
     """All commands, each listed until it is needed."""
 
     def __init__(self, **attributes: Any):
         super().__init__(**attributes)
-        for entries in MENU.values():
+        for entries in COMMANDS.values():
             for entry in entries:
                 self.add_command(LazyCommand(entry))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """What there is to choose from, by what one wants to do."""
-        widest = max(len(entry.name) for entries in MENU.values() for entry in entries)
-        for title, entries in MENU.items():
+        widest = max(len(entry.name) for entries in COMMANDS.values() for entry in entries)
+        for title, entries in COMMANDS.items():
             with formatter.section(title):
                 formatter.write_dl([(entry.name.ljust(widest), entry.about) for entry in entries])

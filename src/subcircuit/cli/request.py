@@ -28,7 +28,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Understood:
+class Request:
     """Options that go together, as far as that can be told before anything is loaded.
 
     Args:
@@ -116,7 +116,7 @@ def targets(given: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
-def understood(o: SimpleNamespace) -> Understood:
+def understood(o: SimpleNamespace) -> Request:
     """The options of ``discover``.
 
     Raises:
@@ -151,4 +151,4 @@ def understood(o: SimpleNamespace) -> Understood:
     scope, policy = Scope.named(o.scope, o.kv, o.split_embeddings), bos_policy(o.bos)
     if o.metric is not None:
         metric_named(o.metric)
-    return Understood(o, config, carried, chosen, scope, policy)
+    return Request(o, config, carried, chosen, scope, policy)
