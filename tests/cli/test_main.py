@@ -34,6 +34,9 @@ HEAVY = {"torch", "transformers", "numpy", "scipy", "matplotlib"}
         (["--help"], HEAVY | {"rich", "subcircuit.cli.discover", "subcircuit.cli.tasks"}),
         (["discover", "--help"], HEAVY | {"subcircuit.cli.zoom"}),
         (["runs"], HEAVY),
+        (["show", "missing"], {"matplotlib", "scipy.stats", "networkx"}),
+        (["compare", "missing", "gone"], {"matplotlib", "scipy.stats", "networkx"}),
+        (["discover", "--model", "tiny-induction-ioi", "--task", "iio"], {"matplotlib", "scipy.stats", "networkx"}),
     ],
 )
 def test_a_command_does_not_wait_for_what_it_does_not_need(words: list[str], spared: set[str]) -> None:

@@ -20,7 +20,6 @@ def show(
     from subcircuit.cli.summary import print_point, print_run
     from subcircuit.errors import SettingsError
     from subcircuit.graph import Circuit, load_path
-    from subcircuit.report import write_run
 
     circuit = Circuit.load(path)
     if edges is None:
@@ -31,5 +30,7 @@ def show(
     steps = load_path(path if path.is_dir() else path.parent, circuit.graph)
     point = steps.at(edges)
     if out is not None:
+        from subcircuit.report import write_run
+
         write_run(steps.circuit(point, circuit.record), out)
     print_point(point, out, as_json=json)

@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from subcircuit.errors import SettingsError
@@ -73,6 +72,9 @@ def bootstrap(
         raise SettingsError(f"level is {level} and resamples {resamples}: expected a share between 0 and 1, and at least 1")
     if len(samples[0]) < 2:
         return None
+    # half a second, which commands that only show something need not wait
+    from scipy import stats
+
     arrays = [sample.double().cpu().numpy() for sample in samples]
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():

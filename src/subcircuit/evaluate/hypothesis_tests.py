@@ -24,7 +24,6 @@ from random import Random
 
 import torch
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from subcircuit.entry import entry
@@ -104,6 +103,8 @@ def equivalence(differences: Float[Tensor, " batch"], epsilon: float, rounding: 
     """The test of given differences, positive where the circuit does better; those up to ``rounding`` are ties."""
     if not 0 <= epsilon < 0.5:
         raise SettingsError(f"epsilon is {epsilon}: it must be at least 0 and less than 0.5")
+    from scipy import stats
+
     better, n = int((differences > rounding).sum()), int((differences.abs() > rounding).sum())
     extreme = abs(2 * better - n)
     counts = [k for k in range(n + 1) if abs(2 * k - n) >= extreme]
@@ -165,6 +166,8 @@ def minimality_test(
         )
     if not circuit.n_edges:
         raise SettingsError("a circuit without edges has none to test")
+    from scipy import stats
+
     losses = losses_without(problem, circuit)
     effects = (losses[1:] - losses[0]).square().mean(-1)
     others = _random_effects(problem, circuit, random_edges, Random(seed))
