@@ -126,7 +126,7 @@ def _mlp(
     return replace(weights, W_out=weights.W_out * scale[:, None], b_out=_sum(weights.b_out, fill))
 
 
-def _scale(size: int, rows: list[int], kept: Float[Tensor, " scaled"]) -> Float[Tensor, " row"]:
+def _scale(size: int, rows: list[int], kept: Float[Tensor, " part"]) -> Float[Tensor, " row"]:
     """1 everywhere but at some rows."""
     ones = torch.ones(size, device=kept.device, dtype=kept.dtype)
     return ones.index_copy(0, torch.tensor(rows, device=kept.device), kept)
