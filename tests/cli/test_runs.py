@@ -387,3 +387,13 @@ def test_runs_are_listed_in_full_at_any_width(subcircuit: Run, width: int, monke
     for words in ("runs/one", "runs/another-with-a-name-of-some-length", "discover", "eap", "tiny-induction-ioi", "induction"):
         assert words in " ".join(listed.split()), (words, listed)
     assert max(map(len, listed.splitlines())) <= max(width, len("runs/another-with-a-name-of-some-length"))
+
+
+@pytest.mark.parametrize("name", ["methods", "method", "model", "task", "path", "command"])
+@pytest.mark.parametrize("value", [True, 7, {"a": 1}, [None, 2], "word", None])
+def test_runs_with_damaged_descriptions_are_listed(subcircuit: Run, name: str, value: object) -> None:
+    Path("runs/one").mkdir(parents=True)
+    description = {"command": "validate", "case": "and-gate", "methods": ["random"], name: value}
+    Path("runs/one/run.json").write_text(json.dumps({"format": 1, "asked": description, "found": {}}))
+    done = subcircuit("runs", "--json")
+    assert done.code == 0 and [Path(run["path"]).name for run in done.json["runs"]] == ["one"]

@@ -127,8 +127,9 @@ def runs(
 
 
 def _described(asked: "Mapping[str, Any]") -> tuple[str, ...]:
-    """Command, method, model and task of a run, as far as it has them."""
-    methods, task = asked.get("methods") or [asked.get("method") or ""], asked.get("task") or asked.get("case") or ""
+    """Command, method, model and task of a run, as far as it has them; values of any kind, as its file may be damaged."""
+    several, task = asked.get("methods"), asked.get("task") or asked.get("case") or ""
+    methods = several if isinstance(several, list) and several else [several or asked.get("method") or ""]
     inside = f"{asked['path']} {asked.get('component')}" if "path" in asked else ""
     return (str(asked.get("command")), ", ".join(map(str, methods)), str(asked.get("model") or ""), str(inside or task))
 
