@@ -1,6 +1,6 @@
 """From a problem and a method to a circuit that knows where it came from."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -25,19 +25,6 @@ from subcircuit.search.zoom import zoom, zoomed
 from subcircuit.tasks import Metric, Split, check_vocabulary, metric, split_record
 
 _TIMINGS = ("seconds", "forward_seconds")
-
-
-@dataclass(frozen=True)
-class Values:
-    """Means over all examples; see ``Discovery``."""
-
-    metric_model: float
-    metric_circuit: float
-    metric_corrupted: float
-    kl_circuit: float
-    logit_difference_model: float | None
-    logit_difference_circuit: float | None
-    logit_difference_corrupted: float | None
 
 
 @entry
@@ -104,7 +91,7 @@ def look_inside(
     """
     with naming_the_place(problem.model, problem.task):
         found = zoom(problem, circuit, component, into, config, on_step, journal)
-        before = _standing(problem, circuit).metric_circuit
+        before = _mean(_engines_at(problem, circuit), problem.metric, Engine.circuit_stream)
         result = replace(_judged(found, replace(problem, graph=found.graph)), metric_before=before)
     now = {"threshold": config.threshold, "coarse_to_fine": config.coarse_to_fine}
     known = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, **now}
@@ -159,29 +146,30 @@ def _judged(found: Result, problem: Problem, selection: Selection | None = None)
         **{**vars(found), "circuit": circuit},
         metric=problem.metric.name,
         edges_selected=None if selection is None else selected.n_edges,
-        **vars(_standing(problem, circuit)),
+        **_measurements(problem, circuit),
     )
 
 
-def _standing(problem: Problem, circuit: Circuit) -> Values:
-    """What a circuit does on the prompts of a behaviour."""
+def _engines_at(problem: Problem, circuit: Circuit) -> Batches:
+    """The engines over a problem's prompts, with the circuit's edges kept and all others cut."""
     batches = Batches.start(problem, examples_at_once(problem, None))
-    return _measured(batches.map(lambda engine: engine.restore(circuit.kept, 0)), problem)
+    return batches.map(lambda engine: engine.restore(circuit.kept, 0))
 
 
-def _measured(batches: Batches, problem: Problem) -> Values:
-    """Measure the committed circuit, the whole model and the circuit without edges."""
+def _measurements(problem: Problem, circuit: Circuit) -> dict[str, Any]:
+    """Means of a ``Discovery`` over a problem's prompts: of the circuit, the whole model and the circuit without edges."""
+    batches = _engines_at(problem, circuit)
     contrasts = bool(problem.task.answers.wrong_mask.any(-1).all())
     difference = metric("logit_difference")
-    return Values(
-        metric_model=_mean(batches, problem.metric, lambda e: e.run.model_stream()),
-        metric_circuit=_mean(batches, problem.metric, Engine.circuit_stream),
-        metric_corrupted=_mean(batches, problem.metric, lambda e: e.run.ablated_stream()),
-        kl_circuit=_mean(batches, metric("kl_divergence"), Engine.circuit_stream),
-        logit_difference_model=_mean(batches, difference, lambda e: e.run.model_stream()) if contrasts else None,
-        logit_difference_circuit=_mean(batches, difference, Engine.circuit_stream) if contrasts else None,
-        logit_difference_corrupted=_mean(batches, difference, lambda e: e.run.ablated_stream()) if contrasts else None,
-    )
+    return {
+        "metric_model": _mean(batches, problem.metric, lambda e: e.run.model_stream()),
+        "metric_circuit": _mean(batches, problem.metric, Engine.circuit_stream),
+        "metric_corrupted": _mean(batches, problem.metric, lambda e: e.run.ablated_stream()),
+        "kl_circuit": _mean(batches, metric("kl_divergence"), Engine.circuit_stream),
+        "logit_difference_model": _mean(batches, difference, lambda e: e.run.model_stream()) if contrasts else None,
+        "logit_difference_circuit": _mean(batches, difference, Engine.circuit_stream) if contrasts else None,
+        "logit_difference_corrupted": _mean(batches, difference, lambda e: e.run.ablated_stream()) if contrasts else None,
+    }
 
 
 def _mean(batches: Batches, measured: Metric, stream: Stream) -> float:
