@@ -1,13 +1,16 @@
-"""Files that survive: a file is there whole or not at all, and what was reported as written is on the disk.
+"""Files that survive: a file or directory is there whole or not at all, and what was reported as written is on the disk.
 
 Files from strangers, read within bounds: size, text, JSON without duplicate keys.
 """
 
+import csv
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,15 @@ from subcircuit.errors import CircuitFileError
 _BLOCK = 1 << 20
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], *, new: bool = False) -> None:
     """Make or replace a file: written beside its place, flushed to the disk, renamed, and its directory flushed.
 
     Args:
         write: fills the file that it is given.
+        new: never replace a file, even one that appears meanwhile.
 
     Raises:
+        FileExistsError: ``new``, and there is one.
         OSError: the disk is full or fails; the old file, if there was one, is as it was.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -32,10 +37,54 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         flush(temporary)
         give_default_mode(temporary)
-        os.replace(temporary, path)
-    except BaseException:
+        if new:
+            os.link(temporary, path)  # unlike a renaming, a link never takes the place of a file
+        else:
+            os.replace(temporary, path)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+    flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Make or replace a UTF-8 file, whole; equal texts are equal bytes on every system."""
+    write_whole(path, lambda file: file.write_bytes(text.encode()))
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, allow_nan: bool = False) -> None:
+    """Make or replace a JSON file for people and programs, whole."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=allow_nan) + "\n")
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Make or replace a table, whole; None is an empty cell."""
+    table = StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, table.getvalue())
+
+
+def write_directory(path: Path, fill: Callable[[Path], object], prefix: str | None = None) -> None:
+    """Make a directory, or fill an empty one: all of its files appear at once, flushed to the disk, or none.
+
+    Args:
+        fill: writes into the directory that it is given.
+        prefix: of the name of that directory, which lies beside ``path``; what a killed process leaves has it.
+
+    Raises:
+        OSError: there is something else, or the disk is full or fails; what there was is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix or f".{path.name}."))
+    try:
+        fill(temporary)
+        for written in (*temporary.rglob("*"), temporary):
+            give_default_mode(written)
+            flush(written)
+        temporary.rename(path)  # a directory replaces an empty one and nothing else
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     flush(path.parent)
 
 
@@ -55,12 +104,13 @@ def give_default_mode(path: Path) -> None:
     path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
 
 
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+def digest_of(*files: Path) -> str:
+    """SHA-256 of the files' bytes, one after another."""
     digest = sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -65,7 +65,7 @@ def test_a_directory_that_appears_during_the_search_is_not_overwritten(monkeypat
         Path("run").mkdir()
         Path("run/theirs").write_text("theirs")
 
-    monkeypatch.setattr("subcircuit.report.folder.save_picture", meanwhile)
+    monkeypatch.setattr("subcircuit.report.picture.save_picture", meanwhile)
     with pytest.raises(OutputError):
         write_run(CIRCUIT, "run")
     assert os.listdir() == ["run"]

@@ -42,7 +42,7 @@ from subcircuit.entry import default_modes, entry
 from subcircuit.errors import CircuitFileError, EditError, ModelError
 from subcircuit.graph import Circuit, Node
 from subcircuit.graph.file import CIRCUIT_FILE
-from subcircuit.io import write_whole
+from subcircuit.io import write_json, write_text, write_whole
 from subcircuit.model import Transformer, load_model
 from subcircuit.model.components import unembed
 from subcircuit.model.load.directory import WEIGHTS, read_tensors
@@ -130,10 +130,10 @@ def write_checkpoint(
     if constants is not None:
         raw |= tensors.fill(nodes, constants.cpu())
     write_whole(directory / WEIGHTS, lambda file: save_file(tensors.by_name, file, metadata={"format": "pt"}))
-    (directory / "config.json").write_text(json.dumps(raw, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(directory / "config.json", json.dumps(raw, indent=2, ensure_ascii=False) + "\n")
     for file in sorted(model.folder.iterdir()):
         if file.is_file() and any(fnmatch(file.name, pattern) for pattern in _COMPANIONS):
-            shutil.copyfile(file, directory / file.name)
+            write_whole(directory / file.name, lambda copy, file=file: shutil.copyfile(file, copy))
 
 
 class _Tensors:
@@ -249,8 +249,7 @@ class CutModel:
             config=self.model.config.digest,
             dtype=str(self.model.dtype).removeprefix("torch."),
         )
-        text = json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-        (directory / EDITED_FILE).write_text(text, encoding="utf-8")
+        write_json(directory / EDITED_FILE, content.model_dump(mode="json"))
 
 
 @entry

@@ -1,6 +1,5 @@
 """An explanation as a frozen value, and its file, ``explanation.json``, beside the circuit."""
 
-import json
 from pathlib import Path
 from typing import Final, Literal
 
@@ -9,7 +8,7 @@ from pydantic import Field, ValidationError
 from subcircuit.errors import CircuitFileError
 from subcircuit.graph.circuit import FrozenModel
 from subcircuit.graph.file import read_json
-from subcircuit.io import write_whole
+from subcircuit.io import write_json
 
 FORMAT: Final = 1
 EXPLANATION_FILE = "explanation.json"
@@ -131,8 +130,7 @@ class Explanation(FrozenModel):
     def save(self, directory: str | Path) -> Path:
         """Write ``explanation.json`` into a directory, in place of one that is there."""
         path = Path(directory) / EXPLANATION_FILE
-        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_json(path, self.model_dump(mode="json"))
         return path
 
     @staticmethod

@@ -15,7 +15,7 @@ from subcircuit.graph.circuit import Circuit, Record
 from subcircuit.graph.graph import Graph
 from subcircuit.graph.scope import Scope
 from subcircuit.graph.shape import GraphShape, check_scope
-from subcircuit.io import write_whole
+from subcircuit.io import write_json, write_whole
 
 FORMAT: Final = 1
 # larger than any real model: an untrusted file must not allocate a matrix that fills the memory
@@ -67,8 +67,7 @@ def save_circuit(circuit: Circuit, path: Path) -> None:
         if values is not None:
             _save_numbers(directory / name, circuit.graph, values)
     told = content.model_dump(mode="json", exclude=None if content.units else {"units"})
-    text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
-    write_whole(path if single else path / CIRCUIT_FILE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_json(path if single else path / CIRCUIT_FILE, told, allow_nan=True)
 
 
 def load_circuit(path: Path, graph: Graph | None = None) -> Circuit:

@@ -4,12 +4,9 @@ On disk the path is ``path.json``, with the edges of the first circuit and the e
 that hundreds of rounds stay small, and ``path.csv``, with the numbers alone.
 """
 
-import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from io import StringIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -23,7 +20,7 @@ from subcircuit.errors import CircuitFileError, SettingsError, SubcircuitError
 from subcircuit.graph.circuit import Circuit, FrozenModel, Record
 from subcircuit.graph.file import read_json
 from subcircuit.graph.graph import Graph
-from subcircuit.io import write_whole
+from subcircuit.io import write_csv, write_json
 
 PATH_FILE = "path.json"
 PATH_TABLE = "path.csv"
@@ -153,13 +150,9 @@ def save_path(path: RefinePath, directory: Path) -> None:
         added, removed = (Circuit(path.graph, mask).names for mask in (point.kept & ~before, before & ~point.kept))
         rounds.append(_Round(action=point.action, added=added, removed=removed, search=point.search, validation=point.validation))
         before = point.kept
-    text = json.dumps(_PathFile(rounds=rounds).model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-    write_whole(directory / PATH_FILE, lambda file: file.write_text(text, encoding="utf-8"))
-    rows, table = list(path.rows()), StringIO()
-    writer = csv.DictWriter(table, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(directory / PATH_TABLE, lambda file: file.write_text(table.getvalue(), encoding="utf-8"))
+    write_json(directory / PATH_FILE, _PathFile(rounds=rounds).model_dump(mode="json"), allow_nan=True)
+    rows = list(path.rows())
+    write_csv(directory / PATH_TABLE, rows[0], (row.values() for row in rows))
 
 
 def load_path(directory: Path, graph: Graph) -> RefinePath:

@@ -3,21 +3,16 @@
 It appears whole or not at all, and nothing that exists is ever overwritten.
 """
 
-import csv
-import json
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any
 
+from subcircuit import io
 from subcircuit.errors import OutputError
 from subcircuit.graph import Circuit
-from subcircuit.io import give_default_mode
-from subcircuit.report.picture import save_picture
 
 
 def new_directory(path: str | Path | None, task: str, model: str) -> Path:
@@ -48,6 +43,7 @@ def write_run(circuit: Circuit, path: str | Path) -> Path:
     Raises:
         OutputError: the directory is not empty or cannot be written; it is left as it was.
     """
+    from subcircuit.report.picture import save_picture  # matplotlib: what only names or refuses a place does not wait for it
 
     def fill(directory: Path) -> None:
         circuit.save(directory)
@@ -67,33 +63,30 @@ def write_directory(path: str | Path, fill: Callable[[Path], None]) -> Path:
     """
     directory = Path(path)
     _refuse_if_taken(directory)
-    temporary: Path | None = None
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-        fill(temporary)
-        give_default_mode(temporary)
-        # a directory replaces an empty one and nothing else: a run that appeared meanwhile makes this fail
-        temporary.rename(directory)
+        io.write_directory(directory, fill)
     except OSError as error:
         raise OutputError(f"{directory} cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     return directory
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """A file for people and programs."""
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+def write_file(path: Path, write: Callable[[Path], object]) -> Path:
+    """Make a new file, whole or not at all.
 
+    Args:
+        write: fills the file that it is given.
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table; None is an empty cell."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    Raises:
+        OutputError: the file exists, or cannot be written.
+    """
+    if os.path.lexists(path):
+        raise OutputError(f"{path} exists; nothing was touched: choose another place with --out")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        io.write_whole(path, write, new=True)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    return path
 
 
 def _refuse_if_taken(directory: Path) -> None:

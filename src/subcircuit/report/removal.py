@@ -28,8 +28,9 @@ from subcircuit.edit import (
 )
 from subcircuit.entry import entry
 from subcircuit.graph import Circuit
+from subcircuit.io import write_csv, write_json
 from subcircuit.model import Transformer, load_model
-from subcircuit.report.folder import write_csv, write_directory, write_json
+from subcircuit.report.folder import write_directory
 from subcircuit.report.removal_figure import draw_removal
 from subcircuit.report.style import save_figure
 from subcircuit.search import OnRound

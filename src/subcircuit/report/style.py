@@ -6,6 +6,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from subcircuit.io import write_whole
+
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 7.0,
@@ -38,6 +40,6 @@ def save_figure(figure: Figure, directory: Path, name: str, dpi: int = 160) -> t
     """Write ``name.svg`` and ``name.png`` into a directory that exists; equal figures make equal files."""
     svg, png = directory / f"{name}.svg", directory / f"{name}.png"
     with mpl.rc_context(STYLE):
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
+        write_whole(svg, lambda file: figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}))
+        write_whole(png, lambda file: figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None}))
     return svg, png

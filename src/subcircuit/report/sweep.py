@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from subcircuit.evaluate import Contender, Contest, CurvePoint
-from subcircuit.report.folder import write_csv, write_directory, write_json
+from subcircuit.io import write_csv, write_json
+from subcircuit.report.folder import write_directory
 from subcircuit.report.style import save_figure
 from subcircuit.report.sweep_figure import draw_sweep
 from subcircuit.search import Method

@@ -7,7 +7,8 @@ from statistics import mean
 from typing import Any
 
 from subcircuit.evaluate import Attempt, Recovery, Refusal, Validation
-from subcircuit.report.folder import write_csv, write_directory, write_json
+from subcircuit.io import write_csv, write_json, write_text
+from subcircuit.report.folder import write_directory
 from subcircuit.report.style import save_figure
 from subcircuit.report.validation_figure import MARKS, NO_GRADIENT, cell, draw_roc, draw_table
 from subcircuit.text import inert
@@ -121,7 +122,7 @@ def save_validations(validations: Validations, directory: Path) -> None:
     header = tuple(name for name in _COLUMNS if name not in _LISTS)
     write_csv(directory / "validation.csv", header, [_cells(one) for one in validations.attempts])
     write_csv(directory / "points.csv", _POINTS, [point for one in validations.made for point in _points(one)])
-    (directory / "validation.md").write_text(validations.to_markdown(), encoding="utf-8")
+    write_text(directory / "validation.md", validations.to_markdown())
     if alone:
         save_figure(draw_roc(validations.made), directory, "roc")
     else:

@@ -6,9 +6,7 @@ checksums.json   SHA-256 of every file, written last: where it is, the run is do
 """
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from subcircuit.errors import NumericalError, RunError, Stopped, SubcircuitError
-from subcircuit.io import digest_of, flush, give_default_mode, write_whole
+from subcircuit.io import digest_of, flush, write_directory, write_json
 from subcircuit.runs.journal import JOURNAL_FILE, SqliteJournal
 from subcircuit.runs.lock import LOCK_FILE, is_locked, locked
 from subcircuit.runs.stop import stoppable
@@ -191,24 +189,15 @@ def listed(path: Path) -> Listed | None:
 
 def _begin(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """The directory appears with its description and an empty journal, or not at all."""
-    text = json.dumps({"format": FORMAT, "asked": dict(asked), "found": dict(found)}, indent=1, ensure_ascii=False) + "\n"
-    temporary: Path | None = None
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-        write_whole(temporary / RUN_FILE, lambda file: file.write_text(text, encoding="utf-8"))
+
+    def fill(temporary: Path) -> None:
+        write_json(temporary / RUN_FILE, {"format": FORMAT, "asked": dict(asked), "found": dict(found)}, allow_nan=True)
         SqliteJournal.create(temporary / JOURNAL_FILE, digest_of(temporary / RUN_FILE))
-        give_default_mode(temporary / JOURNAL_FILE)
-        give_default_mode(temporary)
-        flush(temporary)
-        # a directory replaces an empty one and nothing else
-        os.rename(temporary, directory)
-        flush(directory.parent)
+
+    try:
+        write_directory(directory, fill)
     except OSError as error:
         raise RunError(f"{directory} cannot be written: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_same(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -256,8 +245,7 @@ def _finish(directory: Path) -> None:
     for name in names:
         flush(directory / name)
     sums = {name: digest_of(directory / name) for name in names if name not in (LOCK_FILE, CHECKSUMS_FILE)}
-    text = json.dumps({**sums, "checksum": _checksum(sums)}, indent=1) + "\n"
-    write_whole(directory / CHECKSUMS_FILE, lambda file: file.write_text(text, encoding="utf-8"))
+    write_json(directory / CHECKSUMS_FILE, {**sums, "checksum": _checksum(sums)})
 
 
 def _checksum(sums: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,9 +11,8 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from subcircuit.errors import ModelError
-from subcircuit.io import flush, give_default_mode
+from subcircuit.io import digest_of, write_directory, write_text
 
-_BLOCK = 1 << 20
 _PARTIAL = ".partial-"
 _ABANDONED = 24 * 3600  # seconds after which a partial directory belongs to a process that was killed
 _WORTH_REMEMBERING = 1 << 24  # bytes; smaller files are hashed faster than they are looked up
@@ -32,7 +30,7 @@ def digest_of_files(files: Sequence[Path]) -> str:
     """
     stats = [file.stat() for file in files]
     if sum(s.st_size for s in stats) < _WORTH_REMEMBERING:
-        return _sha256(files)
+        return digest_of(*files)
     identity = repr([(str(f.resolve()), s.st_size, s.st_mtime_ns) for f, s in zip(files, stats, strict=True)])
     remembered = cache_directory() / "digests" / sha256(identity.encode()).hexdigest()
     try:
@@ -41,58 +39,31 @@ def digest_of_files(files: Sequence[Path]) -> str:
             return known
     except (OSError, UnicodeDecodeError):
         pass
-    digest = _sha256(files)
+    digest = digest_of(*files)
     try:
         remembered.parent.mkdir(parents=True, exist_ok=True)
-        partial = remembered.with_suffix(f".{os.getpid()}")
-        partial.write_text(digest)
-        partial.replace(remembered)
+        write_text(remembered, digest)
     except OSError:
         pass  # a cache that cannot be written costs the time of hashing again, nothing else
     return digest
 
 
-def _sha256(files: Sequence[Path]) -> str:
-    digest = sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def make_directory(target: Path, fill: Callable[[Path], None]) -> Path:
-    """Create ``target`` with the content that ``fill`` writes into the directory it is given.
+    """Create ``target`` with the content that ``fill`` writes into the directory it is given, whole or not at all.
 
-    The content is written elsewhere, flushed to the disk and moved into place, so that ``target`` is never seen half
-    written. Where another process finishes first, its directory is used.
+    Where another process finishes first, its directory is used.
 
     Raises:
         ModelError: the cache cannot be written.
     """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target.parent)
-        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=_PARTIAL))
+        write_directory(target, fill, _PARTIAL)
     except OSError as error:
-        raise ModelError(
-            f"cannot write to the cache {target.parent}: {error.strerror}; set SUBCIRCUIT_CACHE to another place"
-        ) from None
-    try:
-        fill(partial)
-        for file in partial.iterdir():
-            give_default_mode(file)
-            flush(file)
-        give_default_mode(partial)
-        try:
-            partial.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    except OSError as error:
-        raise ModelError(f"cannot write to the cache {target.parent}: {error}; set SUBCIRCUIT_CACHE to another place") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not target.is_dir():
+            raise ModelError(
+                f"cannot write to the cache {target.parent}: {error.strerror or error}; set SUBCIRCUIT_CACHE to another place"
+            ) from None
     return target
 
 

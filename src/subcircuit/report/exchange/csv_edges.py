@@ -10,9 +10,8 @@ from pathlib import Path
 
 from subcircuit.errors import CircuitFileError
 from subcircuit.graph import Circuit, Scope
-from subcircuit.io import read_text
+from subcircuit.io import read_text, write_csv
 from subcircuit.report.exchange.target import Gathered, Target
-from subcircuit.report.folder import write_csv
 
 HEADER = ("writer", "reader", "kept", "score")
 _LONGEST_ROW = 1000

@@ -1,15 +1,13 @@
 """Export and import of circuits: one table of formats."""
 
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from subcircuit.entry import entry
-from subcircuit.errors import CircuitFileError, OutputError, UnknownNameError
+from subcircuit.errors import CircuitFileError, UnknownNameError
 from subcircuit.graph import Circuit, Scope
-from subcircuit.io import give_default_mode, read_json
+from subcircuit.io import read_json
 from subcircuit.model import Transformer
 from subcircuit.report.exchange.acdc_pickle import read_acdc_pickle
 from subcircuit.report.exchange.attribution_graph import write_attribution_graph
@@ -18,6 +16,7 @@ from subcircuit.report.exchange.edge_pruning import read_edge_pruning, write_edg
 from subcircuit.report.exchange.mib import read_mib_json, read_mib_pt, write_mib_json, write_mib_pt
 from subcircuit.report.exchange.networks import read_graphml, read_networkx, write_dot, write_graphml, write_networkx
 from subcircuit.report.exchange.target import Target
+from subcircuit.report.folder import write_file
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def export_circuit(circuit: Circuit, path: str | Path, format: str, *, d_model: 
     if entry is None or entry.write is None:
         raise UnknownNameError("format", format, WRITTEN)
     write = entry.write
-    return _write_new(Path(path), lambda file: write(circuit, file, d_model) if entry.width else write(circuit, file))
+    return write_file(Path(path), lambda file: write(circuit, file, d_model) if entry.width else write(circuit, file))
 
 
 @entry
@@ -147,24 +146,3 @@ def guess_format(file: Path) -> str:
     if {"format", "graph", "edges"} <= keys:
         raise CircuitFileError(f"{file} is a circuit of ours: it needs no import, see `subcircuit show`")
     raise CircuitFileError(f"{file}: its format cannot be told: give --format, one of {', '.join(READ)}")
-
-
-def _write_new(path: Path, write: Callable[[Path], None]) -> Path:
-    if os.path.lexists(path):
-        raise OutputError(f"{path} exists; nothing was touched: choose another place with --out")
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        give_default_mode(temporary)
-        # unlike a renaming, a link never takes the place of a file that appeared meanwhile
-        os.link(temporary, path)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-    return path

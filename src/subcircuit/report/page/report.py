@@ -1,15 +1,12 @@
 """A circuit as one self-contained file: it works from disk and offline, and sends no data."""
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from subcircuit.errors import OutputError
 from subcircuit.evaluate.measure import runs_of
-from subcircuit.io import give_default_mode
+from subcircuit.report.folder import write_file
 from subcircuit.report.page.arrays import Json
 from subcircuit.report.page.document import FORMAT, Shown, check_one_graph, circuit_document, graph_document
 from subcircuit.report.page.html import report_html
@@ -126,21 +123,5 @@ def write_report(content: Json, path: Path) -> Path:
     Raises:
         OutputError: the file exists, or cannot be written.
     """
-    if os.path.lexists(path):
-        raise OutputError(f"{path} exists; nothing was touched: choose another place with --out")
     text = report_html(f"{inert(content['title'])} · subcircuit", content)
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        give_default_mode(Path(temporary))
-        # a link is made only where nothing is: a file that appeared meanwhile stays
-        os.link(temporary, path)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be written: {error}") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return path
+    return write_file(path, lambda file: file.write_bytes(text.encode()))
