@@ -177,18 +177,21 @@ anything: Any = sc  # functions whose arguments are not checked before they run
     [
         (
             lambda m, t, c, r: anything.discover("gpt2", t, sc.Eap()),
-            r"discover: model is a Transformer or Problem, and a str.*load_model",
+            r"discover: model must be a Transformer or Problem, not a str.*load_model",
         ),
-        (lambda m, t, c, r: anything.discover(m, "ioi", sc.Eap()), r"discover: task is a Task or Split, and a str.*load_task"),
+        (
+            lambda m, t, c, r: anything.discover(m, "ioi", sc.Eap()),
+            r"discover: task must be a Task or Split, not a str.*load_task",
+        ),
         (
             lambda m, t, c, r: anything.explain_circuit(m, r, t),
-            r"circuit is a Circuit, and a Discovery was given: pass its \.circuit",
+            r"circuit must be a Circuit, not a Discovery: pass its \.circuit",
         ),
-        (lambda m, t, c, r: anything.explain_circuit(m, "runs/x", t), r"circuit is a Circuit, and a str .*Circuit\.load"),
-        (lambda m, t, c, r: anything.evaluate.direct_effects(m, c, t), r"graph is a Graph, and a Circuit.*graph_of"),
-        (lambda m, t, c, r: anything.curve(c, c.scores), r"curve: problem is a Problem, and a Circuit.*Problem\.of"),
-        (lambda m, t, c, r: anything.estimate(t, sc.Eap()), r"problem is a Problem, and a Task.*Problem\.of"),
-        (lambda m, t, c, r: anything.load_task("ioi", model=3), r"load_task: model is a Transformer, and a int"),
+        (lambda m, t, c, r: anything.explain_circuit(m, "runs/x", t), r"circuit must be a Circuit, not a str.*Circuit\.load"),
+        (lambda m, t, c, r: anything.evaluate.direct_effects(m, c, t), r"graph must be a Graph, not a Circuit.*graph_of"),
+        (lambda m, t, c, r: anything.curve(c, c.scores), r"curve: problem must be a Problem, not a Circuit.*Problem\.of"),
+        (lambda m, t, c, r: anything.estimate(t, sc.Eap()), r"problem must be a Problem, not a Task.*Problem\.of"),
+        (lambda m, t, c, r: anything.load_task("ioi", model=3), r"load_task: model must be a Transformer, not a int"),
     ],
 )
 def test_arguments_of_another_kind_are_refused(call: Callable[..., Any], words: str) -> None:

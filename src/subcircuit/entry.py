@@ -101,4 +101,4 @@ def _check(function: str, known: dict[str, tuple[type, ...]], arguments: dict[st
             inner = next((part for part in ("circuit", "task") if isinstance(getattr(value, part, None), kinds)), None)
             way = f"pass its .{inner}" if inner else _MADE_WITH[kinds[0].__name__]
             wanted = " or ".join(kind.__name__ for kind in kinds)
-            raise SettingsError(f"{function}: {name} is a {wanted}, and a {type(value).__name__} was given: {way}.")
+            raise SettingsError(f"{function}: {name} must be a {wanted}, not a {type(value).__name__}: {way}.")

@@ -135,7 +135,7 @@ def read_bytes(path: Path, largest: int = LARGEST_FILE) -> bytes:
     except (OSError, ValueError) as error:
         raise CircuitFileError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(content) > largest:
-        raise CircuitFileError(f"{path} is larger than {largest / 2**20:,.0f} MB, the most that is read of a file of its kind")
+        raise CircuitFileError(f"{path} is larger than {largest / 2**20:,.0f} MB, the limit for this kind of file")
     return content
 
 
@@ -169,5 +169,5 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice[:80]!r} stands twice in one object")
+        raise ValueError(f"the key {twice[:80]!r} occurs twice in one object")
     return result

@@ -308,16 +308,19 @@ def test_scored_edges_are_selected(subcircuit: Run, model: str, prompts: Path) -
         (("--edges", 5), "decides itself"),
         (("--method", "eap", "--edges", "ten"), "--edges ten"),
         (("--method", "eap", "--edges", "101%"), "--edges 101%"),
-        (("--method", "eap-ig-inputs", "--edges", 10**9), "1,000,000,000 edges were asked for"),
+        (("--method", "eap-ig-inputs", "--edges", 10**9), "the number of edges is 1,000,000,000"),
         (("--method", "eap", "--edges", 5, "--threshold", 1), "choose"),
         (("--method", "eap", "--by", "size"), "absolute"),
         (("--method", "eap", "--set", "steps=3"), "batch_size"),
         (("--method", "eap-ig-inputs", "--set", "steps"), "name=value"),
         (("--method", "eap-ig-inputs", "--set", "steps=few"), "steps of method eap-ig-inputs is 'few'"),
         (("--method", "eap-ig-inputs", "--set", "steps=0"), "steps"),
-        (("--method", "clean-corrupted", "--ablation", "zero"), "only the ablation resample"),
+        (("--method", "clean-corrupted", "--ablation", "zero"), "which only resample ablation uses"),
         (("--method", "eap", "--metric", "accuracy"), "is a count"),
-        (("--method", "eap", "--metric", "kl_divergence"), "Use metric logit_difference, or a method that looks further"),
+        (
+            ("--method", "eap", "--metric", "kl_divergence"),
+            "Use metric logit_difference, or a method that does not need this gradient",
+        ),
         (("--method", "eapp"), "eap"),
     ],
 )
@@ -363,7 +366,7 @@ def test_unseen_prompts_are_told_of_first(subcircuit: Run, model: str, many: Pat
 def test_all_prompts_are_searched_with_where_that_is_asked_for_and_loudly(subcircuit: Run, model: str, prompts: Path) -> None:
     done = subcircuit("discover", "-m", model, "-t", prompts, "--scope", "block", "--split", "100/0/0", "--out", "found")
     assert done.code == 0, done.err
-    assert "warning: nothing is left to judge with" in done.err
+    assert "warning: no prompts were held out" in done.err
     assert "not measured: every prompt was searched with" in done.out
     content = subcircuit("show", "found", "--json").json
     assert (content["test"], content["search"]["examples"]) == (None, 6)

@@ -63,7 +63,7 @@ def test_learned_constants_go_with_the_circuit(subcircuit: Run, model: str, many
     assert done.json["ablation"] == "optimal"
     refused = subcircuit("evaluate", means, *arguments, "--ablation", "optimal")
     assert refused.code == 2
-    assert "brings no constants" in refused.err
+    assert "has no constants for optimal ablation" in refused.err
     refused = subcircuit("discover", "-m", model, "-t", many, *method, "--set", "optimal.steps=5")
     assert refused.code == 2
     assert "goes with --ablation optimal, not with resample" in refused.err
@@ -73,7 +73,7 @@ def test_prompts_of_the_search_are_told_of(subcircuit: Run, model: str, prompts:
     path = found(subcircuit, model, prompts, "--threshold", 0.05, "--split", "100/0/0")
     done = subcircuit("evaluate", path, "--model", model, "--task", prompts, "--random-circuits", 1, "--json")
     assert done.code == 0, done.err
-    assert "found with 6 of these 6 prompts" in done.err
+    assert "6 of these 6 prompts were search prompts" in done.err
     assert done.json["shared_with_search"] == 6
     # edges that were never tried have no score: there is no ranking to judge
     assert done.json["cpr"] is None
@@ -98,7 +98,7 @@ def test_as_many_prompts_are_measured_as_are_asked_for(subcircuit: Run, model: s
         done = subcircuit("evaluate", path, *arguments, *options)
         assert done.code == 0, done.err
         assert (done.json["examples"], done.json["shared_with_search"]) == (measured, shared), options
-        assert ("asked for, and there are 5" in done.err) == (100 in options)
+        assert ("only 5 of the requested" in done.err) == (100 in options)
         assert ("add pairs to the file" in done.err) == (shared > 0)
     refused = subcircuit("evaluate", part, *arguments, "--examples", 0)
     assert (refused.code, "--examples 0: expected at least 1" in refused.err) == (2, True)
@@ -146,7 +146,7 @@ def test_another_file_than_the_run_s_is_told_of(subcircuit: Run, model: str, man
     (tmp_path / "else").mkdir()
     other = written(tmp_path / "else" / "many.jsonl", range(20, 32), 12)
     done = subcircuit("evaluate", path, "--model", model, "--task", other, "--random-circuits", 1, "--json")
-    assert "does not give the prompts that this run set apart" in done.err
+    assert "does not give the test prompts of this run" in done.err
     assert done.json["examples"] == 12
 
 
@@ -271,9 +271,9 @@ def test_methods_are_judged_on_the_test_prompts_of_a_split(subcircuit: Run, mode
         (("--methods", "eap,none"), "none"),
         (("--methods", "eap", "--set", "steps=2"), "METHOD.NAME=VALUE"),
         (("--methods", "acdc", "--thresholds", "low"), "numbers"),
-        (("--methods", "random,clean-corrupted", "--ablation", "zero"), "only the ablation resample"),
-        (("--methods", "exact,eap"), "Use metric logit_difference, or a method that looks further"),
-        (("--methods", "random", "--examples", 12), "0 different prompts beside the 12 pairs to search with"),
+        (("--methods", "random,clean-corrupted", "--ablation", "zero"), "which only resample ablation uses"),
+        (("--methods", "exact,eap"), "Use metric logit_difference, or a method that does not need this gradient"),
+        (("--methods", "random", "--examples", 12), "0 different prompts besides the 12 search pairs"),
         (("--methods", "random", "--split", "100/0/0"), "a sweep needs test prompts"),
         (("--methods", "random", "--split", "50/50"), "such as 50/20/30"),
         (("--methods", "random", "--eval-examples", 1), "at least 2 are needed"),

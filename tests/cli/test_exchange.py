@@ -51,7 +51,7 @@ def test_mistakes_are_told(subcircuit: Run, model: str, found: Circuit) -> None:
         ("export", "nowhere", "--format", "csv"): "no circuit here",
         ("import", "nowhere.csv", "--model", model): "No such file",
         ("import", "found/circuit.json", "--model", model): "subcircuit show",
-        ("import", "found/circuit.json", "--model", model, "--format", "dot"): "made to be looked at",
+        ("import", "found/circuit.json", "--model", model, "--format", "dot"): "for display",
         ("import", "found/circuit.json", "--model", model, "--scope", "heads"): "'head'",
         ("mib-submission", "found"): "--check FOLDER",
         ("mib-submission", "found", "--out", "a", "--format", "zip"): "unknown format",

@@ -76,8 +76,8 @@ def test_mistakes_are_one_paragraph(subcircuit: Run, found: Path, tmp_path: Path
     Circuit(circuit.graph, circuit.kept).save(tmp_path / "byhand")
     Circuit(circuit.graph, circuit.kept).save(tmp_path / "one.circuit.json")
     for arguments, message in (
-        (("byhand",), "the circuit does not say its model: give --model"),
-        (("one.circuit.json",), "is not a directory: say with --out"),
+        (("byhand",), "the circuit has no record of its model: give --model"),
+        (("one.circuit.json",), "is not a directory: choose one"),
         (("nowhere",), "there is no circuit here"),
         ((found, "--top", -1), "--top -1: expected"),
         ((found, "--model", "tiny-induction-ioi"), "graphs differ in"),

@@ -204,4 +204,4 @@ def test_a_misspelt_name_is_refused_before_a_model_is_loaded(
 def test_a_model_without_a_tokenizer_is_told_what_can_be_done(subcircuit: Run) -> None:
     refused = subcircuit("discover", "--model", "tiny-induction-ioi", "--task", "ioi")
     assert refused.code == 2
-    assert "Choose the task induction" in refused.err
+    assert "Use the task induction" in refused.err

@@ -129,4 +129,4 @@ def test_a_path_that_is_damaged_is_named(subcircuit, found, tmp_path):
 def test_prompts_of_another_task_are_refused(subcircuit, model, found, tmp_path):
     other = written(tmp_path / "other.jsonl", range(30, 42), 9)
     out = subcircuit("refine", found, "-m", model, "-t", other, "--out", "of-other")
-    assert out.code == 2 or "cannot be made again" in out.err
+    assert out.code == 2 or "cannot be reproduced" in out.err

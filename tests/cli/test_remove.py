@@ -132,7 +132,7 @@ def test_edges_are_cut_behind_a_wrapper(
     assert done.code == int(done.json["target"]["left"] > 0.3), done.err
     assert done.json["target_reached"] == (not done.code)
     assert done.json["relearning"] is None
-    assert "a wrapper cannot be fine-tuned" in done.err
+    assert "cannot be fine-tuned" in done.err
     # its model is found again near it, and nowhere else
     shutil.copytree(model, "tiny-llama")
     assert load_edited("cut", device="cpu").model.revision == load_model(model, device="cpu").revision
@@ -146,7 +146,7 @@ def test_edges_are_cut_behind_a_wrapper(
     assert len(done.json["removed"]) + wrapper.circuit.n_edges == wrapper.circuit.graph.n_edges
     with pytest.raises(ModelError, match="another config"):
         load_edited("cut", load_model(tiny_hf("gpt2"), device="cpu"))
-    with pytest.raises(ModelError, match="its weights are others"):
+    with pytest.raises(ModelError, match="with other weights"):
         load_edited("cut", load_model(tiny_hf("llama", seed=1), device="cpu"))
     with pytest.raises(CircuitFileError, match="load_model"):
         load_edited(model)

@@ -337,7 +337,7 @@ def test_a_full_disk_leaves_what_was_written(tmp_path: Path) -> None:
     journal = SqliteJournal(path)
     journal.record("small", b"kept")
     journal._database.execute("pragma max_page_count = 8")
-    with pytest.raises(RunError, match=r"journal\.sqlite cannot be .* full.*make room"):
+    with pytest.raises(RunError, match=r"journal\.sqlite cannot be .* full.*free disk space"):
         journal.record("large", bytes(1 << 20))
     journal.close()
     again = SqliteJournal(path)

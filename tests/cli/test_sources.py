@@ -84,7 +84,7 @@ def test_a_model_that_is_not_here_is_asked_for(subcircuit: Run, run: Path, own: 
         assert f"there is no file or directory './{NAME}'" in refused.err
     else:
         assert f"was found in {NAME}" in refused.err
-        assert f"The model that is called {NAME} here is another" in refused.err
+        assert f"The model called {NAME} on this machine has digest" in refused.err
         assert "Give --model PATH" in refused.err
     assert not Path("new").exists()
 
@@ -202,7 +202,10 @@ def test_prompts_that_are_not_here_are_asked_for(subcircuit: Run, leak: Path, ma
     away = many.rename(many.with_suffix(".away"))
     refused = subcircuit(command, leak, *options.get(command, ()))
     assert refused.code == 2
-    assert "was found with many.jsonl, which is not near the run or the working directory: give --task PATH" in refused.err
+    assert (
+        "was found on the prompts of many.jsonl, which is not near the run or the working directory: give --task PATH"
+        in refused.err
+    )
     many.write_text(away.read_text().replace("w5", "w7"))
     refused = subcircuit(command, leak, *options.get(command, ()))
     assert (refused.code, "many.jsonl has other content: give --task PATH" in refused.err) == (2, True)
@@ -225,7 +228,7 @@ def test_a_task_of_few_pairs_is_edited_without_a_count_that_nobody_asked_for(
     subcircuit: Run, leak: Path, many: Path, command: str
 ) -> None:
     done = subcircuit(command, leak, "--out", "edited", "--json", *(("--relearn", 0) if command == "remove" else ()))
-    assert "were asked for" not in done.err
+    assert "of the requested" not in done.err
     # a random model may not do the task, or have parts that are not enough: both are said of the pairs that were not set apart, or
     # of the four that judge
     assert (

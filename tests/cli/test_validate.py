@@ -98,13 +98,16 @@ def test_the_circuit_is_described(subcircuit: Run) -> None:
         (("induction", "--ablation", "mean"), "not under mean"),
         (("induction", "--ablation", "nil"), "unknown ablation"),
         (("induction", "--thresholds", "low"), "numbers"),
-        (("induction", "--direction", "denoising", "--ablation", "zero"), "zero ablation has none"),
+        (("induction", "--direction", "denoising", "--ablation", "zero"), "zero ablation has no corrupted run"),
         (("induction", "--direction", "both", "--method", "eap"), "acdc and exact have one"),
         (("induction", "--direction", "up"), "'noising', 'denoising' or 'both'"),
         (("induction", "--by", "size"), "signed"),
-        (("induction", "--method", "eap"), "Use metric logit_difference, or a method that looks further: eap-ig-inputs"),
+        (
+            ("induction", "--method", "eap"),
+            "Use metric logit_difference, or a method that does not need this gradient: eap-ig-inputs",
+        ),
         (("and-gate", "--metric", "logit_difference"), "no wrong answer"),
-        (("induction", "--method", "clean-corrupted", "--ablation", "zero"), "only the ablation resample"),
+        (("induction", "--method", "clean-corrupted", "--ablation", "zero"), "which only resample ablation uses"),
         # a published circuit, asked for by name, whose model is nowhere
         (("ioi",), "unknown model 'gpt2'"),
         (("ioi", "--model", "./nowhere"), "nowhere"),
@@ -145,7 +148,7 @@ def test_all_goes_on_where_something_cannot_be_had(subcircuit: Run) -> None:
     assert rows["negative", "exact", "zero"]["auc_edges"] == "1.0"
     assert rows["negative", "clean-corrupted", "resample"]["auc_edges"] == "1.0"
     assert rows["negative", "clean-corrupted", "zero"]["auc_edges"] == ""
-    assert "only the ablation resample" in rows["negative", "clean-corrupted", "zero"]["note"]
+    assert "which only resample ablation uses" in rows["negative", "clean-corrupted", "zero"]["note"]
     assert "gpt2" in rows["greater-than", "exact", "zero"]["note"]
     drawn = Path("table/table.svg").read_text()
     assert "not run: greater-than" in drawn

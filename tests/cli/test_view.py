@@ -48,7 +48,7 @@ def test_what_is_no_run_or_is_newer_is_refused(subcircuit: Callable[..., Output]
     (tmp_path / "empty").mkdir()
     (tmp_path / "newer").mkdir()
     (tmp_path / "newer" / "circuit.json").write_text('{"format": 99}')
-    for name, complaint in (("empty", "there is no circuit here"), ("newer", "newer than this version reads")):
+    for name, complaint in (("empty", "there is no circuit here"), ("newer", "the newest that this version reads")):
         refused = subcircuit(command, name)
         assert refused.code == 2
         assert complaint in refused.err
@@ -58,9 +58,9 @@ def test_what_is_no_run_or_is_newer_is_refused(subcircuit: Callable[..., Output]
 @pytest.mark.parametrize(
     ("command", "works", "words"),
     [
-        ("sweep", True, "leaves tables and figures, and no circuit: it is done, with 1 unit"),
-        ("validate", False, "leaves tables and figures, and no circuit: it is stopped, with 1 unit"),
-        ("discover", False, "has no circuit yet: it is stopped, with 1 units of work done: subcircuit resume run goes on"),
+        ("sweep", True, "writes tables and figures but no circuit: it is done, with 1 unit"),
+        ("validate", False, "writes tables and figures but no circuit: it is stopped, with 1 unit"),
+        ("discover", False, "has no circuit yet: it is stopped, with 1 units of work done. Resume it: subcircuit resume run"),
     ],
 )
 def test_of_a_run_without_a_circuit_it_is_said_why(
@@ -122,7 +122,7 @@ def test_view_says_where_it_is_and_that_no_browser_opens(
     done = subcircuit("view", run, "--port", "8720")
     assert done.code == 0
     assert "viewer   http://127.0.0.1:87" in done.err
-    assert "no browser could be opened" in done.err
+    assert "no browser was found" in done.err
     monkeypatch.setattr("webbrowser.open", lambda address: pytest.fail("a browser was opened"))
     assert subcircuit("view", run, "--no-browser").code == 0
 

@@ -133,7 +133,7 @@ def test_biases_are_switched_on_where_the_family_has_them_only_on_demand(tmp_pat
 def test_families_without_a_place_for_constants_say_so(family: str, nodes: tuple[Node, ...], tmp_path: Path) -> None:
     model = saved(family, tmp_path / "base")
     assert not keeps_constants(model, nodes)
-    with pytest.raises(EditError, match="no bias"):
+    with pytest.raises(EditError, match="no output bias"):
         write_checkpoint(model, nodes, mean_writes(model, nodes, [prompts()]), tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["base"]
 

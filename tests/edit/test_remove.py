@@ -187,13 +187,13 @@ def test_what_cannot_be_done_is_refused() -> None:
     idle = Circuit.of_edges(circuit.graph, ["embed->a2.h0<v>", "embed->a2.h1<v>"])
     with pytest.raises(EditError, match=r"cannot be reached: with . of 2 parts .* --target \d\.\d\d"):
         remove(model, idle, ioi, settings=RemovalSearch(target=0.0))
-    with pytest.raises(EditError, match="no part"):
+    with pytest.raises(EditError, match="no head, MLP or edge"):
         remove(model, Circuit.empty(circuit.graph), ioi)
     with pytest.raises(GraphError, match="graphs differ in layers: 3 and 2"):
         remove(planted(), circuit, ioi)
     with pytest.raises(GraphError, match="digest"):
         remove(model, replace(circuit, record=_record("another")), ioi)
-    with pytest.raises(SettingsError, match="kl_divergence cannot say"):
+    with pytest.raises(SettingsError, match="metric kl_divergence does not measure"):
         remove(model, circuit, ioi, metric="kl_divergence")
     swapped = replace(ioi.answers, correct=ioi.answers.wrong, wrong=ioi.answers.correct)
     with pytest.raises(SettingsError, match="does not do"):

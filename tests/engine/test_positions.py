@@ -201,7 +201,7 @@ def test_positions_that_the_prompts_do_not_have_are_refused():
         with_positions(graph, with_roles(task, 1))
     with pytest.raises(GraphError, match="each of 3 positions, and the prompts have 5"):
         with_positions(Graph.of(model.config, each, ("0", "1", "2")), random_task(model, 1, [5]))
-    with pytest.raises(GraphError, match="cannot be at"):
+    with pytest.raises(GraphError, match="does not fit the graph's positions"):
         Graph.of(model.config, each, ("0", "2"))
 
 

@@ -50,7 +50,7 @@ def test_what_cannot_be_compared_is_refused_or_left_open():
     graph, other = (Graph.of(tiny(name).config) for name in ("attention_only", "gpt2"))
     with pytest.raises(GraphError, match="different graphs"):
         agreements([Circuit.full(graph), Circuit.full(other)])
-    with pytest.raises(SettingsError, match="takes two"):
+    with pytest.raises(SettingsError, match="at least two"):
         agreements([Circuit.full(graph)])
     (pair,) = agreements([Circuit.full(graph), Circuit.empty(graph)])
     assert (pair.jaccard, pair.scored, pair.rank_correlation) == (0.0, 0, None)

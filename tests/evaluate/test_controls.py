@@ -90,5 +90,5 @@ def test_stability_needs_circuits_of_one_graph():
     one, other = (Circuit.full(Graph(GraphShape(2, 2, 2), Scope(level))) for level in ("block", "head"))
     with pytest.raises(GraphError, match="different graphs"):
         stability([one, one, other])
-    with pytest.raises(SettingsError, match="it takes two"):
+    with pytest.raises(SettingsError, match="at least two"):
         stability([one])

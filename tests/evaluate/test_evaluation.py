@@ -219,7 +219,7 @@ def test_a_judgement_is_its_parts():
     assert min(values) <= judged.random_interval.low <= judged.random_interval.high <= max(values)
     assert circuit.scores is not None
     assert judged.curve == curve(judged_on, circuit.scores)
-    with pytest.raises(SettingsError, match="random circuits is 0"):
+    with pytest.raises(SettingsError, match="random_circuits is 0"):
         judge(judged_on, circuit, random_circuits=0)
 
 

@@ -128,7 +128,7 @@ def test_what_cannot_be_tested_is_refused():
     compares = random_problem(model, graph, 0, [5, 6, 4], 1, "kl_divergence", "resample")
     circuit = Circuit.full(graph)
     for test in (equivalence_test, independence_test):
-        with pytest.raises(SettingsError, match="compares with the model"):
+        with pytest.raises(SettingsError, match="compares the circuit with the model"):
             test(compares, circuit)
     with pytest.raises(SettingsError, match="epsilon"):
         equivalence_test(problem, circuit, epsilon=0.5)
@@ -136,7 +136,7 @@ def test_what_cannot_be_tested_is_refused():
         independence_test(problem, circuit)
     with pytest.raises(SettingsError, match="quantile"):
         minimality_test(problem, circuit, quantile=1.0)
-    with pytest.raises(SettingsError, match="none to test"):
+    with pytest.raises(SettingsError, match="no edge to test"):
         minimality_test(problem, Circuit.empty(graph))
     with pytest.raises(SettingsError, match="no path was found"):
         minimality_test(problem, circuit)

@@ -113,9 +113,9 @@ def test_what_cannot_be_compared_is_refused():
     known = Circuit.of_edges(graph, ["m0->m1"])
     with pytest.raises(GraphError, match="different graphs"):
         overlap(known, Circuit.empty(other))
-    with pytest.raises(SettingsError, match="nothing to tell apart"):
+    with pytest.raises(SettingsError, match="parts inside and parts outside"):
         overlap(Circuit.empty(graph), known)
-    with pytest.raises(SettingsError, match="nothing to tell apart"):
+    with pytest.raises(SettingsError, match="parts inside and parts outside"):
         recovery(Circuit.full(graph), torch.zeros(graph.edges.shape))
     with pytest.raises(GraphError, match="shape"):
         recovery(known, torch.zeros(other.edges.shape))

@@ -59,7 +59,7 @@ def written(sweep: Sweep, directory: Path) -> None:
 def test_a_contest_refuses_before_it_runs():
     found_on, judged_on = problems()
     zero = replace(found_on, ablation=Zero())
-    with pytest.raises(SettingsError, match="only the ablation resample"):
+    with pytest.raises(SettingsError, match="which only resample ablation uses"):
         Contest(zero, judged_on).check([Eap(), CleanCorrupted()])
     counts = random_problem(found_on.model, found_on.graph, 3, [6, 5], 1, "accuracy", "resample")
     with pytest.raises(SettingsError, match="accuracy is a count"):

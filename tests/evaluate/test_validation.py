@@ -199,8 +199,11 @@ def test_a_table_tells_what_does_not_go_together() -> None:
     assert len(attempts) == len(cases) * 2 * len(methods)
     assert said[0] == "and-gate, zero (1 of 6)"
     notes = {(one.case, one.method, one.ablation): one.note for one in attempts if isinstance(one, Refusal)}
-    assert "only the ablation resample" in notes["induction", "clean-corrupted", "zero"]
-    assert "exact is slow on 29 edges: ask for induction alone" in notes["induction", "exact", "resample"]
+    assert "which only resample ablation uses" in notes["induction", "clean-corrupted", "zero"]
+    assert (
+        "exact is slow on 29 edges, so it is not run among all cases: choose induction alone"
+        in notes["induction", "exact", "resample"]
+    )
     assert "not under mean" in notes["nothing", "random", "zero"]
     assert ("induction", "random", "zero") not in notes
     # the one logit of the gate has no wrong answer to compare with
@@ -216,7 +219,7 @@ def test_mistakes() -> None:
     with pytest.raises(SettingsError, match="thresholds is empty"):
         Conditions(thresholds=())
     made = planted_case("and-gate", Resample())
-    with pytest.raises(SettingsError, match="count, whose gradient is zero"):
+    with pytest.raises(SettingsError, match="count, so its gradient is zero"):
         validate(made, Eap(), Conditions(metric("match")))
 
 

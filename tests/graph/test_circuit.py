@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_refused() -> None:
     graph, larger = Graph(GraphShape(1, 2, 2), Scope()), Graph(GraphShape(2, 2, 2), Scope())
     with pytest.raises(GraphError, match="different graphs"):
         Circuit.full(graph).union(Circuit.full(larger))
-    with pytest.raises(GraphError, match="does not fit"):
+    with pytest.raises(GraphError, match="the mask has shape"):
         Circuit(graph, larger.edges)
     with pytest.raises(GraphError, match="does not exist"):
         Circuit(graph, torch.ones_like(graph.edges))

@@ -80,7 +80,7 @@ def test_a_group_s_reader_is_part_of_the_inputs_of_all_its_heads() -> None:
 
 
 def test_what_is_no_refinement_is_refused() -> None:
-    with pytest.raises(GraphError, match="part of no node"):
+    with pytest.raises(GraphError, match="no node of the other graph contains"):
         resolve(random_circuit(Graph(SHAPE, Scope("head")), 1), Graph(SHAPE, Scope("block")))
 
 

@@ -36,5 +36,5 @@ def test_more_rounds_than_a_refinement_can_have_are_refused(tmp_path: Path, monk
     save_path(RefinePath(GRAPH, (Point("seed", torch.zeros_like(GRAPH.edges), standing, None),) * 3), tmp_path)
     assert len(load_path(tmp_path, GRAPH).points) == 3
     monkeypatch.setattr("subcircuit.graph.refine_path._MOST_CELLS", 2 * GRAPH.edges.numel())
-    with pytest.raises(CircuitFileError, match="no refinement has so many"):
+    with pytest.raises(CircuitFileError, match="more than any refinement has"):
         load_path(tmp_path, GRAPH)

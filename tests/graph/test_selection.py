@@ -75,7 +75,9 @@ GRAPH = Graph(GraphShape(1, 1, 1), Scope("head"))
 
 @pytest.mark.parametrize("kind", [TopN, Greedy])
 def test_more_edges_than_there_are(kind):
-    with pytest.raises(SettingsError, match=f"{GRAPH.n_edges + 1} edges were asked for and the graph has {GRAPH.n_edges}"):
+    with pytest.raises(
+        SettingsError, match=f"the number of edges is {GRAPH.n_edges + 1}, and the graph has only {GRAPH.n_edges}"
+    ):
         select_edges(GRAPH, torch.zeros(GRAPH.edges.shape), kind(GRAPH.n_edges + 1, "signed"))
     assert select_edges(GRAPH, torch.zeros(GRAPH.edges.shape), kind(GRAPH.n_edges, "signed")).n_edges == GRAPH.n_edges
 
@@ -86,7 +88,7 @@ def test_what_is_not_a_number_is_named_and_never_ranked():
     for selection in (TopN(1, "signed"), Greedy(1, "signed"), Threshold(0.0, "absolute")):
         with pytest.raises(NumericalError, match=r"a0\.h0->m0 is inf"):
             select_edges(GRAPH, scores, selection)
-    with pytest.raises(GraphError, match="do not fit"):
+    with pytest.raises(GraphError, match="the scores have shape"):
         select_edges(GRAPH, scores[1:], TopN(1, "signed"))
 
 

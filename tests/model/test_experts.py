@@ -107,10 +107,10 @@ def test_experts_that_are_missing_are_named():
     model = tiny("mixtral")
     first, *rest = model.weights.layers
     fewer = replace(weights_of(model, 0), experts=weights_of(model, 0).experts[:3])
-    with pytest.raises(ModelError, match="the config says 4 experts in layer 0, the weights hold 3"):
+    with pytest.raises(ModelError, match="the config has 4 experts in layer 0, the weights have 3"):
         check_weights(model.config, replace(model.weights, layers=(replace(first, mlp=fewer), *rest)))
     plain = MLPWeights(torch.zeros(20, 32), torch.zeros(20, 32))
-    with pytest.raises(ModelError, match="the config says 4 experts in layer 0, the weights hold 0"):
+    with pytest.raises(ModelError, match="the config has 4 experts in layer 0, the weights have 0"):
         check_weights(model.config, replace(model.weights, layers=(replace(first, mlp=plain), *rest)))
 
 

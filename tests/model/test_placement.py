@@ -92,8 +92,8 @@ def test_a_model_stays_placed_when_it_is_sent_and_comes_back_whole_when_it_is_as
         ("cpu,", "'' is not a device"),
         ("cpu=x", "'cpu=x' is not a device"),
         ("cpu,nowhere:1", "device 'nowhere:1' cannot be used"),
-        ("cpu=7,meta=9", "devices for 16 layers; the model has 3"),
-        ("cpu=1", "devices for 1 layers; the model has 3"),
+        ("cpu=7,meta=9", "the devices hold 16 layers, and the model has 3"),
+        ("cpu=1", "the devices hold 1 layers, and the model has 3"),
     ],
 )
 def test_devices_that_cannot_be_are_refused(text, message):

@@ -32,7 +32,7 @@ def test_a_lock_is_held_between_threads_and_free_afterwards_though_its_file_stay
         assert is_locked(tmp_path)
         words = refusal(tmp_path)
         assert words is not None
-        assert f"another process is at work on {tmp_path}" in words
+        assert f"another process is working on {tmp_path}" in words
     assert (tmp_path / LOCK_FILE).exists()
     assert not is_locked(tmp_path)
     assert refusal(tmp_path) is None

@@ -70,7 +70,7 @@ def test_refusals():
     model = tiny("llama")
     task = random_task(model, 1, [5, 6])
     edges = Graph.of(model.config).n_edges
-    with pytest.raises(SettingsError, match=f"{edges + 1:,} edges were asked for and the graph has {edges:,}"):
+    with pytest.raises(SettingsError, match=f"the number of edges is {edges + 1:,}, and the graph has only {edges:,}"):
         discover(model, task, Eap(), selection=TopN(edges + 1, "signed"))
     with pytest.raises(SettingsError, match="takes no selection"):
         discover(model, task, Acdc(), selection=TopN(5, "signed"))

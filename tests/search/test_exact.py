@@ -97,9 +97,9 @@ def test_nothing_is_restored_where_cut_edges_carry_constants():
     model = tiny("gpt2")
     graph = Graph.of(model.config)
     zero, mean = (random_problem(model, graph, 1, [6, 5], 1, "accuracy", ablation) for ablation in ("zero", "mean"))
-    with pytest.raises(SettingsError, match="zero ablation has none"):
+    with pytest.raises(SettingsError, match="zero ablation has no corrupted run"):
         Exact(direction="denoising").search(zero)
-    with pytest.raises(SettingsError, match="mean ablation has none"):
+    with pytest.raises(SettingsError, match="mean ablation has no corrupted run"):
         Acdc(direction="both").search(mean)
 
 

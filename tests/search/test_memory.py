@@ -1,4 +1,4 @@
-"""Where memory does not suffice, searches go on in smaller parts and find the same."""
+"""Where memory does not suffice, searches go on in smaller batches and find the same."""
 
 import warnings
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_a_search_that_runs_out_of_memory_finds_the_same(name: str, level: str, 
         warnings.simplefilter("error")
         whole = method.search(problem)
     shrink_memory(monkeypatch, 2, 3)
-    with pytest.warns(ShortOfMemory, match="smaller parts"):
+    with pytest.warns(ShortOfMemory, match="smaller batches"):
         found = method.search(problem)
     if method.ranks:
         torch.testing.assert_close(found.scores, whole.scores, atol=1e-7, rtol=1e-6, equal_nan=True)
@@ -76,7 +76,7 @@ def test_a_descent_that_runs_out_of_memory_goes_on_with_fewer_examples(
         return len(batch.tokens)
 
     monkeypatch.setattr(MaskedLoss, "_loss", short_of(2, MaskedLoss._loss, size))
-    with pytest.warns(ShortOfMemory, match="smaller parts"):
+    with pytest.warns(ShortOfMemory, match="smaller batches"):
         found = replace(method, batch_size=batch_size).search(problem)
     torch.testing.assert_close(found.scores, whole.scores, atol=1e-7, rtol=1e-6, equal_nan=True)
     # what did not fit once is not tried again
@@ -91,7 +91,7 @@ def test_examples_that_do_not_fit_together_are_not_held(monkeypatch: pytest.Monk
     whole = loss.backward(mask)
     assert loss.held is not None
     monkeypatch.setattr(MaskedLoss, "_loss", short_of(2, MaskedLoss._loss, lambda loss, batch, *given: len(batch.tokens)))
-    with pytest.warns(ShortOfMemory, match="smaller parts"):
+    with pytest.warns(ShortOfMemory, match="smaller batches"):
         assert loss.backward(mask) == pytest.approx(whole)
     assert loss.held is None
 

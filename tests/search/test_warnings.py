@@ -47,16 +47,18 @@ def test_a_circuit_that_does_what_the_model_does_has_no_warning() -> None:
 def test_an_empty_circuit_captures_nothing() -> None:
     (pruned,) = warnings_of(recorded([], TOP, edges_selected=2, metric_circuit=4.5))
     assert pruned == (
-        "the circuit is empty, it captures nothing: of 2 selected edges 2 lie on no path from the embedding to the logits. Way out: "
+        "the circuit is empty: 2 of 2 selected edges lie on no path from the embedding to the logits. Remedy: "
         "take more edges (--edges), or grow the circuit from the logits, which connects them (--greedy)."
     )
     (cut,) = warnings_of(recorded([], {"threshold": 3.0}, metric_circuit=4.5))
-    assert cut == "the circuit is empty, it captures nothing. Way out: search with a lower threshold (--threshold)."
+    assert cut == "the circuit is empty. Remedy: search with a lower threshold (--threshold)."
 
 
 def test_a_circuit_that_fell_apart() -> None:
     (warning,) = warnings_of(recorded(PATH, TOP, edges_selected=5))
-    assert warning.startswith("the circuit fell apart: of 5 selected edges 3 lie on no path from the embedding to the logits")
+    assert warning.startswith(
+        "most of the circuit was disconnected: 3 of 5 selected edges lie on no path from the embedding to the logits"
+    )
     assert warnings_of(recorded(PATH, TOP, edges_selected=4)) == ()
 
 
@@ -66,19 +68,19 @@ def test_the_warning_of_a_collapse_is_that_of_faithfulness(circuit: float, model
     f = faithfulness_of(circuit, model, empty)
     if f is None:
         assert abs(model - empty) < 1e-3
-        assert len(found) == 1 and "does not tell them apart" in found[0]
+        assert len(found) == 1 and "values are the same" in found[0]
     else:
         assert f == pytest.approx((circuit - empty) / (model - empty))
         assert bool(found) == (f <= 1e-6)
-        assert all("does no better than no circuit" in warning and "Way out: take more edges" in warning for warning in found)
+        assert all(
+            "does no better than the model with every edge cut" in warning and "take more edges" in warning for warning in found
+        )
 
 
 def test_a_zoom_that_loses_the_behaviour() -> None:
     ends = {"metric_model": 17.8, "metric_corrupted": 0.6}
     (warning,) = warnings_of(recorded(PATH, {"threshold": 0.1}, metric_before=17.6, metric_circuit=3.7, **ends))
-    assert (
-        "took the faithfulness from 0.988 to 0.18: kl_divergence 3.7, before 17.6. Way out: look inside with a lower" in warning
-    )
+    assert "lowered the faithfulness from 0.988 to 0.18: kl_divergence is 3.7, and was 17.6 before. Zoom with a lower" in warning
     assert warnings_of(recorded(PATH, {"threshold": 0.1}, metric_before=17.6, metric_circuit=17.2, **ends)) == ()
 
 
@@ -94,7 +96,7 @@ def test_a_search_says_it_everywhere(tmp_path: Path) -> None:
     found = sc.discover(model, random_task(model, 1, [6, 5]), "random", metric="logit_difference", selection=1)
     assert found.circuit.n_edges == 0
     (warning,) = found.warnings
-    assert "of 1 selected edges 1 lie on no path" in warning and f"warning: {warning}" in repr(found)
+    assert "1 of 1 selected edges lie on no path" in warning and f"warning: {warning}" in repr(found)
     assert found.faithfulness == pytest.approx(0, abs=1e-6)
     found.circuit.save(tmp_path)
     summary = Summary.of(Circuit.load(tmp_path))
@@ -115,7 +117,7 @@ def test_a_zoom_knows_what_was_there_before() -> None:
     assert finer.metric_before == pytest.approx(coarse.metric_circuit, abs=1e-6)
     assert finer.metric_circuit > coarse.metric_circuit
     lost = finer.faithfulness is not None and coarse.faithfulness is not None and coarse.faithfulness - finer.faithfulness > 0.1
-    assert any("looking inside took" in warning for warning in finer.warnings) == lost
+    assert any("the zoom lowered" in warning for warning in finer.warnings) == lost
 
 
 def test_faithfulness_after_a_search_is_that_of_evaluate() -> None:
@@ -131,11 +133,11 @@ def test_a_judgement_warns_of_circuits_that_hold_nothing() -> None:
     problem = sc.Problem.of(model, random_task(model, 1, [6, 5] * 8), "kl_divergence")
     empty = sc.judge(problem, Circuit.empty(problem.graph), random_circuits=1)
     assert empty.completeness == pytest.approx(1)
-    assert empty.warnings == ("the circuit is empty: it captures nothing, and its completeness is that of the whole model, 1.",)
+    assert empty.warnings == ("the circuit is empty, so its completeness is that of the whole model, 1.",)
     whole = sc.judge(problem, Circuit.full(problem.graph), random_circuits=1)
     assert whole.warnings == ()
     worse = replace(whole.evaluation, metric=worse_than_empty(whole.evaluation.metric))
-    assert "does no better than no circuit" in Judgement(worse, 0.0, (0.0,), None).warnings[0]
+    assert "does no better than the model with every edge cut" in Judgement(worse, 0.0, (0.0,), None).warnings[0]
 
 
 def worse_than_empty(readings: Readings) -> Readings:

@@ -74,10 +74,10 @@ def test_zooming_decides_inside_alone_and_as_the_sequential_search_does(componen
         ("m9", "neuron", "not in the circuit"),
         ("m0", "neuron", "not in the circuit"),
         ("m1", "qkv", "has no level 'qkv': choose block, neuron"),
-        ("a1.h2", "head", "at level head already"),
-        ("a1", "block", "at level head already"),
-        ("m1", "block", "none is coarser than block"),
-        ("q1", "head", "is no component"),
+        ("a1.h2", "head", "already at level head"),
+        ("a1", "block", "already at level head"),
+        ("m1", "block", "block is the coarsest level"),
+        ("q1", "head", "is not a component"),
     ],
 )
 def test_what_cannot_be_zoomed_into_is_refused(component, into, message):

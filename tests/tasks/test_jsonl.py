@@ -62,19 +62,19 @@ def test_wrong_answers_may_be_left_out(tmp_path: Path, wrong: dict[str, Any]):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", r"mine\.jsonl holds no prompts"),
-        (" \n\n", r"mine\.jsonl holds no prompts"),
+        ("", r"mine\.jsonl contains no prompts"),
+        (" \n\n", r"mine\.jsonl contains no prompts"),
         (lines(PAIR) + "\n{'clean': 1}\n", r"mine\.jsonl:3: not JSON: Expecting property name .* at column 2"),
         ("[" * 100_000, r"mine\.jsonl:1: not JSON"),
         (lines(PAIR)[:-2], r"mine\.jsonl:1: not JSON"),
-        (lines(PAIR, [PAIR]), r"mine\.jsonl:2: a line must be an object, this is a list"),
-        (lines(PAIR, None), r"mine\.jsonl:2: a line must be an object, this is null"),
+        (lines(PAIR, [PAIR]), r"mine\.jsonl:2: a line must be a JSON object; this is a list"),
+        (lines(PAIR, None), r"mine\.jsonl:2: a line must be a JSON object; this is null"),
         (lines(PAIR, {"clean": "a", "corrupt": "b"}), r"mine\.jsonl:2: 'answers' is missing"),
         (lines({**PAIR, "corrupted": "b"}), r"mine\.jsonl:1: unknown key 'corrupted'"),
-        (lines({**PAIR, "clean": 3}), r"mine\.jsonl:1: 'clean' must be text, this is a number"),
+        (lines({**PAIR, "clean": 3}), r"mine\.jsonl:1: 'clean' must be text; this is a number"),
         (lines({**PAIR, "answers": " Mary"}), r"mine\.jsonl:1: 'answers' must be a list of texts .* this is text"),
         (lines({**PAIR, "answers": [True]}), r"mine\.jsonl:1: 'answers' must be a list of texts .* this is a list of other"),
-        ('{"clean": "a", "clean": "b", "corrupt": "c", "answers": []}', r"mine\.jsonl:1: key 'clean' comes twice"),
+        ('{"clean": "a", "clean": "b", "corrupt": "c", "answers": []}', r"mine\.jsonl:1: key 'clean' occurs twice"),
         (lines(PAIR).encode() + b'{"clean": "\xff"}', r"mine\.jsonl:2: not UTF-8 \(byte 11"),
         (lines(PAIR) + "x" * (2**20 + 1), r"mine\.jsonl:2: the line is longer than 1048576 bytes"),
         (lines(PAIR) + "\n" + lines(PAIR), r"pair 1 \(mine\.jsonl:1\) and pair 2 \(mine\.jsonl:3\) are the same"),
@@ -96,7 +96,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path):
 
 
 def test_more_pairs_than_there_are_is_refused(tmp_path: Path):
-    with pytest.raises(PromptError, match=r"mine\.jsonl holds 1 pairs, and 2 were asked for"):
+    with pytest.raises(PromptError, match=r"examples is 2, and mine\.jsonl has only 1 pair"):
         task_of(tmp_path, lines(PAIR), examples=2)
     with pytest.raises(SettingsError, match="at least 1"):
         task_of(tmp_path, lines(PAIR), examples=0)

@@ -47,13 +47,13 @@ def test_a_good_pair_becomes_tokens_and_answers():
 
 
 def test_prompts_of_unequal_length_are_named_with_the_place_where_they_part():
-    message = r"pair 2: clean has 9 tokens, corrupted 12; they part at position 1 \(' John' / ' '\).*toy"
+    message = r"pair 2: clean has 9 tokens, corrupted 12; they first differ at position 1 \(' John' / ' '\).*toy"
     with pytest.raises(PromptMismatchError, match=message):
         build(GOOD, changed(corrupted="When Zoe met Mary, John gave it to"))
 
 
 def test_a_prompt_that_only_goes_on_parts_at_the_end():
-    with pytest.raises(PromptMismatchError, match=r"pair 1: .* part at position 9 \(the end / ' the'\)"):
+    with pytest.raises(PromptMismatchError, match=r"pair 1: .* first differ at position 9 \(the end / ' the'\)"):
         build(changed(corrupted=f"{GOOD.clean} the"))
 
 
@@ -71,7 +71,7 @@ def test_a_prompt_that_only_goes_on_parts_at_the_end():
         (changed(wrong_answers=(" Zoe",)), "pair 2: answer ' Zoe' is 4 tokens"),
         (changed(answers=("John",)), "pair 2: answer 'John' .* did you mean ' John' with a leading space"),
         (changed(answers=("Mary",)), "pair 2: answer 'Mary' .* did you mean ' Mary' with a leading space"),
-        (changed(clean="a" * 65, corrupted="b" * 65), "pair 2: 65 tokens, and toy reads at most 64"),
+        (changed(clean="a" * 65, corrupted="b" * 65), "pair 2: the prompts have 65 tokens, and toy reads at most 64"),
         (GOOD, "pair 1 and pair 2 are the same"),
     ],
 )
@@ -100,7 +100,7 @@ def test_the_way_to_a_tokenizer_is_one_that_the_model_has(tmp_path: Path):
     memory = with_tokenizer(None)
     shipped = load_model("tiny-induction-ioi")
     for model, ways in ((memory, [python]), (replace(memory, folder=tmp_path), [beside, python]), (shipped, ["another model"])):
-        with pytest.raises(PromptError, match="Choose the task induction, which is made of token ids; or") as refused:
+        with pytest.raises(PromptError, match="Use the task induction, whose prompts are token ids; or") as refused:
             build(GOOD, model=model)
         assert [way for way in (beside, python, "another model") if re.search(way, str(refused.value))] == ways
 
@@ -112,7 +112,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused():
 
 
 def test_no_pairs_and_unknown_metrics_are_refused():
-    with pytest.raises(PromptError, match="at least one"):
+    with pytest.raises(PromptError, match="at least 1"):
         build()
     with pytest.raises(UnknownNameError, match="logit_difference"):
         build(GOOD, metric="logit_diff")
@@ -135,7 +135,7 @@ def test_prompts_begin_as_the_policy_says(adds: bool, bos: Any, added: int):
 )
 def test_text_that_spells_the_bos_token_out_is_refused_where_the_policy_decides(adds: bool, bos: Any):
     twice = changed(clean=f"<bos>{GOOD.clean}", corrupted=f"<bos>{GOOD.corrupted}")
-    with pytest.raises(PromptError, match="begins with '<bos>' itself"):
+    with pytest.raises(PromptError, match="already begins with '<bos>'"):
         build(twice, model=with_tokenizer(tokenizer_of(WORDS, adds_bos=adds)), bos=bos)
 
 
@@ -151,7 +151,7 @@ def test_policies_that_the_tokenizer_cannot_follow_are_refused():
         build(GOOD, model=with_tokenizer(bare), bos="always")
     with pytest.raises(SettingsError, match="auto, always, never"):
         bos_prefix(TOY.tokenizer, "sometimes", "toy")
-    with pytest.raises(SettingsError, match="more than a token in front"):
+    with pytest.raises(SettingsError, match="more than one token in front"):
         build(GOOD, model=with_tokenizer(tokenizer_of(WORDS, adds_bos=True, adds_eos=True)))
 
 
@@ -181,7 +181,7 @@ def test_a_slice_is_the_task_of_those_examples(start: int, stop: int):
 
 
 def test_slices_with_steps_are_refused():
-    with pytest.raises(SettingsError, match="not a run"):
+    with pytest.raises(SettingsError, match="does not select consecutive examples"):
         of_ids()[::2]
 
 
@@ -206,7 +206,7 @@ def test_the_digest_tells_tasks_apart(other: dict[str, Any]):
         ({"corrupted": [[3, 9], *OTHERS[1:]]}, "pair 1: clean has 3 tokens, corrupted 2"),
         ({"clean": [[], *PROMPTS[1:]], "corrupted": [[], *OTHERS[1:]]}, "pair 1: the prompts are empty"),
         ({"clean": [*PROMPTS[:2], [8, 9, 10, 10**6]]}, "pair 3: token id 1000000 is outside"),
-        ({"answers": SPOTS[:3]}, "at least one for each"),
+        ({"answers": SPOTS[:3]}, "at least one per prompt"),
         ({"answers": SPOTS[::-1]}, "order"),
         ({"answers": [*SPOTS[:3], Answer(2, 4, (1,))]}, "pair 3: an answer is read at position 4, and the prompt has 4"),
         ({"answers": [*SPOTS[:3], Answer(2, 3, ())]}, "pair 3: no answer"),
@@ -220,11 +220,11 @@ def test_bad_ids_are_refused_by_number(changes: dict[str, Any], message: str):
 
 def test_models_that_attend_both_ways_take_prompts_of_one_length():
     model = bidirectional()
-    with pytest.raises(PromptError, match="pair 2: 2 tokens, and pair 1 has 3"):
+    with pytest.raises(PromptError, match="pair 2 has 2 tokens, and pair 1 has 3"):
         of_ids(model=model)
-    with pytest.raises(PromptError, match="prompts of 2 to 4 tokens cannot run together"):
+    with pytest.raises(PromptError, match="prompts of 2 to 4 tokens cannot run in one batch"):
         model(of_ids().clean)
-    with pytest.raises(PromptError, match="cannot run together"):
+    with pytest.raises(PromptError, match="cannot run in one batch"):
         writer_values(model, Graph.of(model.config), of_ids().clean)
     last = [answer for answer in SPOTS if answer.example == 0]
     assert len(of_ids(model=model, clean=PROMPTS[:1], corrupted=OTHERS[:1], answers=last)) == 1

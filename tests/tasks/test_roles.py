@@ -163,12 +163,12 @@ def test_a_file_without_roles_declares_none(tmp_path: Path):
         ({"roles": {"S1": 4}}, r"pair 1 \(mine\.jsonl:1\): role S1 is at position 5, and the prompt has 5 tokens"),
         ({"roles": {"S1": -2}}, "role S1 is at position -1"),
         ({"seq_labels": ["a"] * 5}, "role a is at position 5"),
-        ({"roles": {"S1": 1, "S2": [0, 1]}}, "position 2 is both S1 and S2; a position has one role"),
-        ({"roles": {"a->b": 1}}, "'a->b' cannot be a role"),
-        ({"roles": {"7": 1}}, "'7' cannot be a role"),
-        ({"roles": {"S1": "x"}}, r"mine\.jsonl:1: role 'S1' must be at a position such as 3 .* this is text"),
+        ({"roles": {"S1": 1, "S2": [0, 1]}}, "position 2 has two roles, S1 and S2"),
+        ({"roles": {"a->b": 1}}, "'a->b' is not a valid role"),
+        ({"roles": {"7": 1}}, "'7' is not a valid role"),
+        ({"roles": {"S1": "x"}}, r"mine\.jsonl:1: role 'S1' must be a position such as 3 .* this is text"),
         ({"roles": {"S1": [True]}}, "this is a list of other things"),
-        ({"roles": [1]}, r"'roles' must be an object such as \{\"IO\": 3\}, this is a list"),
+        ({"roles": [1]}, r"'roles' must be an object such as \{\"IO\": 3\}; this is a list"),
     ],
 )
 def test_roles_that_do_not_fit_are_refused(tmp_path: Path, declared: dict[str, Any], message: str):

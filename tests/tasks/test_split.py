@@ -158,7 +158,7 @@ def test_a_task_with_few_prompts_gives_what_it_has():
     split = load_split("capital_of", few, examples=8)
     assert (len(split.search), len(split.parts["validation"]), len(split.parts["test"])) == (8, 3, 13)
     with pytest.raises(
-        SettingsError, match="2 different prompts beside the 22 to search with, and a split needs at least 3: 1 to "
+        SettingsError, match="2 different prompts besides the 22 search prompts, and a split needs at least 3: 1 for "
     ):
         load_split("capital_of", few, examples=22)
     assert (
@@ -181,11 +181,11 @@ def test_shares_of_a_built_in_task_are_for_each_prompt_of_the_search():
 def test_too_few_pairs_are_refused_with_the_minimum_and_the_way_out(tmp_path: Path):
     file = file_of(tmp_path, [100, 101, 102, 103, 104, 104])
     with pytest.raises(
-        SettingsError, match=r"numbers.jsonl has 5 different prompts, and a split needs at least 6: 3 to .*--split 100/0/0"
+        SettingsError, match=r"numbers.jsonl has 5 different prompts, and a split needs at least 6: 3 for .*--split 100/0/0"
     ):
         load_split(file, LETTERS)
     assert len(load_split(file, LETTERS, split="100/0/0").search) == 6
-    with pytest.raises(SettingsError, match="1 different prompt beside the 4 pairs to search with, and a split needs at least 3"):
+    with pytest.raises(SettingsError, match="1 different prompt besides the 4 search pairs, and a split needs at least 3"):
         load_split(file, LETTERS, examples=4)
     assert {name: len(part) for name, part in load_split(file, LETTERS, examples=2).parts.items()} == {
         "search": 2,

@@ -94,7 +94,9 @@ class Drawing:
             drawn = load_at_most(name, self.model, examples=count + len(apart), seed=self.seed, bos=self.bos)
         rest = without(drawn, apart)
         if self.examples is not None and len(rest) < self.examples:
-            say(f"warning: {self.examples} pairs of {name} were asked for, and there are {len(rest)} beside those to judge with")
+            say(
+                f"warning: only {len(rest)} of the requested {self.examples} pairs of {name} are available besides the evaluation prompts"
+            )
         return rest[: min(count, len(rest))], judging
 
 
@@ -153,11 +155,11 @@ def material(
     probes = [Probe.of(model, others[0], metric), *(Probe.of(model, other) for other in others[1:])]
     texts = Texts.of(model, content, bos)
     if model.tokenizer is not None and texts is None:
-        say(f"warning: the tokenizer of {model.name} cannot read the text that comes with the package: no perplexity is measured")
+        say(f"warning: perplexity is not measured, because the tokenizer of {model.name} cannot read the package's text")
     elif texts is not None and texts.unread is not None:
         say(
-            f"warning: {texts.unread!r} and perhaps more of the text is not in the vocabulary of {model.name}: perplexity and KL on "
-            "text and unrelated prompts say little"
+            f"warning: {texts.unread!r} and perhaps more words of the text are not in the vocabulary of {model.name}, so perplexity and KL on "
+            "text and unrelated prompts are unreliable"
         )
     held_out = HeldOut(probes[0], tuple(probes[1:]), texts)
     return Material(circuit, model, found[0], tuple(found[1:]), held_out, metric)

@@ -107,7 +107,7 @@ def mib_submission(
     from subcircuit.report.exchange.mib_submission import check_submission, write_submission
 
     if (check is None) == (out is None) or (check is not None and paths):
-        raise SettingsError("give directories of circuits and --out FOLDER, or --check FOLDER alone")
+        raise SettingsError("give directories of circuits and --out FOLDER, or only --check FOLDER")
     order, ending, folder = ranked_by(by), _suffix(suffix), check or out
     assert folder is not None
     if check is not None:

@@ -49,7 +49,7 @@ def explain(
         given = Overrides(model, revision, device, dtype, task, examples, seed)
         problem = to_look_at(path, circuit, given, watcher.say)
         if problem.task.roles is None:
-            watcher.say("warning: these prompts declare no token roles: only START and END are told apart (see docs/explain.md)")
+            watcher.say("warning: these prompts declare no token roles, so only START and END have names (see docs/explain.md)")
         watcher.say(f"explaining {len(circuit.nodes)} nodes on {len(problem.task)} pairs of prompts")
         explanation = explain_circuit(problem.model, circuit, problem.task, on_step=watcher.step)
     written = _write(explanation, directory)
@@ -63,7 +63,7 @@ def _directory(path: Path, out: Path | None) -> Path:
     """Where to write, checked before any work is done."""
     directory = path if out is None else out
     if not directory.is_dir() and (out is None or directory.exists()):
-        raise OutputError(f"{directory} is not a directory: say with --out where explanation and figure go")
+        raise OutputError(f"{directory} is not a directory: choose one for the explanation and the figure with --out")
     return directory
 
 

@@ -46,6 +46,6 @@ def keep(
     with watch(messages()) as watcher:
         m = material(path, given, retain or (), eval_examples, text, watcher.say)
         edit, fill = keep_only(m.model, m.circuit, m.found, retain=m.retain, means=means, on_round=watcher.step)
-        watcher.say(f"{len(edit.names):,} {level}s are gone")
+        watcher.say(f"removed {len(edit.names):,} {level}s")
         report = write_kept(edit, fill, directory, m.circuit, m.held_out, watcher.say, watcher.step)
     show(report, directory, json)

@@ -38,7 +38,7 @@ def pool_of(workers: int, ray: str | None, say: Callable[[str], None]) -> "Pool"
     pool, threads, cores = Pool(workers, ray), torch.get_num_threads(), os.cpu_count() or 1
     if ray is None and workers > 1 and cores < workers * threads:
         say(
-            f"warning: {workers} workers of {threads} threads each on {cores} cores slow each other down: "
+            f"warning: {workers} workers with {threads} threads each share {cores} cores and slow each other down: "
             f"set OMP_NUM_THREADS={max(1, cores // workers)}"
         )
     return pool

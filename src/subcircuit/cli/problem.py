@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the user says instead of what is recorded; None leaves it at that."""
+    """Command-line overrides of the recorded spec; None keeps the recorded value."""
 
     model: str | None = None
     revision: str | None = None
@@ -50,11 +50,13 @@ def ready(path: Path, given: Overrides, examples: int, say: "Callable[[str], Non
     task, found_on = _prompts(circuit, name, given, examples, model, say)
     shared = 0 if found_on is None else shared_prompts(task, found_on)
     if shared:
-        say(f"warning: the circuit was found with {shared} of these {len(task)} prompts, which flatter it: {_way_out(task)}")
+        say(
+            f"warning: {shared} of these {len(task)} prompts were search prompts of the circuit, so the result is too good: {_way_out(task)}"
+        )
     if found_on is None and circuit.record is not None and given.task is None:
-        say("warning: the prompts of the search cannot be made again: some of these may be among them")
+        say("warning: the search prompts cannot be reproduced, so some of these prompts may be among them")
     if given.examples is not None and len(task) < given.examples:
-        say(f"warning: {given.examples} pairs of prompts were asked for, and there are {len(task)}")
+        say(f"warning: only {len(task)} of the requested {given.examples} pairs of prompts are available")
     return circuit, _problem(circuit, given, task, model), shared
 
 
@@ -79,7 +81,7 @@ def to_look_at(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[
     else:
         task = unseen(own, name, count, model)
         if not _fits(circuit, task):
-            say("looking at the prompts of the search: this circuit has a node at each position, and others have other lengths")
+            say("using the search prompts: this circuit has a node at each position, and the test prompts have other lengths")
             task = own.search[: min(count, len(own.search))]
     return _problem(circuit, given, task, model)
 
@@ -103,7 +105,7 @@ def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[s
         same = given.examples is None and given.seed is None
         task = _found_on(circuit, record, name, model) if same else None
         if same and task is None:
-            say(f"warning: not the prompts that {path} was found with, which cannot be made again")
+            say(f"warning: the search prompts of {path} cannot be reproduced, so other prompts are used")
         if task is None:
             seed = record.seed if given.seed is None else given.seed
             task = load_task(name, model, examples=given.examples, seed=seed, bos=_bos(record))
@@ -144,7 +146,7 @@ def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callab
     elif record is not None:
         name = model_source(path, record.model)
     else:
-        raise SettingsError("the circuit does not say its model: give --model")
+        raise SettingsError("the circuit has no record of its model: give --model")
     say(f"loading {name}")
     model = load_model(
         name,
@@ -155,7 +157,7 @@ def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callab
     )
     if unlike := circuit.graph.unlike_model(model.config):
         found_in = record.model.name if record else "another model"
-        raise GraphError(f"{path} was found in {found_in}, which {name} is not: their graphs differ in {unlike}")
+        raise GraphError(f"{path} was found in {found_in}, and {name} is another model: their graphs differ in {unlike}")
     if record is not None:
         _compare(path, record.model, model, given, say)
     return model
@@ -174,7 +176,7 @@ def _compare(path: Path, recorded: "ModelRecord", model: "Transformer", given: O
     )
     others = f"{path} was found in {recorded.name} ({was}), and {model.name} here is another model ({now})"
     if given.model is None and given.revision is None:
-        raise ModelError(f"{others}: give --model, which measures it there all the same")
+        raise ModelError(f"{others}: give --model to measure the circuit in that model")
     say(f"warning: {others}")
 
 
@@ -189,7 +191,7 @@ def task_named(path: Path, circuit: "Circuit", given: Overrides) -> str:
 
     for what, said in (("model", given.model), ("task", given.task)):
         if circuit.record is None and said is None:
-            raise SettingsError(f"the circuit does not say its {what}: give --{what}")
+            raise SettingsError(f"the circuit has no record of its {what}: give --{what}")
     if given.task is not None or circuit.record is None:
         return str(given.task)
     return task_source(path, circuit.record.task)
@@ -224,7 +226,7 @@ def _prompts(
         return unseen(own, name, given.examples, model), found_on
     if own is None and record.task.split is not None and given.task is not None:
         say(
-            f"warning: {name} does not give the prompts that this run set apart: others are taken, which it may have searched with"
+            f"warning: {name} does not give the test prompts of this run; other prompts are used, and some of them may be search prompts"
         )
     if found_on is None or given.seed is not None:
         return load(name, model, examples=count, seed=given.seed or 0, bos=_bos(record)), found_on
@@ -235,7 +237,7 @@ def _prompts(
 
 
 def _way_out(task: "Task") -> str:
-    return "add pairs to the file, or search with fewer (--examples)" if "file" in task.parameters else "choose another --seed"
+    return "add pairs to the file, or search on fewer (--examples)" if "file" in task.parameters else "choose another --seed"
 
 
 def split_of(circuit: "Circuit", name: str, model: "Transformer") -> "Split | None":

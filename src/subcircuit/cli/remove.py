@@ -64,7 +64,9 @@ def remove(
     given = Overrides(model, revision, device, dtype, task, examples, seed, metric, None)
     with watch(messages()) as watcher:
         m = material(path, given, retain or (), eval_examples, text, watcher.say)
-        watcher.say(f"searching for the smallest part of {m.circuit.n_edges:,} edges whose removal leaves at most {target:.0%}")
+        watcher.say(
+            f"searching for the smallest removal from {m.circuit.n_edges:,} edges that leaves at most {target:.0%} of the task"
+        )
         found = take_out(
             m.model,
             m.circuit,

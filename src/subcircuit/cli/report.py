@@ -40,9 +40,9 @@ def report(
     from subcircuit.report.page import report_document, write_report
 
     if points < 2 or most_edges < 0:
-        raise SettingsError(f"--points {points} --most-edges {most_edges}: at least 2 points, and no negative number of edges")
+        raise SettingsError(f"--points {points} --most-edges {most_edges}: points must be at least 2, edges at least 0")
     if out.exists():
-        raise OutputError(f"{out} exists; nothing was touched: choose another place with --out")
+        raise OutputError(f"{out} exists and was not changed: choose another path with --out")
     circuits = shown_circuits(paths)
     given = Overrides(model=model, device=device, task=task, examples=examples)
     with watch(messages()) as watcher:

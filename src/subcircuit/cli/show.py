@@ -24,7 +24,7 @@ def show(
     circuit = Circuit.load(path)
     if edges is None:
         if out is not None:
-            raise SettingsError("--out goes with --edges, which takes another circuit from the path")
+            raise SettingsError("--out needs --edges, which selects another circuit of the refinement path")
         print_run(path, circuit, as_json=json)
         return
     steps = load_path(path if path.is_dir() else path.parent, circuit.graph)

@@ -73,7 +73,7 @@ def _probe(paths: list[Path], given: "Overrides") -> "Probe":
     def probe(number: int, shown: "Shown") -> "Problem":
         path = paths[number]
         if now_at(path) != path:
-            raise SettingsError("prompts and faithfulness are looked at when the search is done")
+            raise SettingsError("prompts and faithfulness can be computed when the search is done")
         return to_look_at(path, shown.circuit, given, lambda words: console.print(plain(words), soft_wrap=True))
 
     return probe

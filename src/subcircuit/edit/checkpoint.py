@@ -73,8 +73,8 @@ def check_constants(model: Transformer, nodes: Sequence[Node], ablation: str) ->
     for node in nodes:
         if _bias_of(tensor_map, node) is None:
             raise EditError(
-                f"{ablation} ablation leaves a constant in place of {node}, and checkpoints of architecture "
-                f"{model.config.architecture!r} have no bias for what {_WRITES[node.kind][0]} write to keep it in. "
+                f"{ablation} ablation replaces {node} with a constant, and checkpoints of architecture "
+                f"{model.config.architecture!r} have no output bias of {_WRITES[node.kind][0]} that could store it. "
                 "Use --ablation zero, or --level edge."
             )
 
@@ -115,8 +115,8 @@ def write_checkpoint(
     """
     if model.folder is None:
         raise EditError(
-            f"{model.name} was not read from a checkpoint on disk, so there is none to edit: save it with save_pretrained, "
-            "and load it from there."
+            f"{model.name} was not read from a checkpoint on disk, so there is no checkpoint to edit: save the model with "
+            "save_pretrained and load it from that directory."
         )
     if constants is not None:
         check_constants(model, nodes, "mean or optimal")
@@ -224,7 +224,7 @@ class CutModel:
 
     def __post_init__(self) -> None:
         if self.circuit.constants is None:
-            raise EditError("a model with edges cut needs a circuit with constants: they are what cut edges carry")
+            raise EditError("a model with edges cut needs a circuit with constants, because the cut edges carry them")
 
     @default_modes()
     def __call__(self, tokens: Tokens) -> Float[Tensor, "batch pos vocab"]:
@@ -278,16 +278,16 @@ def load_edited(
         model = load_model(model or _source(recorded, directory), revision=hub, device=device, dtype=recorded.dtype)
     if model.config.digest != recorded.config:
         raise ModelError(
-            f"{directory} is an edit of {recorded.model}, and {model.name} has another config: give the model it was"
+            f"{directory} is an edit of {recorded.model}, and {model.name} has another config: give the model that was edited"
         )
     if recorded.revision is not None and model.revision != recorded.revision:
         raise ModelError(
-            f"{directory} is an edit of {recorded.model} in revision {recorded.revision}, and {model.name} is {model.revision}: "
-            "its weights are others"
+            f"{directory} is an edit of {recorded.model} at revision {recorded.revision}, and {model.name} is at revision "
+            f"{model.revision}, with other weights: load the recorded revision"
         )
     circuit = Circuit.load(directory / CIRCUIT_FILE)
     if unlike := circuit.graph.unlike_model(model.config):
-        raise ModelError(f"{directory}: the circuit is not of {model.name}; their graphs differ in {unlike}")
+        raise ModelError(f"{directory}: the circuit belongs to another model than {model.name}; their graphs differ in {unlike}")
     if circuit.graph.shape.positions:
         raise ModelError(f"{directory}: the circuit has nodes at single positions, and a wrapper cuts edges at all positions")
     if circuit.constants is None or circuit.constants.shape[1] != model.config.d_model or not circuit.constants.isfinite().all():
@@ -306,7 +306,8 @@ def _read(file: Path) -> EditedFile:
         return EditedFile.model_validate_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CircuitFileError(
-            f"{file}: there is no model with edges cut here. Models with nodes removed are checkpoints: load them with load_model"
+            f"{file} does not exist, so {file.parent} is not a model with edges cut. A model with "
+            "nodes removed is a checkpoint: load it with load_model"
         ) from None
     except ValidationError as error:
         first = error.errors()[0]

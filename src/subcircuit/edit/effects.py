@@ -286,12 +286,12 @@ def recovery(
         on_round: called after every step of fine-tuning.
     """
     step = _steps(settings, on_round)
-    say("relearning: a step size that moves the untouched model")
+    say("relearning: choosing a learning rate on the original model")
     whole = untouched(train, judged, settings, step)
     rate = whole.learning_rate
-    say(f"relearning: {settings.steps} steps of fine-tuning at {rate:g} on {len(train)} prompts of {train.name}")
+    say(f"relearning: {settings.steps} steps of fine-tuning at learning rate {rate:g} on {len(train)} prompts of {train.name}")
     curve = relearn(edited, train, judged, settings, rate, step)
-    say("relearning: the same after random damage")
+    say("relearning: the same fine-tuning after random damage")
     damaged = damaged_at_random(judged.model, spared, removed, judged, max(curve[0][1], 0.0))
     random = relearn(damaged.model, train, judged, settings, rate, step)
     inside = len(set(damaged.nodes) & set(spared))

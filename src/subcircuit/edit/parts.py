@@ -193,7 +193,7 @@ class Probe:
         if not whole > 0:
             raise SettingsError(
                 f"{model.name} does not do {task.name}: its {chosen.name.replace('_', ' ')} is {whole:.3g} on {len(task)} prompts, "
-                "and shares of it mean nothing. Choose another task."
+                "so a share of it has no meaning. Choose another task."
             )
         return Probe(model, task, chosen, whole)
 
@@ -232,12 +232,12 @@ def telling(task: Task, name: str | None) -> Metric:
         return chosen
     if name is not None:
         raise SettingsError(
-            f"{name} cannot say how much of a capability is left: choose one that grows with it and has gradients, "
-            "such as logit_difference or probability_difference."
+            f"metric {name} does not measure how much of a capability is left: choose a metric that grows with the capability "
+            "and has gradients, such as logit_difference or probability_difference."
         )
     if not bool(task.answers.wrong_mask.any(-1).all()):
         raise SettingsError(
-            f"task {task.name} has no wrong answers: how much of the capability is left is a difference between right and wrong. "
-            "Give the pairs wrong_answers."
+            f"task {task.name} has no wrong answers, and the capability is measured as the difference between right and wrong "
+            "answers. Add wrong_answers to the pairs."
         )
     return metric_named("logit_difference")

@@ -48,7 +48,7 @@ class Relearning:
 
     def __post_init__(self) -> None:
         if self.steps < 0:
-            raise SettingsError(f"relearning takes {self.steps} steps: it must be 0 or more")
+            raise SettingsError(f"steps of relearning is {self.steps}: it must be at least 0")
         if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
             raise SettingsError(f"the learning rate of relearning is {self.learning_rate}: it must be above 0")
 

@@ -137,17 +137,18 @@ def check_same_model(circuit: Circuit, model: Transformer) -> None:
     if circuit.graph.shape.positions:
         raise GraphError(
             f"the circuit has nodes at single positions ({circuit.graph.scope}), and weights act at all positions. Nothing was "
-            "removed: search without positions, or join the positions, Circuit.load(…), coarsen(circuit, circuit.graph.without_positions)"
+            "removed. Search without positions, or merge the positions: coarsen(circuit, circuit.graph.without_positions)"
         )
     if unlike := circuit.graph.unlike_model(model.config):
         raise GraphError(
-            f"the circuit was found in another model than {model.name}; their graphs differ in {unlike}. Nothing was removed"
+            f"the circuit was found in another model than {model.name}; their graphs differ in {unlike}. Nothing was removed: give "
+            "the model in which the circuit was found"
         )
     recorded = None if circuit.record is None else circuit.record.model
     if recorded is not None and recorded.config != model.config.digest:
         raise GraphError(
             f"the circuit was found in {recorded.name}, whose config has the digest {recorded.config}; that of {model.name} is "
-            f"{model.config.digest}. Nothing was removed: give the model that the circuit is of"
+            f"{model.config.digest}. Nothing was removed: give the model in which the circuit was found"
         )
 
 
@@ -235,7 +236,9 @@ def keep(
     split = resolved_layers(circuit.graph.writers)
     parts_of_model = all_nodes(model, split)
     if unknown := kept - set(parts_of_model):
-        raise EditError(f"{min(map(str, unknown))} is no head, MLP or neuron, so nothing can be kept but it: use --level edge")
+        raise EditError(
+            f"the circuit contains {min(map(str, unknown))}, which is not a head, MLP or neuron and cannot be kept as a node: use --level edge"
+        )
     gone = tuple(node for node in parts_of_model if node not in kept)
     fill = _fill(model, gone, means)
     material = _Material(model, task.to(model.device), [other.to(model.device) for other in retain], fill)
@@ -244,7 +247,9 @@ def keep(
     elif gone:
         parts = material.nodes(gone)
     else:
-        raise EditError("the circuit holds every head and every MLP of the model: nothing would be removed. Use --level edge")
+        raise EditError(
+            "the circuit contains every head and every MLP of the model, so nothing would be removed. Use --level edge"
+        )
     everything = tuple(range(len(parts.names)))
     if fill == "optimal":
         parts = replace(material, learn_on=[material.task]).learned(parts, everything, on_round)

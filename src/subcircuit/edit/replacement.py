@@ -43,7 +43,9 @@ def fill_named(name: str) -> Fill:
     for fill in get_args(Fill):
         if fill == name:
             return fill
-    raise UnknownNameError("ablation", name, get_args(Fill), "What is removed for good cannot depend on a corrupted prompt.")
+    raise UnknownNameError(
+        "ablation", name, get_args(Fill), "The replacement for a removed component cannot depend on a corrupted prompt."
+    )
 
 
 @torch.no_grad()
@@ -94,8 +96,8 @@ def optimal_writes(
     """
     if model.config.post_norms:
         raise EditError(
-            f"optimal constants of {model.name} are learned behind the norm that follows a block, and cannot be written in front of it: "
-            "use --ablation mean or zero, or --level edge"
+            f"optimal constants of {model.name} are learned after the norm that follows a block, and a checkpoint stores constants before "
+            "that norm: use --ablation mean or zero, or --level edge"
         )
     split = resolved_layers(nodes)
     graph = Graph.of(model.config, Scope(level="head", overrides=tuple((f"m{layer}", "neuron") for layer in sorted(split))))

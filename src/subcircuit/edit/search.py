@@ -61,9 +61,13 @@ class RemovalSearch:
 
     def __post_init__(self) -> None:
         if not 0 <= self.target < 1:
-            raise SettingsError(f"target is {self.target}: it is the share of the capability that may be left, from 0 to below 1")
+            raise SettingsError(
+                f"target is {self.target}: it is the largest share of the capability that may be left, at least 0 and less than 1"
+            )
         if not 0 <= self.floor <= 1:
-            raise SettingsError(f"floor is {self.floor}: it is the share of each retained task that is to stay, from 0 to 1")
+            raise SettingsError(
+                f"floor is {self.floor}: it is the smallest share of each retained task that must stay, from 0 to 1"
+            )
         if not (isfinite(self.weight) and self.weight >= 0):
             raise SettingsError(f"weight is {self.weight}: it must be at least 0")
         if self.width < 1:
@@ -147,7 +151,7 @@ def find(
         EditError: no parts, or removing them does not reach the target.
     """
     if not parts.names:
-        raise EditError("the circuit has no part that could be removed: no head, no MLP, no edge")
+        raise EditError("the circuit has no head, MLP or edge that can be removed")
     way = Rounds(100, on_round, WAY)
     search = _Search(parts, target, tuple(retained), settings, way)
     began, state = perf_counter(), search.measure(frozenset(start))
@@ -199,7 +203,7 @@ class _Search:
         if not made:
             raise EditError(
                 f"the target cannot be reached: with {len(state.removed)} of {len(self.parts.names)} parts of the circuit removed, "
-                f"{state.target:z.1%} of {self.target.task.name} is left, and no other takes it further. "
+                f"{state.target:z.1%} of {self.target.task.name} is left, and removing another part does not lower it. "
                 f"Use --target {state.target + 0.01:.2f}, or a larger circuit."
             )
         harmless = [one for one in made if one.least >= min(self.settings.floor, state.least)]

@@ -98,13 +98,12 @@ def in_parts(work: Callable[[range], Result], items: range, join: Callable[[Resu
             raise
         if len(items) == 1:
             raise ShortOfMemoryError(
-                "out of memory with the smallest piece of work there is: try bfloat16 (--dtype), shorter or fewer prompts, or a "
-                "coarser --scope"
+                "out of memory even with the smallest batch: use bfloat16 (--dtype), shorter or fewer prompts, or a coarser --scope"
             ) from None
     # only after the except block: the error holds references to intermediate tensors
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    warnings.warn("out of memory: going on in smaller parts", ShortOfMemory, stacklevel=2)
+    warnings.warn("out of memory: continuing with smaller batches", ShortOfMemory, stacklevel=2)
     middle = len(items) // 2
     return join(in_parts(work, items[:middle], join), in_parts(work, items[middle:], join))
 

@@ -83,7 +83,7 @@ def check_comparable(circuits: Sequence[Circuit]) -> None:
         GraphError: circuits of different graphs.
     """
     if len(circuits) < 2:
-        raise SettingsError(f"it takes two circuits to compare, and {len(circuits)} was given")
+        raise SettingsError(f"a comparison needs at least two circuits; given: {len(circuits)}")
     for other in circuits[1:]:
         if other.graph != circuits[0].graph:
             unlike = circuits[0].graph.unlike(other.graph)

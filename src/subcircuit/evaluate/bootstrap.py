@@ -69,7 +69,7 @@ def bootstrap(
         Interval(low=1.5, high=3.5, level=0.95)
     """
     if not 0 < level < 1 or resamples < 1:
-        raise SettingsError(f"level is {level} and resamples {resamples}: expected a share between 0 and 1, and at least 1")
+        raise SettingsError(f"level is {level} and resamples is {resamples}: level must be between 0 and 1, resamples at least 1")
     if len(samples[0]) < 2:
         return None
     # half a second, which commands that only show something need not wait

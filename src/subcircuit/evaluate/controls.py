@@ -60,7 +60,7 @@ def random_connected_circuit(graph: Graph, n_edges: int, seed: int = 0) -> Circu
         kept = _grow(graph, n_edges, random)
         if kept is not None:
             return Circuit(graph, kept)
-    raise SettingsError(f"no connected circuit of {n_edges} of {graph.n_edges} edges was found: ask for another number of edges")
+    raise SettingsError(f"no connected circuit with {n_edges} of {graph.n_edges} edges was found: choose another number of edges")
 
 
 def _grow(graph: Graph, n_edges: int, random: Random) -> Bool[Tensor, "writer reader"] | None:
@@ -116,7 +116,7 @@ def _owners(graph: Graph) -> tuple[tuple[tuple[int, int], ...], ...]:
 
 def _check_count(graph: Graph, n_edges: int) -> None:
     if not 0 <= n_edges <= graph.n_edges:
-        raise SettingsError(f"{n_edges} edges were asked for, and the graph has {graph.n_edges}")
+        raise SettingsError(f"n_edges is {n_edges}, and the graph has only {graph.n_edges} edges")
 
 
 @entry

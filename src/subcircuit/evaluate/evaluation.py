@@ -73,10 +73,10 @@ class Judgement:
         """Warnings about the circuit on these prompts; empty if there are none."""
         f, n_edges = self.evaluation.faithfulness, self.evaluation.circuit.n_edges
         if not n_edges:
-            return ("the circuit is empty: it captures nothing, and its completeness is that of the whole model, 1.",)
+            return ("the circuit is empty, so its completeness is that of the whole model, 1.",)
         if f <= 0:
             return (
-                f"on these prompts the circuit does no better than no circuit: faithfulness {f:.3g}. Search again for more edges.",
+                f"the circuit does no better than the model with every edge cut on these prompts (faithfulness {f:.3g}). Search for more edges.",
             )
         return ()
 
@@ -120,7 +120,7 @@ def judge(
         SettingsError: faithfulness is undefined on these prompts, see `check_gap`.
     """
     if random_circuits < 1:
-        raise SettingsError(f"random circuits is {random_circuits}: it takes at least 1 to compare with")
+        raise SettingsError(f"random_circuits is {random_circuits}: it must be at least 1")
     ranked = circuit.scores is not None and bool(circuit.scores[circuit.graph.edges].isfinite().all())
     sizes = (1, 1 + random_circuits, *([len(PERCENTAGES)] if ranked else []))
     rounds = Rounds(sum(runs_of(len(problem.task), size) for size in sizes), on_step, "runs")
@@ -217,12 +217,13 @@ def discover(
     if isinstance(model, Problem):
         if method is not None or metric is not None or ablation is not None or scope is not None:
             raise SettingsError(
-                "discover(problem, method): a problem has a task, a metric, an ablation and a scope already. Others: Problem.of(…)."
+                "discover(problem, method): the problem already has a task, a metric, an ablation and a scope. To change one of them, make another "
+                "problem with Problem.of(…)."
             )
         return search(model, cast(Method, task))
     if not isinstance(task, Task | Split):
         raise SettingsError(
-            f"discover: task is a Task or Split, and a {type(task).__name__} was given: load_task(…) and load_split(…) return one."
+            f"discover: task must be a Task or a Split, not a {type(task).__name__}: load_task(…) and load_split(…) return one."
         )
     learning = LearnOptimal() if ablation == OPTIMAL else ablation if isinstance(ablation, LearnOptimal) else None
     problem = Problem.of(model, task, metric, Mean() if learning else cast(str | Ablation | None, ablation), scope)

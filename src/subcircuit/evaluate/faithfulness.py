@@ -67,8 +67,8 @@ def check_gap(readings: Readings) -> None:
     else:
         return
     raise SettingsError(
-        f"faithfulness is undefined: {readings.metric.name} of the model differs from that with every edge cut by {gap:.2g}, "
-        f"which is within noise ({noise}). Use more prompts, another metric, or corrupted prompts that differ more."
+        f"faithfulness is undefined: {readings.metric.name} of the model and {readings.metric.name} with every edge cut differ by only "
+        f"{gap:.2g}, which is within noise ({noise}). Use more prompts, another metric, or corrupted prompts that differ more."
     )
 
 

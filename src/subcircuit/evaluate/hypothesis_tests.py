@@ -132,7 +132,9 @@ def independence_test(
 def independence(a: Float[Tensor, " batch"], b: Float[Tensor, " batch"], permutations: int = 1000, seed: int = 0) -> Independence:
     """The test of two given samples, paired by example."""
     if len(a) < 4 or permutations < 1:
-        raise SettingsError(f"independence needs at least 4 examples and 1 permutation; these are {len(a)} and {permutations}")
+        raise SettingsError(
+            f"the independence test needs at least 4 examples and 1 permutation; given: {len(a)} and {permutations}"
+        )
     left, right = _centred(_kernel(a)), _kernel(b)
     generator = torch.Generator().manual_seed(seed)
     observed = float((left * right).sum())
@@ -162,10 +164,11 @@ def minimality_test(
     """
     if not 0 < quantile < 1 or not 0 < level < 1 or random_edges < 1:
         raise SettingsError(
-            f"quantile is {quantile}, level {level}, random_edges {random_edges}: expected shares, and at least 1"
+            f"quantile is {quantile}, level is {level}, random_edges is {random_edges}: quantile and level must be between 0 and 1, "
+            "random_edges at least 1"
         )
     if not circuit.n_edges:
-        raise SettingsError("a circuit without edges has none to test")
+        raise SettingsError("the circuit has no edges, so there is no edge to test")
     from scipy import stats
 
     losses = losses_without(problem, circuit)
@@ -197,15 +200,15 @@ def _new_ear(circuit: Circuit, random: Random) -> Ear:
         if ear is not None:
             return ear
     raise SettingsError(
-        f"no path was found that could be added to a circuit of {circuit.n_edges} edges: it has nearly all of them"
+        f"no path was found that can be added to the circuit: it already has {circuit.n_edges} edges, nearly all of the graph"
     )
 
 
 def _own_metric(readings: Readings) -> Readings:
     if readings.metric.compares:
         raise SettingsError(
-            f"{readings.metric.name} compares with the model, whose own value says nothing of single examples: "
-            "test with logit_difference or another metric of the prompts' own answers"
+            f"metric {readings.metric.name} compares the circuit with the model, so the model's own value is constant over examples: "
+            "use logit_difference or another metric of the prompts' own answers"
         )
     return readings
 

@@ -278,7 +278,9 @@ def _inputs(graph: Graph) -> list[int]:
 def _count(truth: Bool[Tensor, " part"]) -> tuple[int, int]:
     positives = int(truth.sum())
     if positives in (0, len(truth)):
-        raise SettingsError(f"the known circuit has {positives} of {len(truth)} parts: there is nothing to tell apart")
+        raise SettingsError(
+            f"the known circuit has {positives} of {len(truth)} parts: a ROC curve needs parts inside and parts outside the circuit"
+        )
     return positives, len(truth) - positives
 
 

@@ -121,7 +121,7 @@ def routing(problem: Problem, detailed: int = 3, batch_size: int = 16) -> Routin
     """
     model = problem.model
     if model.config.experts is None:
-        raise ModelError(f"{model.name} ({model.config.architecture}) has no experts: every layer's MLP is one")
+        raise ModelError(f"{model.name} ({model.config.architecture}) has no mixture of experts: choose a model that has one")
     if detailed < 0:
         raise SettingsError(f"detailed is {detailed}: it must be at least 0")
     layers = model.config.experts.layers

@@ -60,7 +60,7 @@ class Conditions:
 
     def __post_init__(self) -> None:
         if self.thresholds == ():
-            raise SettingsError("thresholds is empty: name at least one, for example 0.01")
+            raise SettingsError("thresholds is empty: give at least one, for example 0.01")
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +275,9 @@ def _attempt(case: Case, method: Method, conditions: Conditions, on_step: OnProg
 
 def _check_size(method: str, case: Case, most_edges: int | None) -> None:
     if method in SLOW and most_edges is not None and case.graph.n_edges > most_edges:
-        raise SettingsError(f"{method} is slow on {case.graph.n_edges:,} edges: ask for {case.name} alone")
+        raise SettingsError(
+            f"{method} is slow on {case.graph.n_edges:,} edges, so it is not run among all cases: choose {case.name} alone"
+        )
 
 
 def _circuit_at(found: Found, threshold: float, ranked: bool, by: By) -> Circuit:

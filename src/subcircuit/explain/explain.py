@@ -59,10 +59,10 @@ def explain_circuit(
         NumericalError: NaN or infinity in the model's run.
     """
     if unlike := circuit.graph.unlike_model(model.config):
-        raise GraphError(f"the circuit is not of {model.name}; their graphs differ in {unlike}")
+        raise GraphError(f"the circuit belongs to another model than {model.name}; their graphs differ in {unlike}")
     if circuit.record is not None and circuit.record.model.config != model.config.digest:
         raise GraphError(
-            f"the circuit was found in {circuit.record.model.name}, and {model.name} is another model: configs differ"
+            f"the circuit was found in {circuit.record.model.name}, and {model.name} is another model: their configs differ"
         )
     check_same_vocabulary(circuit, task)
     if not circuit.n_edges:

@@ -147,8 +147,8 @@ def _check_size(graph: Graph, task: Task, model: Transformer) -> None:
     numbers = len(graph.writers) * task.clean.ids.numel() * model.config.d_model
     if numbers > _MOST_NUMBERS:
         raise SettingsError(
-            f"{len(graph.writers):,} writers on {len(task)} pairs of prompts are {numbers * 4 / 2**30:.1f} GiB, several times over: "
-            f"explain on fewer examples, or a circuit with fewer MLPs resolved into neurons ({_MOST_NUMBERS * 4 / 2**30:.0f} GiB at most)."
+            f"the values of {len(graph.writers):,} writers on {len(task)} pairs of prompts take {numbers * 4 / 2**30:.1f} GiB, more than the "
+            f"limit of {_MOST_NUMBERS * 4 / 2**30:.0f} GiB: use fewer examples, or a circuit with fewer MLPs at level neuron."
         )
 
 

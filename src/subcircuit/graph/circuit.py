@@ -164,13 +164,15 @@ class Circuit:
     def __post_init__(self) -> None:
         expected, given = tuple(self.graph.edges.shape), tuple(self.kept.shape)
         if given != expected:
-            raise GraphError(f"a mask of shape {given} does not fit a graph of {expected} writers and readers")
+            raise GraphError(f"the mask has shape {given}, and the graph needs {expected} (writers, readers)")
         if bool((self.kept & ~self.graph.edges).any()):
-            raise GraphError("the mask keeps an edge that does not exist: a writer that is computed after the reader")
+            raise GraphError("the mask keeps an edge that does not exist: its writer is not computed before its reader")
         if self.scores is not None and tuple(self.scores.shape) != expected:
-            raise GraphError(f"scores of shape {tuple(self.scores.shape)} do not fit a graph of {expected} writers and readers")
+            raise GraphError(
+                f"the scores have shape {tuple(self.scores.shape)}, and the graph needs {expected} (writers, readers)"
+            )
         if self.constants is not None and len(self.constants) != expected[0]:
-            raise GraphError(f"constants of {len(self.constants)} writers do not fit a graph of {expected[0]}")
+            raise GraphError(f"there are constants of {len(self.constants)} writers, and the graph has {expected[0]} writers")
 
     @staticmethod
     def full(graph: Graph) -> "Circuit":

@@ -86,7 +86,7 @@ def load_circuit(path: Path, graph: Graph | None = None) -> Circuit:
     if (graph.shape, graph.scope, graph.from_elsewhere) != (told.shape, told.scope, content.units):
         of = ", ".join([str(told.scope), *(f"{name}={level}" for name, level in content.units.items())])
         raise CircuitFileError(
-            f"{file}: a circuit at {of}, not at {graph.scope_text}: load it with its graph, Circuit.load(path, graph)"
+            f"{file}: the circuit's graph ({of}) is not the given graph ({graph.scope_text}): give Circuit.load(path, graph) the circuit's own graph"
         )
     try:
         circuit = Circuit.of_edges(graph, content.edges)
@@ -104,13 +104,15 @@ def _graph(file: Path, content: CircuitFile) -> Graph:
         raise CircuitFileError(f"{file}: no model has {sizes[0]} layers of {sizes[1]} heads with {sizes[2]} key/value heads")
     resolved = sum(scope.of_mlp(layer) == "neuron" for layer in range(shape.n_layers))
     if (shape.neurons > 0) != (resolved > 0) or shape.neurons < 0 or resolved * shape.neurons > MOST_NEURONS:
-        raise CircuitFileError(f"{file}: {shape.neurons} neurons in each of {resolved} MLPs: no scope of any model has these")
+        raise CircuitFileError(
+            f"{file}: {shape.neurons} neurons in each of {resolved} MLPs do not fit the scope or exceed the limit"
+        )
     layers, experts = shape.mixtures, shape.experts
     in_order = all(0 <= one < other for one, other in pairwise((*layers, shape.n_layers)))
     if (experts > 0) != bool(layers) or not in_order or experts < 0 or len(layers) * experts > MOST_NEURONS:
         raise CircuitFileError(f"{file}: no model has mixtures of {experts} experts in layers {list(layers)}")
     if len(shape.positions) > MOST_POSITIONS:
-        raise CircuitFileError(f"{file}: nodes at {len(shape.positions):,} positions: no prompts have so many")
+        raise CircuitFileError(f"{file}: {len(shape.positions):,} positions are more than any prompt has")
     try:
         check_scope(shape, scope)
     except SubcircuitError as error:
@@ -131,15 +133,17 @@ def read_json(file: Path, kind: str, absent: str, newest: int) -> Any:
     """
     try:
         if file.stat().st_size > LARGEST_FILE:
-            raise CircuitFileError(f"{file}: larger than any {kind}")
+            raise CircuitFileError(f"{file}: the file is larger than any {kind}")
         content: Any = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CircuitFileError(f"{file}: there is no {kind} here; {absent}") from None
+        raise CircuitFileError(f"{file} does not exist, so there is no {kind} here; {absent}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CircuitFileError(f"{file}: cannot be read as JSON: {error}") from None
     version = content.get("format") if isinstance(content, dict) else None
     if isinstance(version, int) and version > newest:
-        raise CircuitFileError(f"{file}: format {version} is newer than this version reads ({newest}): upgrade subcircuit")
+        raise CircuitFileError(
+            f"{file}: format {version} is newer than {newest}, the newest that this version reads: upgrade subcircuit"
+        )
     return content
 
 
@@ -175,12 +179,12 @@ def _load_numbers(file: Path, expected: tuple[int, int | None]) -> torch.Tensor:
     try:
         values = load_file(file)[name]
     except (OSError, SafetensorError, KeyError) as error:
-        raise CircuitFileError(f"{file}: the {name} that {CIRCUIT_FILE} announces cannot be read: {error}") from None
+        raise CircuitFileError(f"{file}: the {name} listed in {CIRCUIT_FILE} cannot be read: {error}") from None
     if values.dtype != torch.float32:
-        raise CircuitFileError(f"{file}: {name} of dtype {str(values.dtype).removeprefix('torch.')}, expected float32")
+        raise CircuitFileError(f"{file}: {name} has dtype {str(values.dtype).removeprefix('torch.')}; expected float32")
     rows, columns = expected
     if values.ndim != 2 or len(values) != rows or columns not in (None, values.shape[1]):
-        raise CircuitFileError(f"{file}: {name} of shape {tuple(values.shape)} do not fit the graph, which needs {expected}")
+        raise CircuitFileError(f"{file}: {name} has shape {tuple(values.shape)}, and the graph needs {expected}")
     return values
 
 

@@ -75,7 +75,7 @@ class Graph:
         given, mine = {unit.name: unit for unit in units}, {unit.name: unit.clock for unit in self.units}
         for name, unit in given.items():
             if mine.get(name) != unit.clock:
-                raise GraphError(f"no unit {name} of this graph has clock {unit.clock}; its units and their clocks: {mine}")
+                raise GraphError(f"this graph has no unit {name} at clock {unit.clock}. Its units and their clocks: {mine}")
         return replace(self, units=tuple(given.get(unit.name, unit) for unit in self.units))
 
     @cached_property
@@ -154,8 +154,8 @@ class Graph:
         cells = len(self.writers) * len(self.readers)
         if cells > MOST_CELLS:
             raise GraphError(
-                f"{len(self.writers):,} writers and {len(self.readers):,} readers have {self.n_edges:,} edges, too many to tell "
-                f"apart: {cells:,} cells, at most {MOST_CELLS:,}. Resolve fewer MLPs into neurons, "
+                f"the graph has {len(self.writers):,} writers and {len(self.readers):,} readers with {self.n_edges:,} edges: its mask would have "
+                f"{cells:,} cells, more than the limit of {MOST_CELLS:,}. Resolve fewer MLPs into neurons, "
                 'for example --scope "qkv, m5=neuron", or positions=roles in place of each; `subcircuit neurons` ranks all neurons.'
             )
 
@@ -283,7 +283,7 @@ class Graph:
         if reader not in self.reader_index:
             raise UnknownNameError("reader", str(reader), [str(r) for r in self.readers])
         if edge.writer.position not in (None, reader.position):
-            raise GraphError(f"there is no edge {edge}: an edge has both of its ends at one position")
+            raise GraphError(f"there is no edge {edge}: writer and reader of an edge are at the same position")
         row, column = self.writer_index[writer], self.reader_index[reader]
         if row >= self.n_read(column):
             raise GraphError(f"there is no edge {edge}: {edge.writer} is not computed before {reader}")

@@ -90,6 +90,4 @@ def _known(nodes: Sequence[Reader | Writer], within: Parts, first: int) -> list[
 
 
 def _not_part(node: Writer | Reader) -> NoReturn:
-    raise GraphError(
-        f"{node} is part of no node of the other graph: it belongs to another model, or that graph resolves it more finely"
-    )
+    raise GraphError(f"no node of the other graph contains {node}: the graph is of another model, or at a finer level there")

@@ -95,7 +95,7 @@ class RefinePath:
         sizes = [point.n_edges for point in self.points]
         if not min(sizes) <= edges <= max(sizes):
             raise SettingsError(
-                f"{edges:,} edges were asked for and the path has circuits of {min(sizes):,} to {max(sizes):,}: choose one of "
+                f"the path has no circuit of {edges:,} edges; its circuits have {min(sizes):,} to {max(sizes):,}. Choose one of "
                 f"{', '.join(f'{size:,}' for size in sorted(set(sizes)))}."
             )
         fitting = [point for point in self.points if point.n_edges <= edges]
@@ -172,7 +172,7 @@ def load_path(directory: Path, graph: Graph) -> RefinePath:
     if not rounds:
         raise CircuitFileError(f"{file}: the path has no rounds")
     if len(rounds) * graph.edges.numel() > _MOST_CELLS:
-        raise CircuitFileError(f"{file}: {len(rounds):,} rounds: no refinement has so many")
+        raise CircuitFileError(f"{file}: {len(rounds):,} rounds are more than any refinement has")
     kept, points = torch.zeros_like(graph.edges), list[Point]()
     for number, row in enumerate(rounds):
         kept = _after(kept, row, graph, f"{file}: round {number}")

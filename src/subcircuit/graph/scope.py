@@ -141,7 +141,7 @@ def component_named(name: str) -> Attention | Head | MLP:
         node = None
     if isinstance(node, Attention | Head | MLP) and node.position is None:
         return node
-    raise GraphError(f"{name!r} is no component: expected a<layer>, a<layer>.h<head> or m<layer>")
+    raise GraphError(f"{name!r} is not a component: expected a<layer>, a<layer>.h<head> or m<layer>")
 
 
 def _of_attention(level: Level) -> Level:
@@ -171,7 +171,9 @@ def _normal(level: Level, overrides: Iterable[Override]) -> tuple[Override, ...]
             case Head(layer):
                 holds = levels.get(Attention(layer), _of_attention(level))
                 if holds == "block":
-                    raise GraphError(f"a{layer} is one node: {component} can have no level of its own; write a{layer}=head first")
+                    raise GraphError(
+                        f"a{layer} is one node, so {component} cannot have a level of its own: write a{layer}=head first"
+                    )
             case MLP():
                 holds = _of_mlp(level)
         if levels[component] != holds:
@@ -281,7 +283,9 @@ class _Parser:
         if word not in levels:
             raise UnknownNameError("scope", word, LEVELS, self._mark(begin))
         if self.level is not None:
-            raise GraphError(f"the scope has two levels, {self.level} and {word}: name components{self._mark(begin)}")
+            raise GraphError(
+                f"the scope has two levels, {self.level} and {word}: write one level, then exceptions such as m5=neuron{self._mark(begin)}"
+            )
         self.level = levels[word]
 
     def _component(self, key: str, begin: int, value: str, at_value: int) -> None:
@@ -302,7 +306,7 @@ class _Parser:
         if not dash:
             return [str(one)]
         if type(one) is not type(other) or not isinstance(one, Attention | MLP) or not one.layer <= other.layer < _MOST_LAYERS:
-            raise GraphError(f"{key!r} is no range of layers: write a3-a7 or m0-m4, the lower first{self._mark(begin)}")
+            raise GraphError(f"{key!r} is not a range of layers: write a3-a7 or m0-m4, the lower layer first{self._mark(begin)}")
         return [str(type(one)(layer)) for layer in range(one.layer, other.layer + 1)]
 
     def _mark(self, column: int) -> str:

@@ -80,7 +80,7 @@ def selection_of(asked: Selection | int | None, graph: Graph) -> Selection:
         asked = TopN(asked, "absolute")
     if not isinstance(asked, Selection):
         raise SettingsError(
-            f"selection is {asked!r}: give a number of edges such as 200, or TopN(200, 'absolute'), Threshold(0.01, 'signed') or "
+            f"selection is {asked!r}: it must be a number of edges such as 200, or TopN(200, 'absolute'), Threshold(0.01, 'signed') or "
             "Greedy(200, 'absolute')."
         )
     check_selection(graph, asked)
@@ -100,7 +100,7 @@ def check_selection(graph: Graph, selection: Selection) -> None:
     """
     n = 0 if isinstance(selection, Threshold) else selection.n
     if n > graph.n_edges:
-        raise SettingsError(f"{n:,} edges were asked for and the graph has {graph.n_edges:,}: ask for at most that many")
+        raise SettingsError(f"the number of edges is {n:,}, and the graph has only {graph.n_edges:,}: choose at most that many")
 
 
 def select_edges(graph: Graph, scores: Float[Tensor, "writer reader"], selection: Selection) -> Circuit:
@@ -138,14 +138,14 @@ def check_scores(graph: Graph, scores: Float[Tensor, "writer reader"]) -> None:
     """
     expected, given = tuple(graph.edges.shape), tuple(scores.shape)
     if given != expected:
-        raise GraphError(f"scores of shape {given} do not fit a graph of {expected} writers and readers")
+        raise GraphError(f"the scores have shape {given}, and the graph needs {expected} (writers, readers)")
     bad = (graph.edges & ~scores.isfinite()).T.nonzero().tolist()
     if bad:
         reader, writer = bad[0]
         edge, value = graph.edge(writer, reader), float(scores[writer, reader])
         others = f", and {len(bad) - 1} more edges have none" if len(bad) > 1 else ""
         raise NumericalError(
-            f"the score of {edge} is {value}{others}: nothing was ranked. Try float32, and check the model's weights for NaN."
+            f"the score of {edge} is {value}{others}, so the edges cannot be ranked. Use float32, and check the model's weights for NaN."
         )
 
 

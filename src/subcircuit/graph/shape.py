@@ -115,13 +115,13 @@ def check_scope(shape: GraphShape, scope: Scope) -> None:
     if scope.split_embeddings and not shape.learned_positions:
         raise GraphError("token and position embeddings cannot be split: this model has no learned positions")
     if scope.level == "neuron" and not shape.mlps:
-        raise GraphError("scope neuron: this model has no MLPs")
+        raise GraphError("scope neuron: this model has no MLPs; choose another level")
     if scope.level == "expert" and not shape.mixtures:
-        raise GraphError("scope expert: this model has no experts, its MLPs are whole; choose another level, for example neuron")
+        raise GraphError("scope expert: this model has no mixtures of experts; choose another level, for example neuron")
     for layer in shape.mixtures:
         if scope.of_mlp(layer) == "neuron":
             raise GraphError(
-                f"scope {scope}: m{layer} is a mixture of experts and resolves into these, not into neurons: write m{layer}=expert"
+                f"scope {scope}: m{layer} is a mixture of experts and divides into experts, not into neurons: write m{layer}=expert"
             )
     for name, level in scope.overrides:
         component = component_named(name)
@@ -134,7 +134,8 @@ def check_scope(shape: GraphShape, scope: Scope) -> None:
         if isinstance(component, MLP) and level == "expert" and component.layer not in shape.mixtures:
             mixed = ", ".join(f"m{layer}" for layer in shape.mixtures)
             raise GraphError(
-                f"scope {scope}: {name} has no experts; " + (f"those that have are {mixed}" if mixed else "no layer has")
+                f"scope {scope}: {name} has no experts; "
+                + (f"the MLPs with experts are {mixed}" if mixed else "no layer of this model has experts")
             )
 
 
@@ -152,8 +153,6 @@ def check_positions(shape: GraphShape, scope: Scope) -> None:
         case "roles":
             expected = tuple(dict.fromkeys(shape.positions))
     if shape.positions != expected or not all(map(is_position, shape.positions)):
-        raise GraphError(f"scope {scope}: its nodes cannot be at {', '.join(shape.positions)}")
+        raise GraphError(f"scope {scope}: it does not fit the graph's positions {', '.join(shape.positions)}")
     if scope.positions != "all" and not shape.positions:
-        raise GraphError(
-            f"scope {scope}: the prompts say which positions or roles there are: pass positions=positions_of(scope, task)"
-        )
+        raise GraphError(f"scope {scope}: the positions or roles come from the prompts: pass positions=positions_of(scope, task)")

@@ -63,7 +63,9 @@ def devices_of(shares: Sequence[DeviceShare], n_layers: int) -> tuple[torch.devi
     free = [share for share in shares if share.layers is None]
     left = n_layers - sum(share.layers or 0 for share in shares)
     if left < 0 or (left and not free):
-        raise SettingsError(f"devices for {n_layers - left} layers; the model has {n_layers}")
+        raise SettingsError(
+            f"the devices hold {n_layers - left} layers, and the model has {n_layers}: the numbers of layers must add up"
+        )
     even = iter([left // len(free) + (i < left % len(free)) for i in range(len(free))])
     return tuple(share.device for share in shares for _ in range(next(even) if share.layers is None else share.layers))
 

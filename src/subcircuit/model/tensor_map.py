@@ -158,7 +158,7 @@ class TensorMap:
                 raise _missing(slot.name, names)
             stored = tensors[names[slot.name]]
             if tuple(stored.shape) != slot.shape:
-                raise ModelError(f"tensor {slot.name} has shape {tuple(stored.shape)}, the config asks for {slot.shape}")
+                raise ModelError(f"tensor {slot.name} has shape {tuple(stored.shape)}; the config requires {slot.shape}")
             unread.discard(slot.name)
             views = slot.views(stored)
             weights |= {weight: _offset(view, slot.row.offset) for weight, view in zip(slot.weights, views, strict=True)}
@@ -183,7 +183,7 @@ class TensorMap:
                 for alias, instead in self.aliases:
                     name = re.sub(alias, instead, name)
                 if name in names:
-                    raise ModelError(f"the checkpoint holds one tensor under two names: {names[name]} and {stored}")
+                    raise ModelError(f"the checkpoint stores one tensor under two names: {names[name]} and {stored}")
                 names[name] = stored
         return names
 
@@ -279,10 +279,10 @@ def _divide_queries(weights: dict[str, Tensor], n_layers: int) -> None:
 def _missing(name: str, names: Mapping[str, str]) -> ModelError:
     near = get_close_matches(name, names, n=2)
     hint = f"; nearest are {' and '.join(names[one] for one in near)}" if near else ""
-    return ModelError(f"the checkpoint has no tensor {name}, which its config asks for{hint}")
+    return ModelError(f"the checkpoint has no tensor {name}, which its config requires{hint}")
 
 
 def _refuse_unread(unread: set[str]) -> None:
     if unread:
         shown = ", ".join(sorted(unread)[:_MOST_NAMES]) + (", …" if len(unread) > _MOST_NAMES else "")
-        raise ModelError(f"the checkpoint holds {len(unread)} tensors for which its config has no use: {shown}")
+        raise ModelError(f"the checkpoint has {len(unread)} tensors that do not belong to its config: {shown}")

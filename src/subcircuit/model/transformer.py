@@ -119,8 +119,8 @@ def check_lengths(config: TransformerConfig, tokens: Tokens) -> None:
     """
     if not config.causal and bool((tokens.lengths != tokens.ids.shape[1]).any()):
         raise PromptError(
-            f"prompts of {int(tokens.lengths.min())} to {tokens.ids.shape[1]} tokens cannot run together: this model attends to "
-            "later positions, and padding would be among them. Use prompts of one length."
+            f"prompts of {int(tokens.lengths.min())} to {tokens.ids.shape[1]} tokens cannot run in one batch: this model attends to "
+            "later positions, so padding would change its results. Use prompts of one length."
         )
 
 

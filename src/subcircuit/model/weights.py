@@ -217,12 +217,12 @@ def check_weights(config: TransformerConfig, weights: Weights) -> None:
         ModelError: names the first tensor whose shape is not the one the config asks for.
     """
     if len(weights.layers) != config.n_layers:
-        raise ModelError(f"the config says {config.n_layers} layers, the weights hold {len(weights.layers)}")
+        raise ModelError(f"the config has {config.n_layers} layers, the weights have {len(weights.layers)}")
     _check_mixtures(config, weights)
     for name, tensor in named_tensors(weights):
         expected = shape_of(config, name)
         if tuple(tensor.shape) != expected:
-            raise ModelError(f"weight {name} has shape {tuple(tensor.shape)}, the config asks for {expected}")
+            raise ModelError(f"weight {name} has shape {tuple(tensor.shape)}; the config requires {expected}")
 
 
 def _check_mixtures(config: TransformerConfig, weights: Weights) -> None:
@@ -230,7 +230,7 @@ def _check_mixtures(config: TransformerConfig, weights: Weights) -> None:
         found = len(layer.mlp.experts) if isinstance(layer.mlp, MixtureWeights) else 0
         expected = config.experts.n if config.experts is not None and number in config.experts.layers else 0
         if found != expected:
-            raise ModelError(f"the config says {expected} experts in layer {number}, the weights hold {found}")
+            raise ModelError(f"the config has {expected} experts in layer {number}, the weights have {found}")
 
 
 def shape_of(c: TransformerConfig, name: str) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ def draw_attention(explanation: Explanation, most: int = MOST_PANELS) -> Figure:
     """
     heads = {name: one for name, one in explanation.components.items() if one.head is not None}
     if not heads:
-        raise SettingsError("the circuit has no attention heads, and so no attention to draw")
+        raise SettingsError("the circuit has no attention heads, so there is no attention to draw")
     largest = set(sorted(heads, key=lambda name: -abs(heads[name].effect or 0.0))[:most])
     shown = {name: one for name, one in heads.items() if name in largest}
     n_rows, n_columns = ceil(len(shown) / _COLUMNS), min(_COLUMNS, len(shown))

@@ -33,7 +33,7 @@ def new_directory(path: str | Path | None, task: str, model: str) -> Path:
     try:
         os.rmdir(tempfile.mkdtemp(dir=nearest, prefix=".subcircuit-"))
     except OSError as error:
-        raise OutputError(f"{directory} cannot be written: {error.strerror}; choose another place with --out") from None
+        raise OutputError(f"{directory} cannot be written: {error.strerror}; choose another directory with --out") from None
     return directory
 
 
@@ -80,7 +80,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> Path:
         OutputError: the file exists, or cannot be written.
     """
     if os.path.lexists(path):
-        raise OutputError(f"{path} exists; nothing was touched: choose another place with --out")
+        raise OutputError(f"{path} exists and was not changed: choose another path with --out")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         io.write_whole(path, write, new=True)
@@ -98,7 +98,7 @@ def _refuse_if_taken(directory: Path) -> None:
     except (OSError, ValueError) as error:
         raise OutputError(f"{str(directory)!r} cannot be written: {error}") from None
     if taken:
-        raise OutputError(f"{directory} exists and is not empty; nothing was touched: choose another place with --out")
+        raise OutputError(f"{directory} exists, is not empty, and was not changed: choose another directory with --out")
 
 
 def _first_free(task: str, model: str) -> Path:

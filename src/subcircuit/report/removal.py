@@ -165,7 +165,7 @@ def write_removal(
                 done, recovery=recovery(edited, nodes_of(circuit), gone, train, held_out.target, relearning, say, on_round)
             )
         else:
-            say("relearning: not tried, as a wrapper cannot be fine-tuned")
+            say("relearning: not measured, because a model with edges cut cannot be fine-tuned")
         return EditReport(conditions, removal.edit.names, done, removal.found.path, removal.settings)
 
     return _write(removal.edit, path, held_out, report, say, on_round)
@@ -201,7 +201,7 @@ def _write(
 
     def fill(directory: Path) -> None:
         edited = _saved(edit, directory)
-        say(f"measuring the edited model on {len(held_out.target.task)} other prompts a task, and on text")
+        say(f"measuring the edited model on {len(held_out.target.task)} unseen prompts per task, and on text")
         done = effects(edit.base, edited.stream, held_out.target, held_out.retained, held_out.texts, on_round)
         made.append(report(done, edited))
         _fill_report(made[0], directory)

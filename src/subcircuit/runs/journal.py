@@ -42,7 +42,9 @@ class SqliteJournal:
         damaged = list(self.damaged())
         if damaged:
             self._database.close()
-            raise RunError(f"{path} is damaged: {damaged[0]}. Nothing of it was used; --fork takes over what is intact.")
+            raise RunError(
+                f"{path} is damaged: {damaged[0]}. None of it was used; resume with --fork DIR to reuse the intact results."
+            )
         self._waiting: dict[str, bytes] = {}
         self._written = monotonic()
 
@@ -73,7 +75,7 @@ class SqliteJournal:
         with _failures(self.path):
             row = self._database.execute("select result, checksum from work where key = ?", (key,)).fetchone()
         if row is not None and _checksum(key, row[0]) != row[1]:
-            raise RunError(f"{self.path} is damaged: the result of {key!r} is not what was written. It was not used.")
+            raise RunError(f"{self.path} is damaged: the result of {key!r} has changed since it was written. It was not used.")
         return None if row is None else row[0]
 
     def record(self, key: str, result: bytes) -> None:
@@ -177,7 +179,7 @@ def _failures(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise RunError(
-            f"{path} cannot be read or written: {error}. What was written before is intact: make room on the disk, then resume the run."
+            f"{path} cannot be read or written: {error}. Earlier results are intact: free disk space, then resume the run."
         ) from None
 
 

@@ -25,7 +25,7 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         lock = _acquired(directory)
     except Timeout:
-        raise RunError(f"another process is at work on {directory}: wait until it is done, or stop it with Ctrl-C.") from None
+        raise RunError(f"another process is working on {directory}: wait until it is done, or stop it with Ctrl-C.") from None
     except OSError as error:
         raise RunError(f"{directory / LOCK_FILE} cannot be used: {error.strerror}") from None
     with lock:

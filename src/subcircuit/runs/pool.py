@@ -47,7 +47,7 @@ class Pool:
         if self.workers < 1:
             raise SettingsError(f"workers is {self.workers}: it must be at least 1")
         if self.ray is not None and self.workers == 1:
-            raise SettingsError("ray is given and workers is 1: the cluster would have nothing to do. Ask for 2 workers or more.")
+            raise SettingsError("ray is set and workers is 1: use at least 2 workers, or leave ray out.")
 
     def run(self, work: Work, journal: Journal = FORGETFUL, *, say: Callable[[str], None] | None = None, **own: Any) -> Any:
         """The result of ``work(journal=…)``, to the last bit.

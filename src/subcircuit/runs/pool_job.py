@@ -62,8 +62,8 @@ class Job:
             pickler.dump(self.work)
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             raise SettingsError(
-                f"the workers cannot be given the work, because something cannot be sent to them ({error}): define functions, such as a "
-                "metric of your own, at the top of a file, or use one worker."
+                f"the work cannot be sent to the workers ({error}): define functions, such as a metric of your own, at the top level of a "
+                "file, or use one worker."
             ) from error
         named = [_named(model, number) for number, model in enumerate(pickler.models)]
         devices = {name: str(tensor.device) for tensors in named for name, tensor in tensors.items()}

@@ -52,7 +52,7 @@ def local_workers(job: Job, processes: int, patience: float, say: Callable[[str]
         SettingsError: this system cannot hand pipes to other processes.
     """
     if os.name != "posix":
-        raise SettingsError("several workers of one machine need Linux or macOS; on Windows use one worker, or Ray")
+        raise SettingsError("several workers on one machine need Linux or macOS: on Windows use one worker, or Ray")
     schedule = Schedule(patience)
     with TemporaryDirectory(prefix="subcircuit-") as folder:
         job.save(Path(folder))
@@ -96,7 +96,7 @@ def _serve(schedule: Schedule, worker: _Worker, say: Callable[[str], None], leav
     schedule.leave(worker.number)
     # one that is still on its way out when the work is done is ended by us, which is no news
     if worker.process.wait() != 0 and not leaving.is_set():
-        say(f"warning: worker {worker.number} stopped, {_reason(worker)}; the others do its work")
+        say(f"warning: worker {worker.number} stopped ({_reason(worker)}); the other workers take over its work")
 
 
 def _reason(worker: _Worker) -> str:

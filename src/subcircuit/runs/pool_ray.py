@@ -123,4 +123,6 @@ def _watch(ray: Any, workers: list[Any], say: Callable[[str], None], leaving: Ev
                 ray.get(worker)
             except Exception as error:
                 if not leaving.is_set():
-                    say(f"warning: worker {workers.index(worker) + 1} stopped, {type(error).__name__}; the others do its work")
+                    say(
+                        f"warning: worker {workers.index(worker) + 1} stopped ({type(error).__name__}); the other workers take over its work"
+                    )

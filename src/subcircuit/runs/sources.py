@@ -33,10 +33,10 @@ def model_source(path: Path, recorded: "ModelRecord") -> str:
     if found is not None:
         return found
     name, here = inert(recorded.name), digest_of_name(recorded.name)
-    other = "" if here is None else f" The model that is called {name} here is another, with files of digest {_short(here)}."
+    other = "" if here is None else f" The model called {name} on this machine has digest {_short(here)}."
     raise ModelError(
-        f"{path} was found in {name}, with files of digest {_short(recorded.revision)}, and nothing of that name near the run or the "
-        f"working directory has these files.{other} Give --model PATH, which also measures it in another model."
+        f"{path} was found in {name}, whose files have digest {_short(recorded.revision)}. No model of that name near the run or the "
+        f"working directory has this digest.{other} Give --model PATH; it may also be another model to measure the circuit in."
     )
 
 
@@ -58,12 +58,12 @@ def task_source(path: Path, recorded: "TaskRecord") -> str:
         found, others = find_prompts(file, digest, _folder(path))
         if found is not None:
             return str(found)
-        why = f"and {others[0]} has other content" if others else "which is not near the run or the working directory"
-        raise PromptError(f"{path} was found with {inert(file)}, {why}: give --task PATH")
+        why = f"and {others[0]} has other content now" if others else "which is not near the run or the working directory"
+        raise PromptError(f"{path} was found on the prompts of {inert(file)}, {why}: give --task PATH")
     if recorded.name not in {task.name for task in tasks()}:
         raise SettingsError(
-            f"{path} was found with prompts that were made in Python (task {inert(recorded.name)}): they are not in the record. Give "
-            "--task, a built-in name or a .jsonl file"
+            f"{path} was found on prompts that were made in Python (task {inert(recorded.name)}), which the record does not store: give "
+            "--task NAME or --task FILE.jsonl"
         )
     return recorded.name
 

@@ -301,5 +301,6 @@ def _not_finite(losses: Float[Tensor, " batch"], what: str, model: Transformer) 
     pairs = ", ".join(str(example + 1) for example in bad[:8]) + (", …" if len(bad) > 8 else "")
     way_out = "bfloat16 or float32" if model.dtype == torch.float16 else "float32 and check the model's weights for NaN"
     return NumericalError(
-        f"the metric of {model.name} is not a number for pair {pairs} with {what}, in {model.dtype}: nothing was ranked. Try {way_out}."
+        f"the metric of {model.name} is not a finite number for pair {pairs} with {what}, in {model.dtype}, so "
+        f"edges cannot be compared. Use {way_out}."
     )

@@ -36,7 +36,7 @@ from subcircuit.units.rows import RowSet
 
 # differences of all writers are the largest tensor of a search
 _NUMBERS_AT_ONCE = 2**25
-LOOKS_FURTHER = "eap-ig-inputs, clean-corrupted, exact or acdc"
+WITHOUT_CLEAN_GRADIENT = "eap-ig-inputs, clean-corrupted, exact or acdc"
 
 
 class Rounds:
@@ -245,17 +245,17 @@ def check_gradient_at_clean(problem: Problem, methods: bool = True) -> None:
     way = metric_with_gradient(problem).name
     _refuse_count(problem, way, ", or a method without gradients such as exact" if methods else "")
     if problem.metric.distance:
-        further = f", or a method that looks further: {LOOKS_FURTHER}" if methods else ""
+        further = f", or a method that does not need this gradient: {WITHOUT_CLEAN_GRADIENT}" if methods else ""
         raise NoGradientError(
-            f"{problem.metric.name} is a distance from the model's own logits. It has its minimum in the run of the model, so "
-            f"its gradient there is zero, and with it every score would be 0. Use metric {way}{further}."
+            f"{problem.metric.name} is a distance from the model's own logits. Its gradient is zero in the model's own run, so every "
+            f"score would be 0. Use metric {way}{further}."
         )
 
 
 def _refuse_count(problem: Problem, metrics: str, methods: str) -> None:
     if not problem.metric.differentiable:
         raise NoGradientError(
-            f"{problem.metric.name} is a count, whose gradient is zero everywhere: use metric {metrics}{methods}."
+            f"{problem.metric.name} is a count, so its gradient is zero everywhere: use metric {metrics}{methods}."
         )
 
 
@@ -281,11 +281,11 @@ def check_not_all_zero(problem: Problem, scores: Float[Tensor, "..."], methods: 
         NoGradientError: all scores are zero.
     """
     if not bool(scores.any()):
-        further = f", a method that looks further ({LOOKS_FURTHER})," if methods else ""
+        further = f", a method that does not need this gradient ({WITHOUT_CLEAN_GRADIENT})," if methods else ""
         raise NoGradientError(
-            f"every score is 0: {problem.metric.name} has no gradient in the runs of the {len(problem.task)} pairs of "
-            f"{problem.task.name} that this method differentiates, or cut edges carry what they carry in the clean run. Use "
-            f"another metric{further} or corrupted prompts that differ more."
+            f"every score is 0 on the {len(problem.task)} pairs of {problem.task.name}: either {problem.metric.name} has no gradient in the "
+            f"runs that this method differentiates, or cut edges carry the same values as in the clean run. Use another metric{further} "
+            f"or corrupted prompts that differ more."
         )
 
 

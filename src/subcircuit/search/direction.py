@@ -51,8 +51,8 @@ def check_start(ablation: str, direction: Direction) -> None:
     """
     if direction != "noising" and ablation != Resample.name:
         raise SettingsError(
-            f"direction {direction} restores edges to the corrupted run, and {ablation} ablation has none: "
-            "its cut edges carry constants. Use resample ablation, or direction noising."
+            f"direction {direction} restores edges in the corrupted run, and {ablation} ablation has no corrupted run, because its cut "
+            "edges carry constants. Use resample ablation, or direction noising."
         )
 
 

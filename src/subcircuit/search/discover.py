@@ -134,7 +134,9 @@ def _selection(method: Method, asked: Selection | int | None, graph: Graph) -> S
     if method.ranks:
         return selection_of(asked, graph)
     if asked is not None:
-        raise SettingsError(f"{method.name} decides itself which edges to keep: it takes no selection, see its threshold.")
+        raise SettingsError(
+            f"method {method.name} takes no selection, because its own threshold decides which edges to keep: set the threshold instead."
+        )
     return None
 
 

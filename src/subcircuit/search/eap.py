@@ -258,8 +258,8 @@ class CleanCorrupted(ScoringMethod):
         check_differentiable(problem)
         if not isinstance(problem.ablation, Resample):
             raise SettingsError(
-                "clean-corrupted takes gradients in the run of the corrupted prompts, and only the ablation resample leads there: "
-                "use it, or eap or eap-ig-inputs with this ablation."
+                "clean-corrupted takes gradients in the run of the corrupted prompts, which only resample ablation uses: choose resample "
+                "ablation, or eap or eap-ig-inputs with this ablation."
             )
 
     def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:

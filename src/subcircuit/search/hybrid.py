@@ -60,7 +60,7 @@ class Hybrid(Method):
         if not 0 < self.coverage <= 1:
             raise SettingsError(f"coverage is {self.coverage}: it must be a share above 0 and at most 1, for example 0.99")
         if self.most < 1 or self.sample < 0:
-            raise SettingsError(f"most is {self.most} and sample {self.sample}: expected at least 1 and at least 0")
+            raise SettingsError(f"most is {self.most} and sample is {self.sample}: most must be at least 1, sample at least 0")
 
     def check(self, problem: Problem) -> None:
         """Raise the errors that ``search`` would raise for this problem."""

@@ -66,8 +66,8 @@ def method_of(asked: Method | MethodClass | str) -> Method:
         return method
     known = ", ".join(method.__name__ for method in METHODS.values())
     raise SettingsError(
-        f"a {type(asked).__name__} is no method: give a name, such as 'acdc', or settings, such as Acdc(threshold=0.02). "
-        f"Methods: {known}; one of your own is a frozen dataclass that extends Method."
+        f"a {type(asked).__name__} is not a method: give a name, such as 'acdc', or settings, such as Acdc(threshold=0.02). "
+        f"Methods: {known}; a method of your own is a frozen dataclass that extends Method."
     )
 
 

@@ -182,7 +182,7 @@ def _check(problem: Problem) -> None:
         what = "no MLPs" if not model.config.d_mlp else "mixtures of experts, whose neurons have no level of their own"
         raise GraphError(f"{model.name} has {what}: neurons cannot be ranked.")
     if not isinstance(problem.ablation, Resample | Zero):
-        raise SettingsError("neurons are ranked under resample or zero ablation: choose one of them.")
+        raise SettingsError("neurons can be ranked under resample or zero ablation: choose one of them.")
 
 
 def _check_finite(values: Float[Tensor, "layer d_mlp"]) -> None:
@@ -190,6 +190,6 @@ def _check_finite(values: Float[Tensor, "layer d_mlp"]) -> None:
     if bad:
         layer, neuron = bad[0]
         raise NumericalError(
-            f"the score of {Neuron(layer, neuron)} is {float(values[layer, neuron])}: nothing was ranked. Try float32, and check "
+            f"the score of {Neuron(layer, neuron)} is {float(values[layer, neuron])}: the neurons cannot be ranked. Use float32, and check "
             "the model's weights for NaN."
         )

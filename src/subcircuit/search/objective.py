@@ -148,8 +148,8 @@ class Panel:
         ends = float(own.mean()), float(empty.mean())
         if abs(ends[0] - ends[1]) <= rounding(model.dtype, max(map(abs, ends))):
             raise SettingsError(
-                f"{problem.metric.name} of the model and with every edge cut is the same ({ends[0]:.3g}): there is nothing to "
-                "refine towards. Use another metric, or corrupted prompts that differ more."
+                f"{problem.metric.name} of the model and {problem.metric.name} with every edge cut are the same ({ends[0]:.3g}), so faithfulness "
+                "is undefined. Use another metric, or corrupted prompts that differ more."
             )
         if units is None:
             apart = losses_at(batches, bind(batches, metric("kl_divergence")), lambda engine: engine.run.ablated_stream())

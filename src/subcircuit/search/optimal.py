@@ -72,7 +72,7 @@ def learn_optimal(
     """
     graph = problem.graph
     if circuit is not None and circuit.graph != graph:
-        raise GraphError(f"a circuit of another graph has other writers; the graphs differ in {circuit.graph.unlike(graph)}")
+        raise GraphError(f"the constants of a circuit fit only its own graph; the graphs differ in {circuit.graph.unlike(graph)}")
     start = Start.of(problem)
     loss = MaskedLoss.of(start.problem, config.batch_size, last_stream)
     generator, moves = torch.Generator().manual_seed(config.seed), start.moves()

@@ -46,8 +46,8 @@ class Problem:
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise SettingsError(
-                    f"{name} of a problem is a {type(value).__name__}: Problem.of(model, task, metric, ablation) also takes names, "
-                    "Problem(…) takes values only."
+                    f"{name} of a problem is a {type(value).__name__}: Problem(…) takes values only. Use "
+                    "Problem.of(model, task, metric, ablation) to give names."
                 )
         if unlike := self.graph.unlike_model(self.model.config):
             raise GraphError(f"the graph is of another model than {self.model.name}; their graphs differ in {unlike}")
@@ -84,7 +84,7 @@ class Problem:
             task, validation = task.search, task.validation
         for value, kind, way in ((model, Transformer, "load_model(…) returns one"), (task, Task, _TASKS)):
             if not isinstance(value, kind):
-                raise SettingsError(f"a {kind.__name__} was expected, and a {type(value).__name__} was given: {way}.")
+                raise SettingsError(f"expected a {kind.__name__}, not a {type(value).__name__}: {way}.")
         record = None if circuit is None else circuit.record
         measured = metric_of(metric or (task.metric if record is None else record.metric))
         carries = carried(ablation or ("resample" if record is None else record.ablation), circuit)
@@ -113,7 +113,7 @@ def carried(ablation: str | Ablation, circuit: Circuit | None = None) -> Ablatio
         if ablation != OPTIMAL or circuit is None:
             return ablation_named(ablation)
         if circuit.constants is None:
-            raise SettingsError("this circuit brings no constants for an optimal ablation: search with --ablation optimal.")
+            raise SettingsError("this circuit has no constants for optimal ablation: search with --ablation optimal.")
         return Optimal(circuit.constants)
     if not isinstance(ablation, Ablation):
         raise SettingsError(

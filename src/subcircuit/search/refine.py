@@ -100,7 +100,7 @@ class Refine(Method):
 
     def __post_init__(self) -> None:
         if self.faithfulness is not None and not 0 < self.faithfulness < 1:
-            raise SettingsError(f"the target faithfulness is {self.faithfulness}: it must lie between 0 and 1, for example 0.95")
+            raise SettingsError(f"the target faithfulness is {self.faithfulness}: it must be between 0 and 1, for example 0.95")
         for name in ("kl", "seed_threshold"):
             value = getattr(self, name)
             if value is not None and not (isfinite(value) and value > 0):
@@ -141,7 +141,7 @@ class Refine(Method):
         self.check(problem)
         if seed is not None and seed.graph != problem.graph:
             raise GraphError(
-                f"the seed is a circuit of another graph ({seed.graph.scope}) than the one to refine ({problem.graph.scope})"
+                f"the seed circuit is of another graph (scope {seed.graph.scope}) than the problem (scope {problem.graph.scope})"
             )
         return _refined(problem, self, progress, journal, seed)
 

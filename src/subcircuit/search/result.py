@@ -284,8 +284,8 @@ def check_together(graph: Graph, method: str) -> None:
     """
     if graph.shape.positions:
         raise SettingsError(
-            f"{method} scores nodes at all positions together, and scope {graph.scope} tells them apart: leave positions out of "
-            "the scope, or use acdc, exact, eap, eap-ig-inputs, eap-ig-activations, clean-corrupted, relp, edge-pruning or ugs."
+            f"{method} scores nodes over all positions together, and scope {graph.scope} separates positions: leave positions out of the "
+            "scope, or use acdc, exact, eap, eap-ig-inputs, eap-ig-activations, clean-corrupted, relp, edge-pruning or ugs."
         )
 
 

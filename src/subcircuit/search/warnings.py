@@ -68,7 +68,7 @@ def _missed(record: Record) -> str | None:
     names = ("faithfulness", "kl", "edges")
     asked = ", ".join(f"{name} {value:g}" for name in names if (value := record.method.parameters.get(name)) is not None)
     return (
-        f"the targets were not reached ({asked}): this is the best circuit that was found. Way out: more prompts (--examples), an "
+        f"the targets were not reached ({asked}): this is the best circuit that was found. Use more prompts (--examples), an "
         "easier target (--target), or another seed (`subcircuit refine` of another circuit)."
     )
 
@@ -77,8 +77,8 @@ def _one_of_several(results: Mapping[str, Any]) -> str | None:
     """Warning for a refinement that dropped edges which could replace kept ones."""
     kept = results.get("one_of_several")
     return kept and (
-        f"the circuit keeps one of several redundant sets of edges: {kept}. Before the latter were dropped, each of the former could be cut "
-        "without loss. Way out: search in both directions (--method acdc --direction both), which keeps redundant edges."
+        f"the circuit keeps one of several redundant sets of edges: {kept}. Each of the kept edges could be cut without loss while the "
+        "dropped edges were in the circuit. Search in both directions (--method acdc --direction both) to keep redundant edges."
     )
 
 
@@ -87,8 +87,8 @@ def _unjudged(record: Record) -> str | None:
     if record.task.split is None or record.task.split.test is not None:
         return None
     return (
-        "nothing is left to judge with: every prompt was searched with, and a circuit does better on the prompts that it was found with "
-        "than on others. Way out: leave test prompts (--split 50/20/30)."
+        "no prompts were held out, so the circuit cannot be evaluated on unseen prompts, and a circuit does better on the prompts that it was "
+        "found on than on others. Hold out test prompts (--split 50/20/30)."
     )
 
 
@@ -102,13 +102,14 @@ def _way_out(parameters: Mapping[str, Any]) -> str:
 def _empty(circuit: Circuit, results: Mapping[str, Any], more: str) -> str | None:
     selected, kept = results.get("edges_selected"), circuit.n_edges
     pruned = (
-        f"of {selected:,} selected edges {selected - kept:,} lie on no path from the embedding to the logits" if selected else ""
+        f"{selected - kept:,} of {selected:,} selected edges lie on no path from the embedding to the logits" if selected else ""
     )
     if not kept:
-        return f"the circuit is empty, it captures nothing{f': {pruned}' if pruned else ''}. Way out: {more}."
+        return f"the circuit is empty{f': {pruned}' if pruned else ''}. Remedy: {more}."
     if selected and 2 * kept < selected:
         return (
-            f"the circuit fell apart: {pruned} and were dropped, {kept:,} {'is' if kept == 1 else 'are'} left. Way out: {more}."
+            f"most of the circuit was disconnected: {pruned} and were dropped, {kept:,} {'is' if kept == 1 else 'are'} left. Remedy: "
+            f"{more}."
         )
     return None
 
@@ -118,8 +119,8 @@ def _alike(results: Mapping[str, Any]) -> str | None:
     if ends is None or faithfulness_of(*ends) is not None:
         return None
     return (
-        f"{results['metric']} is {ends[1]:.4g} for the model and {ends[2]:.4g} with every edge cut: it does not tell them apart, so no "
-        "circuit can be judged. Way out: another metric (--metric), or corrupted prompts that differ more."
+        f"{results['metric']} is {ends[1]:.4g} for the model and {ends[2]:.4g} with every edge cut. The values are the same, so no "
+        "circuit can be evaluated. Use another metric (--metric), or corrupted prompts that differ more."
     )
 
 
@@ -129,8 +130,8 @@ def _collapsed(circuit: Circuit, results: Mapping[str, Any], more: str) -> str |
     if ends is None or f is None or f > _SAME or not circuit.n_edges:
         return None
     return (
-        f"the circuit does no better than no circuit: {results['metric']} {ends[0]:.4g}, with every edge cut {ends[2]:.4g}, the model "
-        f"{ends[1]:.4g} (faithfulness {_shown(f)}). Way out: {more}."
+        f"the circuit does no better than the model with every edge cut: {results['metric']} is {ends[0]:.4g} for the circuit, {ends[2]:.4g} "
+        f"with every edge cut, {ends[1]:.4g} for the model (faithfulness {_shown(f)}). Remedy: {more}."
     )
 
 
@@ -142,8 +143,8 @@ def _zoomed(results: Mapping[str, Any]) -> str | None:
     if had is None or has is None or had - has <= _LOSS * max(1.0, abs(had)):
         return None
     return (
-        f"looking inside took the faithfulness from {_shown(had)} to {_shown(has)}: {results['metric']} {ends[0]:.4g}, before {before:.4g}. Way "
-        "out: look inside with a lower threshold (--threshold), which keeps more of the parts."
+        f"the zoom lowered the faithfulness from {_shown(had)} to {_shown(has)}: {results['metric']} is {ends[0]:.4g}, and was {before:.4g} before. "
+        "Zoom with a lower threshold (--threshold) to keep more of the parts."
     )
 
 

@@ -87,21 +87,21 @@ def _checked(circuit: Circuit, component: str, into: str) -> Attention | Head | 
         raise GraphError(f"{component} has no level {into!r}: choose {', '.join((*levels, POSITIONS))}")
     if not any(_touches(graph, edge, node) for edge in circuit.edges):
         shown = ", ".join(str(n) for n in circuit.nodes[:20]) + (", …" if len(circuit.nodes) > 20 else "")
-        raise GraphError(f"{component} is not in the circuit: there is nothing to look into. Its nodes: {shown}")
+        raise GraphError(f"{component} is not in the circuit, so it cannot be zoomed into. Nodes of the circuit: {shown}")
     if into == POSITIONS:
         if graph.shape.positions:
-            raise GraphError(f"{component} is a node at each of {', '.join(graph.shape.positions)} already")
+            raise GraphError(f"{component} already has a node at each of {', '.join(graph.shape.positions)}")
         return node
     of_mlp = graph.units[graph.unit_index[component]].level if node.kind == "mlp" else None
     if (level := graph.from_elsewhere.get(component.partition(".")[0])) is not None:
         raise GraphError(
-            f"{component} is at level {level}, of a class of your own: only levels of the package can be zoomed into"
+            f"{component} is at level {level} from outside the package: only levels of the package can be zoomed into"
         )
     now = of_mlp or graph.scope.of_head(node.layer, getattr(node, "head", 0))
     if levels.index(into) <= levels.index(now if now in levels else levels[0]) and now != "block":
-        raise GraphError(f"{component} is at level {now} already: zooming goes to a finer one")
+        raise GraphError(f"{component} is already at level {now}: choose a finer level")
     if into == "block":
-        raise GraphError(f"{component} is at level {now}, and none is coarser than block: zooming goes to a finer one")
+        raise GraphError(f"{component} is at level {now}, and block is the coarsest level: choose a finer level")
     return node
 
 

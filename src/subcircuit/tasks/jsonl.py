@@ -57,9 +57,11 @@ def jsonl(path: Path, model: Transformer, *, examples: int | None = None, bos: B
         raise SettingsError(f"examples is {examples}; it must be at least 1.")
     numbered, digest = read_pairs(path)
     if not numbered:
-        raise PromptError(f"{path.name} holds no prompts.")
+        raise PromptError(f"{path.name} contains no prompts: write one JSON object per line.")
     if examples is not None and examples > len(numbered):
-        raise PromptError(f"{path.name} holds {len(numbered)} pairs, and {examples} were asked for.")
+        raise PromptError(
+            f"examples is {examples}, and {path.name} has only {len(numbered)} pairs: use fewer examples, or add pairs."
+        )
     kept = numbered[:examples]
     return build_task(
         path.stem,
@@ -116,9 +118,9 @@ def _lines(file: BinaryIO, name: str, digest: Any) -> Iterator[tuple[int, str]]:
         number, read = number + 1, read + len(raw)
         digest.update(raw)
         if len(raw) > LONGEST_LINE:
-            raise PromptError(f"{name}:{number}: the line is longer than {LONGEST_LINE} bytes; one line holds one pair.")
+            raise PromptError(f"{name}:{number}: the line is longer than {LONGEST_LINE} bytes: write one pair per line.")
         if read > LARGEST_FILE:
-            raise PromptError(f"{name} is larger than {LARGEST_FILE} bytes; split it.")
+            raise PromptError(f"{name} is larger than {LARGEST_FILE} bytes: split the file.")
         try:
             yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as why:
@@ -134,7 +136,7 @@ def _parse(text: str, where: str) -> tuple[PromptPair, _Places]:
         )
         raise PromptError(f"{where}: not JSON: {reason}. Each line is one object such as {_EXAMPLE}") from why
     if not isinstance(item, dict):
-        raise PromptError(f"{where}: a line must be an object, this is {_kind(item)}; for example {_EXAMPLE}")
+        raise PromptError(f"{where}: a line must be a JSON object; this is {_kind(item)}. For example {_EXAMPLE}")
     for key in _REQUIRED:
         if key not in item:
             raise PromptError(f"{where}: {key!r} is missing. Required: {', '.join(_REQUIRED)}; optional: {', '.join(_OPTIONAL)}.")
@@ -160,14 +162,14 @@ def _places(item: dict[str, Any], where: str) -> _Places:
         labels = _texts(item, key, where)
         return {role: tuple(p for p, label in enumerate(labels) if label == role) for role in labels if is_role(role)}
     if not isinstance(item[key], dict):
-        raise PromptError(f'{where}: {key!r} must be an object such as {{"IO": 3}}, this is {_kind(item[key])}.')
+        raise PromptError(f'{where}: {key!r} must be an object such as {{"IO": 3}}; this is {_kind(item[key])}.')
     return {role: _positions(value, f"{where}: role {role!r}") for role, value in item[key].items()}
 
 
 def _positions(value: Any, where: str) -> tuple[int, ...]:
     positions = value if isinstance(value, list) else [value]
     if not all(type(position) is int for position in positions):
-        raise PromptError(f"{where} must be at a position such as 3 or at a list of them, this is {_kind(value)}.")
+        raise PromptError(f"{where} must be a position such as 3 or a list of positions; this is {_kind(value)}.")
     return tuple(positions)
 
 
@@ -175,20 +177,20 @@ def _distinct(items: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     keys = [key for key, _ in items]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
-        raise PromptError(f"{where}: key {twice!r} comes twice.")
+        raise PromptError(f"{where}: key {twice!r} occurs twice; remove one.")
     return dict(items)
 
 
 def _text(item: dict[str, Any], key: str, where: str) -> str:
     if not isinstance(item[key], str):
-        raise PromptError(f"{where}: {key!r} must be text, this is {_kind(item[key])}.")
+        raise PromptError(f"{where}: {key!r} must be text; this is {_kind(item[key])}.")
     return item[key]
 
 
 def _texts(item: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
     value = item[key]
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise PromptError(f'{where}: {key!r} must be a list of texts such as [" Mary"], this is {_kind(value)}.')
+        raise PromptError(f'{where}: {key!r} must be a list of texts such as [" Mary"]; this is {_kind(value)}.')
     return tuple(value)
 
 

@@ -108,7 +108,7 @@ class Metric:
             self._check_wrong(answers)
         if self.compares and reference is None:
             raise SettingsError(
-                f"{self.name} compares with the model: pass the model's own logits at the answers as `reference`."
+                f"metric {self.name} compares a run with the model: pass the model's own logits at the answers as `reference`."
             )
         needs, measure = self.prepare(answers, reference)
         return Bound(needs, self.sign, measure)
@@ -118,8 +118,8 @@ class Metric:
         if missing.any():
             example = int(answers.example[missing][0])
             raise SettingsError(
-                f"{self.name} sets right answers against wrong ones, and pair {example + 1} has no wrong answer. "
-                f"Give it `wrong_answers`, or use {' or '.join(m.name for m in METRICS.values() if not m.contrasts)}."
+                f"metric {self.name} compares right with wrong answers, and pair {example + 1} has no wrong answer. "
+                f"Add `wrong_answers`, or use {' or '.join(m.name for m in METRICS.values() if not m.contrasts)}."
             )
 
 

@@ -37,7 +37,7 @@ def metric_of(asked: str | Metric | OwnMetric) -> Metric:
         return asked
     if isinstance(asked, str):
         if asked.startswith(_OWN_PREFIX):
-            raise SettingsError(f"the metric is a Python {asked}, of which the name alone is known: pass the function itself.")
+            raise SettingsError(f"the metric is a Python {asked}, and only its name is recorded: pass the function itself.")
         return metric(asked)
     if callable(asked):
         return own_metric(asked)
@@ -90,7 +90,7 @@ def _takes_answers(function: OwnMetric, name: str) -> bool:
         except TypeError:
             continue
         return count == 2
-    raise SettingsError(f"metric {name} takes {asked}: it must take the logits at the answers, or these and the answers.")
+    raise SettingsError(f"metric {name} takes {asked}: it must take the logits at the answers, or the logits and the answers.")
 
 
 def _checked(value: Any, logits: Tensor, answers: Answers, name: str) -> Float[Tensor, " answer"]:
@@ -100,11 +100,11 @@ def _checked(value: Any, logits: Tensor, answers: Answers, name: str) -> Float[T
         got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise SettingsError(
             f"metric {name} returned {got}: it must return a tensor of {sizes[0]}, one number for each answer, as in "
-            "logits.max(-1).values: no mean over answers, which are averaged example by example."
+            "logits.max(-1).values. Do not average over answers: the library does this for each example."
         )
     if torch.is_grad_enabled() and logits.requires_grad and not value.requires_grad:
         raise NoGradientError(
-            f"metric {name} has no gradient, which this method needs: make it of torch operations on the logits, or use a method "
-            "without gradients: acdc or exact."
+            f"metric {name} has no gradient, and this method needs one: compute the metric with torch operations on the logits, or use a "
+            "method without gradients, acdc or exact."
         )
     return (value if len(value) == sizes[0] else value[answers.example]).double()

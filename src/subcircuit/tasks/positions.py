@@ -32,8 +32,8 @@ def positions_of(scope: Scope, task: Task) -> tuple[str, ...]:
         case "roles":
             if task.roles is None:
                 raise GraphError(
-                    f"scope {scope}: task {task.name} declares no token roles. Built-in tasks do (ioi: IO, S1, S2, END, …), and "
-                    'prompts in a file with "roles"; prompts of one length can be told apart by positions=each.'
+                    f"scope {scope}: task {task.name} declares no token roles. Built-in tasks declare them (ioi: IO, S1, S2, END, …), and so do "
+                    'prompts in a file with "roles". For prompts of one length use positions=each.'
                 )
             return in_order(task.roles.names)
 
@@ -53,7 +53,7 @@ def graph_of(model: Transformer, scope: Scope | str | None = None, task: Task | 
     scope = Scope.named(scope) if isinstance(scope, str) else scope or Scope()
     if task is None:
         if scope.positions != "all":
-            raise GraphError(f"scope {scope} tells positions apart: give the task whose positions they are")
+            raise GraphError(f"scope {scope} separates positions: give the task, whose prompts define the positions")
         return Graph.of(model.config, scope)
     check_vocabulary(model, task)
     return Graph.of(model.config, scope, positions_of(scope, task))
@@ -78,7 +78,7 @@ def with_positions(graph: Graph, task: Task) -> Task:
         if n != len(graph.shape.positions):
             raise GraphError(
                 f"the graph has a node at each of {len(graph.shape.positions)} positions, and the prompts have {n}: use prompts of "
-                "that length, or search again on these"
+                "that length, or search again on these prompts"
             )
         of = torch.arange(n, device=task.clean.ids.device).expand(task.clean.ids.shape)
     else:

@@ -112,7 +112,7 @@ def build_task_of_ids(
     labels = labels or _numbered(len(clean))
     if not clean or len(clean) != len(corrupted):
         raise PromptError(
-            f"task {name} has {len(clean)} clean and {len(corrupted)} corrupted prompts; it needs as many of each, at least one."
+            f"task {name} has {len(clean)} clean and {len(corrupted)} corrupted prompts: the numbers must be equal and at least 1."
         )
     for one, other, label in zip(clean, corrupted, labels, strict=True):
         _check_prompts(one, other, model, label)
@@ -139,7 +139,7 @@ def _check_distinct(pairs: Sequence[PromptPair], labels: Sequence[str]) -> None:
     seen: dict[PromptPair, str] = {}
     for pair, label in zip(pairs, labels, strict=True):
         if pair in seen:
-            raise PromptError(f"{seen[pair]} and {label} are the same: it would count twice in every mean. Remove one.")
+            raise PromptError(f"{seen[pair]} and {label} are the same, so the pair would count twice in every mean: remove one.")
         seen[pair] = label
 
 
@@ -150,8 +150,8 @@ def _check_text(pair: PromptPair, encoder: Encoder, label: str) -> None:
         unread = encoder.unread(text)
         if unread is not None:
             raise PromptError(
-                f"{label}: {unread!r} in the {kind} prompt is not in the vocabulary of {encoder.model}: the model would not see it. "
-                "Choose another word."
+                f"{label}: {unread!r} in the {kind} prompt is not in the vocabulary of {encoder.model}, so the model would not see it: "
+                "choose another word."
             )
     if not pair.answers:
         raise PromptError(f"{label}: no answer is given; at least one right next token is needed.")
@@ -163,16 +163,20 @@ def _check_prompts(clean: Sequence[int], corrupted: Sequence[int], model: Transf
             (i for i, (a, b) in enumerate(zip(clean, corrupted, strict=False)) if a != b), min(len(clean), len(corrupted))
         )
         raise PromptMismatchError(
-            f"{label}: clean has {len(clean)} tokens, corrupted {len(corrupted)}; they part at position {where} "
+            f"{label}: clean has {len(clean)} tokens, corrupted {len(corrupted)}; they first differ at position {where} "
             f"({_token(model, clean, where)} / {_token(model, corrupted, where)}). Edges are cut position by position, so "
-            f"pairs must line up: choose words that are as many tokens in {model.name}."
+            f"pairs must line up: choose words with the same number of tokens in {model.name}."
         )
     if not clean:
         raise PromptError(f"{label}: the prompts are empty.")
     if list(clean) == list(corrupted):
-        raise PromptError(f"{label}: clean and corrupted prompt are the same, so that cutting an edge would change nothing.")
+        raise PromptError(
+            f"{label}: clean and corrupted prompt are the same, so cutting an edge would change nothing: change one of them."
+        )
     if len(clean) > model.config.context:
-        raise PromptError(f"{label}: {len(clean)} tokens, and {model.name} reads at most {model.config.context}.")
+        raise PromptError(
+            f"{label}: the prompts have {len(clean)} tokens, and {model.name} reads at most {model.config.context}: shorten them."
+        )
     for token in (*clean, *corrupted):
         if not 0 <= token < model.config.vocab:
             raise PromptError(
@@ -184,8 +188,8 @@ def _check_lengths(clean: Sequence[Sequence[int]], model: Transformer, labels: S
     for one, label in zip(clean, labels, strict=True):
         if not model.config.causal and len(one) != len(clean[0]):
             raise PromptError(
-                f"{label}: {len(one)} tokens, and {labels[0]} has {len(clean[0])}. {model.name} attends to later positions, "
-                "padding among them: its prompts must be of one length."
+                f"{label} has {len(one)} tokens, and {labels[0]} has {len(clean[0])}. {model.name} attends to later positions, "
+                "so padding would change its results: use prompts of one length."
             )
 
 
@@ -212,13 +216,15 @@ def _check_roles(places: Mapping[str, Sequence[int]], length: int, label: str) -
     for role, positions in places.items():
         if not is_role(role):
             raise PromptError(
-                f"{label}: {role!r} cannot be a role: names of roles are up to 32 letters, digits, _ and +, and begin with no digit."
+                f"{label}: {role!r} is not a valid role: a role has up to 32 letters, digits, _ and +, and does not start with a digit."
             )
         for position in positions:
             if not 0 <= position < length:
                 raise PromptError(f"{label}: role {role} is at position {position}, and the prompt has {length} tokens.")
             if taken.setdefault(position, role) != role:
-                raise PromptError(f"{label}: position {position} is both {taken[position]} and {role}; a position has one role.")
+                raise PromptError(
+                    f"{label}: position {position} has two roles, {taken[position]} and {role}: a position can have only one role."
+                )
 
 
 def _token(model: Transformer, ids: Sequence[int], where: int) -> str:
@@ -231,7 +237,7 @@ def _check_answers(answers: Sequence[Answer], clean: Sequence[Sequence[int]], mo
     order = [answer.example for answer in answers]
     if sorted(set(order)) != list(range(len(clean))) or order != sorted(order):
         raise PromptError(
-            f"answers must follow the order of the {len(clean)} prompts, at least one for each; theirs is {order[:20]}."
+            f"answers must be in the order of the {len(clean)} prompts, at least one per prompt; their prompts are {order[:20]}."
         )
     for answer in answers:
         label, ids = labels[answer.example], (*answer.correct, *answer.wrong)

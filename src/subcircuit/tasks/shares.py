@@ -41,9 +41,9 @@ def check_shares(shares: Sequence[float | int], text: str | None = None) -> Shar
     if len(shares) != 3 or not all(0 <= share <= 100 for share in shares):
         raise SettingsError(f"split {text}: {wanted}")
     if abs(sum(shares) - 100) > 1e-6:
-        raise SettingsError(f"split {text}: these add up to {sum(shares):g} and not to 100; {wanted}")
+        raise SettingsError(f"split {text}: the shares add up to {sum(shares):g}, not to 100; {wanted}")
     if not shares[0]:
-        raise SettingsError(f"split {text}: no prompt is left to search with; {wanted}")
+        raise SettingsError(f"split {text}: the share of search prompts is 0; {wanted}")
     search, validation, test = map(float, shares)
     return search, validation, test
 

@@ -48,7 +48,7 @@ PARTS = ("search", "validation", "test")
 VALIDATION, TEST = 16, 64
 # of a file of which only the first pairs are searched: the rest may be thousands, and every one is measured
 MOST_VALIDATION, MOST_TEST = 64, 256
-_ALL = "To search with all and judge with none: --split 100/0/0."
+_ALL = "To search on all prompts and evaluate on none: --split 100/0/0."
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +76,8 @@ class Split:
             shared = shared_prompts(a, b)
             if shared:
                 raise SettingsError(
-                    f"{one} and {other} prompts of {a.name} have {shared} prompts in common: what a circuit was found with "
-                    "cannot judge it. Leave them out of one, see `without`."
+                    f"{one} and {other} prompts of {a.name} have {shared} prompts in common, and a circuit cannot be evaluated on the prompts it was "
+                    "found on: remove the shared prompts from one part with `without`."
                 )
 
     @property
@@ -148,7 +148,7 @@ def load_split(
     """
     shares = None if split is None else parse_shares(split) if isinstance(split, str) else check_shares(split)
     if test is not None and test < FEWEST[2]:
-        raise SettingsError(f"{test} prompts to judge with: at least {FEWEST[2]} are needed, or there is no interval")
+        raise SettingsError(f"test is {test}: at least {FEWEST[2]} test prompts are needed for a confidence interval")
     return _load(source, model, SplitSettings(examples=examples, seed=seed, bos=bos, split=shares, test=test))
 
 
@@ -192,7 +192,7 @@ def _beside(search: Task, task: Task, made: SplitSettings) -> Split:
     rest, fewest = _different(task, search), fewest_of((0, *shares[1:]))
     if len(rest) < sum(fewest):
         raise SettingsError(
-            f"{_source(task)} has {_count(rest)} beside the {len(search)} pairs to search with, and {_needs(fewest)}. "
+            f"{_source(task)} has {_count(rest)} besides the {len(search)} search pairs, and {_needs(fewest)}. "
             f"Search with fewer (--examples), or add pairs. {_ALL}"
         )
     _, validation, test = apportion(len(rest), (0, *shares[1:]), fewest)
@@ -207,11 +207,11 @@ def _drawn(search: Task, drawn: Task, wanted: tuple[int, int], made: SplitSettin
     rest, fewest = _different(drawn, search), fewest_of((0, *wanted))
     if len(rest) < sum(fewest):
         raise SettingsError(
-            f"task {search.name} has {_count(rest)} beside the {len(search)} to search with, and {_needs(fewest)}. "
+            f"task {search.name} has {_count(rest)} besides the {len(search)} search prompts, and {_needs(fewest)}. "
             f"Search with fewer (--examples). {_ALL}"
         )
     _, validation, test = (0, *wanted) if len(rest) >= sum(wanted) else apportion(len(rest), (0, *wanted), fewest)
-    # those to judge with come first: they stay the same however many there are to choose by
+    # test prompts come first: they do not depend on the number of validation prompts
     order = [*rest[test : test + validation], *rest[:test]]
     _, *parts = _parts(without(drawn, search), order, (0, validation, test), made)
     return Split(search, parts[0], parts[1], made)
@@ -270,7 +270,7 @@ def _count(prompts: Sequence[object]) -> str:
 
 
 def _needs(fewest: Sizes) -> str:
-    words = ("to search with", "to choose by (validation)", "to judge with (test)")
+    words = ("for the search", "for validation", "for the test")
     parts = ", ".join(f"{least} {word}" for least, word in zip(fewest, words, strict=True) if least)
     return f"a split needs at least {sum(fewest)}: {parts}"
 
@@ -305,7 +305,7 @@ def load_two(
         there = len(load_at_most(source, model, examples=default + others, seed=seed, bos=bos))
         if there < 2:
             raise SettingsError(
-                f"{Path(source).name} has {there} pair of prompts: one to work with and one to judge by are needed."
+                f"{Path(source).name} has {there} pair of prompts: at least 2 are needed, one for the work and one for its evaluation."
             )
         examples = default if there == default + others else min(default, (there + 1) // 2)
     found = load_task(source, model, examples=examples, seed=seed, bos=bos)
@@ -354,8 +354,8 @@ def without(task: Task, other: Task) -> Task:
     rest = _where(task, [prompt not in taken for prompt in _prompts(task)])
     if rest is None:
         raise SettingsError(
-            f"all {len(task)} prompts of task {task.name} occur in the other task too, and none is left to judge with: search "
-            "with fewer, or add more."
+            f"all {len(task)} prompts of task {task.name} occur in the other task too, so none is left for evaluation: search on fewer "
+            "prompts, or add more."
         )
     left_out = {"task": other.name, "parameters": dict(other.parameters)}
     return replace(rest, parameters={**task.parameters, "without": left_out})

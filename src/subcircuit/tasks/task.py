@@ -184,7 +184,7 @@ class Task:
         """
         start, stop, step = examples.indices(len(self))
         if step != 1 or start >= stop:
-            raise SettingsError(f"task {self.name} has {len(self)} examples; {examples} is not a run of them.")
+            raise SettingsError(f"task {self.name} has {len(self)} examples: {examples} does not select consecutive examples.")
         wanted = torch.zeros(len(self), dtype=torch.bool, device=self.clean.ids.device)
         wanted[start:stop] = True
         return self.where(wanted)
@@ -233,7 +233,7 @@ def check_vocabulary(model: Transformer, task: Task) -> None:
     if made_for is not None and made_for.tokenizer != own.tokenizer:
         has = "no tokenizer to compare with (load it with tokenizer=…)" if own.tokenizer is None else "another tokenizer"
         raise PromptError(
-            f"task {task.name} was made for {_described(made_for)}, and {own.model} has {has}: the same token ids may be other "
+            f"task {task.name} was made for {_described(made_for)}, and {own.model} has {has}: the same token ids may stand for other "
             "words. Make the task again for this model."
         )
     # without tokenizers only the number of tokens is known
@@ -242,7 +242,7 @@ def check_vocabulary(model: Transformer, task: Task) -> None:
         source = "another model" if made_for is None else _described(made_for)
         raise PromptError(
             f"task {task.name} was made for {source}, and {own.model} has another vocabulary, of {own.size:,} tokens: the same token "
-            "ids are other words. Make the task again for this model."
+            "ids stand for other words. Make the task again for this model."
         )
 
 

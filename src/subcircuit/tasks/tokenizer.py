@@ -47,8 +47,8 @@ class Encoder:
         for text, ids in zip(texts, encoded, strict=True):
             if ids and ids[0] == self.tokenizer.bos_token_id and (self.prefix or self.bos == "never"):
                 raise PromptError(
-                    f"the prompt {_short(text)} begins with {self.tokenizer.bos_token!r} itself, and bos={self.bos!r} "
-                    f"{'adds another' if self.prefix else 'forbids it'}: leave it out of the text."
+                    f"the prompt {_short(text)} already begins with {self.tokenizer.bos_token!r}, and bos={self.bos!r} "
+                    f"{'adds another' if self.prefix else 'forbids it'}: remove it from the text."
                 )
         return [[*self.prefix, *ids] for ids in encoded]
 
@@ -118,7 +118,7 @@ def make_encoder(model: Transformer, bos: BosPolicy = "auto") -> Encoder:
     """
     if model.tokenizer is None:
         raise PromptError(
-            f"{model.name} has no tokenizer, and this task is made of text. Choose the task induction, which is made of token ids; "
+            f"{model.name} has no tokenizer, and the prompts of this task are text. Use the task induction, whose prompts are token ids; "
             f"{_way_to_a_tokenizer(model)}."
         )
     return Encoder(model.tokenizer, bos_prefix(model.tokenizer, bos, model.name), bos, model.name)
@@ -154,8 +154,8 @@ def _automatic_prefix(tokenizer: PreTrainedTokenizerBase, model: str) -> tuple[i
     if added > 1 or full[added:] != bare:
         # a prompt that ends in an end-of-sequence token has nothing left to predict
         raise SettingsError(
-            f"the tokenizer of {model} turns 'The' into {tokenizer.convert_ids_to_tokens(full)}: more than a token in front. "
-            "Choose bos='always' or bos='never'."
+            f"the tokenizer of {model} turns 'The' into {tokenizer.convert_ids_to_tokens(full)}, which adds more than one token in front: "
+            "choose bos='always' or bos='never'."
         )
     return tuple(full[:added])
 

@@ -57,7 +57,9 @@ def case(name: str, ablation: Ablation) -> Case:
     if name not in CASES:
         raise UnknownNameError("case", name, tuple(CASES))
     if not isinstance(ablation, Zero | Resample):
-        raise SettingsError(f"case {name} is known under zero and resample ablation, not under {ablation.name}.")
+        raise SettingsError(
+            f"the circuit of case {name} is known under zero and resample ablation, not under {ablation.name}: choose one of these two."
+        )
     return CASES[name].make(ablation)
 
 

@@ -100,7 +100,9 @@ class PublishedCircuit:
                 f"this graph has {shape.n_layers} of {shape.n_heads}, {'with' if shape.mlps else 'without'} MLPs."
             )
         if scope.level != "qkv" or scope.kv != "per_query_head" or scope.split_embeddings:
-            raise GraphError(f"{self.name} is known at scope qkv with an input per query head and one embedding, not {scope}.")
+            raise GraphError(
+                f"{self.name} is known at scope qkv with keys and values per query head and one embedding, not at {scope}."
+            )
 
 
 def published_circuits() -> tuple[PublishedCircuit, ...]:
@@ -202,9 +204,7 @@ def published_case(published: PublishedCircuit, ablation: Ablation, setting: Set
         PromptError: its tokenizer does not suit the task.
     """
     if published.sizes is None:
-        raise SettingsError(
-            f"{published.name} is a mechanism without heads of its own: choose from {', '.join(published_names())}"
-        )
+        raise SettingsError(f"{published.name} names no heads: choose from {', '.join(published_names())}")
     setting = setting or Setting()
     model = load_model(setting.model or published.model)
     circuit = published.circuit(Graph.of(model.config))

@@ -230,7 +230,7 @@ class Unit(ABC):
             GraphError: ``rules`` are other than plain gradients, and the unit does not implement them.
         """
         if rules.nonlinear is not GRADIENTS.nonlinear or rules.frozen_norms:
-            raise GraphError(f"{self.name} supports plain gradients only: choose another method, for example eap")
+            raise GraphError(f"level {self.name} supports plain gradients only: choose another method, for example eap")
         inputs = stream.expand(len(self.readers), *stream.shape)
         return widened(pull_back(lambda x: self.writes(model, x).sum(0), (inputs,), after)[0])
 

@@ -186,7 +186,7 @@ class Computations:
 
     def _of(self, circuit: int, circuits: Sequence[Shown], rankings: Sequence[Ranking]) -> tuple[Shown, Ranking, Problem]:
         if not 0 <= circuit < len(circuits):
-            raise SettingsError(f"there is no circuit {circuit}: {len(circuits)} are shown, counted from 0")
+            raise SettingsError(f"there is no circuit number {circuit}: the page shows {len(circuits)}, numbered from 0")
         if circuit not in self._problems:
             self._problems[circuit] = self.probe(circuit, circuits[circuit])
         return circuits[circuit], rankings[circuit], self._problems[circuit]

@@ -36,9 +36,9 @@ def check_circuit(path: Path) -> None:
     command = inert(str(run.asked.get("command")))
     far = f"it is {run.state}, with {run.units:,} units of work done"
     if command in _JUDGES:
-        raise RunError(f"{path} is of subcircuit {command}, which leaves tables and figures, and no circuit: {far}")
-    go_on = f": subcircuit resume {path} goes on with it" if run.state == "stopped" else ""
-    raise RunError(f"{path} is of subcircuit {command} and has no circuit yet: {far}{go_on}")
+        raise RunError(f"{path} is a run of subcircuit {command}, which writes tables and figures but no circuit: {far}")
+    go_on = f". Resume it: subcircuit resume {path}" if run.state == "stopped" else ""
+    raise RunError(f"{path} is a run of subcircuit {command} and has no circuit yet: {far}{go_on}")
 
 
 def progress_of(paths: Sequence[Path]) -> Json:

@@ -37,9 +37,9 @@ def free_socket(host: str, port: int) -> socket.socket:
         except OSError as error:
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 continue
-            raise SettingsError(f"--host {host}: {error.strerror or error}: no address of this machine") from None
+            raise SettingsError(f"--host {host} is not an address of this machine: {error.strerror or error}") from None
         return made
-    raise SettingsError(f"ports {port} to {port + _TRIES - 1} are all taken: choose another with --port")
+    raise SettingsError(f"ports {port} to {port + _TRIES - 1} are all in use: choose another with --port")
 
 
 def address_of(bound: socket.socket, host: str, token: str) -> str:
@@ -59,11 +59,11 @@ def serve(app: Guard, bound: socket.socket, address: str, *, browser: bool, say:
         browser: whether to open the page in a browser.
         say: called with the address, and with a note if no browser could be opened.
     """
-    say(f"viewer   {address}   (Ctrl-C ends it)")
+    say(f"viewer   {address}   (Ctrl-C stops it)")
 
     def show() -> None:
         if not open_browser(address):
-            say("no browser could be opened: open the address yourself")
+            say("no browser was found: open the address yourself")
 
     timer = Timer(SECONDS_TO_START, show)
     timer.daemon = True

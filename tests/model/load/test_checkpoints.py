@@ -166,7 +166,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "header absurd": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "damaged or not a safetensors file"),
     "index outside": (lambda f: _index(f, {"a": "../model.safetensors"}), "in its own directory"),
     "index to a pickle": (lambda f: _index(f, {"a": "model.bin"}), "not a safetensors file"),
-    "index empty": (lambda f: _index(f, {}), "names no weights"),
+    "index empty": (lambda f: _index(f, {}), "lists no weight files"),
     "index without shard": (
         lambda f: _index(f, {"a": "model-00001-of-00001.safetensors"}),
         "lacks model-00001-of-00001.safetensors",

@@ -59,7 +59,7 @@ def test_an_adapter_on_the_hub_is_refused_with_its_model(hub: Callable[..., Path
     snapshot = hub("someone/tiny")
     (snapshot / "config.json").unlink()
     (snapshot / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "some/base"}))
-    with pytest.raises(ModelError, match=r"holds an adapter .* to 'some/base' and no model"):
+    with pytest.raises(ModelError, match=r"contains an adapter .* to 'some/base' and no model"):
         load_model("someone/tiny")
 
 

@@ -80,7 +80,7 @@ def test_what_is_exported_comes_back_equal_or_is_refused(case: tuple[Transformer
         export_circuit(circuit, file, name, d_model=32)
         scope = circuit.graph.scope if name in ("csv", "edge-pruning") else None
         if name == "csv" and circuit.graph.shape.positions:
-            with pytest.raises(GraphError, match="does not say which positions"):
+            with pytest.raises(GraphError, match="does not list the positions"):
                 import_circuit(file, model, scope=scope)
             return
         assert import_circuit(file, model, scope=scope) == what_comes_back(name, circuit)
@@ -156,7 +156,7 @@ def test_an_attribution_graph_has_the_fields_of_its_viewers(tmp_path: Path) -> N
     both = sum(float(circuit.scores[graph.find(name)]) for name in ("embed->a0.h1<q>", "embed->a0.h1<v>"))
     assert weights[("embed", "a0.h1")] == both
     assert len(weights) == 3
-    with pytest.raises(CircuitFileError, match="cannot be read back"):
+    with pytest.raises(CircuitFileError, match="cannot be imported"):
         import_circuit(tmp_path / "a.json", tiny("llama"))
 
 
@@ -201,5 +201,5 @@ def test_unknown_formats_suggest_the_nearest(tmp_path: Path) -> None:
     circuit = Circuit.full(Graph(GraphShape(1, 1, 1), Scope()))
     with pytest.raises(UnknownNameError, match="'graphml'"):
         export_circuit(circuit, tmp_path / "a", "grphml")
-    with pytest.raises(UnknownNameError, match="made to be looked at"):
+    with pytest.raises(UnknownNameError, match="for display"):
         import_circuit(tmp_path / "a", tiny("llama"), format="dot")

@@ -124,10 +124,10 @@ def test_what_does_not_fit_is_told(what: str, written: dict[str, bytes], tmp_pat
         ("csv", b'writer,reader,kept,score\n"' + b"a" * 200_000, "line"),
         ("csv", b"a,b\n", "first line"),
         ("csv", b"\xff\xfe", "not UTF-8"),
-        ("graphml", b'<!DOCTYPE a [<!ENTITY b "bb">]><graphml>&b;</graphml>', "declared"),
+        ("graphml", b'<!DOCTYPE a [<!ENTITY b "bb">]><graphml>&b;</graphml>', "declares"),
         ("graphml", b'<?xml version="1.0" encoding="cp037"?><graphml/>', "GraphML"),
         ("graphml", b"<a>" * 100_000, "GraphML"),
-        ("mib-pt", b"not a zip file", "not a file that torch.save writes"),
+        ("mib-pt", b"not a zip file", "was not written by torch.save"),
     ],
 )
 def test_hostile_content_is_refused(name: str, content: bytes, words: str, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_code_in_pickles_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "sung").rmdir()
     for protocol in range(6):
         (tmp_path / "edges.pkl").write_bytes(pickle.dumps([canary], protocol=protocol))
-        assert "was not run" in refused(tmp_path / "edges.pkl", "acdc")
+        assert "was not loaded" in refused(tmp_path / "edges.pkl", "acdc")
     torch.save({"cfg": canary}, tmp_path / "circuit.pt")
     assert "was not loaded" in refused(tmp_path / "circuit.pt", "mib-pt")
     assert not (tmp_path / "sung").exists()
@@ -162,7 +162,7 @@ def test_a_pickle_cannot_ask_for_endless_memory(tmp_path: Path) -> None:
     assert "LONG_BINPUT" in refused(tmp_path / "memo.pkl", "acdc")
     doubling = b"\x80\x04K\x01" + b"".join(b"\x94h" + bytes([i]) + b"\x86" for i in range(40)) + b"."
     (tmp_path / "doubling.pkl").write_bytes(doubling)
-    assert "no list of edges" in refused(tmp_path / "doubling.pkl", "acdc")
+    assert "does not contain a list of edges" in refused(tmp_path / "doubling.pkl", "acdc")
 
 
 def test_a_zip_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:

@@ -82,5 +82,5 @@ def test_nouns_are_different():
 
 def test_a_tokenizer_that_splits_years_otherwise_is_refused():
     three = with_tokenizer(tokenizer_of([f" {number}" for number in range(110, 180)]), context=200)
-    with pytest.raises(PromptError, match=r"17\|32 or into digits; toy splits them otherwise .*' 173' '2'"):
+    with pytest.raises(PromptError, match=r"17\|32 or into digits; toy splits them differently .*' 173' '2'"):
         greater_than(three)

@@ -62,7 +62,7 @@ def test_parameters_are_recorded():
 
 def test_there_are_two_simple_prompts_for_every_noun():
     assert len(sva(WELL_READ, examples=60, structures=["simple"])) == 2 * len(PEOPLE) == 60
-    with pytest.raises(SettingsError, match=r"60 different prompts were found .* 61 were asked for"):
+    with pytest.raises(SettingsError, match=r"60 different prompts were found .* 61 are needed"):
         sva(WELL_READ, examples=61, structures=["simple"])
 
 

@@ -93,7 +93,7 @@ def test_as_many_prompts_as_there_are_and_no_more():
         tokenizer_of([f" {word}" for word in ("Paris", "Rome", "Oslo", "Cairo", "France", "Italy", "Norway", "Egypt")]), 200
     )
     assert len(load_task("capital_of", few, examples=24)) == 4 * len(TEMPLATES)
-    with pytest.raises(SettingsError, match=r"24 different prompts were found for capital-of .* ask for 24 at most"):
+    with pytest.raises(SettingsError, match=r"24 different prompts were found for capital-of .* use at most 24"):
         load_task("capital_of", few, examples=25)
 
 

@@ -62,7 +62,7 @@ def make_directory(target: Path, fill: Callable[[Path], None]) -> Path:
     except OSError as error:
         if not target.is_dir():
             raise ModelError(
-                f"cannot write to the cache {target.parent}: {error.strerror or error}; set SUBCIRCUIT_CACHE to another place"
+                f"cannot write to the cache {target.parent}: {error.strerror or error}; set SUBCIRCUIT_CACHE to another directory"
             ) from None
     return target
 

@@ -48,7 +48,7 @@ def check_heads(config: PreTrainedConfig) -> None:
     """
     heads, shared = config.num_attention_heads, config.num_key_value_heads
     if heads < 1 or shared < 1 or heads % shared:
-        raise ModelError(f"{config.model_type}: {heads} attention heads cannot share {shared} heads of keys and values")
+        raise ModelError(f"{config.model_type}: {heads} attention heads are not a multiple of {shared} key/value heads")
 
 
 def activation(config: PreTrainedConfig, field: str) -> Activation:

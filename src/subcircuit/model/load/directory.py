@@ -70,7 +70,7 @@ def weight_files(folder: Path) -> tuple[str, ...]:
     shards = _json(index, f"{folder} lacks {index.name}").get("weight_map")
     names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
     if not names:
-        raise ModelError(f"{index} names no weights")
+        raise ModelError(f"{index} lists no weight files")
     return tuple(_beside(index, name) for name in names)
 
 
@@ -121,14 +121,14 @@ def _refuse_adapter(folder: Path) -> None:
     if not (folder / ADAPTER).is_file():
         return
     base = _json(folder / ADAPTER, "").get("base_model_name_or_path")
-    way = f"merge the adapter into the model with peft, PeftModel.from_pretrained(model, {str(folder)!r}).merge_and_unload(), and save that"
+    way = f"merge the adapter with peft, PeftModel.from_pretrained(model, {str(folder)!r}).merge_and_unload(), and save the merged model"
     if (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} holds a model (config.json) and an adapter to it ({ADAPTER}), so what it computes is not in its own weights "
-            f"alone: {way}; or move {ADAPTER} away to load the model without it"
+            f"{folder} contains a model (config.json) and an adapter to it ({ADAPTER}), and adapters are not loaded: {way}; or move "
+            f"{ADAPTER} away to load the model without the adapter"
         )
-    of, without = (f" to {base!r}", f"; or load {base!r} without it") if base else ("", "")
-    raise ModelError(f"{folder} holds an adapter ({ADAPTER}){of} and no model: {way}{without}")
+    of, without = (f" to {base!r}", f"; or load {base!r} without the adapter") if base else ("", "")
+    raise ModelError(f"{folder} contains an adapter ({ADAPTER}){of} and no model: {way}{without}")
 
 
 def _json(file: Path, otherwise: str) -> dict[str, Any]:
@@ -139,12 +139,12 @@ def _json(file: Path, otherwise: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} is not valid JSON: {first_line(error)}") from None
     if not isinstance(value, dict):
-        raise ModelError(f"{file} holds a JSON {type(value).__name__}, not an object")
+        raise ModelError(f"{file} contains a JSON {type(value).__name__}; expected an object")
     return value
 
 
 def _without_weights(folder: Path, name: str) -> str:
     pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
     if pickles and name == WEIGHTS:
-        return f"{folder} has its weights only as pickles ({pickles[0]}), which can run code and are never loaded: convert to safetensors"
+        return f"{folder} has weights only as pickles ({pickles[0]}), which can run code and are never loaded: convert them to safetensors"
     return f"{folder} lacks {name}"

@@ -63,6 +63,6 @@ def read_model(
         weights = family.tensor_map.read(ours, config, tensors)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # a config may hold anything: numbers no model has, and names instead of numbers
-        raise ModelError(f"{config.model_type}: the config describes no model: {first_line(error)}") from error
+        raise ModelError(f"{config.model_type}: no model can be built from the config: {first_line(error)}") from error
     check_weights(ours, weights)
     return ours, weights

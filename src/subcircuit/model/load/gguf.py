@@ -114,7 +114,7 @@ def _reader(file: Path) -> Any:
     class Bounded(GGUFReader):
         def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
             if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
-                raise ValueError("it ends in the middle of what it announces")
+                raise ValueError("the file ends before the tensors that it lists")
             return super()._get(offset, dtype, count, override_order)
 
     return Bounded(file)
@@ -125,7 +125,7 @@ def _refuse_layers_without_tensors(reader: Any, file: Path) -> None:
     for name, field in reader.fields.items():
         if name.endswith(".block_count") and int(field.contents()) > len(reader.tensors):
             raise ModelError(
-                f"{file.name} cannot be read as GGUF: it announces a model of {field.contents():,} layers, larger than itself"
+                f"{file.name} cannot be read as GGUF: it states {field.contents():,} layers, more than fit in the file"
             )
 
 
@@ -137,7 +137,7 @@ def _refuse_more_than_it_holds(config: Any, file: Path) -> None:
     # no format packs more than eight weights into a byte
     if of["hidden_size"] * inside * experts > 8 * file.stat().st_size:
         told = ", ".join(f"{name} {size:,}" for name, size in of.items() if size)
-        raise ModelError(f"{file.name} cannot be read as GGUF: it announces a model larger than itself: {told}")
+        raise ModelError(f"{file.name} cannot be read as GGUF: it states more tensors than fit in the file: {told}")
 
 
 def _refuse_scaled_rotary(reader: Any) -> None:

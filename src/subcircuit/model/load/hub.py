@@ -50,7 +50,7 @@ def _snapshot(hub_id: str, revision: str | None, patterns: list[str]) -> Path:
         with quiet():
             return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except HFValidationError:
-        raise NotOnHubError("it is neither a file or directory here nor the form of a hub id (owner/name)") from None
+        raise NotOnHubError("there is no such file or directory, and the name is not a hub id (owner/name)") from None
     except GatedRepoError:
         raise ModelError(f"{hub_id} is gated: accept its terms on huggingface.co and log in with `hf auth login`") from None
     except RevisionNotFoundError:

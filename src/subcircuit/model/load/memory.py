@@ -62,13 +62,13 @@ def _unwrapped(module: Any) -> Any:
     while isinstance(module, nn.Module) and (inner := _inside(module)) is not None:
         if module._forward_hooks or module._forward_pre_hooks:
             raise ModelError(
-                f"a {type(module).__name__} with hooks computes something else than the model inside: give that model"
+                f"a {type(module).__name__} with hooks computes something else than the model inside it: give the inner model"
             )
         module = inner
     if not isinstance(module, nn.Module) or not isinstance(getattr(module, "config", None), PreTrainedConfig):
         raise ModelError(
-            f"a {type(module).__name__} is not a model that can be loaded: give a name, a directory, a .gguf file, or what "
-            "AutoModelForCausalLM.from_pretrained of transformers returns"
+            f"a {type(module).__name__} is not a model that can be loaded: give a name, a directory, a .gguf file, or a model from "
+            "AutoModelForCausalLM.from_pretrained of transformers"
         )
     return module
 
@@ -91,15 +91,15 @@ def _tensors(model: Any, name: str) -> dict[str, Tensor]:
     for key, tensor in state.items():
         if ".base_layer." in key or key.startswith("base_model."):
             raise ModelError(
-                f"{name} has an adapter ({key}), so its weights are not in one place: merge it first, "
-                "model = model.merge_and_unload(), or load the model without it"
+                f"{name} has an adapter ({key}), and adapters are not loaded: merge it first with model = model.merge_and_unload(), or load "
+                "the model without the adapter"
             )
         if not isinstance(tensor, Tensor):
             raise UnsupportedModelError(f"{name} is quantised ({key} is a {type(tensor).__name__}): load it without quantisation")
         if tensor.is_meta:
             raise ModelError(
-                f"{name} holds no data ({key} is on the meta device): load it with its weights and without offloading, or give "
-                "its name or directory"
+                f"{name} has no weights in memory ({key} is on the meta device): load the model without offloading, or give its name or "
+                "directory"
             )
         stored = f"{key} is a {type(tensor.data).__name__} of {str(tensor.dtype).removeprefix('torch.')}"
         # bool: causal masks, which old versions of transformers kept among the weights
@@ -126,8 +126,8 @@ def _compare(model: Any, ours: Transformer, name: str) -> None:
         )
     if (where := _difference(ours, ids, states, logits)) is not None:
         raise ModelError(
-            f"{name} computes something else than its config and weights say: on {n} tokens {where}{_changed(model)}. "
-            "Take off what changes it, or save its effect into the weights and give those."
+            f"{name} computes something else than its config and weights: on {n} tokens {where}{_changed(model)}. "
+            "Remove the change, or save its effect into the weights and load those."
         )
 
 

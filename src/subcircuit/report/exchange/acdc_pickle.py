@@ -52,7 +52,7 @@ def read_acdc_pickle(path: Path, target: Target) -> Circuit:
         if reader is not None and writer is not None:
             gathered.add(writer, reader, kept=True, score=effect)
         elif not _inside(child, parent):
-            raise CircuitFileError(f"{path}: {parent[:60]!r} -> {child[:60]!r} is no edge that the program searches")
+            raise CircuitFileError(f"{path}: {parent[:60]!r} -> {child[:60]!r} is not an edge of the ACDC program")
     return gathered.circuit()
 
 
@@ -63,19 +63,19 @@ def _unpickle(path: Path) -> object:
             too_far = operation.name == "LONG_BINPUT" and isinstance(argument, int) and argument > _MOST_REMEMBERED
             if operation.name not in _HARMLESS or too_far:
                 raise CircuitFileError(
-                    f"{path}: the pickle does more than make tuples, strings and numbers ({operation.name}) and was not run: "
-                    "a pickle from elsewhere can run any code"
+                    f"{path}: the pickle contains {operation.name}, not only tuples, strings and numbers, and was not loaded, because a pickle can "
+                    "run any code"
                 )
         return _Nothing(io.BytesIO(content)).load()
     except CircuitFileError:
         raise
     except Exception as error:  # a damaged pickle raises whatever its operations meet
-        raise CircuitFileError(f"{path} is not a pickle that can be read: {type(error).__name__}") from None
+        raise CircuitFileError(f"{path} cannot be read as a pickle: {type(error).__name__}") from None
 
 
 def _entries(path: Path, content: object) -> list[tuple[str, int | None, str, int | None, float]]:
     if not isinstance(content, list):
-        raise CircuitFileError(f"{path} holds no list of edges")
+        raise CircuitFileError(f"{path} does not contain a list of edges")
     return [_entry(path, item) for item in content]
 
 

@@ -45,7 +45,7 @@ def read_edges_csv(path: Path, target: Target) -> Circuit:
                 raise CircuitFileError(f"{path}, line {lines.line_num}: expected a writer, a reader, 0 or 1, and a score")
             gathered.add(row[0], row[1], kept=row[2] == "1", score=_score(path, lines.line_num, row[3]))
     except csv.Error as error:
-        raise CircuitFileError(f"{path}, line {lines.line_num}: not a table with commas: {error}") from None
+        raise CircuitFileError(f"{path}, line {lines.line_num}: not comma-separated values: {error}") from None
     return gathered.circuit()
 
 

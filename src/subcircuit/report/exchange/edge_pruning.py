@@ -28,7 +28,7 @@ def write_edge_pruning(circuit: Circuit, path: Path) -> None:
     graph = circuit.graph
     if graph.scope_text not in (str(Scope()), str(Scope(split_embeddings=True))):
         raise GraphError(
-            f"edge-pruning holds circuits of heads with queries, keys and values per query head, and this one is at {graph.scope_text}: "
+            f"format edge-pruning stores circuits at scope qkv with keys and values per query head, and this circuit is at {graph.scope_text}: "
             "search with --scope qkv and without --kv, or export to networkx, graphml or csv"
         )
     pairs = [[writer, _reader(edge.reader)] for edge in circuit.edges for writer in _writers(graph, edge.writer)]
@@ -83,7 +83,7 @@ def _joined(path: Path, graph: Graph, pairs: list[list[str]]) -> list[tuple[str,
         tokens, positions = ({r for w, r in pairs if w == name} for name in (_TOKENS, _POSITIONS))
         if lonely := sorted(tokens ^ positions):
             raise CircuitFileError(
-                f"{path}: {lonely[0][:80]!r} reads token or position embeddings alone: read it with --split-embeddings"
+                f"{path}: {lonely[0][:80]!r} reads only token or only position embeddings: add --split-embeddings"
             )
         pairs = [[writer, reader] for writer, reader in pairs if writer != _POSITIONS]
     return [("embed" if writer == _TOKENS else writer, reader) for writer, reader in pairs]

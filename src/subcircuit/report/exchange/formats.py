@@ -106,9 +106,7 @@ def import_circuit(path: str | Path, model: Transformer, *, scope: Scope | None 
     check_read(format)
     read = FORMATS[format or guess_format(file)].read
     if read is None:
-        raise CircuitFileError(
-            f"{file} is made to be looked at and cannot be read back; of these formats circuits are: {', '.join(READ)}"
-        )
+        raise CircuitFileError(f"{file} is in a format for display and cannot be imported; these formats can: {', '.join(READ)}")
     return read(file, Target(model.config, scope))
 
 
@@ -119,7 +117,9 @@ def check_read(format: str | None) -> None:
         UnknownNameError: there is no such format.
     """
     if format is not None and format not in READ:
-        raise UnknownNameError("format", format, READ, "The others are made to be looked at." if format in WRITTEN else "")
+        raise UnknownNameError(
+            "format", format, READ, "The other formats are for display and cannot be imported." if format in WRITTEN else ""
+        )
 
 
 def guess_format(file: Path) -> str:
@@ -144,5 +144,5 @@ def guess_format(file: Path) -> str:
         if needed <= keys:
             return name
     if {"format", "graph", "edges"} <= keys:
-        raise CircuitFileError(f"{file} is a circuit of ours: it needs no import, see `subcircuit show`")
-    raise CircuitFileError(f"{file}: its format cannot be told: give --format, one of {', '.join(READ)}")
+        raise CircuitFileError(f"{file} is a circuit of Subcircuit and needs no import: see `subcircuit show`")
+    raise CircuitFileError(f"{file}: the format is not recognised: give --format, one of {', '.join(READ)}")

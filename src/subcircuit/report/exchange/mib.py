@@ -44,11 +44,11 @@ def check_expressible(circuit: Circuit, what: str) -> None:
     graph = circuit.graph
     if graph.scope_text != str(Scope()):
         raise GraphError(
-            f"{what} holds circuits of heads with queries, keys and values per query head, and this one is at {graph.scope_text}: "
+            f"{what} stores circuits at scope qkv with keys and values per query head, and this circuit is at {graph.scope_text}: "
             "search with --scope qkv and without --kv and --split-embeddings, or export to networkx, graphml or csv"
         )
     if not graph.shape.mlps:
-        raise GraphError(f"{what} counts an MLP in every layer, and this model has none: export to networkx, graphml or csv")
+        raise GraphError(f"{what} requires an MLP in every layer, and this model has no MLPs: export to networkx, graphml or csv")
 
 
 def sources(graph: Graph) -> list[str]:
@@ -90,7 +90,9 @@ def width(circuit: Circuit, d_model: int | None) -> int:
     """
     known = d_model or (circuit.record.model.d_model if circuit.record else None)
     if known is None:
-        raise GraphError("the format states the width of the model, which this circuit does not say: give --model (d_model=…)")
+        raise GraphError(
+            "the format requires the width of the model, which this circuit does not record: give --model (in Python, d_model=…)"
+        )
     return known
 
 
@@ -213,10 +215,12 @@ def read_mib_pt(path: Path, target: Target | None) -> Circuit:
     graph = graph_of_file(path, content.get("cfg"), target)
     for key, expected in (("src_nodes", sources(graph)), ("dst_nodes", destinations(graph))):
         if content.get(key) != expected:
-            raise CircuitFileError(f"{path}: {key} are not the {len(expected):,} names that such a model has, in their order")
+            raise CircuitFileError(f"{path}: {key} must be the {len(expected):,} node names of the model, in order")
     for key in ("neurons_in_graph", "neurons_scores"):
         if content.get(key) is not None:
-            raise CircuitFileError(f"{path}: {key}: it resolves single neurons of what nodes write, which edges cannot say")
+            raise CircuitFileError(
+                f"{path}: {key}: the circuit selects single neurons of nodes, which a circuit of edges cannot express"
+            )
     kept = _matrix(path, content, "edges_in_graph", torch.bool, graph) & graph.edges
     scores = _matrix(path, content, "edges_scores", torch.float32, graph).masked_fill(~graph.edges, torch.nan)
     return Circuit(graph, kept, None if bool(scores.isnan().all()) else scores)
@@ -228,9 +232,11 @@ def _load(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what it likes when a file is damaged or asks for more than tensors
         reason = str(error).partition("\n")[0][:200]
-        raise CircuitFileError(f"{path} holds more than names and tensors, or is damaged, and was not loaded: {reason}") from None
+        raise CircuitFileError(
+            f"{path} is damaged or contains more than names and tensors, and was not loaded: {reason}"
+        ) from None
     if not isinstance(content, dict):
-        raise CircuitFileError(f"{path} is not a MIB circuit: it holds no dict")
+        raise CircuitFileError(f"{path} is not a MIB circuit: it does not contain a dict")
     return content
 
 
@@ -240,7 +246,7 @@ def _check_sizes(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise CircuitFileError(f"{path} is not a file that torch.save writes: {error}") from None
+        raise CircuitFileError(f"{path} was not written by torch.save: {error}") from None
     unpacked = sum(entry.file_size for entry in entries)
     pickles = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
     if unpacked > LARGEST_FILE or pickles > _LARGEST_PICKLE:

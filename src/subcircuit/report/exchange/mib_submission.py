@@ -96,7 +96,7 @@ def folder_name(circuit: Circuit) -> str:
         SettingsError: the circuit does not say.
     """
     if circuit.record is None:
-        raise SettingsError("a circuit without a record does not say its task and model: it cannot be submitted")
+        raise SettingsError("a circuit without a record has no task and model, so it cannot be submitted")
     model = circuit.record.model.name.rstrip("/").rpartition("/")[2].lower()
     return f"{_slug(circuit.record.task.name)}_{_THEIR_MODELS.get(model, _slug(model))}"
 
@@ -108,7 +108,7 @@ def _slug(name: str) -> str:
 def _files(name: str, group: list[Circuit], select: bool, by: By) -> dict[str, Circuit]:
     """What a folder holds: file names without suffix, and circuits."""
     if any(circuit.graph != group[0].graph for circuit in group):
-        raise GraphError(f"{name}: circuits of different graphs")
+        raise GraphError(f"{name}: the circuits are of different graphs")
     if len(group) > 1:
         return {_stem(share): _largest_within(name, group, share) for share in PERCENTAGES}
     _check_scored(name, group[0])
@@ -137,8 +137,8 @@ def _largest_within(name: str, group: list[Circuit], share: float) -> Circuit:
     if not fitting:
         least = min(circuit.n_edges for circuit in group)
         raise SettingsError(
-            f"{name}: none of {len(group)} circuits has at most {share:g} % of {edges:,} edges, which are {_allowed(edges, share):,}: "
-            f"the smallest has {least:,}; add a smaller one (for acdc, a higher --threshold)"
+            f"{name}: none of {len(group)} circuits has at most {share:g} % of {edges:,} edges, that is {_allowed(edges, share):,}. "
+            f"The smallest has {least:,}: add a smaller circuit (for acdc, use a higher --threshold)"
         )
     return max(fitting, key=lambda circuit: circuit.n_edges)
 
@@ -147,8 +147,8 @@ def _check_scored(name: str, circuit: Circuit) -> None:
     missing = circuit.graph.n_edges if circuit.scores is None else int(circuit.scores[circuit.graph.edges].isnan().sum())
     if missing:
         raise GraphError(
-            f"{name}: {missing:,} of {circuit.graph.n_edges:,} edges have no score, and importances need one for every edge: "
-            "use a method that scores them all, such as eap-ig-inputs, or give circuits of all nine sizes"
+            f"{name}: {missing:,} of {circuit.graph.n_edges:,} edges have no score, and importances need a score for every edge: "
+            "use a method that scores all edges, such as eap-ig-inputs, or give circuits of all nine sizes"
         )
 
 
@@ -164,16 +164,16 @@ def check_submission(folder: str | Path) -> tuple[SubmissionEntry, ...]:
     folders = sorted(path for path in root.iterdir() if not path.name.startswith("."))
     for path in folders:
         if path.is_symlink() or not path.is_dir():
-            raise CircuitFileError(f"{path} is not a folder: a submission holds folders <task>_<model> alone")
+            raise CircuitFileError(f"{path} is not a folder: a submission contains only folders <task>_<model>")
     if not folders:
-        raise CircuitFileError(f"{root} is empty: a submission holds folders <task>_<model>")
+        raise CircuitFileError(f"{root} is empty: a submission contains folders <task>_<model>")
     return tuple(_check_folder(path) for path in folders)
 
 
 def _check_folder(path: Path) -> SubmissionEntry:
     files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
     if len(files) > _MOST_FILES or any(file.is_symlink() or file.suffix not in (".json", ".pt") for file in files):
-        raise CircuitFileError(f"{path} may hold .json and .pt files alone")
+        raise CircuitFileError(f"{path} must contain only .json and .pt files")
     circuits = [(read_mib_pt if file.suffix == ".pt" else read_mib_json)(file, None) for file in files]
     if len(circuits) == 1:
         _check_importances(files[0], circuits[0])
@@ -184,17 +184,17 @@ def _check_folder(path: Path) -> SubmissionEntry:
 def _check_importances(file: Path, circuit: Circuit) -> None:
     scores = None if circuit.scores is None else circuit.scores[circuit.graph.edges]
     if scores is None or not bool(scores.isfinite().all()):
-        raise CircuitFileError(f"{file}: importances need a number for every edge; some have none")
+        raise CircuitFileError(f"{file}: importances need a number for every edge, and some edges have none")
 
 
 def _check_circuits(path: Path, circuits: list[Circuit]) -> int:
     """How many edges the graph of all of them has."""
     if len(circuits) != len(PERCENTAGES):
         raise CircuitFileError(
-            f"{path} holds {len(circuits)} files: expected one with importances or {len(PERCENTAGES)} circuits"
+            f"{path} contains {len(circuits)} files: expected one file of importances, or {len(PERCENTAGES)} circuits"
         )
     if any(circuit.graph != circuits[0].graph for circuit in circuits):
-        raise CircuitFileError(f"{path} holds circuits of different models")
+        raise CircuitFileError(f"{path} contains circuits of different models")
     edges = circuits[0].graph.n_edges
     for size, share in zip(_sizes(circuits), PERCENTAGES, strict=True):
         if size > _allowed(edges, share):

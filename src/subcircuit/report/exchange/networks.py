@@ -98,7 +98,7 @@ def read_networkx(path: Path, target: Target) -> Circuit:
     except (nx.NetworkXException, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CircuitFileError(f"{path} is not node-link JSON of networkx: {type(error).__name__}") from None
     if not once:
-        raise CircuitFileError(f"{path}: an edge stands there twice")
+        raise CircuitFileError(f"{path}: an edge occurs twice")
     return from_networkx(network, target, path)
 
 
@@ -116,7 +116,7 @@ def read_graphml(path: Path, target: Target) -> Circuit:
     text = read_text(path)
     # entities can grow without bound when they are expanded; graphs need none
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise CircuitFileError(f"{path}: a document type or entity is declared, which no graph needs: not read")
+        raise CircuitFileError(f"{path} declares a document type or an entity, which a graph does not need, and was not read")
     nx = _networkx()
     try:
         network = nx.parse_graphml(text)
@@ -157,7 +157,7 @@ def _graph(about: object, target: Target, file: Path) -> Graph:
         raise CircuitFileError(f"{file}: the attribute {_ABOUT!r} does not describe a graph") from None
     graph = target.graph(scope, shape.positions)
     if graph.shape != shape:
-        raise GraphError(f"{file} is a circuit of another model; theirs and this one differ in {differences(shape, graph.shape)}")
+        raise GraphError(f"{file} is a circuit of another model; the graphs differ in {differences(shape, graph.shape)}")
     return graph
 
 

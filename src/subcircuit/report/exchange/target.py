@@ -31,7 +31,7 @@ class Target:
             GraphError: the user asked for another scope, or the model does not have this one.
         """
         if self.scope not in (None, stated):
-            raise GraphError(f"the file holds a circuit at {stated}, not at {self.scope}: leave the scope out")
+            raise GraphError(f"the file contains a circuit at scope {stated}, not at {self.scope}: leave the scope out")
         return Graph.of(self.config, stated, positions)
 
     def graph_or(self, otherwise: Scope) -> Graph:
@@ -42,7 +42,7 @@ class Target:
         """
         scope = otherwise if self.scope is None else self.scope
         if scope.positions != "all":
-            raise GraphError(f"scope {scope}: the file does not say which positions there are; networkx and graphml do")
+            raise GraphError(f"scope {scope}: the file does not list the positions; networkx and graphml files do")
         return Graph.of(self.config, scope)
 
 
@@ -73,7 +73,7 @@ class Gathered:
         if row is None or column is None or not together or not self._exists[row][column]:
             raise CircuitFileError(f"{self.file}: {self._why_not(writer, reader)}")
         if (row, column) in self._found:
-            raise CircuitFileError(f"{self.file}: the edge {writer}->{reader} stands there twice")
+            raise CircuitFileError(f"{self.file}: the edge {writer}->{reader} occurs twice")
         self._found[row, column] = (kept, score)
 
     def circuit(self) -> Circuit:
@@ -91,7 +91,7 @@ class Gathered:
             self.graph.find(Edge(self.graph.writer(writer[:80]), self.graph.reader(reader[:80])))
         except SubcircuitError as error:
             return f"{error} Is it a circuit of this model, at this scope?"
-        return f"{writer[:80]!r}->{reader[:80]!r} is no edge of this graph"
+        return f"{writer[:80]!r}->{reader[:80]!r} is not an edge of this graph"
 
 
 def number(file: Path, value: object, what: str) -> float:

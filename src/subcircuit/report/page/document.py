@@ -63,7 +63,7 @@ def check_one_graph(circuits: Sequence[Shown]) -> Graph:
     for other in circuits[1:]:
         if other.circuit.graph != first.circuit.graph:
             raise GraphError(
-                f"{first.name} and {other.name} are circuits of different graphs and cannot be shown together; they differ in "
+                f"{first.name} and {other.name} are circuits of different graphs and cannot be shown on one page; the graphs differ in "
                 f"{first.circuit.graph.unlike(other.circuit.graph)}"
             )
     return first.circuit.graph

@@ -105,14 +105,14 @@ def _ladders(shown: Shown, ranking: Ranking, points: int) -> dict[str, list[int]
 def _fill(work: _Work, rounds: Rounds, say: Callable[[str], None]) -> None:
     problem, shown = work.problem, work.shown
     if not work.ladders:
-        say(f"the sizes of {shown.name} are those of its refinement, which has measured them")
+        say(f"the curve of {shown.name} over sizes is from its refinement, which measured it")
     else:
         say(f"measuring {shown.name} at {len(work.ladders['kept'])} sizes on {len(problem.task)} pairs of prompts")
     work.part["measured"] = {
         name: measured_document(problem, work.ranking, counts, name == "kept", rounds=rounds)
         for name, counts in work.ladders.items()
     }
-    say(f"attention patterns and effects of {shown.name}, prompt by prompt")
+    say(f"computing attention patterns and effects of {shown.name} for each prompt")
     done = partial(rounds.done, _RUNS_PER_STEP)
     work.part["prompts"] = prompts_document(problem, work.ranking, on_step=done)
 

@@ -210,7 +210,7 @@ def read_path(place: Path, circuit: Circuit) -> tuple[RefinePath | None, str | N
     try:
         path = load_path(directory, circuit.graph)
         if not any(point.kept.equal(circuit.kept) for point in path.points):
-            raise CircuitFileError(f"{file}: the path of another circuit, for this one is not on it")
+            raise CircuitFileError(f"{file} is the refinement path of another circuit: it does not contain this circuit")
         return path, None
     except CircuitFileError as error:
         # the name alone: pages are shown to others

@@ -108,7 +108,7 @@ def _numbers(encoder: Encoder) -> YearTokens:
         shown = encoder.show(encoder.plain(["the year 1732"])[0])
         raise PromptError(
             f"greater-than needs a tokenizer that splits years into 17|32 or into digits; {encoder.model} splits them "
-            f"otherwise ({shown}): bring prompts of your own in a .jsonl file."
+            f"differently ({shown}): use a .jsonl file of your own prompts."
         )
     return best
 

@@ -36,14 +36,14 @@ def induction(model: Transformer, *, examples: int = 8, seed: int = 0, bos: BosP
     """
     if examples < 1 or length < 2:
         raise SettingsError(
-            f"induction needs at least 1 example and 2 tokens per copy; it was given examples={examples}, length={length}."
+            f"examples is {examples} and length is {length}: induction needs at least 1 example and 2 tokens per copy."
         )
     prefix, ordinary, random = bos_prefix(model.tokenizer, bos, model.name), ordinary_tokens(model), Random(seed)
     tokens = len(prefix) + 2 * length - 1
     if tokens > model.config.context or 2 * length > len(ordinary):
         raise SettingsError(
             f"length={length} makes prompts of {tokens} tokens, {2 * length} of them different; {model.name} reads at most "
-            f"{model.config.context} and has {len(ordinary)} to draw from."
+            f"{model.config.context} tokens and has {len(ordinary)} ordinary tokens: choose a smaller length."
         )
     clean, corrupted, answers, roles = [], [], [], []
     for example in range(examples):

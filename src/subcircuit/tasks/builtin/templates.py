@@ -40,12 +40,12 @@ _TRIES = 1000
 
 
 class TooFewPromptsError(SettingsError):
-    """A task has fewer different prompts than were asked for; ``found`` is how many."""
+    """A task has fewer different prompts than requested; ``found`` is their number."""
 
     def __init__(self, task: str, found: int, wanted: int):
         super().__init__(
-            f"{found} different prompts were found for {task} with the words that this tokenizer has, and {wanted} were "
-            f"asked for: ask for {found} at most."
+            f"{found} different prompts were found for {task} with this tokenizer's words, and {wanted} are needed: use at most "
+            f"{found} (--examples)."
         )
         self.found = found
 
@@ -208,5 +208,5 @@ def check_enough(usable: Sequence[_Offered], offered: Sequence[_Offered], fewest
     if len(usable) < fewest:
         raise PromptError(
             f"{len(usable)} of {len(offered)} {kind} are one token in {model}, and {task} needs {fewest}: "
-            "bring prompts of your own in a .jsonl file."
+            "use a .jsonl file of your own prompts."
         )
