@@ -319,7 +319,7 @@ def _tokens(probe: Probe) -> int:
 @torch.no_grad()
 def _change(probe: Probe, run: Stream) -> Change:
     model, task, accuracy = probe.model, probe.task, METRICS["accuracy"]
-    contrasts = bool(task.answers.wrong_mask.any(-1).all())
+    contrasts = task.answers.contrasts
     right = [float(measure(model, task, accuracy, each)) if contrasts else None for each in (model.stream, run)]
     after = float(measure(model, task, probe.metric, run))
     return Change(task.name, probe.metric.name, len(task), probe.whole, after, *right)

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from subcircuit.edit.weights import blend, can_be_removed
 from subcircuit.engine import Optimal, last_stream
-from subcircuit.engine.readout import read
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import MLP, Circuit, Graph, Head, Neuron, Node
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks import Metric, Task, check_vocabulary
 from subcircuit.tasks import metric as metric_named
+from subcircuit.tasks.metrics import example_losses
 
 Stream: TypeAlias = Callable[[Tokens], Float[Tensor, "batch pos d_model"]]
 """From prompts to the last residual stream, before the final norm."""
@@ -212,8 +212,7 @@ def measure(model: Transformer, task: Task, metric: Metric, run: Stream) -> Floa
     for start in range(0, len(task), _PROMPTS_AT_ONCE):
         part = task[start : start + _PROMPTS_AT_ONCE]
         tokens = part.clean.until(int(part.answers.pos.max()) + 1) if model.config.causal else part.clean
-        bound = metric.bind(part.answers)
-        losses.append(part.answers.per_example(bound(read(model, part.answers.rows(run(tokens)), bound.needs))))
+        losses.append(example_losses(model, part.answers, metric.bind(part.answers), part.answers.rows(run(tokens))))
     value = metric.value(torch.cat(losses).mean())
     if not bool(value.isfinite()):
         raise NumericalError(f"{metric.name} of {task.name} is {float(value)} in {model.dtype}: load the model in float32")
@@ -235,7 +234,7 @@ def telling(task: Task, name: str | None) -> Metric:
             f"metric {name} does not measure how much of a capability is left: choose a metric that grows with the capability "
             "and has gradients, such as logit_difference or probability_difference."
         )
-    if not bool(task.answers.wrong_mask.any(-1).all()):
+    if not task.answers.contrasts:
         raise SettingsError(
             f"task {task.name} has no wrong answers, and the capability is measured as the difference between right and wrong "
             "answers. Add wrong_answers to the pairs."

@@ -115,14 +115,15 @@ class Evaluation:
 
         ``accuracy_kept`` is the circuit's accuracy over the model's; None where the model is never right.
         """
-        accuracy = None if self.accuracy is None else _mean(self.accuracy, self.accuracy.circuits[0])
-        accuracy_model = None if self.accuracy is None else _mean(self.accuracy, self.accuracy.model)
+        measured = self.metric.metric
+        accuracy = None if self.accuracy is None else self.accuracy.metric.mean(self.accuracy.circuits[0])
+        accuracy_model = None if self.accuracy is None else self.accuracy.metric.mean(self.accuracy.model)
         return {
-            "metric_circuit": _mean(self.metric, self.metric.circuits[0]),
-            "metric_model": _mean(self.metric, self.metric.model),
-            "metric_empty": _mean(self.metric, self.metric.empty),
-            "kl": _mean(self.kl, self.kl.circuits[0]),
-            "match": _mean(self.match, self.match.circuits[0]),
+            "metric_circuit": measured.mean(self.metric.circuits[0]),
+            "metric_model": measured.mean(self.metric.model),
+            "metric_empty": measured.mean(self.metric.empty),
+            "kl": self.kl.metric.mean(self.kl.circuits[0]),
+            "match": self.match.metric.mean(self.match.circuits[0]),
             "accuracy": accuracy,
             "accuracy_model": accuracy_model,
             "accuracy_kept": accuracy / accuracy_model if accuracy is not None and accuracy_model else None,
@@ -144,14 +145,10 @@ def evaluate_circuit(
     Raises:
         GraphError, SettingsError, NumericalError: as in `measure_all`.
     """
-    contrasts = bool(problem.task.answers.wrong_mask.any(-1).all())
+    contrasts = problem.task.answers.contrasts
     asked = (problem.metric, metric("kl_divergence"), metric("match"), *([metric("accuracy")] if contrasts else []))
     readings = measure_all(problem, [circuit], asked, batch_size, journal, rounds=rounds)
     return Evaluation(circuit, readings[0], readings[1], readings[2], readings[3] if contrasts else None)
-
-
-def _mean(readings: Readings, losses: Float[Tensor, " batch"]) -> float:
-    return float(readings.metric.value(losses.mean()))
 
 
 def _ratio(circuit: Any, model: Any, empty: Any, axis: int = -1) -> Any:

@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from subcircuit.engine import ablated_by_batch, last_stream
-from subcircuit.engine.readout import read
 from subcircuit.entry import entry
 from subcircuit.errors import GraphError, NumericalError, SettingsError
 from subcircuit.graph import Circuit, Graph
@@ -29,6 +28,7 @@ from subcircuit.search.attribution import Rounds
 from subcircuit.search.borderline import rounding
 from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.tasks import Metric, Task, check_same_vocabulary, with_positions
+from subcircuit.tasks.metrics import example_losses
 
 _SHOWN = 8  # circuits whose means a representation tells
 Stream: TypeAlias = Callable[[Bool[Tensor, "writer reader"]], Float[Tensor, "answer d_model"]]
@@ -55,9 +55,9 @@ class Readings:
     rounding: float
 
     def __repr__(self) -> str:
-        value = self.metric.value
-        ends = f"model {float(value(self.model.mean())):.4g}, every edge cut {float(value(self.empty.mean())):.4g}"
-        shown = ", ".join(f"{float(value(losses.mean())):.4g}" for losses in self.circuits[:_SHOWN])
+        mean = self.metric.mean
+        ends = f"model {mean(self.model):.4g}, every edge cut {mean(self.empty):.4g}"
+        shown = ", ".join(f"{mean(losses):.4g}" for losses in self.circuits[:_SHOWN])
         more = f", and {len(self.circuits) - _SHOWN:,} more" if len(self.circuits) > _SHOWN else ""
         return f"Readings({self.metric.name} on {len(self.model)} examples: {ends}, circuits {shown or 'none'}{more})"
 
@@ -177,7 +177,7 @@ def _losses(
             losses = [row[same[0]] for row in rows]
         else:
             last = ends[index] if index < 2 else stream(mask)
-            losses = [part.answers.per_example(measured(read(model, last, measured.needs))) for measured in bound]
+            losses = [example_losses(model, part.answers, measured, last) for measured in bound]
         for row, loss in zip(rows, losses, strict=True):
             row.append(loss)
         rounds.done(len(part))

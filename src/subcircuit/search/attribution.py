@@ -265,7 +265,7 @@ def metric_with_gradient(problem: Problem) -> Metric:
     own = problem.metric
     if own.differentiable and not own.distance:
         return own
-    contrasts = bool(problem.task.answers.wrong_mask.any(-1).all())
+    contrasts = problem.task.answers.contrasts
     return metric("logit_difference" if contrasts else "negative_log_likelihood")
 
 

@@ -92,6 +92,11 @@ class Batches:
         """The engines after the same step in each."""
         return Batches(tuple(step(engine) for engine in self.engines), self.answers)
 
+    @torch.no_grad()
+    def at(self, kept: Bool[Tensor, "writer reader"]) -> "Batches":
+        """The engines in the state of a circuit."""
+        return self.map(lambda engine: engine.restore(kept.clone(), 0))
+
     def losses(self, measure: Callable[[int, Engine], Float[Tensor, "*trial answer"]]) -> Float[Tensor, "*trial batch"]:
         """Per-example losses over all batches; ``measure`` gets each engine with its number."""
         parts = [a.per_example(measure(i, e)) for i, (e, a) in enumerate(zip(self.engines, self.answers, strict=True))]

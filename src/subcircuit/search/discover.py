@@ -25,6 +25,11 @@ from subcircuit.search.zoom import zoom, zoomed
 from subcircuit.tasks import Metric, Split, check_vocabulary, metric, split_record
 
 _TIMINGS = ("seconds", "forward_seconds")
+_STREAMS: dict[str, Stream] = {
+    "model": lambda engine: engine.run.model_stream(),
+    "circuit": Engine.circuit_stream,
+    "corrupted": lambda engine: engine.run.ablated_stream(),
+}
 
 
 @entry
@@ -155,27 +160,22 @@ def _judged(found: Result, problem: Problem, selection: Selection | None = None)
 def _engines_at(problem: Problem, circuit: Circuit) -> Batches:
     """The engines over a problem's prompts, with the circuit's edges kept and all others cut."""
     batches = Batches.start(problem, examples_at_once(problem, None))
-    return batches.map(lambda engine: engine.restore(circuit.kept, 0))
+    return batches.at(circuit.kept)
 
 
 def _measurements(problem: Problem, circuit: Circuit) -> dict[str, Any]:
     """Means of a ``Discovery`` over a problem's prompts: of the circuit, the whole model and the circuit without edges."""
     batches = _engines_at(problem, circuit)
-    contrasts = bool(problem.task.answers.wrong_mask.any(-1).all())
-    difference = metric("logit_difference")
-    return {
-        "metric_model": _mean(batches, problem.metric, lambda e: e.run.model_stream()),
-        "metric_circuit": _mean(batches, problem.metric, Engine.circuit_stream),
-        "metric_corrupted": _mean(batches, problem.metric, lambda e: e.run.ablated_stream()),
-        "kl_circuit": _mean(batches, metric("kl_divergence"), Engine.circuit_stream),
-        "logit_difference_model": _mean(batches, difference, lambda e: e.run.model_stream()) if contrasts else None,
-        "logit_difference_circuit": _mean(batches, difference, Engine.circuit_stream) if contrasts else None,
-        "logit_difference_corrupted": _mean(batches, difference, lambda e: e.run.ablated_stream()) if contrasts else None,
-    }
+    contrasts = problem.task.answers.contrasts
+    means: dict[str, Any] = {"kl_circuit": _mean(batches, metric("kl_divergence"), Engine.circuit_stream)}
+    for name, stream in _STREAMS.items():
+        means[f"metric_{name}"] = _mean(batches, problem.metric, stream)
+        means[f"logit_difference_{name}"] = _mean(batches, metric("logit_difference"), stream) if contrasts else None
+    return means
 
 
 def _mean(batches: Batches, measured: Metric, stream: Stream) -> float:
-    return float(measured.value(losses_at(batches, bind(batches, measured), stream).mean()))
+    return measured.mean(losses_at(batches, bind(batches, measured), stream))
 
 
 def _with_record(on_step: OnProgress | None, record: Record) -> OnProgress | None:

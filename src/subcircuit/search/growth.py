@@ -230,7 +230,7 @@ class Growth:
     def _grown(self, base: Bool[Tensor, "writer reader"], kept: Bool[Tensor, "writer reader"]) -> Batches:
         """The engines in the state of a larger circuit. The state of ``base`` is cached, because many circuits start from it."""
         if self._base is None or not torch.equal(self._base.kept, base):
-            self._base = self.panel.at(base)
+            self._base = self.panel.batches.at(base)
         return grown(self._base, kept)
 
     def _helpful(self, point: Point, found: Sequence[GrowthStep], room: int) -> Bool[Tensor, "writer reader"]:

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from subcircuit.engine.ablation import AblatedBatch, ablated_by_batch
 from subcircuit.engine.memory import in_parts
-from subcircuit.engine.readout import read
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model.components import unembed
@@ -39,6 +38,7 @@ from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
 from subcircuit.search.result import OnRound
 from subcircuit.tasks import Answers, Bound, with_positions
+from subcircuit.tasks.metrics import example_losses
 
 _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
 
@@ -180,8 +180,7 @@ class MaskedLoss:
             ablated = constants.to(ablated)[:, None, None].expand_as(ablated)
         model, graph = self.problem.model, self.problem.graph
         stream = self.run(model, graph, mask if len(mask) == 1 else mask[batch.examples], batch.tokens, ablated)
-        readout = read(model, batch.answers.rows(stream), batch.metric.needs)
-        return batch.answers.per_example(batch.metric(readout)).sum() / len(self.problem.task)
+        return example_losses(model, batch.answers, batch.metric, batch.answers.rows(stream)).sum() / len(self.problem.task)
 
 
 class TrainingMethod(ScoringMethod):

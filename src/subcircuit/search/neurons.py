@@ -138,7 +138,7 @@ def loss_with_neurons(problem: Problem, kept: Bool[Tensor, "layer d_mlp"]) -> fl
         last = _masked(model, part, kept.to(model.device), isinstance(problem.ablation, Zero))
         logits = unembed(model.config, model.weights, part.answers.rows(last))
         losses.append(part.answers.per_example(bound(readout_of(logits, bound.needs))))
-    return float(problem.metric.value(torch.cat(losses).mean()))
+    return problem.metric.mean(torch.cat(losses))
 
 
 def _masked(model: Transformer, part: Task, kept: Bool[Tensor, "layer d_mlp"], zero: bool) -> Float[Tensor, "batch pos d_model"]:

@@ -163,14 +163,9 @@ class Panel:
         return bind(self.batches, self.problem.metric), bind(self.batches, metric("kl_divergence"))
 
     @torch.no_grad()
-    def at(self, kept: Bool[Tensor, "writer reader"]) -> Batches:
-        """The engines in the state of a circuit."""
-        return self.batches.map(lambda engine: engine.restore(kept.clone(), 0))
-
-    @torch.no_grad()
     def standing(self, kept: Bool[Tensor, "writer reader"]) -> Standing:
         """The measurements of a circuit."""
-        at = self.at(kept)
+        at = self.batches.at(kept)
         own, kl = (float(losses_at(at, bound, Engine.circuit_stream).mean()) for bound in self._measures)
         model, empty = self.ends
         return Standing(float(at.loss().mean()), (own - empty) / (model - empty), kl)
@@ -178,7 +173,7 @@ class Panel:
     @torch.no_grad()
     def losses_of(self, kept: Bool[Tensor, "writer reader"]) -> Float[Tensor, " batch"]:
         """The loss of a circuit on each prompt."""
-        return self.at(kept).loss()
+        return self.batches.at(kept).loss()
 
 
 @torch.no_grad()
@@ -211,7 +206,7 @@ def grown(at: Batches, kept: Bool[Tensor, "writer reader"]) -> Batches:
     if all(at.first.joins(row, column) for row, column in added):
         readers = sorted({column for _, column in added})
         return at.map(lambda engine: engine.commit(kept, readers))
-    return at.map(lambda engine: engine.restore(kept.clone(), 0))
+    return at.at(kept)
 
 
 def at_most(change: Float[Tensor, " batch"]) -> float:

@@ -338,7 +338,7 @@ class Refinement:
         """The loss added by cutting each edge of a circuit alone; measured once."""
         key = digest(kept)
         if key not in self._measured_costs:
-            at, columns = self.search.at(kept), kept.any(0).nonzero().flatten().tolist()
+            at, columns = self.search.batches.at(kept), kept.any(0).nonzero().flatten().tolist()
             writers = {column: kept[:, column].nonzero().flatten().tolist() for column in columns}
             units = [(f"{key}/losses without/{self.graph.readers[column]}", column) for column in columns]
             losses, loss = each(self.journal, units, lambda column: without_each(at, column, writers[column])), at.loss()
@@ -357,7 +357,7 @@ class Refinement:
             most: maximum number of dropped edges; None for the share of one round.
         """
         kept = self.point.kept
-        found, at = self.costs(kept), self.search.at(kept)
+        found, at = self.costs(kept), self.search.batches.at(kept)
         loss, left = at.loss(), min(max(1, int(_AT_ONCE * len(found))), most or len(found))
         for _, (row, column) in sorted((cost.at_most, cost.cell) for cost in found if cost.at_most < price):
             if not left:

@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from subcircuit.engine.readout import Needs, Readout
+from subcircuit.engine.readout import BoundMetric, Needs, Readout, read
 from subcircuit.errors import SettingsError, UnknownNameError
+from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.task import Answers
 
 Measure: TypeAlias = Callable[[Readout], Float[Tensor, "*trial answer"]]
@@ -94,6 +95,10 @@ class Metric:
         """The metric's own values of loss-like ones."""
         return self.sign * loss + 0.0  # no -0.0 in tables
 
+    def mean(self, losses: Float[Tensor, " batch"]) -> float:
+        """The metric's own mean of loss-like values of examples."""
+        return float(self.value(losses.mean()))
+
     def bind(self, answers: Answers, reference: Reference = None) -> Bound:
         """The metric on these answers.
 
@@ -121,6 +126,13 @@ class Metric:
                 f"metric {self.name} compares right with wrong answers, and pair {example + 1} has no wrong answer. "
                 f"Add `wrong_answers`, or use {' or '.join(m.name for m in METRICS.values() if not m.contrasts)}."
             )
+
+
+def example_losses(
+    model: Transformer, answers: Answers, bound: BoundMetric, stream: Float[Tensor, "*trial answer d_model"]
+) -> Float[Tensor, "*trial batch"]:
+    """Loss-like value of each example, of last residual streams at the rows of its answers; differentiable where the streams are."""
+    return answers.per_example(bound(read(model, stream, bound.needs)))
 
 
 def metric(name: str) -> Metric:

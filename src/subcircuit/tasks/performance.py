@@ -12,12 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine.readout import read
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.tasks.metrics import METRICS, Metric
+from subcircuit.tasks.metrics import METRICS, Metric, example_losses
 from subcircuit.tasks.metrics import metric as metric_named
 from subcircuit.tasks.task import Task, check_vocabulary
 
@@ -95,7 +94,7 @@ def shortfall(model: Transformer, task: Task, measured: Sequence[Competence]) ->
 
 def _telling(task: Task) -> tuple[Metric, ...]:
     """The metrics of a model's performance on the task."""
-    contrasts = bool(task.answers.wrong_mask.any(-1).all())
+    contrasts = task.answers.contrasts
     names = ("logit_difference", "probability_difference", "accuracy") if contrasts else ("negative_log_likelihood",)
     own = metric_named(task.metric)
     return tuple(dict.fromkeys([*([] if own.compares else [own]), *(METRICS[name] for name in names)]))
@@ -103,8 +102,4 @@ def _telling(task: Task) -> tuple[Metric, ...]:
 
 def _values(model: Transformer, part: Task, prompts: Tokens, metrics: tuple[Metric, ...]) -> list[Float[Tensor, " batch"]]:
     rows = part.answers.rows(model.stream(prompts))
-    bound = [metric.bind(part.answers) for metric in metrics]
-    return [
-        metric.value(part.answers.per_example(measured(read(model, rows, measured.needs))))
-        for metric, measured in zip(metrics, bound, strict=True)
-    ]
+    return [metric.value(example_losses(model, part.answers, metric.bind(part.answers), rows)) for metric in metrics]

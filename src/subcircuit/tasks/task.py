@@ -80,6 +80,11 @@ class Answers:
         """Prompts in the batch."""
         return int(self.example[-1]) + 1
 
+    @property
+    def contrasts(self) -> bool:
+        """Whether every answer has wrong tokens to set the right ones against."""
+        return bool(self.wrong_mask.any(-1).all())
+
     def of_examples(self, wanted: Bool[Tensor, " batch"]) -> "Answers":
         """The answers of the selected examples, renumbered from 0."""
         kept = wanted[self.example]

@@ -27,11 +27,11 @@ from subcircuit.engine.ablation import Ablation
 from subcircuit.engine.cache import clean_run
 from subcircuit.engine.exact import Engine, open_all, try_singly
 from subcircuit.engine.forward import last_stream
-from subcircuit.engine.readout import read
 from subcircuit.errors import UnknownNameError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model import Transformer, load_model
 from subcircuit.tasks import Answer, Task, build_task_of_ids, induction, metric
+from subcircuit.tasks.metrics import example_losses
 from subcircuit.truth.case import Case
 
 MODEL = "tiny-induction-ioi"
@@ -157,7 +157,7 @@ def that_matter(model: Transformer, graph: Graph, task: Task, ablation: Ablation
     run = clean_run(model, graph, task.clean, ablated, [0] * len(task), answers.example, answers.pos)
     engine = open_all(Engine.start(run, bound))
     whole = answers.mean(engine.loss())
-    least = SHARE * (answers.mean(bound(read(model, empty, bound.needs))) - whole)
+    least = SHARE * (example_losses(model, answers, bound, empty).mean() - whole)
     for reader in range(len(graph.readers)):
         writers = graph.edges[:, reader].nonzero().flatten()
         matter[writers, reader] = answers.mean(try_singly(engine, reader, writers.tolist())) - whole >= least

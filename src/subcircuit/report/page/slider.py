@@ -174,16 +174,16 @@ def measured_document(
     metrics = problem.metric, metric("kl_divergence")
     pace = PrefixRuns() if pace is None else pace
     readings, divergences = measure_all(problem, circuits, metrics, pace.batch_size, pace.journal, pace.ends, rounds)
-    value = readings.metric.value
+    mean = readings.metric.mean
     try:
         faithful, why = [finite(f) for f in faithfulness(readings).tolist()], None
     except SettingsError as error:
         faithful, why = [None] * len(counts), str(error)
-    values, kls = value(readings.circuits.mean(-1)).tolist(), divergences.circuits.mean(-1).tolist()
+    values, kls = map(mean, readings.circuits), map(divergences.metric.mean, divergences.circuits)
     return {
         "metric": problem.metric.name,
-        "model": finite(float(value(readings.model.mean()))),
-        "empty": finite(float(value(readings.empty.mean()))),
+        "model": finite(mean(readings.model)),
+        "empty": finite(mean(readings.empty)),
         "why": why,
         "points": [
             {"edges": count, "metric": finite(m), "kl": finite(kl), "faithfulness": f}
