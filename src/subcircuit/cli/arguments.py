@@ -1,4 +1,4 @@
-"""What many commands are asked in the same words: where the model is, what it runs on, how results are told."""
+"""Arguments and options that several commands share: model, device, prompts, scope, output."""
 
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -6,40 +6,47 @@ from typing import Annotated, TypeAlias
 import typer
 
 ModelName: TypeAlias = Annotated[
-    str, typer.Option("--model", "-m", help="Built-in name, Hugging Face id, directory or .gguf file.")
+    str, typer.Option("--model", "-m", help="Model: built-in name, Hugging Face id, directory or .gguf file.")
 ]
-TaskName: TypeAlias = Annotated[str, typer.Option("--task", "-t", help="Built-in name, or a .jsonl file of prompts.")]
-Metric: TypeAlias = Annotated[str | None, typer.Option(help="See `subcircuit metrics`. Default: the task's own.")]
-Bos: TypeAlias = Annotated[str, typer.Option(help="Beginning-of-sequence token: auto (as the tokenizer does), always, never.")]
+TaskName: TypeAlias = Annotated[str, typer.Option("--task", "-t", help="Task: built-in name, or a .jsonl file of prompts.")]
+Metric: TypeAlias = Annotated[
+    str | None, typer.Option(help="Metric that the circuit must preserve (see `subcircuit metrics`). Default: the task's own.")
+]
+Bos: TypeAlias = Annotated[str, typer.Option(help="Beginning-of-sequence token: auto (as the tokenizer does), always or never.")]
 Device: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        help="cpu, cuda, …; cuda:0=20,cpu keeps 20 layers there and the others elsewhere. Default: cuda where there is one."
+        help="Device: cpu, cuda, …; cuda:0=20,cpu stores 20 layers on the first and the others on the second. Default: cuda if "
+        "there is one, else cpu."
     ),
 ]
-Dtype: TypeAlias = Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto. Default: float32.")]
-Revision: TypeAlias = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub.")]
-Drawn: TypeAlias = Annotated[int, typer.Option(help="Of the prompts, and of methods that draw.")]
-Ablation: TypeAlias = Annotated[str, typer.Option(help="What cut edges carry: resample, zero, mean, mean-by-position, optimal.")]
+Dtype: TypeAlias = Annotated[
+    str | None, typer.Option(help="Number format: float32, float64, bfloat16, float16 or auto. Default: float32.")
+]
+Revision: TypeAlias = Annotated[str | None, typer.Option(help="Revision of a model on the hub: branch, tag or commit.")]
+Drawn: TypeAlias = Annotated[int, typer.Option(help="Random seed for prompts and for stochastic methods.")]
+Ablation: TypeAlias = Annotated[str, typer.Option(help="Values of cut edges: resample, zero, mean, mean-by-position or optimal.")]
 Split: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="SEARCH/VALIDATION/TEST",
-        help="Shares of prompts in percent, none in two parts; 100/0/0 searches with all. Default: 50/20/30 of a file; 16 "
-        "validation and 64 test prompts of a built-in task.",
+        help="Shares of the prompts in percent; 100/0/0 searches on all. Default: 50/20/30 for a file; 16 validation and 64 "
+        "test prompts for a built-in task.",
     ),
 ]
 ScopeText: TypeAlias = Annotated[
-    str, typer.Option(help='What counts as a node: block, head, qkv, expert, or mixed: "qkv, m5=neuron, a9=block".')
+    str, typer.Option(help='Level of the nodes: block, head, qkv or expert, with exceptions such as "qkv, m5=neuron, a9=block".')
 ]
 
-# of a circuit that was found: what is not given is as its record says
+# options for a circuit on disk: an option that is not given keeps the recorded value
 CircuitDir: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A directory that `subcircuit discover` wrote, or a circuit file.")
+    Path, typer.Argument(metavar="DIR", help="Circuit: a directory that `subcircuit discover` wrote, or a circuit file.")
 ]
-ModelNow: TypeAlias = Annotated[str | None, typer.Option("--model", "-m", help="Where the model is now. Default: as recorded.")]
-DtypeNow: TypeAlias = Annotated[str | None, typer.Option(help="Default: as recorded.")]
-RevisionNow: TypeAlias = Annotated[str | None, typer.Option(help="Of a model on the hub. Default: as recorded.")]
+ModelNow: TypeAlias = Annotated[
+    str | None, typer.Option("--model", "-m", help="Model: name, directory or file. Default: as recorded.")
+]
+DtypeNow: TypeAlias = Annotated[str | None, typer.Option(help="Number format of the model. Default: as recorded.")]
+RevisionNow: TypeAlias = Annotated[str | None, typer.Option(help="Revision of a model on the hub. Default: as recorded.")]
 
 JsonSummary: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the summary.")]
 JsonTable: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")]

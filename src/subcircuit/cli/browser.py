@@ -1,4 +1,4 @@
-"""A Chrome or Chromium on this machine: for the tests of the page and its benchmark."""
+"""Search for Chrome or Chromium on this machine, for the page's tests and benchmark."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ _SECONDS_TO_ANSWER = 30
 
 
 def find_browser(others: Sequence[str] = ()) -> str | None:
-    """The path of the first browser that starts; None where there is none.
+    """The path of the first browser that starts; None if there is none.
 
     Args:
         others: paths to try after the names on the PATH, e.g. that of Playwright's own browser.
@@ -19,7 +19,7 @@ def find_browser(others: Sequence[str] = ()) -> str | None:
 
 
 def _starts(path: str) -> bool:
-    """Whether a browser tells its version: stubs of snap packages, and browsers whose libraries are missing, do not."""
+    """Whether a browser prints its version; snap stubs and browsers with missing libraries do not."""
     try:
         answer = subprocess.run([path, "--version"], capture_output=True, timeout=_SECONDS_TO_ANSWER, check=False)
     except (OSError, subprocess.TimeoutExpired):

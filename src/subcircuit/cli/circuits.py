@@ -1,4 +1,4 @@
-"""Circuits on disk under the names by which a page tells them apart."""
+"""Circuits on disk, with short names for a page."""
 
 import os
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def shown_circuits(paths: Sequence[Path]) -> "list[Shown]":
-    """The circuits, as far as their searches are, with what has been said of their components and the path of their refinement.
+    """The circuits with their labels and refinement paths; of a running search, the circuit so far.
 
     Raises:
-        CircuitFileError: a directory that holds no circuit, or files that are damaged or newer.
-        RunError: a run that has no circuit.
+        CircuitFileError: a directory has no circuit, or its files are damaged or newer.
+        RunError: the run has no circuit.
     """
     from subcircuit.graph import Circuit
     from subcircuit.report.page import Shown, read_labels, read_path
@@ -31,7 +31,7 @@ def shown_circuits(paths: Sequence[Path]) -> "list[Shown]":
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """As much of the end of each path as tells them apart; never the whole of an absolute one."""
+    """The shortest distinct ends of the paths; never a whole absolute path."""
     parts = [Path(os.path.abspath(path)).parts[1:] for path in paths]
     length = next((n for n in range(1, 4) if len({p[-n:] for p in parts}) == len(parts)), None)
     if length is None:

@@ -1,6 +1,6 @@
-"""The commands: what is said of each in a listing, and where it is. A command's module is imported when the command is needed.
+"""The list of commands: name, summary and module of each. A command's module is imported when the command runs.
 
-Listing them, completing their names and ``--help`` of the group import none.
+Listing the commands, completing their names and ``--help`` of the group import no command.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ class Entry(NamedTuple):
     """A command.
 
     Args:
-        name: the word for it.
+        name: the command's name.
         about: the first paragraph of its help.
-        place: module and name of its function, or of its Typer; in the module of the command's name it is called the same.
+        place: ``module:name`` of its function or Typer. Default: the function of the command's name in the module of that name.
     """
 
     name: str
@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("estimate", "Predict what `subcircuit discover` with the same options would take: trials, time and memory."),
         Entry("refine", "Grow and prune a circuit until it is faithful on prompts it has not seen."),
         Entry("zoom", "Look inside one node: search its parts' edges, all other edges staying as they are."),
-        Entry("neurons", "Rank all MLP neurons of a model by attribution, and measure the model with only the best of them."),
+        Entry("neurons", "Rank all MLP neurons by attribution, and measure the model with only the best neurons."),
         Entry(
             "sweep",
             "Search with several methods and judge them on other prompts: faithfulness at ten sizes, and what each costs.",
@@ -44,53 +44,51 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("runs", "List the runs in a directory: done, running or stopped."),
         Entry("verify", "Check that a run is as it was written, to the last bit, and name what is not.", "runs:verify"),
     ),
-    "Look at them": (
-        Entry("show", "Show the summary of a saved circuit again, and where its pictures are."),
-        Entry("view", "Explore circuits in a browser: the page is served on this machine alone."),
-        Entry(
-            "report", "Write a page with everything inside: the circuit, its prompts, attention patterns, faithfulness by size."
-        ),
-        Entry(
-            "compare", "Compare circuits: edges shared and of their own, Jaccard index, and the rank correlation of their scores."
-        ),
+    "Inspect circuits": (
+        Entry("show", "Show the summary of a saved circuit and the paths of its pictures."),
+        Entry("view", "Explore circuits in a browser. The page is served on this machine only."),
+        Entry("report", "Write one HTML file with the circuit, its prompts, attention patterns and faithfulness by size."),
+        Entry("compare", "Compare circuits: shared and own edges, Jaccard index, rank correlation of scores."),
     ),
-    "Judge and explain them": (
-        Entry("evaluate", "Measure how faithful and how complete a circuit is, beside random circuits of its size."),
+    "Evaluate and explain circuits": (
+        Entry("evaluate", "Measure the faithfulness and completeness of a circuit, and of random circuits of its size."),
         Entry(
             "validate",
             "Search models whose circuits are known, and measure what is found of them again: ROC, AUC, precision, recall.",
         ),
-        Entry("explain", "Say what each part of a circuit does, and on what evidence."),
+        Entry("explain", "Explain the role of each node of a circuit, with the evidence."),
         Entry(
             "experts",
-            "Tell whether routing to experts carries a behaviour: who goes where, and what cutting the routers' inputs costs.",
+            "Measure whether routing to experts carries a behaviour: routes, and effects of cutting router inputs.",
         ),
     ),
-    "Act on them": (
-        Entry("remove", "Remove the smallest part of a circuit that takes its capability away, and save the model without it."),
-        Entry("keep", "Keep nothing of a model but a circuit, and save what remains."),
+    "Edit the model": (
+        Entry("remove", "Find the smallest part of a circuit whose removal ends its capability, and save the edited model."),
+        Entry("keep", "Keep only a circuit of a model, and save the model."),
     ),
     "Other tools": (
-        Entry("export", "Write a circuit as another tool reads it.", "exchange:export"),
+        Entry("export", "Write a circuit in the format of another tool.", "exchange:export"),
         Entry(
             "import",
-            "Read a circuit that another tool wrote, check it against its model, and write it as a directory of ours.",
+            "Read a circuit of another tool, check it against its model, and save it as a directory.",
             "exchange:import_",
         ),
         Entry(
             "mib-submission",
-            "Write a folder for MIB's circuit localization track and check it, or check one that is there.",
+            "Write and check a folder for MIB's circuit localization track, or only check one.",
             "exchange:mib_submission",
         ),
     ),
-    "What there is": (
-        Entry("doctor", "Say what is installed here, which models are at hand, what is missing, and what to do about it."),
+    "Lists and installation": (
+        Entry(
+            "doctor", "Check the installation: versions, devices, models, and missing packages with the commands to install them."
+        ),
         Entry(
             "models",
-            "List the models with a name of their own, where they come from here, and the architectures that can be loaded.",
+            "List the built-in models with their sources, and the supported architectures.",
             "listings:models",
         ),
-        Entry("tasks", "List the built-in tasks. `subcircuit tasks show` shows one of them to a model.", "tasks:app"),
+        Entry("tasks", "List the built-in tasks. `subcircuit tasks show` runs one on a model.", "tasks:app"),
         Entry("metrics", "List the metrics.", "listings:metrics"),
         Entry("methods", "List the search methods and their settings.", "listings:methods"),
     ),
@@ -98,7 +96,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
 
 
 def plain_types(options: list[Any]) -> list[Any]:
-    """Options whose help shows no type for flags, and the type of one value where there may be several."""
+    """The options with user-friendly types in their help: none for flags, the type of one value for lists."""
     for option in options:
         annotation = option.type_descriptor.annotation
         if getattr(option, "is_flag", False):
@@ -125,7 +123,7 @@ class Group(TyperGroup):
 
 
 class LazyCommand(TyperCommand):
-    """A command by what is said of it; given words, it is the command itself."""
+    """A command in the list; its module is imported when it runs."""
 
     def __init__(self, entry: Entry):
         super().__init__(entry.name, help=entry.about)
@@ -133,7 +131,7 @@ class LazyCommand(TyperCommand):
 
     @cached_property
     def command(self) -> Any:
-        """The command with its options, out of its module."""
+        """The command with its options, imported from its module."""
         module, _, name = self._place.partition(":")
         found: typer.Typer | Callable[..., None] = getattr(import_module(f"subcircuit.cli.{module}"), name)
         if isinstance(found, typer.Typer):
@@ -143,12 +141,12 @@ class LazyCommand(TyperCommand):
         return get_command(alone)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        """A context of the command itself, which is what is then called."""
+        """A context of the imported command, which then runs."""
         return self.command.make_context(*args, **extra)
 
 
 class Commands(TyperGroup):
-    """All commands, each listed until it is needed."""
+    """All commands, none of them imported."""
 
     def __init__(self, **attributes: Any):
         super().__init__(**attributes)
@@ -157,7 +155,7 @@ class Commands(TyperGroup):
                 self.add_command(LazyCommand(entry))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """What there is to choose from, by what one wants to do."""
+        """Write the list of commands, grouped by purpose."""
         widest = max(len(entry.name) for entries in COMMANDS.values() for entry in entries)
         for title, entries in COMMANDS.items():
             with formatter.section(title):

@@ -1,4 +1,4 @@
-"""``subcircuit compare``: circuits side by side."""
+"""``subcircuit compare``: agreement of circuits."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def compare(
-    paths: Annotated[list[Path], typer.Argument(metavar="DIR DIR…", help="Circuits of one graph.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="DIR DIR…", help="Two or more circuits of one graph.")],
     json: JsonTables = False,
 ) -> None:
-    """Compare circuits: edges shared and of their own, Jaccard index, and the rank correlation of their scores."""
+    """Compare circuits: shared and own edges, Jaccard index, rank correlation of scores."""
     from dataclasses import asdict
 
     from subcircuit.cli.console import plain, print_json, print_table, results

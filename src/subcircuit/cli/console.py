@@ -1,4 +1,4 @@
-"""Where words go: results to standard output, progress and errors to standard error."""
+"""The two consoles: results go to standard output, progress and errors to standard error."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,15 +23,15 @@ def messages() -> Console:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Text that may come from anywhere: no markup is read from it, control and direction characters are inert."""
+    """Untrusted text as it is safe to print: without markup, and with control and direction characters escaped."""
     return Text("\n".join(inert(line) for line in text.split("\n")), style)
 
 
 def print_rows(rows: Iterable[tuple[str, ...]], console: Console) -> None:
-    """A table without frames: names bold, whatever follows plain; warnings red."""
+    """A table without frames: names bold, values plain, warnings red."""
     table, lines = Table.grid(padding=(0, 2)), [tuple(row) for row in rows]
     for _ in range(max(map(len, lines), default=0)):
-        # a word that does not fit goes on in the next line: nothing is cut off
+        # long words fold onto the next line, so that nothing is cut off
         table.add_column(overflow="fold")
     for name, *cells in lines:
         alarm = "red" if name == "warning" else ""
@@ -40,7 +40,7 @@ def print_rows(rows: Iterable[tuple[str, ...]], console: Console) -> None:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], console: Console) -> None:
-    """A table with a header: the first column to the left, numbers to the right."""
+    """A table with a header: the first column left-aligned, numbers right-aligned."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for index, name in enumerate(header):
         justify, style = ("right", "") if index else ("left", "bold")
@@ -51,7 +51,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], console: C
 
 
 def print_records(header: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
-    """Texts as a table where the console is wide enough, else each row as a paragraph that begins with its first cell."""
+    """Texts as a table if the console is wide enough, else each row as a paragraph."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     if sum(widths) + 2 * len(widths) <= console.width:
         print_rows([tuple(header), *map(tuple, rows)], console)

@@ -1,4 +1,4 @@
-"""``subcircuit doctor``: what is installed here, what is missing, and what to do about it."""
+"""``subcircuit doctor``: a check of the installation, with a command for each missing package."""
 
 import os
 import platform
@@ -20,13 +20,13 @@ _MARKS = {"ok": "✓", "absent": "–", "broken": "✗"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Args:
-        what: its name.
-        state: ``absent`` is what one can do without.
-        found: what there is.
-        advice: what to do; empty where all is well.
+        what: name of the item.
+        state: ``absent`` for a missing optional item.
+        found: the item's version or value.
+        advice: the remedy; empty if none is needed.
     """
 
     what: str
@@ -38,7 +38,7 @@ class Finding:
 def doctor(
     json: JsonTable = False,
 ) -> None:
-    """Say what is installed here, which models are at hand, what is missing, and what to do about it."""
+    """Check the installation: versions, devices, models, and missing packages with the commands to install them."""
     from subcircuit.cli.console import plain, print_json, results
 
     findings = (*_versions(), _device(), _threads(), _cache(), *_models(), *_extras())

@@ -1,4 +1,4 @@
-"""What ``remove`` and ``keep`` have in common: a circuit with its model, prompts to edit with, and others to judge with."""
+"""Shared parts of ``remove`` and ``keep``: the circuit and its model, prompts for the edit, prompts for its evaluation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,36 +18,40 @@ if TYPE_CHECKING:
     from subcircuit.tasks import BosPolicy, Split, Task
 
 EXAMPLES, EVAL_EXAMPLES = 24, 64
-HOW_MANY = f"{EXAMPLES}, or fewer where there are fewer"
+HOW_MANY = f"{EXAMPLES}, or all if there are fewer"
 
 Out: TypeAlias = Annotated[Path, typer.Option(help="New or empty directory for the edited model.")]
 StandIn: TypeAlias = Annotated[
-    str | None, typer.Option(help="What stands in for what is gone: mean, zero, optimal. Default: mean, or zero.")
+    str | None,
+    typer.Option(
+        help="Replacement for removed components: mean, zero or optimal. Default: mean if the checkpoint can store it, else zero."
+    ),
 ]
-Text: TypeAlias = Annotated[Path | None, typer.Option(help="Text for perplexity. Default: a short one of the package's own.")]
+Text: TypeAlias = Annotated[Path | None, typer.Option(help="Text file for perplexity. Default: a short text of the package.")]
 EvalExamples: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        help="Other pairs of prompts a task to judge with. Default: the run's own test prompts; of other tasks 64, or those that "
-        "a file has left."
+        help="Number of evaluation pairs per task. Default: the run's test prompts; for other tasks 64, or the rest of a file."
     ),
 ]
-Seed: TypeAlias = Annotated[int | None, typer.Option(help="Of the prompts. Default: as recorded.")]
+Seed: TypeAlias = Annotated[int | None, typer.Option(help="Random seed for prompts. Default: as recorded.")]
 CapabilityMetric: TypeAlias = Annotated[
-    str | None, typer.Option(help="Of the capability. Default: as recorded, or logit_difference.")
+    str | None, typer.Option(help="Metric of the capability. Default: as recorded, or logit_difference.")
 ]
-Prompts: TypeAlias = Annotated[str | None, typer.Option("--task", "-t", help="Where the prompts are. Default: as recorded.")]
+Prompts: TypeAlias = Annotated[
+    str | None, typer.Option("--task", "-t", help="Task: built-in name or .jsonl file. Default: as recorded.")
+]
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What an edit works with.
+    """The inputs of an edit.
 
     Args:
-        found: prompts of the circuit's task to search with.
-        retain: prompts of what is to stay.
-        held_out: other prompts of the same tasks.
-        metric: of the capability; None where the recorded one cannot say how much of it is left.
+        found: prompts of the circuit's task for the edit.
+        retain: prompts of the retained tasks for the edit.
+        held_out: other prompts of the same tasks, for the evaluation.
+        metric: metric of the capability; None if the recorded metric cannot measure the share that is left.
     """
 
     circuit: "Circuit"
@@ -60,10 +64,10 @@ class Material:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """How prompts are drawn that an edit is made with, and others that judge it.
+    """Settings for the prompts of an edit and the prompts of its evaluation.
 
     Args:
-        examples, eval_examples: how many of each; None where nobody said.
+        examples, eval_examples: the number of each; None for the default.
     """
 
     model: "Transformer"
@@ -73,11 +77,11 @@ class Drawing:
     bos: "BosPolicy"
 
     def of(self, name: str, own: "Split | None", say: "Callable[[str], None]") -> "tuple[Task, Task]":
-        """Both kinds of a task's prompts, none in both.
+        """A task's prompts for the edit and its prompts for the evaluation, with none in common.
 
         Args:
-            own: the parts that the run set apart, whose test prompts judge the edit; None draws anew.
-            say: told where there are fewer than were asked for.
+            own: the split of the run, whose test prompts evaluate the edit; None draws new prompts.
+            say: called with a warning if there are fewer prompts than requested.
         """
         from subcircuit.tasks import is_prompt_file, load_at_most, load_task, load_two, without
 
@@ -86,7 +90,7 @@ class Drawing:
             named = {"examples": self.examples, "default": EXAMPLES, "others": others}
             return load_two(name, self.model, **named, seed=self.seed, bos=self.bos)
         judging, count = unseen(own, name, self.eval_examples, self.model), self.examples or EXAMPLES
-        # all test prompts are left out, however few of them are asked for
+        # all test prompts are excluded, even if only some are requested
         apart = max(judging, own.test, key=len)
         if is_prompt_file(name):
             drawn = load_task(name, self.model, bos=self.bos)
@@ -101,7 +105,7 @@ class Drawing:
 
 
 def means_named(level: str, ablation: str | None) -> "Means":
-    """How an edit is made.
+    """The level and replacement of an edit, from their names.
 
     Raises:
         UnknownNameError: no such level or ablation.
@@ -127,10 +131,10 @@ def material(
     text: Path | None,
     say: "Callable[[str], None]",
 ) -> Material:
-    """Load and draw everything.
+    """Load the circuit, its model and all prompts.
 
     Raises:
-        SubcircuitError: something cannot be had; a model that is not the circuit's, above all.
+        SubcircuitError: an input is missing or invalid, or the model is not the circuit's.
     """
     from subcircuit.edit import Probe, Texts, check_same_model, read_text
     from subcircuit.graph import Circuit
@@ -166,7 +170,7 @@ def material(
 
 
 def show(report: "EditReport", directory: Path, as_json: bool) -> None:
-    """The table before and after; what was not reached goes to standard error."""
+    """Print the table before and after the edit; print missed targets to standard error."""
     from subcircuit.cli.console import messages, plain, print_json, print_table, results
 
     for warning in report.warnings:

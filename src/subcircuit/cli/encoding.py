@@ -1,4 +1,4 @@
-"""Output in encodings other than UTF-8: characters that they lack become ASCII equivalents."""
+"""Output in encodings other than UTF-8: missing characters are replaced by ASCII equivalents."""
 
 import codecs
 import sys
@@ -38,7 +38,7 @@ _ASCII = {
 
 
 def make_readable() -> None:
-    """Let standard output and standard error write any text, whatever their encoding."""
+    """Make standard output and standard error accept any text in any encoding."""
     codecs.register_error(HANDLER, _replaced)
     for stream in (sys.stdout, sys.stderr):
         # a stream may be closed, or replaced with one that is no file
@@ -53,7 +53,7 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def _ascii(character: str) -> str:
-    """An equivalent of a character: of letters with accents the letter, else a question mark."""
+    """An ASCII equivalent of a character: the base letter of an accented letter, else a question mark."""
     if character in _ASCII:
         return _ASCII[character]
     name = unicodedata.name(character, "")

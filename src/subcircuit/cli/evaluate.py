@@ -1,4 +1,4 @@
-"""``subcircuit evaluate``: what a circuit does on prompts that it was not found with."""
+"""``subcircuit evaluate``: faithfulness and completeness of a circuit on prompts outside its search."""
 
 from functools import partial
 from pathlib import Path
@@ -21,17 +21,20 @@ def evaluate(
     path: CircuitDir,
     model: ModelNow = None,
     task: Annotated[
-        str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
+        str | None, typer.Option("--task", "-t", help="Task: built-in name or .jsonl file. Default: as recorded.")
     ] = None,
-    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: the run's own test prompts.")] = None,
+    examples: Annotated[
+        int | None, typer.Option(help="Number of pairs of prompts. Default: all test prompts of the run.")
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of other prompts. Default: the run's own test prompts, which the search did not use.")
+        int | None,
+        typer.Option(help="Random seed for new prompts. Default: the run's test prompts, which the search did not use."),
     ] = None,
     metric: DtypeNow = None,
-    ablation: Annotated[str | None, typer.Option(help="What cut edges carry. Default: as recorded.")] = None,
-    random_circuits: Annotated[int, typer.Option(help="How many random circuits of the same size to compare with.")] = 10,
-    by: Annotated[str, typer.Option(help="How scores are ranked for CPR and CMD: signed, absolute.")] = "signed",
-    batch_size: Annotated[int, typer.Option(help="Prompts evaluated at once; the result does not depend on it.")] = 16,
+    ablation: Annotated[str | None, typer.Option(help="Values of cut edges. Default: as recorded.")] = None,
+    random_circuits: Annotated[int, typer.Option(help="Number of random circuits of the same size for comparison.")] = 10,
+    by: Annotated[str, typer.Option(help="Ranking of scores for CPR and CMD: signed or absolute.")] = "signed",
+    batch_size: Annotated[int, typer.Option(help="Number of prompts per batch; it does not change the result.")] = 16,
     device: Device = None,
     dtype: DtypeNow = None,
     revision: RevisionNow = None,
@@ -39,7 +42,7 @@ def evaluate(
     ray: Ray = None,
     json: JsonTable = False,
 ) -> None:
-    """Measure how faithful and how complete a circuit is, beside random circuits of its size."""
+    """Measure the faithfulness and completeness of a circuit, and of random circuits of its size."""
     from subcircuit.cli.console import messages, print_json
     from subcircuit.cli.options import ranked_by
     from subcircuit.cli.problem import Overrides, ready
@@ -77,7 +80,7 @@ def _print(circuit: "Circuit", problem: "Problem", judged: "Judgement", shared: 
         (
             "completeness",
             f"{judged.completeness:z.3f}",
-            "faithfulness of all the other edges: 0 if nothing is missing, 1 if nothing was captured",
+            "faithfulness of all other edges: 0 if the circuit is complete, 1 if it is empty",
         ),
         ("KL(model ‖ circuit)", f"{means['kl']:.4g} nats", ""),
         ("same first token", f"{means['match']:.1%}", "of answers"),

@@ -1,4 +1,4 @@
-"""``subcircuit export``, ``import`` and ``mib-submission``: circuits for other tools, and out of their files."""
+"""``subcircuit export``, ``import`` and ``mib-submission``: circuits in the formats of other tools."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,15 +19,17 @@ def export(
     path: CircuitDir,
     format: Annotated[
         str,
-        typer.Option("--format", "-f", help="mib-json, mib-pt, edge-pruning, attribution-graph, networkx, graphml, dot or csv."),
+        typer.Option(
+            "--format", "-f", help="Format: mib-json, mib-pt, edge-pruning, attribution-graph, networkx, graphml, dot or csv."
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="New file. Default: beside the circuit, named after the format.")] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="For the MIB formats, where the circuit does not say how wide its model is."),
+        typer.Option("--model", "-m", help="Model, for the MIB formats if the circuit does not record the model's width."),
     ] = None,
 ) -> None:
-    """Write a circuit as another tool reads it."""
+    """Write a circuit in the format of another tool."""
     from subcircuit.cli.console import plain, results
     from subcircuit.graph import Circuit
     from subcircuit.report import Summary
@@ -45,29 +47,33 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What another tool wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File that another tool wrote.")],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="The circuit's model: built-in name, hub id, directory, .gguf file.")
+        str, typer.Option("--model", "-m", help="Model of the circuit: built-in name, hub id, directory or .gguf file.")
     ],
     format: Annotated[
         str | None,
         typer.Option(
             "--format",
             "-f",
-            help="mib-json, mib-pt, edge-pruning, networkx, graphml, csv or acdc. Default: told by name and content.",
+            help="Format: mib-json, mib-pt, edge-pruning, networkx, graphml, csv or acdc. Default: from name and content.",
         ),
     ] = None,
-    scope: Annotated[str | None, typer.Option(help="As in discover. Default: as the file says, else qkv.")] = None,
-    kv: Annotated[str | None, typer.Option(help="As in discover. Default: as the file says, else per_query_head.")] = None,
+    scope: Annotated[str | None, typer.Option(help="Scope, as in discover. Default: the file's, else qkv.")] = None,
+    kv: Annotated[
+        str | None, typer.Option(help="Keys and values, as in discover. Default: the file's, else per_query_head.")
+    ] = None,
     split_embeddings: Annotated[
         bool | None,
-        typer.Option("--split-embeddings/--no-split-embeddings", help="As in discover. Default: as the file says."),
+        typer.Option(
+            "--split-embeddings/--no-split-embeddings", help="Separate token and position embeddings. Default: as in the file."
+        ),
     ] = None,
     revision: Revision = None,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/<file>-<model>-<number>.")] = None,
     json: JsonSummary = False,
 ) -> None:
-    """Read a circuit that another tool wrote, check it against its model, and write it as a directory of ours."""
+    """Read a circuit of another tool, check it against its model, and save it as a directory."""
     from subcircuit.cli.console import messages
     from subcircuit.cli.progress import watch
     from subcircuit.cli.summary import print_run
@@ -93,14 +99,16 @@ def mib_submission(
         list[Path] | None, typer.Argument(metavar="DIR…", help="Directories that `subcircuit discover` wrote.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New or empty folder for the submission.")] = None,
-    check: Annotated[Path | None, typer.Option(help="Only check this folder, whoever wrote it.")] = None,
-    circuits: Annotated[bool, typer.Option("--circuits", help="Nine circuits made of scores instead of the scores.")] = False,
-    by: Annotated[str, typer.Option(help="How scores are ranked for --circuits: absolute, signed.")] = "absolute",
-    suffix: Annotated[str, typer.Option("--format", "-f", help="Of the files: pt (small) or json (by name).")] = "pt",
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Where circuits do not say how wide their model is.")] = None,
+    check: Annotated[Path | None, typer.Option(help="Folder to check; nothing is written.")] = None,
+    circuits: Annotated[
+        bool, typer.Option("--circuits", help="Write nine circuits selected by score instead of the scores.")
+    ] = False,
+    by: Annotated[str, typer.Option(help="Ranking of scores for --circuits: absolute or signed.")] = "absolute",
+    suffix: Annotated[str, typer.Option("--format", "-f", help="Format of the files: pt (small) or json (readable).")] = "pt",
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Model, if the circuits do not record its width.")] = None,
     json: JsonTable = False,
 ) -> None:
-    """Write a folder for MIB's circuit localization track and check it, or check one that is there."""
+    """Write and check a folder for MIB's circuit localization track, or only check one."""
     from subcircuit.cli.console import print_json
     from subcircuit.cli.options import ranked_by
     from subcircuit.graph import Circuit
@@ -148,7 +156,7 @@ def _width(model: str) -> int:
 
 
 def _scope(scope: str | None, kv: str | None, split: bool | None) -> "Scope | None":
-    """The scope asked for; None where nothing was."""
+    """The requested scope; None if no option sets it."""
     from subcircuit.graph import Scope
 
     given: dict[str, Any] = {"scope": scope, "kv": kv, "split_embeddings": split}

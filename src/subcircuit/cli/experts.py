@@ -1,4 +1,4 @@
-"""``subcircuit experts``: where a mixture of experts sends the positions of a task, and whether that carries the behaviour."""
+"""``subcircuit experts``: the routing of a task's positions to experts, and its effect on the behaviour."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,20 +17,20 @@ SHOWN = 4  # experts of a role, those that most positions go to
 
 
 def experts(
-    model: Annotated[str, typer.Option("--model", "-m", help="Hugging Face id or directory of a mixture-of-experts model.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Model with mixtures of experts: Hugging Face id or directory.")],
     task: TaskName,
-    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: 8, or all of a file.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    examples: Annotated[int | None, typer.Option(help="Number of pairs of prompts. Default: 8, or all of a file.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed for prompts.")] = 0,
     metric: Metric = None,
-    detail: Annotated[int, typer.Option(help="For how many layers, those that matter most, to show roles and sources.")] = 3,
-    batch_size: Annotated[int, typer.Option(help="Prompts that run together; the result does not depend on it.")] = 16,
+    detail: Annotated[int, typer.Option(help="Number of layers, largest effect first, whose roles and sources are shown.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Number of prompts per batch; it does not change the result.")] = 16,
     bos: Bos = "auto",
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all layers, instead of the tables.")] = False,
 ) -> None:
-    """Tell whether routing to experts carries a behaviour: who goes where, and what cutting the routers' inputs costs."""
+    """Measure whether routing to experts carries a behaviour: routes, and effects of cutting router inputs."""
     from subcircuit.cli.console import messages, print_json
     from subcircuit.cli.options import bos_policy
     from subcircuit.cli.progress import watch
@@ -90,7 +90,7 @@ def _share(share: float) -> str:
 
 
 def _top(shares: "Tensor") -> str:
-    """The experts that most positions go to."""
+    """The experts that receive most positions."""
     best = shares.sort(descending=True, stable=True)
     named = [f"e{e} {s:.0%}" for e, s in zip(best.indices.tolist(), best.values.tolist(), strict=True) if s > 0]
     return ", ".join(named[:SHOWN]) + (", …" if len(named) > SHOWN else "")

@@ -1,4 +1,4 @@
-"""``subcircuit explain``: what each part of a circuit does, told in the order in which data flows."""
+"""``subcircuit explain``: the role of each node of a circuit, in the order of computation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,21 +21,22 @@ _ROUTES, _TOKENS, _LONGEST = 4, 4, 12
 def explain(
     path: CircuitDir,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where explanation and figure go. Default: the circuit's directory.")
+        Path | None,
+        typer.Option("--out", "-o", help="Directory for the explanation and the figure. Default: the circuit's directory."),
     ] = None,
-    top: Annotated[int, typer.Option(help="Tell of so many nodes, those with the largest effects; 0: of all.")] = TOP,
+    top: Annotated[int, typer.Option(help="Number of nodes to explain, largest effect first; 0 for all.")] = TOP,
     model: ModelNow = None,
     task: Annotated[
-        str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
+        str | None, typer.Option("--task", "-t", help="Task: built-in name or .jsonl file. Default: as recorded.")
     ] = None,
-    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: as many as in the search.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the prompts. Default: the run's own test prompts.")] = None,
+    examples: Annotated[int | None, typer.Option(help="Number of pairs of prompts. Default: as many as in the search.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed for new prompts. Default: the run's test prompts.")] = None,
     device: Device = None,
     dtype: DtypeNow = None,
     revision: RevisionNow = None,
-    json: Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object instead of the story.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
 ) -> None:
-    """Say what each part of a circuit does, and on what evidence."""
+    """Explain the role of each node of a circuit, with the evidence."""
     from subcircuit.cli.console import messages, print_json
     from subcircuit.cli.problem import Overrides, to_look_at
     from subcircuit.cli.progress import watch
@@ -60,7 +61,7 @@ def explain(
 
 
 def _directory(path: Path, out: Path | None) -> Path:
-    """Where to write, checked before any work is done."""
+    """The output directory, checked before any work."""
     directory = path if out is None else out
     if not directory.is_dir() and (out is None or directory.exists()):
         raise OutputError(f"{directory} is not a directory: choose one for the explanation and the figure with --out")

@@ -1,4 +1,4 @@
-"""``subcircuit keep``: a model of which nothing is left but a circuit."""
+"""``subcircuit keep``: a model reduced to a circuit."""
 
 from typing import Annotated
 
@@ -12,14 +12,16 @@ def keep(
     path: CircuitDir,
     out: Out,
     level: Annotated[
-        str, typer.Option(help="node: the circuit's heads and MLPs with all that they read. edge: its edges alone, as a wrapper.")
+        str,
+        typer.Option(
+            help="Level of the edit: node (keep the circuit's heads and MLPs with all their inputs) or edge (keep only its edges, "
+            "in a wrapper)."
+        ),
     ] = "node",
     ablation: StandIn = None,
-    retain: Annotated[list[str] | None, typer.Option(help="Another task to measure, by name or file; may be repeated.")] = None,
+    retain: Annotated[list[str] | None, typer.Option(help="Other task to measure: name or file; repeat for several.")] = None,
     text: Text = None,
-    examples: Annotated[
-        int | None, typer.Option(help=f"Pairs of prompts that means are taken over. Default: {HOW_MANY}.")
-    ] = None,
+    examples: Annotated[int | None, typer.Option(help=f"Number of pairs of prompts for the means. Default: {HOW_MANY}.")] = None,
     eval_examples: EvalExamples = None,
     seed: Seed = None,
     metric: CapabilityMetric = None,
@@ -30,7 +32,7 @@ def keep(
     revision: RevisionNow = None,
     json: JsonTable = False,
 ) -> None:
-    """Keep nothing of a model but a circuit, and save what remains.
+    """Keep only a circuit of a model, and save the model.
 
     Writes a checkpoint that transformers loads (or, for edges, a wrapper), and edit.json, edit.csv and edit.png.
     """

@@ -1,10 +1,10 @@
-"""``subcircuit models``, ``metrics``, ``methods``: what there is to choose from."""
+"""``subcircuit models``, ``metrics``, ``methods``: lists of the built-in choices."""
 
 from subcircuit.cli.console import plain, print_rows, results
 
 
 def models() -> None:
-    """List the models with a name of their own, where they come from here, and the architectures that can be loaded."""
+    """List the built-in models with their sources, and the supported architectures."""
     from subcircuit.model import architectures
     from subcircuit.model import models as listed
 

@@ -1,8 +1,8 @@
-"""The command line: commands, and how their failures look.
+"""The command line: entry point, exit codes and error output.
 
-Exit codes: 0 done; 1 done, but what was asked for was not reached (warnings on standard error say what); 2 a mistake that the user
-can mend (one paragraph on standard error); 130 stopped by Ctrl-C.
-What a command needs is imported when it runs, the command itself when it is called: ``--help`` waits for neither.
+Exit codes: 0 done; 1 done, but a target was missed (a warning on standard error names it); 2 a user error (one paragraph on
+standard error); 130 stopped by Ctrl-C.
+A command and its libraries are imported when the command runs, so that ``--help`` is fast.
 """
 
 import os
@@ -56,7 +56,7 @@ def run() -> None:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        # the reader of our output left; there is nobody to tell, and the interpreter's own flush would complain
+        # the reader of standard output has closed it; the interpreter's own flush would raise again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code or 1
     sys.exit(code)
@@ -64,7 +64,7 @@ def run() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; mistakes become one paragraph on standard error."""
-    # a shell that completes a line says so in the environment, and gives no words
+    # a shell that completes a line sets an environment variable and passes no arguments
     if not arguments and _COMPLETING not in os.environ:
         welcome()
         return 0

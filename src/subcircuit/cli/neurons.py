@@ -1,4 +1,4 @@
-"""``subcircuit neurons``: which MLP neurons of a model a behaviour needs."""
+"""``subcircuit neurons``: the MLP neurons of a model that a behaviour needs."""
 
 from typing import Annotated
 
@@ -12,17 +12,17 @@ SIZES = (0, 100, 1_000, 10_000)
 def neurons(
     model: ModelName,
     task: TaskName,
-    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: 8, or all of a file.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
-    metric: Annotated[str, typer.Option(help="What is attributed; it needs gradients at the clean run.")] = "logit_difference",
-    ablation: Annotated[str, typer.Option(help="What ablated neurons carry: resample, zero.")] = "resample",
-    top: Annotated[int, typer.Option(help="How many neurons to show.")] = 20,
+    examples: Annotated[int | None, typer.Option(help="Number of pairs of prompts. Default: 8, or all of a file.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed for prompts.")] = 0,
+    metric: Annotated[str, typer.Option(help="Metric to attribute; it needs a gradient at the clean run.")] = "logit_difference",
+    ablation: Annotated[str, typer.Option(help="Values of ablated neurons: resample or zero.")] = "resample",
+    top: Annotated[int, typer.Option(help="Number of neurons to show.")] = 20,
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
     json: JsonTables = False,
 ) -> None:
-    """Rank all MLP neurons of a model by attribution, and measure the model with only the best of them."""
+    """Rank all MLP neurons by attribution, and measure the model with only the best neurons."""
     from subcircuit.cli.console import messages, print_json, print_rows, results
     from subcircuit.cli.progress import watch
     from subcircuit.engine import ablation_named

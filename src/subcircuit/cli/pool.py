@@ -1,4 +1,4 @@
-"""``--workers`` and ``--ray``: by how many processes a command's work is done, and where."""
+"""``--workers`` and ``--ray``: the processes that share a command's work."""
 
 import os
 from collections.abc import Callable
@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 PANEL = "Several processes; the result does not depend on them"
 
-Workers: TypeAlias = Annotated[int, typer.Option(help="Processes that work together, each on a copy.", rich_help_panel=PANEL)]
+Workers: TypeAlias = Annotated[
+    int, typer.Option(help="Number of worker processes; each has a copy of the model.", rich_help_panel=PANEL)
+]
 Ray: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Run them on this Ray cluster: host:port, auto, or local to start one here.",
+        help="Ray cluster for the workers: host:port, auto, or local to start one here.",
         rich_help_panel=PANEL,
     ),
 ]

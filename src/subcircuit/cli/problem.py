@@ -1,4 +1,4 @@
-"""A circuit on disk made ready to be measured: its model, and prompts that it was not found with."""
+"""The problem of a circuit on disk: its model, and prompts for its evaluation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +31,14 @@ class Overrides:
 
 
 def ready(path: Path, given: Overrides, examples: int, say: "Callable[[str], None]") -> "tuple[Circuit, Problem, int]":
-    """A circuit, its problem on evaluation prompts, and how many of these it was found with.
+    """A circuit, its problem on evaluation prompts, and the number of these that are search prompts of the circuit.
 
     Args:
-        examples: evaluation prompts unless the user says otherwise.
-        say: told what takes long, and of prompts that flatter the circuit.
+        examples: number of evaluation prompts if the user gives none.
+        say: called with progress, and with a warning if search prompts are among the evaluation prompts.
 
     Raises:
-        SettingsError: the record does not say enough, or model or prompts cannot be had by its names.
+        SettingsError: the record lacks the model or the task, or they are not found under the recorded names.
         GraphError: the circuit was found in another model.
     """
     from subcircuit.graph import Circuit
@@ -61,12 +61,12 @@ def ready(path: Path, given: Overrides, examples: int, say: "Callable[[str], Non
 
 
 def to_look_at(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "Problem":
-    """A circuit's problem on prompts to look at: of the run's own test prompts as many as it searched with.
+    """A circuit's problem on prompts for display: as many of the run's test prompts as there were search prompts.
 
-    Where none were set apart, or others are asked for, prompts as in `as_found`.
+    Without test prompts, or with a seed from the user, the prompts are those of `as_found`.
 
     Raises:
-        SettingsError: the record does not say enough, or model or prompts cannot be had by its names.
+        SettingsError: the record lacks the model or the task, or they are not found under the recorded names.
         GraphError: the circuit was found in another model.
     """
     record = circuit.record
@@ -87,12 +87,12 @@ def to_look_at(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[
 
 
 def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "Problem":
-    """A circuit's problem on the prompts that it was found with.
+    """A circuit's problem on its search prompts.
 
-    Where these cannot be made again, or others are asked for, prompts of the same task.
+    If the search prompts cannot be reproduced, or the user requests others, the prompts are new ones of the same task.
 
     Raises:
-        SettingsError: the record does not say enough, or model or prompts cannot be had by its names.
+        SettingsError: the record lacks the model or the task, or they are not found under the recorded names.
         GraphError: the circuit was found in another model.
     """
     from subcircuit.tasks import load_task
@@ -113,7 +113,7 @@ def as_found(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[s
 
 
 def check_overrides(given: Overrides) -> None:
-    """Refuse names that mean nothing, before a model is loaded.
+    """Refuse unknown names before a model is loaded.
 
     Raises:
         UnknownNameError: there is no such task, metric or ablation.
@@ -129,12 +129,12 @@ def check_overrides(given: Overrides) -> None:
 
 
 def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callable[[str], None]") -> "Transformer":
-    """The model that a circuit was found in, found again by the digest of its files; or another that the user names.
+    """The model of a circuit, recognised by the digest of its files; or a model that the user names.
 
     Raises:
-        SettingsError: the record does not say its name.
-        ModelError: the model is not here, or another has its name.
-        GraphError: the graph of the model is another.
+        SettingsError: the circuit has no record of its model.
+        ModelError: the model is not found, or another model has its name.
+        GraphError: the model has another graph.
     """
     from subcircuit.model import load_model
     from subcircuit.runs import model_source
@@ -164,12 +164,12 @@ def load_recorded(path: Path, circuit: "Circuit", given: Overrides, say: "Callab
 
 
 def _compare(path: Path, recorded: "ModelRecord", model: "Transformer", given: Overrides, say: "Callable[[str], None]") -> None:
-    """Refuse a model with other weights than those recorded, unless the user has named it."""
+    """Refuse a model with other weights than the recorded ones, unless the user named it."""
     from subcircuit.runs import is_same_model
 
     if is_same_model(recorded, model) is not False:
         return
-    # weights that were changed in memory have the revision of those that they were made of
+    # a model changed in memory keeps the revision of its original
     revisions = (recorded.revision, model.revision)
     was, now = (
         (str(each)[:19] for each in revisions) if len(set(revisions)) == 2 else ("other weights", "the weights of that name")
@@ -181,11 +181,11 @@ def _compare(path: Path, recorded: "ModelRecord", model: "Transformer", given: O
 
 
 def task_named(path: Path, circuit: "Circuit", given: Overrides) -> str:
-    """The task that the user names, or that a circuit was found with: a built-in name, or where its prompt file is now.
+    """The task that the user names, or the recorded task: a built-in name, or the current path of its prompt file.
 
     Raises:
-        SettingsError: the circuit has no record, and the user does not say model and task.
-        PromptError: the file is not here, or has other content.
+        SettingsError: the circuit has no record, and the user does not give model and task.
+        PromptError: the file is not found, or has other content.
     """
     from subcircuit.runs import task_source
 
@@ -206,10 +206,10 @@ def _problem(circuit: "Circuit", given: Overrides, task: "Task", model: "Transfo
 def _prompts(
     circuit: "Circuit", name: str, given: Overrides, examples: int, model: "Transformer", say: "Callable[[str], None]"
 ) -> "tuple[Task, Task | None]":
-    """Evaluation prompts, and those of the search where they can be made again.
+    """The evaluation prompts, and the search prompts if they can be reproduced.
 
-    They are the run's own test prompts, all of them unless it is told how many; of runs that set none apart, ``examples``
-    prompts that were not searched with.
+    The evaluation prompts are the run's test prompts, all of them unless the user gives a number. For a run without test prompts
+    they are ``examples`` prompts outside the search.
     """
     from subcircuit.tasks import load_at_most, load_held_out, load_task
 
@@ -217,7 +217,7 @@ def _prompts(
     count = examples if given.examples is None else given.examples
     if count < 1:
         raise SettingsError(f"--examples {count}: expected at least 1")
-    # nobody asked for the default: where there are fewer, all are taken
+    # fewer prompts than the default are fine, fewer than the user requested are not
     load = load_at_most if given.examples is None else load_task
     if record is None:
         return load(name, model, examples=count, seed=given.seed or 0), None
@@ -241,7 +241,7 @@ def _way_out(task: "Task") -> str:
 
 
 def split_of(circuit: "Circuit", name: str, model: "Transformer") -> "Split | None":
-    """The prompts of a circuit's run, each in its part; None where there were no parts, or another task is asked for."""
+    """The split of a circuit's run; None if the run had none, or the user names another task."""
     from subcircuit.tasks import split_again
 
     try:
@@ -262,7 +262,7 @@ def _fits(circuit: "Circuit", task: "Task") -> bool:
 
 
 def unseen(own: "Split", name: str, examples: int | None, model: "Transformer") -> "Task":
-    """The first so many test prompts, or all; of a built-in task, more that were neither searched with nor chosen by."""
+    """The first ``examples`` test prompts, or all; for a built-in task also more prompts outside search and validation."""
     from subcircuit.tasks import is_prompt_file, load_held_out, without
 
     assert own.test is not None and own.settings is not None
@@ -271,7 +271,7 @@ def unseen(own: "Split", name: str, examples: int | None, model: "Transformer") 
         raise SettingsError(f"--examples {count}: expected at least 1")
     if count <= len(own.test) or is_prompt_file(name):
         return own.test[: min(count, len(own.test))]
-    # test prompts are drawn before those to choose by, and these before any more
+    # the order of the draw is: test prompts, validation prompts, further prompts
     more = count + (0 if own.validation is None else len(own.validation))
     drawn = load_held_out(name, model, own.search, examples=more, seed=own.settings.seed + 1, bos=_policy(own.settings.bos))
     left = drawn if own.validation is None else without(drawn, own.validation)
@@ -279,7 +279,7 @@ def unseen(own: "Split", name: str, examples: int | None, model: "Transformer") 
 
 
 def _found_on(circuit: "Circuit", record: "Record", name: str, model: "Transformer") -> "Task | None":
-    """The prompts of the search; None where another task is asked for."""
+    """The search prompts; None if the user names another task."""
     from subcircuit.tasks import load_task
 
     own = split_of(circuit, name, model)
@@ -294,7 +294,7 @@ def _found_on(circuit: "Circuit", record: "Record", name: str, model: "Transform
 
 
 def _on_the_hub(record: "Record | None") -> str | None:
-    """The recorded revision, if it is one that can be asked for; models from elsewhere record a digest of their files."""
+    """The recorded revision if it is a hub revision; other models record a digest of their files."""
     revision = None if record is None else record.model.revision
     return None if revision is None or revision.startswith("sha256:") else revision
 

@@ -1,4 +1,4 @@
-"""``subcircuit remove``: take the capability of a circuit out of its model."""
+"""``subcircuit remove``: remove the capability of a circuit from its model."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +8,7 @@ from subcircuit.cli.arguments import CircuitDir, Device, DtypeNow, JsonTable, Mo
 from subcircuit.cli.editing import HOW_MANY, CapabilityMetric, EvalExamples, Out, Prompts, Seed, StandIn, Text
 
 MISSED = 1
-"""Exit code: the work is done, and what was asked for was not reached."""
+"""Exit code of an edit that was saved but missed its target."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,19 +21,25 @@ def remove(
     path: CircuitDir,
     out: Out,
     level: Annotated[
-        str, typer.Option(help="node: heads and MLPs, out of the weights. edge: edges, cut behind a wrapper.")
+        str,
+        typer.Option(help="Level of the edit: node (remove heads and MLPs from the weights) or edge (cut edges in a wrapper)."),
     ] = "node",
     ablation: StandIn = None,
-    retain: Annotated[list[str] | None, typer.Option(help="A task that is to stay, by name or file; may be repeated.")] = None,
-    target: Annotated[float, typer.Option(help="Share of the capability that may be left.")] = 0.1,
-    floor: Annotated[float, typer.Option(help="Share of each retained task that is to stay.")] = 0.9,
-    width: Annotated[int, typer.Option(help="Parts that are measured in each step of the search.")] = 8,
-    relearn: Annotated[int, typer.Option(help="Steps of fine-tuning that try to bring the capability back; 0: none.")] = 16,
+    retain: Annotated[list[str] | None, typer.Option(help="Task to retain: name or file; repeat for several.")] = None,
+    target: Annotated[float, typer.Option(help="Largest share of the capability that may be left.")] = 0.1,
+    floor: Annotated[float, typer.Option(help="Smallest share of each retained task that must stay.")] = 0.9,
+    width: Annotated[int, typer.Option(help="Number of parts measured per step of the search.")] = 8,
+    relearn: Annotated[
+        int, typer.Option(help="Number of fine-tuning steps that try to bring the capability back; 0 for none.")
+    ] = 16,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of this fine-tuning. Default: the smallest that moves the untouched model.")
+        float | None,
+        typer.Option(help="Learning rate of this fine-tuning. Default: the smallest that changes the original model."),
     ] = None,
     text: Text = None,
-    examples: Annotated[int | None, typer.Option(help=f"Pairs of prompts a task to search with. Default: {HOW_MANY}.")] = None,
+    examples: Annotated[
+        int | None, typer.Option(help=f"Number of pairs of prompts per task for the search. Default: {HOW_MANY}.")
+    ] = None,
     eval_examples: EvalExamples = None,
     seed: Seed = None,
     metric: CapabilityMetric = None,
@@ -44,10 +50,10 @@ def remove(
     revision: RevisionNow = None,
     json: JsonTable = False,
 ) -> None:
-    """Remove the smallest part of a circuit that takes its capability away, and save the model without it.
+    """Find the smallest part of a circuit whose removal ends its capability, and save the edited model.
 
     Writes a checkpoint that transformers loads (or, for edges, a wrapper), and edit.json, edit.csv, tradeoff.csv and edit.png.
-    Judged on prompts that the search did not see: exit code 1 where more of the capability is left than --target.
+    The edit is evaluated on prompts outside its search. Exit code 1: more of the capability is left than --target.
     """
     from subcircuit.cli.console import messages
     from subcircuit.cli.editing import material, means_named, show
@@ -57,7 +63,7 @@ def remove(
     from subcircuit.edit import remove as take_out
     from subcircuit.report import new_directory, write_removal
 
-    # what can be refused is refused before anything large is loaded
+    # invalid options are refused before the model is loaded
     means, settings = means_named(level, ablation), RemovalSearch(target, floor, width=width)
     relearning = Relearning(relearn, learning_rate)
     directory = new_directory(out, "remove", "model")
@@ -87,7 +93,7 @@ def remove(
 
 
 def _tell(m: "Material", say: "Callable[[str], None]") -> "Callable[[RemovalStep], None]":
-    """Says of each point of the search what has gone, and what is left of every task."""
+    """A callback that prints, for each point of the search, the removed part and the share left of every task."""
     from subcircuit.report import list_of
 
     names = (m.found.name, *(other.name for other in m.retain))

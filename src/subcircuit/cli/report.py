@@ -1,4 +1,4 @@
-"""``subcircuit report``: circuits as one file of HTML."""
+"""``subcircuit report``: circuits as one HTML file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,21 +16,23 @@ if TYPE_CHECKING:
 
 
 def report(
-    paths: Annotated[list[Path], typer.Argument(metavar="DIR…", help="A circuit, or several of one graph to compare.")],
-    out: Annotated[Path, typer.Option(help="The file to write, which must be new.")] = Path("circuit.html"),
+    paths: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Circuit, or several circuits of one graph to compare.")],
+    out: Annotated[Path, typer.Option(help="New file for the page.")] = Path("circuit.html"),
     model: ModelNow = None,
     task: Annotated[
-        str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
+        str | None, typer.Option("--task", "-t", help="Task: built-in name or .jsonl file. Default: as recorded.")
     ] = None,
-    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: as many as in the search.")] = None,
-    points: Annotated[int, typer.Option(help="At how many numbers of edges the circuit is measured.")] = 12,
-    most_edges: Annotated[int, typer.Option(help="Edges in the file, unless the circuit has more.")] = 10_000,
-    graph_only: Annotated[bool, typer.Option("--graph-only", help="Without prompts and measurements: needs no model.")] = False,
+    examples: Annotated[int | None, typer.Option(help="Number of pairs of prompts. Default: as many as in the search.")] = None,
+    points: Annotated[int, typer.Option(help="Number of circuit sizes to measure.")] = 12,
+    most_edges: Annotated[int, typer.Option(help="Largest number of edges in the file, unless the circuit has more.")] = 10_000,
+    graph_only: Annotated[
+        bool, typer.Option("--graph-only", help="Write the graph without prompts and measurements; needs no model.")
+    ] = False,
     device: Device = None,
 ) -> None:
-    """Write a page with everything inside: the circuit, its prompts, attention patterns, faithfulness by size.
+    """Write one HTML file with the circuit, its prompts, attention patterns and faithfulness by size.
 
-    It works from disk and offline.
+    The page opens from disk and offline.
     """
     from subcircuit.cli.circuits import shown_circuits
     from subcircuit.cli.console import messages, plain, results

@@ -1,4 +1,4 @@
-"""``subcircuit show``: the summary of a circuit on disk, and other sizes from the path of its refinement."""
+"""``subcircuit show``: the summary of a circuit on disk, and other circuits of its refinement path."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +11,15 @@ from subcircuit.cli.arguments import CircuitDir, JsonSummary
 def show(
     path: CircuitDir,
     edges: Annotated[
-        int | None, typer.Option(help="The circuit of at most so many edges from the refinement's path. Default: the one chosen.")
+        int | None,
+        typer.Option(help="Largest number of edges: show that circuit of the refinement path. Default: the chosen circuit."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="New or empty directory for it. Default: it is shown alone.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New or empty directory for the circuit of --edges. Default: show only.")
+    ] = None,
     json: JsonSummary = False,
 ) -> None:
-    """Show the summary of a saved circuit again, and where its pictures are."""
+    """Show the summary of a saved circuit and the paths of its pictures."""
     from subcircuit.cli.summary import print_point, print_run
     from subcircuit.errors import SettingsError
     from subcircuit.graph import Circuit, load_path

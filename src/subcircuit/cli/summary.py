@@ -1,4 +1,4 @@
-"""What is printed of a circuit on disk: after a search, and when it is shown again."""
+"""The printed summary of a circuit on disk."""
 
 import shlex
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _RECORDED = ("model", "task")
 
 
 def print_run(path: Path, circuit: Circuit, *, as_json: bool, given: Mapping[str, str | None] | None = None) -> None:
-    """The summary of the circuit at ``path``, as a table or as one JSON object, with the pictures that lie beside it.
+    """Print the summary of the circuit at ``path``, as a table or as one JSON object, with the paths of its pictures.
 
     Args:
         given: the model and the task as the user named them; None suggests no next steps.
@@ -29,7 +29,7 @@ def print_run(path: Path, circuit: Circuit, *, as_json: bool, given: Mapping[str
     console = results()
     print_rows(summary.rows, console)
     console.print()
-    # a path that is folded can be neither clicked nor copied
+    # a folded path cannot be clicked or copied
     console.print(plain(f"circuit   {path}"), soft_wrap=True)
     for picture in pictures:
         console.print(plain(f"picture   {picture}"), soft_wrap=True)
@@ -40,16 +40,16 @@ def print_run(path: Path, circuit: Circuit, *, as_json: bool, given: Mapping[str
 
 
 def next_steps(path: Path, record: Record, given: Mapping[str, str | None]) -> list[str]:
-    """Commands that go on with a circuit."""
+    """Next commands for a circuit."""
     names = {"model": record.model.name, "task": record.task.name}
-    # a record holds the last part of a path: who gave a path gives it again
+    # a record holds only the last part of a path, so the next command needs the whole path
     where = [word for name in _RECORDED if given.get(name) not in (None, names[name]) for word in (f"--{name}", str(given[name]))]
     commands = [["subcircuit", command, str(path), *([] if command == "view" else where)] for command in _NEXT]
     return [f"{'' if n else 'next':<10}{shlex.join(words)}" for n, words in enumerate(commands)]
 
 
 def print_point(point: Point, out: Path | None, *, as_json: bool) -> None:
-    """A circuit from the path of a refinement: its size and what it does."""
+    """The size and the measurements of a circuit on a refinement path."""
     sides = {"validation": point.validation, "search": point.search}
     if as_json:
         numbers = {name: None if standing is None else vars(standing) for name, standing in sides.items()}

@@ -1,4 +1,4 @@
-"""``subcircuit tasks``: what there is to choose from; ``subcircuit tasks show``: what a task asks, and whether a model can do it."""
+"""``subcircuit tasks``: the list of built-in tasks; ``subcircuit tasks show``: a task's prompts and a model's performance on them."""
 
 from collections.abc import Sequence
 from math import isfinite
@@ -28,7 +28,7 @@ app = typer.Typer(name="tasks", cls=Group, invoke_without_command=True, add_comp
 @app.callback()
 @no_type_check  # Typer passes a context that is not of the class by which it asks us to name it
 def tasks(context: typer.Context) -> None:
-    """List the built-in tasks. `subcircuit tasks show` shows one of them to a model."""
+    """List the built-in tasks. `subcircuit tasks show` runs one on a model."""
     if context.invoked_subcommand is not None:
         return
     from subcircuit.tasks import tasks as listed
@@ -36,22 +36,22 @@ def tasks(context: typer.Context) -> None:
     console = results()
     print_rows([(entry.name, entry.description) for entry in listed()], console)
     console.print()
-    console.print(plain("Or a .jsonl file, one object a line: clean, corrupt, answers, wrong_answers."))
+    console.print(plain("Or a .jsonl file with one object per line: clean, corrupt, answers, wrong_answers."))
 
 
 @app.command("show", cls=Command)
 def show(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Built-in name, or a .jsonl file of prompts.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Task: built-in name, or a .jsonl file of prompts.")],
     model: ModelName,
-    examples: Annotated[int | None, typer.Option(help="How many pairs to measure. Default: 8, or all of a file.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    examples: Annotated[int | None, typer.Option(help="Number of pairs to measure. Default: 8, or all of a file.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed for prompts.")] = 0,
     bos: Bos = "auto",
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all pairs.")] = False,
 ) -> None:
-    """Show pairs of a task as a model's tokens, and how well the model does the task."""
+    """Show pairs of a task as the model's tokens, and the model's performance on the task."""
     from subcircuit.cli.progress import watch
     from subcircuit.model import load_model
     from subcircuit.tasks import check_task, competence, load_task
@@ -97,12 +97,12 @@ def _print(model: "Transformer", task: "Task", measured: Sequence["Competence"])
 
 
 def _pairs(model: "Transformer", task: "Task") -> list[list[tuple[str, Text]]]:
-    """For each pair, what is shown of it: names and contents."""
+    """For each pair, the names and contents of its rows."""
     shown = []
     for clean, corrupted, places in zip(task.clean.to_lists(), task.corrupted.to_lists(), _places(task), strict=True):
         rows = [("clean", _tokens(model, clean, corrupted)), ("corrupted", _tokens(model, corrupted, clean))]
         for pos, right, wrong in places[:PLACES]:
-            # at the last token is where everybody looks for it
+            # the last token is the usual position
             where = "" if pos == len(clean) - 1 else f" at {pos}"
             rows.append((f"right{where}", _options(model, right, "green")))
             rows += [(f"wrong{where}", _options(model, wrong, "red"))] if wrong else []
@@ -113,7 +113,7 @@ def _pairs(model: "Transformer", task: "Task") -> list[list[tuple[str, Text]]]:
 
 
 def _places(task: "Task") -> list[list[tuple[int, list[int], list[int]]]]:
-    """For each pair, the positions at which answers are read, with the right and the wrong tokens."""
+    """For each pair, the answer positions with their right and wrong tokens."""
     answers, places = task.answers, [[] for _ in range(len(task))]
     for example, pos, right, is_right, wrong, is_wrong in zip(
         answers.example.tolist(),
@@ -129,7 +129,7 @@ def _places(task: "Task") -> list[list[tuple[int, list[int], list[int]]]]:
 
 
 def _tokens(model: "Transformer", ids: Sequence[int], other: Sequence[int]) -> Text:
-    """A prompt with a bar after each token; tokens that its counterpart does not have are set off."""
+    """A prompt with a bar after each token; tokens that differ from the other prompt are highlighted."""
     text = Text()
     for token, counterpart in zip(ids, other, strict=True):
         text.append(_visible(model, token), "" if token == counterpart else "bold yellow")

@@ -19,22 +19,26 @@ if TYPE_CHECKING:
 def view(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR…", help="A circuit, or several of one graph to compare; or a search that is still running."),
+        typer.Argument(
+            metavar="DIR…", help="Circuit, several circuits of one graph to compare, or a search that is still running."
+        ),
     ],
     model: ModelNow = None,
     task: Annotated[
-        str | None, typer.Option("--task", "-t", help="Other prompts, or where they are. Default: as recorded.")
+        str | None, typer.Option("--task", "-t", help="Task: built-in name or .jsonl file. Default: as recorded.")
     ] = None,
-    examples: Annotated[int | None, typer.Option(help="How many pairs of prompts. Default: as many as in the search.")] = None,
+    examples: Annotated[int | None, typer.Option(help="Number of pairs of prompts. Default: as many as in the search.")] = None,
     device: Device = None,
-    host: Annotated[str, typer.Option(help="Where to listen. Beyond this machine, the address holds a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Or the next free one.")] = 8765,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. For addresses beyond this machine the URL contains a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; if it is in use, the next free one.")] = 8765,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
-    """Explore circuits in a browser: the page is served on this machine alone.
+    """Explore circuits in a browser. The page is served on this machine only.
 
-    Prompts, attention patterns and faithfulness are computed when they are first looked at. Of a search that is still
-    running the page shows how far it is and the circuit so far.
+    Prompts, attention patterns and faithfulness are computed when they are first shown. For a running search the page
+    shows its progress and the circuit so far.
     """
     import secrets
 
@@ -63,7 +67,7 @@ def view(
 
 
 def _probe(paths: list[Path], given: "Overrides") -> "Probe":
-    """Models are loaded when they are first needed; circuits of one model share it."""
+    """A function that loads a circuit's model at first use; circuits of one model share it."""
     from subcircuit.cli.console import messages, plain
     from subcircuit.cli.problem import to_look_at
     from subcircuit.viewer.run_folders import now_at

@@ -1,4 +1,4 @@
-"""What ``subcircuit`` alone says: the three things that one does first."""
+"""The output of ``subcircuit`` without a command: the first three commands to run."""
 
 _FIRST = """\
 Find the sub-circuit of a language model that carries out a behaviour.
@@ -12,9 +12,9 @@ Find the circuit, a few seconds to try it out (a directory appears under runs/):
 Look at it in the browser:
   subcircuit view runs/ioi-smollm2-135m-1
 
-subcircuit --help lists all commands; subcircuit doctor says what is installed here and what is missing."""
+subcircuit --help lists all commands; subcircuit doctor checks the installation."""
 
 
 def welcome() -> None:
-    """Print how to begin."""
+    """Print the first commands to run."""
     print(_FIRST)  # noqa: T201
