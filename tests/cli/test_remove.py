@@ -120,7 +120,7 @@ def test_the_table_and_the_steps_are_shown(subcircuit: Run, arguments: tuple[obj
     assert "many was to keep 90.0%" in done.err
     assert "whole model" in done.err
     # the model reads its token for unknown words there
-    assert "warning: 'The' and perhaps more of the text is not in the vocabulary" in done.err
+    assert "warning: 'The' and perhaps more words of the text are not in the vocabulary" in done.err
     for words in ("many", "removed", "retained", "perplexity", "unrelated prompts", "relearning", "untouched model", "edit.png"):
         assert words in done.out
 

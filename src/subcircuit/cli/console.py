@@ -27,16 +27,20 @@ def plain(text: str, style: str = "") -> Text:
     return Text("\n".join(inert(line) for line in text.split("\n")), style)
 
 
-def print_rows(rows: Iterable[tuple[str, ...]], console: Console) -> None:
-    """A table without frames: names bold, values plain, warnings red."""
+def print_rows(rows: Iterable[Sequence[str | Text]], console: Console) -> None:
+    """A table without frames: names bold, values plain, warnings red; a ``Text`` keeps its own style."""
     table, lines = Table.grid(padding=(0, 2)), [tuple(row) for row in rows]
     for _ in range(max(map(len, lines), default=0)):
         # long words fold onto the next line, so that nothing is cut off
         table.add_column(overflow="fold")
     for name, *cells in lines:
         alarm = "red" if name == "warning" else ""
-        table.add_row(plain(name, f"bold {alarm}"), *(plain(cell, alarm) for cell in cells))
+        table.add_row(_cell(name, f"bold {alarm}"), *(_cell(cell, alarm) for cell in cells))
     console.print(table)
+
+
+def _cell(content: str | Text, style: str) -> Text:
+    return plain(content, style) if isinstance(content, str) else content
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], console: Console) -> None:

@@ -83,9 +83,7 @@ def _write(explanation: "Explanation", directory: Path) -> list[Path]:
 
 
 def _tell(explanation: "Explanation", top: int, written: Sequence[Path]) -> None:
-    from rich.table import Table
-
-    from subcircuit.cli.console import plain, results
+    from subcircuit.cli.console import plain, print_rows, results
     from subcircuit.explain import largest
 
     console, told = results(), largest(explanation, top)
@@ -101,16 +99,11 @@ def _tell(explanation: "Explanation", top: int, written: Sequence[Path]) -> None
     if left:
         console.print(plain(f"{left} nodes with smaller effects are not told of; --top 0 tells of all."), style="dim")
     console.print()
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    rows: list[tuple[str | Text, ...]] = []
     for name in told:
         component = explanation.components[name]
-        table.add_row(plain(name, "bold"), _heading(component))
-        for title, text in _rows(component):
-            table.add_row("", plain(f"{title:<7} {text}"))
-        table.add_row("", "")
-    console.print(table)
+        rows += [(name, _heading(component)), *(("", f"{title:<7} {text}") for title, text in _rows(component)), ("", "")]
+    print_rows(rows, console)
     for file in written:
         # a path that is folded can be neither clicked nor copied
         console.print(plain(f"wrote   {file}"), soft_wrap=True)

@@ -5,13 +5,11 @@ from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, no_type_check
 
 import typer
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from subcircuit.cli.arguments import Bos, Device, Dtype, ModelName, Revision
 from subcircuit.cli.commands import Command, Group
-from subcircuit.cli.console import messages, plain, print_json, print_rows, results
+from subcircuit.cli.console import messages, plain, print_json, print_rows, print_table, results
 from subcircuit.cli.options import bos_policy
 from subcircuit.text import inert
 
@@ -76,18 +74,11 @@ def _print(model: "Transformer", task: "Task", measured: Sequence["Competence"])
     console = results()
     for index, rows in enumerate(_pairs(model, task[:PAIRS])):
         console.print(plain(f"pair {index + 1}", "bold"))
-        table = Table.grid(padding=(0, 2))
-        for name, content in rows:
-            table.add_row(plain(name, "dim"), content)
-        console.print(Padding(table, (0, 0, 0, 2), expand=False))
+        print_rows([(plain(f"  {name}", "dim"), content) for name, content in rows], console)
         console.print()
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(plain(f"{model.name}, mean of {len(task)} pairs"))
-    for side in ("clean", "corrupted"):
-        table.add_column(side, justify="right")
-    for one in measured:
-        table.add_row(plain(one.metric.name.replace("_", " "), "bold"), *(f"{mean:z.3f}" for mean in one.means))
-    console.print(table)
+    console.print(plain(f"{model.name}, mean of {len(task)} pairs", "dim"))
+    means = [(one.metric.name.replace("_", " "), *(f"{mean:z.3f}" for mean in one.means)) for one in measured]
+    print_table(("metric", "clean", "corrupted"), means, console)
     console.print()
     lacking = shortfall(model, task, measured)
     if lacking is not None:
