@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from subcircuit.cli.editing import Material
-    from subcircuit.edit import RemovalStep
+    from subcircuit.cli.progress import Watcher
+    from subcircuit.edit import Means, Removal, RemovalSearch, RemovalStep
 
 
 def remove(
@@ -60,7 +61,6 @@ def remove(
     from subcircuit.cli.problem import Overrides
     from subcircuit.cli.progress import watch
     from subcircuit.edit import Relearning, RemovalSearch
-    from subcircuit.edit import remove as take_out
     from subcircuit.report import new_directory, write_removal
 
     # invalid options are refused before the model is loaded
@@ -70,26 +70,33 @@ def remove(
     given = Overrides(model, revision, device, dtype, task, examples, seed, metric, None)
     with watch(messages()) as watcher:
         m = material(path, given, retain or (), eval_examples, text, watcher.say)
-        watcher.say(
-            f"searching for the smallest removal from {m.circuit.n_edges:,} edges that leaves at most {target:.0%} of the task"
-        )
-        found = take_out(
-            m.model,
-            m.circuit,
-            m.found,
-            retain=m.retain,
-            means=means,
-            metric=m.metric,
-            settings=settings,
-            on_step=_tell(m, watcher.say),
-            on_round=watcher.step,
-        )
-        if not found.floor_held:
-            watcher.say(f"warning: no removal was found that leaves {floor:.0%} of every retained task; see tradeoff.csv")
+        found = _search(m, means, settings, watcher)
         report = write_removal(found, directory, m.circuit, m.held_out, relearning, watcher.say, watcher.step)
     show(report, directory, json)
     if not report.target_reached:
         raise typer.Exit(MISSED)
+
+
+def _search(m: "Material", means: "Means", settings: "RemovalSearch", watcher: "Watcher") -> "Removal":
+    from subcircuit.edit import remove as take_out
+
+    watcher.say(
+        f"searching for the smallest removal from {m.circuit.n_edges:,} edges that leaves at most {settings.target:.0%} of the task"
+    )
+    found = take_out(
+        m.model,
+        m.circuit,
+        m.found,
+        retain=m.retain,
+        means=means,
+        metric=m.metric,
+        settings=settings,
+        on_step=_tell(m, watcher.say),
+        on_round=watcher.step,
+    )
+    if not found.floor_held:
+        watcher.say(f"warning: no removal was found that leaves {settings.floor:.0%} of every retained task; see tradeoff.csv")
+    return found
 
 
 def _tell(m: "Material", say: "Callable[[str], None]") -> "Callable[[RemovalStep], None]":

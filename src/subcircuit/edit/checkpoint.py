@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from subcircuit.edit.parts import cut_stream
-from subcircuit.edit.weights import WHOLE, taken
+from subcircuit.edit.weights import WHOLE, is_whole_mlp, taken
 from subcircuit.entry import default_modes, entry
 from subcircuit.errors import CircuitFileError, EditError, ModelError
 from subcircuit.graph import Circuit, Node
@@ -155,7 +155,7 @@ class _Tensors:
 
     def remove_neurons(self, layer: int, neurons: list[slice]) -> None:
         """Set the weights of these neurons to zero; for a whole MLP its output bias too."""
-        whole = neurons == [WHOLE]
+        whole = is_whole_mlp(neurons)
         names = ("W_in", "W_gate", "W_out", "b_in", "b_gate", *(("b_out",) if whole else ()))
         self._clear(
             [f"layers.{layer}.mlp.{name}" for name in names],

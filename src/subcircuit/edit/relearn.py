@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from subcircuit.edit.parts import Probe, all_nodes, measure
-from subcircuit.edit.weights import WHOLE, remove_nodes
+from subcircuit.edit.weights import is_whole_mlp, remove_nodes
 from subcircuit.entry import entry
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Node
@@ -236,7 +236,7 @@ def damaged_at_random(
 
 def _drawn(model: Transformer, spared: Sequence[Node], removed: Sequence[Node], seed: int) -> list[Node]:
     """All nodes that random damage may take, in the order in which it takes them."""
-    with_mlps, random = any(node.neurons == WHOLE for node in removed), Random(seed)
+    with_mlps, random = any(is_whole_mlp([node.neurons]) for node in removed), Random(seed)
     ranks: dict[int, list[Node]] = {}
     for node in all_nodes(model):
         if node in set(removed):
@@ -244,7 +244,7 @@ def _drawn(model: Transformer, spared: Sequence[Node], removed: Sequence[Node], 
         elif node in set(spared):
             rank = 2
         else:
-            rank = int(node.neurons == WHOLE and not with_mlps)
+            rank = int(is_whole_mlp([node.neurons]) and not with_mlps)
         ranks.setdefault(rank, []).append(node)
     taken = [rank for rank in sorted(ranks) if rank < 3] or [3]
     for rank in taken:

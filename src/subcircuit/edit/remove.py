@@ -17,7 +17,7 @@ from subcircuit.edit.checkpoint import CutModel, check_constants, keeps_constant
 from subcircuit.edit.parts import EdgeParts, NodeParts, Parts, Probe, all_nodes, nodes_of
 from subcircuit.edit.replacement import Fill, mean_values, mean_writes, optimal_values, optimal_writes
 from subcircuit.edit.search import OnPoint, RemovalSearch, RemovedParts, find
-from subcircuit.edit.weights import WHOLE, remove_nodes, resolved_layers
+from subcircuit.edit.weights import is_whole_mlp, remove_nodes, resolved_layers
 from subcircuit.entry import entry
 from subcircuit.errors import EditError, GraphError
 from subcircuit.graph import Circuit, Node
@@ -267,7 +267,8 @@ def _fill(model: Transformer, nodes: tuple[Node, ...], means: Means) -> Fill:
     if means.level == "edge":
         return means.fill or "mean"
     for node in nodes:
-        if node.neurons == WHOLE and node.layer is not None and isinstance(model.weights.layers[node.layer].mlp, MixtureWeights):
+        experts = node.layer is not None and isinstance(model.weights.layers[node.layer].mlp, MixtureWeights)
+        if experts and is_whole_mlp([node.neurons]):
             raise EditError(
                 f"{node} is a mixture of experts, which cannot be removed from the weights as a node: use --level edge"
             )

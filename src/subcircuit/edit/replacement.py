@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.edit.weights import WHOLE, Taken, resolved_layers, taken
+from subcircuit.edit.weights import Taken, is_whole_mlp, resolved_layers, taken
 from subcircuit.engine import writer_values
 from subcircuit.errors import EditError, UnknownNameError
 from subcircuit.graph import Circuit, Graph, Node, Scope
@@ -150,7 +150,7 @@ def _of_mlp(
 ) -> Float[Tensor, "part d_model"]:
     """The output of an MLP, or of each part of it, before any norm after it, summed over real positions."""
     weights, x = _mlp_and_input(model, layer, stream)
-    if which == [WHOLE]:
+    if is_whole_mlp(which):
         return mlp(model.config, weights, x)[real].double().sum(0, keepdim=True)
     activations, W_out = neurons(model.config, weights, x[real]).double().sum(0)[:, None], weights.W_out.double()
     return torch.stack([(activations[part] * W_out[part]).sum(0) for part in which])

@@ -42,6 +42,11 @@ class Taken:
     neurons: dict[int, slice] = field(default_factory=dict)
 
 
+def is_whole_mlp(neurons: Sequence[slice | None]) -> bool:
+    """Whether the neurons of some nodes are a whole MLP, with its biases: one node has them all."""
+    return list(neurons) == [WHOLE]
+
+
 def can_be_removed(node: Node) -> bool:
     """Whether a node is a part of the weights: a head, an MLP or neurons of it."""
     return node.layer is not None and (node.column is not None or node.neurons is not None)
@@ -116,7 +121,7 @@ def _mlp(
 ) -> MLPWeights:
     weights = layer.mlp
     assert isinstance(weights, MLPWeights), "families with mixtures of experts are refused before"
-    if neurons == [WHOLE]:
+    if is_whole_mlp(neurons):
         bias = None if weights.b_out is None else weights.b_out * kept[0]
         return replace(weights, W_out=weights.W_out * kept[0], b_out=_sum(bias, fill))
     size = len(weights.W_out)
