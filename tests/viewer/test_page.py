@@ -1,7 +1,7 @@
 """The page in a browser: a report opened from disk, and the same page from the server."""
 
 import re
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 from playwright.sync_api import Page, expect
 
 from subcircuit.graph import Circuit, Expert, Graph, Logits, Neuron, Scope, TopN, select_edges
+from subcircuit.report.layout import Layout
 from subcircuit.report.page import Ranking, Shown, measured_document, report_document, write_report
 from tests.tiny_models import tiny
 from tests.viewer.conftest import EDGES, HOSTILE, Running, Sample, Watched, drawn
@@ -338,6 +339,25 @@ def test_parts_of_a_component_share_its_row_and_have_room(watched: Watched, tmp_
     # the block is as wide as the heads that it stands for
     heads = [boxes[f"a0.h{head}"] for head in range(graph.shape.n_heads)]
     assert boxes["a1"][:2] == pytest.approx((heads[0][0], heads[-1][1]), abs=2)
+
+
+def test_the_map_orders_nodes_as_the_picture_does(watched: Watched, report: str, sample: Sample) -> None:
+    page, circuit = watched.open(report), sample.circuits[0].circuit
+    boxes = {
+        name: (middle, -top)
+        for name, middle, top in page.locator(".node").evaluate_all(
+            "(all) => all.map((n) => [n.dataset.node, n.offsetLeft + n.offsetWidth / 2, n.offsetTop])"
+        )
+    }
+    layout, nodes = Layout(circuit), [node for node in circuit.graph.writers if node.layer is not None]
+    for axis in (0, 1):
+        for one, other in combinations(nodes, 2):
+            in_picture = layout.place(one)[axis] - layout.place(other)[axis]
+            on_page = boxes[str(one)][axis] - boxes[str(other)][axis]
+            if abs(in_picture) < 1e-9:
+                assert abs(on_page) <= 1, (one, other)  # pixels are whole
+            else:
+                assert on_page * in_picture > 0, (one, other)
 
 
 def test_parts_and_places_can_be_pointed_at_and_opened(watched: Watched, tmp_path: Path) -> None:

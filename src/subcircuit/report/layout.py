@@ -1,7 +1,8 @@
 """Layout of a picture's nodes: layers from bottom to top, heads in columns, MLPs in a column of their own on the right.
 
 The grid is that of the whole model, so pictures of one model can be laid side by side. Rows and columns in which the
-circuit has no node are narrower: a circuit of ten edges in thirty layers still fits a page. Units are inches.
+circuit has no node are narrower: a circuit of ten edges in thirty layers still fits a page. Units are inches. The page
+(``page/static/layout.js``) has the same order of rows and columns, at sizes that follow its window.
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
 // Where nodes and edges are. Nodes stand on a grid of layers by components that depends on the graph alone: nothing moves
-// when edges come and go. Places are in pixels of the sheet.
+// when edges come and go. Places are in pixels of the sheet: boxes and names have least sizes that windows and zoom meet
+// differently, so they are computed here and not beside the picture's (report/layout.py), whose order of rows and columns they have.
 
 export const MARGIN = { left: 64, right: 118, top: 34, bottom: 34 };
 const LEAST_ROW = 15, LEAST_COLUMN = 20;
