@@ -16,7 +16,7 @@ from subcircuit.model.load.cache import make_directory
 from subcircuit.report import write_run
 from subcircuit.report.exchange import export_circuit
 from subcircuit.report.page.report import write_report
-from subcircuit.runs.folder import run_in
+from subcircuit.runs import DiscoverSpec, run_in
 from tests.graph.strategies import record
 from tests.tiny_models import tiny_hf
 
@@ -45,7 +45,7 @@ def test_files_and_directories_have_the_modes_of_the_umask(umask: int, tmp_path:
     write_run(CIRCUIT, root / "circuit")
     export_circuit(CIRCUIT, root / "circuit.graphml", "graphml")
     write_report({"title": "t"}, root / "page.html")
-    run_in(root / "run", {}, {}, lambda journal: CIRCUIT.save(root / "run"))
+    run_in(root / "run", DiscoverSpec(model="m", task="t"), {}, lambda journal: CIRCUIT.save(root / "run"))
     make_directory(root / "cache" / "model", lambda folder: save_file(tensors, folder / "model.safetensors"))
     assert len(list(root.rglob("*"))) > 8
     assert wrong_modes(root, umask) == {}

@@ -93,6 +93,13 @@ from .report import to_networkx as to_networkx
 from .report import write_kept as write_kept
 from .report import write_removal as write_removal
 from .report import write_run as write_run
+from .runs import DiscoverSpec as DiscoverSpec
+from .runs import RefineSpec as RefineSpec
+from .runs import Search as Search
+from .runs import Spec as Spec
+from .runs import SweepSpec as SweepSpec
+from .runs import ValidateSpec as ValidateSpec
+from .runs import ZoomSpec as ZoomSpec
 from .runs.pool import Pool as Pool
 from .search import Acdc as Acdc
 from .search import AtpStar as AtpStar

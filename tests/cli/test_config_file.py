@@ -56,7 +56,7 @@ def test_a_run_is_found_again_from_its_own_record(options: tuple[object, ...], s
         for part in ("model", "task", "method", "ablation", "metric", "seed"):
             assert getattr(one.record, part) == getattr(other.record, part)
     # of a run, what was asked for word by word
-    assert read_run(Path("again"))["asked"] == read_run(Path("first"))["asked"]
+    assert read_run(Path("again")).spec == read_run(Path("first")).spec
 
 
 @pytest.mark.parametrize(

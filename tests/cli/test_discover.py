@@ -348,7 +348,7 @@ def test_a_search_ends_with_commands_that_go_on(subcircuit: Run, model: str, pro
 def test_unseen_prompts_are_told_of_first(subcircuit: Run, model: str, many: Path) -> None:
     done = subcircuit("discover", "--model", model, "--task", many, "--scope", "head", "--out", "found")
     assert done.code == 0, done.err
-    assert "set apart: 4 pairs of prompts to judge with, 2 to choose by" in done.err
+    assert "held out: 4 test prompts, 2 validation prompts" in done.err
     lines = done.out.splitlines()
     unseen, search, metric = (
         next(number for number, line in enumerate(lines) if line.startswith(words))
@@ -366,7 +366,7 @@ def test_unseen_prompts_are_told_of_first(subcircuit: Run, model: str, many: Pat
 def test_all_prompts_are_searched_with_where_that_is_asked_for_and_loudly(subcircuit: Run, model: str, prompts: Path) -> None:
     done = subcircuit("discover", "-m", model, "-t", prompts, "--scope", "block", "--split", "100/0/0", "--out", "found")
     assert done.code == 0, done.err
-    assert "warning: no prompts were held out" in done.err
+    assert "warning: the split has no test prompts" in done.err
     assert "not measured: every prompt was searched with" in done.out
     content = subcircuit("show", "found", "--json").json
     assert (content["test"], content["search"]["examples"]) == (None, 6)

@@ -18,11 +18,12 @@ from subcircuit import io
 from subcircuit.cli.main import main
 from subcircuit.errors import RunError
 from subcircuit.graph import Circuit
-from subcircuit.runs import SqliteJournal, run_in
+from subcircuit.runs import DiscoverSpec, SqliteJournal, run_in
 from subcircuit.runs.lock import locked
 from tests.cli.conftest import Output
 
 Run = Callable[..., Output]
+SPEC = DiscoverSpec(model="m", task="t")
 # on an old journal as on a new one, every result is a transaction of its own
 pytestmark = pytest.mark.usefixtures("at_once")
 
@@ -161,14 +162,30 @@ def test_other_commands_lose_nothing(subcircuit: Run, model: str, many: Path, ar
 def test_what_a_command_does_not_have_is_refused_when_it_is_resumed(subcircuit: Run) -> None:
     assert subcircuit("validate", "and-gate", "--method", "random", "--out", "run").code == 0
     refused = subcircuit("resume", "run", "--threshold", 0.5)
-    assert (refused.code, "--threshold: run is of subcircuit validate" in refused.err) == (2, True)
+    assert (refused.code, "--threshold: run is a run of subcircuit validate" in refused.err) == (2, True)
     refused = subcircuit("resume", "run", "--workers", 0)
     assert (refused.code, "workers is 0" in refused.err) == (2, True)
     asked = json.loads(Path("run/run.json").read_text())
     for broken in ({"command": "rm"}, {"command": "validate", "seed": [1]}, "validate", {"command": ["a"]}):
-        Path("run/run.json").write_text(json.dumps({**asked, "asked": broken}))
+        Path("run/run.json").write_text(json.dumps({**asked, "spec": broken}))
         refused = subcircuit("resume", "run")
-        assert (refused.code, "Nothing was touched" in refused.err) == (2, True)
+        assert (refused.code, "Nothing was changed" in refused.err) == (2, True)
+
+
+def test_a_run_of_the_first_format_resumes_to_the_same_bits(subcircuit: Run, model: str, prompts: Path) -> None:
+    assert subcircuit(*options(model, prompts), "whole").code == 0
+    assert killed_after([*options(model, prompts), "run"], 3, 99) == -signal.SIGKILL
+    file = Path("run/run.json")
+    content = json.loads(file.read_text())
+    fields = content["spec"] | {"settings": None, "target": None, "out": None, "json": False, "config": None}
+    file.write_text(json.dumps({"format": 1, "asked": fields, "found": content["identity"]}))
+    with sqlite3.connect("run/journal.sqlite") as database:
+        database.execute("update about set value = ? where name = 'run.json'", (io.digest_of(file),))
+    assert "run" in subcircuit("runs", ".").out
+    done = subcircuit("resume", "run", "--model", model, "--task", prompts)
+    assert done.code == 0, done.err
+    assert json.loads(file.read_text())["format"] == 1
+    assert Circuit.load("run").names == Circuit.load("whole").names
 
 
 def said_by(arguments: list[str], before: Callable[[], None]) -> tuple[int, str]:
@@ -306,10 +323,10 @@ def test_another_configuration_is_refused_with_the_difference(subcircuit: Run, m
 @pytest.mark.parametrize("name", ["weights", "config", "tokenizer", "prompts", "dtype", "device", "torch"])
 def test_a_run_does_not_go_on_with_anything_else(tmp_path: Path, name: str) -> None:
     found = {name: "one", "same": "same"}
-    run_in(tmp_path / "run", {"seed": 0}, found, lambda journal: journal.record("unit", b"result"))
+    run_in(tmp_path / "run", SPEC, found, lambda journal: journal.record("unit", b"result"))
     before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
-    with pytest.raises(RunError, match=f"begun with something else: {name} was one, is another"):
-        run_in(tmp_path / "run", {"seed": 0}, {**found, name: "another"}, lambda journal: None)
+    with pytest.raises(RunError, match=f"started with something else: {name} was one, is another"):
+        run_in(tmp_path / "run", SPEC, {**found, name: "another"}, lambda journal: None)
     assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
 
 

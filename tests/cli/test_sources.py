@@ -107,7 +107,7 @@ def test_options_of_a_run_are_those_of_its_own_model(subcircuit: Run, run: Path,
         records = [Circuit.load(path).record for path in (run, Path(out))]
         assert records[0] is not None and records[1] is not None
         assert records[0].model == records[1].model
-        assert read_run(Path(out))["asked"]["model"] == NAME
+        assert read_run(Path(out)).fields["model"] == NAME
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_a_run_goes_on_with_its_own_model_and_prompts(
     refused = subcircuit("resume", tmp_path / "runs" / "mine")
     assert (refused.code, "give --model PATH" in refused.err) == (2, True)
     refused = subcircuit("resume", tmp_path / "runs" / "mine", "--model", model)
-    assert (refused.code, "was begun with many.jsonl" in refused.err, "give --task PATH" in refused.err) == (2, True, True)
+    assert (refused.code, "was started with many.jsonl" in refused.err, "give --task PATH" in refused.err) == (2, True, True)
 
 
 def test_models_are_told_apart_by_their_weights() -> None:

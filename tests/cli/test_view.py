@@ -13,10 +13,16 @@ import uvicorn
 from subcircuit.cli.circuits import shown_circuits
 from subcircuit.errors import Stopped
 from subcircuit.graph import Circuit
-from subcircuit.runs import ProgressFile, SqliteJournal, run_in
+from subcircuit.runs import DiscoverSpec, ProgressFile, SqliteJournal, SweepSpec, ValidateSpec, run_in
 from subcircuit.search import Round, Step
 from subcircuit.viewer.run_folders import progress_of
 from tests.cli.conftest import Output
+
+SPECS = {
+    "discover": DiscoverSpec(model="m", task="t"),
+    "sweep": SweepSpec(model="m", task="t", methods=["eap"]),
+    "validate": ValidateSpec(case="and-gate"),
+}
 
 
 @pytest.fixture
@@ -72,7 +78,7 @@ def test_of_a_run_without_a_circuit_it_is_said_why(
             raise Stopped("stopped")
 
     with nullcontext() if works else pytest.raises(Stopped):
-        run_in(Path("run"), {"command": command}, {}, work)
+        run_in(Path("run"), SPECS[command], {}, work)
     refused = subcircuit("view", "run")
     assert refused.code == 2
     assert words in refused.err

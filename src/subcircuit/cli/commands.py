@@ -6,6 +6,7 @@ Listing the commands, completing their names and ``--help`` of the group import 
 from collections.abc import Callable
 from functools import cached_property, partial
 from importlib import import_module
+from inspect import getdoc
 from typing import Any, NamedTuple, get_args, get_origin
 
 import typer
@@ -20,17 +21,27 @@ class Entry(NamedTuple):
         name: the command's name.
         about: the first paragraph of its help.
         place: ``module:name`` of its function or Typer. Default: the function of the command's name in the module of that name.
+        options: module and name of a function that makes the command's arguments from its options, if the command itself takes
+            no options.
+        without: options of that function that the command does not have.
     """
 
     name: str
     about: str
     place: str = ""
+    options: str = ""
+    without: tuple[str, ...] = ()
 
 
 COMMANDS: dict[str, tuple[Entry, ...]] = {
     "Find circuits": (
-        Entry("discover", "Find the circuit with which a model carries out a task."),
-        Entry("estimate", "Predict what `subcircuit discover` with the same options would take: trials, time and memory."),
+        Entry("discover", "Find the circuit with which a model carries out a task.", options="discover:options"),
+        Entry(
+            "estimate",
+            "Predict the trials, time and memory of `subcircuit discover` with the same options.",
+            options="discover:options",
+            without=("out",),
+        ),
         Entry("refine", "Grow and prune a circuit until it is faithful on prompts it has not seen."),
         Entry("zoom", "Look inside one node: search its parts' edges, all other edges staying as they are."),
         Entry("neurons", "Rank all MLP neurons by attribution, and measure the model with only the best neurons."),
@@ -40,7 +51,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         ),
     ),
     "Runs": (
-        Entry("resume", "Go on with what was stopped: the result is that of a run that was not, to the last bit.", "runs:resume"),
+        Entry("resume", "Resume an interrupted run. The result is bit-identical to that of an uninterrupted one.", "runs:resume"),
         Entry("runs", "List the runs in a directory: done, running or stopped."),
         Entry("verify", "Check that a run is as it was written, to the last bit, and name what is not.", "runs:verify"),
     ),
@@ -127,22 +138,35 @@ class LazyCommand(TyperCommand):
 
     def __init__(self, entry: Entry):
         super().__init__(entry.name, help=entry.about)
-        self._place = entry.place or f"{entry.name}:{entry.name}"
+        self._entry = entry
 
     @cached_property
     def command(self) -> Any:
         """The command with its options, imported from its module."""
-        module, _, name = self._place.partition(":")
-        found: typer.Typer | Callable[..., None] = getattr(import_module(f"subcircuit.cli.{module}"), name)
+        entry = self._entry
+        found: typer.Typer | Callable[..., None] = _from_module(entry.place or f"{entry.name}:{entry.name}")
         if isinstance(found, typer.Typer):
             return get_command(found)
         alone = typer.Typer(add_completion=False)
-        alone.command(self.name, cls=Command)(found)
-        return get_command(alone)
+        if not entry.options:
+            alone.command(self.name, cls=Command)(found)
+            return get_command(alone)
+        alone.command(self.name, cls=Command, help=getdoc(found))(_from_module(entry.options))
+        command: Any = get_command(alone)
+        command.params = [parameter for parameter in command.params if parameter.name not in entry.without]
+        made = command.callback
+        command.callback = lambda **given: found(*made(**given))
+        return command
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         """A context of the imported command, which then runs."""
         return self.command.make_context(*args, **extra)
+
+
+def _from_module(place: str) -> Any:
+    """The value at ``module:name`` of the command line."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"subcircuit.cli.{module}"), name)
 
 
 class Commands(TyperGroup):

@@ -14,10 +14,11 @@ from subcircuit.errors import SettingsError, UnknownNameError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from subcircuit.graph import Record
-
 _LARGEST = 1 << 20
 _ENDS = (".yaml", ".yml", ".toml", ".json")
+# options that are tables of NAME=VALUE, and options that may be repeated
+_TABLES = ("set", "settings", "target")
+_LISTS = (*_TABLES, "method", "methods")
 
 
 @no_type_check  # Typer passes a context that is not of the class by which it asks us to name it
@@ -79,7 +80,7 @@ def _read(file: Path) -> tuple[dict[str, Any], bool]:
     if suffix not in _ENDS:
         raise SettingsError(f"--config {file}: expected a .yaml or .toml file, a run.json or circuit.json, or their directory")
     if suffix == ".json":
-        return _asked(file) if file.name == "run.json" else _recorded(file), True
+        return _of_run(file) if file.name == "run.json" else _of_circuit(file), True
     try:
         with file.open("rb") as stream:
             text = stream.read(_LARGEST + 1)
@@ -120,8 +121,8 @@ def _value(file: Path, key: str, value: Any) -> Any:
         case bool() | int() | float() | str():
             return value
         case list() if all(isinstance(item, str | int | float) for item in value):
-            return [str(item) for item in value] if key in ("set", "settings", "method", "methods") else ",".join(map(str, value))
-        case dict() if key == "set":
+            return [str(item) for item in value] if key in _LISTS else ",".join(map(str, value))
+        case dict() if key in _TABLES:
             return [f"{name}={_word(file, key, one)}" for name, one in _flat(value)]
         case _:
             raise SettingsError(f"{file}: {key} is neither a text, a number, a switch nor a list of them")
@@ -144,59 +145,28 @@ def _word(file: Path, key: str, value: Any) -> str:
     return str(value)
 
 
-def _asked(file: Path) -> dict[str, Any]:
-    """The options with which a run was begun, apart from where it is and how its result is printed."""
+def _of_run(file: Path) -> dict[str, Any]:
+    """The options of a run."""
     from subcircuit.runs import read_run, run_sources
 
     run = read_run(file.parent)
-    asked = {name: value for name, value in run["asked"].items() if name not in ("out", "json")}
-    return asked | _in_place(asked, run_sources(file.parent, asked, run["found"]))
+    return run.fields | _paths(run.fields, run_sources(file.parent, run.fields, run.identity))
 
 
-def _in_place(options: dict[str, Any], places: "Mapping[str, str | None]") -> dict[str, str]:
-    """Names as the paths that they stand for; what is not here as a path too, so that nothing else of that name is taken."""
-    return {name: f"./{options[name]}" if place is None else place for name, place in places.items()}
-
-
-def _prompts(record: "Record") -> dict[str, Any]:
-    """How many prompts were asked for, and how they were drawn and divided: the split's own words where there is one."""
-    made = None if record.task.split is None else record.task.split.settings
-    if made is None:
-        return {"seed": record.seed, **{name: record.task.parameters.get(name) for name in ("examples", "bos")}}
-    shares = None if made.split is None else "/".join(f"{share:g}" for share in made.split)
-    return {"seed": made.seed, "examples": made.examples, "bos": made.bos, "split": shares}
-
-
-def _recorded(file: Path) -> dict[str, Any]:
-    """The options with which a circuit was found."""
+def _of_circuit(file: Path) -> dict[str, Any]:
+    """The options of the search that found a circuit."""
     from subcircuit.graph import Circuit
     from subcircuit.runs import run_sources
+    from subcircuit.runs.spec import DiscoverSpec
 
     circuit = Circuit.load(file)
-    record = circuit.record
-    if record is None:
-        raise SettingsError(f"--config {file}: the circuit does not say how it was found")
-    method = dict(record.method.parameters)
-    chosen = {name: method.pop(name, None) for name in ("select", "n", "least", "by")}
-    selection: dict[str, Any] = {"by": chosen["by"]} if chosen["select"] else {}
-    match chosen["select"]:
-        case "threshold":
-            selection |= {"threshold": chosen["least"]}
-        case "top-n" | "greedy":
-            selection |= {"edges": str(chosen["n"]), "greedy": chosen["select"] == "greedy"}
-    revision = record.model.revision
-    options = {
-        "model": record.model.name,
-        "revision": None if revision is None or revision.startswith("sha256:") else revision,
-        "dtype": record.model.dtype,
-        "task": record.task.parameters.get("file", record.task.name),
-        **_prompts(record),
-        "metric": record.metric,
-        "ablation": record.ablation,
-        "scope": str(circuit.graph.scope),
-        "method": record.method.name,
-        "set": method,
-        **selection,
-    }
-    digests = {"model_files": revision, "prompt_file": record.task.parameters.get("sha256")}
-    return options | _in_place(options, run_sources(file, options, digests))
+    if circuit.record is None:
+        raise SettingsError(f"--config {file}: the circuit has no record of how it was found")
+    options = DiscoverSpec.of_circuit(circuit).model_dump(mode="json")
+    digests = {"model_files": circuit.record.model.revision, "prompt_file": circuit.record.task.parameters.get("sha256")}
+    return options | _paths(options, run_sources(file, options, digests))
+
+
+def _paths(options: dict[str, Any], sources: "Mapping[str, str | None]") -> dict[str, str]:
+    """Paths of the files that options name; a file that is not found stays a path, so that nothing else of its name is taken."""
+    return {name: f"./{options[name]}" if source is None else source for name, source in sources.items()}

@@ -2,8 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -21,11 +20,13 @@ from subcircuit.cli.arguments import (
     TaskName,
 )
 from subcircuit.cli.config_file import Config
+from subcircuit.cli.output import Output
 from subcircuit.cli.pool import Ray, Workers, pool_of
+from subcircuit.runs.spec import DiscoverSpec, parse_settings, parse_targets
 
 if TYPE_CHECKING:
-    from subcircuit.cli.journal import Begun
     from subcircuit.search.journal import Journal
+    from subcircuit.tasks import Split as Prompts
 
 _METHOD = "Options of the method; without them, its defaults"
 _SELECTION = "Which edges make the circuit, for methods that score them"
@@ -116,7 +117,7 @@ By: TypeAlias = Annotated[
 ]
 
 
-def discover(
+def options(
     model: ModelName,
     task: TaskName,
     examples: Examples = None,
@@ -150,64 +151,95 @@ def discover(
     edges: Edges = None,
     greedy: Greedy = False,
     by: By = "absolute",
-) -> None:
+) -> tuple[DiscoverSpec, Output]:
+    """The spec of a search, and where its result goes."""
+    flags = {
+        "coarse_to_fine": coarse_to_fine or None,
+        "whole_input": whole_input,
+        "absolute": absolute,
+        "head_order": head_order,
+        "direction": direction,
+        "speculation": speculation,
+        "batch_size": batch_size,
+    }
+    spec = DiscoverSpec(
+        model=model,
+        task=task,
+        examples=examples,
+        split=split,
+        seed=seed,
+        method=method or "",
+        target=parse_targets(target or ()),
+        metric=metric,
+        ablation=ablation,
+        scope=scope,
+        kv=kv,
+        split_embeddings=split_embeddings,
+        bos=bos,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        threshold=threshold,
+        settings={name: value for name, value in flags.items() if value is not None} | parse_settings(settings or ()),
+        workers=workers,
+        ray=ray,
+        edges=edges,
+        greedy=greedy,
+        by=by,
+    )
+    return spec, Output(out, json)
+
+
+def discover(spec: DiscoverSpec, output: Output) -> None:
     """Find the circuit with which a model carries out a task.
 
-    What it does on prompts that were not searched with is measured then, and told of first. Writes circuit.json,
-    scores.safetensors, circuit.svg and circuit.png, and a journal from which `subcircuit resume` goes on where the search was
-    stopped. Nothing that exists is overwritten.
+    Measures it on prompts that the search did not use and reports that first. Writes circuit.json, scores.safetensors,
+    circuit.svg and circuit.png, and a journal with which `subcircuit resume` continues an interrupted search. Never overwrites
+    files that exist.
     """
-    search_for({"command": "discover", **locals()})
-
-
-def search_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
-    """Begin a search with these options of ``discover``, or go on with one."""
     from subcircuit.cli.console import messages
-    from subcircuit.cli.journal import directory_for, keep, save_found
+    from subcircuit.cli.output import save_found
     from subcircuit.cli.progress import both, in_words, watch
-    from subcircuit.cli.request import told_of, understood, with_method
     from subcircuit.cli.summary import print_run
-    from subcircuit.evaluate import discover as search
+    from subcircuit.evaluate import discover_split
     from subcircuit.graph import Circuit
     from subcircuit.runs import ProgressFile, identity
     from subcircuit.search.memory import shortage
     from subcircuit.tasks import competence, shortfall
 
-    asked = with_method(asked)
-    o = SimpleNamespace(**asked)
-    # what can be refused is refused before anything large is loaded
-    options = understood(o)
-    directory = directory_for(begun, o.out, o.task, o.model)
+    spec.check()
+    directory = output.directory(spec.task, spec.model)
     with watch(messages()) as watcher:
-        pool = pool_of(o.workers, o.ray, watcher.say)
-        at = options.load(watcher.say)
-        lacking = shortfall(at.problem.model, at.problem.task, competence(at.problem.model, at.problem.task))
-        if lacking is not None:
-            watcher.say(f"warning: {lacking}")
-        short = shortage(at.problem, options.config.memory(at.problem))
-        if short is not None:
-            watcher.say(f"warning: {short}")
-        for line in told_of(at.split):
-            watcher.say(line)
-        watcher.say(f"searching for the circuit of {at.problem.task.name}, {len(at.problem.task.pairs)} pairs of prompts")
+        pool = pool_of(spec.workers, spec.ray, watcher.say)
+        loaded = spec.load(watcher.say)
+        problem, split = loaded.problem, loaded.split
+        lacking = shortfall(problem.model, problem.task, competence(problem.model, problem.task))
+        short = shortage(problem, loaded.method.memory(problem))
+        for warning in (lacking, short):
+            if warning is not None:
+                watcher.say(f"warning: {warning}")
+        watcher.say(_held_out(split))
+        watcher.say(f"searching for the circuit of {problem.task.name}, {len(problem.task.pairs)} pairs of prompts")
 
         def work(journal: "Journal") -> None:
-            shown = ProgressFile(directory, Circuit.empty(at.problem.graph), in_words())
-
-            searching = partial(
-                search,
-                at.problem.model,
-                at.split,
-                method=options.config,
-                metric=o.metric,
-                ablation=options.ablation,
-                scope=options.scope,
-                selection=at.selection,
-            )
-            told = both(watcher.step, shown.step)
-            result = pool.run(searching, journal, say=watcher.say, on_step=told)
+            shown = ProgressFile(directory, Circuit.empty(problem.graph), in_words())
+            how = {"selection": loaded.selection, "learning": loaded.learning}
+            searching = partial(discover_split, problem, loaded.method, split, **how)
+            result = pool.run(searching, journal, say=watcher.say, on_step=both(watcher.step, shown.step))
             save_found(result, directory)
             shown.end()
 
-        keep(asked, identity(at.problem.model, at.split), (directory, begun), work, watcher.say)
-    print_run(directory, Circuit.load(directory), as_json=o.json, given={"model": o.model, "task": o.task})
+        output.run(directory, spec, identity(problem.model, split), work, watcher.say)
+    print_run(directory, Circuit.load(directory), as_json=output.json, given={"model": spec.model, "task": spec.task})
+
+
+def _held_out(split: "Prompts") -> str:
+    """A line about the prompts that the search does not use."""
+    parts = split.parts
+    if "test" not in parts:
+        return (
+            "warning: the split has no test prompts, so nothing can show how the circuit does on new prompts: a circuit does better "
+            "on the prompts that it was found with"
+        )
+    chosen = f", {len(parts['validation'])} validation prompts" if "validation" in parts else ""
+    return f"held out: {len(parts['test'])} test prompts{chosen}"

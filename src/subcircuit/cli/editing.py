@@ -192,6 +192,6 @@ def _tells(metric: object) -> bool:
 
 
 def _bos(circuit: "Circuit") -> "BosPolicy":
-    from subcircuit.cli.options import bos_policy
+    from subcircuit.tasks import bos_policy
 
     return bos_policy("auto" if circuit.record is None else str(circuit.record.task.parameters.get("bos", "auto")))

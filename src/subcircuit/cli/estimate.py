@@ -1,54 +1,39 @@
 """``subcircuit estimate``: what a search would cost."""
 
-import inspect
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from subcircuit.cli.discover import discover
+from subcircuit.cli.output import Output
+from subcircuit.runs.spec import DiscoverSpec
 
 if TYPE_CHECKING:
     from subcircuit.search.estimate import Estimate
 
 
-def estimate(**asked: Any) -> None:
-    """Predict what `subcircuit discover` with the same options would take: trials, time and memory.
+def estimate(spec: DiscoverSpec, output: Output) -> None:
+    """Predict the trials, time and memory of `subcircuit discover` with the same options.
 
-    Runs small parts of the search and measures them, for acdc an outline of it on up to 8 pairs of prompts. Writes nothing.
+    Runs small parts of the search and measures them; for acdc, an outline of the search on up to 8 pairs of prompts. Writes nothing.
     """
     from subcircuit.cli.console import messages, print_json, print_rows, results
     from subcircuit.cli.progress import watch
-    from subcircuit.cli.request import understood, with_method
     from subcircuit.errors import SettingsError
     from subcircuit.search.estimate import estimate as predict
     from subcircuit.search.memory import shortage
 
-    o = SimpleNamespace(**with_method(asked))
-    options = understood(o)
-    if o.coarse_to_fine:
-        raise SettingsError("estimate knows searches at one level: leave out --coarse-to-fine, with which it should take less")
+    spec.check()
+    if spec.settings.get("coarse_to_fine"):
+        raise SettingsError("estimate cannot predict --coarse-to-fine: leave it out, the search with it should take less")
     with watch(messages()) as watcher:
-        at = options.load(watcher.say)
-        short = shortage(at.problem, options.config.memory(at.problem))
+        loaded = spec.load(watcher.say)
+        short = shortage(loaded.problem, loaded.method.memory(loaded.problem))
         if short is not None:
             watcher.say(f"warning: {short}")
         watcher.say("running small parts of the search")
-        learning = None if isinstance(options.ablation, str) else options.ablation
-        found = predict(at.problem, options.config, learning)
-    if o.json:
+        found = predict(loaded.problem, loaded.method, loaded.learning)
+    if output.json:
         print_json(_as_json(found))
     else:
         print_rows(_rows(found), results())
-
-
-def _take_options() -> None:
-    """The options of ``discover``, which writes what it finds, where this does not."""
-    signature = inspect.signature(discover)
-    parameters = [parameter for name, parameter in signature.parameters.items() if name != "out"]
-    setattr(estimate, "__signature__", signature.replace(parameters=parameters))  # noqa: B010 - a function has no such field
-    estimate.__annotations__ = {p.name: p.annotation for p in parameters}
-
-
-_take_options()
 
 
 def _rows(found: "Estimate") -> list[tuple[str, ...]]:

@@ -44,12 +44,12 @@ def evaluate(
 ) -> None:
     """Measure the faithfulness and completeness of a circuit, and of random circuits of its size."""
     from subcircuit.cli.console import messages, print_json
-    from subcircuit.cli.options import ranked_by
     from subcircuit.cli.problem import Overrides, ready
     from subcircuit.cli.progress import watch
     from subcircuit.evaluate import judge
+    from subcircuit.graph import ranking_named
 
-    order = ranked_by(by)
+    order = ranking_named(by)
     given = Overrides(model, revision, device, dtype, task, examples, seed, metric, ablation)
     with watch(messages()) as watcher:
         pool = pool_of(workers, ray, watcher.say)

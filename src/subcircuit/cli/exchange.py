@@ -110,13 +110,12 @@ def mib_submission(
 ) -> None:
     """Write and check a folder for MIB's circuit localization track, or only check one."""
     from subcircuit.cli.console import print_json
-    from subcircuit.cli.options import ranked_by
-    from subcircuit.graph import Circuit
+    from subcircuit.graph import Circuit, ranking_named
     from subcircuit.report.exchange.mib_submission import check_submission, write_submission
 
     if (check is None) == (out is None) or (check is not None and paths):
         raise SettingsError("give directories of circuits and --out FOLDER, or only --check FOLDER")
-    order, ending, folder = ranked_by(by), _suffix(suffix), check or out
+    order, ending, folder = ranking_named(by), _suffix(suffix), check or out
     assert folder is not None
     if check is not None:
         entries = check_submission(check)

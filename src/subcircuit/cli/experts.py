@@ -32,12 +32,11 @@ def experts(
 ) -> None:
     """Measure whether routing to experts carries a behaviour: routes, and effects of cutting router inputs."""
     from subcircuit.cli.console import messages, print_json
-    from subcircuit.cli.options import bos_policy
     from subcircuit.cli.progress import watch
     from subcircuit.evaluate import routing
     from subcircuit.model import load_model
     from subcircuit.search import Problem
-    from subcircuit.tasks import check_task, load_task
+    from subcircuit.tasks import bos_policy, check_task, load_task
     from subcircuit.tasks import metric as metric_named
 
     policy = bos_policy(bos)

@@ -1,30 +1,26 @@
-"""What `zoom` and `refine` share: a finished circuit searched further, on the prompts that it was found with."""
+"""The part that `zoom` and `refine` share: search a finished circuit further, on the prompts that it was found with."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from subcircuit.cli.output import Output
+
 if TYPE_CHECKING:
-    from subcircuit.cli.journal import Begun
     from subcircuit.graph import Circuit
+    from subcircuit.runs.spec import RefineSpec, ZoomSpec
     from subcircuit.search import Problem
     from subcircuit.search.journal import Journal
 
 Begin: TypeAlias = Callable[["Problem", Callable[[str], None]], Callable[..., Any]]
-"""From the behaviour of a circuit, and whom to tell of it, to a search that keeps to a journal."""
+"""A function of a circuit's problem and of a function that prints a line; returns a search that takes a journal."""
 
 
-def search_further(asked: dict[str, Any], circuit: "Circuit", begun: "Begun | None", begin: Begin) -> None:
-    """Search a circuit further and write what is found, with its numbers on the run's own prompts.
-
-    Args:
-        asked: the command's options; ``path`` is where the circuit is.
-        begun: a run to go on with; None begins one.
-    """
+def search_further(spec: "ZoomSpec | RefineSpec", circuit: "Circuit", output: Output, begin: Begin) -> None:
+    """Search a circuit further and write the result, with its numbers on the run's own prompts."""
     from subcircuit.cli.console import messages
-    from subcircuit.cli.journal import directory_for, keep, save_found
+    from subcircuit.cli.output import save_found
     from subcircuit.cli.pool import pool_of
     from subcircuit.cli.problem import Overrides, as_found, split_of, task_named
     from subcircuit.cli.progress import both, in_words, watch
@@ -33,15 +29,15 @@ def search_further(asked: dict[str, Any], circuit: "Circuit", begun: "Begun | No
     from subcircuit.graph import Circuit
     from subcircuit.runs import ProgressFile, identity
 
-    o, record = SimpleNamespace(**asked), circuit.record
+    record = circuit.record
     name, model = (record.task.name, record.model.name) if record else ("circuit", "model")
-    directory = directory_for(begun, o.out, name, model)
+    directory = output.directory(name, model)
     with watch(messages()) as watcher:
-        pool = pool_of(asked.get("workers", 1), asked.get("ray"), watcher.say)
-        given = Overrides(model=o.model, revision=o.revision, device=o.device, dtype=o.dtype, task=o.task)
-        problem = as_found(o.path, circuit, given, watcher.say)
+        pool = pool_of(spec.workers, spec.ray, watcher.say)
+        given = Overrides(model=spec.model, revision=spec.revision, device=spec.device, dtype=spec.dtype, task=spec.task)
+        problem = as_found(spec.path, circuit, given, watcher.say)
         transformer = problem.model
-        split = split_of(circuit, task_named(o.path, circuit, given), transformer)
+        split = split_of(circuit, task_named(spec.path, circuit, given), transformer)
         if split is not None and split.validation is not None:
             problem = replace(problem, validation=split.validation.to(transformer.device))
         search = begin(problem, watcher.say)
@@ -59,5 +55,5 @@ def search_further(asked: dict[str, Any], circuit: "Circuit", begun: "Begun | No
             **identity(transformer, split or problem.task),
             "circuit": sha256("\n".join(circuit.names).encode()).hexdigest(),
         }
-        keep(asked, digests, (directory, begun), work, watcher.say)
-    print_run(directory, Circuit.load(directory), as_json=o.json, given={"model": o.model, "task": o.task})
+        output.run(directory, spec, digests, work, watcher.say)
+    print_run(directory, Circuit.load(directory), as_json=output.json, given={"model": spec.model, "task": spec.task})

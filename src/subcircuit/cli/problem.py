@@ -304,6 +304,6 @@ def _bos(record: "Record") -> "BosPolicy":
 
 
 def _policy(bos: str) -> "BosPolicy":
-    from subcircuit.cli.options import bos_policy
+    from subcircuit.tasks import bos_policy
 
     return bos_policy(bos)

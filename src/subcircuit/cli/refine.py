@@ -8,10 +8,11 @@ import typer
 
 from subcircuit.cli.arguments import Device, DtypeNow, JsonSummary, ModelNow, RevisionNow
 from subcircuit.cli.discover import Settings, Target
+from subcircuit.cli.output import Output
 from subcircuit.cli.pool import Ray, Workers
+from subcircuit.runs.spec import RefineSpec, parse_settings, parse_targets
 
 if TYPE_CHECKING:
-    from subcircuit.cli.journal import Begun
     from subcircuit.search import Problem
 
 
@@ -34,26 +35,40 @@ def refine(
     Works on the search prompts of the run and judges by its validation prompts. Writes a directory as `discover` does, with
     the circuit after every round: path.json, path.csv and path.svg. `subcircuit show DIR --edges 150` takes another size from it.
     """
-    refine_for({"command": "refine", **locals()})
+    refine_run(
+        RefineSpec(
+            path=path,
+            target=parse_targets(target or ()),
+            settings=parse_settings(settings or ()),
+            model=model,
+            task=task,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            workers=workers,
+            ray=ray,
+        ),
+        Output(out, json),
+    )
 
 
-def refine_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
-    """Begin with these options of ``refine``, or go on."""
+def refine_run(spec: RefineSpec, output: Output) -> None:
+    """Refine a circuit as a spec says, or resume such a refinement."""
     from functools import partial
 
     from subcircuit.cli.further import search_further
-    from subcircuit.cli.options import configured
-    from subcircuit.cli.request import targets
     from subcircuit.graph import Circuit
     from subcircuit.search import refine_circuit
 
-    config = configured("refine", targets(asked["target"]), asked["settings"] or ())
-    circuit = Circuit.load(asked["path"])
+    config = spec.configured()
+    circuit = Circuit.load(spec.path)
 
     def begin(problem: "Problem", say: Callable[[str], None]) -> Callable[..., Any]:
         if problem.validation is None:
-            say("warning: this run set no validation prompts apart: the prompts of the search judge, and may be fitted to")
+            say(
+                "warning: this run has no validation prompts: targets are checked on the search prompts, which the circuit may fit"
+            )
         say(f"refining {circuit.n_edges:,} edges on the {len(problem.task)} pairs of prompts of the search")
         return partial(refine_circuit, problem, circuit, config)
 
-    search_further(asked, circuit, begun, begin)
+    search_further(spec, circuit, output, begin)

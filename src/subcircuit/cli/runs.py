@@ -1,8 +1,7 @@
 """``subcircuit resume``, ``runs`` and ``verify``: runs that were begun."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +11,8 @@ from subcircuit.cli.pool import PANEL, Ray
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from subcircuit.cli.journal import Begun
+    from subcircuit.cli.output import Output
+    from subcircuit.runs import RunFile, Spec
 
 _RUN = typer.Argument(metavar="DIR", help="A directory that `discover`, `zoom`, `sweep` or `validate` wrote.")
 
@@ -35,8 +35,8 @@ def resume(
     ray: Ray = None,
     json: JsonSummary = False,
 ) -> None:
-    """Go on with what was stopped: the result is that of a run that was not, to the last bit."""
-    from subcircuit.cli.journal import Begun
+    """Resume an interrupted run. The result is bit-identical to that of an uninterrupted one."""
+    from subcircuit.cli.output import Output
     from subcircuit.cli.summary import print_run
     from subcircuit.errors import RunError, SettingsError
     from subcircuit.graph import Circuit
@@ -45,66 +45,65 @@ def resume(
 
     given = {"model": model, "task": task, "path": circuit, "threshold": threshold, "edges": edges}
     changes = {name: value for name, value in given.items() if value is not None}
-    by_whom = {name: value for name, value in {"workers": workers, "ray": ray}.items() if value is not None}
-    begun = read_run(path)
-    go_on, asked = _asked_of(path, begun["asked"])
-    if foreign := [name for name in {**changes, **by_whom} if name not in asked]:
+    processes = {name: value for name, value in {"workers": workers, "ray": ray}.items() if value is not None}
+    run = read_run(path)
+    try:
+        spec = run.spec
+    except SettingsError as error:
+        raise RunError(f"{path / 'run.json'} is damaged: {error}. Nothing was changed.") from None
+    fields = type(spec).model_fields
+    if foreign := [name for name in changes if name not in fields]:
         option = "circuit" if foreign[0] == "path" else foreign[0]
-        raise SettingsError(f"--{option}: {path} is of subcircuit {asked['command']}, which has none")
+        raise SettingsError(f"--{option}: {path} is a run of subcircuit {spec.command}, which has no such option")
     done = (path / "checksums.json").exists() and fork is None
     if done and (broken := damage(path)):
         raise RunError("; ".join(broken))
     if done and not changes and (path / "circuit.json").exists():
         print_run(path, Circuit.load(path), as_json=json)
         return
-    changes = {**_places(path, begun, set(changes)), **changes}
-    if "path" in asked:
-        # of what was looked into, the last part of the path is recorded
-        changes.setdefault("path", path.absolute().parent / asked["path"])
-    go_on(
-        {**asked, **changes, **by_whom, "json": json}, Begun(path) if fork is None else Begun(new_directory(fork, "", ""), path)
+    changes = {**_sources(path, run, set(changes)), **changes}
+    if "path" in fields:
+        # the recorded path of the circuit is its last part
+        changes.setdefault("path", path.absolute().parent / run.fields["path"])
+    output = (
+        Output(json=json, resumed=path) if fork is None else Output(json=json, resumed=new_directory(fork, "", ""), source=path)
     )
+    _resume(spec.changed(**changes, **processes), output)
 
 
-def _places(path: Path, begun: "Mapping[str, Any]", given: "Collection[str]") -> dict[str, Any]:
-    """Where the model and the prompts of a run are now that the user does not give, found again by their digests."""
+def _sources(path: Path, run: "RunFile", given: "Collection[str]") -> dict[str, Any]:
+    """The current paths of the model and the prompts of a run, found by their digests, unless the user gives them."""
     from subcircuit.errors import RunError
     from subcircuit.runs import run_sources
 
-    places = {name: place for name, place in run_sources(path, begun["asked"], begun["found"]).items() if name not in given}
-    for name, place in places.items():
-        if place is None:
+    sources = {name: source for name, source in run_sources(path, run.fields, run.identity).items() if name not in given}
+    for name, source in sources.items():
+        if source is None:
             raise RunError(
-                f"{path} was begun with {begun['asked'][name]}, of which nothing near the run or the working directory has the digest: "
+                f"{path} was started with {run.fields[name]}, and no file near the run or the working directory has its digest: "
                 f"give --{name} PATH"
             )
-    return places
+    return sources
 
 
-def _asked_of(path: Path, asked: Any) -> "tuple[Callable[[dict[str, Any], Begun], None], dict[str, Any]]":
-    """How a run goes on, and the options that it was begun with, each of the type that its command gives it."""
-    from pydantic import TypeAdapter, ValidationError
-
+def _resume(spec: "Spec", output: "Output") -> None:
+    """Do what a spec asks for."""
     from subcircuit.cli import discover, refine, sweep, validate, zoom
-    from subcircuit.errors import RunError
+    from subcircuit.runs import DiscoverSpec, RefineSpec, SweepSpec, ValidateSpec, ZoomSpec
 
-    commands: dict[str, tuple[Any, Callable[[dict[str, Any], Begun], None]]] = {
-        "discover": (discover.discover, discover.search_for),
-        "refine": (refine.refine, refine.refine_for),
-        "zoom": (zoom.zoom, zoom.zoom_for),
-        "sweep": (sweep.sweep, sweep.sweep_for),
-        "validate": (validate.validate, validate.validate_for),
-    }
-    command = asked.get("command") if isinstance(asked, dict) else None
-    if not isinstance(command, str) or command not in commands:
-        raise RunError(f"{path} is of a command that cannot be resumed: {str(command)[:40]!r}. Nothing was touched.")
-    begin, go_on = commands[command]
-    types = {name: kind for name, kind in get_type_hints(begin, include_extras=True).items() if name not in ("return", "config")}
-    try:
-        options = {name: TypeAdapter(kind).validate_python(asked.get(name)) for name, kind in types.items()}
-    except ValidationError as error:
-        raise RunError(f"{path / 'run.json'} is damaged: {error.errors()[0]['msg']}. Nothing was touched.") from None
-    return go_on, {"command": command, **options}
+    match spec:
+        case DiscoverSpec():
+            discover.discover(spec, output)
+        case RefineSpec():
+            refine.refine_run(spec, output)
+        case ZoomSpec():
+            zoom.look_inside_node(spec, output)
+        case SweepSpec():
+            sweep.sweep_run(spec, output)
+        case ValidateSpec():
+            validate.validate_run(spec, output)
+        case _:
+            raise AssertionError(f"no command makes runs of {type(spec).__name__}")
 
 
 def runs(
@@ -117,7 +116,7 @@ def runs(
 
     found = list_runs(path)
     names = ("run", "state", "command", "method", "model", "task", "units done")
-    rows = [(str(r.path), r.state, *_described(r.asked), f"{r.units:,}") for r in found]
+    rows = [(str(r.path), r.state, *_described(r.fields), f"{r.units:,}") for r in found]
     if json:
         print_json({"runs": [dict(zip(("path", *names[1:]), row, strict=True)) for row in rows]})
     elif rows:
@@ -126,12 +125,12 @@ def runs(
         results().print(plain(f"no runs in {path}"))
 
 
-def _described(asked: "Mapping[str, Any]") -> tuple[str, ...]:
+def _described(fields: "Mapping[str, Any]") -> tuple[str, ...]:
     """Command, method, model and task of a run, as far as it has them; values of any kind, as its file may be damaged."""
-    several, task = asked.get("methods"), asked.get("task") or asked.get("case") or ""
-    methods = several if isinstance(several, list) and several else [several or asked.get("method") or ""]
-    inside = f"{asked['path']} {asked.get('component')}" if "path" in asked else ""
-    return (str(asked.get("command")), ", ".join(map(str, methods)), str(asked.get("model") or ""), str(inside or task))
+    several, task = fields.get("methods"), fields.get("task") or fields.get("case") or ""
+    methods = several if isinstance(several, list) and several else [several or fields.get("method") or ""]
+    inside = f"{fields['path']} {fields.get('component')}" if "path" in fields else ""
+    return (str(fields.get("command")), ", ".join(map(str, methods)), str(fields.get("model") or ""), str(inside or task))
 
 
 def verify(path: Annotated[Path, _RUN]) -> None:

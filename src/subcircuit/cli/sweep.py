@@ -1,8 +1,7 @@
 """``subcircuit sweep``: search methods side by side."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,20 +19,14 @@ from subcircuit.cli.arguments import (
     Split,
     TaskName,
 )
+from subcircuit.cli.config_file import Config
+from subcircuit.cli.output import Output
+from subcircuit.cli.pool import Ray, Workers, pool_of
+from subcircuit.runs.spec import SweepSpec, parse_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from subcircuit.cli.journal import Begun
-    from subcircuit.model import Transformer
     from subcircuit.report import Sweep
     from subcircuit.search.journal import Journal
-    from subcircuit.tasks import BosPolicy, Task
-
-from subcircuit.cli.config_file import Config
-from subcircuit.cli.pool import Ray, Workers, pool_of
-
-EXAMPLES = 32
 
 
 def sweep(
@@ -45,9 +38,7 @@ def sweep(
     ],
     examples: Annotated[
         int | None,
-        typer.Option(
-            help=f"Pairs of prompts to search with. Default: {EXAMPLES}, or half where there are fewer; half of a file."
-        ),
+        typer.Option(help="Pairs of prompts to search with. Default: 32, or half where there are fewer; half of a file."),
     ] = None,
     eval_examples: Annotated[
         int | None,
@@ -80,50 +71,63 @@ def sweep(
     Writes sweep.json, methods.csv, points.csv, sweep.svg and sweep.png, and a journal from which `subcircuit resume` goes on
     where the sweep was stopped.
     """
-    sweep_for({"command": "sweep", **locals()})
+    sweep_run(
+        SweepSpec(
+            model=model,
+            task=task,
+            methods=methods,
+            examples=examples,
+            eval_examples=eval_examples,
+            split=split,
+            seed=seed,
+            metric=metric,
+            ablation=ablation,
+            scope=scope,
+            by=by,
+            thresholds=thresholds,
+            settings=parse_settings(settings or ()),
+            batch_size=batch_size,
+            bos=bos,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            workers=workers,
+            ray=ray,
+        ),
+        Output(out, json),
+    )
 
 
-def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
-    """Begin a sweep with these options of ``sweep``, or go on with one."""
+def sweep_run(spec: SweepSpec, output: Output) -> None:
+    """Compare methods as a spec says, or resume such a comparison."""
     from dataclasses import replace
     from functools import partial
 
     from subcircuit.cli.console import messages
-    from subcircuit.cli.journal import directory_for, keep
-    from subcircuit.cli.options import ablation_asked, bos_policy, numbers, ranked_by, split_settings
     from subcircuit.cli.progress import watch
     from subcircuit.engine import Mean
     from subcircuit.evaluate import THRESHOLDS, Contest, contend
-    from subcircuit.graph import Scope
     from subcircuit.report import Sweep, save_sweep
     from subcircuit.runs import identity
     from subcircuit.search import Problem, ablation_for
-    from subcircuit.tasks import check_task, parse_shares
-    from subcircuit.tasks import metric as metric_named
 
-    o = SimpleNamespace(**asked)
-    check_task(o.task)
-    if o.split is not None:
-        parse_shares(o.split)
-    assigned, learning = split_settings(o.settings or ())
-    configs, carried = _configs(o, assigned), ablation_asked(o.ablation, learning, o.seed)
-    cuts = THRESHOLDS if o.thresholds is None else numbers("thresholds", o.thresholds)
-    order, policy, resolved = ranked_by(o.by), bos_policy(o.bos), Scope.named(o.scope)
-    if o.metric is not None:
-        metric_named(o.metric)
-    directory = directory_for(begun, o.out, f"sweep-{o.task}", o.model)
+    spec.check()
+    configs, cuts = spec.configured(), spec.cuts()
+    directory = output.directory(f"sweep-{spec.task}", spec.model)
     made: list[Sweep] = []
     with watch(messages()) as watcher:
-        pool = pool_of(o.workers, o.ray, watcher.say)
-        model, found_on, judged_on = _loaded(o, policy, watcher.say)
-        measured = metric_named(o.metric or found_on.metric)
-        uncut = Problem.of(model, found_on, measured, Mean(), resolved)
+        pool = pool_of(spec.workers, spec.ray, watcher.say)
+        model, split = spec.load(watcher.say)
+        found_on, judged_on = split.search, split.test
+        assert judged_on is not None
+        uncut = Problem.of(model, found_on, spec.metric, Mean(), spec.resolved())
 
         def work(journal: "Journal") -> None:
-            cut = ablation_for(carried, uncut, watcher.step, journal)
+            cut = ablation_for(spec.carried(), uncut, watcher.step, journal)
             search_on = replace(uncut, ablation=cut)
             judge_on = replace(search_on, task=judged_on.to(model.device))
-            contest = Contest(search_on, judge_on, by=order, thresholds=cuts, batch_size=o.batch_size)
+            thresholds = THRESHOLDS if cuts is None else cuts
+            contest = Contest(search_on, judge_on, by=spec.order(), thresholds=thresholds, batch_size=spec.batch_size)
             contest.check(configs)
             told = {"on_start": watcher.say, "on_step": watcher.step}
             contenders = pool.run(partial(contend, contest, configs), journal, say=watcher.say, **told)
@@ -131,35 +135,8 @@ def sweep_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
             save_sweep(made[0], directory)
 
         found = {**identity(model, found_on), "judged_on": judged_on.digest}
-        keep(asked, found, (directory, begun), work, watcher.say)
-    _show(made[0], directory, as_json=o.json)
-
-
-def _configs(o: SimpleNamespace, assigned: "list[str]") -> list[Any]:
-    """The settings of each method."""
-    from subcircuit.cli.options import configured, names_in, settings_of
-
-    names = names_in(o.methods)
-    own = settings_of(names, assigned)
-    return [configured(name, {}, own[name], o.seed) for name in names]
-
-
-def _loaded(o: SimpleNamespace, bos: "BosPolicy", say: "Callable[[str], None]") -> "tuple[Transformer, Task, Task]":
-    """The model, prompts to search with, and others to judge with."""
-    from subcircuit.errors import SettingsError
-    from subcircuit.model import load_model
-    from subcircuit.tasks import is_prompt_file, load_at_most, load_split
-
-    say(f"loading {o.model}")
-    model = load_model(o.model, revision=o.revision, device=o.device, dtype=o.dtype, report=say)
-    examples = o.examples
-    if examples is None and not is_prompt_file(o.task):
-        there = len(load_at_most(o.task, model, examples=2 * EXAMPLES, seed=o.seed, bos=bos))
-        examples = min(EXAMPLES, (there + 1) // 2)
-    split = load_split(o.task, model, examples=examples, seed=o.seed, bos=bos, split=o.split, test=o.eval_examples)
-    if split.test is None:
-        raise SettingsError(f"--split {o.split} leaves nothing to judge methods with: a sweep needs test prompts")
-    return model, split.search, split.test
+        output.run(directory, spec, found, work, watcher.say)
+    _show(made[0], directory, as_json=output.json)
 
 
 def _show(made: "Sweep", directory: Path, *, as_json: bool) -> None:

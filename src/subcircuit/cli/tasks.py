@@ -10,7 +10,6 @@ from rich.text import Text
 from subcircuit.cli.arguments import Bos, Device, Dtype, ModelName, Revision
 from subcircuit.cli.commands import Command, Group
 from subcircuit.cli.console import messages, plain, print_json, print_rows, print_table, results
-from subcircuit.cli.options import bos_policy
 from subcircuit.text import inert
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def show(
     """Show pairs of a task as the model's tokens, and the model's performance on the task."""
     from subcircuit.cli.progress import watch
     from subcircuit.model import load_model
-    from subcircuit.tasks import check_task, competence, load_task
+    from subcircuit.tasks import bos_policy, check_task, competence, load_task
 
     policy = bos_policy(bos)
     check_task(task)

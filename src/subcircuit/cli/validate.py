@@ -2,25 +2,23 @@
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from subcircuit.cli.arguments import JsonTable
 from subcircuit.cli.config_file import Config
+from subcircuit.cli.output import Output
 from subcircuit.cli.pool import Ray, Workers, pool_of
+from subcircuit.runs.spec import ValidateSpec, parse_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Any
+    from collections.abc import Callable, Iterable, Iterator
 
-    from subcircuit.cli.journal import Begun
     from subcircuit.evaluate import Attempt
     from subcircuit.report import Validations
     from subcircuit.search.journal import Journal
 
-_EVERY = "all"
 # in a table of everything, slow methods leave larger graphs out
 _MOST_EDGES = 5000
 
@@ -59,52 +57,58 @@ def validate(
     Writes validation.json, validation.csv, points.csv, validation.md, and roc or table as svg and png, and a journal from
     which `subcircuit resume` goes on where the command was stopped.
     """
-    validate_for({"command": "validate", **locals()})
+    validate_run(
+        ValidateSpec(
+            case=case,
+            methods=methods or [],
+            ablation=ablation,
+            metric=metric,
+            direction=direction,
+            by=by,
+            thresholds=thresholds,
+            settings=parse_settings(settings or ()),
+            seed=seed,
+            model=model,
+            examples=examples,
+            workers=workers,
+            ray=ray,
+        ),
+        Output(out, json),
+    )
 
 
-def validate_for(asked: "dict[str, Any]", begun: "Begun | None" = None) -> None:
-    """Begin with these options of ``validate``, or go on."""
+def validate_run(spec: ValidateSpec, output: Output) -> None:
+    """Search known circuits as a spec says, or resume such searches."""
     from subcircuit.cli.console import messages, plain, print_json, results
-    from subcircuit.cli.journal import directory_for, keep
-    from subcircuit.cli.options import configured, names_in, numbers, ranked_by, settings_of
     from subcircuit.cli.progress import quiet_at_first, watch
     from subcircuit.engine import ablation_named
     from subcircuit.errors import UnknownNameError
     from subcircuit.evaluate import Conditions, validations
     from subcircuit.report import Validations, save_validations
-    from subcircuit.search import METHODS
     from subcircuit.tasks import metric as metric_named
     from subcircuit.truth import Setting, known_cases
 
-    o = SimpleNamespace(**asked)
-    every = o.case == _EVERY
-    names = names_in(o.methods or (list(METHODS) if every else ["acdc"]))
-    own = settings_of(names, o.settings or ())
-    configs = [configured(name, _directed(name, o.direction, names), own[name], o.seed) for name in names]
-    ablations = [ablation_named(name) for name in _ablations(o.ablation, every)]
-    cuts = None if o.thresholds is None else numbers("thresholds", o.thresholds)
-    metric = None if o.metric is None else metric_named(o.metric)
-    conditions = Conditions(metric, ranked_by(o.by), cuts, _MOST_EDGES if every else None)
-    cases = known_cases(Setting(o.model, o.examples, o.seed))
-    if not every and o.case not in cases:
-        raise UnknownNameError("case", o.case, (*cases, _EVERY))
-    directory = directory_for(begun, o.out, "validate", o.case)
+    every, configs = spec.every(), spec.configured()
+    ablations = [ablation_named(name) for name in spec.ablations()]
+    metric = None if spec.metric is None else metric_named(spec.metric)
+    conditions = Conditions(metric, spec.order(), spec.cuts(), _MOST_EDGES if every else None)
+    cases = known_cases(Setting(spec.model, spec.examples, spec.seed))
+    if not every and spec.case not in cases:
+        raise UnknownNameError("case", spec.case, (*cases, spec.EVERY))
+    directory = output.directory("validate", spec.case)
     made: list[Validations] = []
     with watch(messages()) as watcher:
-        pool = pool_of(o.workers, o.ray, watcher.say)
+        pool = pool_of(spec.workers, spec.ray, watcher.say)
 
         def work(journal: "Journal") -> None:
-            chosen, step = cases if every else {o.case: cases[o.case]}, quiet_at_first(watcher.step)
-            validating, told = (
-                partial(validations, chosen, ablations, configs, conditions),
-                {"on_start": watcher.say, "on_step": step},
-            )
-            attempts = pool.run(validating, journal, say=watcher.say, **told)
+            chosen, step = cases if every else {spec.case: cases[spec.case]}, quiet_at_first(watcher.step)
+            validating = partial(validations, chosen, ablations, configs, conditions)
+            attempts = pool.run(validating, journal, say=watcher.say, on_start=watcher.say, on_step=step)
             made.append(Validations(tuple(_told(attempts, every, watcher.say))))
             save_validations(made[0], directory)
 
-        keep(asked, _found(o.model), (directory, begun), work, watcher.say)
-    if o.json:
+        output.run(directory, spec, _found(spec.model), work, watcher.say)
+    if output.json:
         print_json({**made[0].to_json(), "out": str(directory)})
         return
     _show(made[0], every)
@@ -124,25 +128,6 @@ def _found(model: str | None) -> dict[str, str]:
     if folder is None or not (folder / "config.json").is_file():
         return versions
     return {**versions, "checkpoint": digest_of_checkpoint(folder)}
-
-
-def _ablations(asked: str | None, every: bool) -> tuple[str, ...]:
-    if asked is not None:
-        return (asked,)
-    return ("zero", "resample") if every else ("resample",)
-
-
-def _directed(name: str, direction: str | None, methods: "Sequence[str]") -> "dict[str, str]":
-    """The direction as a setting of a method that has one; at least one of the methods must."""
-    from subcircuit.errors import SettingsError
-    from subcircuit.search import METHODS
-
-    directed = [known for known, method in METHODS.items() if "direction" in method.__dataclass_fields__]
-    if direction is None:
-        return {}
-    if not set(directed) & set(methods):
-        raise SettingsError(f"--direction {direction}: {' and '.join(directed)} have one, {', '.join(methods)} have not")
-    return {"direction": direction} if name in directed else {}
 
 
 def _told(attempts: "Iterable[Attempt]", go_on: bool, say: "Callable[[str], None]") -> "Iterator[Attempt]":

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from subcircuit.cli.arguments import Device, DtypeNow, JsonSummary, ModelNow, RevisionNow
+from subcircuit.cli.output import Output
+from subcircuit.cli.pool import Ray, Workers
+from subcircuit.runs.spec import ZoomSpec
 
 if TYPE_CHECKING:
-    from subcircuit.cli.journal import Begun
     from subcircuit.graph import Circuit
     from subcircuit.search import Problem
 
@@ -31,6 +33,8 @@ def zoom(
     device: Device = None,
     dtype: DtypeNow = None,
     revision: RevisionNow = None,
+    workers: Workers = 1,
+    ray: Ray = None,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/<task>-<model>-<number>.")] = None,
     json: JsonSummary = False,
 ) -> None:
@@ -38,36 +42,53 @@ def zoom(
 
     Works on the prompts of the search with the edges of any method's circuit. Writes a directory as `discover` does.
     """
-    zoom_for({"command": "zoom", **locals()})
+    from subcircuit.runs.spec import ZoomSpec
+
+    look_inside_node(
+        ZoomSpec(
+            path=path,
+            component=component,
+            into=into,
+            threshold=threshold,
+            coarse_to_fine=coarse_to_fine,
+            model=model,
+            task=task,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            workers=workers,
+            ray=ray,
+        ),
+        Output(out, json),
+    )
 
 
-def zoom_for(asked: dict[str, Any], begun: "Begun | None" = None) -> None:
-    """Begin with these options of ``zoom``, or go on."""
+def look_inside_node(spec: ZoomSpec, output: Output) -> None:
+    """Search inside a node as a spec says, or resume such a search."""
     from functools import partial
 
     from subcircuit.cli.further import search_further
     from subcircuit.graph import Circuit
     from subcircuit.search import Acdc, look_inside
 
-    component, into = asked["component"], asked["into"]
-    circuit = Circuit.load(asked["path"])
-    config = Acdc(_threshold(asked, circuit), coarse_to_fine=asked["coarse_to_fine"])
+    circuit = Circuit.load(spec.path)
+    config = Acdc(_threshold(spec, circuit), coarse_to_fine=spec.coarse_to_fine)
 
     def begin(problem: "Problem", say: Callable[[str], None]) -> Callable[..., Any]:
-        say(f"looking into {component} on the {len(problem.task)} pairs of prompts of the search")
-        return partial(look_inside, problem, circuit, component, into, config)
+        say(f"looking into {spec.component} on the {len(problem.task)} pairs of prompts of the search")
+        return partial(look_inside, problem, circuit, spec.component, spec.into, config)
 
-    search_further(asked, circuit, begun, begin)
+    search_further(spec, circuit, output, begin)
 
 
-def _threshold(asked: dict[str, Any], circuit: "Circuit") -> float:
-    """The one that is given, or that of the search."""
+def _threshold(spec: ZoomSpec, circuit: "Circuit") -> float:
+    """The threshold that is given, or that of the circuit's search."""
     from subcircuit.errors import SettingsError
 
-    if asked["threshold"] is not None:
-        return asked["threshold"]
+    if spec.threshold is not None:
+        return spec.threshold
     record = circuit.record
     known = None if record is None or record.method.name != "acdc" else record.method.parameters.get("threshold")
     if not isinstance(known, float | int):
-        raise SettingsError(f"{asked['path']} was not found with a threshold: give --threshold")
+        raise SettingsError(f"{spec.path} was not found with a threshold: give --threshold")
     return float(known)

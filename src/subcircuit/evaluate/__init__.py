@@ -6,7 +6,7 @@ from subcircuit.evaluate.completeness import Knockout, complement, completeness,
 from subcircuit.evaluate.controls import random_circuit, random_connected_circuit, reset
 from subcircuit.evaluate.curves import PERCENTAGES, Curve, CurvePoint, curve
 from subcircuit.evaluate.direct_effects import direct_effects
-from subcircuit.evaluate.evaluation import Judgement, discover, judge, measured_on, numbers_of, with_numbers
+from subcircuit.evaluate.evaluation import Judgement, discover, discover_split, judge, measured_on, numbers_of, with_numbers
 from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit, faithfulness, faithfulness_interval
 from subcircuit.evaluate.hypothesis_tests import (
     Equivalence,
@@ -70,6 +70,7 @@ __all__ = [
     "curve",
     "direct_effects",
     "discover",
+    "discover_split",
     "edges_from",
     "equivalence_test",
     "evaluate_circuit",

@@ -228,12 +228,40 @@ def discover(
     learning = LearnOptimal() if ablation == OPTIMAL else ablation if isinstance(ablation, LearnOptimal) else None
     problem = Problem.of(model, task, metric, Mean() if learning else cast(str | Ablation | None, ablation), scope)
     split = task if isinstance(task, Split) else None
-    found = search(problem, cast(Method, method), learning=learning, split=split)
     if split is None:
-        return found
+        return search(problem, cast(Method, method), learning=learning)
+    return discover_split(
+        problem, cast(Method, method), split, selection=selection, learning=learning, on_step=on_step, journal=journal
+    )
+
+
+@entry
+def discover_split(
+    problem: Problem,
+    method: Method | MethodClass | str,
+    split: Split,
+    *,
+    selection: Selection | int | None = None,
+    learning: LearnOptimal | None = None,
+    on_step: OnProgress | None = None,
+    journal: Journal = FORGETFUL,
+) -> Discovery:
+    """The circuit of a problem, with its results on the test and search prompts of a split in its record.
+
+    Args:
+        split: prompts of all parts; the problem's prompts are its search prompts.
+        learning: settings for learning constants first, which replace the problem's ablation.
+        method, selection, on_step, journal: as in ``discover``.
+
+    Raises:
+        UnknownNameError, NoGradientError, SettingsError, GraphError, NumericalError: as ``discover``.
+        PromptError: the split's prompts were made for a model with another tokenizer.
+    """
+    found = find_circuit(problem, method, selection=selection, learning=learning, split=split, on_step=on_step, journal=journal)
     # constants that were learned in the search come with the circuit
-    judged = Problem.of(model, split.search, problem.metric, OPTIMAL if learning else problem.ablation, circuit=found.circuit)
-    return replace(found, circuit=with_numbers(judged, found.circuit, split, journal=journal, on_step=on_step))
+    ablation = OPTIMAL if learning else problem.ablation
+    measured = Problem.of(problem.model, split.search, problem.metric, ablation, circuit=found.circuit)
+    return replace(found, circuit=with_numbers(measured, found.circuit, split, journal=journal, on_step=on_step))
 
 
 @entry

@@ -16,7 +16,7 @@ from subcircuit.graph.graph import Graph
 from subcircuit.graph.levels import coarsen, resolve
 from subcircuit.graph.refine_path import PATH_FILE, Action, Point, RefinePath, Standing, load_path, save_path
 from subcircuit.graph.scope import KEY_VALUES, LEVELS, Level, Scope, parse_scope
-from subcircuit.graph.selection import By, Greedy, Selection, Threshold, TopN, select_edges
+from subcircuit.graph.selection import By, Greedy, Selection, Threshold, TopN, ranking_named, select_edges
 from subcircuit.graph.shape import GraphShape
 from subcircuit.units.nodes import (
     MLP,
@@ -85,6 +85,7 @@ __all__ = [
     "parse_reader",
     "parse_scope",
     "parse_writer",
+    "ranking_named",
     "resolve",
     "save_path",
     "select_edges",

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subcircuit.errors import GraphError, NumericalError, SettingsError
+from subcircuit.errors import GraphError, NumericalError, SettingsError, UnknownNameError
 from subcircuit.graph.circuit import Circuit, inputs_of
 from subcircuit.graph.graph import Graph
 
@@ -66,6 +66,18 @@ class Greedy:
 Selection: TypeAlias = Threshold | TopN | Greedy
 
 _NAMES: dict[type[Selection], str] = {Threshold: "threshold", TopN: "top-n", Greedy: "greedy"}
+
+
+def ranking_named(name: str) -> By:
+    """The ranking of this name: "signed" or "absolute".
+
+    Raises:
+        UnknownNameError: no ranking has this name.
+    """
+    known: tuple[By, ...] = get_args(By)
+    if name not in known:
+        raise UnknownNameError("by", name, known)
+    return known[known.index(name)]
 
 
 def selection_of(asked: Selection | int | None, graph: Graph) -> Selection:

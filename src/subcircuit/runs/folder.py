@@ -1,6 +1,6 @@
 """The directory of a run: reading, checking, listing and forking it.
 
-run.json         options, and digests of what they were applied to; written once
+run.json         spec, and digests of its model and prompts; written once
 journal.sqlite   every unit of work that is done
 checksums.json   SHA-256 of every file, written last: where it is, the run is done
 """
@@ -18,48 +18,76 @@ from subcircuit.errors import NumericalError, RunError, Stopped, SubcircuitError
 from subcircuit.io import digest_of, flush, write_directory, write_json
 from subcircuit.runs.journal import JOURNAL_FILE, SqliteJournal
 from subcircuit.runs.lock import LOCK_FILE, is_locked, locked
+from subcircuit.runs.spec import Spec, differences, upgraded
 from subcircuit.runs.stop import stoppable
 
 RUN_FILE = "run.json"
 CHECKSUMS_FILE = "checksums.json"
-FORMAT = 1
+FORMAT = 2
 _LARGEST = 1 << 24
-# these change how a result is come by or shown, and not the result
-_FREE = ("out", "json", "device", "workers", "ray")
 # these say where something can be found again; other digests say what it is
 _LOCATING = ("model_files", "prompt_file")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A run in a listing: ``done``, ``running`` or ``stopped``, its options, and how many units of work are on the disk."""
+    """A run in a listing.
+
+    Args:
+        state: done, running, stopped or damaged.
+        fields: the fields of its spec, as its file has them; they may be damaged.
+        units: number of units of work on the disk.
+    """
 
     path: Path
     state: str
-    asked: Mapping[str, Any]
+    fields: Mapping[str, Any]
     units: int
 
 
-def run_in(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any], work: Callable[[SqliteJournal], None]) -> Path:
-    """Begin a run, or go on with it, and finish it.
+@dataclass(frozen=True)
+class RunFile:
+    """The content of ``run.json``.
 
     Args:
-        directory: a new or empty one, or that of a run with the same options.
-        asked: the options, as JSON values.
-        found: their ``identity``.
+        fields: the fields of the spec, as the file has them.
+        identity: digests of the spec's model and prompts.
+    """
+
+    fields: dict[str, Any]
+    identity: dict[str, Any]
+
+    @property
+    def spec(self) -> Spec:
+        """The spec.
+
+        Raises:
+            SettingsError: a field is missing, unknown or of the wrong type.
+        """
+        return Spec.parse(self.fields)
+
+
+def run_in(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Callable[[SqliteJournal], None]) -> Path:
+    """Start or resume a run, and finish it.
+
+    Args:
+        directory: a new or empty one, or that of a run with the same spec.
+        spec: what the run is asked for, as it is recorded.
+        identity: digests of the spec's model and prompts, see ``identity``.
         work: searches with the journal, and writes its results into the directory.
 
     Raises:
-        RunError: damaged, in use, or of other options: the message has the difference; or it cannot be written.
+        RunError: the run is damaged, in use, or has another spec or identity (the message has the difference), or it cannot be
+            written.
         Stopped: Ctrl-C; the message says how to go on.
     """
     if (directory / RUN_FILE).exists():
-        _work(directory, asked, found, work)
+        _work(directory, spec, identity, work)
         return directory
     new = [parent for parent in directory.absolute().parents if not parent.exists()]
-    _begin(directory, asked, found)
+    _begin(directory, spec, identity)
     try:
-        _work(directory, asked, found, work)
+        _work(directory, spec, identity, work)
     except BaseException as error:
         if not _worth_keeping(directory, error):
             _remove(directory, new)
@@ -83,10 +111,10 @@ def _remove(directory: Path, parents: Sequence[Path]) -> None:
             parent.rmdir()
 
 
-def _work(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any], work: Callable[[SqliteJournal], None]) -> None:
+def _work(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Callable[[SqliteJournal], None]) -> None:
     try:
         with locked(directory), stoppable(f"stopped; to go on: subcircuit resume {directory}") as stop:
-            _check_same(directory, asked, found)
+            _check_same(directory, spec, identity)
             journal = SqliteJournal(directory / JOURNAL_FILE, stop)
             try:
                 work(journal)
@@ -104,11 +132,11 @@ def _work(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any], w
         ) from None
 
 
-def read_run(directory: Path) -> dict[str, Any]:
-    """The options and the identity of a run.
+def read_run(directory: Path) -> RunFile:
+    """The spec and the identity of a run.
 
     Raises:
-        RunError: there is none, or ``run.json`` is not what was written.
+        RunError: there is no run, or ``run.json`` is damaged or of a newer version.
     """
     file = directory / RUN_FILE
     try:
@@ -118,19 +146,21 @@ def read_run(directory: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RunError(f"{directory} holds no run: there is no {RUN_FILE}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{file} is damaged: {error}. Nothing was touched.") from None
-    parts = ("asked", "found")
-    if not isinstance(content, dict) or "format" not in content or any(not isinstance(content.get(p), dict) for p in parts):
-        raise RunError(f"{file} is damaged: it does not describe a run. Nothing was touched.")
-    if content["format"] != FORMAT:
-        raise RunError(f"{file}: format {content['format']!r} is not one that this version reads ({FORMAT}): upgrade subcircuit")
-    return content
+        raise RunError(f"{file} is damaged: {error}. Nothing was changed.") from None
+    known = {1: ("asked", "found"), FORMAT: ("spec", "identity")}
+    form = content.get("format") if isinstance(content, dict) else None
+    if isinstance(form, int) and form > FORMAT:
+        raise RunError(f"{file} has format {form}, and this version reads formats up to {FORMAT}: upgrade subcircuit")
+    fields, identity = (content.get(name) for name in known[form]) if isinstance(form, int) and form in known else (None, None)
+    if not isinstance(fields, dict) or not isinstance(identity, dict):
+        raise RunError(f"{file} is damaged: it does not describe a run. Nothing was changed.")
+    return RunFile(upgraded(fields) if form == 1 else fields, identity)
 
 
-def fork(old: Path, new: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> int:
-    """Begin a run that takes over what it can use of another; returns how many units of work."""
-    _begin(new, asked, found)
-    if _binding(read_run(old)["found"]) != _binding(found):
+def fork(old: Path, new: Path, spec: Spec, identity: Mapping[str, Any]) -> int:
+    """Start a run with the work of another that it can use; returns the number of units of work taken over."""
+    _begin(new, spec, identity)
+    if _binding(read_run(old).identity) != _binding(identity):
         return 0
     journal = SqliteJournal(new / JOURNAL_FILE)
     try:
@@ -176,7 +206,7 @@ def list_runs(parent: Path) -> list[Listed]:
 def listed(path: Path) -> Listed | None:
     """The run in a directory; None where there is none."""
     try:
-        asked = read_run(path)["asked"]
+        fields = read_run(path).fields
     except RunError:
         return None
     state = "done" if (path / CHECKSUMS_FILE).exists() else "running" if is_locked(path) else "stopped"
@@ -184,14 +214,14 @@ def listed(path: Path) -> Listed | None:
         units = SqliteJournal.count(path / JOURNAL_FILE)
     except RunError:
         state, units = "damaged", 0
-    return Listed(path, state, asked, units)
+    return Listed(path, state, fields, units)
 
 
-def _begin(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _begin(directory: Path, spec: Spec, identity: Mapping[str, Any]) -> None:
     """The directory appears with its description and an empty journal, or not at all."""
 
     def fill(temporary: Path) -> None:
-        write_json(temporary / RUN_FILE, {"format": FORMAT, "asked": dict(asked), "found": dict(found)}, allow_nan=True)
+        write_json(temporary / RUN_FILE, {"format": FORMAT, "spec": spec.model_dump(mode="json"), "identity": dict(identity)})
         SqliteJournal.create(temporary / JOURNAL_FILE, digest_of(temporary / RUN_FILE))
 
     try:
@@ -200,14 +230,14 @@ def _begin(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) 
         raise RunError(f"{directory} cannot be written: {error.strerror or error}") from None
 
 
-def _check_same(directory: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _check_same(directory: Path, spec: Spec, identity: Mapping[str, Any]) -> None:
     _check_journal(directory)
     before = read_run(directory)
-    lines = [*_differences(_bound(before["asked"]), _bound(asked)), *_differences(_binding(before["found"]), _binding(found))]
+    lines = [*before.spec.differences(spec), *differences(_binding(before.identity), _binding(identity))]
     if lines:
         shown = "; ".join(lines)
         raise RunError(
-            f"{directory} was begun with something else: {shown}. Resume it as it was, or begin another with --fork DIR."
+            f"{directory} was started with something else: {shown}. Resume it unchanged, or start another run with --fork DIR."
         )
 
 
@@ -222,22 +252,8 @@ def _check_journal(directory: Path) -> None:
         journal.close()
 
 
-def _bound(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in asked.items() if name not in _FREE}
-
-
-def _binding(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name not in _LOCATING}
-
-
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return [f"{name} was {_short(before.get(name))}, is {_short(after.get(name))}" for name in names]
-
-
-def _short(value: Any) -> str:
-    text = "not set" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}…"
+def _binding(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in identity.items() if name not in _LOCATING}
 
 
 def _finish(directory: Path) -> None:

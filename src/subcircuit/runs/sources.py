@@ -68,21 +68,21 @@ def task_source(path: Path, recorded: "TaskRecord") -> str:
     return recorded.name
 
 
-def run_sources(path: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, str | None]:
+def run_sources(path: Path, fields: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, str | None]:
     """The current paths of a run's model files and prompt file, as options; None for a file that is not found.
 
     Models from the hub and built-in tasks are not included, because their names suffice.
 
     Args:
         path: path of the run.
-        asked: its options, which hold names.
-        found: its identity, which holds digests.
+        fields: the fields of its spec, which hold names.
+        identity: its digests.
     """
     from subcircuit.model.load.records import DIGEST, find_model
     from subcircuit.tasks.jsonl import find_prompts
 
-    model, files = asked.get("model"), found.get("model_files") or f"{DIGEST}{found.get('checkpoint', '')}"
-    task, digest = asked.get("task"), found.get("prompt_file")
+    model, files = fields.get("model"), identity.get("model_files") or f"{DIGEST}{identity.get('checkpoint', '')}"
+    task, digest = fields.get("task"), identity.get("prompt_file")
     paths: dict[str, str | None] = {}
     if isinstance(model, str) and isinstance(files, str) and files.startswith(DIGEST) and files != DIGEST:
         paths["model"] = find_model(model, files, _folder(path))

@@ -13,9 +13,9 @@ from subcircuit.search.hybrid import Hybrid
 from subcircuit.search.ifr import Ifr
 from subcircuit.search.journal import Journal
 from subcircuit.search.method import Method, search_at
-from subcircuit.search.methods import METHODS, meaning_of_scores, method_named, method_of
+from subcircuit.search.methods import METHODS, meaning_of_scores, method_named, method_of, method_with
 from subcircuit.search.neurons import NeuronScores, loss_with_neurons, neuron_scores
-from subcircuit.search.optimal import LearnOptimal, ablation_for, learn_optimal
+from subcircuit.search.optimal import LearnOptimal, ablation_for, ablation_with, learn_optimal
 from subcircuit.search.problem import Problem
 from subcircuit.search.random_scores import RandomScores
 from subcircuit.search.refine import Refine
@@ -60,6 +60,7 @@ __all__ = [
     "SubnetworkProbing",
     "Ugs",
     "ablation_for",
+    "ablation_with",
     "effects_by_example",
     "estimate",
     "faithfulness_of",
@@ -70,6 +71,7 @@ __all__ = [
     "meaning_of_scores",
     "method_named",
     "method_of",
+    "method_with",
     "neuron_scores",
     "refine_circuit",
     "scored",

@@ -4,6 +4,8 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
+from torch import Tensor
+
 from subcircuit.engine import Optimal
 from subcircuit.engine.exact import Engine
 from subcircuit.entry import entry
@@ -71,12 +73,11 @@ def find_circuit(
     if learning is not None:
         parameters |= {"optimal": asdict(learning)}
         problem = replace(problem, ablation=learn_optimal(problem, learning, on_step, journal))
-    on_step = _with_record(on_step, _record(problem, method, parameters, {}, {}, parts))
+    record = _record(problem, method, parameters, parts)
     with naming_the_place(problem.model, problem.task):
-        result = _judged(method.search(problem, on_step, journal), problem, taken)
-    record = _record(problem, method, parameters, *_results(result), parts)
+        result = _judged(method.search(problem, _with_record(on_step, record), journal), problem, taken)
     constants = problem.ablation.constants.float().cpu() if isinstance(problem.ablation, Optimal) else None
-    return replace(result, circuit=replace(result.circuit, record=record, constants=constants))
+    return _recorded(result, record, constants)
 
 
 @entry
@@ -101,10 +102,10 @@ def look_inside(
     now = {"threshold": config.threshold, "coarse_to_fine": config.coarse_to_fine}
     known = asdict(config) if circuit.record is None else {**circuit.record.method.parameters, **now}
     parts = _parts(circuit, problem)
-    record = _record(problem, config, zoomed(known, component, into), *_results(result), parts)
+    record = _record(problem, config, zoomed(known, component, into), parts)
     if circuit.record is not None:
         record = record.model_copy(update={"seed": circuit.record.seed})
-    return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
+    return _recorded(result, record, circuit.constants)
 
 
 @entry
@@ -121,11 +122,10 @@ def refine_circuit(
     if circuit.record is not None:
         parameters["seed"] = f"{circuit.record.method.name}, {circuit.n_edges:,} edges"
     parts = _parts(circuit, problem)
-    on_step = _with_record(on_step, _record(problem, config, parameters, {}, {}, parts))
+    record = _record(problem, config, parameters, parts)
     with naming_the_place(model, problem.task):
-        result = _judged(config.search(problem, on_step, journal, circuit), problem)
-    record = _record(problem, config, parameters, *_results(result), parts)
-    return replace(result, circuit=replace(result.circuit, record=record, constants=circuit.constants))
+        result = _judged(config.search(problem, _with_record(on_step, record), journal, circuit), problem)
+    return _recorded(result, record, circuit.constants)
 
 
 def _parts(circuit: Circuit, problem: Problem) -> SplitRecord | None:
@@ -196,8 +196,6 @@ def _record(
     problem: Problem,
     method: Method,
     parameters: dict[str, Any],
-    results: dict[str, Any],
-    timings: dict[str, float],
     split: SplitRecord | None,
 ) -> Record:
     model = problem.model
@@ -217,17 +215,19 @@ def _record(
         method=MethodRecord(name=method.name, parameters=parameters),
         ablation=problem.ablation.name,
         metric=problem.metric.name,
-        results=results,
-        timings=timings,
+        results={},
+        timings={},
         versions={package: version(package) for package in ("subcircuit", "torch", "transformers")},
         seed=split.settings.seed if split is not None and split.settings is not None else int(task.parameters.get("seed", 0)),
     )
 
 
-def _results(result: Discovery) -> tuple[dict[str, Any], dict[str, float]]:
-    """The numbers of a result, as JSON values, and how long it took."""
+def _recorded(result: Discovery, record: Record, constants: Tensor | None) -> Discovery:
+    """The result, whose circuit has the record with the numbers of the result and the time it took."""
     numbers = {key: value for key, value in vars(result).items() if key not in ("circuit", "notes", "path", "ranked", *_TIMINGS)}
     notes = {name: value for name, value in result.notes.items() if not name.endswith("_seconds")}
     times = {name: float(value) for name, value in result.notes.items() if name not in notes}
     sizes = {"edges_kept": result.circuit.n_edges, "edges_total": result.circuit.graph.n_edges}
-    return {**numbers, **notes, **sizes}, {name: getattr(result, name) for name in _TIMINGS} | times
+    timings = {name: getattr(result, name) for name in _TIMINGS} | times
+    whole = record.model_copy(update={"results": {**numbers, **notes, **sizes}, "timings": timings})
+    return replace(result, circuit=replace(result.circuit, record=whole, constants=constants))

@@ -1,6 +1,8 @@
 """The package's search methods by name."""
 
-from dataclasses import is_dataclass
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 from subcircuit.errors import SettingsError, UnknownNameError
 from subcircuit.graph import Record
@@ -16,6 +18,7 @@ from subcircuit.search.method import Method, MethodClass
 from subcircuit.search.random_scores import RandomScores
 from subcircuit.search.refine import Refine
 from subcircuit.search.relp import Relp
+from subcircuit.search.settings import settings_of
 from subcircuit.search.subnetwork_probing import SubnetworkProbing
 from subcircuit.search.ugs import Ugs
 
@@ -51,6 +54,21 @@ def method_named(name: str) -> MethodClass:
     if name not in METHODS:
         raise UnknownNameError("method", name, tuple(METHODS))
     return METHODS[name]
+
+
+def method_with(name: str, settings: Mapping[str, Any], seed: int | None = None) -> Method:
+    """The method of this name with these settings.
+
+    Args:
+        settings: values by name; texts are converted to the types of the settings.
+        seed: random seed of a stochastic method, unless ``settings`` has one.
+
+    Raises:
+        UnknownNameError: no method has this name, or no method has a setting of this name.
+        SettingsError: only other methods have the setting, a value has the wrong type, or a required setting is missing.
+    """
+    others = {other: [field.name for field in fields(kind)] for other, kind in METHODS.items()}
+    return settings_of(f"method {name}", method_named(name), settings, seed, others)
 
 
 def method_of(asked: Method | MethodClass | str) -> Method:

@@ -11,20 +11,23 @@ noisy. Cost: a masked forward and backward pass per step (``engine/forward.py``)
 prompts it overfits them: measure on others.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subcircuit.engine import Ablation, Mean, Optimal, last_stream, writer_values
+from subcircuit.engine import OPTIMAL, Ablation, Mean, Optimal, check_ablation, last_stream, writer_values
 from subcircuit.entry import entry
-from subcircuit.errors import GraphError
+from subcircuit.errors import GraphError, SettingsError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import Log, MaskedLoss, check_training, descend, on_edges
 from subcircuit.search.problem import Problem, carried
 from subcircuit.search.result import OnRound
+from subcircuit.search.settings import settings_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,25 @@ class LearnOptimal:
 
     def __post_init__(self) -> None:
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate)
+
+
+def ablation_with(name: str, settings: Mapping[str, Any], seed: int | None = None) -> str | LearnOptimal:
+    """The name of an ablation; for "optimal", the settings for learning its constants.
+
+    Args:
+        settings: settings for learning, by name.
+        seed: random seed for learning, unless ``settings`` has one.
+
+    Raises:
+        UnknownNameError: no ablation, or no setting, has this name.
+        SettingsError: settings for an ablation that has none.
+    """
+    check_ablation(name)
+    if name == OPTIMAL:
+        return settings_of("ablation optimal", LearnOptimal, settings, seed)
+    if settings:
+        raise SettingsError(f"--set optimal.{next(iter(settings))}: goes with --ablation optimal, not with {name}")
+    return name
 
 
 @entry

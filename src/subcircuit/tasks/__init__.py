@@ -22,7 +22,7 @@ from subcircuit.tasks.split import (
     without,
 )
 from subcircuit.tasks.task import Answer, Answers, PromptPair, Task, check_same_vocabulary, check_vocabulary
-from subcircuit.tasks.tokenizer import BosPolicy
+from subcircuit.tasks.tokenizer import BosPolicy, bos_policy
 
 __all__ = [
     "METRICS",
@@ -38,6 +38,7 @@ __all__ = [
     "Roles",
     "Split",
     "Task",
+    "bos_policy",
     "build_task",
     "build_task_of_ids",
     "check_same_vocabulary",

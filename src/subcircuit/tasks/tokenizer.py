@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias, get_args
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
-from subcircuit.errors import PromptError, SettingsError
+from subcircuit.errors import PromptError, SettingsError, UnknownNameError
 from subcircuit.model.load.builtin import SHIPPED
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.roles import Span
@@ -114,7 +114,8 @@ def make_encoder(model: Transformer, bos: BosPolicy = "auto") -> Encoder:
 
     Raises:
         PromptError: the model has no tokenizer.
-        SettingsError: an unknown policy, or one that the tokenizer cannot follow.
+        UnknownNameError: no policy has this name.
+        SettingsError: the tokenizer cannot follow the policy.
     """
     if model.tokenizer is None:
         raise PromptError(
@@ -122,6 +123,18 @@ def make_encoder(model: Transformer, bos: BosPolicy = "auto") -> Encoder:
             f"{_way_to_a_tokenizer(model)}."
         )
     return Encoder(model.tokenizer, bos_prefix(model.tokenizer, bos, model.name), bos, model.name)
+
+
+def bos_policy(name: str) -> BosPolicy:
+    """The policy of this name.
+
+    Raises:
+        UnknownNameError: no policy has this name.
+    """
+    known: tuple[BosPolicy, ...] = get_args(BosPolicy)
+    if name not in known:
+        raise UnknownNameError("bos", name, known)
+    return known[known.index(name)]
 
 
 def _way_to_a_tokenizer(model: Transformer) -> str:
@@ -136,10 +149,10 @@ def bos_prefix(tokenizer: PreTrainedTokenizerBase | None, bos: str, model: str) 
     """The tokens that prompts begin with under a policy: none or one. Without a tokenizer ``"auto"`` adds none.
 
     Raises:
-        SettingsError: an unknown policy, or one that the tokenizer cannot follow.
+        UnknownNameError: no policy has this name.
+        SettingsError: the tokenizer cannot follow the policy.
     """
-    if bos not in get_args(BosPolicy):
-        raise SettingsError(f"bos is {bos!r}; it must be one of {', '.join(get_args(BosPolicy))}.")
+    bos_policy(bos)
     if bos == "always":
         token = None if tokenizer is None else tokenizer.bos_token_id
         if not isinstance(token, int):

@@ -33,7 +33,7 @@ def check_circuit(path: Path) -> None:
     run = None if now_at(path) != path or (path / CIRCUIT_FILE).exists() else listed(path)
     if run is None:
         return
-    command = inert(str(run.asked.get("command")))
+    command = inert(str(run.fields.get("command")))
     far = f"it is {run.state}, with {run.units:,} units of work done"
     if command in _JUDGES:
         raise RunError(f"{path} is a run of subcircuit {command}, which writes tables and figures but no circuit: {far}")
