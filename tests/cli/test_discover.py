@@ -246,7 +246,7 @@ def test_ctrl_c_leaves_nothing_behind(subcircuit: Run, model: str, prompts: Path
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("subcircuit.evaluate.discover", interrupted)
+    monkeypatch.setattr("subcircuit.evaluate.discover_split", interrupted)
     done = subcircuit("discover", "--model", model, "--task", prompts, "--out", "new/run")
     assert (done.code, done.out) == (130, "")
     assert done.err.splitlines()[-1] == "stopped; nothing was written"
