@@ -181,7 +181,7 @@ anything: Any = sc  # functions whose arguments are not checked before they run
         ),
         (
             lambda m, t, c, r: anything.discover(m, "ioi", sc.Eap()),
-            r"discover: task must be a Task or Split, not a str.*load_task",
+            r"discover: task must be a Task or a Split, not a str.*load_task",
         ),
         (
             lambda m, t, c, r: anything.explain_circuit(m, r, t),

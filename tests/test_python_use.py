@@ -122,7 +122,7 @@ def test_functions_without_a_gradient_serve_methods_without_one(model: sc.Transf
 
     assert found_by(model, task, "acdc", metric=counts) == []
     for method in ("eap", "eap-ig-inputs", "ugs"):
-        with pytest.raises(NoGradientError, match="function counts has no gradient, which this method needs"):
+        with pytest.raises(NoGradientError, match="function counts has no gradient, and this method needs one"):
             sc.discover(model, task, method, metric=counts, scope="block")
 
 
@@ -164,7 +164,7 @@ def test_a_task_is_judged_by_what_the_circuit_was_found_with(model: sc.Transform
     made = circuit_of(model)
     assert sc.evaluate_circuit(sc.Problem.of(model, task, circuit=made), made).metric.metric.name == task.metric
     own = sc.discover(model, task, "exact", metric=difference, scope="block").circuit
-    with pytest.raises(SettingsError, match="is a Python function difference, of which the name alone is known"):
+    with pytest.raises(SettingsError, match="is a Python function difference, and only its name is recorded"):
         sc.Problem.of(model, task, circuit=own)
 
 

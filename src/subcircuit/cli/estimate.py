@@ -22,7 +22,9 @@ def estimate(spec: DiscoverSpec, output: Output) -> None:
 
     spec.check()
     if spec.settings.get("coarse_to_fine"):
-        raise SettingsError("estimate cannot predict --coarse-to-fine: leave it out, the search with it should take less")
+        raise SettingsError(
+            "estimate cannot predict a search from coarse to fine: leave out --coarse-to-fine, with which it should take less"
+        )
     with watch(messages()) as watcher:
         loaded = spec.load(watcher.say)
         short = shortage(loaded.problem, loaded.method.memory(loaded.problem))
