@@ -24,8 +24,9 @@ from acdc import peak_bytes, resident_bytes
 
 import subcircuit as sc
 from subcircuit.search import METHODS, Problem
-from subcircuit.search.attribution import Rounds, examples_at_once
+from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.exact import effects_of
+from subcircuit.search.progress import ProgressCounter
 from subcircuit.search.result import time_forward
 
 QUICK = [name for name in METHODS if name not in ("acdc", "exact", "hybrid", "subnetwork-probing", "edge-pruning", "ugs")]
@@ -81,7 +82,7 @@ def sampled_effects(problem: Problem) -> dict[str, float]:
     before = time_forward(problem)
     began = perf_counter()
     examples = examples_at_once(problem, None)
-    effects_of(problem, chosen, examples, Rounds(int(chosen.sum()), None))
+    effects_of(problem, chosen, examples, ProgressCounter(int(chosen.sum()), None))
     seconds = perf_counter() - began
     forward = median(before + time_forward(problem))
     measured = int(chosen.sum())

@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 from time import process_time
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 
@@ -93,9 +93,13 @@ def _forward_seconds(problem: Problem) -> float:
 def _refined(problem: Problem) -> Iterator[Found]:
     """The seed, as a circuit of acdc, and the circuits of the path; each with the seconds it took to come there."""
     graph, began, spent = problem.graph, process_time(), list[float]()
+    circuits = list[sc.Circuit]()
 
-    def on_step(step: Any) -> None:
-        if hasattr(step, "action"):
+    def on_step(step: sc.Progress) -> None:
+        assert step.circuit is not None
+        # the phases after the search for the seed; a circuit is reported again where another phase begins
+        if not step.phase.startswith("seed") and circuits[-1:] != [step.circuit()]:
+            circuits.append(step.circuit())
             spent.append(process_time() - began)
 
     found = sc.Refine().search(problem, on_step)

@@ -119,13 +119,12 @@ from .search import LearnOptimal as LearnOptimal
 from .search import Method as Method
 from .search import NeuronScores as NeuronScores
 from .search import Problem as Problem
+from .search import Progress as Progress
+from .search import ProgressCounter as ProgressCounter
 from .search import RandomScores as RandomScores
 from .search import Refine as Refine
 from .search import Relp as Relp
 from .search import Result as Result
-from .search import Round as Round
-from .search import Rounds as Rounds
-from .search import Step as Step
 from .search import SubnetworkProbing as SubnetworkProbing
 from .search import Ugs as Ugs
 from .search import estimate as estimate

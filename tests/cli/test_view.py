@@ -14,7 +14,7 @@ from subcircuit.cli.circuits import shown_circuits
 from subcircuit.errors import Stopped
 from subcircuit.graph import Circuit
 from subcircuit.runs import DiscoverSpec, ProgressFile, SqliteJournal, SweepSpec, ValidateSpec, run_in
-from subcircuit.search import Round, Step
+from subcircuit.search import Progress
 from subcircuit.viewer.run_folders import progress_of
 from tests.cli.conftest import Output
 
@@ -95,8 +95,8 @@ def test_a_zoom_is_seen_as_it_goes(
     monkeypatch.setattr("subcircuit.runs.progress._SHARE", 0)
     show, seen = ProgressFile.step, []
 
-    def step(progress_file: ProgressFile, one: Step | Round) -> None:
-        if one.done == one.total:
+    def step(progress_file: ProgressFile, one: Progress) -> None:
+        if one.share == 1 and one.circuit is not None:
             show(progress_file, one)
             assert progress_of([Path("inside")])["running"]
             seen.append(shown_circuits([Path("inside")])[0].circuit)

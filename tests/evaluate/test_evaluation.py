@@ -25,17 +25,7 @@ from subcircuit.evaluate import (
     random_connected_circuit,
 )
 from subcircuit.graph import Circuit, Graph, PartRecord, Record, Scope, TopN
-from subcircuit.search import (
-    Acdc,
-    Eap,
-    EapIgInputs,
-    Journal,
-    LearnOptimal,
-    OnRound,
-    Problem,
-    Result,
-    look_inside,
-)
+from subcircuit.search import Acdc, Eap, EapIgInputs, Journal, LearnOptimal, OnProgress, Problem, Result, look_inside
 from subcircuit.search.journal import FORGETFUL
 from subcircuit.tasks import Split, induction, load_split, metric, split_again
 from tests.problems import random_problem
@@ -115,7 +105,7 @@ def test_a_method_may_choose_by_validation_prompts():
     seen: list[Problem] = []
 
     class Watching(EapIgInputs):
-        def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+        def search(self, problem: Problem, progress: OnProgress | None = None, journal: Journal = FORGETFUL) -> Result:
             seen.append(problem)
             return super().search(problem, progress, journal)
 
@@ -169,7 +159,7 @@ def test_units_of_test_and_search_prompts_are_kept_apart_and_taken_up_again():
 
 
 def test_measuring_tells_how_far_it_is_after_the_search():
-    told: list[tuple[int, int]] = []
+    told: list[tuple[float, float | None]] = []
     discover(MODEL, SPLIT, EapIgInputs(steps=2), on_step=lambda step: told.append((step.done, step.total)))
     # model, circuit and empty circuit on every test and search prompt; the model and what is empty may be the circuit
     assert SPLIT.test is not None

@@ -12,7 +12,7 @@ from subcircuit.engine import ABLATIONS
 from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.evaluate import discover
 from subcircuit.graph import Graph
-from subcircuit.search import Acdc
+from subcircuit.search import Acdc, Progress
 from tests.engine.test_forward import scopes_of
 from tests.oracles import SequentialAcdc
 from tests.problems import random_problem, random_task
@@ -115,11 +115,10 @@ def test_progress_adds_up():
     graph = Graph.of(model.config)
     steps = []
     result = Acdc(0.02).search(random_problem(model, graph, 1, [6, 5], 1, "kl_divergence", "resample"), steps.append)
-    assert [s.decided for s in steps] == sorted(s.decided for s in steps)
-    assert steps[-1].kept == result.circuit.n_edges
-    assert steps[-1].decided == graph.n_edges
-    assert steps[-1].trials == result.trials
-    assert all(s.decided <= s.edges == graph.n_edges for s in steps)
+    trials = [step.numbers["trials"] for step in steps]
+    assert trials == sorted(trials)
+    assert steps[-1].numbers == {"edges kept": result.circuit.n_edges, "trials": result.trials}
+    assert steps[-1].done == steps[-1].total <= result.seconds
 
 
 @pytest.mark.parametrize("direction", ["noising", "both"])
@@ -127,8 +126,13 @@ def test_the_circuit_so_far_grows_into_the_result(direction):
     model = tiny("gpt2")
     graph, so_far = Graph.of(model.config), []
     problem = random_problem(model, graph, 1, [6, 5], 1, "kl_divergence", "resample")
-    result = Acdc(0.02, direction=direction).search(problem, lambda step: so_far.append((step, step.circuit())))
-    assert all(circuit.n_edges <= step.kept for step, circuit in so_far)
+
+    def note(step: Progress) -> None:
+        assert step.circuit is not None
+        so_far.append((step, step.circuit()))
+
+    result = Acdc(0.02, direction=direction).search(problem, note)
+    assert all(circuit.n_edges <= step.numbers["edges kept"] for step, circuit in so_far if step.phase == so_far[0][0].phase)
     assert all(bool((a.kept <= b.kept).all()) for (_, a), (_, b) in pairwise(so_far))
     assert so_far[-1][1].kept.equal(result.circuit.kept)
 

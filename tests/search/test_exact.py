@@ -13,9 +13,9 @@ from subcircuit.errors import NumericalError, SettingsError
 from subcircuit.graph import Graph
 from subcircuit.model import Transformer
 from subcircuit.search import Acdc, Problem
-from subcircuit.search.attribution import Rounds
 from subcircuit.search.eap import Eap
 from subcircuit.search.exact import Exact, effects_of
+from subcircuit.search.progress import ProgressCounter
 from tests.problems import random_problem
 from tests.search.autograd import Autograd, assert_scores
 from tests.search.test_acdc import METRICS
@@ -44,7 +44,7 @@ def test_effects_are_those_of_masked_forward_passes(family, data):
     problem = data.draw(problems(family))
     graph = problem.graph
     size = data.draw(st.integers(1, 3))
-    effects = effects_of(problem, graph.edges, size, Rounds(graph.n_edges, None))
+    effects = effects_of(problem, graph.edges, size, ProgressCounter(graph.n_edges, None))
     cells = graph.edges.nonzero()
     chosen = cells[torch.randperm(len(cells), generator=torch.Generator().manual_seed(size))[:40]].tolist()
     expected = effects_slowly(problem, chosen)

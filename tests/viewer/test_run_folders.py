@@ -12,7 +12,7 @@ from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.report.page import Ranking, circuit_document
 from subcircuit.runs import ProgressFile, read_progress
 from subcircuit.runs.lock import locked
-from subcircuit.search import Acdc, Refining, Round, Step
+from subcircuit.search import Acdc, Progress
 from subcircuit.viewer.run_folders import now_at, progress_of, version_of
 from tests.problems import random_task
 from tests.tiny_models import tiny
@@ -28,15 +28,15 @@ def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Pa
     seen: list[Circuit] = []
     versions = [version_of([tmp_path])]
 
-    def on_step(step: Step | Round | Refining) -> None:
+    def on_step(step: Progress) -> None:
         progress_file.step(step)
         shown = shown_circuits([tmp_path])[0]
         assert shown.name == tmp_path.name
         told = progress_of([tmp_path])
         assert told["running"]
-        assert (told["done"], told["total"]) == (step.done, step.total)
-        assert f"{step.done:,}/{step.total:,} edges" in told["words"]
-        assert isinstance(step, Step)
+        assert told["share"] == step.share
+        assert f"{step.numbers['edges kept']:,} edges kept" in told["words"]
+        assert step.circuit is not None
         assert shown.circuit == step.circuit()
         assert not circuit_document(shown, Ranking.of(shown.circuit))["finished"]
         seen.append(shown.circuit)
@@ -66,7 +66,7 @@ def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Pa
     assert progress_of([tmp_path]) == {"version": version_of([tmp_path]), "running": False, "words": ""}
 
 
-@pytest.mark.parametrize("change", [{"circuit": "../../elsewhere"}, {"done": "many"}, {"words": None, "circuit": 3}])
+@pytest.mark.parametrize("change", [{"circuit": "../../elsewhere"}, {"share": "many"}, {"words": None, "circuit": 3}])
 def test_what_is_no_view_of_a_search_is_left_alone(tmp_path: Path, change: dict[str, object]) -> None:
     ProgressFile(tmp_path, Circuit.empty(Graph.of(tiny("gpt2").config)), in_words())
     file = tmp_path / ".live" / "now.json"

@@ -49,7 +49,7 @@ def experts(
         prompts = load_task(task, transformer, examples=examples, seed=seed, bos=policy)
         problem = Problem.of(transformer, prompts, metric)
         watcher.say(f"measuring the cuts of edges into routers and experts on {len(prompts)} pairs of prompts")
-        found = routing(problem, detail, batch_size)
+        found = routing(problem, detail, batch_size, watcher.step)
     if json:
         print_json(_as_json(problem, found))
     else:

@@ -28,7 +28,7 @@ def neurons(
     from subcircuit.engine import ablation_named
     from subcircuit.errors import SettingsError
     from subcircuit.model import load_model
-    from subcircuit.search import Eap, Problem, loss_with_neurons, neuron_scores
+    from subcircuit.search import Eap, Problem, ProgressCounter, loss_with_neurons, neuron_scores
     from subcircuit.tasks import check_task, load_task
     from subcircuit.tasks import metric as metric_named
 
@@ -43,7 +43,8 @@ def neurons(
         scores = neuron_scores(problem, Eap(), watcher.step)
         total = scores.values.numel()
         sizes = [size for size in SIZES if size < total] + [total]
-        left = {size: loss_with_neurons(problem, scores.keep(size)) for size in sizes}
+        measured_runs = ProgressCounter(len(sizes) * len(prompts), watcher.step, phase="measure")
+        left = {size: loss_with_neurons(problem, scores.keep(size), measured_runs.done) for size in sizes}
     best = scores.largest(top)
     if json:
         ranked = [{"neuron": str(neuron), "score": score} for neuron, score in best]

@@ -1,27 +1,31 @@
-"""How a search is watched: a bar on a terminal, a line every few seconds elsewhere."""
+"""How long work is watched: a bar on a terminal, a line every few seconds elsewhere."""
 
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
+from time import monotonic
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Column
+from rich.text import Text
 
 from subcircuit.cli.console import plain
-from subcircuit.search import OnProgress, Refining, Round, Step
+from subcircuit.search import OnProgress, Progress
 
 SECONDS_BETWEEN_LINES = 5.0
-# seconds by which the speed is judged at least, and before which nothing is foretold
-_SHORTEST_WINDOW, _SHORTEST_TIME = 10.0, 10.0
-# foretellings agree that differ by no more than this factor: the latest, and those of these shares of the time
-_AGREE, _TIMES = 1.25, (0.75, 0.5)
-# the share of the work that a search has to have done before it is believed what its share is
-_LEAST_SHARE = 0.15
-# parts into which a bar is divided
-_BAR = 10_000
+# seconds by which the speed is judged at least, and before which no time left is shown
+_SHORTEST_WINDOW, _SHORTEST_TIME = 10.0, 5.0
+# predictions agree that differ by no more than this factor: the latest, and those of these shares of the time
+_AGREE, _TIMES = 1.3, (0.8, 0.6)
+# share of the work that is done before its time left is shown
+_LEAST_SHARE = 0.1
+# seconds of a phase that leaves a line above the bar
+_WORTH_A_LINE = 1.0
 
 
 class Watcher(Protocol):
@@ -31,8 +35,8 @@ class Watcher(Protocol):
         """Announce what takes a while."""
         ...
 
-    def step(self, step: Step | Round | Refining) -> None:
-        """Show how far a search is; fits ``discover``'s ``on_step``."""
+    def step(self, step: Progress) -> None:
+        """Show how far the work is; fits ``discover``'s ``on_step``."""
         ...
 
 
@@ -43,16 +47,19 @@ def watch(console: Console) -> Iterator[Watcher]:
         lines = Lines(console)
         with _warned(lines.say):
             yield lines
+        lines.end()
         return
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
         TextColumn("{task.fields[state]}", markup=False),
+        _Time(),
     )
-    with Progress(*columns, console=console, expand=True) as progress:
-        bar = Bar(progress)
+    with Bars(*columns, console=console, expand=True, transient=True) as bars:
+        bar = Bar(bars)
         with _warned(bar.say):
             yield bar
+        bar.end()
 
 
 @contextmanager
@@ -76,7 +83,7 @@ def _warned(say: Callable[[str], None]) -> Iterator[None]:
 def both(first: OnProgress, second: OnProgress) -> OnProgress:
     """Tells two of each step."""
 
-    def on_step(step: Step | Round | Refining) -> None:
+    def on_step(step: Progress) -> None:
         first(step)
         second(step)
 
@@ -89,85 +96,109 @@ def quiet_at_first(show: OnProgress) -> OnProgress:
 
 
 class Bar:
-    """A progress bar that appears with the first step."""
+    """A progress bar for the current phase; finished phases leave a line above it."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._pace, self._task = progress, Pace(), None
+    def __init__(self, bars: Bars) -> None:
+        self._bars, self._pace, self._task, self._last = bars, Pace(), None, None
 
     def say(self, message: str) -> None:
         """Print above the bar."""
-        self._progress.console.print(plain(message))
+        self._bars.console.print(plain(message))
 
-    def step(self, step: Step | Round | Refining) -> None:
+    def step(self, step: Progress) -> None:
         """Move the bar."""
+        if self._last is None or _begins(step, self._last):
+            self.end()
         self._pace.note(step)
+        self._last, share = step, step.share
+        total, state = None if share is None else 1.0, " · ".join(found(step))
+        now = {"left": self._pace.left(), "seconds": step.seconds, "at": monotonic()}
         if self._task is None:
-            self._task = self._progress.add_task("", total=_BAR, state="")
-        self._progress.update(
-            self._task,
-            completed=round(_BAR * step.share),
-            description=f"{_place(step):<10}",
-            state=state_of(step, self._pace.left()),
-        )
+            self._task = self._bars.add_task(step.phase, total=total, state=state, time=now)
+        # a prediction that rises stops the bar, and does not turn it round
+        done = 0.0 if share is None else max(share, self._bars.tasks[-1].completed)
+        self._bars.update(self._task, completed=done, total=total, state=state, time=now)
+
+    def end(self) -> None:
+        """Replace the bar of a phase by a line."""
+        if self._task is not None and self._last is not None:
+            self._bars.remove_task(self._task)
+            if self._last.seconds >= _WORTH_A_LINE:
+                self.say(_line(self._last, f"{clock(self._last.seconds)} taken"))
+        self._task = self._last = None
+
+
+class _Time(ProgressColumn):
+    """The time left, which goes on between steps; while there is none, the time taken."""
+
+    def render(self, task: Task) -> Text:
+        """``· 1:05 left`` or ``· 0:12 so far``."""
+        now = task.fields["time"]
+        return plain(f"· {time_of(now['left'], now['seconds'], monotonic() - now['at'])}")
 
 
 class Lines:
     """Plain lines, for logs."""
 
     def __init__(self, console: Console, every: float = SECONDS_BETWEEN_LINES) -> None:
-        self._console, self._every, self._pace, self._last, self._ended = console, every, Pace(), 0.0, False
+        self._console, self._every, self._pace = console, every, Pace()
+        self._last, self._printed, self._ended = None, 0.0, False
 
     def say(self, message: str) -> None:
         """Print one line."""
         self._console.print(plain(message), soft_wrap=True)
 
-    def step(self, step: Step | Round | Refining) -> None:
+    def step(self, step: Progress) -> None:
         """Print a line if the last one is long enough ago."""
+        if self._last is not None and _begins(step, self._last):
+            self.end()
         self._pace.note(step)
-        if step.seconds < self._last:
-            # another search began
-            self._last, self._ended = 0.0, False
-        ends = step.done == step.total and not self._ended
-        if step.seconds - self._last >= self._every or ends:
-            self._last, self._ended = step.seconds, step.done == step.total
-            self.say(": ".join(part for part in (_place(step), state_of(step, self._pace.left())) if part))
+        self._last = step
+        if step.share == 1:
+            self._finish(step)
+        elif step.seconds - self._printed >= self._every:
+            self._printed = step.seconds
+            self.say(_line(step, time_of(self._pace.left(), step.seconds)))
+
+    def end(self) -> None:
+        """Print a line for a phase that is over."""
+        if self._last is not None:
+            self._finish(self._last)
+        self._last, self._printed, self._ended = None, 0.0, False
+
+    def _finish(self, step: Progress) -> None:
+        if not self._ended:
+            self.say(_line(step, f"{clock(step.seconds)} taken"))
+        self._ended = True
 
 
-def in_words() -> Callable[[Step | Round | Refining], str]:
-    """Says of each step of one search how far it is."""
+def in_words() -> Callable[[Progress], str]:
+    """Says of each step how far the work is."""
     pace = Pace()
 
-    def words(step: Step | Round | Refining) -> str:
+    def words(step: Progress) -> str:
         pace.note(step)
-        return " ".join(part for part in (_place(step), state_of(step, pace.left())) if part)
+        return _line(step, time_of(pace.left(), step.seconds))
 
     return words
 
 
-def state_of(step: Step | Round | Refining, left: float | None) -> str:
-    """``45,210/123,211 edges · 87 kept · 310 trials/s · 1:05 left``, or ``96/160 rounds · 0:12 left``."""
-    if isinstance(step, Refining):
-        words = [f"{step.kept:,} edges", f"faithfulness {step.faithfulness:.2f}", f"KL {step.kl:.2f}"]
-    elif isinstance(step, Step):
-        words = [f"{step.decided:,}/{step.edges:,} edges", f"{step.kept:,} kept"]
-        if step.seconds > 0:
-            words.append(f"{step.trials / step.seconds:,.0f} trials/s")
-    else:
-        # shares are told as such
-        words = [f"{step.done} {step.unit}" if step.unit.startswith("%") else f"{step.done:,}/{step.total:,} {step.unit}"]
-    if left is not None and step.done < step.total:
-        words.append(f"{clock(left)} left")
-    return " · ".join(words)
+def found(step: Progress) -> list[str]:
+    """``["45%", "87 edges kept", "faithfulness 0.93"]``, ``["96/160 runs"]``."""
+    numbers = [f"{value:,} {name}" if isinstance(value, int) else f"{name} {value:.2f}" for name, value in step.numbers.items()]
+    if step.total is None:
+        return [f"{step.done:,.0f} {step.unit}", *numbers] if step.unit else numbers
+    return [f"{step.done:,.0f}/{step.total:,.0f} {step.unit}" if step.unit else f"{step.share:.0%}", *numbers]
 
 
-def _place(step: Step | Round | Refining) -> str:
-    match step:
-        case Step():
-            return step.reader
-        case Refining():
-            return f"round {step.round} ({step.action})"
-        case Round():
-            return ""
+def _line(step: Progress, time: str) -> str:
+    words = " · ".join([*found(step), time])
+    return f"{step.phase}: {words}" if step.phase else words
+
+
+def time_of(left: float | None, seconds: float, since: float = 0.0) -> str:
+    """``1:05 left``, or ``0:12 so far`` while the time left is unknown, some seconds after it was told."""
+    return f"{clock(seconds + since)} so far" if left is None else f"{clock(max(left - since, 0.0))} left"
 
 
 def clock(seconds: float) -> str:
@@ -177,53 +208,59 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _begins(step: Progress, last: Progress) -> bool:
+    """Whether a step is the first of another phase, or of another work of the same name."""
+    return step.phase != last.phase or step.seconds < last.seconds
+
+
 class Pace:
-    """How fast work is being done, and how long the rest will take.
+    """How fast work is being done, and how long the rest of a phase will take.
 
-        left = work done · (1 − share) / share · seconds per work, lately
+        left = work that is not done · seconds per work, lately
 
-    Both come from the search: the share weighs what is to come by what it will cost, the work weighs what was done by what it did
-    cost. The latest half of the time speaks for the machine, whose speed changes. Early on the share means little: nothing is
-    foretold before foretellings agree, the latest and those of half and of three quarters of the time.
+    What is done and what there is to do come from the search, which weighs both by what they cost. The latest half of the time
+    speaks for the machine, whose speed changes. No time is told before predictions agree, the latest and those of earlier times, nor
+    while they do not; none at all for work whose amount is unknown.
     """
 
     def __init__(self) -> None:
-        self._points, self._totals = [(0.0, 0.0)], list[tuple[float, float]]()
-        self._steady, self._share = False, 0.0
+        self._points, self._totals, self._last = [(0.0, 0.0)], list[tuple[float, float]](), None
 
-    def note(self, step: Step | Round | Refining) -> None:
+    def note(self, step: Progress) -> None:
         """Take a step into account."""
-        if step.seconds < self._points[-1][0]:
-            # another search began
+        if self._last is not None and _begins(step, self._last):
             self.__init__()
-        self._share = step.share
-        self._points.append((step.seconds, step.work))
+        self._last = step
+        self._points.append((step.seconds, float(step.done)))
         self._points = self._points[_last_before(self._points, step.seconds - max(step.seconds / 2, _SHORTEST_WINDOW)) :]
-        left = self._foretold()
-        if left is None or self._steady:
-            return
-        total, seconds = step.seconds + left, step.seconds
-        self._totals.append((seconds, total))
-        agree = all(self._agrees(total, part * seconds) for part in _TIMES)
-        guessed = isinstance(step, Step) and step.share < _LEAST_SHARE
-        self._steady = agree and seconds >= _SHORTEST_TIME and not guessed
-
-    def _agrees(self, total: float, then: float) -> bool:
-        """Whether the foretelling of then was about the same."""
-        seconds, before = self._totals[_last_before(self._totals, then)]
-        return seconds <= then and total / _AGREE <= before <= total * _AGREE
+        left = self._predicted()
+        if left is not None:
+            self._totals.append((step.seconds, step.seconds + left))
 
     def left(self) -> float | None:
-        """Seconds to go; None while there is nothing to judge by."""
-        return self._foretold() if self._steady or self._share == 1 else None
-
-    def _foretold(self) -> float | None:
-        (then, before), (now, work) = self._points[0], self._points[-1]
-        if self._share == 1:
-            return 0.0
-        if now <= then or work <= before or not self._share:
+        """Seconds to go; None while nothing reliable can be said."""
+        step = self._last
+        if step is None or step.share is None:
             return None
-        return work * (1 - self._share) / self._share * (now - then) / (work - before)
+        if step.share == 1:
+            return 0.0
+        late = step.seconds >= _SHORTEST_TIME and step.share >= _LEAST_SHARE
+        return self._predicted() if late and self._is_steady(step.seconds) else None
+
+    def _is_steady(self, seconds: float) -> bool:
+        """Whether the whole time was predicted about the same before."""
+        totals = [self._totals[_last_before(self._totals, part * seconds)] for part in _TIMES] if self._totals else []
+        latest = self._totals[-1][1] if totals else 0.0
+        return bool(totals) and all(
+            then <= part * seconds and latest / _AGREE <= total <= latest * _AGREE
+            for (then, total), part in zip(totals, _TIMES, strict=True)
+        )
+
+    def _predicted(self) -> float | None:
+        (then, before), (now, done) = self._points[0], self._points[-1]
+        if self._last is None or self._last.total is None or now <= then or done <= before:
+            return None
+        return (self._last.total - done) * (now - then) / (done - before)
 
 
 def _last_before(points: Sequence[tuple[float, float]], seconds: float) -> int:

@@ -26,8 +26,8 @@ from subcircuit.graph import Node
 from subcircuit.model import Transformer
 from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
-from subcircuit.search import OnRound
-from subcircuit.search.attribution import Rounds
+from subcircuit.search import OnProgress
+from subcircuit.search.progress import ProgressCounter
 from subcircuit.tasks import METRICS, BosPolicy, Task
 from subcircuit.tasks.tokenizer import make_encoder
 
@@ -240,7 +240,7 @@ def effects(
     target: Probe,
     retained: Sequence[Probe],
     texts: Texts | None,
-    on_round: OnRound | None = None,
+    on_round: OnProgress | None = None,
 ) -> EditEffects:
     """The effects of an edit, measured on the edited and on the whole model.
 
@@ -252,7 +252,7 @@ def effects(
         on_round: called as tasks and pieces of text are done.
     """
     read = 0 if texts is None else texts.tokens
-    rounds = Rounds(sum(map(_tokens, (target, *retained))) + read, on_round, "tokens")
+    rounds = ProgressCounter(sum(map(_tokens, (target, *retained))) + read, on_round, "tokens", "measure")
 
     def change(probe: Probe) -> Change:
         found = _change(probe, run)
@@ -272,7 +272,7 @@ def recovery(
     judged: Probe,
     settings: Relearning,
     say: Say,
-    on_round: OnRound | None = None,
+    on_round: OnProgress | None = None,
 ) -> Relearned:
     """Fine-tune the edited model, and one that is damaged as much at random.
 
@@ -298,14 +298,14 @@ def recovery(
     return Relearned(settings, len(train), whole, curve, random, len(damaged.nodes), inside)
 
 
-def _steps(settings: Relearning, on_round: OnRound | None) -> Callable[[int], None]:
+def _steps(settings: Relearning, on_round: OnProgress | None) -> Callable[[int], None]:
     """A callback that reports the steps of successive trainings, each counted from its first step."""
-    rounds = Rounds(settings.steps, on_round, "steps")
+    rounds = ProgressCounter(settings.steps, on_round, "steps", "relearn")
 
     def step(number: int) -> None:
         nonlocal rounds
         if number == 1:
-            rounds = Rounds(settings.steps, on_round, "steps")
+            rounds = ProgressCounter(settings.steps, on_round, "steps", "relearn")
         rounds.reach(number)
 
     return step

@@ -23,7 +23,7 @@ from subcircuit.errors import EditError, GraphError
 from subcircuit.graph import Circuit, Node
 from subcircuit.model import MixtureWeights, Transformer
 from subcircuit.model.tokens import Tokens
-from subcircuit.search import OnRound
+from subcircuit.search import OnProgress
 from subcircuit.tasks import Task, check_same_vocabulary, check_vocabulary
 
 Level: TypeAlias = Literal["node", "edge"]
@@ -163,7 +163,7 @@ def remove(
     metric: str | None = None,
     settings: RemovalSearch | None = None,
     on_step: OnPoint | None = None,
-    on_round: OnRound | None = None,
+    on_round: OnProgress | None = None,
 ) -> Removal:
     """Take a capability out of a model: the smallest part of its circuit whose removal brings it below a target.
 
@@ -213,7 +213,7 @@ def keep(
     *,
     retain: Sequence[Task] = (),
     means: Means | None = None,
-    on_round: OnRound | None = None,
+    on_round: OnProgress | None = None,
 ) -> tuple[Edit, Fill]:
     """Keep only a circuit of a model: its heads and MLPs, with all their inputs, or its edges alone.
 
@@ -308,7 +308,7 @@ class _Material:
             constants = mean_values(self.model, circuit.graph, self._prompts)
         return EdgeParts.of(self.model, circuit, constants)
 
-    def learned(self, parts: Parts, removed: Sequence[int], on_round: OnRound | None) -> Parts:
+    def learned(self, parts: Parts, removed: Sequence[int], on_round: OnProgress | None) -> Parts:
         """The parts with optimal constants for those that are gone."""
         tasks, gone = self._tasks, list(removed)
         if isinstance(parts, EdgeParts):

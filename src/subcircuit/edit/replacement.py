@@ -25,7 +25,7 @@ from subcircuit.model.components import embed, mlp, neurons, normalize
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer, block
 from subcircuit.model.weights import MLPWeights
-from subcircuit.search import LearnOptimal, OnRound, Problem, learn_optimal
+from subcircuit.search import LearnOptimal, OnProgress, Problem, learn_optimal
 from subcircuit.tasks import Answer, Task, build_task_of_ids, metric
 
 Fill: TypeAlias = Literal["mean", "zero", "optimal"]
@@ -78,7 +78,7 @@ def mean_values(model: Transformer, graph: Graph, prompts: Iterable[Tokens]) -> 
 
 
 def optimal_values(
-    model: Transformer, circuit: Circuit, tasks: Sequence[Task], on_step: OnRound | None = None
+    model: Transformer, circuit: Circuit, tasks: Sequence[Task], on_step: OnProgress | None = None
 ) -> Float[Tensor, "writer d_model"]:
     """Constants on a circuit's cut edges that move the model's predictions on these tasks as little as possible (KL)."""
     problem = Problem(model, circuit.graph, _joined(model, tasks), metric("kl_divergence"))
@@ -87,7 +87,7 @@ def optimal_values(
 
 
 def optimal_writes(
-    model: Transformer, nodes: Sequence[Node], tasks: Sequence[Task], on_step: OnRound | None = None
+    model: Transformer, nodes: Sequence[Node], tasks: Sequence[Task], on_step: OnProgress | None = None
 ) -> Float[Tensor, "part d_model"]:
     """The same for nodes of which every edge is cut.
 

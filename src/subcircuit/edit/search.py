@@ -34,13 +34,12 @@ from torch import Tensor
 
 from subcircuit.edit.parts import Parts, Probe
 from subcircuit.errors import EditError, SettingsError
-from subcircuit.search import OnRound
-from subcircuit.search.attribution import Rounds
+from subcircuit.search import OnProgress
+from subcircuit.search.progress import ProgressCounter
 
 _ENOUGH = 0.25  # share of the way that a group of edges has to make
 _NOTICEABLE = 0.002  # a step that makes less of the way is none
 _ROUNDING = 1e-6
-WAY = "% of the way to the target"
 
 
 @dataclass(frozen=True)
@@ -138,24 +137,25 @@ def find(
     settings: RemovalSearch,
     on_step: OnPoint | None = None,
     start: Sequence[int] = (),
-    on_round: OnRound | None = None,
+    on_round: OnProgress | None = None,
 ) -> RemovedParts:
     """Search.
 
     Args:
         on_step: called after every step.
         start: parts that are gone from the beginning.
-        on_round: called after every set of parts that is measured, with the share of the way to the target that is made.
+        on_round: called after every removal that is tried.
 
     Raises:
         EditError: no parts, or removing them does not reach the target.
     """
     if not parts.names:
         raise EditError("the circuit has no head, MLP or edge that can be removed")
-    way = Rounds(100, on_round, WAY)
-    search = _Search(parts, target, tuple(retained), settings, way)
+    # nobody knows how many removals the search will try
+    tried = ProgressCounter(None, on_round, "removals tried", "search")
+    search = _Search(parts, target, tuple(retained), settings, tried)
     began, state = perf_counter(), search.measure(frozenset(start))
-    path, whole = list[RemovalStep](), state.way(settings.target)
+    path = list[RemovalStep]()
 
     def note(to: _State, changed: frozenset[int], back: bool) -> None:
         names = tuple(parts.names[part] for part in sorted(changed))
@@ -168,7 +168,6 @@ def find(
         better = search.step(state)
         note(better, better.removed - state.removed, False)
         state = better
-        way.reach(int(100 * (1 - state.way(settings.target) / whole)))
     needed = search.without_needless(state)
     if needed.removed != state.removed:
         note(needed, state.removed - needed.removed, True)
@@ -181,15 +180,14 @@ class _Search:
     target: Probe
     retained: tuple[Probe, ...]
     settings: RemovalSearch
-    way: Rounds
+    tried: ProgressCounter
 
     @torch.no_grad()
     def measure(self, removed: frozenset[int]) -> _State:
         """Exactly, with these parts gone."""
         kept = self._kept(removed)
         target, *retained = (float(probe.share(lambda tokens: self.parts.stream(kept, tokens))) for probe in self._probes)
-        # told that time has passed
-        self.way.done(0)
+        self.tried.done(1)
         return _State(removed, target, tuple(retained))
 
     def step(self, state: _State) -> _State:

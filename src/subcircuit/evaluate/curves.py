@@ -28,8 +28,8 @@ from subcircuit.evaluate.faithfulness import faithfulness, faithfulness_interval
 from subcircuit.evaluate.measure import measure_all
 from subcircuit.graph import By, Circuit, TopN, select_edges
 from subcircuit.search import Problem
-from subcircuit.search.attribution import Rounds
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.progress import ProgressCounter
 from subcircuit.tasks import metric
 
 PERCENTAGES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -107,7 +107,7 @@ def curve(
     by: By = "signed",
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
-    rounds: Rounds | None = None,
+    rounds: ProgressCounter | None = None,
 ) -> Curve:
     """Faithfulness of the best edges at ten sizes, `PERCENTAGES`.
 
@@ -134,7 +134,7 @@ def points_of(
     sizes: Sequence[tuple[float, int]],
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
-    rounds: Rounds | None = None,
+    rounds: ProgressCounter | None = None,
 ) -> tuple[CurvePoint, ...]:
     """Where circuits lie in the plane of size and faithfulness.
 

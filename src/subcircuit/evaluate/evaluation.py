@@ -36,7 +36,7 @@ from subcircuit.evaluate.measure import measure, runs_of
 from subcircuit.graph import By, Circuit, Graph, Numbers, Scope
 from subcircuit.graph.selection import Selection
 from subcircuit.model.transformer import Transformer
-from subcircuit.search import Discovery, LearnOptimal, Method, OnProgress, OnRound, Problem, Rounds, find_circuit
+from subcircuit.search import Discovery, LearnOptimal, Method, OnProgress, Problem, ProgressCounter, find_circuit
 from subcircuit.search.journal import FORGETFUL, Journal, Under
 from subcircuit.search.method import MethodClass
 from subcircuit.tasks import Metric, OwnMetric, Split, Task, check_vocabulary
@@ -102,7 +102,7 @@ def judge(
     seed: int = 0,
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
-    on_step: OnRound | None = None,
+    on_step: OnProgress | None = None,
 ) -> Judgement:
     """The judgement of a circuit on held-out prompts.
 
@@ -123,7 +123,7 @@ def judge(
         raise SettingsError(f"random_circuits is {random_circuits}: it must be at least 1")
     ranked = circuit.scores is not None and bool(circuit.scores[circuit.graph.edges].isfinite().all())
     sizes = (1, 1 + random_circuits, *([len(PERCENTAGES)] if ranked else []))
-    rounds = Rounds(sum(runs_of(len(problem.task), size) for size in sizes), on_step, "runs")
+    rounds = ProgressCounter(sum(runs_of(len(problem.task), size) for size in sizes), on_step, phase="measure")
     evaluation = evaluate_circuit(problem, circuit, batch_size, journal, rounds)
     others = [complement(circuit)] + [_random(circuit.graph, circuit.n_edges, seed + i) for i in range(random_circuits)]
     rest, *random = faithfulness(measure(problem, others, batch_size, journal, rounds)).tolist()
@@ -199,7 +199,7 @@ def discover(
         scope: level at which the model is resolved, as a value or as text; queries, keys and values of every head by default.
         selection: rule that selects edges by their scores; a number selects that many edges of largest magnitude, None 1 % of them.
             Edges on no path from an embedding to the logits are pruned. Methods that find a circuit themselves accept no selection.
-        on_step: called with a ``Step`` after every batch of trials, or with a ``Round`` after every batch of examples.
+        on_step: called after every batch of trials or of examples.
         journal: stores intermediate results, so that an interrupted search can resume.
 
     Raises:
@@ -271,7 +271,7 @@ def with_numbers(
     split: Split,
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
-    on_step: OnRound | None = None,
+    on_step: OnProgress | None = None,
 ) -> Circuit:
     """The circuit with results on the split's test and search prompts in its record; unchanged if it has no record.
 
@@ -291,7 +291,7 @@ def with_numbers(
     if circuit.record is None:
         return circuit
     there = {name: split.parts[name] for name in REPORTED if name in split.parts}
-    rounds = Rounds(sum(runs_of(len(task), 1) for task in there.values()), on_step, "runs of test and search prompts")
+    rounds = ProgressCounter(sum(runs_of(len(task), 1) for task in there.values()), on_step, phase="measure")
     found: dict[str, Any] = dict.fromkeys(REPORTED)
     for name, task in there.items():
         on, part = replace(problem, task=task.to(model.device)), Under(journal, f"{name} prompts")
@@ -301,7 +301,7 @@ def with_numbers(
 
 
 def measured_on(
-    problem: Problem, circuit: Circuit, batch_size: int = 16, journal: Journal = FORGETFUL, rounds: Rounds | None = None
+    problem: Problem, circuit: Circuit, batch_size: int = 16, journal: Journal = FORGETFUL, rounds: ProgressCounter | None = None
 ) -> Numbers:
     """The numbers of a circuit on a behaviour's prompts; undefined numbers are None, with the reason."""
     try:

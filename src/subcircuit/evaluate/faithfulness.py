@@ -23,8 +23,8 @@ from subcircuit.evaluate.bootstrap import Interval, bootstrap, mean
 from subcircuit.evaluate.measure import Readings, measure_all
 from subcircuit.graph import Circuit
 from subcircuit.search import Problem
-from subcircuit.search.attribution import Rounds
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.progress import ProgressCounter
 from subcircuit.tasks import metric
 
 
@@ -132,7 +132,7 @@ class Evaluation:
 
 @entry
 def evaluate_circuit(
-    problem: Problem, circuit: Circuit, batch_size: int = 16, journal: Journal = FORGETFUL, rounds: Rounds | None = None
+    problem: Problem, circuit: Circuit, batch_size: int = 16, journal: Journal = FORGETFUL, rounds: ProgressCounter | None = None
 ) -> Evaluation:
     """Measure a circuit on a behaviour: better not on the prompts with which it was found.
 

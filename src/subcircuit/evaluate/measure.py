@@ -24,9 +24,9 @@ from subcircuit.graph import Circuit, Graph
 from subcircuit.model.components import unembed
 from subcircuit.model.transformer import Transformer
 from subcircuit.search import Problem
-from subcircuit.search.attribution import Rounds
 from subcircuit.search.borderline import rounding
 from subcircuit.search.journal import FORGETFUL, Journal, each
+from subcircuit.search.progress import ProgressCounter
 from subcircuit.tasks import Metric, Task, check_same_vocabulary, with_positions
 from subcircuit.tasks.metrics import example_losses
 
@@ -68,7 +68,7 @@ def measure(
     circuits: Sequence[Circuit],
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
-    rounds: Rounds | None = None,
+    rounds: ProgressCounter | None = None,
 ) -> Readings:
     """`measure_all` for the behaviour's own metric."""
     (readings,) = measure_all(problem, circuits, (problem.metric,), batch_size, journal, rounds=rounds)
@@ -84,7 +84,7 @@ def measure_all(
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
     ends: Ends | None = None,
-    rounds: Rounds | None = None,
+    rounds: ProgressCounter | None = None,
 ) -> tuple[Readings, ...]:
     """Measure circuits with several metrics at the price of one.
 
@@ -113,7 +113,7 @@ def measure_all(
     masks = [graph.edges, torch.zeros_like(graph.edges), *(circuit.kept for circuit in circuits)]
     task = with_positions(graph, problem.task.to(model.device))
     ablated = ablated_by_batch(model, graph, task.corrupted, problem.ablation)
-    told = rounds or Rounds(runs_of(len(task), len(circuits)), None)
+    told = rounds or ProgressCounter(runs_of(len(task), len(circuits)), None)
     what = sha256(b"".join(mask.cpu().numpy().tobytes() for mask in masks)).hexdigest()[:32]
     what = f"losses/{what}/{', '.join(metric.name for metric in metrics)}"
     known: Ends = {} if ends is None else ends
@@ -163,7 +163,7 @@ def _losses(
     masks: Sequence[Bool[Tensor, "writer reader"]],
     part: Task,
     metrics: Sequence[Metric],
-    rounds: Rounds,
+    rounds: ProgressCounter,
 ) -> list[Float[Tensor, "trial batch"]]:
     """Losses of one batch by metric; the first two masks are the whole model's and that of no edge, whose streams are ``ends``."""
     compares = any(metric.compares for metric in metrics)

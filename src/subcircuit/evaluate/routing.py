@@ -26,11 +26,11 @@ from torch import Tensor
 from subcircuit.engine.gradients import streams_from
 from subcircuit.entry import entry
 from subcircuit.errors import ModelError, SettingsError
-from subcircuit.evaluate.measure import Readings, measure
+from subcircuit.evaluate.measure import Readings, measure, runs_of
 from subcircuit.graph import Circuit, Graph, Scope
 from subcircuit.model import Tokens, Transformer
 from subcircuit.model.components import embed, route
-from subcircuit.search import Problem
+from subcircuit.search import OnProgress, Problem, ProgressCounter
 from subcircuit.tasks import Task
 from subcircuit.tasks.roles import END, Roles
 from subcircuit.units.experts import mixture_weights, normed
@@ -106,13 +106,14 @@ class RoutingReport:
 
 
 @entry
-def routing(problem: Problem, detailed: int = 3, batch_size: int = 16) -> RoutingReport:
+def routing(problem: Problem, detailed: int = 3, batch_size: int = 16, on_step: OnProgress | None = None) -> RoutingReport:
     """The effects of the choice of experts, and of their contents, on a behaviour.
 
     Args:
         problem: prompts, metric and ablation.
         detailed: number of layers for which effects are split by source.
         batch_size: prompts that run together.
+        on_step: called after every run of every batch of prompts.
 
     Raises:
         ModelError: the model has no experts.
@@ -128,10 +129,13 @@ def routing(problem: Problem, detailed: int = 3, batch_size: int = 16) -> Routin
     graph = Graph.of(model.config, Scope("block", overrides=tuple((f"m{layer}", "expert") for layer in layers)))
     cuts = [_cut(graph, routers, chosen) for chosen in (layers, *((layer,) for layer in layers)) for routers in (True, False)]
     problem = replace(problem, graph=graph)
-    readings = measure(problem, cuts, batch_size)
+    runs = ProgressCounter(runs_of(len(problem.task), len(cuts)), on_step, phase="layers")
+    readings = measure(problem, cuts, batch_size, rounds=runs)
     total, *each = _paired(["all"] * (1 + len(layers)), readings)
     told = sorted(range(len(layers)), key=lambda i: -_size(each[i]))[:detailed]
-    sources = {layers[i]: _by_source(problem, layers[i], batch_size) for i in told}
+    rows = {layers[i]: _rows_by_source(graph, layers[i]) for i in told}
+    runs = ProgressCounter(sum(runs_of(len(problem.task), 2 * len(mine)) for mine in rows.values()), on_step, phase="sources")
+    sources = {layer: _by_source(problem, layer, mine, batch_size, runs) for layer, mine in rows.items()}
     frequencies = _frequencies(model, graph, problem.task, batch_size)
     return RoutingReport(
         tuple(LayerRouting(layer, frequencies[layer], each[i], sources.get(layer, ())) for i, layer in enumerate(layers)),
@@ -161,15 +165,21 @@ def _paired(names: Sequence[str], readings: Readings) -> list[RoutingEffects]:
     return [RoutingEffects(name, *pair) for name, pair in zip(names, zip(effects[::2], effects[1::2], strict=True), strict=True)]
 
 
-def _by_source(problem: Problem, layer: int, batch_size: int) -> tuple[RoutingEffects, ...]:
-    """Effects of the edges into one layer's router and experts, by what computes their writers."""
-    graph = problem.graph
+def _rows_by_source(graph: Graph, layer: int) -> dict[str, list[int]]:
+    """The writers that one layer's router and experts read, by what computes them."""
     rows: dict[str, list[int]] = {}
     for row in range(graph.n_read(graph.readers_in[graph.unit_index[f"m{layer}"]][0])):
         unit = graph.unit_of_writer[row]
         rows.setdefault("embed" if unit is None else graph.units[unit].name, []).append(row)
-    cuts = [_cut(graph, routers, (layer,), source) for source in rows.values() for routers in (True, False)]
-    return tuple(_paired(list(rows), measure(problem, cuts, batch_size)))
+    return rows
+
+
+def _by_source(
+    problem: Problem, layer: int, rows: dict[str, list[int]], batch_size: int, runs: ProgressCounter
+) -> tuple[RoutingEffects, ...]:
+    """Effects of the edges into one layer's router and experts, by what computes their writers."""
+    cuts = [_cut(problem.graph, routers, (layer,), source) for source in rows.values() for routers in (True, False)]
+    return tuple(_paired(list(rows), measure(problem, cuts, batch_size, rounds=runs)))
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ from pydantic import TypeAdapter
 
 from subcircuit.engine.memory import peak_memory
 from subcircuit.entry import entry
-from subcircuit.evaluate.curves import Curve, CurvePoint, curve, points_of
+from subcircuit.evaluate.curves import PERCENTAGES, Curve, CurvePoint, curve, points_of
 from subcircuit.evaluate.faithfulness import check_gap
-from subcircuit.evaluate.measure import measure
+from subcircuit.evaluate.measure import measure, runs_of
 from subcircuit.graph import By
-from subcircuit.search import Method, OnProgress, Problem, method_of, search_at
+from subcircuit.search import Method, OnProgress, Problem, ProgressCounter, method_of, search_at
 from subcircuit.search.journal import FORGETFUL, Journal, Under, alone
 from subcircuit.search.method import MethodClass
 
@@ -95,7 +95,7 @@ class Contest:
 
         Args:
             method: of one with a threshold its own is not used.
-            on_step: progress of the search.
+            on_step: progress of the search and of the measurements.
             journal: remembers what was worked out, and of a finished method all numbers, what it cost among them.
         """
         part = Under(journal, method.name)
@@ -112,12 +112,18 @@ class Contest:
             found = list(search_at(method, self.found_on, self.thresholds, on_step, journal).values())
         cost = sum(one.seconds for one in found), median(one.forward_seconds for one in found), peak.size
         if found[0].ranked:
-            ranked = curve(self.judged_on, found[0].scores, self.by, self.batch_size, journal)
+            ranked = curve(
+                self.judged_on, found[0].scores, self.by, self.batch_size, journal, self._runs(len(PERCENTAGES), on_step)
+            )
             return Contender(method.name, ranked.points, ranked, *cost, found[0].notes)
         circuits = sorted((one.circuit for one in found), key=lambda circuit: circuit.n_edges)
         sizes = [(100 * circuit.n_edges / circuit.graph.n_edges, circuit.n_edges) for circuit in circuits]
-        points = points_of(self.judged_on, circuits, sizes, self.batch_size, journal)
+        points = points_of(self.judged_on, circuits, sizes, self.batch_size, journal, self._runs(len(circuits), on_step))
         return Contender(method.name, points, None, *cost, {})
+
+    def _runs(self, circuits: int, on_step: OnProgress | None) -> ProgressCounter:
+        """Counts the runs that measure circuits on the evaluation prompts."""
+        return ProgressCounter(runs_of(len(self.judged_on.task), circuits), on_step, phase="measure")
 
 
 @entry

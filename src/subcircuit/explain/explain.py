@@ -18,8 +18,8 @@ from subcircuit.explain.observe import STEPS, Observation, Written, neurons_at_w
 from subcircuit.graph import Circuit, Node, coarsen
 from subcircuit.graph.levels import parts_within
 from subcircuit.model.transformer import Transformer
-from subcircuit.search import OnRound
-from subcircuit.search.attribution import Rounds
+from subcircuit.search import OnProgress
+from subcircuit.search.progress import ProgressCounter
 from subcircuit.tasks import Task, check_same_vocabulary
 from subcircuit.tasks.roles import REST
 
@@ -38,7 +38,7 @@ def explain_circuit(
     circuit: Circuit,
     task: Task,
     thresholds: Thresholds | None = None,
-    on_step: OnRound | None = None,
+    on_step: OnProgress | None = None,
 ) -> Explanation:
     """The explanation of a circuit on a task's prompts: each component with its evidence and a label, or "unclear".
 
@@ -70,7 +70,7 @@ def explain_circuit(
     thresholds, graph = thresholds or Thresholds(), circuit.graph
     circuit = coarsen(circuit, graph.without_positions) if graph.shape.positions else circuit
     # a node takes about as long as a unit's gradients
-    rounds = Rounds(STEPS * len(circuit.graph.units) + len(circuit.nodes), on_step, "parts")
+    rounds = ProgressCounter(STEPS * len(circuit.graph.units) + len(circuit.nodes), on_step, "parts", "observe")
     observed = observe(model, task.to(model.device), circuit.graph, rounds=rounds)
     if not bool(observed.node_effects.isfinite().all()) or not bool(observed.direct.isfinite().all()):
         raise NumericalError(f"{model.name} computes NaN or infinity on these prompts in {model.dtype}: try --dtype float32")

@@ -32,7 +32,7 @@ from subcircuit.model.components import mlp, neurons, normalize
 from subcircuit.model.config import LayerNorm, NoNorm, RMSNorm
 from subcircuit.model.transformer import Transformer
 from subcircuit.model.weights import MLPWeights
-from subcircuit.search.attribution import Rounds
+from subcircuit.search.progress import ProgressCounter
 from subcircuit.tasks import Answers, Roles, Task, check_vocabulary
 from subcircuit.tasks.roles import with_ends
 from subcircuit.units.gradients import norm_pull_back
@@ -95,7 +95,7 @@ class Observation:
 @entry
 @torch.no_grad()
 def observe(
-    model: Transformer, task: Task, like: Graph | None = None, steps: int = STEPS, rounds: Rounds | None = None
+    model: Transformer, task: Task, like: Graph | None = None, steps: int = STEPS, rounds: ProgressCounter | None = None
 ) -> Observation:
     """Run a model on a task's clean and corrupted prompts.
 

@@ -33,7 +33,7 @@ from subcircuit.model import Transformer, load_model
 from subcircuit.report.folder import write_directory
 from subcircuit.report.removal_figure import draw_removal
 from subcircuit.report.style import save_figure
-from subcircuit.search import OnRound
+from subcircuit.search import OnProgress
 
 # shares of a capability that are as good as none
 _TURNED = 0.05
@@ -138,7 +138,7 @@ def write_removal(
     held_out: HeldOut,
     relearning: Relearning | None = None,
     say: Callable[[str], None] = lambda _: None,
-    on_round: OnRound | None = None,
+    on_round: OnProgress | None = None,
 ) -> EditReport:
     """Write a model without a capability, read it back, measure what was written, and put the report beside it.
 
@@ -179,7 +179,7 @@ def write_kept(
     circuit: Circuit,
     held_out: HeldOut,
     say: Callable[[str], None] = lambda _: None,
-    on_round: OnRound | None = None,
+    on_round: OnProgress | None = None,
 ) -> EditReport:
     """Write a model of which only a circuit is left, read it back, measure what was written, and put the report beside it.
 
@@ -195,7 +195,7 @@ def _write(
     held_out: HeldOut,
     report: Callable[[EditEffects, Transformer | CutModel], EditReport],
     say: Callable[[str], None],
-    on_round: OnRound | None,
+    on_round: OnProgress | None,
 ) -> EditReport:
     made: list[EditReport] = []
 

@@ -21,7 +21,7 @@ from subcircuit.io import write_whole
 if TYPE_CHECKING:
     # whoever searches has them already; a list of runs does not wait for torch
     from subcircuit.graph import Circuit
-    from subcircuit.search import Refining, Round, Step
+    from subcircuit.search import Progress
 
 PROGRESS_FOLDER = ".live"
 SECONDS_BETWEEN = 2.0
@@ -36,13 +36,12 @@ class RunProgress:
     """The progress of a run.
 
     Args:
-        done, total: units of work, as the method counts them.
-        words: the same in words.
+        share: share of the work of the phase that is done; None if it cannot be predicted.
+        words: how far the run is, and what is found so far.
         circuit: name of the directory that holds the circuit so far.
     """
 
-    done: int
-    total: int
+    share: float | None
     words: str
     circuit: str
 
@@ -56,29 +55,27 @@ class ProgressFile:
         words: a step in words.
     """
 
-    def __init__(self, directory: Path, begin: "Circuit", words: "Callable[[Step | Round | Refining], str]"):
+    def __init__(self, directory: Path, begin: "Circuit", words: "Callable[[Progress], str]"):
         self._folder, self._words, self._circuit = directory / PROGRESS_FOLDER, words, begin
         self._turns = cycle(_CIRCUITS)
         self._next = 0.0
-        self._show(0, 0, "")
+        self._show(None, "")
 
-    def step(self, step: "Step | Round | Refining") -> None:
+    def step(self, step: "Progress") -> None:
         """Write the progress after a step, if it is time; fits ``discover``'s ``on_step``."""
-        from subcircuit.search import Round
-
         words = self._words(step)
         if monotonic() < self._next:
             return
-        if not isinstance(step, Round):
+        if step.circuit is not None:
             self._circuit = step.circuit()
-        self._show(step.done, step.total, words)
+        self._show(step.share, words)
 
     def end(self) -> None:
         """Remove the progress: the run is done, and its result is there."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _show(self, done: int, total: int, words: str) -> None:
-        began, progress = monotonic(), RunProgress(done, total, words, next(self._turns))
+    def _show(self, share: float | None, words: str) -> None:
+        began, progress = monotonic(), RunProgress(share, words, next(self._turns))
         # a disk that is full is the journal's business
         with suppress(OSError):
             self._circuit.save(self._folder / progress.circuit)
@@ -95,7 +92,8 @@ def read_progress(directory: Path) -> tuple[RunProgress, Path] | None:
         if (folder / _NOW).stat().st_size > _LARGEST:
             return None
         content: Any = json.loads((folder / _NOW).read_bytes())
-        found = RunProgress(int(content["done"]), int(content["total"]), str(content["words"]), str(content["circuit"]))
+        share = None if content["share"] is None else float(content["share"])
+        found = RunProgress(share, str(content["words"]), str(content["circuit"]))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return (found, folder / found.circuit) if found.circuit in _CIRCUITS else None

@@ -2,7 +2,7 @@
 
 from subcircuit.search.acdc import Acdc
 from subcircuit.search.atp_star import AtpStar
-from subcircuit.search.attribution import Rounds, effects_by_example
+from subcircuit.search.attribution import effects_by_example
 from subcircuit.search.discover import find_circuit, look_inside, refine_circuit
 from subcircuit.search.eap import CleanCorrupted, Eap, EapIgActivations, EapIgInputs
 from subcircuit.search.edge_pruning import EdgePruning
@@ -17,10 +17,11 @@ from subcircuit.search.methods import METHODS, meaning_of_scores, method_named, 
 from subcircuit.search.neurons import NeuronScores, loss_with_neurons, neuron_scores
 from subcircuit.search.optimal import LearnOptimal, ablation_for, ablation_with, learn_optimal
 from subcircuit.search.problem import Problem
+from subcircuit.search.progress import OnProgress, Progress, ProgressCounter, in_phase
 from subcircuit.search.random_scores import RandomScores
 from subcircuit.search.refine import Refine
 from subcircuit.search.relp import Relp
-from subcircuit.search.result import Discovery, OnProgress, OnRound, OnStep, Refining, Result, Round, Step, scored, timed
+from subcircuit.search.result import Discovery, Result, scored, timed
 from subcircuit.search.subnetwork_probing import SubnetworkProbing
 from subcircuit.search.ugs import Ugs
 from subcircuit.search.warnings import faithfulness_of, warnings_of
@@ -46,17 +47,13 @@ __all__ = [
     "Method",
     "NeuronScores",
     "OnProgress",
-    "OnRound",
-    "OnStep",
     "Problem",
+    "Progress",
+    "ProgressCounter",
     "RandomScores",
     "Refine",
-    "Refining",
     "Relp",
     "Result",
-    "Round",
-    "Rounds",
-    "Step",
     "SubnetworkProbing",
     "Ugs",
     "ablation_for",
@@ -65,6 +62,7 @@ __all__ = [
     "estimate",
     "faithfulness_of",
     "find_circuit",
+    "in_phase",
     "learn_optimal",
     "look_inside",
     "loss_with_neurons",

@@ -39,7 +39,8 @@ from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.memory import Footprint, changed_rows, of_engines
 from subcircuit.search.method import Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnStep, Result, Step, timed
+from subcircuit.search.progress import OnProgress, Progress
+from subcircuit.search.result import Result, timed
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Acdc(CutRules, Method):
     @entry
     @torch.no_grad()
     def search(
-        self, problem: Problem, progress: OnStep | None = None, journal: Journal = FORGETFUL, within: Within | None = None
+        self, problem: Problem, progress: OnProgress | None = None, journal: Journal = FORGETFUL, within: Within | None = None
     ) -> Result:
         """Find the circuit.
 
@@ -97,11 +98,11 @@ class Acdc(CutRules, Method):
             borderline=None if counts[0] is None else sum(count or 0 for count in counts),
         )
 
-    def _walks(self, problem: Problem, progress: OnStep | None, journal: Journal, within: Within | None) -> list[Walk]:
+    def _walks(self, problem: Problem, progress: OnProgress | None, journal: Journal, within: Within | None) -> list[Walk]:
         """The finished searches, one from each end."""
-        walks: list[Walk] = []
-        for restoring in ENDS[self.direction]:
-            walks.append(Walk(problem, self, _told(progress, walks, self), journal, restoring, within))
+        walks, ends = list[Walk](), ENDS[self.direction]
+        for restoring in ends:
+            walks.append(Walk(problem, self, _told(progress, walks, len(ends)), journal, restoring, within))
             walks[-1].run()
         return walks
 
@@ -122,24 +123,20 @@ class Acdc(CutRules, Method):
         return {threshold: replace(self, threshold=threshold) for threshold in thresholds}
 
 
-def _told(on_step: OnStep | None, before: Sequence[Walk], config: Acdc) -> OnStep:
-    """A callback that reports several searches as one."""
-    if on_step is None:
-        return lambda step: None
-    done, trials, seconds, work = (
-        sum(getattr(search, name) for search in before) for name in ("decided", "trials", "seconds", "work")
-    )
-    ended, ends = len(before), len(ENDS[config.direction])
-    masks = [search.kept for search in before]
-    kept = sum(int(mask.sum()) for mask in masks)
+def _told(on_step: OnProgress | None, before: Sequence[Walk], ends: int) -> OnProgress | None:
+    """A callback for one of several searches, whose circuit so far includes those found before."""
+    if on_step is None or ends == 1:
+        return on_step
+    masks, phase = [walk.kept for walk in before], f"acdc ({len(before) + 1} of {ends})"
 
-    def both(found: Circuit) -> Circuit:
-        return replace(found, kept=torch.stack([found.kept, *masks]).any(0))
+    def tell(step: Progress) -> None:
+        so_far = step.circuit
+        assert so_far is not None
 
-    def tell(step: Step) -> None:
-        edges, share = step.edges * ends, (step.share + ended) / ends
-        total = replace(step, decided=step.decided + done, kept=step.kept + kept, trials=step.trials + trials)
-        total = replace(total, seconds=step.seconds + seconds, share=share, work=step.work + work)
-        on_step(replace(total, edges=edges, circuit=lambda: both(step.circuit())))
+        def united() -> Circuit:
+            found = so_far()
+            return replace(found, kept=torch.stack([found.kept, *masks]).any(0))
+
+        on_step(replace(step, phase=phase, circuit=united))
 
     return tell

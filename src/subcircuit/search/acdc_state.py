@@ -20,7 +20,6 @@ from subcircuit.errors import NumericalError
 from subcircuit.graph import Circuit, Graph
 from subcircuit.model.transformer import Transformer
 from subcircuit.search.acdc_rules import (
-    OVERHEAD,
     CutRules,
     Group,
     Rule,
@@ -34,10 +33,10 @@ from subcircuit.search.acdc_rules import (
 )
 from subcircuit.search.batches import Batches
 from subcircuit.search.borderline import TIE, Borderline
-from subcircuit.search.cost import Effort
+from subcircuit.search.cost import Forecast, Pending
 from subcircuit.search.journal import FORGETFUL, Journal, each, once
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnStep, Step
+from subcircuit.search.progress import OnProgress, Progress
 
 # rows of matrix products grow with (circuit, example) pairs: enough for efficient products, few enough to stay in cache
 PAIRS_AT_ONCE = 512
@@ -65,7 +64,7 @@ class Walk:
         self,
         problem: Problem,
         config: CutRules,
-        on_step: OnStep,
+        on_step: OnProgress | None,
         journal: Journal = FORGETFUL,
         restoring: bool = False,
         within: Within | None = None,
@@ -86,7 +85,9 @@ class Walk:
         start = f"restoring {restoring}, heads {config.head_order}, {self.examples} examples at once"
         self.history = f"{start}, {graph.scope_text}, {within and within.digest}"
         self.decided, self.trials, self.began = 0, 0, perf_counter()
-        self.effort, self.work = Effort(graph, self._open_edges()), 0.0
+        wholes = [are_tried_whole(graph, readers, config) for readers in graph.readers_in]
+        before = torch.zeros_like(graph.edges) if within is None else within.kept & ~within.tried
+        self.forecast = Forecast(graph, self._open_edges(), before, wholes)
 
     def start(self, restoring: bool, examples: int) -> Batches:
         """Engines without any decision, with this many examples each."""
@@ -110,15 +111,14 @@ class Walk:
             dead = [r for r in self.graph.readers_in[unit] if r not in live]
             self.kept[:, dead] = False
             self.decided += int(self.graph.edges[:, dead].sum())
-            self.effort.whole(dead)
             if self.within is not None:
                 live = self._decided_before(self.within, live)
             if are_tried_whole(self.graph, live, self.config):
                 live = self._whole_inputs(unit, live)
-            for reader in live:
-                self._edges(unit, reader)
+            for number, reader in enumerate(live, 1):
+                self._edges(unit, reader, live[number:])
             self.visited[list(self.graph.readers_in[unit])] = True
-        self._report(self.graph.readers_in[0][0])
+        self._report(None)
 
     def _decided_before(self, within: Within, readers: list[int]) -> list[int]:
         """Cut the edges that earlier decisions exclude; return the readers that still have undecided edges."""
@@ -148,17 +148,17 @@ class Walk:
             stays, waiting = left_over(waiting, cut, len(batch))
             staying += stays
             self.decided += int(self._open_edges()[:, gone].sum())
-            self.effort.whole(gone)
             self._commit(gone)
-            self._report(batch[0][0])
+            self.forecast.wholes(self.seconds, cut + (cut < len(batch)), len(stays))
+            self._report(Pending(batch[0][0], 0, staying, list(chain.from_iterable(waiting))))
         return staying
 
     def _open_edges(self) -> Bool[Tensor, "writer reader"]:
         """The edges that this search decides on."""
         return self.graph.edges if self.within is None else self.within.tried
 
-    def _edges(self, unit: int, reader: int) -> None:
-        """Decide on the edges into one reader, in order."""
+    def _edges(self, unit: int, reader: int, others: Sequence[int]) -> None:
+        """Decide on the edges into one reader, in order; the unit's others follow."""
         visits = self.batches.visit(reader, None if self.within is None else self.within.writers(reader))
         order = visits[0].order[: visits[0].left][::-1]
         waiting = by_unit(self.graph, order) if self.config.coarse_to_fine else singles(order)
@@ -171,11 +171,11 @@ class Walk:
             stays, waiting = left_over(waiting, cut, len(first[1].cuts))
             visits = self.batches.decide(visits, gone, keep=bool(stays))
             self.decided += gone + len(stays)
-            self.effort.edges(reader, gone + len(stays))
-            self._report(reader)
+            self.forecast.edges(reader, self.seconds, cut + (cut < len(first[1].cuts)), gone + len(stays))
+            self._report(Pending(reader, sum(map(len, waiting)), others))
         self._commit([reader])
-        self.effort.reader(reader)
         self.visited[reader] = True
+        self.forecast.decided(self.kept[:, reader])
 
     def _batches_of_trials(self, visits: Visits, reader: int, waiting: Sequence[Group]) -> Iterator[tuple[str, _Trials]]:
         """The next batches of trials as units of work, on the assumption that all edges in each batch are cut."""
@@ -205,7 +205,6 @@ class Walk:
             cuts: per trial, the cut that it adds.
         """
         self.trials += len(losses)
-        self.work += (len(losses) + OVERHEAD) * len(self.batches.first.live.inputs)
         kept = self.kept.clone()
         for accepted, cut in enumerate(cuts):
             loss = self._mean(losses[accepted], _name(self.graph, cut))
@@ -250,20 +249,19 @@ class Walk:
     def _so_far(self) -> Circuit:
         return Circuit(self.graph, self.kept & self.visited, self.effects)
 
-    def _report(self, reader: int) -> None:
-        undecided = self.graph.n_edges - self.decided
+    def _report(self, pending: Pending | None) -> None:
+        """Report the progress; nothing is pending at the end."""
+        if self.on_step is None:
+            return
+        seconds, undecided = self.seconds, self.graph.n_edges - self.decided
         self.on_step(
-            Step(
-                reader=str(self.graph.readers[reader]),
-                decided=self.decided,
-                kept=int(self.kept.sum()) - undecided,
-                edges=self.graph.n_edges,
-                trials=self.trials,
-                value=float(self.problem.metric.sign * (-self.current if self.restoring else self.current)),
-                seconds=self.seconds,
+            Progress(
+                "acdc",
+                seconds,
+                seconds if pending is None else self.forecast.total(seconds, pending),
+                seconds,
+                numbers={"edges kept": int(self.kept.sum()) - undecided, "trials": self.trials},
                 circuit=self._so_far,
-                share=self.effort.share,
-                work=self.work,
             )
         )
 

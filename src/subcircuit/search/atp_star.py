@@ -37,11 +37,12 @@ from torch import Tensor
 from subcircuit.engine.gradients import UnitGradient, reader_gradients
 from subcircuit.graph import Graph
 from subcircuit.model.attention import PARTS, pattern, project, shares
-from subcircuit.search.attribution import GradientProbe, Rounds, Watch, check_gradient_at_clean, summed
+from subcircuit.search.attribution import GradientProbe, Watch, check_gradient_at_clean, summed
 from subcircuit.search.journal import Journal
 from subcircuit.search.method import FIRST_ORDER, ScoringMethod
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, check_together
+from subcircuit.search.progress import OnProgress, ProgressCounter
+from subcircuit.search.result import check_together
 from subcircuit.units import Unit
 from subcircuit.units.gradients import Rules, pull_back, widened
 from subcircuit.units.nodes import HeadPart
@@ -72,11 +73,11 @@ class AtpStar(ScoringMethod):
         check_gradient_at_clean(problem)
 
     @torch.no_grad()
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """Effects, or their mean sizes over backward passes."""
         graph = problem.graph
 
-        def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+        def share(probe: GradientProbe, rounds: ProgressCounter) -> Float[Tensor, "writer reader"]:
             scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
             for unit, gradients in _backwards(probe, self.grad_drop):
                 effects = _effects(probe, unit, gradients)

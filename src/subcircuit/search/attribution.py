@@ -14,7 +14,6 @@ Their mean over examples is the score of ``eap`` with the same metric.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from time import perf_counter
 
 import torch
 from jaxtyping import Float
@@ -29,7 +28,7 @@ from subcircuit.errors import NoGradientError, SettingsError
 from subcircuit.model.components import unembed
 from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Round
+from subcircuit.search.progress import OnProgress, ProgressCounter
 from subcircuit.tasks import Answers, Bound, Metric, metric, with_positions
 from subcircuit.units.gradients import GRADIENTS, Rules
 from subcircuit.units.rows import RowSet
@@ -37,35 +36,6 @@ from subcircuit.units.rows import RowSet
 # differences of all writers are the largest tensor of a search
 _NUMBERS_AT_ONCE = 2**25
 WITHOUT_CLEAN_GRADIENT = "eap-ig-inputs, clean-corrupted, exact or acdc"
-
-
-class Rounds:
-    """Progress counter that reports to a callback.
-
-    Args:
-        total: total number of rounds.
-        on_step: called after every round.
-        unit: name of the counted thing.
-    """
-
-    def __init__(self, total: int, on_step: OnRound | None, unit: str = "rounds"):
-        self._total, self._on_step, self._done, self._began, self._unit = total, on_step, 0, perf_counter(), unit
-
-    @property
-    def finished(self) -> int:
-        """The number of finished rounds."""
-        return self._done
-
-    def done(self, rounds: int) -> None:
-        """Count further finished rounds; work that is repeated in smaller parts counts once."""
-        self._done = min(self._done + rounds, self._total)
-        if self._on_step is not None:
-            self._on_step(Round(self._done, self._total, perf_counter() - self._began, self._unit))
-
-    def reach(self, rounds: int) -> None:
-        """Set the total of finished rounds, some of which may come from the journal."""
-        if rounds > self._done:
-            self.done(rounds - self._done)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +89,15 @@ class Watch:
 
     settings: object
     rounds: int = 1
-    on_step: OnRound | None = None
+    on_step: OnProgress | None = None
     journal: Journal = FORGETFUL
 
 
 def summed(
-    problem: Problem, batch_size: int | None, share: Callable[[GradientProbe, Rounds], Float[Tensor, "..."]], watch: Watch
+    problem: Problem,
+    batch_size: int | None,
+    share: Callable[[GradientProbe, ProgressCounter], Float[Tensor, "..."]],
+    watch: Watch,
 ) -> Float[Tensor, "..."]:
     """The sum over the batches of a problem, in order.
 
@@ -138,7 +111,7 @@ def summed(
     """
     model, graph = problem.model, problem.graph
     task, size = problem.task, examples_at_once(problem, batch_size)
-    rounds = Rounds(len(task) * watch.rounds, watch.on_step)
+    rounds = ProgressCounter(len(task) * watch.rounds, watch.on_step)
     by_batch = ablated_by_batch(model, graph, task.corrupted, problem.ablation)
     total: Tensor | None = None
 
@@ -204,7 +177,7 @@ def attribute(
     graph = problem.graph
     check_differentiable(problem)
 
-    def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+    def share(probe: GradientProbe, rounds: ProgressCounter) -> Float[Tensor, "writer reader"]:
         scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
         for streams in runs(probe):
             for gradient in probe.gradients(streams, rules):

@@ -20,8 +20,9 @@ from subcircuit.search.method import Method, MethodClass
 from subcircuit.search.methods import method_of
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.problem import Problem
+from subcircuit.search.progress import OnProgress, Progress, in_phase
 from subcircuit.search.refine import Refine
-from subcircuit.search.result import Discovery, OnProgress, Refining, Result, Round, Step
+from subcircuit.search.result import Discovery, Result
 from subcircuit.search.warnings import naming_the_place
 from subcircuit.search.zoom import zoom, zoomed
 from subcircuit.tasks import Metric, Split, check_vocabulary, metric, split_record
@@ -53,7 +54,7 @@ def find_circuit(
             from an embedding to the logits are pruned. Methods that find a circuit themselves take none.
         learning: first learn constants for cut edges to carry, instead of the problem's ablation, and keep them with the circuit.
         split: that the problem's prompts are part of, for the record.
-        on_step: called with a ``Step`` after every batch of trials, or with a ``Round`` after every batch of examples.
+        on_step: called after every batch of trials or of examples.
         journal: remembers what was worked out, for a search that was interrupted to go on.
 
     Raises:
@@ -72,7 +73,7 @@ def find_circuit(
     parameters = asdict(method) | ({} if taken is None else selection_record(taken))
     if learning is not None:
         parameters |= {"optimal": asdict(learning)}
-        problem = replace(problem, ablation=learn_optimal(problem, learning, on_step, journal))
+        problem = replace(problem, ablation=learn_optimal(problem, learning, in_phase(on_step, "constants"), journal))
     record = _record(problem, method, parameters, parts)
     with naming_the_place(problem.model, problem.task):
         result = _judged(method.search(problem, _with_record(on_step, record), journal), problem, taken)
@@ -179,15 +180,13 @@ def _mean(batches: Batches, measured: Metric, stream: Stream) -> float:
 
 
 def _with_record(on_step: OnProgress | None, record: Record) -> OnProgress | None:
-    """The callback, told of circuits that say how they are being found."""
+    """The callback, with a record in the circuits that it receives."""
     if on_step is None:
         return None
 
-    def tell(step: Step | Round | Refining) -> None:
-        if isinstance(step, Step | Refining):
-            so_far = step.circuit
-            step = replace(step, circuit=lambda: replace(so_far(), record=record))
-        on_step(step)
+    def tell(step: Progress) -> None:
+        so_far = step.circuit
+        on_step(step if so_far is None else replace(step, circuit=lambda: replace(so_far(), record=record)))
 
     return tell
 

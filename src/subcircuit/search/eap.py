@@ -60,20 +60,12 @@ from subcircuit.engine.ablation import Resample
 from subcircuit.engine.gradients import Streams, UnitGradient, streams_from
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
-from subcircuit.search.attribution import (
-    GradientProbe,
-    Rounds,
-    Watch,
-    attribute,
-    check_differentiable,
-    check_gradient_at_clean,
-    summed,
-)
+from subcircuit.search.attribution import GradientProbe, Watch, attribute, check_differentiable, check_gradient_at_clean, summed
 from subcircuit.search.journal import Journal
 from subcircuit.search.memory import Footprint, of_gradients
 from subcircuit.search.method import FIRST_ORDER, ScoringMethod
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
+from subcircuit.search.progress import OnProgress, ProgressCounter
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,7 @@ class Eap(ScoringMethod):
         """Raise the errors that ``search`` would raise for this problem."""
         check_gradient_at_clean(problem)
 
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """First-order effects at the clean run."""
         return attribute(problem, self.batch_size, lambda probe: [probe.contrast.streams], Watch(self, 1, progress, journal))
 
@@ -127,7 +119,7 @@ class EapIgInputs(ScoringMethod):
         """Raise the errors that ``search`` would raise for this problem."""
         check_path(problem, self.steps)
 
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """Mean effects along the path of inputs."""
         model = problem.model
 
@@ -188,11 +180,11 @@ class EapIgActivations(ScoringMethod):
         """Raise the errors that ``search`` would raise for this problem."""
         check_path(problem, self.steps)
 
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """Mean effects along the path of each edge's stage."""
         graph, paths = problem.graph, stages(problem.graph)
 
-        def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+        def share(probe: GradientProbe, rounds: ProgressCounter) -> Float[Tensor, "writer reader"]:
             scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
             for gradient in probe.gradients(probe.contrast.streams):
                 effects = probe.contrast.effects(gradient).cpu()
@@ -262,7 +254,7 @@ class CleanCorrupted(ScoringMethod):
                 "ablation, or eap or eap-ig-inputs with this ablation."
             )
 
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """Mean effects over both ends."""
 
         def ends(probe: GradientProbe) -> Iterator[Streams]:

@@ -34,7 +34,7 @@ from subcircuit.search.masks import (
     on_edges,
 )
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
+from subcircuit.search.progress import OnProgress
 
 # nearly all draws are 1 at first: the search starts near the whole model
 _START = 3.0
@@ -78,7 +78,7 @@ class EdgePruning(TrainingMethod):
         rising = self.warm_up * self.steps
         return self.target * min(1.0, (step + 1) / rising) if rising else self.target
 
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """The odds of each edge after training."""
         graph = problem.graph
         loss = MaskedLoss.of(problem, self.batch_size, last_stream)

@@ -25,7 +25,7 @@ from subcircuit.engine.exact import open_all, try_singly
 from subcircuit.engine.memory import in_parts
 from subcircuit.graph import Graph
 from subcircuit.graph.selection import check_scores
-from subcircuit.search.attribution import Rounds, examples_at_once
+from subcircuit.search.attribution import examples_at_once
 from subcircuit.search.batches import Batches, after_each_other
 from subcircuit.search.cost import SearchCost, drawn, seconds_of
 from subcircuit.search.direction import ENDS, Direction, check_direction, check_start, larger
@@ -33,7 +33,7 @@ from subcircuit.search.journal import FORGETFUL, Journal, each
 from subcircuit.search.memory import Footprint, of_engines
 from subcircuit.search.method import ALONE, ScoringMethod
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
+from subcircuit.search.progress import OnProgress, ProgressCounter
 
 # rows of matrix products: enough for efficient products
 ROWS_AT_ONCE = 8192
@@ -65,10 +65,10 @@ class Exact(ScoringMethod):
         """Raise the errors that ``search`` would raise for this problem."""
         check_start(problem.ablation.name, self.direction)
 
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """Effects in each direction of the search."""
         graph, ends = problem.graph, ENDS[self.direction]
-        size, rounds = examples_at_once(problem, self.batch_size), Rounds(problem.graph.n_edges * len(ends), progress)
+        size, rounds = examples_at_once(problem, self.batch_size), ProgressCounter(problem.graph.n_edges * len(ends), progress)
         from_ends = [effects_of(problem, graph.edges, size, rounds, restoring, journal) for restoring in ends]
         for effects in from_ends:
             # check before taking the larger effect: the comparison would hide NaN
@@ -100,8 +100,8 @@ def seconds_of_a_cut(problem: Problem, batch_size: int | None) -> float:
     def trial(reader: int) -> float:
         edges = torch.zeros_like(graph.edges)
         edges[graph.edges[:, reader].nonzero().flatten()[:_TRIALS], reader] = True
-        whole = seconds_of(lambda: effects_of(problem, edges, examples, Rounds(1, None)))
-        start = seconds_of(lambda: effects_of(problem, torch.zeros_like(edges), examples, Rounds(1, None)))
+        whole = seconds_of(lambda: effects_of(problem, edges, examples, ProgressCounter(1, None)))
+        start = seconds_of(lambda: effects_of(problem, torch.zeros_like(edges), examples, ProgressCounter(1, None)))
         return max(whole - start, 0.0) / int(edges.sum())
 
     return mean(trial(reader) for reader in drawn(range(len(sizes)), sizes))
@@ -112,7 +112,7 @@ def effects_of(
     problem: Problem,
     edges: Bool[Tensor, "writer reader"],
     examples: int,
-    rounds: Rounds,
+    rounds: ProgressCounter,
     restoring: bool = False,
     journal: Journal = FORGETFUL,
 ) -> Float[Tensor, "writer reader"]:

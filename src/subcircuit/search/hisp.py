@@ -16,11 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.graph import Graph
-from subcircuit.search.attribution import GradientProbe, Rounds, Watch, check_gradient_at_clean, summed
+from subcircuit.search.attribution import GradientProbe, Watch, check_gradient_at_clean, summed
 from subcircuit.search.journal import Journal
 from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, check_together, scores_of_nodes
+from subcircuit.search.progress import OnProgress, ProgressCounter
+from subcircuit.search.result import check_together, scores_of_nodes
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Hisp(ScoringMethod):
         check_together(problem.graph, self.name)
         check_gradient_at_clean(problem)
 
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """The smaller importance of each edge's two nodes."""
 
-        def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, " writer"]:
+        def share(probe: GradientProbe, rounds: ProgressCounter) -> Float[Tensor, " writer"]:
             rounds.done(len(probe))
             return _importance(probe).cpu()
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.graph import Graph
-from subcircuit.search.attribution import Rounds, check_batch_size, check_differentiable, examples_at_once
+from subcircuit.search.attribution import check_batch_size, check_differentiable, examples_at_once
 from subcircuit.search.cost import SearchCost
 from subcircuit.search.eap import EapIgInputs
 from subcircuit.search.exact import effects_of, memory_of_cuts, seconds_of_a_cut
@@ -28,7 +28,8 @@ from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.memory import Footprint
 from subcircuit.search.method import ALONE, Method
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, Result, rank_correlation, scored
+from subcircuit.search.progress import OnProgress, ProgressCounter
+from subcircuit.search.result import Result, rank_correlation, scored
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Hybrid(Method):
         check_differentiable(problem)
 
     @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+    def search(self, problem: Problem, progress: OnProgress | None = None, journal: Journal = FORGETFUL) -> Result:
         """Score every edge: the nominated ones by their effect.
 
         Raises:
@@ -83,7 +84,7 @@ class Hybrid(Method):
             nominated = nominate(graph, attributions, self.coverage, self.most)
             sampled = _sample(graph.edges & ~nominated, self.sample, self.seed)
             size = examples_at_once(problem, self.batch_size)
-            rounds = Rounds(int((nominated | sampled).sum()), progress)
+            rounds = ProgressCounter(int((nominated | sampled).sum()), progress)
             effects = effects_of(problem, nominated | sampled, size, rounds, journal=journal)
             notes.update(_notes(graph, attributions, effects, nominated, sampled))
             return effects.where(nominated, 0)

@@ -16,11 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subcircuit.engine.ablation import Zero
-from subcircuit.search.attribution import GradientProbe, Rounds, Watch, summed
+from subcircuit.search.attribution import GradientProbe, Watch, summed
 from subcircuit.search.journal import Journal
 from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, check_together
+from subcircuit.search.progress import OnProgress, ProgressCounter
+from subcircuit.search.result import check_together
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Ifr(ScoringMethod):
         check_together(problem.graph, self.name)
 
     @torch.no_grad()
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """The importance of each writer to a unit, the same for all the unit's readers."""
         graph = problem.graph
 
-        def share(probe: GradientProbe, rounds: Rounds) -> Float[Tensor, "writer reader"]:
+        def share(probe: GradientProbe, rounds: ProgressCounter) -> Float[Tensor, "writer reader"]:
             scores = torch.zeros(graph.edges.shape, dtype=torch.float64)
             for unit, readers in enumerate(graph.readers_in):
                 flow = _importance(probe, unit).cpu()

@@ -31,12 +31,12 @@ from subcircuit.graph import Graph
 from subcircuit.model.components import unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.search.attribution import Rounds, check_batch_size, check_differentiable, examples_at_once
+from subcircuit.search.attribution import check_batch_size, check_differentiable, examples_at_once
 from subcircuit.search.cost import STEPS, SearchCost, cost_of_examples
 from subcircuit.search.journal import FORGETFUL, Journal, alone, recall_tensors, record_tensors
 from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
+from subcircuit.search.progress import OnProgress, ProgressCounter
 from subcircuit.tasks import Answers, Bound, with_positions
 from subcircuit.tasks.metrics import example_losses
 
@@ -268,7 +268,7 @@ class Log:
     """
 
     settings: object
-    on_step: OnRound | None = None
+    on_step: OnProgress | None = None
     journal: Journal = FORGETFUL
 
 
@@ -289,7 +289,7 @@ def descend(
         log: the checkpoint to resume from, and the place to store new ones.
     """
     examples, key, journal = len(problem.task), f"{log.settings}/checkpoint", alone(log.journal)
-    rounds = Rounds(examples * steps, log.on_step)
+    rounds = ProgressCounter(examples * steps, log.on_step)
     done = _restore(optimisers, generator, recall_tensors(journal, key))
     rounds.reach(examples * done)
     for step in range(done, steps):

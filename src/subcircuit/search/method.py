@@ -26,7 +26,8 @@ from subcircuit.search.cost import SearchCost, cost_of_examples
 from subcircuit.search.journal import FORGETFUL, Journal, Under
 from subcircuit.search.memory import Footprint, of_gradients
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnProgress, OnRound, Result, scored
+from subcircuit.search.progress import OnProgress, in_phase
+from subcircuit.search.result import Result, scored
 
 ALONE = "cost of cutting the edge alone in the whole model"
 FIRST_ORDER = f"first-order estimate of the {ALONE}"
@@ -95,7 +96,7 @@ class ScoringMethod(Method):
         check_batch_size(getattr(self, "batch_size", None))
 
     @entry
-    def search(self, problem: Problem, progress: OnRound | None = None, journal: Journal = FORGETFUL) -> Result:
+    def search(self, problem: Problem, progress: OnProgress | None = None, journal: Journal = FORGETFUL) -> Result:
         """Score every edge.
 
         Raises:
@@ -103,10 +104,10 @@ class ScoringMethod(Method):
             NumericalError: a loss or a score is NaN or infinite; names the edge.
         """
         self.check(problem)
-        return scored(problem, lambda: self.scores(problem, progress, journal))
+        return scored(problem, lambda: self.scores(problem, in_phase(progress, self.name), journal))
 
     @abstractmethod
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """A score for every edge of a problem that ``check`` accepts; what stands where no edge is does not matter."""
         ...
 

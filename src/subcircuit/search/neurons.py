@@ -11,7 +11,7 @@ All attention heads and the embedding stay. To search edges of neurons, resolve 
 Cost: the clean and the ablated run, and one backward pass. Memory: activations of one layer, never a matrix of neurons.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
@@ -30,10 +30,11 @@ from subcircuit.model.attention import attention
 from subcircuit.model.components import embed, neurons, normalize, unembed
 from subcircuit.model.tokens import Tokens
 from subcircuit.model.transformer import Transformer
-from subcircuit.search.attribution import Rounds, check_gradient_at_clean, check_not_all_zero, probes
+from subcircuit.search.attribution import check_gradient_at_clean, check_not_all_zero, probes
 from subcircuit.search.eap import Eap
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, time_forward
+from subcircuit.search.progress import OnProgress, ProgressCounter
+from subcircuit.search.result import time_forward
 from subcircuit.tasks import Task
 from subcircuit.units.gradients import pull_back, widened
 from subcircuit.units.mlp import mlp_weights
@@ -81,7 +82,7 @@ class NeuronScores:
 
 
 @entry
-def neuron_scores(problem: Problem, config: Eap, on_step: OnRound | None = None) -> NeuronScores:
+def neuron_scores(problem: Problem, config: Eap, on_step: OnProgress | None = None) -> NeuronScores:
     """A score for every neuron of every MLP.
 
     Args:
@@ -99,7 +100,7 @@ def neuron_scores(problem: Problem, config: Eap, on_step: OnRound | None = None)
     check_gradient_at_clean(problem, methods=False)
     before = time_forward(problem)
     began = perf_counter()
-    graph, rounds = Graph.of(model.config, Scope("block")), Rounds(len(problem.task), on_step)
+    graph, rounds = Graph.of(model.config, Scope("block")), ProgressCounter(len(problem.task), on_step, phase="neurons")
     values = torch.zeros(model.config.n_layers, model.config.d_mlp, dtype=torch.float64)
     done = 0
     for probe in probes(replace(problem, graph=graph), config.batch_size or _EXAMPLES_AT_ONCE):
@@ -123,8 +124,14 @@ def neuron_scores(problem: Problem, config: Eap, on_step: OnRound | None = None)
 
 @entry
 @torch.no_grad()
-def loss_with_neurons(problem: Problem, kept: Bool[Tensor, "layer d_mlp"]) -> float:
+def loss_with_neurons(
+    problem: Problem, kept: Bool[Tensor, "layer d_mlp"], done: Callable[[int], None] = lambda runs: None
+) -> float:
     """The metric's mean over examples if only these neurons write their values and all others are ablated.
+
+    Args:
+        kept: the neurons.
+        done: called with the number of prompts that have run.
 
     Raises:
         GraphError, SettingsError: as ``neuron_scores``.
@@ -138,6 +145,7 @@ def loss_with_neurons(problem: Problem, kept: Bool[Tensor, "layer d_mlp"]) -> fl
         last = _masked(model, part, kept.to(model.device), isinstance(problem.ablation, Zero))
         logits = unembed(model.config, model.weights, part.answers.rows(last))
         losses.append(part.answers.per_example(bound(readout_of(logits, bound.needs))))
+        done(len(part))
     return problem.metric.mean(torch.cat(losses))
 
 

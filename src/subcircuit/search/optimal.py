@@ -26,7 +26,7 @@ from subcircuit.graph import Circuit, Graph
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.masks import Log, MaskedLoss, check_training, descend, on_edges
 from subcircuit.search.problem import Problem, carried
-from subcircuit.search.result import OnRound
+from subcircuit.search.progress import OnProgress
 from subcircuit.search.settings import settings_of
 
 
@@ -73,7 +73,7 @@ def ablation_with(name: str, settings: Mapping[str, Any], seed: int | None = Non
 def learn_optimal(
     problem: Problem,
     config: LearnOptimal,
-    on_step: OnRound | None = None,
+    on_step: OnProgress | None = None,
     journal: Journal = FORGETFUL,
     *,
     circuit: Circuit | None = None,
@@ -111,7 +111,7 @@ def learn_optimal(
 
 @entry
 def ablation_for(
-    ablation: str | Ablation | LearnOptimal, problem: Problem, on_step: OnRound | None = None, journal: Journal = FORGETFUL
+    ablation: str | Ablation | LearnOptimal, problem: Problem, on_step: OnProgress | None = None, journal: Journal = FORGETFUL
 ) -> Ablation:
     """The ablation of this name, or an optimal ablation whose constants are learned now.
 

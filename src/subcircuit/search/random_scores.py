@@ -13,7 +13,7 @@ from torch import Tensor
 from subcircuit.search.journal import Journal
 from subcircuit.search.method import ScoringMethod
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
+from subcircuit.search.progress import OnProgress
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,6 @@ class RandomScores(ScoringMethod):
 
     seed: int = 0
 
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """Random scores, drawn on the CPU so that they are the same on every device."""
         return torch.rand(problem.graph.edges.shape, generator=torch.Generator().manual_seed(self.seed))

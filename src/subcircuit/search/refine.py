@@ -47,7 +47,8 @@ from subcircuit.search.memory import Footprint, of_gradients
 from subcircuit.search.method import Method
 from subcircuit.search.objective import Panel, Terms, at_most, check_terms, digest, without_each
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnProgress, Refining, Result, timed
+from subcircuit.search.progress import OnProgress, Progress, in_phase
+from subcircuit.search.result import Result, timed
 
 DEFAULT_FAITHFULNESS = 0.95
 # largest share of the circuit's edges that a round of pruning drops
@@ -129,7 +130,7 @@ class Refine(Method):
         Args:
             problem: prompts, metric and ablation. Its validation prompts decide when the targets are reached; without them the
                 prompts of the search do, and a circuit may be fitted to them.
-            progress: called with a ``Step`` while a seed is searched for, then with a ``Refining`` after every round.
+            progress: called while a seed is searched for, then after every round of growth and pruning.
             journal: remembers gradients and losses, for a refinement that was interrupted to go on.
             seed: a circuit of this graph to begin with; None searches for one by ACDC at a coarse threshold.
 
@@ -180,8 +181,8 @@ def _refined(problem: Problem, config: Refine, progress: OnProgress | None, jour
     def run() -> tuple[Refinement, Point]:
         start = seed
         if start is None:
-            start = coarse(problem, config).search(problem, progress, Under(journal, "seed")).circuit
-        state = Refinement(problem, start, config, progress, journal)
+            start = coarse(problem, config).search(problem, in_phase(progress, "seed (1 of 3)"), Under(journal, "seed")).circuit
+        state = Refinement(problem, start, config, progress, journal, phases=2 if start is seed else 3)
         return state, state.run()
 
     (state, point), seconds, forward_seconds = timed(problem, run)
@@ -214,7 +215,11 @@ class Cost(NamedTuple):
 
 
 class Refinement:
-    """State of a running refinement."""
+    """State of a running refinement.
+
+    Args:
+        phases: number of phases that progress tells of: growth and pruning, after the search for a seed if there is one.
+    """
 
     def __init__(
         self,
@@ -223,10 +228,11 @@ class Refinement:
         config: Refine,
         on_step: OnProgress | None = None,
         journal: Journal = FORGETFUL,
+        phases: int = 2,
     ):
         graph = problem.graph
         self.graph, self.config, self.journal = graph, config, journal
-        self.on_step, self.began = on_step, perf_counter()
+        self.on_step, self.phase, self.phases, self.began = on_step, "grow", phases, perf_counter()
         self.search = Panel.of(problem, config.loss)
         self.validation = None
         if problem.validation is not None:
@@ -247,10 +253,19 @@ class Refinement:
         """Replace the current circuit."""
         point = self._measured(action, kept)
         self.points.append(point)
-        if self.on_step is not None:
-            now, judged = perf_counter() - self.began, point.judged
-            found = point.n_edges, judged.faithfulness, judged.kl
-            self.on_step(Refining(len(self.points) - 1, action, *found, now, lambda: Circuit(self.graph, kept)))
+        self._report()
+
+    def _report(self) -> None:
+        """Report the current circuit. How many rounds follow, and what each of them costs, cannot be predicted."""
+        if self.on_step is None:
+            return
+        now, (kept, judged) = perf_counter(), (self.point.kept, self.point.judged)
+        numbers = {"edges": self.point.n_edges, "faithfulness": judged.faithfulness, "KL": judged.kl}
+        numbers |= {} if self.config.faithfulness is None else {"target": self.config.faithfulness}
+        last, phase = self.phases, self.phase
+        name = f"{phase} ({last if phase == 'prune' else last - 1} of {last})"
+        rounds, circuit = len(self.points) - 1, Circuit(self.graph, kept)
+        self.on_step(Progress(name, rounds, None, now - self.began, "rounds", numbers, lambda: circuit))
 
     def _measured(self, action: Action, kept: Bool[Tensor, "writer reader"]) -> Point:
         validation = None if self.validation is None else self.validation.standing(kept)
@@ -271,6 +286,8 @@ class Refinement:
         for _ in range(self.config.rounds):
             if self.reached(self.point) or self.stalled() or not self.grow():
                 break
+        self.phase, self.began = "prune", perf_counter()
+        self._report()
         self.prune_on()
         self.shrink()
         return self.best()

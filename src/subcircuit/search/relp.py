@@ -37,7 +37,7 @@ from subcircuit.search.attribution import Watch, attribute, check_gradient_at_cl
 from subcircuit.search.journal import Journal
 from subcircuit.search.method import FIRST_ORDER, ScoringMethod
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
+from subcircuit.search.progress import OnProgress
 from subcircuit.units.gradients import Rules, widened
 
 
@@ -59,7 +59,7 @@ class Relp(ScoringMethod):
         """Raise the errors that ``search`` would raise for this problem."""
         check_gradient_at_clean(problem)
 
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """First-order effects at the clean run, by relevance."""
         watch = Watch(self, 1, progress, journal)
         return attribute(problem, self.batch_size, lambda probe: [probe.contrast.streams], watch, RELEVANCE)

@@ -1,4 +1,4 @@
-"""Results of searches and progress reports: a circuit with scores, and the cost of the search.
+"""Results of searches: a circuit with scores, and the cost of the search.
 
 A score estimates how much the loss-like metric grows when the edge is cut, L(M without e) − L(M). Large scores mark edges that
 the behaviour needs, negative ones edges that oppose it. Methods that estimate something else (information flow, node importance,
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -21,112 +21,6 @@ from subcircuit.graph import Circuit, Edge, Graph, RefinePath
 from subcircuit.graph.selection import Selection, check_scores, select_edges, selection_of
 from subcircuit.search.problem import Problem
 from subcircuit.search.warnings import faithfulness_of, warnings_of
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Progress of a search that decides edge by edge, passed to its ``on_step`` callback.
-
-    Args:
-        reader: name of the reader being visited (``"a5.h3<q>"``).
-        decided: edges decided so far, untested ones included.
-        kept: how many of those are kept.
-        edges: total number of edges.
-        trials: circuits evaluated so far, discarded speculation included.
-        value: the metric of the circuit so far.
-        seconds: seconds since the search began.
-        circuit: returns the circuit so far: the edges kept into the readers that are decided. Valid only during the callback.
-        share: share of all work that is done: an estimate that weights an edge by the cost of its trial (``cost.py``).
-        work: work done so far: trials, each weighted by the number of readers it may change.
-    """
-
-    reader: str
-    decided: int
-    kept: int
-    edges: int
-    trials: int
-    value: float
-    seconds: float
-    circuit: Callable[[], Circuit]
-    share: float
-    work: float
-
-    @property
-    def done(self) -> int:
-        """Edges decided, of ``total``."""
-        return self.decided
-
-    @property
-    def total(self) -> int:
-        """Edges in all."""
-        return self.edges
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """Progress of a search that scores all edges together, or of any work whose parts cost about the same.
-
-    Args:
-        done, total: number of times that an example was run and differentiated, or otherwise measured.
-        seconds: seconds since the work began.
-        unit: name of the counted thing.
-    """
-
-    done: int
-    total: int
-    seconds: float
-    unit: str = "rounds"
-
-    @property
-    def share(self) -> float:
-        """The share of the work that is done."""
-        return self.done / self.total if self.total else 1.0
-
-    @property
-    def work(self) -> float:
-        """The amount of work that is done."""
-        return float(self.done)
-
-
-@dataclass(frozen=True, slots=True)
-class Refining:
-    """Progress of a refinement: the circuit after a round.
-
-    Args:
-        round: the round's number; 0 is the seed.
-        action: seed, grow or prune.
-        kept: number of edges of the circuit.
-        faithfulness, kl: on the validation prompts if there are any, otherwise on the search prompts.
-        seconds: seconds since the refinement began.
-        circuit: returns the circuit.
-        total: 0, because the number of rounds is unknown.
-        share: 0, because no share can be predicted.
-    """
-
-    round: int
-    action: str
-    kept: int
-    faithfulness: float
-    kl: float
-    seconds: float
-    circuit: Callable[[], Circuit]
-    total: int = 0
-    share: float = 0.0
-
-    @property
-    def done(self) -> int:
-        """Rounds so far."""
-        return self.round
-
-    @property
-    def work(self) -> float:
-        """Rounds so far."""
-        return float(self.round)
-
-
-OnStep: TypeAlias = Callable[[Step], None]
-OnRound: TypeAlias = Callable[[Round], None]
-OnProgress: TypeAlias = Callable[[Step | Round | Refining], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,8 @@ from subcircuit.search.masks import (
     odds,
 )
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound, check_together, scores_of_nodes
+from subcircuit.search.progress import OnProgress
+from subcircuit.search.result import check_together, scores_of_nodes
 
 # nearly all draws are 1 at first, and every node is sometimes in between, where there are gradients
 _START = 2.0
@@ -66,7 +67,7 @@ class SubnetworkProbing(TrainingMethod):
         check_together(problem.graph, self.name)
         super().check(problem)
 
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """The smaller odds of each edge's two nodes, after training."""
         graph = problem.graph
         loss = MaskedLoss.of(problem, self.batch_size, last_stream_of_nodes)

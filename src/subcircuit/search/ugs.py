@@ -27,7 +27,7 @@ from subcircuit.search.journal import Journal
 from subcircuit.search.masks import Log, MaskedLoss, TrainingMethod, check_price, check_training, descend, on_edges
 from subcircuit.search.optimal import Start
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnRound
+from subcircuit.search.progress import OnProgress
 
 # p = 0.73: most edges are kept at first, and a fifth of them are in between
 _START = 1.0
@@ -63,7 +63,7 @@ class Ugs(TrainingMethod):
         check_price(self.price)
         check_training(self.steps, self.batch_size, learning_rate=self.learning_rate, constant_rate=self.constant_rate)
 
-    def scores(self, problem: Problem, progress: OnRound | None, journal: Journal) -> Float[Tensor, "writer reader"]:
+    def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """The odds of each edge after training."""
         graph = problem.graph
         start = Start.of(problem) if self.learn_constants else None

@@ -18,7 +18,8 @@ from subcircuit.search.acdc import Acdc
 from subcircuit.search.acdc_rules import Within
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.problem import Problem
-from subcircuit.search.result import OnStep, Result
+from subcircuit.search.progress import OnProgress
+from subcircuit.search.result import Result
 from subcircuit.tasks import check_same_vocabulary, graph_of
 from subcircuit.units.nodes import MLP, Reader, Writer, bare
 
@@ -32,7 +33,7 @@ def zoom(
     component: str,
     into: str,
     config: Acdc,
-    on_step: OnStep | None = None,
+    on_step: OnProgress | None = None,
     journal: Journal = FORGETFUL,
 ) -> Result:
     """The result of continuing a finished search inside one node; the rest of its circuit stays as it is.

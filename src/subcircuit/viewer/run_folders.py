@@ -49,7 +49,7 @@ def progress_of(paths: Sequence[Path]) -> Json:
         if seen is not None:
             running, words = is_locked(path), inert(seen[0].words)
             said = (words or "searching") if running else f"stopped: {_without_time_left(words)}".removesuffix(": ")
-            return {**told, "running": running, "done": seen[0].done, "total": seen[0].total, "words": said}
+            return {**told, "running": running, "share": seen[0].share, "words": said}
     return told
 
 

@@ -12,8 +12,8 @@ from subcircuit.report.page.document import FORMAT, Shown, check_one_graph, circ
 from subcircuit.report.page.html import report_html
 from subcircuit.report.page.prompts import STEPS_PER_PROMPT, prompts_document
 from subcircuit.report.page.slider import POINTS, Ranking, ladder, measured_document
-from subcircuit.search import OnRound, Problem
-from subcircuit.search.attribution import Rounds
+from subcircuit.search import OnProgress, Problem
+from subcircuit.search.progress import ProgressCounter
 from subcircuit.text import inert
 
 # beside the circuit's own, the strongest of its other edges: a report stays small enough to be sent
@@ -41,7 +41,7 @@ def report_document(
     most_edges: int = MOST_EDGES,
     points: int = POINTS,
     say: Callable[[str], None] = lambda message: None,
-    on_step: OnRound | None = None,
+    on_step: OnProgress | None = None,
 ) -> Json:
     """The data of a report.
 
@@ -62,7 +62,7 @@ def report_document(
         None if problem is None else _Work(content, shown, ranking, problem, _ladders(shown, ranking, points))
         for content, shown, ranking, problem in zip(content["circuits"], circuits, rankings, problems, strict=True)
     ]
-    rounds = Rounds(sum(work.runs for work in works if work is not None), on_step, "runs")
+    rounds = ProgressCounter(sum(work.runs for work in works if work is not None), on_step, phase="measure")
     for work in works:
         if work is not None:
             _fill(work, rounds, say)
@@ -102,7 +102,7 @@ def _ladders(shown: Shown, ranking: Ranking, points: int) -> dict[str, list[int]
     return {name: ladder(ranking, kept, points) for name, kept in ways.items()}
 
 
-def _fill(work: _Work, rounds: Rounds, say: Callable[[str], None]) -> None:
+def _fill(work: _Work, rounds: ProgressCounter, say: Callable[[str], None]) -> None:
     problem, shown = work.problem, work.shown
     if not work.ladders:
         say(f"the curve of {shown.name} over sizes is from its refinement, which measured it")

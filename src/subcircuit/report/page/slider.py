@@ -23,8 +23,8 @@ from subcircuit.graph.file import CIRCUIT_FILE
 from subcircuit.graph.paths import NEVER, joins
 from subcircuit.report.page.arrays import Json, finite, narrow, packed
 from subcircuit.search import Problem
-from subcircuit.search.attribution import Rounds
 from subcircuit.search.journal import FORGETFUL, Journal
+from subcircuit.search.progress import ProgressCounter
 from subcircuit.tasks import metric
 
 
@@ -155,7 +155,7 @@ def measured_document(
     counts: Sequence[int],
     kept_only: bool,
     pace: PrefixRuns | None = None,
-    rounds: Rounds | None = None,
+    rounds: ProgressCounter | None = None,
 ) -> Json:
     """The largest circuits of at most so many edges, measured on the page's prompts.
 

@@ -271,7 +271,8 @@ async function start() {
     at("progress").hidden = !state?.words;
     at("done").hidden = !state?.running;
     if (state?.words) {
-      at("done").value = state.total ? state.done / state.total : 0;
+      if (typeof state.share === "number") at("done").value = state.share;
+      else at("done").removeAttribute("value");
       at("pace").textContent = state.words;
     } else if (state && began) say("the search is done");
   }
