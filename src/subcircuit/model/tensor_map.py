@@ -14,14 +14,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from subcircuit.errors import ModelError
 from subcircuit.model.config import TransformerConfig
 from subcircuit.model.weights import Weights, shape_of, weights_of_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _MOST_NAMES = 6
 
@@ -138,7 +141,7 @@ class TensorMap:
     aliases: tuple[tuple[str, str], ...] = ()
     queries_divided: str | None = None
 
-    def read(self, config: TransformerConfig, raw: PreTrainedConfig, tensors: Mapping[str, Tensor]) -> Weights:
+    def read(self, config: TransformerConfig, raw: "PreTrainedConfig", tensors: Mapping[str, Tensor]) -> Weights:
         """The weights of a checkpoint, in its dtype.
 
         Args:
@@ -222,7 +225,7 @@ class Family:
     """
 
     architecture: str
-    config: Callable[[PreTrainedConfig], TransformerConfig]
+    config: Callable[["PreTrainedConfig"], TransformerConfig]
     tensor_map: TensorMap
 
 
@@ -259,7 +262,7 @@ def _asked_for(c: TransformerConfig, weight: str) -> bool:
     return not absent.get(name or first, "_post_norm." in weight and not c.post_norms)
 
 
-def _is_on(switch: str | None, raw: PreTrainedConfig) -> bool:
+def _is_on(switch: str | None, raw: "PreTrainedConfig") -> bool:
     return switch is None or bool(getattr(raw, switch))
 
 

@@ -6,11 +6,14 @@ Prompts that were tokenised for one model are noise to a model with another voca
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +86,6 @@ class Vocabulary:
     size: int
 
 
-def digest_of_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> str | None:
+def digest_of_tokenizer(tokenizer: "PreTrainedTokenizerBase | None") -> str | None:
     """SHA-256 of every token with its id; None where there is no tokenizer."""
     return None if tokenizer is None else sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

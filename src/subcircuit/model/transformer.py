@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from subcircuit.entry import default_modes
 from subcircuit.errors import PromptError
@@ -25,6 +25,9 @@ from subcircuit.model.placement import DeviceShare, spread_weights
 from subcircuit.model.tensor_map import Family
 from subcircuit.model.tokens import Tokens, Vocabulary, digest_of_tokenizer
 from subcircuit.model.weights import MixtureWeights, Weights, digest_of_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,7 @@ class Transformer:
 
     config: TransformerConfig
     weights: Weights
-    tokenizer: PreTrainedTokenizerBase | None = None
+    tokenizer: "PreTrainedTokenizerBase | None" = None
     name: str = "model"
     revision: str | None = None
     folder: Path | None = None

@@ -8,15 +8,16 @@ with the next word. A token for unknown words is never an answer and never part 
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerBase
 
 from subcircuit.errors import PromptError, SettingsError, UnknownNameError
-from subcircuit.model.load.builtin import SHIPPED
 from subcircuit.model.transformer import Transformer
 from subcircuit.tasks.roles import Span
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BosPolicy: TypeAlias = Literal["auto", "always", "never"]
 
@@ -32,7 +33,7 @@ class Encoder:
         model: the model's name, for messages.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     prefix: tuple[int, ...]
     bos: BosPolicy
     model: str
@@ -138,6 +139,9 @@ def bos_policy(name: str) -> BosPolicy:
 
 
 def _way_to_a_tokenizer(model: Transformer) -> str:
+    # importing it imports transformers, for which showing a circuit does not wait
+    from subcircuit.model.load.builtin import SHIPPED
+
     if any(model.folder == shipped.folder for shipped in SHIPPED.values()):
         # it was trained on token ids, and no text has any
         return "or choose another model"
@@ -145,7 +149,7 @@ def _way_to_a_tokenizer(model: Transformer) -> str:
     return f"{beside}or, in Python, use load_model(…, tokenizer=…)"
 
 
-def bos_prefix(tokenizer: PreTrainedTokenizerBase | None, bos: str, model: str) -> tuple[int, ...]:
+def bos_prefix(tokenizer: "PreTrainedTokenizerBase | None", bos: str, model: str) -> tuple[int, ...]:
     """The tokens that prompts begin with under a policy: none or one. Without a tokenizer ``"auto"`` adds none.
 
     Raises:
@@ -161,7 +165,7 @@ def bos_prefix(tokenizer: PreTrainedTokenizerBase | None, bos: str, model: str) 
     return () if bos == "never" or tokenizer is None else _automatic_prefix(tokenizer, model)
 
 
-def _automatic_prefix(tokenizer: PreTrainedTokenizerBase, model: str) -> tuple[int, ...]:
+def _automatic_prefix(tokenizer: "PreTrainedTokenizerBase", model: str) -> tuple[int, ...]:
     bare, full = (_sample(tokenizer, special) for special in (False, True))
     added = len(full) - len(bare)
     if added > 1 or full[added:] != bare:
@@ -173,7 +177,7 @@ def _automatic_prefix(tokenizer: PreTrainedTokenizerBase, model: str) -> tuple[i
     return tuple(full[:added])
 
 
-def _sample(tokenizer: PreTrainedTokenizerBase, special: bool) -> list[int]:
+def _sample(tokenizer: "PreTrainedTokenizerBase", special: bool) -> list[int]:
     """Token ids of a short text; no ids if the vocabulary has neither the word nor a token for unknown words."""
     try:
         return list(tokenizer("The", add_special_tokens=special)["input_ids"])

@@ -19,7 +19,6 @@ from typing import Any
 from subcircuit.engine.ablation import Ablation, ablation_named
 from subcircuit.errors import GraphError, SettingsError, UnknownNameError
 from subcircuit.graph import Circuit, Edge, Embed, Graph, Head, HeadInput, Logits, Reader, Writer, parse_writer
-from subcircuit.model.load import load_model
 from subcircuit.tasks import competence, load_task, shortfall
 from subcircuit.truth.case import Case
 from subcircuit.units.nodes import HeadPart
@@ -206,6 +205,9 @@ def published_case(published: PublishedCircuit, ablation: Ablation, setting: Set
     if published.sizes is None:
         raise SettingsError(f"{published.name} names no heads: choose from {', '.join(published_names())}")
     setting = setting or Setting()
+    # imported here, because it imports transformers, which only loading needs
+    from subcircuit.model.load import load_model
+
     model = load_model(setting.model or published.model)
     circuit = published.circuit(Graph.of(model.config))
     task = load_task(published.task, model, examples=setting.examples, seed=setting.seed)

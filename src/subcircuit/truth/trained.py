@@ -29,7 +29,7 @@ from subcircuit.engine.exact import Engine, open_all, try_singly
 from subcircuit.engine.forward import last_stream
 from subcircuit.errors import UnknownNameError
 from subcircuit.graph import Circuit, Graph
-from subcircuit.model import Transformer, load_model
+from subcircuit.model import Transformer
 from subcircuit.tasks import Answer, Task, build_task_of_ids, induction, metric
 from subcircuit.tasks.metrics import example_losses
 from subcircuit.truth.case import Case
@@ -140,6 +140,9 @@ def trained_case(name: str, ablation: Ablation) -> Case:
     """
     if name not in TRAINED:
         raise UnknownNameError("trained behaviour", name, tuple(TRAINED))
+    # imported here, because it imports transformers, which only loading needs
+    from subcircuit.model.load import load_model
+
     trained, model = TRAINED[name], load_model(MODEL, device="cpu")
     task = trained.make(model)
     circuit = that_matter(model, Graph.of(model.config), task, ablation)

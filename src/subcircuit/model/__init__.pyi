@@ -1,0 +1,31 @@
+"""What the package of models exports: each name is imported when it is first used."""
+
+from .config import Activation as Activation
+from .config import Experts as Experts
+from .config import LayerNorm as LayerNorm
+from .config import NoNorm as NoNorm
+from .config import Norm as Norm
+from .config import RMSNorm as RMSNorm
+from .config import Rotary as Rotary
+from .config import TransformerConfig as TransformerConfig
+from .load import BuiltIn as BuiltIn
+from .load import ModelListing as ModelListing
+from .load import Shipped as Shipped
+from .load import architectures as architectures
+from .load import load_model as load_model
+from .load import models as models
+from .load import read_model as read_model
+from .tensor_map import Family as Family
+from .tensor_map import StoredTensor as StoredTensor
+from .tensor_map import TensorMap as TensorMap
+from .tokens import Tokens as Tokens
+from .transformer import Transformer as Transformer
+from .weights import AttentionWeights as AttentionWeights
+from .weights import LayerWeights as LayerWeights
+from .weights import MixtureWeights as MixtureWeights
+from .weights import MLPWeights as MLPWeights
+from .weights import NormWeights as NormWeights
+from .weights import Weights as Weights
+from .weights import check_weights as check_weights
+from .weights import map_tensors as map_tensors
+from .weights import named_tensors as named_tensors
