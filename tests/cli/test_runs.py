@@ -390,6 +390,12 @@ def test_runs_are_listed_in_full_at_any_width(subcircuit: Run, width: int, monke
     for words in ("runs/one", "runs/another-with-a-name-of-some-length", "discover", "eap", "tiny-induction-ioi", "induction"):
         assert words in " ".join(listed.split()), (words, listed)
     assert max(map(len, listed.splitlines())) <= max(width, len("runs/another-with-a-name-of-some-length"))
+    for run in subcircuit("runs", "--json").json["runs"]:
+        circuit = Circuit.load(run["path"])
+        assert circuit.record is not None
+        assert (run["state"], run["edges"]) == ("done", circuit.n_edges)
+        assert run["faithfulness"] == circuit.record.results["test"]["faithfulness"]
+        assert f"{run['faithfulness']:.2f}" in listed and run["date"][:10] in listed
 
 
 @pytest.mark.parametrize("name", ["methods", "method", "model", "task", "path", "command"])

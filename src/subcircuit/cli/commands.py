@@ -52,7 +52,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
     ),
     "Runs": (
         Entry("resume", "Resume an interrupted run. The result is bit-identical to that of an uninterrupted one.", "runs:resume"),
-        Entry("runs", "List the runs in a directory: done, running or stopped."),
+        Entry("runs", "List the runs in a directory with their state, edges, faithfulness on test prompts, and date."),
         Entry("verify", "Check that a run is as it was written, to the last bit, and name what is not.", "runs:verify"),
     ),
     "Inspect circuits": (

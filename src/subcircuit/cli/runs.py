@@ -1,5 +1,6 @@
 """``subcircuit resume``, ``runs`` and ``verify``: runs that were begun."""
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from subcircuit.cli.output import Output
-    from subcircuit.runs import RunFile, Spec
+    from subcircuit.runs import Listed, RunFile, Spec
 
 _RUN = typer.Argument(metavar="DIR", help="A directory that `discover`, `zoom`, `sweep` or `validate` wrote.")
 
@@ -110,19 +111,42 @@ def runs(
     path: Annotated[Path, typer.Argument(metavar="DIR", help="Where runs are.")] = Path("runs"),
     json: JsonTable = False,
 ) -> None:
-    """List the runs in a directory: done, running or stopped."""
+    """List the runs in a directory with their state, edges, faithfulness on test prompts, and date."""
     from subcircuit.cli.console import plain, print_json, print_records, results
     from subcircuit.runs import list_runs
 
-    found = list_runs(path)
-    names = ("run", "state", "command", "method", "model", "task", "units done")
-    rows = [(str(r.path), r.state, *_described(r.fields), f"{r.units:,}") for r in found]
+    found = [(run, *_described(run.fields)) for run in list_runs(path)]
     if json:
-        print_json({"runs": [dict(zip(("path", *names[1:]), row, strict=True)) for row in rows]})
-    elif rows:
-        print_records(names, rows, results())
+        names = ("command", "method", "model", "task")
+        print_json({"runs": [{**_numbers(run), **dict(zip(names, told, strict=True))} for run, *told in found]})
+        return
+    rows = [(str(run.path), *_state(run), *told) for run, *told in found]
+    if rows:
+        header = ("run", "state", "edges", "faithfulness", "date", "command", "method", "model", "task")
+        print_records(header, rows, results())
     else:
         results().print(plain(f"no runs in {path}"))
+
+
+def _numbers(run: "Listed") -> dict[str, Any]:
+    """State and numbers of a run as JSON values."""
+    number = run.faithfulness
+    return {
+        "path": str(run.path),
+        "state": run.state,
+        "units": run.units,
+        "date": run.date.isoformat(timespec="seconds"),
+        "edges": run.edges,
+        "faithfulness": number if number is not None and isfinite(number) else None,
+    }
+
+
+def _state(run: "Listed") -> tuple[str, ...]:
+    """State, edges, faithfulness and date of a run as texts; empty where there is nothing to tell."""
+    unfinished = "" if run.state in ("done", "damaged") else f" at {run.units:,} units"
+    edges = "" if run.edges is None else f"{run.edges:,}"
+    faithfulness = "" if run.faithfulness is None else f"{run.faithfulness:z.2f}"
+    return f"{run.state}{unfinished}", edges, faithfulness, run.date.strftime("%Y-%m-%d %H:%M")
 
 
 def _described(fields: "Mapping[str, Any]") -> tuple[str, ...]:

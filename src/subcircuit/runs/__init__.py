@@ -1,8 +1,9 @@
 """Runs: directories with a spec, a journal and a result, which survive interruption; and the pool of processes that share one."""
 
-from subcircuit.runs.folder import Listed, RunFile, damage, fork, list_runs, listed, read_run, run_in
+from subcircuit.runs.folder import RunFile, damage, fork, read_run, run_in
 from subcircuit.runs.identity import identity
 from subcircuit.runs.journal import SqliteJournal
+from subcircuit.runs.listing import Listed, list_runs, listed
 from subcircuit.runs.lock import is_locked
 from subcircuit.runs.progress import ProgressFile, RunProgress, read_progress
 from subcircuit.runs.sources import is_same_model, model_source, run_sources, task_source

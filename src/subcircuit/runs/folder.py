@@ -1,4 +1,4 @@
-"""The directory of a run: reading, checking, listing and forking it.
+"""The directory of a run: reading, checking and forking it.
 
 run.json         spec, and digests of its model and prompts; written once
 journal.sqlite   every unit of work that is done
@@ -17,7 +17,7 @@ from typing import Any
 from subcircuit.errors import NumericalError, RunError, Stopped, SubcircuitError
 from subcircuit.io import digest_of, flush, write_directory, write_json
 from subcircuit.runs.journal import JOURNAL_FILE, SqliteJournal
-from subcircuit.runs.lock import LOCK_FILE, is_locked, locked
+from subcircuit.runs.lock import LOCK_FILE, locked
 from subcircuit.runs.spec import Spec, differences, upgraded
 from subcircuit.runs.stop import stoppable
 
@@ -27,22 +27,6 @@ FORMAT = 2
 _LARGEST = 1 << 24
 # these say where something can be found again; other digests say what it is
 _LOCATING = ("model_files", "prompt_file")
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A run in a listing.
-
-    Args:
-        state: done, running, stopped or damaged.
-        fields: the fields of its spec, as its file has them; they may be damaged.
-        units: number of units of work on the disk.
-    """
-
-    path: Path
-    state: str
-    fields: Mapping[str, Any]
-    units: int
 
 
 @dataclass(frozen=True)
@@ -196,25 +180,6 @@ def damage(directory: Path) -> list[str]:
     except RunError as error:
         found.append(str(error))
     return found
-
-
-def list_runs(parent: Path) -> list[Listed]:
-    """The runs in a directory, by name; what is not one is left out."""
-    return [run for path in sorted(parent.iterdir()) if (run := listed(path)) is not None] if parent.is_dir() else []
-
-
-def listed(path: Path) -> Listed | None:
-    """The run in a directory; None where there is none."""
-    try:
-        fields = read_run(path).fields
-    except RunError:
-        return None
-    state = "done" if (path / CHECKSUMS_FILE).exists() else "running" if is_locked(path) else "stopped"
-    try:
-        units = SqliteJournal.count(path / JOURNAL_FILE)
-    except RunError:
-        state, units = "damaged", 0
-    return Listed(path, state, fields, units)
 
 
 def _begin(directory: Path, spec: Spec, identity: Mapping[str, Any]) -> None:
