@@ -5,13 +5,14 @@ A judgement is its parts.
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
 import torch
 
 import subcircuit as sc
-from subcircuit.engine import Optimal, Resample
+from subcircuit.engine import Optimal, Resample, last_stream
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate import (
     completeness,
@@ -211,6 +212,21 @@ def test_a_judgement_is_its_parts():
     assert judged.curve == curve(judged_on, circuit.scores)
     with pytest.raises(SettingsError, match="random_circuits is 0"):
         judge(judged_on, circuit, random_circuits=0)
+
+
+@pytest.mark.slow
+def test_a_judgement_runs_the_model_and_the_empty_circuit_once(monkeypatch: pytest.MonkeyPatch):
+    found_on, judged_on = problems()
+    circuit = Eap().search(found_on).select(TopN(30, "signed")).prune()
+    runs = list[torch.Tensor]()
+    module = import_module("subcircuit.evaluate.measure")
+    monkeypatch.setattr(module, "last_stream", lambda *given: runs.append(given[2]) or last_stream(*given))
+    judge(judged_on, circuit, random_circuits=2, batch_size=2)
+    batches = len(judged_on.task) // 2
+    for end in (circuit.graph.edges, torch.zeros_like(circuit.graph.edges)):
+        assert sum(torch.equal(mask, end) for mask in runs) == batches
+    # the circuit, the model without it, two random circuits, and those of the curve
+    assert len(runs) > (2 + 4) * batches
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from torch import Tensor
 from subcircuit.entry import entry
 from subcircuit.evaluate.bootstrap import Interval
 from subcircuit.evaluate.faithfulness import faithfulness, faithfulness_interval
-from subcircuit.evaluate.measure import measure_all
+from subcircuit.evaluate.measure import Ends, measure_all
 from subcircuit.graph import By, Circuit, TopN, select_edges
 from subcircuit.search import Problem
 from subcircuit.search.journal import FORGETFUL, Journal
@@ -108,13 +108,14 @@ def curve(
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
     rounds: ProgressCounter | None = None,
+    ends: Ends | None = None,
 ) -> Curve:
     """Faithfulness of the best edges at ten sizes, `PERCENTAGES`.
 
     Args:
         scores: a number for every edge; places without an edge are not looked at.
         journal: remembers the losses of every batch of prompts.
-        rounds: as in `measure_all`.
+        rounds, ends: as in `measure_all`.
 
     Raises:
         GraphError: scores of another shape.
@@ -125,7 +126,7 @@ def curve(
     counts = [floor(Fraction(str(percent)) * graph.n_edges / 100) for percent in PERCENTAGES]
     circuits = [select_edges(graph, scores.cpu(), TopN(count, by)).prune() for count in counts]
     sizes = list(zip(PERCENTAGES, counts, strict=True))
-    return Curve(by, points_of(problem, circuits, sizes, batch_size, journal, rounds))
+    return Curve(by, points_of(problem, circuits, sizes, batch_size, journal, rounds, ends))
 
 
 def points_of(
@@ -135,20 +136,20 @@ def points_of(
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
     rounds: ProgressCounter | None = None,
+    ends: Ends | None = None,
 ) -> tuple[CurvePoint, ...]:
     """Where circuits lie in the plane of size and faithfulness.
 
     Args:
         sizes: the percentage and the number of edges that each was asked for.
         journal: remembers the losses of every batch of prompts.
-        rounds: as in `measure_all`.
+        rounds, ends: as in `measure_all`.
 
     Raises:
         SettingsError: faithfulness is undefined, see `check_gap`.
     """
-    readings, divergences = measure_all(
-        problem, circuits, (problem.metric, metric("kl_divergence")), batch_size, journal, rounds=rounds
-    )
+    metrics = problem.metric, metric("kl_divergence")
+    readings, divergences = measure_all(problem, circuits, metrics, batch_size, journal, ends, rounds)
     values, kls = faithfulness(readings).tolist(), divergences.circuits.mean(-1).tolist()
     return tuple(
         CurvePoint(percent, count, circuit.n_edges, values[i], faithfulness_interval(readings, i), kls[i])

@@ -32,7 +32,7 @@ from subcircuit.evaluate.completeness import complement
 from subcircuit.evaluate.controls import random_circuit, random_connected_circuit
 from subcircuit.evaluate.curves import PERCENTAGES, Curve, curve
 from subcircuit.evaluate.faithfulness import Evaluation, evaluate_circuit, faithfulness
-from subcircuit.evaluate.measure import measure, runs_of
+from subcircuit.evaluate.measure import Ends, measure, runs_of
 from subcircuit.graph import By, Circuit, Graph, Numbers, Scope
 from subcircuit.graph.selection import Selection
 from subcircuit.model.transformer import Transformer
@@ -124,12 +124,13 @@ def judge(
     ranked = circuit.scores is not None and bool(circuit.scores[circuit.graph.edges].isfinite().all())
     sizes = (1, 1 + random_circuits, *([len(PERCENTAGES)] if ranked else []))
     rounds = ProgressCounter(sum(runs_of(len(problem.task), size) for size in sizes), on_step, phase="measure")
-    evaluation = evaluate_circuit(problem, circuit, batch_size, journal, rounds)
+    ends: Ends = {}
+    evaluation = evaluate_circuit(problem, circuit, batch_size, journal, rounds, ends)
     others = [complement(circuit)] + [_random(circuit.graph, circuit.n_edges, seed + i) for i in range(random_circuits)]
-    rest, *random = faithfulness(measure(problem, others, batch_size, journal, rounds)).tolist()
+    rest, *random = faithfulness(measure(problem, others, batch_size, journal, rounds, ends)).tolist()
     found = None
     if ranked and circuit.scores is not None:
-        found = curve(problem, circuit.scores, by, batch_size, journal, rounds)
+        found = curve(problem, circuit.scores, by, batch_size, journal, rounds, ends)
     return Judgement(evaluation, rest, tuple(random), found)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from subcircuit.entry import entry
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate.bootstrap import Interval, bootstrap, mean
-from subcircuit.evaluate.measure import Readings, measure_all
+from subcircuit.evaluate.measure import Ends, Readings, measure_all
 from subcircuit.graph import Circuit
 from subcircuit.search import Problem
 from subcircuit.search.journal import FORGETFUL, Journal
@@ -132,7 +132,12 @@ class Evaluation:
 
 @entry
 def evaluate_circuit(
-    problem: Problem, circuit: Circuit, batch_size: int = 16, journal: Journal = FORGETFUL, rounds: ProgressCounter | None = None
+    problem: Problem,
+    circuit: Circuit,
+    batch_size: int = 16,
+    journal: Journal = FORGETFUL,
+    rounds: ProgressCounter | None = None,
+    ends: Ends | None = None,
 ) -> Evaluation:
     """Measure a circuit on a behaviour: better not on the prompts with which it was found.
 
@@ -140,14 +145,14 @@ def evaluate_circuit(
         problem: prompts, metric and ablation.
         batch_size: prompts that run together.
         journal: remembers the losses of every batch of prompts.
-        rounds: as in `measure_all`.
+        rounds, ends: as in `measure_all`.
 
     Raises:
         GraphError, SettingsError, NumericalError: as in `measure_all`.
     """
     contrasts = problem.task.answers.contrasts
     asked = (problem.metric, metric("kl_divergence"), metric("match"), *([metric("accuracy")] if contrasts else []))
-    readings = measure_all(problem, [circuit], asked, batch_size, journal, rounds=rounds)
+    readings = measure_all(problem, [circuit], asked, batch_size, journal, ends, rounds)
     return Evaluation(circuit, readings[0], readings[1], readings[2], readings[3] if contrasts else None)
 
 

@@ -69,9 +69,10 @@ def measure(
     batch_size: int = 16,
     journal: Journal = FORGETFUL,
     rounds: ProgressCounter | None = None,
+    ends: Ends | None = None,
 ) -> Readings:
     """`measure_all` for the behaviour's own metric."""
-    (readings,) = measure_all(problem, circuits, (problem.metric,), batch_size, journal, rounds=rounds)
+    (readings,) = measure_all(problem, circuits, (problem.metric,), batch_size, journal, ends, rounds)
     return readings
 
 
