@@ -3,14 +3,17 @@
 import csv
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
-from subcircuit.engine import Zero
+from subcircuit.engine import Zero, last_stream
 from subcircuit.errors import SettingsError
 from subcircuit.evaluate import (
     Contest,
+    contend,
     curve,
     faithfulness,
     measure,
@@ -39,6 +42,19 @@ def test_a_contest_judges_what_the_searches_find(tmp_path: Path):
     assert contenders[2].curve is None
     assert contenders[2].kl_at(1.0) is None
     written(Sweep.of(contest, contenders, methods), tmp_path / "sweep")
+
+
+@pytest.mark.slow
+def test_a_contest_runs_the_model_and_the_empty_circuit_once(monkeypatch: pytest.MonkeyPatch):
+    found_on, judged_on = problems()
+    methods, runs = [RandomScores(seed=4), RandomScores(seed=5)], list[torch.Tensor]()
+    alone = [Contest(found_on, judged_on, batch_size=2).run(method).points for method in methods]
+    module = import_module("subcircuit.evaluate.measure")
+    monkeypatch.setattr(module, "last_stream", lambda *given: runs.append(given[2]) or last_stream(*given))
+    contenders = contend(Contest(found_on, judged_on, batch_size=2), methods)
+    assert [one.points for one in contenders] == alone
+    for end in (found_on.graph.edges, torch.zeros_like(found_on.graph.edges)):
+        assert sum(torch.equal(mask, end) for mask in runs) == len(judged_on.task) // 2
 
 
 def written(sweep: Sweep, directory: Path) -> None:

@@ -15,7 +15,7 @@ from subcircuit.engine.memory import peak_memory
 from subcircuit.entry import entry
 from subcircuit.evaluate.curves import PERCENTAGES, Curve, CurvePoint, curve, points_of
 from subcircuit.evaluate.faithfulness import check_gap
-from subcircuit.evaluate.measure import measure, runs_of
+from subcircuit.evaluate.measure import Ends, measure, runs_of
 from subcircuit.graph import By
 from subcircuit.search import Method, OnProgress, Problem, ProgressCounter, method_of, search_at
 from subcircuit.search.journal import FORGETFUL, Journal, Under, alone
@@ -90,35 +90,42 @@ class Contest:
             method.check(self.found_on)
         check_gap(measure(self.judged_on, [], self.batch_size))
 
-    def run(self, method: Method, on_step: OnProgress | None = None, journal: Journal = FORGETFUL) -> Contender:
+    def run(
+        self,
+        method: Method,
+        on_step: OnProgress | None = None,
+        journal: Journal = FORGETFUL,
+        ends: Ends | None = None,
+    ) -> Contender:
         """Search with one method, and judge what it found.
 
         Args:
             method: of one with a threshold its own is not used.
             on_step: progress of the search and of the measurements.
             journal: remembers what was worked out, and of a finished method all numbers, what it cost among them.
+            ends: as in `measure_all`, of the evaluation prompts.
         """
         part = Under(journal, method.name)
         own = alone(part)
         known = own.recall("contender")
         if known is not None:
             return _CONTENDERS.validate_python(json.loads(known))
-        contender = self._run(method, on_step, part)
+        contender = self._run(method, on_step, part, ends)
         own.record("contender", json.dumps(_CONTENDERS.dump_python(contender)).encode())
         return contender
 
-    def _run(self, method: Method, on_step: OnProgress | None, journal: Journal) -> Contender:
+    def _run(self, method: Method, on_step: OnProgress | None, journal: Journal, ends: Ends | None) -> Contender:
         with peak_memory(self.found_on.model.device) as peak:
             found = list(search_at(method, self.found_on, self.thresholds, on_step, journal).values())
         cost = sum(one.seconds for one in found), median(one.forward_seconds for one in found), peak.size
         if found[0].ranked:
-            ranked = curve(
-                self.judged_on, found[0].scores, self.by, self.batch_size, journal, self._runs(len(PERCENTAGES), on_step)
-            )
+            runs = self._runs(len(PERCENTAGES), on_step)
+            ranked = curve(self.judged_on, found[0].scores, self.by, self.batch_size, journal, runs, ends)
             return Contender(method.name, ranked.points, ranked, *cost, found[0].notes)
         circuits = sorted((one.circuit for one in found), key=lambda circuit: circuit.n_edges)
         sizes = [(100 * circuit.n_edges / circuit.graph.n_edges, circuit.n_edges) for circuit in circuits]
-        points = points_of(self.judged_on, circuits, sizes, self.batch_size, journal, self._runs(len(circuits), on_step))
+        runs = self._runs(len(circuits), on_step)
+        points = points_of(self.judged_on, circuits, sizes, self.batch_size, journal, runs, ends)
         return Contender(method.name, points, None, *cost, {})
 
     def _runs(self, circuits: int, on_step: OnProgress | None) -> ProgressCounter:
@@ -143,8 +150,9 @@ def contend(
         journal: remembers what was worked out.
     """
     contenders = list[Contender]()
+    ends: Ends = {}
     for number, method in enumerate(map(method_of, methods), 1):
         if on_start is not None:
             on_start(f"{method.name} ({number} of {len(methods)})")
-        contenders.append(contest.run(method, on_step, journal))
+        contenders.append(contest.run(method, on_step, journal, ends))
     return contenders

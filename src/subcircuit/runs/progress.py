@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from subcircuit.io import write_whole
+from subcircuit.io import write_text
 
 if TYPE_CHECKING:
     # whoever searches has them already; a list of runs does not wait for torch
@@ -79,8 +79,7 @@ class ProgressFile:
         # a disk that is full is the journal's business
         with suppress(OSError):
             self._circuit.save(self._folder / progress.circuit)
-            text = json.dumps(asdict(progress))
-            write_whole(self._folder / _NOW, lambda file: file.write_text(text, encoding="utf-8"))
+            write_text(self._folder / _NOW, json.dumps(asdict(progress)))
         now = monotonic()
         self._next = now + max(SECONDS_BETWEEN, _SHARE * (now - began))
 
