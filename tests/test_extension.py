@@ -274,7 +274,7 @@ def test_a_level_from_outside_is_searched_evaluated_explained_drawn_and_saved(
     assert "m0" in words and any("drawn as their MLPs" in word for word in words)
     kept.save(tmp_path / "circuit")
     assert sc.Circuit.load(tmp_path / "circuit", halved) == kept
-    with pytest.raises(sc.CircuitFileError, match="a circuit at head, m0=halves, not at head: load it with its graph"):
+    with pytest.raises(sc.CircuitFileError, match=r"the circuit's graph .head, m0=halves. is not the given graph .head."):
         sc.Circuit.load(tmp_path / "circuit")
     assert (sc.write_run(kept, tmp_path / "run") / "circuit.svg").is_file()
 

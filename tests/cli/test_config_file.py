@@ -63,10 +63,10 @@ def test_a_run_is_found_again_from_its_own_record(options: tuple[object, ...], s
     ("name", "text", "words"),
     [
         ("a.yaml", "tresholds: 1", ["unknown option 'tresholds'", "'threshold'", "a.yaml"]),
-        ("a.yaml", "model: [1, {a: b}]", ["model is neither"]),
+        ("a.yaml", "model: [1, {a: b}]", ["model must be a text"]),
         ("a.yaml", "model: a\nmodel: b", ["twice"]),
         ("a.yaml", "model: !!python/object:os.system x", ["cannot be read"]),
-        ("a.yaml", "- model", ["expected option: value"]),
+        ("a.yaml", "- model", ["expected one `option: value`"]),
         ("a.yaml", "threshold: small", ["--threshold"]),
         ("a.toml", "model = ", ["cannot be read"]),
         ("a.toml", 'config = "a.toml"', ["unknown option 'config'"]),

@@ -305,7 +305,7 @@ def test_scored_edges_are_selected(subcircuit: Run, model: str, prompts: Path) -
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--edges", 5), "decides itself"),
+        (("--edges", 5), "selects the edges itself"),
         (("--method", "eap", "--edges", "ten"), "--edges ten"),
         (("--method", "eap", "--edges", "101%"), "--edges 101%"),
         (("--method", "eap-ig-inputs", "--edges", 10**9), "the number of edges is 1,000,000,000"),

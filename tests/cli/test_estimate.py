@@ -45,7 +45,7 @@ def test_an_estimate_refuses_what_a_search_would_refuse(subcircuit: Run, model: 
     for more, words in (
         (("--method", "eap", "--threshold", 1, "--edges", 5), "choose"),
         (("--method", "eap", "--metric", "accuracy"), "gradient"),
-        (("--coarse-to-fine",), "leave out --coarse-to-fine"),
+        (("--coarse-to-fine",), "does not support --coarse-to-fine"),
     ):
         refused = subcircuit(*asked, *more)
         assert (refused.code, refused.out) == (2, "")
@@ -61,7 +61,7 @@ def test_a_search_that_needs_more_memory_than_is_free_says_so_first(
     monkeypatch.setattr(memory, "free_memory", lambda device: 100)
     done = subcircuit("discover", *asked)
     assert done.code == 0
-    (warning,) = (line for line in done.err.splitlines() if line.startswith("warning: beside the model"))
+    (warning,) = (line for line in done.err.splitlines() if line.startswith("warning: besides the model"))
     assert "are free on cpu" in warning
     assert "a smaller --batch-size" in warning
     assert "warning" in subcircuit("estimate", *asked).err

@@ -66,7 +66,7 @@ def test_a_circuit_of_experts_is_found_drawn_and_loaded(subcircuit: Run, mixture
 def test_what_has_no_experts_is_refused(subcircuit: Run, model: str, prompts: Path) -> None:
     done = subcircuit("experts", "--model", model, "--task", prompts)
     assert done.code == 2
-    assert "has no experts" in done.err
+    assert "has no mixture of experts" in done.err
     done = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "expert")
     assert done.code == 2
-    assert "no experts" in done.err
+    assert "no mixtures of experts" in done.err

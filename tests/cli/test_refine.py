@@ -96,12 +96,12 @@ def test_a_size_is_taken_from_the_path(subcircuit, found, tmp_path):
     ("arguments", "expected"),
     [
         (("--target", "faithfulness"), "expected faithfulness=0.95"),
-        (("--target", "kl=low"), "no number"),
+        (("--target", "kl=low"), "not a number"),
         (("--target", "kl=-1"), "above 0"),
         (("--target", "faithfulness=1.5"), "between 0 and 1"),
         (("--target", "edges=0"), "at least 1"),
         (("--target", "size=3"), "expected faithfulness=0.95"),
-        (("--target", "kl=0.5", "--method", "eap"), "goes with method refine"),
+        (("--target", "kl=0.5", "--method", "eap"), "is an option of method refine"),
         (("--edges", "20", "--method", "refine"), "--target edges="),
     ],
 )

@@ -221,7 +221,7 @@ def interrupt(times: int, after: int) -> None:
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(subcircuit: Run, model: str, prompts: Path, times: int) -> None:
     arguments = options(model, prompts)
-    assert said_by([*arguments, "run"], lambda: interrupt(times, 3)) == (130, "stopped; to go on: subcircuit resume run")
+    assert said_by([*arguments, "run"], lambda: interrupt(times, 3)) == (130, "stopped; resume with: subcircuit resume run")
     assert subcircuit("verify", "run").code == 0
     # at once: not even the results at hand are written again
     assert len(journal_of(Path("run"))) == 3
@@ -262,7 +262,7 @@ def test_a_disk_that_fills_up_while_a_run_is_at_work(subcircuit: Run, model: str
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     code, said = said_by([*arguments, "run"], small_disk)
-    assert (code, "make room" in said) == (2, True), said
+    assert (code, "free disk space" in said) == (2, True), said
     if Path("run").exists():
         assert subcircuit("verify", "run").code == 0
         assert subcircuit("resume", "run", "--model", model, "--task", prompts).code == 0
@@ -301,7 +301,7 @@ def test_a_damaged_journal_of_a_stopped_run_is_not_used(subcircuit: Run, model: 
     assert (refused.code, "journal.sqlite is damaged" in refused.err) == (2, True)
     forked = subcircuit("resume", "run", "--model", model, "--task", prompts, "--fork", "new")
     assert forked.code == 0, forked.err
-    assert "2 units of work taken over" in forked.err
+    assert "2 units of work reused" in forked.err
 
 
 @pytest.mark.kill
@@ -325,7 +325,7 @@ def test_a_run_does_not_go_on_with_anything_else(tmp_path: Path, name: str) -> N
     found = {name: "one", "same": "same"}
     run_in(tmp_path / "run", SPEC, found, lambda journal: journal.record("unit", b"result"))
     before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
-    with pytest.raises(RunError, match=f"started with something else: {name} was one, is another"):
+    with pytest.raises(RunError, match=f"other options or inputs: {name} was one, is another"):
         run_in(tmp_path / "run", SPEC, {**found, name: "another"}, lambda journal: None)
     assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
 

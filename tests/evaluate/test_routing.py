@@ -93,7 +93,7 @@ def test_frequencies_and_effects_are_those_of_runs_node_by_node():
 
 def test_what_has_no_experts_and_no_detail_is_refused_and_equal_prompts_have_no_shares():
     dense = tiny("llama")
-    with pytest.raises(ModelError, match=r"tiny-llama \(llama\) has no experts"):
+    with pytest.raises(ModelError, match=r"tiny-llama \(llama\) has no mixture of experts"):
         routing(random_problem(dense, Graph.of(dense.config), 1, [5], 1, "logit_difference", "resample"))
     problem = problem_of(by_routing())
     with pytest.raises(SettingsError, match="detailed is -1"):

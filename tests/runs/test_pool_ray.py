@@ -36,7 +36,7 @@ class LosingRay:
 def test_workers_that_stop_are_told_of_and_only_those_that_stop_before_the_end():
     told, leaving = [], Event()
     _watch(LosingRay(), ["fine", "lost"], told.append, leaving)
-    assert told == ["warning: worker 2 stopped, ConnectionError; the others do its work"]
+    assert told == ["warning: worker 2 stopped (ConnectionError); the other workers take over its work"]
     leaving.set()
     _watch(LosingRay(), ["lost"], told.append, leaving)
     assert len(told) == 1

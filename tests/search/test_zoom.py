@@ -100,7 +100,7 @@ def test_zooms_go_into_experts():
     within = Within(graph.edges, graph.edges & inside)
     assert found.kept.equal(SequentialAcdc(replace(problem, graph=graph), CONFIG, within=within).run().kept)
     whole = Circuit.full(Graph.of(tiny("qwen2_moe").config, Scope("expert")))
-    with pytest.raises(GraphError, match="m1 has no experts; those that have are m0, m2"):
+    with pytest.raises(GraphError, match="m1 has no experts; the MLPs with experts are m0, m2"):
         zoom(problem, blocks, "m1", "expert", CONFIG)
-    with pytest.raises(GraphError, match="m0 is at level expert already"):
+    with pytest.raises(GraphError, match="m0 is already at level expert"):
         zoom(replace(problem, graph=whole.graph), whole, "m0", "expert", CONFIG)

@@ -7,7 +7,7 @@ from subcircuit.report.page import Shown
 from subcircuit.search import Problem
 from tests.viewer.conftest import Sample, Watched, serving
 
-WHY = "run was found with leak.jsonl, which is not near the run or the working directory: give --task PATH"
+WHY = "run was found on the prompts of leak.jsonl, which is not near the run or the working directory: give --task PATH"
 
 
 def test_prompts_that_are_not_here_are_asked_for_on_the_page(sample: Sample, watched: Watched) -> None:

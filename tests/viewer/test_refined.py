@@ -139,7 +139,7 @@ def test_a_report_holds_the_path_and_needs_no_model_for_it(sample: Sample, refin
     (part,) = report_document(shown, [sample.problem], most_edges=0, say=said.append)["circuits"]
     assert part["measured"] == {}
     assert [words for words in said if "measur" in words] == [
-        "the sizes of run are those of its refinement, which has measured them"
+        "the curve of run over sizes is from its refinement, which measured it"
     ]
     (bare,) = report_document(shown, [None], most_edges=0)["circuits"]
     assert bare["path"] == part["path"]

@@ -35,25 +35,25 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, tuple[Entry, ...]] = {
     "Find circuits": (
-        Entry("discover", "Find the circuit with which a model carries out a task.", options="discover:options"),
+        Entry("discover", "Find the circuit that carries out a task in a model.", options="discover:options"),
         Entry(
             "estimate",
-            "Predict the trials, time and memory of `subcircuit discover` with the same options.",
+            "Estimate the trials, time and memory of `subcircuit discover` with the same options.",
             options="discover:options",
             without=("out",),
         ),
-        Entry("refine", "Grow and prune a circuit until it is faithful on prompts it has not seen."),
-        Entry("zoom", "Look inside one node: search its parts' edges, all other edges staying as they are."),
+        Entry("refine", "Grow and prune a circuit until it is faithful on unseen prompts."),
+        Entry("zoom", "Search inside one node of a circuit: decide the edges of its parts and keep all other edges."),
         Entry("neurons", "Rank all MLP neurons by attribution, and measure the model with only the best neurons."),
         Entry(
             "sweep",
-            "Search with several methods and judge them on other prompts: faithfulness at ten sizes, and what each costs.",
+            "Compare several methods on test prompts: faithfulness at ten sizes, and cost.",
         ),
     ),
     "Runs": (
         Entry("resume", "Resume an interrupted run. The result is bit-identical to that of an uninterrupted one.", "runs:resume"),
         Entry("runs", "List the runs in a directory with their state, edges, faithfulness on test prompts, and date."),
-        Entry("verify", "Check that a run is as it was written, to the last bit, and name what is not.", "runs:verify"),
+        Entry("verify", "Check that the files of a run are unchanged, and list the changed ones.", "runs:verify"),
     ),
     "Inspect circuits": (
         Entry("show", "Show the summary of a saved circuit and the paths of its pictures."),
@@ -65,7 +65,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
         Entry("evaluate", "Measure the faithfulness and completeness of a circuit, and of random circuits of its size."),
         Entry(
             "validate",
-            "Search models whose circuits are known, and measure what is found of them again: ROC, AUC, precision, recall.",
+            "Search models whose circuits are known, and measure recovery: ROC, AUC, precision, recall.",
         ),
         Entry("explain", "Explain the role of each node of a circuit, with the evidence."),
         Entry(

@@ -1,7 +1,7 @@
-"""``--config FILE``: options out of a YAML or TOML file, or out of what a search recorded.
+"""``--config FILE``: options from a YAML or TOML file, or from the record of a search.
 
-The keys of a file are the names of the command's options (and of its argument, in small letters). What is said on the command
-line counts more. A ``run.json``, a ``circuit.json``, or the directory they are in, stands for the options with which it was found.
+The keys of a file are the names of the command's options (and of its argument, in lower case). Options on the command line
+override the file. A ``run.json``, a ``circuit.json``, or their directory gives the recorded options.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ _LISTS = (*_TABLES, "method", "methods")
 
 @no_type_check  # Typer passes a context that is not of the class by which it asks us to name it
 def configure(context: typer.Context, file: Path | None) -> Path | None:
-    """Make what the file says the defaults of the command's options."""
+    """Make the options of the file the defaults of the command's options."""
     if file is not None:
         names = {}
         for parameter in context.command.params:
@@ -42,20 +42,20 @@ Config: TypeAlias = Annotated[
         is_eager=True,
         callback=configure,
         expose_value=False,
-        help="Options from a YAML or TOML file, or from a run's directory; options given here count more.",
+        help="File of options: YAML, TOML, or a run's directory. Options on the command line override it.",
     ),
 ]
 
 
 def defaults(file: Path, names: dict[str, str]) -> dict[str, Any]:
-    """What a file says of a command's parameters.
+    """The values of a command's parameters in a file.
 
     Args:
-        names: the parameter that a key means, for every key there can be.
+        names: the parameter of every possible key.
 
     Raises:
-        SettingsError: the file cannot be read, or says of an option what it cannot be.
-        UnknownNameError: a key that the command does not have.
+        SettingsError: the file cannot be read, or an option has an invalid value.
+        UnknownNameError: the command has no option of this name.
     """
     content, recorded = _read(file)
     said: dict[str, Any] = {}
@@ -66,7 +66,7 @@ def defaults(file: Path, names: dict[str, str]) -> dict[str, Any]:
                 "option", str(key)[:80], tuple(sorted(word.replace("_", "-") for word in names)), f"In {file}."
             )
         if name is not None and name in said:
-            raise SettingsError(f"{file}: {key} says again what another key has said")
+            raise SettingsError(f"{file}: {key} sets an option that another key already sets: remove one")
         if name is not None and value is not None:
             said[name] = _value(file, str(key), value)
     return said
@@ -85,12 +85,12 @@ def _read(file: Path) -> tuple[dict[str, Any], bool]:
         with file.open("rb") as stream:
             text = stream.read(_LARGEST + 1)
         if len(text) > _LARGEST:
-            raise SettingsError(f"--config {file}: larger than any configuration")
+            raise SettingsError(f"--config {file}: the file is larger than {_LARGEST >> 20} MB, the limit for configurations")
         content = _toml(text) if suffix == ".toml" else _yaml(text)
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"--config {file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(content, dict):
-        raise SettingsError(f"--config {file}: expected option: value, one a line")
+        raise SettingsError(f"--config {file}: expected one `option: value` per line")
     return content, False
 
 
@@ -101,7 +101,7 @@ def _toml(text: bytes) -> Any:
 
 
 def _yaml(text: bytes) -> Any:
-    """YAML without its types of objects, and without keys that stand twice."""
+    """YAML without object types and without duplicate keys."""
     import yaml
 
     try:
@@ -109,14 +109,14 @@ def _yaml(text: bytes) -> Any:
         keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
         twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
         if twice is not None:
-            raise ValueError(f"the key {twice!r} stands there twice")
+            raise ValueError(f"the key {twice!r} occurs twice")
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error).replace("\n", " ")) from None
 
 
 def _value(file: Path, key: str, value: Any) -> Any:
-    """A value as the command line would have it: texts, numbers, switches, lists, and tables of settings as NAME=VALUE."""
+    """A value in the form of the command line: texts, numbers, switches, lists, and tables of settings as NAME=VALUE."""
     match value:
         case bool() | int() | float() | str():
             return value
@@ -125,7 +125,7 @@ def _value(file: Path, key: str, value: Any) -> Any:
         case dict() if key in _TABLES:
             return [f"{name}={_word(file, key, one)}" for name, one in _flat(value)]
         case _:
-            raise SettingsError(f"{file}: {key} is neither a text, a number, a switch nor a list of them")
+            raise SettingsError(f"{file}: {key} must be a text, a number, true or false, or a list of these")
 
 
 def _flat(table: dict[Any, Any]) -> list[tuple[str, Any]]:
@@ -141,7 +141,7 @@ def _word(file: Path, key: str, value: Any) -> str:
     if value is None:
         return "none"
     if not isinstance(value, bool | int | float | str):
-        raise SettingsError(f"{file}: {key} holds a setting that is neither a text, a number nor a switch")
+        raise SettingsError(f"{file}: every setting in {key} must be a text, a number, or true or false")
     return str(value)
 
 
@@ -161,7 +161,7 @@ def _of_circuit(file: Path) -> dict[str, Any]:
 
     circuit = Circuit.load(file)
     if circuit.record is None:
-        raise SettingsError(f"--config {file}: the circuit has no record of how it was found")
+        raise SettingsError(f"--config {file}: the circuit has no record of its search")
     options = DiscoverSpec.of_circuit(circuit).model_dump(mode="json")
     digests = {"model_files": circuit.record.model.revision, "prompt_file": circuit.record.task.parameters.get("sha256")}
     return options | _paths(options, run_sources(file, options, digests))

@@ -28,12 +28,10 @@ if TYPE_CHECKING:
     from subcircuit.search.journal import Journal
     from subcircuit.tasks import Split as Prompts
 
-_METHOD = "Options of the method; without them, its defaults"
-_SELECTION = "Which edges make the circuit, for methods that score them"
+_METHOD = "Options of the method"
+_SELECTION = "Selection of edges, for methods that score them"
 
-Examples: TypeAlias = Annotated[
-    int | None, typer.Option(help="How many pairs of prompts to search with. Default: 8, or half of a file.")
-]
+Examples: TypeAlias = Annotated[int | None, typer.Option(help="Number of search pairs. Default: 8, or half of a file.")]
 Method: TypeAlias = Annotated[
     str | None, typer.Option(help="Search method, see `subcircuit methods`. Default: refine; acdc with --threshold.")
 ]
@@ -41,56 +39,63 @@ Target: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=VALUE",
-        help="refine: stop at faithfulness=0.95, kl=0.5 (nats) on validation prompts, or edges=200; several together. Default: "
-        "faithfulness=0.95.",
+        help="Stopping target of refine: faithfulness=0.95 or kl=0.5 (nats) on validation prompts, or edges=200; repeat for several. "
+        "Default: faithfulness=0.95.",
         rich_help_panel=_METHOD,
     ),
 ]
 Measured: TypeAlias = Annotated[
-    str | None, typer.Option(help="What must stay as it is; see `subcircuit metrics`. Default: the task's own.")
+    str | None, typer.Option(help="Metric that the circuit must preserve (see `subcircuit metrics`). Default: the task's own.")
 ]
 CoarseToFine: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--coarse-to-fine",
-        help="acdc: cut whole blocks first, and look only into those that stay.",
+        help="acdc: cut whole blocks first, and search only inside the kept ones.",
         rich_help_panel=_METHOD,
     ),
 ]
-Kv: TypeAlias = Annotated[str, typer.Option(help="Key and value inputs where heads share them: per_query_head, grouped.")]
+Kv: TypeAlias = Annotated[str, typer.Option(help="Inputs of shared keys and values: per_query_head or grouped.")]
 SplitEmbeddings: TypeAlias = Annotated[
-    bool, typer.Option("--split-embeddings", help="Token and position embeddings as two nodes.")
+    bool, typer.Option("--split-embeddings", help="Make token and position embeddings two nodes.")
 ]
 Out: TypeAlias = Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/<task>-<model>-<number>.")]
 Threshold: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        help="acdc: an edge whose cut changes the metric by less is cut. Others: the least score of an edge that is kept.",
+        help="acdc: largest loss of the metric for which an edge is cut (default 0.02). Other methods: smallest score of a kept edge.",
         rich_help_panel=_METHOD,
     ),
 ]
 WholeInput: TypeAlias = Annotated[
     bool | None,
-    typer.Option("--whole-input/--no-whole-input", help="Try all edges into a reader at once first.", rich_help_panel=_METHOD),
+    typer.Option(
+        "--whole-input/--no-whole-input", help="acdc: first cut all edges into a reader at once.", rich_help_panel=_METHOD
+    ),
 ]
 Absolute: TypeAlias = Annotated[
-    bool | None, typer.Option("--absolute/--no-absolute", help="Improvements count as changes too.", rich_help_panel=_METHOD)
+    bool | None,
+    typer.Option(
+        "--absolute/--no-absolute", help="acdc: also keep edges whose cut improves the metric.", rich_help_panel=_METHOD
+    ),
 ]
-HeadOrder: TypeAlias = Annotated[str | None, typer.Option(help="descending, ascending.", rich_help_panel=_METHOD)]
+HeadOrder: TypeAlias = Annotated[
+    str | None, typer.Option(help="acdc: order of the heads of a layer, descending or ascending.", rich_help_panel=_METHOD)
+]
 Direction: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        help="acdc, exact: cut edges of the model (noising), restore edges to the corrupted run (denoising), or both.",
+        help="acdc, exact: cut edges of the model (noising), restore edges in the corrupted run (denoising), or both.",
         rich_help_panel=_METHOD,
     ),
 ]
 Speculation: TypeAlias = Annotated[
-    int | None, typer.Option(help="Trials evaluated ahead; the result does not depend on it.", rich_help_panel=_METHOD)
+    int | None, typer.Option(help="acdc: number of speculative trials; it does not change the result.", rich_help_panel=_METHOD)
 ]
 BatchSize: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        help="Prompts (acdc: pairs of a circuit and a prompt) evaluated at once; the result does not depend on it.",
+        help="Number of prompts per batch (acdc: pairs of a circuit and a prompt); it does not change the result.",
         rich_help_panel=_METHOD,
     ),
 ]
@@ -99,21 +104,28 @@ Settings: TypeAlias = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Any setting of the method, see `subcircuit methods`, or optimal.NAME=VALUE.",
+        help="Setting of the method (see `subcircuit methods`) or of the ablation optimal (optimal.NAME=VALUE); repeat for several.",
         rich_help_panel=_METHOD,
     ),
 ]
 Edges: TypeAlias = Annotated[
-    str | None, typer.Option(help="How many: a number, or a share. Default: 1%.", rich_help_panel=_SELECTION)
+    str | None,
+    typer.Option(help="Size of the circuit: a number, or a share of the graph. Default: 1%.", rich_help_panel=_SELECTION),
 ]
 Greedy: TypeAlias = Annotated[
     bool,
     typer.Option(
-        "--greedy", help="Grow from the logits, always along the best edge, so that all connect.", rich_help_panel=_SELECTION
+        "--greedy",
+        help="Grow the circuit from the logits along the best edge, so that all edges are connected.",
+        rich_help_panel=_SELECTION,
     ),
 ]
 By: TypeAlias = Annotated[
-    str, typer.Option(help="absolute (edges that matter either way) or signed scores.", rich_help_panel=_SELECTION)
+    str,
+    typer.Option(
+        help="Ranking: absolute (edges whose cut changes the metric) or signed (edges whose cut worsens it).",
+        rich_help_panel=_SELECTION,
+    ),
 ]
 
 
@@ -191,7 +203,7 @@ def options(
 
 
 def discover(spec: DiscoverSpec, output: Output) -> None:
-    """Find the circuit with which a model carries out a task.
+    """Find the circuit that carries out a task in a model.
 
     Measures it on prompts that the search did not use and reports that first. Writes circuit.json, scores.safetensors,
     circuit.svg and circuit.png, and a journal with which `subcircuit resume` continues an interrupted search. Never overwrites
@@ -219,7 +231,7 @@ def discover(spec: DiscoverSpec, output: Output) -> None:
             if warning is not None:
                 watcher.say(f"warning: {warning}")
         watcher.say(_held_out(split))
-        watcher.say(f"searching for the circuit of {problem.task.name}, {len(problem.task.pairs)} pairs of prompts")
+        watcher.say(f"searching for the circuit of {problem.task.name} on {len(problem.task.pairs)} pairs of prompts")
 
         def work(journal: "Journal") -> None:
             shown = ProgressFile(directory, Circuit.empty(problem.graph), in_words())
@@ -238,8 +250,8 @@ def _held_out(split: "Prompts") -> str:
     parts = split.parts
     if "test" not in parts:
         return (
-            "warning: the split has no test prompts, so nothing can show how the circuit does on new prompts: a circuit does better "
-            "on the prompts that it was found with"
+            "warning: the split has no test prompts, so the circuit cannot be evaluated on unseen prompts, and a circuit does better on its "
+            "search prompts than on others"
         )
     chosen = f", {len(parts['validation'])} validation prompts" if "validation" in parts else ""
     return f"held out: {len(parts['test'])} test prompts{chosen}"

@@ -1,4 +1,4 @@
-"""``subcircuit estimate``: what a search would cost."""
+"""``subcircuit estimate``: the expected cost of a search."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def estimate(spec: DiscoverSpec, output: Output) -> None:
-    """Predict the trials, time and memory of `subcircuit discover` with the same options.
+    """Estimate the trials, time and memory of `subcircuit discover` with the same options.
 
-    Runs small parts of the search and measures them; for acdc, an outline of the search on up to 8 pairs of prompts. Writes nothing.
+    Runs and measures small parts of the search; for acdc, a simplified search on up to 8 pairs of prompts. Writes nothing.
     """
     from subcircuit.cli.console import messages, print_json, print_rows, results
     from subcircuit.cli.progress import watch
@@ -23,7 +23,7 @@ def estimate(spec: DiscoverSpec, output: Output) -> None:
     spec.check()
     if spec.settings.get("coarse_to_fine"):
         raise SettingsError(
-            "estimate cannot predict a search from coarse to fine: leave out --coarse-to-fine, with which it should take less"
+            "estimate does not support --coarse-to-fine: leave it out; the search from coarse to fine should take less"
         )
     with watch(messages()) as watcher:
         loaded = spec.load(watcher.say)
@@ -48,14 +48,14 @@ def _rows(found: "Estimate") -> list[tuple[str, ...]]:
     if found.kept is not None and found.seen == 1:
         rows.append(("edges kept", f"about {_round(found.kept):,}"))
     if found.seen < 1:
-        rows.append(("judged by", f"{found.seen:.0%} of the edges, those nearest to the logits"))
+        rows.append(("covers", f"{found.seen:.0%} of the edges, nearest to the logits first"))
     duration = clock(found.seconds) if found.seconds >= 60 else f"{found.seconds:.2g} s"
     rows.append(("time", f"about {duration} ({found.forward_equivalents:,.0f} forward passes), in one process"))
-    parts = {"model": found.memory.model, "kept of the runs": found.memory.runs, "at work": found.memory.work}
+    parts = {"model": found.memory.model, "stored runs": found.memory.runs, "temporary": found.memory.work}
     rows.append(("memory", f"about {size_in_words(found.peak)} at the peak, libraries included"))
     rows.append(("", ", ".join(f"{name} {size_in_words(size)}" for name, size in parts.items())))
     if found.memory.float64:
-        rows.append(("", f"{size_in_words(found.memory.float64)} more if a decision has to be made in float64"))
+        rows.append(("", f"{size_in_words(found.memory.float64)} more if a decision needs float64"))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The part that `zoom` and `refine` share: search a finished circuit further, on the prompts that it was found with."""
+"""Shared part of `zoom` and `refine`: continue the search of a finished circuit on its search prompts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ Begin: TypeAlias = Callable[["Problem", Callable[[str], None]], Callable[..., An
 
 
 def search_further(spec: "ZoomSpec | RefineSpec", circuit: "Circuit", output: Output, begin: Begin) -> None:
-    """Search a circuit further and write the result, with its numbers on the run's own prompts."""
+    """Continue the search of a circuit and write the result, with its measurements on the run's prompts."""
     from subcircuit.cli.console import messages
     from subcircuit.cli.output import save_found
     from subcircuit.cli.pool import pool_of

@@ -1,4 +1,4 @@
-"""The result of a command that makes a run: where it goes, whether it continues another run, and how it is printed."""
+"""Output of a command that makes a run: its directory, the run that it continues, and its printed form."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Output:
         out: directory of a new run; None chooses a free one.
         json: print one JSON object instead of tables.
         resumed: directory of a run to resume; None starts one.
-        source: directory of another run whose work the new run takes over.
+        source: directory of another run whose work the new run reuses.
     """
 
     out: Path | None = None
@@ -28,7 +28,7 @@ class Output:
     source: Path | None = None
 
     def directory(self, task: str, model: str) -> Path:
-        """The directory of the run; that of a new one is not made yet: see ``new_directory``."""
+        """The directory of the run; a new one is not created yet (see ``new_directory``)."""
         from subcircuit.report import new_directory
 
         return new_directory(self.out, task, model) if self.resumed is None else self.resumed
@@ -41,12 +41,12 @@ class Output:
         work: "Callable[[Journal], None]",
         say: Callable[[str], None],
     ) -> None:
-        """Do the work of a run with its journal, from where it was.
+        """Start or resume the work of a run with its journal.
 
         Args:
             identity: digests of the spec's model and prompts.
             work: writes its results into the directory.
-            say: called with a line about work that is taken over.
+            say: called with a line about reused work.
 
         Raises:
             RunError, Stopped: as ``run_in``.
@@ -55,7 +55,7 @@ class Output:
 
         recorded = spec.recorded()
         if self.source is not None:
-            say(f"{fork(self.source, directory, recorded, identity):,} units of work taken over from {self.source}")
+            say(f"{fork(self.source, directory, recorded, identity):,} units of work reused from {self.source}")
         run_in(directory, recorded, identity, work)
 
 

@@ -1,4 +1,4 @@
-"""``subcircuit refine``: grow and prune a finished circuit until it is faithful on prompts it has not seen."""
+"""``subcircuit refine``: grow and prune a finished circuit until it is faithful on unseen prompts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 
 def refine(
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a finished circuit, by any method.")],
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="Circuit to refine: directory of a finished search by any method.")],
     target: Target = None,
     settings: Settings = None,
     model: ModelNow = None,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Where the prompts are now. Default: as recorded.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Task: built-in name or .jsonl file. Default: as recorded.")
+    ] = None,
     device: Device = None,
     dtype: DtypeNow = None,
     revision: RevisionNow = None,
@@ -30,10 +32,10 @@ def refine(
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/<task>-<model>-<number>.")] = None,
     json: JsonSummary = False,
 ) -> None:
-    """Grow and prune a circuit until it is faithful on prompts it has not seen.
+    """Grow and prune a circuit until it is faithful on unseen prompts.
 
-    Works on the search prompts of the run and judges by its validation prompts. Writes a directory as `discover` does, with
-    the circuit after every round: path.json, path.csv and path.svg. `subcircuit show DIR --edges 150` takes another size from it.
+    Uses the search prompts of the run; its validation prompts decide when to stop. Writes a directory as `discover` does, with
+    the circuit after every round: path.json, path.csv and path.svg. `subcircuit show DIR --edges 150` shows another size.
     """
     refine_run(
         RefineSpec(
@@ -66,9 +68,9 @@ def refine_run(spec: RefineSpec, output: Output) -> None:
     def begin(problem: "Problem", say: Callable[[str], None]) -> Callable[..., Any]:
         if problem.validation is None:
             say(
-                "warning: this run has no validation prompts: targets are checked on the search prompts, which the circuit may fit"
+                "warning: this run has no validation prompts, so targets are checked on the search prompts, which the circuit may fit"
             )
-        say(f"refining {circuit.n_edges:,} edges on the {len(problem.task)} pairs of prompts of the search")
+        say(f"refining {circuit.n_edges:,} edges on the {len(problem.task)} search pairs")
         return partial(refine_circuit, problem, circuit, config)
 
     search_further(spec, circuit, output, begin)

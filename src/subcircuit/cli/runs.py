@@ -1,4 +1,4 @@
-"""``subcircuit resume``, ``runs`` and ``verify``: runs that were begun."""
+"""``subcircuit resume``, ``runs`` and ``verify``: run directories."""
 
 from math import isfinite
 from pathlib import Path
@@ -15,23 +15,25 @@ if TYPE_CHECKING:
     from subcircuit.cli.output import Output
     from subcircuit.runs import Listed, RunFile, Spec
 
-_RUN = typer.Argument(metavar="DIR", help="A directory that `discover`, `zoom`, `sweep` or `validate` wrote.")
+_RUN = typer.Argument(metavar="DIR", help="Run: a directory that `discover`, `refine`, `zoom`, `sweep` or `validate` wrote.")
 
 
 def resume(
     path: Annotated[Path, _RUN],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model is, if it was given as a path.")] = None,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Where the prompt file is.")] = None,
-    circuit: Annotated[
-        Path | None, typer.Option(help="Where the circuit is now that `zoom` looked into. Default: beside the run.")
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Current path of the model, if it was given as a path.")
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Another threshold; with --fork.")] = None,
-    edges: Annotated[str | None, typer.Option(help="Another number of edges; with --fork.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Current path of the prompt file.")] = None,
+    circuit: Annotated[
+        Path | None, typer.Option(help="Current path of the circuit of a `zoom` or `refine`. Default: beside the run.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="New threshold; needs --fork.")] = None,
+    edges: Annotated[str | None, typer.Option(help="New number of edges; needs --fork.")] = None,
     fork: Annotated[
-        Path | None, typer.Option(help="Leave the run as it is and begin another in this directory, with what it can use of it.")
+        Path | None, typer.Option(help="Directory of a new run that reuses the work of this run; this run does not change.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that work together. Default: as many as began the run.", rich_help_panel=PANEL)
+        int | None, typer.Option(help="Number of worker processes. Default: as recorded.", rich_help_panel=PANEL)
     ] = None,
     ray: Ray = None,
     json: JsonSummary = False,
@@ -88,7 +90,7 @@ def _sources(path: Path, run: "RunFile", given: "Collection[str]") -> dict[str, 
 
 
 def _resume(spec: "Spec", output: "Output") -> None:
-    """Do what a spec asks for."""
+    """Run the command of a spec."""
     from subcircuit.cli import discover, refine, sweep, validate, zoom
     from subcircuit.runs import DiscoverSpec, RefineSpec, SweepSpec, ValidateSpec, ZoomSpec
 
@@ -108,7 +110,7 @@ def _resume(spec: "Spec", output: "Output") -> None:
 
 
 def runs(
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="Where runs are.")] = Path("runs"),
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of runs.")] = Path("runs"),
     json: JsonTable = False,
 ) -> None:
     """List the runs in a directory with their state, edges, faithfulness on test prompts, and date."""
@@ -150,7 +152,7 @@ def _state(run: "Listed") -> tuple[str, ...]:
 
 
 def _described(fields: "Mapping[str, Any]") -> tuple[str, ...]:
-    """Command, method, model and task of a run, as far as it has them; values of any kind, as its file may be damaged."""
+    """Command, method, model and task of a run; the values can be of any type, because its file may be damaged."""
     several, task = fields.get("methods"), fields.get("task") or fields.get("case") or ""
     methods = several if isinstance(several, list) and several else [several or fields.get("method") or ""]
     inside = f"{fields['path']} {fields.get('component')}" if "path" in fields else ""
@@ -158,7 +160,7 @@ def _described(fields: "Mapping[str, Any]") -> tuple[str, ...]:
 
 
 def verify(path: Annotated[Path, _RUN]) -> None:
-    """Check that a run is as it was written, to the last bit, and name what is not."""
+    """Check that the files of a run are unchanged, and list the changed ones."""
     from subcircuit.cli.console import plain, results
     from subcircuit.errors import RunError
     from subcircuit.runs import damage

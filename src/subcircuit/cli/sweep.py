@@ -1,4 +1,4 @@
-"""``subcircuit sweep``: search methods side by side."""
+"""``subcircuit sweep``: a comparison of search methods."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,28 +34,30 @@ def sweep(
     task: TaskName,
     methods: Annotated[
         list[str],
-        typer.Option("--method", "--methods", help="See `subcircuit methods`; repeat it, or put commas between names."),
+        typer.Option("--method", "--methods", help="Methods (see `subcircuit methods`), separated by commas; may be repeated."),
     ],
     examples: Annotated[
         int | None,
-        typer.Option(help="Pairs of prompts to search with. Default: 32, or half where there are fewer; half of a file."),
+        typer.Option(help="Number of search pairs. Default: 32, or half of the prompts if there are fewer; half of a file."),
     ] = None,
     eval_examples: Annotated[
         int | None,
-        typer.Option(help="Other pairs of prompts to judge with. Default: the split's test prompts, 64 of a built-in task."),
+        typer.Option(help="Number of test pairs. Default: those of the split, 64 for a built-in task."),
     ] = None,
     split: Split = None,
     seed: Drawn = 0,
     metric: Metric = None,
     ablation: Ablation = "resample",
     scope: ScopeText = "qkv",
-    by: Annotated[str, typer.Option(help="How scores are ranked: signed, absolute.")] = "signed",
-    thresholds: Annotated[str | None, typer.Option(help="Of acdc, with commas between them: a circuit for each.")] = None,
+    by: Annotated[str, typer.Option(help="Ranking of scores: signed or absolute.")] = "signed",
+    thresholds: Annotated[str | None, typer.Option(help="Thresholds of acdc, separated by commas: one circuit each.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A setting of a method or of learning (optimal)."),
+        typer.Option(
+            "--set", metavar="METHOD.NAME=VALUE", help="Setting of a method, or of the ablation optimal; repeat for several."
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Prompts evaluated at once; the result does not depend on it.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Number of prompts per batch; it does not change the result.")] = 16,
     bos: Bos = "auto",
     device: Device = None,
     dtype: Dtype = None,
@@ -66,10 +68,10 @@ def sweep(
     config: Config = None,
     json: JsonTable = False,
 ) -> None:
-    """Search with several methods and judge them on other prompts: faithfulness at ten sizes, and what each costs.
+    """Compare several methods on test prompts: faithfulness at ten sizes, and cost.
 
-    Writes sweep.json, methods.csv, points.csv, sweep.svg and sweep.png, and a journal from which `subcircuit resume` goes on
-    where the sweep was stopped.
+    Writes sweep.json, methods.csv, points.csv, sweep.svg and sweep.png, and a journal with which `subcircuit resume` continues
+    an interrupted sweep.
     """
     sweep_run(
         SweepSpec(

@@ -1,4 +1,4 @@
-"""``subcircuit validate``: searches against circuits that are known."""
+"""``subcircuit validate``: searches of models whose circuits are known."""
 
 from functools import partial
 from pathlib import Path
@@ -24,38 +24,44 @@ _MOST_EDGES = 5000
 
 
 def validate(
-    case: Annotated[str, typer.Argument(metavar="CASE|all", help="A known circuit; `subcircuit validate all` runs every one.")],
+    case: Annotated[str, typer.Argument(metavar="CASE|all", help="Known circuit, or all for every one.")],
     methods: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", "--methods", help="Repeat it, or put commas between names. Default: acdc; of `all`, every method."
+            "--method", "--methods", help="Methods, separated by commas; may be repeated. Default: acdc; for `all`, every method."
         ),
     ] = None,
     ablation: Annotated[
-        str | None, typer.Option(help="What cut edges carry: resample, zero. Default: resample; of `all`, both.")
+        str | None, typer.Option(help="Values of cut edges: resample or zero. Default: resample; for `all`, both.")
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="See `subcircuit metrics`. Default: the case's own.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Metric of the search (see `subcircuit metrics`). Default: the case's own.")
+    ] = None,
     direction: Annotated[
-        str | None, typer.Option(help="Of acdc and exact: noising (cut edges), denoising (restore edges), both.")
+        str | None, typer.Option(help="Direction of acdc and exact: noising (cut edges), denoising (restore edges) or both.")
     ] = None,
-    by: Annotated[str, typer.Option(help="How scores are ranked: absolute, signed.")] = "absolute",
-    thresholds: Annotated[str | None, typer.Option(help="Of acdc, with commas between them: a circuit for each.")] = None,
+    by: Annotated[str, typer.Option(help="Ranking of scores: absolute or signed.")] = "absolute",
+    thresholds: Annotated[str | None, typer.Option(help="Thresholds of acdc, separated by commas: one circuit each.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A setting of one of the methods.")
+        list[str] | None,
+        typer.Option("--set", metavar="METHOD.NAME=VALUE", help="Setting of one of the methods; repeat for several."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of methods that draw, and of the prompts of published circuits.")] = 0,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Where the model of a published circuit is.")] = None,
-    examples: Annotated[int, typer.Option(help="Pairs of prompts of published circuits.")] = 32,
+    seed: Annotated[int, typer.Option(help="Random seed for stochastic methods and for prompts of published circuits.")] = 0,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Model of a published circuit: name, directory or file. Default: the publication's."),
+    ] = None,
+    examples: Annotated[int, typer.Option(help="Number of pairs of prompts of published circuits.")] = 32,
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/validate-<case>-<number>.")] = None,
     workers: Workers = 1,
     ray: Ray = None,
     config: Config = None,
     json: JsonTable = False,
 ) -> None:
-    """Search models whose circuits are known, and measure what is found of them again: ROC, AUC, precision, recall.
+    """Search models whose circuits are known, and measure recovery: ROC, AUC, precision, recall.
 
-    Writes validation.json, validation.csv, points.csv, validation.md, and roc or table as svg and png, and a journal from
-    which `subcircuit resume` goes on where the command was stopped.
+    Writes validation.json, validation.csv, points.csv, validation.md, and roc or table as svg and png, and a journal with
+    which `subcircuit resume` continues an interrupted run.
     """
     validate_run(
         ValidateSpec(
@@ -117,13 +123,13 @@ def validate_run(spec: ValidateSpec, output: Output) -> None:
 
 
 def _found(model: str | None) -> dict[str, str]:
-    """What the cases depend on: versions of what makes them, and of a model's folder that was named its files."""
+    """The identity of the cases: package versions, and the digest of the model's directory if one is given."""
     from importlib.metadata import version
 
     from subcircuit.model.load.directory import digest_of_checkpoint
 
     versions = {package: version(package) for package in ("subcircuit", "torch")}
-    # of a folder alone, which may change: a case says itself why it cannot be had
+    # only a directory can change; a case reports by itself why its model is not available
     folder = None if model is None else Path(model).expanduser()
     if folder is None or not (folder / "config.json").is_file():
         return versions
@@ -131,9 +137,9 @@ def _found(model: str | None) -> dict[str, str]:
 
 
 def _told(attempts: "Iterable[Attempt]", go_on: bool, say: "Callable[[str], None]") -> "Iterator[Attempt]":
-    """The attempts; each reason for which a case cannot be had is said once, and what was asked for by name must run.
+    """The attempts, with one message per reason for which a case cannot run; a case or method given by name must run.
 
-    A method without a gradient is told in the table of those that have one."""
+    A method without a gradient has a row in the table instead of a message."""
     from subcircuit.errors import SubcircuitError
     from subcircuit.evaluate import Refusal, Validation
 
@@ -150,7 +156,7 @@ def _told(attempts: "Iterable[Attempt]", go_on: bool, say: "Callable[[str], None
         made += isinstance(attempt, Validation)
         yield attempt
     if not made:
-        raise SubcircuitError("nothing could be run: " + "; ".join(dict.fromkeys(one.note for one in refused.values())))
+        raise SubcircuitError("no search could run: " + "; ".join(dict.fromkeys(one.note for one in refused.values())))
 
 
 def _show(found: "Validations", every: bool) -> None:

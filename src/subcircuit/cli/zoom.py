@@ -17,19 +17,24 @@ if TYPE_CHECKING:
 
 
 def zoom(
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that `subcircuit discover` or `zoom` wrote.")],
-    component: Annotated[str, typer.Argument(metavar="NODE", help="A block, head or MLP of the circuit: a9, a9.h3, m5.")],
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="Circuit: a directory that `subcircuit discover` or `zoom` wrote.")],
+    component: Annotated[
+        str, typer.Argument(metavar="NODE", help="Node of the circuit: a block, head or MLP, such as a9, a9.h3 or m5.")
+    ],
     into: Annotated[
-        str, typer.Option(help="How to resolve it: head or qkv (blocks), qkv (heads), neuron or expert (MLPs); positions (any).")
+        str,
+        typer.Option(help="Finer level: head or qkv (blocks), qkv (heads), neuron or expert (MLPs), or positions (any node)."),
     ],
     threshold: Annotated[
-        float | None, typer.Option(help="An edge whose cut changes the metric by less is cut. Default: that of the search.")
+        float | None, typer.Option(help="Largest loss of the metric for which an edge is cut. Default: that of the search.")
     ] = None,
     coarse_to_fine: Annotated[
-        bool, typer.Option("--coarse-to-fine", help="Cut groups of parts first, and look only into those that stay.")
+        bool, typer.Option("--coarse-to-fine", help="Cut groups of parts first, and search only inside the kept ones.")
     ] = False,
     model: ModelNow = None,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Where the prompts are now. Default: as recorded.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Task: built-in name or .jsonl file. Default: as recorded.")
+    ] = None,
     device: Device = None,
     dtype: DtypeNow = None,
     revision: RevisionNow = None,
@@ -38,9 +43,9 @@ def zoom(
     out: Annotated[Path | None, typer.Option(help="New or empty directory. Default: runs/<task>-<model>-<number>.")] = None,
     json: JsonSummary = False,
 ) -> None:
-    """Look inside one node: search its parts' edges, all other edges staying as they are.
+    """Search inside one node of a circuit: decide the edges of its parts and keep all other edges.
 
-    Works on the prompts of the search with the edges of any method's circuit. Writes a directory as `discover` does.
+    Uses the search prompts of the run. Accepts circuits of any method. Writes a directory as `discover` does.
     """
     from subcircuit.runs.spec import ZoomSpec
 
@@ -75,7 +80,7 @@ def look_inside_node(spec: ZoomSpec, output: Output) -> None:
     config = Acdc(_threshold(spec, circuit), coarse_to_fine=spec.coarse_to_fine)
 
     def begin(problem: "Problem", say: Callable[[str], None]) -> Callable[..., Any]:
-        say(f"looking into {spec.component} on the {len(problem.task)} pairs of prompts of the search")
+        say(f"searching inside {spec.component} on the {len(problem.task)} search pairs")
         return partial(look_inside, problem, circuit, spec.component, spec.into, config)
 
     search_further(spec, circuit, output, begin)
@@ -90,5 +95,5 @@ def _threshold(spec: ZoomSpec, circuit: "Circuit") -> float:
     record = circuit.record
     known = None if record is None or record.method.name != "acdc" else record.method.parameters.get("threshold")
     if not isinstance(known, float | int):
-        raise SettingsError(f"{spec.path} was not found with a threshold: give --threshold")
+        raise SettingsError(f"the method of {spec.path} has no threshold: give --threshold")
     return float(known)

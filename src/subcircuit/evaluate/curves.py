@@ -1,17 +1,16 @@
 """Faithfulness against size: one curve for a whole ranking of edges (MIB, Mueller et al. 2025, arXiv 2504.13151).
 
-At each of ten sizes k the ⌊k · edges⌋ highest scores make a circuit, edges on no path from an embedding to the logits are
-pruned from it, and its faithfulness f(k) is measured. With k the share of all edges,
+At each of ten sizes k the circuit has the ⌊k · edges⌋ edges of highest score, without edges on no path from an embedding to the logits,
+and its faithfulness f(k) is measured. With k the share of all edges,
 
     CPR = ∫ f(k) dk            CMD = ∫ |1 − f(k)| dk            trapezoids from k = 0.001 to 1
 
 A ranking that finds circuits as good as the model at every size has CPR 0.999 (the axis begins at 0.001, as there) and
-CMD 0. CPR rewards circuits that do better than the model, CMD does not. On the linear axis half of the area lies above
-50 % of the edges; ``*_log`` are means over log k, which weigh every size alike: 1 and 0 are perfect.
+CMD 0. CPR rewards circuits that do better than the model, CMD does not. On the linear axis half of the area is above
+50 % of the edges; ``*_log`` are means over log k, which give every size the same weight: 1 and 0 are perfect.
 
 Edges are ranked by score (``signed``; MIB's command line does this) or by its size (``absolute``), ties as `select_edges`
-breaks them. Pruning changes nothing under resample ablation; under others a node without inputs still writes what it
-makes of them.
+breaks them. Pruning changes nothing under resample ablation; under other ablations a node without inputs still has an output.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,10 +40,10 @@ class CurvePoint:
 
     Args:
         percent: of the graph's edges.
-        edges: how many that is, rounded down.
-        kept: how many of them lie on a path from an embedding to the logits.
+        edges: number of selected edges, rounded down.
+        kept: number of these on a path from an embedding to the logits.
         faithfulness: f of the circuit.
-        interval: of f, by bootstrap over examples.
+        interval: interval of f, by bootstrap over examples.
         kl: mean KL(model ‖ circuit) in nats.
     """
 
@@ -61,7 +60,7 @@ class Curve:
     """Faithfulness at several sizes, and its areas.
 
     Args:
-        by: whether scores were ranked as they are or by their size.
+        by: ranking of the scores, by value or by size.
         points: by ascending size, at least two.
     """
 
@@ -113,8 +112,8 @@ def curve(
     """Faithfulness of the best edges at ten sizes, `PERCENTAGES`.
 
     Args:
-        scores: a number for every edge; places without an edge are not looked at.
-        journal: remembers the losses of every batch of prompts.
+        scores: a number for every edge; cells without an edge are ignored.
+        journal: stores the losses of every batch of prompts.
         rounds, ends: as in `measure_all`.
 
     Raises:
@@ -138,11 +137,11 @@ def points_of(
     rounds: ProgressCounter | None = None,
     ends: Ends | None = None,
 ) -> tuple[CurvePoint, ...]:
-    """Where circuits lie in the plane of size and faithfulness.
+    """The sizes and faithfulness of circuits.
 
     Args:
-        sizes: the percentage and the number of edges that each was asked for.
-        journal: remembers the losses of every batch of prompts.
+        sizes: the requested percentage and number of edges of each circuit.
+        journal: stores the losses of every batch of prompts.
         rounds, ends: as in `measure_all`.
 
     Raises:

@@ -1,10 +1,10 @@
-"""Direct logit attribution: what each writer adds to the answer's logit by itself, not through later nodes.
+"""Direct logit attribution: the contribution of each writer to the answer's logit, without later nodes.
 
     direct(w) = value(w) · J(x) (mean W_U[correct] − mean W_U[wrong])        summed over the rows of an answer
 
 x is the last residual stream and J(x) the final norm's gain and scale there, held constant, so that the contributions of
 all writers and biases add up to the logit difference exactly, before any soft cap (nostalgebraist 2020; Elhage et al.
-2021, "direct path"). Of prompts without wrong answers, it is the mean logit of the right ones.
+2021, "direct path"). For prompts without wrong answers it is the mean logit of the right ones.
 """
 
 import torch
@@ -23,12 +23,12 @@ from subcircuit.units.gradients import norm_pull_back
 @entry
 @torch.no_grad()
 def direct_effects(model: Transformer, graph: Graph, task: Task, *, corrupted: bool = False) -> Float[Tensor, "writer batch"]:
-    """What each writer adds to the logit difference of each example, mean over its answers, in float64.
+    """The contribution of each writer to the logit difference of each example, mean over its answers, in float64.
 
-    One example at a time: memory is that of one prompt's writers.
+    Examples run one at a time, so memory is that of one prompt's writers.
 
     Args:
-        corrupted: in the run of the corrupted prompts; the answers are those of the clean ones all the same.
+        corrupted: use the run of the corrupted prompts, still with the answers of the clean prompts.
     """
     check_vocabulary(model, task)
     parts = [task[example : example + 1].to(model.device) for example in range(len(task))]
@@ -45,7 +45,7 @@ def _direct(model: Transformer, graph: Graph, tokens: Tokens, answers: Answers) 
 
 
 def _directions(model: Transformer, answers: Answers) -> Float[Tensor, "answer d_model"]:
-    """The unembedding's mean row of right tokens, less that of wrong ones where there are any."""
+    """The unembedding's mean row of right tokens, minus that of wrong ones if there are any."""
     W_U = model.weights.W_U
     directions = []
     for correct, right, wrong, false in zip(

@@ -142,7 +142,7 @@ def _random(graph: Graph, n_edges: int, seed: int) -> Circuit:
         return random_circuit(graph, n_edges, seed)
 
 
-# those that are reported; validation prompts have served to choose by
+# the reported parts; validation prompts were used for a choice
 REPORTED = ("test", "search")
 
 
@@ -259,7 +259,7 @@ def discover_split(
         PromptError: the split's prompts were made for a model with another tokenizer.
     """
     found = find_circuit(problem, method, selection=selection, learning=learning, split=split, on_step=on_step, journal=journal)
-    # constants that were learned in the search come with the circuit
+    # constants learned in the search are part of the circuit
     ablation = OPTIMAL if learning else problem.ablation
     measured = Problem.of(problem.model, split.search, problem.metric, ablation, circuit=found.circuit)
     return replace(found, circuit=with_numbers(measured, found.circuit, split, journal=journal, on_step=on_step))

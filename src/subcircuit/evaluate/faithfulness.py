@@ -1,14 +1,14 @@
-"""How much of a model's behaviour a circuit carries.
+"""Faithfulness: the share of a model's behaviour that a circuit carries.
 
     f(C) = (L(C) − L(∅)) / (L(M) − L(∅))            ∅: every edge cut
 
-1 where the circuit does as well as the model, 0 where it does as badly as no circuit. It is no share: it may lie above 1
-(the circuit does better than the model) and below 0. L may be any metric, loss-like or not: signs cancel (Hanna et al.
-2024, arXiv 2403.17806; Mueller et al. 2025, arXiv 2504.13151). It depends on what cut edges carry.
+f is 1 if the circuit does as well as the model, and 0 if it does as badly as the empty circuit. It can exceed 1
+(the circuit does better than the model) and be negative. L may be any metric, loss-like or not: signs cancel (Hanna et al.
+2024, arXiv 2403.17806; Mueller et al. 2025, arXiv 2504.13151). f depends on the ablation.
 
-Where model and ∅ are as good as equal, f is a ratio of two errors; it is refused if either holds:
-  - |L(M) − L(∅)| is no larger than what float arithmetic may do to a loss (`Readings.rounding`);
-  - the 95 % bootstrap interval over examples of the mean of L(M) − L(∅) holds 0.
+If model and ∅ are nearly equal, f is a ratio of two errors. It is an error if one of these holds:
+  - |L(M) − L(∅)| is within the rounding error of a loss (`Readings.rounding`);
+  - the 95 % bootstrap interval over examples of the mean of L(M) − L(∅) contains 0.
 """
 
 from dataclasses import dataclass
@@ -32,18 +32,18 @@ def faithfulness(readings: Readings) -> Float[Tensor, " trial"]:
     """f of each measured circuit.
 
     Raises:
-        SettingsError: the metric does not tell the model from the circuit without edges.
+        SettingsError: the metric does not distinguish the model from the empty circuit.
     """
     check_gap(readings)
     empty = readings.empty.mean()
-    # plus zero: an empty circuit has 0, whatever the sign of the gap, and not -0
+    # plus zero: an empty circuit has 0 and not -0, whatever the sign of the gap
     return (readings.circuits.mean(-1) - empty) / (readings.model.mean() - empty) + 0.0
 
 
 def faithfulness_interval(readings: Readings, trial: int, *, level: float = 0.95, seed: int = 0) -> Interval | None:
     """Bootstrap interval over examples of f of one of the measured circuits; None for a single example.
 
-    Circuit, model and ∅ are drawn together. The ends may be far out where L(M) − L(∅) is small in some samples.
+    Circuit, model and ∅ are resampled together. The bounds may be far out if L(M) − L(∅) is small in some samples.
 
     Raises:
         SettingsError: as in `faithfulness`.
@@ -74,14 +74,14 @@ def check_gap(readings: Readings) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a circuit does beside the model it is part of. Values per example are kept, so that intervals can be made.
+    """Metrics of a circuit and of its model, with values per example for intervals.
 
     Args:
-        circuit: what was evaluated.
-        metric: readings of the behaviour's own metric.
-        kl: of KL(model ‖ circuit) in nats.
-        match: of the share of answers where circuit and model rank the same token first.
-        accuracy: of the share of answers where right tokens outrank wrong ones; None for prompts without wrong answers.
+        circuit: the evaluated circuit.
+        metric: readings of the problem's own metric.
+        kl: readings of KL(model ‖ circuit) in nats.
+        match: readings of the share of answers where circuit and model rank the same token first.
+        accuracy: readings of the share of answers where right tokens outrank wrong ones; None for prompts without wrong answers.
     """
 
     circuit: Circuit
@@ -111,9 +111,9 @@ class Evaluation:
 
     @property
     def means(self) -> dict[str, float | None]:
-        """Means over examples, each metric in its own sign; None where there are no wrong answers.
+        """Means over examples, each metric in its own sign; None if there are no wrong answers.
 
-        ``accuracy_kept`` is the circuit's accuracy over the model's; None where the model is never right.
+        ``accuracy_kept`` is the circuit's accuracy divided by the model's; None if the model is never right.
         """
         measured = self.metric.metric
         accuracy = None if self.accuracy is None else self.accuracy.metric.mean(self.accuracy.circuits[0])
@@ -139,12 +139,12 @@ def evaluate_circuit(
     rounds: ProgressCounter | None = None,
     ends: Ends | None = None,
 ) -> Evaluation:
-    """Measure a circuit on a behaviour: better not on the prompts with which it was found.
+    """Measure a circuit on a problem, preferably on prompts outside its search.
 
     Args:
         problem: prompts, metric and ablation.
-        batch_size: prompts that run together.
-        journal: remembers the losses of every batch of prompts.
+        batch_size: number of prompts per batch.
+        journal: stores the losses of every batch of prompts.
         rounds, ends: as in `measure_all`.
 
     Raises:

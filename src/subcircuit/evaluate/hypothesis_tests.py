@@ -1,12 +1,12 @@
 """Three hypothesis tests for circuits: equivalence, independence and minimality (Shi et al. 2024, arXiv 2410.13032).
 
-s is the metric per example in its own sign; everything is relative to the ablation. A small p is evidence *against* the
-circuit in each of them; a large p is no evidence for it, least of all with few examples.
+s is the metric per example in its own sign, under the problem's ablation. In each test a small p is evidence *against* the circuit. A
+large p is not evidence for it, above all with few examples.
 
 equivalence   H0: |P(s(C) > s(M)) − ½| ≤ ε, the circuit does better than the model about as often as worse.
               With k of n examples better, p = P(|K/n − ½| ≥ |k/n − ½|), K ~ Binomial(n, ½ + ε): the worst case of H0.
-              Ties, as far as rounding tells, are no evidence either way and are left out; n counts the others.
-independence  H0: s(M∖C) is independent of s(M): nothing of the behaviour is left outside of the circuit.
+              Ties within rounding are left out; n counts the other examples.
+independence  H0: s(M∖C) is independent of s(M): no part of the behaviour is outside the circuit.
               Permutation test of the Hilbert–Schmidt independence criterion (Gretton et al. 2007) with Gaussian kernels,
               tr(K H L H) / (n − 1)², each kernel as wide as the median distance of its values (the authors' program
               takes one width for both). p = (1 + permutations with at least the observed value) / (1 + permutations).
@@ -14,7 +14,7 @@ minimality    H0 for each edge e of C: knocking e out changes the behaviour more
               The effect of an edge in a circuit is the mean over examples of (s(C) − s(C∖e))². A random edge is one of a
               random *ear* added to C (new edges that join it at both ends, see `random_ear`), knocked out of C with that
               ear. With k of n such effects below that of e, p = P(K ≤ k), K ~ Binomial(n, q). An edge is called
-              superfluous where p ≤ level / edges tested (Bonferroni).
+              superfluous if p ≤ level / edges tested (Bonferroni).
 
 Metrics that compare with the model (KL divergence) are refused in the first two: the model's own value is a constant.
 """
@@ -42,9 +42,9 @@ class Equivalence:
     """Outcome of the equivalence test.
 
     Args:
-        p_value: small: circuit and model are not equivalent.
-        better: examples on which the circuit does better.
-        examples: examples on which one of them does better.
+        p_value: small if circuit and model are not equivalent.
+        better: number of examples on which the circuit does better.
+        examples: number of examples without a tie.
         epsilon: largest deviation from ½ that still counts as equivalent.
     """
 
@@ -59,9 +59,9 @@ class Independence:
     """Outcome of the independence test.
 
     Args:
-        p_value: small: the model without the circuit still depends on the behaviour.
+        p_value: small if the model without the circuit still depends on the behaviour.
         statistic: the Hilbert–Schmidt independence criterion.
-        permutations: drawn under H0.
+        permutations: number of permutations drawn under H0.
     """
 
     p_value: float
@@ -74,9 +74,9 @@ class Minimality:
     """Outcome of the minimality tests.
 
     Args:
-        edges: of the circuit, in its order.
+        edges: the circuit's edges, in order.
         effects: mean squared change of the metric when each edge is knocked out.
-        p_values: p of each edge; small: no more effect than random edges have.
+        p_values: p of each edge; small if it has no more effect than random edges.
         random_effects: the effects of random edges, for comparison.
         superfluous: edges whose p is small after the Bonferroni correction.
     """
@@ -100,7 +100,7 @@ def equivalence_test(problem: Problem, circuit: Circuit, *, epsilon: float = 0.1
 
 
 def equivalence(differences: Float[Tensor, " batch"], epsilon: float, rounding: float = 0.0) -> Equivalence:
-    """The test of given differences, positive where the circuit does better; those up to ``rounding`` are ties."""
+    """The equivalence test on given differences; positive means that the circuit does better, up to ``rounding`` is a tie."""
     if not 0 <= epsilon < 0.5:
         raise SettingsError(f"epsilon is {epsilon}: it must be at least 0 and less than 0.5")
     from scipy import stats
@@ -130,7 +130,7 @@ def independence_test(
 
 
 def independence(a: Float[Tensor, " batch"], b: Float[Tensor, " batch"], permutations: int = 1000, seed: int = 0) -> Independence:
-    """The test of two given samples, paired by example."""
+    """The independence test on two given samples, paired by example."""
     if len(a) < 4 or permutations < 1:
         raise SettingsError(
             f"the independence test needs at least 4 examples and 1 permutation; given: {len(a)} and {permutations}"
@@ -139,7 +139,7 @@ def independence(a: Float[Tensor, " batch"], b: Float[Tensor, " batch"], permuta
     generator = torch.Generator().manual_seed(seed)
     observed = float((left * right).sum())
     orders = [torch.randperm(len(a), generator=generator) for _ in range(permutations)]
-    # equal up to rounding is equal: constant values make every permutation the same
+    # values equal up to rounding count as equal: with constant values every permutation is the same
     least = observed - 1e-12 * len(a)
     reached = sum(float((left * right[order][:, order]).sum()) >= least for order in orders)
     return Independence((1 + reached) / (1 + permutations), observed / (len(a) - 1) ** 2, permutations)
@@ -160,7 +160,7 @@ def minimality_test(
     Cost: a masked forward pass for each edge, and two for each random edge.
 
     Raises:
-        SettingsError: quantile or level is no share, no random edges, an empty circuit, or one that nothing can be added to.
+        SettingsError: quantile or level is not between 0 and 1, there are no random edges, or the circuit is empty or cannot be extended.
     """
     if not 0 < quantile < 1 or not 0 < level < 1 or random_edges < 1:
         raise SettingsError(
@@ -218,7 +218,7 @@ def _kernel(values: Float[Tensor, " batch"]) -> Float[Tensor, "batch batch"]:
     distances = (values[:, None] - values).abs().double()
     above = distances[tuple(torch.triu_indices(len(values), len(values), 1))]
     width = above.median()
-    # more than half of the values the same: any width tells those from the others
+    # more than half of the values are the same: any width separates them from the others
     width = width if width > 0 else above.mean()
     return torch.ones_like(distances) if width == 0 else torch.exp(-distances.square() / (2 * width**2))
 

@@ -1,11 +1,11 @@
-"""The losses of circuits, example by example, beside those of the model and of the circuit without edges.
+"""The losses of circuits per example, with those of the model and of the empty circuit.
 
     L(C) = mean over examples of m(logits of C on the clean prompts)
 
 m is the loss-like form of a metric. Model (every edge kept) and empty circuit (every edge cut) go through the same masked
 forward pass as any other circuit, so that a circuit equal to one of them has exactly its loss. Cost: one masked forward
-pass a circuit, about three plain ones, and two more for the ends. Memory grows with ``batch_size``, results do not depend
-on it beyond rounding.
+pass per circuit, about three plain ones, and two more for model and empty circuit. Memory grows with ``batch_size``; results change
+with it only by rounding.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from subcircuit.search.progress import ProgressCounter
 from subcircuit.tasks import Metric, Task, check_same_vocabulary, with_positions
 from subcircuit.tasks.metrics import example_losses
 
-_SHOWN = 8  # circuits whose means a representation tells
+_SHOWN = 8  # number of circuits whose means a representation shows
 Stream: TypeAlias = Callable[[Bool[Tensor, "writer reader"]], Float[Tensor, "answer d_model"]]
 # last streams of the model and of the circuit without edges, by the first prompt of a batch
 Ends: TypeAlias = dict[int, tuple[Float[Tensor, "answer d_model"], Float[Tensor, "answer d_model"]]]
@@ -38,14 +38,14 @@ Ends: TypeAlias = dict[int, tuple[Float[Tensor, "answer d_model"], Float[Tensor,
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """Per-example values of one metric in loss-like form: they grow as a circuit gets worse.
+    """Values of one metric per example in loss-like form: larger means a worse circuit.
 
     Args:
-        metric: what was measured.
-        model: with every edge kept.
-        empty: with every edge cut.
-        circuits: one row a circuit, in the order in which they were given.
-        rounding: how far the model's float arithmetic may move a loss.
+        metric: the metric.
+        model: values with every edge kept.
+        empty: values with every edge cut.
+        circuits: one row per circuit, in the given order.
+        rounding: bound on the rounding error of a loss.
     """
 
     metric: Metric
@@ -71,7 +71,7 @@ def measure(
     rounds: ProgressCounter | None = None,
     ends: Ends | None = None,
 ) -> Readings:
-    """`measure_all` for the behaviour's own metric."""
+    """`measure_all` for the problem's own metric."""
     (readings,) = measure_all(problem, circuits, (problem.metric,), batch_size, journal, ends, rounds)
     return readings
 
@@ -87,16 +87,16 @@ def measure_all(
     ends: Ends | None = None,
     rounds: ProgressCounter | None = None,
 ) -> tuple[Readings, ...]:
-    """Measure circuits with several metrics at the price of one.
+    """Measure circuits with several metrics at the cost of one.
 
     Args:
-        problem: the prompts, and what cut edges carry; its metric is measured only if it is among ``metrics``.
+        problem: prompts and ablation; its metric is measured only if it is among ``metrics``.
         circuits: of ``graph``.
-        batch_size: prompts that run together.
-        journal: remembers the losses of every batch of prompts.
-        ends: what was run of model and empty circuit is kept here, and not run again by later calls with the same model, graph,
-            prompts, ablation and batch size.
-        rounds: told of every run of every prompt; there are ``runs_of`` of them.
+        batch_size: number of prompts per batch.
+        journal: stores the losses of every batch of prompts.
+        ends: cache of the runs of model and empty circuit, for later calls with the same model, graph, prompts, ablation and batch
+            size.
+        rounds: called after every run of every prompt, ``runs_of`` times.
 
     Returns:
         Readings in the order of ``metrics``.
@@ -128,18 +128,18 @@ def measure_all(
 
     done_before = told.finished
     units = [(f"{what}/examples {start} to {start + batch_size}", start) for start in range(0, len(task), batch_size)]
-    # losses are float64, which some accelerators do not have
+    # losses are float64, which some accelerators do not support
     parts: list[Tensor] = []
     for (_, start), part in zip(units, each(journal, units, losses), strict=True):
         parts.append(part.cpu())
-        # what was remembered, or worked out by another process, is done as well
+        # recalled work, or work of another process, counts as done
         told.reach(done_before + min(start + batch_size, len(task)) * len(masks))
     joined = torch.cat(parts, -1)
     return tuple(_readings(metric, losses, model.dtype) for metric, losses in zip(metrics, joined, strict=True))
 
 
 def runs_of(examples: int, circuits: int) -> int:
-    """How many runs of a prompt a measurement takes: of each circuit, and of the two ends."""
+    """Number of runs per prompt of a measurement: one per circuit, and two for model and empty circuit."""
     return examples * (circuits + 2)
 
 
@@ -166,13 +166,13 @@ def _losses(
     metrics: Sequence[Metric],
     rounds: ProgressCounter,
 ) -> list[Float[Tensor, "trial batch"]]:
-    """Losses of one batch by metric; the first two masks are the whole model's and that of no edge, whose streams are ``ends``."""
+    """Losses of one batch by metric; the first two masks are those of the model and the empty circuit, whose streams are ``ends``."""
     compares = any(metric.compares for metric in metrics)
     reference = unembed(model.config, model.weights, ends[0]) if compares else None
     bound = [metric.bind(part.answers, reference) for metric in metrics]
     rows: list[list[Tensor]] = [[] for _ in metrics]
     for index, mask in enumerate(masks):
-        # a circuit of all edges or of none has been run already
+        # the circuits of all edges and of no edge have already run
         same = [end for end in range(min(index, 2)) if torch.equal(mask, masks[end])]
         if same:
             losses = [row[same[0]] for row in rows]

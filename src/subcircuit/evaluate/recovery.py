@@ -3,23 +3,23 @@
 A part (an edge, a node) of the known circuit is positive, every other one negative. At a threshold,
 
     tpr = recall = found positives / positives        fpr = found negatives / negatives
-    precision = found positives / found               (0 where nothing is found)
+    precision = found positives / found               (0 if nothing is found)
     f1 = 2 · found positives / (found + positives)    mistakes = found negatives + positives not found
 
 ROC: the points (fpr, tpr) of all thresholds, with (0, 0) and (1, 1). Two areas:
 
     auc                 straight lines between the points: the chance that a random positive outranks a random negative
-    auc_pessimistic     between two points nothing is assumed to be found before it is: the curve is the staircase
+    auc_pessimistic     no interpolation between two points: the curve is the staircase
                         y(x) = max { tpr : a point with fpr ≤ x },  and its area  Σ (1 − fpr_i) · (tpr_i − best tpr before i)
                         over points by ascending fpr and then tpr (Conmy et al. 2023, arXiv 2304.14997, for points that
-                        rise, as theirs do; a point below one to its left adds nothing here)
+                        rise, as theirs do; a point below one to its left adds no area)
 
-The second never exceeds the first and is the fair one for a sweep of few circuits; for untied scores both are the same.
-average precision = Σ over thresholds (recall_n − recall_{n−1}) · precision_n, the last of which finds everything.
+The second never exceeds the first and is the fair area for a sweep of few circuits; for scores without ties both are equal.
+average precision = Σ over thresholds (recall_n − recall_{n−1}) · precision_n; the last threshold finds everything.
 
-Parts: ``edges``; ``nodes``, which are the writers, the logits being in every circuit; ``edges and inputs``, as ACDC's
-authors count: beside the edges each query, key or value input as one more, found together with the first edge into it.
-Where parts of a circuit stand in for each other, those that are right and yet not needed can be ``accepted``: they then
+Parts are ``edges``; ``nodes``, that is the writers, because the logits are in every circuit; or ``edges and inputs``, as ACDC's
+authors count: the edges, and each query, key or value input as one more part, found together with the first edge into it.
+If parts of a circuit are redundant, correct parts that are not needed can be ``accepted``: they then
 count neither as positive nor as negative.
 """
 
@@ -43,7 +43,7 @@ Part: TypeAlias = Literal["edges", "nodes", "edges and inputs"]
 
 @dataclass(frozen=True)
 class Roc:
-    """Points of a receiver operating characteristic, by ascending fpr and then tpr, the corners among them."""
+    """Points of a receiver operating characteristic, by ascending fpr and then tpr, including the corners."""
 
     fpr: tuple[float, ...]
     tpr: tuple[float, ...]
@@ -53,25 +53,25 @@ class Roc:
 
     @staticmethod
     def of(points: Sequence[tuple[float, float]]) -> "Roc":
-        """From (fpr, tpr) in any order; the corners are added."""
+        """The curve through points (fpr, tpr) in any order; the corners are added."""
         fpr, tpr = zip(*sorted({(0.0, 0.0), *points, (1.0, 1.0)}), strict=True)
         return Roc(fpr, tpr)
 
     @property
     def auc(self) -> float:
-        """Area under straight lines between the points that no other point is above and left of."""
+        """Area under straight lines between the points that have no other point above and to the left."""
         steps = list(zip(*self._rising, strict=True))
         return trapezoid([x for x, _ in steps], [y for _, y in steps])
 
     @property
     def auc_pessimistic(self) -> float:
-        """Area under the staircase that goes right before it goes up."""
+        """Area under the staircase that moves right before it moves up."""
         fpr, tpr = self._rising
         return sum((1 - fpr[i]) * (tpr[i] - tpr[i - 1]) for i in range(1, len(fpr)))
 
     @property
     def _rising(self) -> tuple[list[float], list[float]]:
-        """The points without those that lie below one further left."""
+        """The points that are not below another point further left."""
         fpr, tpr = [0.0], [0.0]
         for x, y in zip(self.fpr[1:], self.tpr[1:], strict=True):
             if y >= tpr[-1]:
@@ -82,11 +82,11 @@ class Roc:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What was found against the known circuit.
+    """The found parts compared with the known circuit.
 
     Args:
-        found, right: how many parts were found, and how many of them are right.
-        positives, negatives: parts inside and outside of the known circuit.
+        found, right: number of found parts, and number of correct ones among them.
+        positives, negatives: number of parts inside and outside the known circuit.
     """
 
     found: int
@@ -96,17 +96,17 @@ class Overlap:
 
     @property
     def precision(self) -> float:
-        """Share of what was found that is right; 0 where nothing was found."""
+        """Correct share of the found parts; 0 if nothing was found."""
         return self.right / self.found if self.found else 0.0
 
     @property
     def recall(self) -> float:
-        """Share of what is right that was found; also the true positive rate."""
+        """Found share of the positives, also called the true positive rate."""
         return self.right / self.positives
 
     @property
     def fpr(self) -> float:
-        """Share of what is wrong that was found."""
+        """Found share of the negatives."""
         return (self.found - self.right) / self.negatives
 
     @property
@@ -116,18 +116,18 @@ class Overlap:
 
     @property
     def mistakes(self) -> int:
-        """Parts found that are wrong, and right ones not found."""
+        """Number of found negatives and missed positives."""
         return self.found + self.positives - 2 * self.right
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """How well scores, or the circuits of a sweep, tell the parts of a known circuit from the rest.
+    """Recovery of the parts of a known circuit by scores, or by the circuits of a sweep.
 
     Args:
-        part: what was looked for.
-        thresholds: by which each overlap was found: scores of which those at least as large count, or of a search.
-        overlaps: of scores, one for each distinct one, from the largest.
+        part: kind of the parts.
+        thresholds: threshold of each overlap: the smallest score that counts, or the threshold of a search.
+        overlaps: for scores, one per distinct score, from the largest.
     """
 
     part: Part
@@ -144,26 +144,26 @@ class Recovery:
 
     @property
     def negatives(self) -> int:
-        """Parts outside of it."""
+        """Parts outside the known circuit."""
         return self.overlaps[0].negatives
 
     @cached_property
     def roc(self) -> Roc:
-        """One point for each threshold."""
+        """One point per threshold."""
         return Roc.of([(overlap.fpr, overlap.recall) for overlap in self.overlaps])
 
     @property
     def average_precision(self) -> float:
         """Area under the steps of precision over recall."""
         everything = Overlap(self.positives + self.negatives, self.positives, self.positives, self.negatives)
-        # of equal recall the most precise comes first and takes what was gained
+        # with equal recall, the most precise point comes first and gets the gain
         ordered = sorted((*self.overlaps, everything), key=lambda one: (one.right, one.found))
         before = (0.0, *(one.recall for one in ordered))
         return sum((one.recall - had) * one.precision for one, had in zip(ordered, before, strict=False))
 
     @cached_property
     def best(self) -> tuple[float, Overlap]:
-        """The threshold of the highest F1, of equal ones that which finds the least; and what it finds."""
+        """The threshold of the highest F1 (with ties, the one that finds fewest parts), and its overlap."""
         each = zip(self.thresholds, self.overlaps, strict=True)
         return max(each, key=lambda one: (one[1].f1, -one[1].found))
 
@@ -175,10 +175,10 @@ def recovery(
     by: By = "signed",
     accepted: Circuit | None = None,
 ) -> Recovery:
-    """How well scores of edges rank the parts of a known circuit.
+    """Recovery of the parts of a known circuit by scores of edges.
 
-    A node's score is the highest of the edges that touch it, so that it is found together with the first of them; an
-    input's is that of the edges into it.
+    A node's score is the highest score of its edges, so that it is found together with the first of them; an
+    input's score is the highest score of the edges into it.
 
     Args:
         accepted: a larger circuit, whose further parts count neither way.
@@ -186,7 +186,7 @@ def recovery(
     Raises:
         GraphError: scores of another shape.
         NumericalError: an edge's score is NaN or infinite.
-        SettingsError: the known circuit has none or all of the parts, so that there is nothing to tell apart.
+        SettingsError: the known circuit has none or all of the parts.
     """
     graph = known.graph
     check_scores(graph, scores.cpu())
@@ -202,10 +202,10 @@ def recovery(
 def recovery_of_circuits(
     known: Circuit, found: Sequence[tuple[float, Circuit]], part: Part = "edges", accepted: Circuit | None = None
 ) -> Recovery:
-    """How well the circuits of a sweep, for example over ACDC's threshold, agree with a known one.
+    """Recovery of a known circuit by the circuits of a sweep, for example over ACDC's threshold.
 
     Args:
-        found: thresholds and what was found by them, at least one.
+        found: thresholds with their circuits, at least one.
         accepted: as in `recovery`.
 
     Raises:
@@ -240,14 +240,14 @@ def roc_of_circuits(known: Circuit, found: Sequence[Circuit], part: Part = "edge
 
 
 def _counted(known: Circuit, part: Part, accepted: Circuit | None) -> tuple[Bool[Tensor, " part"], Bool[Tensor, " counted"]]:
-    """Which parts count, and which of those are right."""
+    """The parts that count, and the correct ones among them."""
     truth = _members(known, part)
     counted = torch.ones_like(truth) if accepted is None else truth | ~_members(accepted, part)
     return counted, truth[counted]
 
 
 def _members(circuit: Circuit, part: Part) -> Bool[Tensor, " part"]:
-    """Which edges (by reader and then by writer), inputs or writers, at any position, belong to a circuit."""
+    """Membership of edges (by reader, then writer), inputs or writers in a circuit, at any position."""
     if part == "nodes":
         nodes = {bare(node) for node in circuit.nodes}
         return torch.tensor([writer in nodes for writer in circuit.graph.writers])
@@ -256,7 +256,7 @@ def _members(circuit: Circuit, part: Part) -> Bool[Tensor, " part"]:
 
 
 def _of_parts(graph: Graph, values: Float[Tensor, " edge"], part: Part) -> Float[Tensor, " part"]:
-    """Scores of parts, in the order of ``_members``, from those of edges."""
+    """Scores of parts, in the order of ``_members``, from scores of edges."""
     if part == "edges":
         return values
     table = torch.full(graph.edges.T.shape, -torch.inf, dtype=torch.float64)
@@ -287,7 +287,7 @@ def _count(truth: Bool[Tensor, " part"]) -> tuple[int, int]:
 def _sweep(
     values: Float[Tensor, " part"], truth: Bool[Tensor, " part"]
 ) -> tuple[Float[Tensor, " threshold"], Float[Tensor, " threshold"], Float[Tensor, " threshold"]]:
-    """The distinct scores from the highest, how many parts score at least that, and how many of them are right."""
+    """The distinct scores from the highest, with the number of parts of at least that score and of correct ones among them."""
     distinct, group = values.unique(return_inverse=True)
     sizes = torch.zeros_like(distinct).index_add(0, group, torch.ones_like(values)).flip(0)
     right = torch.zeros_like(distinct).index_add(0, group, truth.double()).flip(0)

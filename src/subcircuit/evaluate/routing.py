@@ -112,7 +112,7 @@ def routing(problem: Problem, detailed: int = 3, batch_size: int = 16, on_step: 
     Args:
         problem: prompts, metric and ablation.
         detailed: number of layers for which effects are split by source.
-        batch_size: prompts that run together.
+        batch_size: number of prompts per batch.
         on_step: called after every run of every batch of prompts.
 
     Raises:

@@ -1,8 +1,8 @@
 """The directory of a run: reading, checking and forking it.
 
 run.json         spec, and digests of its model and prompts; written once
-journal.sqlite   every unit of work that is done
-checksums.json   SHA-256 of every file, written last: where it is, the run is done
+journal.sqlite   every finished unit of work
+checksums.json   SHA-256 of every file, written last; a run with this file is done
 """
 
 import json
@@ -25,7 +25,7 @@ RUN_FILE = "run.json"
 CHECKSUMS_FILE = "checksums.json"
 FORMAT = 2
 _LARGEST = 1 << 24
-# these say where something can be found again; other digests say what it is
+# digests for finding files again; the other digests identify the content
 _LOCATING = ("model_files", "prompt_file")
 
 
@@ -56,14 +56,14 @@ def run_in(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Calla
 
     Args:
         directory: a new or empty one, or that of a run with the same spec.
-        spec: what the run is asked for, as it is recorded.
+        spec: the options of the run, as recorded.
         identity: digests of the spec's model and prompts, see ``identity``.
         work: searches with the journal, and writes its results into the directory.
 
     Raises:
         RunError: the run is damaged, in use, or has another spec or identity (the message has the difference), or it cannot be
             written.
-        Stopped: Ctrl-C; the message says how to go on.
+        Stopped: Ctrl-C; the message has the command to resume.
     """
     if (directory / RUN_FILE).exists():
         _work(directory, spec, identity, work)
@@ -82,13 +82,13 @@ def run_in(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Calla
 
 
 def _worth_keeping(directory: Path, error: BaseException) -> bool:
-    """Whether a run that failed as it began can go on: there are results, and it was not refused."""
+    """Whether a new run that failed can be resumed: it has results, and the error is not a refusal."""
     refused = isinstance(error, SubcircuitError) and not isinstance(error, RunError | NumericalError)
     return not refused and SqliteJournal.count(directory / JOURNAL_FILE) > 0
 
 
 def _remove(directory: Path, parents: Sequence[Path]) -> None:
-    """Take a run away, and the directories that were made for it."""
+    """Delete a run, and the directories that were made for it."""
     shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):
         for parent in parents:
@@ -97,7 +97,7 @@ def _remove(directory: Path, parents: Sequence[Path]) -> None:
 
 def _work(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Callable[[SqliteJournal], None]) -> None:
     try:
-        with locked(directory), stoppable(f"stopped; to go on: subcircuit resume {directory}") as stop:
+        with locked(directory), stoppable(f"stopped; resume with: subcircuit resume {directory}") as stop:
             _check_same(directory, spec, identity)
             journal = SqliteJournal(directory / JOURNAL_FILE, stop)
             try:
@@ -111,7 +111,7 @@ def _work(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Callab
             _finish(directory)
     except OSError as error:
         raise RunError(
-            f"{directory} cannot be written: {error.strerror or error}. What was written before is intact: make room, then "
+            f"{directory} cannot be written: {error.strerror or error}. Earlier results are intact: free disk space, then run "
             f"subcircuit resume {directory}"
         ) from None
 
@@ -125,10 +125,10 @@ def read_run(directory: Path) -> RunFile:
     file = directory / RUN_FILE
     try:
         if file.stat().st_size > _LARGEST:
-            raise RunError(f"{file} is larger than any run's description")
+            raise RunError(f"{file} is larger than the limit of {_LARGEST >> 20} MB for the description of a run")
         content = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise RunError(f"{directory} holds no run: there is no {RUN_FILE}") from None
+        raise RunError(f"{directory} is not a run: it has no {RUN_FILE}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file} is damaged: {error}. Nothing was changed.") from None
     known = {1: ("asked", "found"), FORMAT: ("spec", "identity")}
@@ -142,7 +142,7 @@ def read_run(directory: Path) -> RunFile:
 
 
 def fork(old: Path, new: Path, spec: Spec, identity: Mapping[str, Any]) -> int:
-    """Start a run with the work of another that it can use; returns the number of units of work taken over."""
+    """Start a run that reuses the work of another; returns the number of reused units of work."""
     _begin(new, spec, identity)
     if _binding(read_run(old).identity) != _binding(identity):
         return 0
@@ -154,7 +154,7 @@ def fork(old: Path, new: Path, spec: Spec, identity: Mapping[str, Any]) -> int:
 
 
 def damage(directory: Path) -> list[str]:
-    """What of a run is not as it was written, one line each; nothing is changed."""
+    """The damaged or changed files of a run, one line each; nothing is changed."""
     try:
         read_run(directory)
     except RunError as error:
@@ -167,13 +167,13 @@ def damage(directory: Path) -> list[str]:
     found = []
     if sums is not None:
         if not isinstance(sums, dict) or sums.pop("checksum", None) != _checksum(sums):
-            return [f"{file} is not what was written"]
+            return [f"{file} has changed since it was written"]
         for name, expected in sums.items():
             path = directory / name
             if not path.is_file():
                 found.append(f"{path} is missing")
             elif digest_of(path) != expected:
-                found.append(f"{path} is not what was written")
+                found.append(f"{path} has changed since it was written")
         return found
     try:
         _check_journal(directory)
@@ -183,7 +183,7 @@ def damage(directory: Path) -> list[str]:
 
 
 def _begin(directory: Path, spec: Spec, identity: Mapping[str, Any]) -> None:
-    """The directory appears with its description and an empty journal, or not at all."""
+    """Create the directory with its description and an empty journal, or nothing."""
 
     def fill(temporary: Path) -> None:
         write_json(temporary / RUN_FILE, {"format": FORMAT, "spec": spec.model_dump(mode="json"), "identity": dict(identity)})
@@ -202,7 +202,7 @@ def _check_same(directory: Path, spec: Spec, identity: Mapping[str, Any]) -> Non
     if lines:
         shown = "; ".join(lines)
         raise RunError(
-            f"{directory} was started with something else: {shown}. Resume it unchanged, or start another run with --fork DIR."
+            f"{directory} has other options or inputs: {shown}. Resume it without changes, or start a new run with --fork DIR."
         )
 
 
@@ -211,7 +211,7 @@ def _check_journal(directory: Path) -> None:
     try:
         if journal.about(RUN_FILE) != digest_of(directory / RUN_FILE):
             raise RunError(
-                f"{directory / RUN_FILE} is not what was written: the journal belongs to another. Nothing was touched."
+                f"{directory / RUN_FILE} has changed since it was written: the journal belongs to another one. Nothing was changed."
             )
     finally:
         journal.close()

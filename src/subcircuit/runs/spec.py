@@ -1,4 +1,4 @@
-"""Specs: everything that a run was asked for, as one frozen value.
+"""Specs: all options of a run as one frozen value.
 
 The command line parses its options into a spec, Python may build one, and ``run.json`` stores it. ``resume`` and ``--fork`` read it
 back; ``--config`` and ``estimate`` take the same fields. A spec is checked in three steps: its types when it is made, its names by
@@ -31,7 +31,7 @@ _OPTIMAL = "optimal"
 
 
 class Spec(BaseModel):
-    """What a run was asked for; subclasses add the fields of their command.
+    """The options of a run; subclasses add the fields of their command.
 
     Args:
         command: the command's name.
@@ -42,9 +42,9 @@ class Spec(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    # these change how a result is computed, and not the result
+    # these change the computation, and not the result
     FREE: ClassVar[tuple[str, ...]] = ("device", "workers", "ray")
-    # these may hold paths, of which a run records the last part alone: runs are shown to others
+    # these may be paths; a run records only their last part, because runs are shared
     PATHS: ClassVar[tuple[str, ...]] = ("model", "task", "path")
 
     command: str
@@ -58,8 +58,8 @@ class Spec(BaseModel):
             return handler(values)
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "the whole"
-            raise SettingsError(f"{field} of {cls.__name__} is not usable: {first['msg']}") from None
+            field = ".".join(map(str, first["loc"])) or "the input"
+            raise SettingsError(f"{field} of {cls.__name__} is invalid: {first['msg']}") from None
 
     @staticmethod
     def parse(values: Mapping[str, Any]) -> "Spec":
@@ -71,7 +71,7 @@ class Spec(BaseModel):
         command = values.get("command")
         kind = SPECS.get(command) if isinstance(command, str) else None
         if kind is None:
-            raise SettingsError(f"runs of command {str(command)[:40]!r} are not known: expected one of {', '.join(SPECS)}")
+            raise SettingsError(f"command {str(command)[:40]!r} has no runs: expected one of {', '.join(SPECS)}")
         return kind(**values)
 
     def changed(self, **changes: Any) -> "Spec":
@@ -83,7 +83,7 @@ class Spec(BaseModel):
         return type(self)(**{**dict(self), **changes})
 
     def recorded(self) -> "Spec":
-        """The spec as a run records it: of paths the last part."""
+        """The spec as a run records it, with only the last part of each path."""
         held = {name: getattr(self, name, None) for name in self.PATHS}
         return self.changed(**{name: type(value)(_last_part(value)) for name, value in held.items() if value is not None})
 
@@ -133,7 +133,7 @@ class _Targets(_Settings):
 
 
 class DiscoverSpec(_Targets):
-    """A search, as ``subcircuit discover`` and ``subcircuit estimate`` ask for it.
+    """Options of ``subcircuit discover`` and ``subcircuit estimate``: a search.
 
     Args:
         model: built-in name, Hugging Face id, directory or ``.gguf`` file.
@@ -142,11 +142,11 @@ class DiscoverSpec(_Targets):
         split: shares of search, validation and test prompts in percent, as "50/20/30".
         seed: random seed for prompts and for stochastic methods.
         method: name of the search method. None is "acdc" with a threshold or another setting that only ACDC has, otherwise "refine".
-        settings: settings of the method by name, and of learning an optimal ablation as ``optimal.NAME``.
+        settings: settings of the method by name, and of the optimal ablation as ``optimal.NAME``.
         target: targets of a refinement: faithfulness, kl, edges.
-        threshold: ACDC's τ; for methods that score edges, the least score of an edge that is kept.
+        threshold: ACDC's τ; for methods that score edges, the smallest score of a kept edge.
         edges: number (``"200"``) or share (``"1%"``) of edges to keep, for methods that score edges.
-        greedy: grow the circuit from the logits along the best edges instead of taking the best of all.
+        greedy: grow the circuit from the logits along the best edges instead of selecting the best edges overall.
         by: ranking of scores, "absolute" or "signed".
         metric, ablation, scope, kv, split_embeddings, bos: as ``discover``, ``Scope.named`` and ``load_task`` take them.
         revision, device, dtype: as ``load_model`` takes them.
@@ -196,17 +196,13 @@ class DiscoverSpec(_Targets):
         _check_prompts(self.task, self.split, self.metric, self.bos)
         _ranking(self.by)
         if self.target and self.method != "refine":
-            raise SettingsError(f"--target goes with method refine, not with {self.method}: leave out --method or --target")
+            raise SettingsError(f"--target is an option of method refine, not of {self.method}: leave out --method or --target")
         ranks = method_named(self.method).ranks
         if not ranks and (self.edges is not None or self.greedy or self.by != "absolute"):
-            way_out = ": ask for a size with --target edges=200" if self.method == "refine" else ""
-            raise SettingsError(
-                f"method {self.method} decides itself which edges to keep: it has no --edges, --greedy or --by{way_out}"
-            )
+            way_out = ": set a size with --target edges=200" if self.method == "refine" else ""
+            raise SettingsError(f"method {self.method} selects the edges itself, so it has no --edges, --greedy or --by{way_out}")
         if ranks and self.threshold is not None and (self.edges is not None or self.greedy):
-            raise SettingsError(
-                "--threshold takes the edges of at least a score, --edges and --greedy so many of them: choose one of the two"
-            )
+            raise SettingsError("--threshold selects edges by score, --edges and --greedy by number: choose one of the two")
         check_start(self.ablation, getattr(self.configured(), "direction", "noising"))
         parse_size(self.edges or "1%")
         self.carried()
@@ -220,7 +216,7 @@ class DiscoverSpec(_Targets):
         return method_with(self.method, {**threshold, **self.targets(), **self.own_settings()}, self.seed)
 
     def carried(self) -> "str | LearnOptimal":
-        """The name of the ablation, or how its constants are learned."""
+        """The name of the ablation, or the settings for learning its constants."""
         from subcircuit.search import ablation_with
 
         return ablation_with(self.ablation, self.learning_settings(), self.seed)
@@ -232,10 +228,10 @@ class DiscoverSpec(_Targets):
         return Scope.named(self.scope, self.kv, self.split_embeddings)
 
     def selection(self, graph: "Graph") -> "Selection | None":
-        """The rule that makes a circuit of scored edges; None for a method that decides itself.
+        """The rule that selects a circuit from scored edges; None for a method that selects the edges itself.
 
         Raises:
-            SettingsError: the graph has fewer edges than asked for.
+            SettingsError: the graph has fewer edges than requested.
         """
         from subcircuit.graph import Greedy, Threshold, TopN
         from subcircuit.graph.selection import check_selection
@@ -273,14 +269,14 @@ class DiscoverSpec(_Targets):
         ).to(model.device)
         carried, method = self.carried(), self.configured()
         learning = carried if isinstance(carried, LearnOptimal) else None
-        # means stand in for constants that are still to be learned
+        # means replace constants that are not learned yet
         problem = Problem.of(model, split, self.metric, Mean() if isinstance(carried, LearnOptimal) else carried, self.resolved())
         selection = self.selection(problem.graph)
         method.check(problem)
         return Search(problem, split, method, selection, learning)
 
     def problem(self) -> "Problem":
-        """The problem that the spec asks to solve: model, graph, search prompts, metric and ablation.
+        """The problem of the spec: model, graph, search prompts, metric and ablation.
 
         Raises:
             SubcircuitError: as ``load``.
@@ -296,7 +292,7 @@ class DiscoverSpec(_Targets):
         """
         record = circuit.record
         if record is None:
-            raise SettingsError("the circuit has no record of how it was found")
+            raise SettingsError("the circuit has no record of its search")
         settings = dict(record.method.parameters)
         rule = {name: settings.pop(name, None) for name in ("select", "n", "least", "by")}
         chosen: dict[str, Any] = {}
@@ -333,11 +329,11 @@ class Search:
     """A spec's search with everything it needs.
 
     Args:
-        problem: model, graph, search and validation prompts, metric and ablation. Means stand in for constants to be learned.
+        problem: model, graph, search and validation prompts, metric and ablation. Means replace constants that are not learned yet.
         split: prompts of all parts.
         method: the method with its settings.
-        selection: rule that makes a circuit of scored edges; None for a method that decides itself.
-        learning: how the constants of the ablation are learned; None if there are none to learn.
+        selection: rule that selects a circuit from scored edges; None for a method that selects the edges itself.
+        learning: settings for learning the constants of the ablation; None if there are none.
     """
 
     problem: "Problem"
@@ -348,7 +344,7 @@ class Search:
 
 
 class RefineSpec(_Targets):
-    """A refinement of a finished circuit, as ``subcircuit refine`` asks for it.
+    """Options of ``subcircuit refine``: a refinement of a finished circuit.
 
     Args:
         path: the circuit's run directory or file.
@@ -374,7 +370,7 @@ class RefineSpec(_Targets):
 
 
 class ZoomSpec(Spec):
-    """A search inside one node of a finished circuit, as ``subcircuit zoom`` asks for it.
+    """Options of ``subcircuit zoom``: a search inside one node of a finished circuit.
 
     Args:
         path: the circuit's run directory or file.
@@ -421,15 +417,15 @@ class _Methods(_Settings):
 
 
 class SweepSpec(_Methods):
-    """A comparison of methods on a task, as ``subcircuit sweep`` asks for it.
+    """Options of ``subcircuit sweep``: a comparison of methods on a task.
 
     Args:
-        examples: number of search prompts; None takes 32 of a built-in task, or half of those there are.
+        examples: number of search prompts; None takes 32, or half of the prompts if there are fewer.
         eval_examples: number of test prompts; None takes those of the split.
-        methods: names of the methods, each once; an item may hold several with commas between them.
-        settings: settings as ``METHOD.NAME``, and of learning an optimal ablation as ``optimal.NAME``.
-        thresholds: ACDC's thresholds with commas between them.
-        batch_size: number of prompts evaluated at once; the result does not depend on it.
+        methods: names of the methods, each once; an item may contain several, separated by commas.
+        settings: settings as ``METHOD.NAME``, and of the optimal ablation as ``optimal.NAME``.
+        thresholds: ACDC's thresholds, separated by commas.
+        batch_size: number of prompts per batch; it does not change the result.
 
     The other fields are as in ``DiscoverSpec``.
     """
@@ -478,7 +474,7 @@ class SweepSpec(_Methods):
         return Scope.named(self.scope)
 
     def load(self, say: Say = lambda message: None) -> "tuple[Transformer, Split]":
-        """The model, and prompts to search with and to test on.
+        """The model, and the split with search and test prompts.
 
         Args:
             say: called with a line before each step that takes long.
@@ -500,12 +496,14 @@ class SweepSpec(_Methods):
             self.task, model, examples=examples, seed=self.seed, bos=bos, split=self.split, test=self.eval_examples
         )
         if split.test is None:
-            raise SettingsError(f"--split {self.split} leaves no test prompts: a sweep needs some to compare methods on")
+            raise SettingsError(
+                f"--split {self.split} has no test prompts, and a sweep needs them to compare methods: choose another split"
+            )
         return model, split
 
 
 class ValidateSpec(_Methods):
-    """Searches of models whose circuits are known, as ``subcircuit validate`` asks for them.
+    """Options of ``subcircuit validate``: searches of models whose circuits are known.
 
     Args:
         case: name of a known circuit, or "all".
@@ -514,8 +512,8 @@ class ValidateSpec(_Methods):
         metric: None takes the case's own.
         direction: for methods that have one: noising, denoising, both.
         settings: settings as ``METHOD.NAME``.
-        thresholds: ACDC's thresholds with commas between them.
-        model: location of the model of a published circuit.
+        thresholds: ACDC's thresholds, separated by commas.
+        model: model of a published circuit: name, directory or file.
         examples: number of prompts of published circuits.
     """
 
@@ -531,7 +529,7 @@ class ValidateSpec(_Methods):
     EVERY: ClassVar[str] = "all"
 
     def every(self) -> bool:
-        """Whether all cases are asked for."""
+        """Whether the case is "all"."""
         return self.case == self.EVERY
 
     def configured(self) -> "list[Method]":
@@ -548,7 +546,9 @@ class ValidateSpec(_Methods):
             return _configured(names, self.settings, self.seed)
         directed = [name for name, kind in METHODS.items() if "direction" in kind.__dataclass_fields__]
         if not set(directed) & set(names):
-            raise SettingsError(f"--direction {self.direction}: {' and '.join(directed)} have one, {', '.join(names)} have not")
+            raise SettingsError(
+                f"--direction {self.direction} is an option of {' and '.join(directed)}, not of {', '.join(names)}: leave it out"
+            )
         chosen = {f"{name}.direction": self.direction for name in names if name in directed}
         return _configured(names, {**chosen, **self.settings}, self.seed)
 
@@ -575,7 +575,7 @@ def upgraded(asked: Mapping[str, Any]) -> dict[str, Any]:
     if asked.get("command") != "discover":
         return {name: value for name, value in left.items() if value is not None}
     own = {name: left.pop(name) for name in flags if name in left}
-    # a switch that was not given is no setting
+    # an omitted switch is not a setting
     given = {
         name: value for name, value in own.items() if value is not None and not (name == "coarse_to_fine" and value is False)
     }
@@ -671,7 +671,7 @@ def parse_targets(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
         try:
             targets[name] = int(value) if name == "edges" else float(value)
         except ValueError:
-            raise SettingsError(f"--target {text}: {value!r} is no number") from None
+            raise SettingsError(f"--target {text}: {value!r} is not a number") from None
     return targets
 
 
@@ -679,7 +679,7 @@ def _configured(names: Sequence[str], settings: Mapping[str, Scalar], seed: int)
     from subcircuit.search import method_with
 
     if len(set(names)) < len(names) or not names:
-        raise SettingsError(f"--method {','.join(names)}: name at least one method, and each once")
+        raise SettingsError(f"--method {','.join(names)}: give at least one method, and each only once")
     own: dict[str, dict[str, Scalar]] = {name: {} for name in names}
     for name, value in settings.items():
         method, _, rest = name.partition(".")

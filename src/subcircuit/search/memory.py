@@ -120,7 +120,7 @@ def shortage(problem: Problem, needs: Footprint) -> str | None:
         return None
     smaller = "fewer --examples" if needs.of_all else "a smaller --batch-size"
     return (
-        f"beside the model of {size_in_words(needs.model)} this search takes about {size_in_words(beside)}, {size_in_words(needs.runs)} of "
-        f"it for what is kept of the runs, and {size_in_words(free)} are free on {model.device}: take {smaller}, --dtype bfloat16, "
+        f"besides the model ({size_in_words(needs.model)}) this search needs about {size_in_words(beside)}, {size_in_words(needs.runs)} of "
+        f"it for stored runs, and only {size_in_words(free)} are free on {model.device}: use {smaller}, --dtype bfloat16, "
         f"or a coarser --scope than {graph.scope}"
     )

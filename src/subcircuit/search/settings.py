@@ -36,9 +36,7 @@ def settings_of(
         if name not in known:
             having = sorted(other for other, names in (others or {}).items() if name in names)
             if having:
-                raise SettingsError(
-                    f"{owner} has no setting {name!r}: {', '.join(having)} {'has' if len(having) == 1 else 'have'} it"
-                )
+                raise SettingsError(f"{owner} has no setting {name!r}: it is a setting of {', '.join(having)}")
             raise UnknownNameError(f"setting of {owner}", name, tuple(known))
     values = dict(given) if seed is None or "seed" not in known else {"seed": seed, **given}
     for name, required in known.items():

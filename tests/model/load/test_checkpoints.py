@@ -156,7 +156,7 @@ def _index(folder: Path, weight_map: Any) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "holds no config.json"),
     "config cut": (lambda f: _truncate(f / "config.json", 40), r"config.json is not valid JSON"),
-    "config a list": (lambda f: (f / "config.json").write_text("[]"), "holds a JSON list, not an object"),
+    "config a list": (lambda f: (f / "config.json").write_text("[]"), "contains a JSON list; expected an object"),
     "config nested": (lambda f: (f / "config.json").write_text("[" * 100_000), "is not valid JSON"),
     "config absurd": (lambda f: _edit_config(f, hidden_size="wide"), "is not a valid llama config"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "lacks model.safetensors"),
@@ -177,16 +177,16 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "tensor left over": (
         lambda f: _edit_weights(f, lambda w: w.update({"model.layers.0.mlp.extra": torch.ones(2)})),
-        r"no use: layers\.0\.mlp\.extra",
+        r"do not belong to its config: layers\.0\.mlp\.extra",
     ),
-    "layers left over": (lambda f: _edit_config(f, num_hidden_layers=2), r"no use: layers\.2\."),
+    "layers left over": (lambda f: _edit_config(f, num_hidden_layers=2), r"do not belong to its config: layers\.2\."),
     "other vocabulary": (
         lambda f: _edit_config(f, vocab_size=60),
-        r"embed_tokens\.weight has shape \(61, 32\), the config asks for \(60, 32\)",
+        r"embed_tokens\.weight has shape \(61, 32\); the config requires \(60, 32\)",
     ),
     "heads misshapen": (
         lambda f: _edit_weights(f, lambda w: w.update({"model.layers.2.self_attn.o_proj.weight": torch.ones(32, 30)})),
-        r"layers\.2\.self_attn\.o_proj\.weight has shape \(32, 30\), the config asks for \(32, 32\)",
+        r"layers\.2\.self_attn\.o_proj\.weight has shape \(32, 30\); the config requires \(32, 32\)",
     ),
     "tokenizer broken": (lambda f: (f / "tokenizer.json").write_text("{"), "the tokenizer in .* cannot be read"),
 }

@@ -114,7 +114,7 @@ def adapted(tmp_path: Path) -> tuple[PeftModel, Path]:
 def test_an_adapter_is_refused_with_its_model_and_the_way_out(adapted: tuple[PeftModel, Path], tmp_path: Path) -> None:
     model, adapter = adapted
     with pytest.raises(
-        ModelError, match=rf"adapter holds an adapter .* to '{tmp_path / 'base'}' and no model: .*merge_and_unload"
+        ModelError, match=rf"adapter contains an adapter .* to '{tmp_path / 'base'}' and no model: .*merge_and_unload"
     ):
         load_model(adapter)
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
@@ -126,7 +126,9 @@ def test_an_adapter_is_refused_with_its_model_and_the_way_out(adapted: tuple[Pef
 @pytest.mark.parametrize("base", ["null", '""', None])
 def test_an_adapter_that_names_no_base_is_refused_without_one(base: str | None, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}" if base is None else f'{{"base_model_name_or_path": {base}}}')
-    with pytest.raises(ModelError, match=r"holds an adapter \(adapter_config.json\) and no model: .*, and save that$"):
+    with pytest.raises(
+        ModelError, match=r"contains an adapter \(adapter_config.json\) and no model: .*, and save the merged model$"
+    ):
         load_model(tmp_path)
 
 

@@ -2,7 +2,7 @@
 
 The weights are in the files that transformers would choose: the file that the config names, else ``model.safetensors``, else the
 shards of the index. Tensors are mapped from the files, without building a transformers model. Pickles are never opened, and code
-that comes with a checkpoint never runs.
+in a checkpoint is never run.
 """
 
 import json
@@ -36,14 +36,14 @@ def read_config(folder: Path, own: Family | None = None) -> PreTrainedConfig:
         own: the caller's family, before the built-in ones; transformers need not know its ``model_type``.
 
     Raises:
-        ModelError: there is none, or it cannot be read, or an adapter is beside it.
-        UnsupportedModelError: it is of an architecture that is not supported.
+        ModelError: the config is missing or cannot be read, or an adapter is beside it.
+        UnsupportedModelError: the architecture is not supported.
     """
     _refuse_adapter(folder)
     raw = _json(folder / "config.json", f"{folder} holds no config.json: it is not a Hugging Face checkpoint")
     architecture = family_of(raw.get("model_type"), own).architecture
     for name, value in raw.items():
-        # transformers makes lists of so many entries
+        # transformers makes lists of this length
         if "layer" in name and isinstance(value, int) and value > _MOST_LAYERS:
             raise ModelError(f"{folder / 'config.json'}: {name} is {value:,}, and no model has more than {_MOST_LAYERS:,} layers")
     with reading(f"{folder / 'config.json'} is not a valid {raw['model_type']} config"):
@@ -55,7 +55,7 @@ def read_config(folder: Path, own: Family | None = None) -> PreTrainedConfig:
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
-    """Names of the safetensors files that make up the checkpoint in ``folder``, whether they are there or not.
+    """Names of the safetensors files of the checkpoint in ``folder``, whether they exist or not.
 
     Raises:
         ModelError: the config or the index cannot be read or names files outside the directory.
@@ -92,7 +92,7 @@ def read_tensors(folder: Path) -> Mapping[str, Tensor]:
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of the checkpoint in ``folder``; None where it has no tokenizer files.
+    """The tokenizer of the checkpoint in ``folder``; None if it has no tokenizer files.
 
     Raises:
         ModelError: there are tokenizer files, but they cannot be read.
@@ -117,7 +117,7 @@ def _beside(source: Path, name: object, suffix: str = ".safetensors") -> str:
 
 
 def _refuse_adapter(folder: Path) -> None:
-    """Refuse an adapter, alone or beside its base: the weights are in two places, and nothing here adds them up."""
+    """Refuse an adapter, alone or beside its base, because adapters are not merged here."""
     if not (folder / ADAPTER).is_file():
         return
     base = _json(folder / ADAPTER, "").get("base_model_name_or_path")

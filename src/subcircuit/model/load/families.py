@@ -28,7 +28,7 @@ def family_of(model_type: object, own: Family | None = None) -> Family:
     """The family of this ``model_type``.
 
     Args:
-        model_type: whatever a config holds under this name.
+        model_type: the value of this name in a config, of any type.
         own: the caller's family, before the built-in ones.
 
     Raises:
@@ -51,8 +51,8 @@ def read_model(
         family: None is the built-in family of the config's ``model_type``.
 
     Raises:
-        UnsupportedModelError: the architecture, or something its config asks for, is not implemented.
-        ModelError: the config describes no model; tensors are missing, left over or of the wrong shape.
+        UnsupportedModelError: the architecture, or a setting of its config, is not implemented.
+        ModelError: no model can be built from the config, or tensors are missing, unused or of the wrong shape.
     """
     family = family or family_of(config.model_type)
     if getattr(config, "quantization_config", None) is not None:
@@ -62,7 +62,7 @@ def read_model(
         ours = family.config(config)
         weights = family.tensor_map.read(ours, config, tensors)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # a config may hold anything: numbers no model has, and names instead of numbers
+        # a config may contain anything: impossible numbers, and names instead of numbers
         raise ModelError(f"{config.model_type}: no model can be built from the config: {first_line(error)}") from error
     check_weights(ours, weights)
     return ours, weights

@@ -1,7 +1,7 @@
 """GGUF files, read by transformers and converted once to a safetensors checkpoint in the cache.
 
-Reading dequantises every tensor and takes seconds per hundred megabytes; the converted checkpoint, in float32, is
-mapped in no time. It is kept under the digest of the GGUF file.
+Reading dequantises every tensor and takes seconds per hundred megabytes. The converted checkpoint, in float32, is mapped
+immediately. The cache stores it under the digest of the GGUF file.
 """
 
 import shutil
@@ -33,11 +33,11 @@ _SIZES = (
 
 
 def converted(parts: Sequence[Path], report: Callable[[str], None] | None = None) -> tuple[Path, str]:
-    """The directory of the converted checkpoint, made where it is not in the cache yet, and the GGUF file's sha256.
+    """The directory of the converted checkpoint, made if it is not in the cache, and the GGUF file's sha256.
 
     Args:
-        parts: the file, or the pieces that make it up when put one after another.
-        report: told when a conversion starts.
+        parts: the file, or its pieces in order.
+        report: called when a conversion starts.
 
     Raises:
         MissingExtraError: it is not converted yet, and gguf or accelerate is not installed.
@@ -79,7 +79,7 @@ def _convert(parts: Sequence[Path], folder: Path) -> None:
 
 
 def _read_and_save(file: Path, folder: Path) -> None:
-    # takes longer to import than all the rest, and is needed once for each file
+    # the slowest import, needed only once per file
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
@@ -108,7 +108,7 @@ def _read_and_save(file: Path, folder: Path) -> None:
 
 
 def _reader(file: Path) -> Any:
-    """A reader that refuses a list longer than its file, which gguf would read as so many zeros."""
+    """A reader that refuses a list longer than its file, which gguf would read as zeros."""
     from gguf import GGUFReader
 
     class Bounded(GGUFReader):
@@ -130,7 +130,7 @@ def _refuse_layers_without_tensors(reader: Any, file: Path) -> None:
 
 
 def _refuse_more_than_it_holds(config: Any, file: Path) -> None:
-    """Refuse a header that announces a larger model than the file can hold, before anything of that size is made."""
+    """Refuse a header that states a larger model than fits in the file, before allocating that size."""
     of = {name: getattr(config, name, None) or 0 for name in _SIZES}
     inside = max(of["intermediate_size"], of["num_attention_heads"] * of["head_dim"], of["vocab_size"])
     experts = max(1, of["num_experts"], of["num_local_experts"])
@@ -141,7 +141,7 @@ def _refuse_more_than_it_holds(config: Any, file: Path) -> None:
 
 
 def _refuse_scaled_rotary(reader: Any) -> None:
-    """Refuse settings that transformers ignores silently when it reads a GGUF file."""
+    """Refuse settings that transformers silently ignores in a GGUF file."""
     tensors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_")]
     fields = [name for name in reader.fields if name.endswith(".rope.scaling.type") and reader.fields[name].contents() != "none"]
     if dropped := tensors + fields:

@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face hub: the files that are needed and no others, at a pinned commit."""
+"""Checkpoints on the Hugging Face hub: only the needed files, at a pinned commit."""
 
 import os
 from pathlib import Path
@@ -20,11 +20,11 @@ _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 
 class NotOnHubError(ModelError):
-    """No such model on the hub, or no way to find out; the message is a clause that says which."""
+    """The hub has no such model, or cannot be reached; the message is a clause that says which."""
 
 
 def download(hub_id: str, revision: str | None, own: Family | None = None) -> tuple[Path, str]:
-    """The directory of a checkpoint, downloaded where it is not in the hub's own cache, and its commit.
+    """The directory of a checkpoint, downloaded if it is not in the hub's own cache, and its commit.
 
     Args:
         hub_id: such as ``"openai-community/gpt2"``.
@@ -32,13 +32,13 @@ def download(hub_id: str, revision: str | None, own: Family | None = None) -> tu
         own: the caller's family, before the built-in ones.
 
     Raises:
-        NotOnHubError: it does not exist, or the hub cannot be reached and it is not in the cache.
+        NotOnHubError: the model does not exist, or the hub cannot be reached and the model is not in the cache.
         ModelError: access is refused, or the revision does not exist.
-        UnsupportedModelError: of an architecture that is not supported; found before its weights are downloaded.
+        UnsupportedModelError: the architecture is not supported; checked before the weights are downloaded.
     """
     folder = _snapshot(hub_id, revision, _SMALL_FILES)
     read_config(folder, own)
-    # by its commit from here on, so that a push between the downloads cannot mix versions
+    # pin the commit, so that a push between the downloads cannot mix versions
     if WEIGHTS not in weight_files(folder):
         folder = _snapshot(hub_id, folder.name, [*_SMALL_FILES, WEIGHTS])  # the one file comes before an index
     folder = _snapshot(hub_id, folder.name, [*_SMALL_FILES, *weight_files(folder)])

@@ -1,8 +1,8 @@
 """The Llama family: Llama, SmolLM2, Mistral, Qwen2 and Qwen3, and with experts Mixtral, Qwen2-MoE and Qwen3-MoE.
 
 RMS norms, rotary positions, gated MLPs, grouped-query attention. Members differ in biases, windows, per-head norms, and
-in layers whose MLP is a mixture of experts. A config may hold fields of other members, which transformers ignores and
-which are not read here: ``MEMBERS`` says which are a member's own.
+in layers whose MLP is a mixture of experts. A config may contain fields of other members, which transformers ignores and
+which are not read here: ``MEMBERS`` lists each member's own fields.
 """
 
 from collections.abc import Callable
@@ -137,10 +137,10 @@ def _config(config: PreTrainedConfig, member: Member) -> TransformerConfig:
 
 
 def _experts(config: PreTrainedConfig) -> Experts | None:
-    """The experts that a config asks for; None where every layer's MLP is a plain one.
+    """The experts of a config; None if every layer has a plain MLP.
 
     Raises:
-        UnsupportedModelError: it routes to more experts than there are, or to none.
+        UnsupportedModelError: the number of chosen experts is 0 or exceeds the number of experts.
     """
     match config.model_type:
         case "mixtral":

@@ -1,13 +1,13 @@
 """Loading of a transformers model in memory, if its config and weights alone determine its computation.
 
-A model in memory is a computation. Hooks, replaced forward passes, adapters and quantised layers change it, and neither its
-config nor its weights say so. One forward pass on a few tokens is therefore compared with ours: the embeddings, then every
-layer, given the hidden states that the model's own layer was given, then the logits. Rounding does not add up that way, so
-the bound is a few rounding steps of the model's dtype, and a difference is found in the layer that makes it:
+Hooks, replaced forward passes, adapters and quantised layers change the computation of a model in memory without changing its
+config or weights. One forward pass on a few tokens is therefore compared with ours: the embeddings, then every
+layer, given the same hidden states as the model's own layer, then the logits. Rounding does not accumulate in this comparison, so
+the bound is a few rounding steps of the model's dtype, and a difference is found in the layer that causes it:
 
     |ours - theirs|  <=  c · step · (|stream| + 4 |what attention and MLP add|)      for every position
 
-It costs one forward pass on a few tokens, and one layer at a time in float32. It does not see what happens only on later
+It costs one forward pass on a few tokens, and one layer at a time in float32. It does not detect changes that act only on later
 positions, on other tokens, or in training.
 """
 
@@ -36,14 +36,14 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def read_module(module: nn.Module, own: Family | None = None) -> Transformer:
-    """Our copy of a transformers model, which is left as it is.
+    """Our copy of a transformers model, which is not changed.
 
     Args:
         own: the caller's family, before the built-in ones.
 
     Raises:
-        ModelError: it is no language model of transformers, has an adapter, holds no data, or computes something else than
-            its config and weights say.
+        ModelError: it is not a language model of transformers, has an adapter, has no weights in memory, or computes something else
+            than its config and weights.
         UnsupportedModelError: it is quantised, or its architecture is not implemented.
     """
     model = _unwrapped(module)
@@ -76,15 +76,15 @@ def _unwrapped(module: Any) -> Any:
 def _inside(module: nn.Module) -> nn.Module | None:
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return module.module
-    # torch.compile keeps the module that it compiles under this name
+    # torch.compile stores the compiled module under this name
     return module._modules.get("_orig_mod")
 
 
 def _tensors(model: Any, name: str) -> dict[str, Tensor]:
-    """The model's tensors by name, all of them plain ones that hold data.
+    """The model's tensors by name; all must be plain tensors with data.
 
     Raises:
-        ModelError, UnsupportedModelError: names the first that is not.
+        ModelError, UnsupportedModelError: the message names the first other tensor.
     """
     with reading(f"the weights of {name} cannot be read"):
         state: dict[str, Any] = model.state_dict(keep_vars=True)
@@ -111,10 +111,10 @@ def _tensors(model: Any, name: str) -> dict[str, Tensor]:
 
 
 def _compare(model: Any, ours: Transformer, name: str) -> None:
-    """Refuse a model whose forward pass is not ours.
+    """Refuse a model whose forward pass differs from ours.
 
     Raises:
-        ModelError: says where the two part.
+        ModelError: the message names the first layer that differs.
     """
     n, vocab = min(_TOKENS, ours.config.context), ours.config.vocab
     ids = (torch.arange(n, device=ours.device)[None] * (vocab // n) + 1) % vocab
@@ -132,7 +132,7 @@ def _compare(model: Any, ours: Transformer, name: str) -> None:
 
 
 def _run(model: Any, ids: Int[Tensor, "1 pos"], name: str) -> tuple[list[Tensor], Tensor | None]:
-    """What enters the model's first layer and leaves each, and its logits; None where it returns none."""
+    """The input of the model's first layer, the output of each layer, and the logits; None if it returns none."""
     states: list[Tensor] = []
 
     def before(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -157,7 +157,7 @@ def _run(model: Any, ids: Int[Tensor, "1 pos"], name: str) -> tuple[list[Tensor]
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout inside; every module's mode is what it was before, after."""
+    """A block without dropout; every module's mode is restored after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -168,7 +168,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _difference(ours: Transformer, ids: Int[Tensor, "1 pos"], states: list[Tensor], logits: Tensor) -> str | None:
-    """Where our forward pass parts from the hidden states and logits of another, in words; None where it does not."""
+    """The place, in words, where our forward pass first differs from another's hidden states and logits; None if it does not."""
     half = ours.dtype in _HALF
     step = _rounding_step(ours.dtype, ours.device) * (4 if half else 32)
     embedded = embed(ours.config, ours.weights, ids)
@@ -176,7 +176,7 @@ def _difference(ours: Transformer, ids: Int[Tensor, "1 pos"], states: list[Tenso
         return "the embeddings differ"
     for number, entering in enumerate(states[:-1]):
         leaving, bound = _layer(ours, number, entering, step)
-        # half precision chooses between two experts that are nearly as good now one way, now the other
+        # in half precision, the choice between two nearly equal experts can differ
         routed = half and isinstance(ours.weights.layers[number].mlp, MixtureWeights)
         if _parts(states[number + 1], leaving, bound, most=routed):
             return f"the hidden states part after layer {number} (numbered from 0)"
@@ -188,7 +188,7 @@ def _difference(ours: Transformer, ids: Int[Tensor, "1 pos"], states: list[Tenso
 def _layer(
     ours: Transformer, number: int, entering: Float[Tensor, "1 pos d_model"], step: float
 ) -> tuple[Float[Tensor, "1 pos d_model"], Float[Tensor, "1 pos"]]:
-    """What leaves one layer of ours, in float32 at least, and by how much rounding may change it."""
+    """The output of one layer of ours, at least in float32, and a bound on its rounding error."""
     wide, layers = torch.promote_types(ours.dtype, torch.float32), list(ours.weights.layers)
     layers[number] = map_tensors(layers[number], lambda tensor: tensor.to(ours.device, wide))
     model = replace(ours, weights=replace(ours.weights, layers=tuple(layers)))
@@ -201,12 +201,12 @@ def _layer(
 
 
 def _parts(theirs: Tensor, ours: Tensor, bound: Float[Tensor, "1 pos"], most: bool = False) -> bool:
-    """Whether two results differ by more than the bound at a position; where ``most``, at more than half of them."""
+    """Whether two results differ by more than the bound at a position; with ``most``, at more than half of the positions."""
     if theirs.shape != ours.shape:
         return True
     theirs = theirs.to(ours.device)
     same = _size(theirs.to(bound.dtype) - ours.to(bound.dtype)) <= bound
-    # numbers that are none on both sides agree; float16 overflows where float32 does not
+    # NaN on both sides counts as equal; float16 overflows where float32 does not
     both = ~_size(ours).isfinite() & ~_size(theirs).isfinite() | (theirs.dtype == torch.float16) & ~_size(theirs).isfinite()
     agreeing = (same | both).float().mean().item()
     return agreeing < (0.5 if most else 1.0)
@@ -217,7 +217,7 @@ def _size(x: Float[Tensor, "1 pos d_model"]) -> Float[Tensor, "1 pos"]:
 
 
 def _rounding_step(dtype: torch.dtype, device: torch.device) -> float:
-    """The relative size of one rounding; float32 products are rounded more where the device is allowed to."""
+    """The relative size of one rounding step; larger for float32 products if the device may round more."""
     x = torch.linspace(0, 400, 4096).sin().view(64, 64).to(device, dtype)
     exact = x.double().cpu() @ x.double().cpu()
     seen = ((x @ x).double().cpu() - exact).norm() / exact.norm()
@@ -226,11 +226,11 @@ def _rounding_step(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _changed(model: nn.Module) -> str:
-    """The modules that have hooks or a forward pass of their own, in words."""
+    """The modules with hooks or a replaced forward pass, in words."""
     found = []
     for name, module in model.named_modules():
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        # those of transformers itself only look
+        # the hooks of transformers itself change nothing
         if any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks):
             found.append(f"{name or 'the model'} has a hook")
         if "forward" in vars(module):

@@ -18,7 +18,7 @@ def find_model(name: str, revision: str, folder: Path) -> str | None:
     Args:
         name: of the model, as recorded.
         revision: the digest of its files, as recorded: ``sha256:…``.
-        folder: near which a folder or file of that name is looked for, see `nearby`.
+        folder: start of the search for a folder or file of that name, see `nearby`.
 
     Returns:
         None if neither the name nor any path near the folder has these files.
@@ -29,7 +29,7 @@ def find_model(name: str, revision: str, folder: Path) -> str | None:
 
 
 def digest_of_name(name: str) -> str | None:
-    """The digest of the files that a short name loads on this machine; None for other names, and for what is on the hub."""
+    """The digest of the files that a short name loads on this machine; None for other names and for models on the hub."""
     if name in SHIPPED:
         return f"{DIGEST}{digest_of_checkpoint(SHIPPED[name].folder)}"
     parts = installed_parts(BUILT_IN[name]) if name in BUILT_IN else ()

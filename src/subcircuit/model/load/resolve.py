@@ -49,14 +49,14 @@ def load_model(
         device: None is ``"cuda"`` if there is one, else ``"cpu"``. Of several, separated by commas, the first computes and the
             others store layers (``"cuda:0=20,cpu"``, see ``model/placement.py``).
         dtype: ``"float32"``, ``"float64"``, ``"bfloat16"``, ``"float16"`` or ``"auto"``, the checkpoint's own; None is
-            float32 whatever the checkpoint's own is, because effects of single edges drown in half precision.
+            float32, because rounding in half precision is larger than the effects of single edges.
         tokenizer: replacement for the checkpoint's own tokenizer; a transformers model comes with none.
         family: a family for an architecture that is not built in; it takes precedence over the built-in families.
         report: called with a message before slow work (converting a GGUF file).
 
     Raises:
         UnknownNameError: ``source`` is none of these; or an unknown dtype.
-        SettingsError: a device that is not there, or a revision for what is not on the hub.
+        SettingsError: the device does not exist, or a revision is given for a model that is not on the hub.
         ModelError: the checkpoint cannot be read, or a model in memory computes something other than its weights do.
         UnsupportedModelError: the architecture, or a setting of its config, is not implemented.
 
@@ -77,7 +77,7 @@ def _from_name(
     source: str | Path, revision: str | None, report: Callable[[str], None] | None, family: Family | None
 ) -> Transformer:
     name, path = str(source), Path(source).expanduser()
-    # a Path is a place, whatever its name
+    # a Path is always a path, never a built-in name
     if name in BUILT_IN and isinstance(source, str):
         return _built_in(BUILT_IN[name], revision, report)
     if name in SHIPPED and isinstance(source, str):
@@ -85,7 +85,7 @@ def _from_name(
         return _from_directory(SHIPPED[name].folder, name, None)
     if path.is_dir():
         _only_for_hub(revision, "a directory")
-        # the folder's own name alone: records and pictures are sent to others
+        # only the folder's own name, because records and pictures are shared
         return _from_directory(path, path.resolve().name, None, family)
     if path.is_file():
         _only_for_hub(revision, "a file")
@@ -136,7 +136,7 @@ def _from_hub(hub_id: str, name: str, revision: str | None, family: Family | Non
 def _from_directory(folder: Path, name: str, revision: str | None, own: Family | None = None) -> Transformer:
     config, tensors = read_config(folder, own), read_tensors(folder)
     if revision is None:
-        # a cache never changes, a user's directory may: overwriting a mapped file would change or end the process
+        # unlike a cache, a user's directory may change, and overwriting a mapped file would change or kill the process
         tensors = {key: tensor.clone() for key, tensor in tensors.items()}
         revision = f"sha256:{digest_of_checkpoint(folder)}"
     family = family_of(config.model_type, own)
@@ -154,7 +154,7 @@ def _only_for_hub(revision: str | None, what: str) -> None:
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """The dtype asked for; None is the checkpoint's own."""
+    """The requested dtype; None is the checkpoint's own."""
     if dtype == "auto":
         return None
     if dtype is None:

@@ -16,7 +16,7 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        # the GGUF reader's bar heeds no setting
+        # the GGUF reader's progress bar ignores the setting
         with redirect_stderr(io.StringIO()):
             yield
     finally:
@@ -34,12 +34,12 @@ def reading(what: str) -> Iterator[None]:
     except ModelError:
         raise
     except BaseException as error:
-        # a panic in the Rust code of tokenizers or safetensors is no Exception
+        # a panic in the Rust code of tokenizers or safetensors is not an Exception
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise ModelError(f"{what}: {first_line(error)}") from None
         raise
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type where there is no message."""
+    """The first line of an error's message; its type if there is no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

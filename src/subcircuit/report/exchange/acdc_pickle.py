@@ -1,8 +1,8 @@
 """Edges that the ACDC authors' program pickled: a list of ``((child hook, index, parent hook, index), effect)``.
 
-A pickle is a program. This one is looked at operation by operation before it runs, and refused unless it does nothing but
-make tuples, lists, strings and numbers; it is then run by an unpickler that can import nothing. Edges between the hooks
-inside one component (a head's query and its result) are the program's bookkeeping, and left out.
+A pickle is a program. Each operation is checked before the pickle is loaded, and only tuples, lists, strings and numbers are
+allowed; the unpickler refuses all imports. Edges between the hooks inside one component (a head's query and its result) are
+bookkeeping of the program and are left out.
 """
 
 import io
@@ -38,10 +38,10 @@ class _Nothing(pickle.Unpickler):
 
 
 def read_acdc_pickle(path: Path, target: Target) -> Circuit:
-    """Read a circuit, at scope ``qkv``; embeddings are split if the file speaks of ``hook_pos_embed``.
+    """Read a circuit, at scope ``qkv``; embeddings are split if the file names ``hook_pos_embed``.
 
     Raises:
-        CircuitFileError: the pickle would do more than make tuples, strings and numbers, or is not such a list.
+        CircuitFileError: the pickle contains anything but tuples, strings and numbers, or is not such a list.
     """
     edges = _entries(path, _unpickle(path))
     split = any("hook_pos_embed" in (child, parent) for child, _, parent, _, _ in edges)
@@ -69,7 +69,7 @@ def _unpickle(path: Path) -> object:
         return _Nothing(io.BytesIO(content)).load()
     except CircuitFileError:
         raise
-    except Exception as error:  # a damaged pickle raises whatever its operations meet
+    except Exception as error:  # a damaged pickle can raise any exception
         raise CircuitFileError(f"{path} cannot be read as a pickle: {type(error).__name__}") from None
 
 
@@ -124,7 +124,7 @@ def _writer(hook: str, head: int | None, split: bool) -> str | None:
 
 
 def _inside(child: str, parent: str) -> bool:
-    """Both hooks belong to one layer, or one is where the embeddings are added up."""
+    """Whether both hooks belong to one layer, or one is the sum of the embeddings."""
     ends = [_BLOCK.fullmatch(hook) for hook in (child, parent)]
     if ends[0] is None or ends[1] is None:
         return ends[0] is not None and ends[0][2] == "hook_resid_pre" and parent in ("hook_embed", "hook_pos_embed")

@@ -1,8 +1,8 @@
 """Attribution-graph JSON, as circuit-tracer and Neuronpedia read it: nodes in layers and columns, weighted links.
 
 Heads and MLPs are nodes without a feature, named in ``clerp``. A column is a position of the prompt; nodes of a circuit that
-is not resolved by position stand in one column, "all positions". Links into a head's query, key and value inputs are added
-up, as the format knows heads and not their inputs. Made to be looked at: it cannot be read back.
+has no positions are in one column, "all positions". Links into a head's query, key and value inputs are summed, because the
+format has heads and not their inputs. The format is for display and cannot be imported.
 """
 
 import json

@@ -1,6 +1,6 @@
 """A table of edges: ``writer,reader,kept,score``, one row for every edge that is kept or has a score.
 
-Nothing of a circuit's edges is lost. The score is empty where nothing was measured.
+The edges of a circuit are stored without loss. An unmeasured edge has an empty score.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """Edge-Pruning's JSON: the kept edges, as a list of [writer, reader].
 
 Writers are ``a0.h1``, ``m0``, ``tok_embeds``, ``pos_embeds``; readers are ``a0.h1.q``, ``m0``, ``resid_post``. There are no
-scores. Where the model has learned positions, an edge out of an embedding that is not split is an edge out of each part.
+scores. For a model with learned positions, an edge from an unsplit embedding becomes one edge from each part.
 """
 
 import json
@@ -36,7 +36,7 @@ def write_edge_pruning(circuit: Circuit, path: Path) -> None:
 
 
 def read_edge_pruning(path: Path, target: Target) -> Circuit:
-    """Read a circuit; the embedding is split where the model has learned positions, unless the scope says otherwise.
+    """Read a circuit; the embedding is split if the model has learned positions, unless the scope is given.
 
     Raises:
         CircuitFileError: not such a file, or an edge that the graph does not have.
@@ -75,7 +75,7 @@ def _our_reader(name: str) -> str:
 
 
 def _joined(path: Path, graph: Graph, pairs: list[list[str]]) -> list[tuple[str, str]]:
-    """The pairs under our names of writers; the two parts of an embedding that is not split become one edge."""
+    """The pairs with our names of writers; edges from the two parts of an unsplit embedding become one edge."""
     if graph.scope.split_embeddings:
         ours = {theirs: mine for mine, theirs in _THEIRS.items()}
         return [(ours.get(writer, writer), reader) for writer, reader in pairs]

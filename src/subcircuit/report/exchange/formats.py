@@ -28,9 +28,9 @@ class Format:
         suffix: suffix of its files.
         description: one line.
         write: writes a circuit to a path; None for formats that are only read.
-        read: reads a circuit for a model; None for formats that cannot be read back.
+        read: reads a circuit for a model; None for formats that cannot be imported.
         width: its files state the width of the model.
-        scores: its files hold the scores of edges.
+        scores: its files contain the scores of edges.
     """
 
     name: str
@@ -66,9 +66,9 @@ def export_circuit(circuit: Circuit, path: str | Path, format: str, *, d_model: 
     """Write a circuit for another tool.
 
     Args:
-        path: a file that does not exist yet; it appears whole or not at all.
+        path: a new file; it appears complete or not at all.
         format: one of ``WRITTEN``.
-        d_model: the width of the model, which MIB's formats state, for circuits whose record does not say it.
+        d_model: the width of the model for MIB's formats, if the circuit does not record it.
 
     Raises:
         UnknownNameError: there is no such format.
@@ -90,9 +90,9 @@ def import_circuit(path: str | Path, model: Transformer, *, scope: Scope | None 
     """Read a circuit that another tool wrote.
 
     Args:
-        model: whose circuit it is; names that its graph does not have are refused.
-        scope: None leaves it to the file, or, where its format does not state one, is ``qkv``.
-        format: one of ``READ``; None tells it by name and content.
+        model: the model of the circuit; names that its graph does not have are an error.
+        scope: None takes the file's scope, or ``qkv`` for formats without a scope.
+        format: one of ``READ``; None recognises it by name and content.
 
     Raises:
         UnknownNameError: there is no such format.
@@ -111,7 +111,7 @@ def import_circuit(path: str | Path, model: Transformer, *, scope: Scope | None 
 
 
 def check_read(format: str | None) -> None:
-    """Refuse a format that cannot be read; None is told by the file.
+    """Refuse a format that cannot be imported; None is recognised from the file.
 
     Raises:
         UnknownNameError: there is no such format.
@@ -123,10 +123,10 @@ def check_read(format: str | None) -> None:
 
 
 def guess_format(file: Path) -> str:
-    """The format of a file, by the end of its name, and of JSON by what is in it.
+    """The format of a file, by its suffix, and for JSON by its content.
 
     Raises:
-        CircuitFileError: it cannot be told.
+        CircuitFileError: the format is not recognised.
     """
     ends = {".pt": "mib-pt", ".csv": "csv", ".graphml": "graphml", ".xml": "graphml", ".pkl": "acdc", ".pickle": "acdc"}
     ends |= {".dot": "dot", ".gv": "dot"}

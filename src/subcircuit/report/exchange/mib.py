@@ -1,8 +1,8 @@
 """The two formats of EAP-IG and MIB, JSON and ``.pt``: their limits, and their order of nodes.
 
 Sources are the input, then per layer the heads and the MLP: 1 + L (H + 1). Destinations are per layer the queries of all
-heads, their keys, their values and the MLP, and last the logits: L (3 H + 1) + 1. That is the order of our graphs at scope
-``qkv``; only the embedding has another name there, ``input``. Keys and values are counted per query head.
+heads, their keys, their values and the MLP, and last the logits: L (3 H + 1) + 1. This is the order of our graphs at scope
+``qkv``; only the embedding has another name, ``input``. Keys and values are counted per query head.
 
 EAP-IG's and MIB's JSON: every edge by name, with its score and whether it is in the circuit.
 
@@ -10,11 +10,11 @@ EAP-IG's and MIB's JSON: every edge by name, with its score and whether it is in
 
 An edge without a score is written as NaN, the way Python's ``json`` writes and reads it.
 
-EAP-IG's and MIB's ``.pt``: a plain dict of names and matrices, read with ``weights_only=True`` alone.
+EAP-IG's and MIB's ``.pt``: a plain dict of names and matrices, read only with ``weights_only=True``.
 
     cfg, src_nodes [S], dst_nodes [D], edges_scores float32 [S, D], edges_in_graph bool [S, D], nodes_in_graph bool [S]
 
-Cells that are no edge hold 0 and False when written, and are not looked at when read.
+Cells without an edge are written as 0 and False, and ignored when read.
 """
 
 import json
@@ -31,7 +31,7 @@ from subcircuit.graph import Circuit, Embed, Graph, GraphShape, Logits, Scope
 from subcircuit.io import LARGEST_FILE, read_json
 from subcircuit.report.exchange.target import Gathered, Target, number
 
-# more than any model has that the benchmark or its tools can run; a file must not make us build a larger matrix
+# more than any model of the benchmark has; a file must not cause a larger matrix
 MOST_SOURCES = 6000
 
 
@@ -52,7 +52,7 @@ def check_expressible(circuit: Circuit, what: str) -> None:
 
 
 def sources(graph: Graph) -> list[str]:
-    """Names of the writers, as the format calls them."""
+    """Names of the writers in the format."""
     return [theirs(str(writer)) for writer in graph.writers]
 
 
@@ -62,12 +62,12 @@ def destinations(graph: Graph) -> list[str]:
 
 
 def theirs(name: str) -> str:
-    """Our name of a writer as the format has it."""
+    """The format's name of a writer, from ours."""
     return "input" if name == str(Embed()) else name
 
 
 def ours(name: str) -> str:
-    """The format's name of a writer as we have it; ``embed`` is not a name there."""
+    """Our name of a writer, from the format's; the format has no ``embed``."""
     return str(Embed()) if name == "input" else f"input (not {name})" if name == str(Embed()) else name
 
 
@@ -83,7 +83,7 @@ def config(circuit: Circuit, d_model: int) -> dict[str, Any]:
 
 
 def width(circuit: Circuit, d_model: int | None) -> int:
-    """The width of the model: as given, else as recorded.
+    """The width of the model: the given one, else the recorded one.
 
     Raises:
         GraphError: neither is known.
@@ -97,7 +97,7 @@ def width(circuit: Circuit, d_model: int | None) -> int:
 
 
 def nodes_kept(circuit: Circuit) -> set[str]:
-    """Names of the nodes that a kept edge touches; the input always counts, as the tools expect."""
+    """Names of the nodes with a kept edge, and always the input, as the tools expect."""
     return {"input", *(theirs(str(node)) for node in circuit.nodes)} | {str(Logits())}
 
 
@@ -105,8 +105,8 @@ def graph_of_file(file: Path, cfg: object, target: Target | None) -> Graph:
     """The graph that a file's ``cfg`` describes, which must be the model's if there is one.
 
     Raises:
-        CircuitFileError: the sizes are missing or absurd.
-        GraphError: they are those of another model.
+        CircuitFileError: the sizes are missing or out of range.
+        GraphError: the sizes are those of another model.
     """
     layers, heads = (_size(file, cfg, name) for name in ("n_layers", "n_heads"))
     parallel = isinstance(cfg, dict) and bool(cfg.get("parallel_attn_mlp", False))
@@ -178,7 +178,7 @@ def read_mib_json(path: Path, target: Target | None) -> Circuit:
     return gathered.circuit()
 
 
-# names and sizes; the numbers lie in files of their own beside it
+# names and sizes; the numbers are in separate files of the archive
 _LARGEST_PICKLE = 1 << 24
 
 
@@ -230,7 +230,7 @@ def _load(path: Path) -> dict[str, Any]:
     _check_sizes(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what it likes when a file is damaged or asks for more than tensors
+    except Exception as error:  # torch can raise any exception for a file that is damaged or contains more than tensors
         reason = str(error).partition("\n")[0][:200]
         raise CircuitFileError(
             f"{path} is damaged or contains more than names and tensors, and was not loaded: {reason}"
@@ -241,7 +241,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check_sizes(path: Path) -> None:
-    """Refuse what is not a zip file of torch's, and what would unpack to more than is read of any file."""
+    """Refuse a file that is not a zip file of torch, or that would unpack to more than the limit."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

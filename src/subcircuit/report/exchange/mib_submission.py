@@ -1,7 +1,7 @@
-"""A folder to submit to MIB's circuit localization track, written and checked here before anything is uploaded.
+"""A submission to MIB's circuit localization track: written and checked before the upload.
 
-One folder ``<task>_<model>`` each, with either one file that scores every edge, or nine circuits, of which there is one with no
-more than each of 0.1, 0.2, 0.5, 1, 2, 5, 10, 20 and 50 % of the edges (Mueller et al. 2025, arXiv 2504.13151).
+A submission has one folder ``<task>_<model>`` each, with either one file of scores for every edge, or nine circuits, one with at
+most each of 0.1, 0.2, 0.5, 1, 2, 5, 10, 20 and 50 % of the edges (Mueller et al. 2025, arXiv 2504.13151).
 """
 
 import re
@@ -30,11 +30,11 @@ class SubmissionEntry:
     """One checked folder of a submission.
 
     Args:
-        name: of the folder, ``<task>_<model>``.
-        kind: what it holds.
-        edges: of the model's graph.
-        sizes: how many edges each circuit has, ascending; empty for importance scores.
-        warnings: what the benchmark may not take.
+        name: name of the folder, ``<task>_<model>``.
+        kind: kind of its content.
+        edges: number of edges of the model's graph.
+        sizes: number of edges of each circuit, ascending; empty for importance scores.
+        warnings: reasons for which the benchmark may refuse the folder.
     """
 
     name: str
@@ -53,15 +53,15 @@ def write_submission(
     suffix: Suffix = ".pt",
     d_model: int | None = None,
 ) -> tuple[SubmissionEntry, ...]:
-    """Write and check a submission; nothing is left behind where the check fails.
+    """Write and check a submission; nothing is left behind if the check fails.
 
     Args:
-        circuits: with records, which name task and model. One circuit of a task and model must have a score for every edge; of
-            several, the largest that fits each percentage is taken.
+        circuits: circuits with records of task and model. A single circuit of a task and model must have a score for every edge;
+            from several, the largest that fits is used for each percentage.
         folder: new or empty.
-        select: make nine circuits of scores, the best edges each, instead of a file of importances.
-        by: how scores are ranked then.
-        suffix: ``.pt`` (small) or ``.json`` (by name).
+        select: write nine circuits of the best edges by score instead of a file of importances.
+        by: ranking of scores for ``select``.
+        suffix: ``.pt`` (small) or ``.json`` (readable).
         d_model: width of models whose circuits do not record it.
 
     Raises:
@@ -90,10 +90,10 @@ def write_submission(
 
 
 def folder_name(circuit: Circuit) -> str:
-    """``<task>_<model>`` as the benchmark calls them, where it has them.
+    """``<task>_<model>`` with the benchmark's names, if it has them.
 
     Raises:
-        SettingsError: the circuit does not say.
+        SettingsError: the circuit has no record.
     """
     if circuit.record is None:
         raise SettingsError("a circuit without a record has no task and model, so it cannot be submitted")
@@ -106,7 +106,7 @@ def _slug(name: str) -> str:
 
 
 def _files(name: str, group: list[Circuit], select: bool, by: By) -> dict[str, Circuit]:
-    """What a folder holds: file names without suffix, and circuits."""
+    """The content of a folder: file names without suffix, and circuits."""
     if any(circuit.graph != group[0].graph for circuit in group):
         raise GraphError(f"{name}: the circuits are of different graphs")
     if len(group) > 1:
@@ -153,10 +153,10 @@ def _check_scored(name: str, circuit: Circuit) -> None:
 
 
 def check_submission(folder: str | Path) -> tuple[SubmissionEntry, ...]:
-    """Read a submission the way the benchmark would.
+    """Read a submission as the benchmark does.
 
     Raises:
-        CircuitFileError: a folder or file that would be turned down, with the reason.
+        CircuitFileError: the benchmark would refuse a folder or file; the message gives the reason.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -188,7 +188,7 @@ def _check_importances(file: Path, circuit: Circuit) -> None:
 
 
 def _check_circuits(path: Path, circuits: list[Circuit]) -> int:
-    """How many edges the graph of all of them has."""
+    """Number of edges of the circuits' graph."""
     if len(circuits) != len(PERCENTAGES):
         raise CircuitFileError(
             f"{path} contains {len(circuits)} files: expected one file of importances, or {len(PERCENTAGES)} circuits"

@@ -1,11 +1,11 @@
 """A circuit as a networkx ``DiGraph``, as its node-link JSON, and as GraphML.
 
-Nodes are writers and readers by name. An edge of the circuit has ``kind="edge"`` and its ``score``; what a head reads leads on
-to what it writes by edges of ``kind="input"``, so that paths through the graph are paths through the circuit; that the heads of
-a layer act on each other through a norm that they share (sandwich norms) is not drawn, as it would make cycles. The graph's
-attribute ``subcircuit`` says of which graph the circuit is a part. Scores of edges that are cut are not in it.
+Nodes are writers and readers by name. An edge of the circuit has ``kind="edge"`` and its ``score``. An edge of ``kind="input"``
+connects a head's reader to its writer, so that paths through the graph are paths through the circuit. The influence of the heads of
+a layer on each other through a shared norm (sandwich norms) is left out, because it would make cycles. The graph's
+attribute ``subcircuit`` describes the circuit's graph. Scores of cut edges are not included.
 
-DOT, the language of graphviz, as text: components from bottom to top, kept edges coloured by what reads them.
+DOT, the language of graphviz, as text: components from bottom to top, kept edges coloured by their reader.
 """
 
 import json
@@ -60,7 +60,7 @@ def to_networkx(circuit: Circuit) -> "networkx.DiGraph[str]":
 
 
 def from_networkx(network: Any, target: Target, file: Path = Path("the graph")) -> Circuit:
-    """The circuit of such a graph; one without the attribute ``subcircuit`` is read at the scope asked for, or ``qkv``.
+    """The circuit of such a graph; without the attribute ``subcircuit``, at the given scope or ``qkv``.
 
     Raises:
         CircuitFileError: edges that the model's graph does not have; GraphError: a circuit of another model.
@@ -114,13 +114,13 @@ def read_graphml(path: Path, target: Target) -> Circuit:
         CircuitFileError: not such a file, or one that declares entities; and as ``from_networkx``.
     """
     text = read_text(path)
-    # entities can grow without bound when they are expanded; graphs need none
+    # expanded entities can grow without bound, and graphs need none
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise CircuitFileError(f"{path} declares a document type or an entity, which a graph does not need, and was not read")
     nx = _networkx()
     try:
         network = nx.parse_graphml(text)
-    except Exception as error:  # the parser raises KeyError, TypeError, SyntaxError and more, depending on what is wrong
+    except Exception as error:  # the parser raises KeyError, TypeError, SyntaxError and more
         raise CircuitFileError(f"{path} cannot be read as GraphML: {type(error).__name__}: {str(error)[:200]}") from None
     return from_networkx(network, target, path)
 
@@ -133,7 +133,7 @@ def _networkx() -> Any:
 
 
 def _inputs(graph: Graph) -> dict[str, frozenset[str]]:
-    """For each reader, the names of the nodes whose input it is; none for the logits."""
+    """For each reader, the names of the nodes that it feeds; none for the logits."""
     return {str(reader): frozenset(_written_through(graph, reader)) for reader in graph.readers}
 
 
@@ -141,7 +141,7 @@ def _written_through(graph: Graph, reader: Reader) -> Iterator[str]:
     here = graph.positions.index(reader.position)
     for writer in (graph.writers[index] for index in graph.owners(reader)):
         for position in graph.reached_from(reader):
-            # where a node's input and output have one name, only one way between two roles keeps the graph free of cycles
+            # if a node's input and output have one name, only one direction between two roles avoids cycles
             if position >= here or str(writer) != str(bare(reader)):
                 yield str(at(writer, graph.positions[position]))
 
@@ -183,7 +183,7 @@ def dot(circuit: Circuit) -> str:
 
 
 def _lines(circuit: Circuit, edge: Edge) -> list[str]:
-    """The edge, drawn to the component that reads: to several where heads share keys and values."""
+    """The edge, drawn to its reading component, or to several if heads share keys and values."""
     score = math.nan if circuit.scores is None else float(circuit.scores[circuit.graph.find(edge)])
     told = str(edge) if math.isnan(score) else f"{edge} {score:.4g}"
     look = f"color={_quoted(COLOURS[edge.reader.kind])}, tooltip={_quoted(told)}"

@@ -14,31 +14,31 @@ from subcircuit.units.nodes import at
 
 @dataclass(frozen=True)
 class Target:
-    """The model that a file is read for.
+    """The model of an imported file.
 
     Args:
-        config: of the model.
-        scope: as the user asked for it; None leaves it to the file.
+        config: the model's config.
+        scope: the user's scope; None takes the file's.
     """
 
     config: TransformerConfig
     scope: Scope | None = None
 
     def graph(self, stated: Scope, positions: tuple[str, ...] = ()) -> Graph:
-        """The model's graph at the scope that a file states, or that its format always has.
+        """The model's graph at the scope of the file or of its format.
 
         Raises:
-            GraphError: the user asked for another scope, or the model does not have this one.
+            GraphError: the user gave another scope, or the model does not have this one.
         """
         if self.scope not in (None, stated):
             raise GraphError(f"the file contains a circuit at scope {stated}, not at {self.scope}: leave the scope out")
         return Graph.of(self.config, stated, positions)
 
     def graph_or(self, otherwise: Scope) -> Graph:
-        """The model's graph at the scope asked for, for files that do not state one.
+        """The model's graph at the user's scope, for files without a scope.
 
         Raises:
-            GraphError: the scope tells positions apart, and such files do not say which there are.
+            GraphError: the scope separates positions, which such files do not list.
         """
         scope = otherwise if self.scope is None else self.scope
         if scope.positions != "all":
@@ -47,11 +47,11 @@ class Target:
 
 
 class Gathered:
-    """Edges out of a file, one after another, each at most once.
+    """Edges from a file, each at most once.
 
     Args:
-        file: where they come from, for messages.
-        graph: whose edges they must be.
+        file: path of the file, for messages.
+        graph: the graph that must have the edges.
     """
 
     def __init__(self, file: Path, graph: Graph):
@@ -63,10 +63,10 @@ class Gathered:
         self._found: dict[tuple[int, int], tuple[bool, float]] = {}
 
     def add(self, writer: str, reader: str, *, kept: bool, score: float = math.nan) -> None:
-        """Take one more edge.
+        """Add an edge.
 
         Raises:
-            CircuitFileError: the graph does not have it, or it was there already.
+            CircuitFileError: the graph does not have the edge, or it was already added.
         """
         row, column = self._writers.get(writer), self._readers.get(reader)
         together = writer.partition("@")[2] == reader.partition("@")[2]
@@ -77,7 +77,7 @@ class Gathered:
         self._found[row, column] = (kept, score)
 
     def circuit(self) -> Circuit:
-        """The circuit of what was gathered; its scores are None where no edge has one."""
+        """The circuit of the added edges; its scores are None if no edge has one."""
         kept = torch.zeros_like(self.graph.edges)
         scores = torch.full(kept.shape, math.nan)
         if self._found:
@@ -95,10 +95,10 @@ class Gathered:
 
 
 def number(file: Path, value: object, what: str) -> float:
-    """A number out of a file; NaN where nothing was measured.
+    """A number from a file; NaN for an unmeasured edge.
 
     Raises:
-        CircuitFileError: it is something else, or too large for float32.
+        CircuitFileError: the value is not a number, or too large for float32.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CircuitFileError(f"{file}: {what} is not a number")
