@@ -367,7 +367,7 @@ def test_all_prompts_are_searched_with_where_that_is_asked_for_and_loudly(subcir
     done = subcircuit("discover", "-m", model, "-t", prompts, "--scope", "block", "--split", "100/0/0", "--out", "found")
     assert done.code == 0, done.err
     assert "warning: the split has no test prompts" in done.err
-    assert "not measured: every prompt was searched with" in done.out
+    assert "not measured: there are no test prompts" in done.out
     content = subcircuit("show", "found", "--json").json
     assert (content["test"], content["search"]["examples"]) == (None, 6)
 

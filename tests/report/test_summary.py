@@ -31,7 +31,7 @@ def test_rows_say_it_to_people() -> None:
     rows = dict(Summary.of(CIRCUIT).rows)
     assert rows["edges kept"].startswith(f"2 of {GRAPH.n_edges} edges (")
     assert rows["metric"] == "kl_divergence 0.25 (model 0, every edge cut 4.5)"
-    assert rows["faithfulness"] == "0.944 on the prompts of the search (1: as good as the model; 0: as bad as no circuit)"
+    assert rows["faithfulness"] == "0.944 on the search prompts (1: the model; 0: every edge cut)"
     assert rows["logit difference"] == "3 (model 4, every edge cut -1)"
     assert rows["seconds"] == "60.0 = 240 plain forward passes"
     assert rows["method"] == "acdc, threshold 0.02, whole input · resample ablation"

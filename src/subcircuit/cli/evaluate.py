@@ -75,7 +75,7 @@ def _print(circuit: "Circuit", problem: "Problem", judged: "Judgement", shared: 
         ("edges", f"{circuit.n_edges:,} of {circuit.graph.n_edges:,}", ""),
         ("prompts", f"{len(problem.task)} pairs of {problem.task.name}", f"{shared or 'none'} of them used in the search"),
         ("metric", f"{problem.metric.name} {means['metric_circuit']:.4g}", ends),
-        ("faithfulness", faithful, "1: as good as the model; 0: as bad as no circuit"),
+        ("faithfulness", faithful, "1: the model; 0: every edge cut"),
         ("random circuits", random, f"faithfulness of {len(judged.random)} circuits of the same size"),
         (
             "completeness",

@@ -113,7 +113,7 @@ class Side:
 
     Args:
         perplexity, perplexity_before: on the text, of the edited and of the whole model.
-        kl_text, kl_unrelated: KL(whole ‖ edited) in nats a token, on the text and on unrelated prompts.
+        kl_text, kl_unrelated: KL(whole ‖ edited) in nats per token, on the text and on unrelated prompts.
         tokens: of the text.
     """
 
@@ -247,7 +247,7 @@ def effects(
     Args:
         model: the whole model.
         run: the edited one.
-        target, retained: on prompts that the search did not see.
+        target, retained: results on unseen prompts.
         texts: None leaves text out.
         on_round: called as tasks and pieces of text are done.
     """

@@ -3,9 +3,9 @@
     minimise −log p(right answer) over all weights, with Adam, on all training prompts in every step
 
 A capability that was only hidden returns within a few steps; a removed one has to be learned again. Two controls give the curve
-its meaning. The first is the untouched model, trained in the same way on the *wrong* answers: it shows whether the step size can
-change a whole model at all. If it cannot, a capability that does not return proves nothing. The default step size is the smallest
-of a series that costs the untouched model half of the capability. (The untouched model's loss on the right answers is no
+its meaning. The first is the original model, trained in the same way on the *wrong* answers: it shows whether the step size can
+change a whole model at all. If it cannot, the test is inconclusive. The default step size is the smallest
+of a series that costs the original model half of the capability. (The original model's loss on the right answers is no
 criterion: it is near zero, and halves without a change of the model.) The second control is a model without *other* nodes, drawn
 at random outside the circuit and removed until as little of the task is left. Cost: about four forward passes over the training
 prompts per step.
@@ -27,10 +27,10 @@ from subcircuit.model import Transformer, map_tensors
 from subcircuit.tasks import Task, check_vocabulary, metric
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-"""Step sizes that are tried on the untouched model where none is given."""
-# shares of the capability left in the untouched model: what a step size is chosen by, and the least that counts as a move
+"""Step sizes that are tried on the original model if none is given."""
+# shares of the capability left in the original model: for the choice of a step size, and for "changed"
 _ENOUGH, _LEAST = 0.5, 0.9
-# sizes of random damage that are measured where none takes the capability as low as the edit
+# number of sizes of random damage that are measured if none lowers the capability as much as the edit
 _SIZES = 16
 
 
@@ -40,7 +40,7 @@ class Relearning:
 
     Args:
         steps: number of steps of Adam; 0 is none.
-        learning_rate: step size for all weights; None is the smallest of a series that moves the untouched model, see ``untouched``.
+        learning_rate: step size for all weights; None is the smallest of a series that changes the original model, see ``untouched``.
     """
 
     steps: int = 16

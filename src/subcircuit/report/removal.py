@@ -85,26 +85,26 @@ class EditReport:
         if e.side is not None:
             side = e.side
             rows.append(("text", "perplexity", f"{side.perplexity_before:.2f}", f"{side.perplexity:.2f}", ""))
-            rows.append(("text", "KL, nats a token", "0", f"{side.kl_text:.4f}", ""))
-            rows.append(("unrelated prompts", "KL, nats a token", "0", f"{side.kl_unrelated:.4f}", ""))
+            rows.append(("text", "KL, nats per token", "0", f"{side.kl_text:.4f}", ""))
+            rows.append(("unrelated prompts", "KL, nats per token", "0", f"{side.kl_unrelated:.4f}", ""))
         if e.recovery is not None:
             back, whole = e.recovery, e.recovery.untouched
             for name, curve in (("relearning", back.edited), ("after random damage", back.random)):
-                measure = f"left after {curve[-1][0]} steps of {whole.learning_rate:g}"
+                measure = f"left after {curve[-1][0]} steps at rate {whole.learning_rate:g}"
                 rows.append((name, measure, f"{curve[0][1]:z.1%}", f"{curve[-1][1]:z.1%}", ""))
             step, left = whole.curve[-1]
-            wrong = f"left after {step} steps of {whole.learning_rate:g} on wrong answers"
-            rows.append(("untouched model", wrong, "100.0%", f"{left:z.1%}", ""))
+            wrong = f"left after {step} steps at rate {whole.learning_rate:g} on wrong answers"
+            rows.append(("original model", wrong, "100.0%", f"{left:z.1%}", ""))
         return tuple(rows)
 
     @property
     def target_reached(self) -> bool | None:
-        """Whether the remaining share of the capability is at or below the target, on prompts that the search did not see."""
+        """Whether the remaining share of the capability is at or below the target, on unseen prompts."""
         return None if self.settings is None else self.effects.target.share <= self.settings.target
 
     @property
     def floor_held(self) -> bool | None:
-        """Whether every retained task kept its floor, on prompts that the search did not see."""
+        """Whether every retained task kept its floor, on unseen prompts."""
         return None if self.settings is None else all(change.share >= self.settings.floor for change in self.effects.retained)
 
     @property
@@ -256,20 +256,20 @@ def _change(change: Change) -> dict[str, Any]:
 
 
 def _missed(effects: EditEffects, settings: RemovalSearch) -> Iterator[str]:
-    """Warnings about targets that the edit misses, on prompts that the search did not see."""
+    """Warnings about targets that the edit misses, on unseen prompts."""
     target = effects.target
     if target.share > settings.target:
         yield (
-            f"the target is missed: {target.share:z.1%} of {target.task} is left on {target.examples} prompts that the search did "
-            f"not see, more than {settings.target:z.1%}. Search with more prompts (--examples) or a smaller --target."
+            f"the target is missed: {target.share:z.1%} of {target.task} is left on {target.examples} unseen prompts, more than "
+            f"{settings.target:z.1%}. Search on more prompts (--examples) or with a smaller --target."
         )
     if target.share < -max(settings.target, _TURNED):
-        yield f"{target.task} is turned round: {target.share:z.1%} of it is left on {target.examples} prompts that the search did not see"
+        yield f"{target.task} is reversed: {target.share:z.1%} of it is left on {target.examples} unseen prompts"
     for change in effects.retained:
         if change.share < settings.floor:
             yield (
-                f"{change.task} was to keep {settings.floor:z.1%} and keeps {change.share:z.1%} on {change.examples} prompts that "
-                "the search did not see; see tradeoff.csv"
+                f"retained task {change.task} keeps {change.share:z.1%} on {change.examples} unseen prompts, less than the floor of "
+                f"{settings.floor:z.1%}; see tradeoff.csv"
             )
 
 
@@ -280,13 +280,13 @@ def _unproven(recovery: Relearned | None) -> Iterator[str]:
     whole = recovery.untouched
     if not whole.moved:
         yield (
-            f"relearning proves nothing: {whole.curve[-1][0]} steps of {whole.learning_rate:g} on wrong answers leave the untouched "
-            f"model {whole.curve[-1][1]:z.1%} of the capability. Use a larger --learning-rate or more steps (--relearn)."
+            f"the relearning test is inconclusive: {whole.curve[-1][0]} steps at learning rate {whole.learning_rate:g} on wrong answers leave the "
+            f"original model {whole.curve[-1][1]:z.1%} of the capability. Use a larger --learning-rate or more steps (--relearn)."
         )
     if recovery.random[0][1] > max(recovery.edited[0][1], 0) + _TURNED:
         yield (
-            f"no random damage takes the capability as low: with {recovery.random_nodes} random nodes removed "
-            f"{recovery.random[0][1]:z.1%} is left, {recovery.edited[0][1]:z.1%} in the edited model"
+            f"the relearning test has no equal control: {recovery.random[0][1]:z.1%} of the capability is left after removing "
+            f"{recovery.random_nodes} random nodes, and {recovery.edited[0][1]:z.1%} in the edited model"
         )
 
 

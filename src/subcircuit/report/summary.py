@@ -90,7 +90,7 @@ class Summary:
 
     @property
     def faithfulness(self) -> float | None:
-        """f of the circuit on the prompts of the search: 1 is as good as the model, 0 as bad as no circuit; no share."""
+        """f of the circuit on the search prompts: 1 for the model, 0 with every edge cut."""
         ends = (self.metric_circuit, self.metric_model, self.metric_corrupted)
         known = [end for end in ends if end is not None and math.isfinite(end)]
         return faithfulness_of(*known) if len(known) == len(ends) else None
@@ -200,7 +200,7 @@ class Summary:
     def _unseen(self) -> list[tuple[str, str]]:
         """The circuit's results on held-out prompts, followed by those on the prompts of the search."""
         if self.held_out is False:
-            first = ("on unseen prompts", "not measured: every prompt was searched with")
+            first = ("on unseen prompts", "not measured: there are no test prompts")
         else:
             first = ("", "") if self.test is None else (f"on {_prompts(self.test.examples, 'unseen')}", _in_words(self.test))
         of_search = (
@@ -218,7 +218,7 @@ class Summary:
 
     @property
     def _embeddings(self) -> str | None:
-        return "token and position embeddings apart" if self.scope["split_embeddings"] else None
+        return "token and position embeddings split" if self.scope["split_embeddings"] else None
 
     @property
     def _places(self) -> str | None:
@@ -228,7 +228,7 @@ class Summary:
     def _faithfulness(self) -> str:
         if self.faithfulness is None:
             return ""
-        return f"{round(self.faithfulness, 3) + 0.0:.3f} on the prompts of the search (1: as good as the model; 0: as bad as no circuit)"
+        return f"{round(self.faithfulness, 3) + 0.0:.3f} on the search prompts (1: the model; 0: every edge cut)"
 
     @property
     def _logit_difference(self) -> str:

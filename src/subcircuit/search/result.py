@@ -117,7 +117,7 @@ class Discovery(Result):
 
     @property
     def faithfulness(self) -> float | None:
-        """f of the circuit on the search prompts: 1 is as good as the model, 0 as bad as no circuit.
+        """f of the circuit on the search prompts: 1 for the model, 0 with every edge cut.
 
         None if the metric has the same value for model and empty circuit.
         """
