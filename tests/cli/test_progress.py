@@ -88,9 +88,9 @@ def test_lines_come_every_few_seconds_and_at_the_end() -> None:
         for tenth in range(1, 121):
             lines.step(at(tenth / 10, 8 * tenth, 960))
     assert printed(console) == [
-        "acdc: 42% · 7 edges kept · faithfulness 0.25 · 0:07 left",
-        "acdc: 83% · 7 edges kept · faithfulness 0.25 · 0:02 left",
-        "acdc: 100% · 7 edges kept · faithfulness 0.25 · 0:12 taken",
+        "acdc: 42% · edges kept 7 · faithfulness 0.25 · 0:07 left",
+        "acdc: 83% · edges kept 7 · faithfulness 0.25 · 0:02 left",
+        "acdc: 100% · edges kept 7 · faithfulness 0.25 · 0:12 taken",
     ]
 
 
@@ -98,17 +98,17 @@ def test_counted_work_is_told_in_its_units_and_unknown_work_by_the_time_so_far()
     console = Console(file=io.StringIO(), width=200)
     with watch(console) as lines:
         lines.step(at(6, 64, 288, "measure", "runs"))
-        lines.step(at(61, 4, None, "grow (2 of 3)", "rounds"))
-    numbers = "7 edges kept · faithfulness 0.25"
+        lines.step(at(61, 4, None, "grow 2/3", "rounds"))
+    numbers = "edges kept 7 · faithfulness 0.25"
     assert printed(console) == [
         f"measure: 64/288 runs · {numbers} · 0:06 so far",
         f"measure: 64/288 runs · {numbers} · 0:06 taken",
-        f"grow (2 of 3): 4 rounds · {numbers} · 1:01 so far",
-        f"grow (2 of 3): 4 rounds · {numbers} · 1:01 taken",
+        f"grow 2/3: 4 rounds · {numbers} · 1:01 so far",
+        f"grow 2/3: 4 rounds · {numbers} · 1:01 taken",
     ]
 
 
-@pytest.mark.parametrize("phases", [("acdc", "acdc"), ("acdc (1 of 2)", "acdc (2 of 2)")])
+@pytest.mark.parametrize("phases", [("acdc", "acdc"), ("acdc 1/2", "acdc 2/2")])
 def test_another_phase_starts_from_nothing(phases: tuple[str, str]) -> None:
     console = Console(file=io.StringIO(), width=200)
     with watch(console) as lines:
@@ -136,14 +136,14 @@ def test_a_terminal_gets_a_bar_that_fits(width: int) -> None:
     with watch(console) as bar:
         bar.say("loading [red]tiny[/red]")
         for second in range(1, 19):
-            bar.step(at(second, 50 * second, phase="seed (1 of 3)"))
-        bar.step(at(7, 3, None, "grow (2 of 3)", "rounds"))
+            bar.step(at(second, 50 * second, phase="seed 1/3"))
+        bar.step(at(7, 3, None, "grow 2/3", "rounds"))
     shown = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", "\n".join(printed(console)))]
     assert "loading [red]tiny[/red]" in shown
     bars = [line for line in shown if "━" in line]
-    assert bars[0].startswith("seed (1 of 3) ━")
-    assert bars[0].rstrip().endswith("5% · 7 edges kept · faithfulness 0.25 · 0:01 so far")
-    assert "seed (1 of 3): 90% · 7 edges kept · faithfulness 0.25 · 0:18 taken" in shown
+    assert bars[0].startswith("seed 1/3 ━")
+    assert bars[0].rstrip().endswith("5% · edges kept 7 · faithfulness 0.25 · 0:01 so far")
+    assert "seed 1/3: 90% · edges kept 7 · faithfulness 0.25 · 0:18 taken" in shown
     assert max(map(len, shown)) <= width
 
 

@@ -35,7 +35,7 @@ def test_a_search_is_seen_as_it_goes_and_its_result_when_it_is_done(tmp_path: Pa
         told = progress_of([tmp_path])
         assert told["running"]
         assert told["share"] == step.share
-        assert f"{step.numbers['edges kept']:,} edges kept" in told["words"]
+        assert f"edges kept {step.numbers['edges kept']:,}" in told["words"]
         assert step.circuit is not None
         assert shown.circuit == step.circuit()
         assert not circuit_document(shown, Ranking.of(shown.circuit))["finished"]

@@ -51,9 +51,10 @@ def watch(console: Console) -> Iterator[Watcher]:
         return
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
-        TextColumn("{task.fields[state]}", markup=False),
-        _Time(),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        TextColumn("{task.fields[state]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        # a terminal that is too narrow leaves out some of the results, and not the time
+        _Time(table_column=Column(no_wrap=True, min_width=len("· 0:00:00 so far"))),
     )
     with Bars(*columns, console=console, expand=True, transient=True) as bars:
         bar = Bar(bars)
@@ -111,12 +112,12 @@ class Bar:
             self.end()
         self._pace.note(step)
         self._last, share = step, step.share
-        total, state = None if share is None else 1.0, " · ".join(found(step))
+        # a prediction that rises stops the bar, and does not turn it round
+        done = 0.0 if share is None else max(share, 0.0 if self._task is None else self._bars.tasks[-1].completed)
+        total, state = None if share is None else 1.0, " · ".join(found(step, done))
         now = {"left": self._pace.left(), "seconds": step.seconds, "at": monotonic()}
         if self._task is None:
             self._task = self._bars.add_task(step.phase, total=total, state=state, time=now)
-        # a prediction that rises stops the bar, and does not turn it round
-        done = 0.0 if share is None else max(share, self._bars.tasks[-1].completed)
         self._bars.update(self._task, completed=done, total=total, state=state, time=now)
 
     def end(self) -> None:
@@ -183,16 +184,16 @@ def in_words() -> Callable[[Progress], str]:
     return words
 
 
-def found(step: Progress) -> list[str]:
-    """``["45%", "87 edges kept", "faithfulness 0.93"]``, ``["96/160 runs"]``."""
-    numbers = [f"{value:,} {name}" if isinstance(value, int) else f"{name} {value:.2f}" for name, value in step.numbers.items()]
+def found(step: Progress, share: float | None) -> list[str]:
+    """``["45%", "edges kept 87", "faithfulness 0.93"]``, ``["96/160 runs"]``."""
+    numbers = [f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.2f}" for name, value in step.numbers.items()]
     if step.total is None:
         return [f"{step.done:,.0f} {step.unit}", *numbers] if step.unit else numbers
-    return [f"{step.done:,.0f}/{step.total:,.0f} {step.unit}" if step.unit else f"{step.share:.0%}", *numbers]
+    return [f"{step.done:,.0f}/{step.total:,.0f} {step.unit}" if step.unit else f"{share:.0%}", *numbers]
 
 
 def _line(step: Progress, time: str) -> str:
-    words = " · ".join([*found(step), time])
+    words = " · ".join([*found(step, step.share), time])
     return f"{step.phase}: {words}" if step.phase else words
 
 

@@ -127,7 +127,7 @@ def _told(on_step: OnProgress | None, before: Sequence[Walk], ends: int) -> OnPr
     """A callback for one of several searches, whose circuit so far includes those found before."""
     if on_step is None or ends == 1:
         return on_step
-    masks, phase = [walk.kept for walk in before], f"acdc ({len(before) + 1} of {ends})"
+    masks, phase = [walk.kept for walk in before], f"acdc {len(before) + 1}/{ends}"
 
     def tell(step: Progress) -> None:
         so_far = step.circuit

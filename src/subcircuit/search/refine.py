@@ -181,7 +181,7 @@ def _refined(problem: Problem, config: Refine, progress: OnProgress | None, jour
     def run() -> tuple[Refinement, Point]:
         start = seed
         if start is None:
-            start = coarse(problem, config).search(problem, in_phase(progress, "seed (1 of 3)"), Under(journal, "seed")).circuit
+            start = coarse(problem, config).search(problem, in_phase(progress, "seed 1/3"), Under(journal, "seed")).circuit
         state = Refinement(problem, start, config, progress, journal, phases=2 if start is seed else 3)
         return state, state.run()
 
@@ -260,12 +260,13 @@ class Refinement:
         if self.on_step is None:
             return
         now, (kept, judged) = perf_counter(), (self.point.kept, self.point.judged)
-        numbers = {"edges": self.point.n_edges, "faithfulness": judged.faithfulness, "KL": judged.kl}
-        numbers |= {} if self.config.faithfulness is None else {"target": self.config.faithfulness}
+        target = self.config.faithfulness
+        numbers = {"edges": self.point.n_edges, "faithfulness": judged.faithfulness}
+        numbers |= {"KL": judged.kl} if target is None else {"target": target}
         last, phase = self.phases, self.phase
-        name = f"{phase} ({last if phase == 'prune' else last - 1} of {last})"
+        name = f"{phase} {last if phase == 'prune' else last - 1}/{last}"
         rounds, circuit = len(self.points) - 1, Circuit(self.graph, kept)
-        self.on_step(Progress(name, rounds, None, now - self.began, "rounds", numbers, lambda: circuit))
+        self.on_step(Progress(name, rounds, None, now - self.began, "", numbers, lambda: circuit))
 
     def _measured(self, action: Action, kept: Bool[Tensor, "writer reader"]) -> Point:
         validation = None if self.validation is None else self.validation.standing(kept)
