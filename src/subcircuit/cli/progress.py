@@ -20,8 +20,9 @@ from subcircuit.search import OnProgress, Progress
 SECONDS_BETWEEN_LINES = 5.0
 # seconds by which the speed is judged at least, and before which no time left is shown
 _SHORTEST_WINDOW, _SHORTEST_TIME = 10.0, 5.0
-# predictions agree that differ by no more than this factor: the latest, and those of these shares of the time
-_AGREE, _TIMES = 1.3, (0.8, 0.6)
+# predictions agree that differ by no more than this factor: the latest, and those of these shares of the time; a time that is shown
+# already is hidden where they differ by more than another
+_AGREE, _DIFFER, _TIMES = 1.3, 2.0, (0.8, 0.6)
 # share of the work that is done before its time left is shown
 _LEAST_SHARE = 0.1
 # seconds of a phase that leaves a line above the bar
@@ -225,7 +226,7 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._points, self._totals, self._last = [(0.0, 0.0)], list[tuple[float, float]](), None
+        self._points, self._totals, self._last, self._shown = [(0.0, 0.0)], list[tuple[float, float]](), None, False
 
     def note(self, step: Progress) -> None:
         """Take a step into account."""
@@ -237,6 +238,8 @@ class Pace:
         left = self._predicted()
         if left is not None:
             self._totals.append((step.seconds, step.seconds + left))
+        late = step.seconds >= _SHORTEST_TIME and (step.share or 0) >= _LEAST_SHARE
+        self._shown = left is not None and late and self._agree(step.seconds, _DIFFER if self._shown else _AGREE)
 
     def left(self) -> float | None:
         """Seconds to go; None while nothing reliable can be said."""
@@ -245,15 +248,13 @@ class Pace:
             return None
         if step.share == 1:
             return 0.0
-        late = step.seconds >= _SHORTEST_TIME and step.share >= _LEAST_SHARE
-        return self._predicted() if late and self._is_steady(step.seconds) else None
+        return self._predicted() if self._shown else None
 
-    def _is_steady(self, seconds: float) -> bool:
-        """Whether the whole time was predicted about the same before."""
-        totals = [self._totals[_last_before(self._totals, part * seconds)] for part in _TIMES] if self._totals else []
-        latest = self._totals[-1][1] if totals else 0.0
-        return bool(totals) and all(
-            then <= part * seconds and latest / _AGREE <= total <= latest * _AGREE
+    def _agree(self, seconds: float, factor: float) -> bool:
+        """Whether the whole time was predicted the same before, up to a factor."""
+        totals, latest = [self._totals[_last_before(self._totals, part * seconds)] for part in _TIMES], self._totals[-1][1]
+        return all(
+            then <= part * seconds and latest / factor <= total <= latest * factor
             for (then, total), part in zip(totals, _TIMES, strict=True)
         )
 
