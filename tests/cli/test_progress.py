@@ -88,7 +88,7 @@ def test_lines_come_every_few_seconds_and_at_the_end() -> None:
         for tenth in range(1, 121):
             lines.step(at(tenth / 10, 8 * tenth, 960))
     assert printed(console) == [
-        "acdc: 42% · edges kept 7 · faithfulness 0.25 · 0:07 left",
+        "acdc: 42% · edges kept 7 · faithfulness 0.25 · 0:05 so far",
         "acdc: 83% · edges kept 7 · faithfulness 0.25 · 0:02 left",
         "acdc: 100% · edges kept 7 · faithfulness 0.25 · 0:12 taken",
     ]
@@ -183,7 +183,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     from subcircuit.cli import progress
 
     monkeypatch.setattr(progress, "Lines", partial(progress.Lines, every=0.0))
-    monkeypatch.setattr(progress, "_SHORTEST_TIME", 0.0)
+    monkeypatch.setattr(progress, "_COUNTED_FROM", 0.0)
     monkeypatch.setattr(progress, "_AGREE", 1e9)
     monkeypatch.setattr(progress, "_TIMES", (1.0,))
 

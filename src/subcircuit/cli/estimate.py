@@ -31,7 +31,7 @@ def estimate(spec: DiscoverSpec, output: Output) -> None:
         if short is not None:
             watcher.say(f"warning: {short}")
         watcher.say("running small parts of the search")
-        found = predict(loaded.problem, loaded.method, loaded.learning)
+        found = predict(loaded.problem, loaded.method, loaded.learning, on_step=watcher.step)
     if output.json:
         print_json(_as_json(found))
     else:

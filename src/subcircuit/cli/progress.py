@@ -18,8 +18,10 @@ from subcircuit.cli.console import plain
 from subcircuit.search import OnProgress, Progress
 
 SECONDS_BETWEEN_LINES = 5.0
-# seconds by which the speed is judged at least, and before which no time left is shown
-_SHORTEST_WINDOW, _SHORTEST_TIME = 10.0, 5.0
+# seconds by which the speed is judged at least
+_SHORTEST_WINDOW = 10.0
+# seconds before which no time left is shown: of work that is counted, and of work whose amount is a prediction
+_COUNTED_FROM, _PREDICTED_FROM = 5.0, 10.0
 # predictions agree that differ by no more than this factor: the latest, and those of these shares of the time; a time that is shown
 # already is hidden where they differ by more than another
 _AGREE, _DIFFER, _TIMES = 1.3, 2.0, (0.8, 0.6)
@@ -238,7 +240,7 @@ class Pace:
         left = self._predicted()
         if left is not None:
             self._totals.append((step.seconds, step.seconds + left))
-        late = step.seconds >= _SHORTEST_TIME and (step.share or 0) >= _LEAST_SHARE
+        late = step.seconds >= (_COUNTED_FROM if step.unit else _PREDICTED_FROM) and (step.share or 0) >= _LEAST_SHARE
         self._shown = left is not None and late and self._agree(step.seconds, _DIFFER if self._shown else _AGREE)
 
     def left(self) -> float | None:

@@ -15,6 +15,7 @@ from subcircuit.search.method import Method, MethodClass
 from subcircuit.search.methods import method_of
 from subcircuit.search.optimal import LearnOptimal, learn_optimal
 from subcircuit.search.problem import Problem
+from subcircuit.search.progress import OnProgress, ProgressCounter
 from subcircuit.search.result import time_forward
 
 
@@ -54,7 +55,11 @@ class Estimate:
 
 @entry
 def estimate(
-    problem: Problem, settings: Method | MethodClass | str, learning: LearnOptimal | None = None, patience: float = 60.0
+    problem: Problem,
+    settings: Method | MethodClass | str,
+    learning: LearnOptimal | None = None,
+    patience: float = 60.0,
+    on_step: OnProgress | None = None,
 ) -> Estimate:
     """The predicted cost of a search.
 
@@ -63,6 +68,7 @@ def estimate(
         settings: settings of the method, or its name.
         learning: how constants are learned before the search; the estimate uses the problem's own ablation in their place.
         patience: seconds after which ``acdc`` is extrapolated from the part that was outlined.
+        on_step: called at the beginning and at the end. How long the parts take is what the estimate finds out.
 
     Raises:
         SettingsError: the method is incompatible with the metric or the ablation.
@@ -70,10 +76,13 @@ def estimate(
     """
     began, method = perf_counter(), method_of(settings)
     method.check(problem)
+    parts = ProgressCounter(None, on_step, "", "estimate")
+    parts.done(0)
     with peak_memory(problem.model.device) as peak:
         forward = median(time_forward(problem))
         learned = 0.0 if learning is None else _learning(problem, learning)
         found = method.cost(problem, patience)
+    parts.done(1)
     whole = method.memory(problem)
     run = whole if found.ran is problem else method.memory(found.ran)
     highest = whole.total if peak.size is None else peak.size + max(0, whole.total - run.total)

@@ -68,7 +68,8 @@ class Exact(ScoringMethod):
     def scores(self, problem: Problem, progress: OnProgress | None, journal: Journal) -> Float[Tensor, "writer reader"]:
         """Effects in each direction of the search."""
         graph, ends = problem.graph, ENDS[self.direction]
-        size, rounds = examples_at_once(problem, self.batch_size), ProgressCounter(problem.graph.n_edges * len(ends), progress)
+        size = examples_at_once(problem, self.batch_size)
+        rounds = ProgressCounter(work_of_cuts(graph, graph.edges) * len(ends), progress, "")
         from_ends = [effects_of(problem, graph.edges, size, rounds, restoring, journal) for restoring in ends]
         for effects in from_ends:
             # check before taking the larger effect: the comparison would hide NaN
@@ -120,7 +121,7 @@ def effects_of(
 
     Args:
         examples: number of examples at once.
-        rounds: receives the number of finished edges, reader by reader.
+        rounds: receives the finished part of ``work_of_cuts``, reader by reader.
         restoring: measure the gain from restoring an edge in the corrupted run, instead of the cost of cutting it.
         journal: stores the effects of the edges into each reader.
     """
@@ -140,8 +141,19 @@ def effects_of(
         readers, each(journal, ((_key(graph, edges, r, (examples, restoring)), r) for r in readers), effects), strict=True
     ):
         scores[edges[:, reader], reader] = found
-        rounds.done(len(found))
+        rounds.done(len(found) * _units_above(graph, reader))
     return scores
+
+
+def work_of_cuts(graph: Graph, edges: Bool[Tensor, "writer reader"]) -> int:
+    """Work of cutting these edges one at a time: the number of units that run again."""
+    counts = edges.sum(0).tolist()
+    return sum(count * _units_above(graph, reader) for reader, count in enumerate(counts))
+
+
+def _units_above(graph: Graph, reader: int) -> int:
+    """Number of units that run again after a cut into a reader, its own included."""
+    return len(graph.units) - graph.unit_of[reader]
 
 
 def _key(graph: Graph, edges: Bool[Tensor, "writer reader"], reader: int, how: tuple[int, bool]) -> str:

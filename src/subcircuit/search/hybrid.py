@@ -23,7 +23,7 @@ from subcircuit.graph import Graph
 from subcircuit.search.attribution import check_batch_size, check_differentiable, examples_at_once
 from subcircuit.search.cost import SearchCost
 from subcircuit.search.eap import EapIgInputs
-from subcircuit.search.exact import effects_of, memory_of_cuts, seconds_of_a_cut
+from subcircuit.search.exact import effects_of, memory_of_cuts, seconds_of_a_cut, work_of_cuts
 from subcircuit.search.journal import FORGETFUL, Journal
 from subcircuit.search.memory import Footprint
 from subcircuit.search.method import ALONE, Method
@@ -84,7 +84,7 @@ class Hybrid(Method):
             nominated = nominate(graph, attributions, self.coverage, self.most)
             sampled = _sample(graph.edges & ~nominated, self.sample, self.seed)
             size = examples_at_once(problem, self.batch_size)
-            rounds = ProgressCounter(int((nominated | sampled).sum()), progress)
+            rounds = ProgressCounter(work_of_cuts(graph, nominated | sampled), progress, "", self.name)
             effects = effects_of(problem, nominated | sampled, size, rounds, journal=journal)
             notes.update(_notes(graph, attributions, effects, nominated, sampled))
             return effects.where(nominated, 0)

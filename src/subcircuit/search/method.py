@@ -128,7 +128,10 @@ def search_at(
 ) -> dict[float | None, Result]:
     """What a method finds at each of several thresholds; of one without a threshold what it finds, under None."""
 
-    def part(threshold: float | None) -> Journal:
-        return journal if threshold is None else Under(journal, f"threshold {threshold}")
+    def found(threshold: float | None, one: Method) -> Result:
+        if threshold is None:
+            return one.search(problem, progress, journal)
+        named = in_phase(progress, f"{one.name}, {threshold:g}")
+        return one.search(problem, named, Under(journal, f"threshold {threshold}"))
 
-    return {at: one.search(problem, progress, part(at)) for at, one in method.at(thresholds).items()}
+    return {threshold: found(threshold, one) for threshold, one in method.at(thresholds).items()}
