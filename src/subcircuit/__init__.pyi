@@ -101,6 +101,7 @@ from .runs import SweepSpec as SweepSpec
 from .runs import ValidateSpec as ValidateSpec
 from .runs import ZoomSpec as ZoomSpec
 from .runs.pool import Pool as Pool
+from .runs.search import run as run
 from .search import Acdc as Acdc
 from .search import AtpStar as AtpStar
 from .search import CleanCorrupted as CleanCorrupted

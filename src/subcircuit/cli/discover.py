@@ -1,8 +1,7 @@
 """``subcircuit discover``: find a circuit and write it to a directory."""
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -23,10 +22,6 @@ from subcircuit.cli.config_file import Config
 from subcircuit.cli.output import Output
 from subcircuit.cli.pool import Ray, Workers, pool_of
 from subcircuit.runs.spec import DiscoverSpec, parse_settings, parse_targets
-
-if TYPE_CHECKING:
-    from subcircuit.search.journal import Journal
-    from subcircuit.tasks import Split as Prompts
 
 _METHOD = "Options of the method"
 _SELECTION = "Selection of edges, for methods that score them"
@@ -210,48 +205,13 @@ def discover(spec: DiscoverSpec, output: Output) -> None:
     files that exist.
     """
     from subcircuit.cli.console import messages
-    from subcircuit.cli.output import save_found
-    from subcircuit.cli.progress import both, in_words, watch
+    from subcircuit.cli.progress import in_words, watch
     from subcircuit.cli.summary import print_run
-    from subcircuit.evaluate import discover_split
-    from subcircuit.graph import Circuit
-    from subcircuit.runs import ProgressFile, identity
-    from subcircuit.search.memory import shortage
-    from subcircuit.tasks import competence, shortfall
+    from subcircuit.runs.search import run
 
     spec.check()
     directory = output.directory(spec.task, spec.model)
     with watch(messages()) as watcher:
-        pool = pool_of(spec.workers, spec.ray, watcher.say)
-        loaded = spec.load(watcher.say)
-        problem, split = loaded.problem, loaded.split
-        lacking = shortfall(problem.model, problem.task, competence(problem.model, problem.task))
-        short = shortage(problem, loaded.method.memory(problem))
-        for warning in (lacking, short):
-            if warning is not None:
-                watcher.say(f"warning: {warning}")
-        watcher.say(_held_out(split))
-        watcher.say(f"searching for the circuit of {problem.task.name} on {len(problem.task.pairs)} pairs of prompts")
-
-        def work(journal: "Journal") -> None:
-            shown = ProgressFile(directory, Circuit.empty(problem.graph), in_words())
-            how = {"selection": loaded.selection, "learning": loaded.learning}
-            searching = partial(discover_split, problem, loaded.method, split, **how)
-            result = pool.run(searching, journal, say=watcher.say, on_step=both(watcher.step, shown.step))
-            save_found(result, directory)
-            shown.end()
-
-        output.run(directory, spec, identity(problem.model, split), work, watcher.say)
-    print_run(directory, Circuit.load(directory), as_json=output.json, given={"model": spec.model, "task": spec.task})
-
-
-def _held_out(split: "Prompts") -> str:
-    """A line about the prompts that the search does not use."""
-    parts = split.parts
-    if "test" not in parts:
-        return (
-            "warning: the split has no test prompts, so the circuit cannot be evaluated on unseen prompts, and a circuit does better on its "
-            "search prompts than on others"
-        )
-    chosen = f", {len(parts['validation'])} validation prompts" if "validation" in parts else ""
-    return f"held out: {len(parts['test'])} test prompts{chosen}"
+        pool, show = pool_of(spec.workers, spec.ray, watcher.say), watcher.step
+        circuit = run(spec, directory, pool=pool, source=output.source, say=watcher.say, on_step=show, words=in_words())
+    print_run(directory, circuit, as_json=output.json, given={"model": spec.model, "task": spec.task})

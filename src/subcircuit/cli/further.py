@@ -10,7 +10,7 @@ from subcircuit.cli.output import Output
 if TYPE_CHECKING:
     from subcircuit.graph import Circuit
     from subcircuit.runs.spec import RefineSpec, ZoomSpec
-    from subcircuit.search import Problem
+    from subcircuit.search import Discovery, OnProgress, Problem
     from subcircuit.search.journal import Journal
 
 Begin: TypeAlias = Callable[["Problem", Callable[[str], None]], Callable[..., Any]]
@@ -20,14 +20,14 @@ Begin: TypeAlias = Callable[["Problem", Callable[[str], None]], Callable[..., An
 def search_further(spec: "ZoomSpec | RefineSpec", circuit: "Circuit", output: Output, begin: Begin) -> None:
     """Continue the search of a circuit and write the result, with its measurements on the run's prompts."""
     from subcircuit.cli.console import messages
-    from subcircuit.cli.output import save_found
     from subcircuit.cli.pool import pool_of
     from subcircuit.cli.problem import Overrides, as_found, split_of, task_named
-    from subcircuit.cli.progress import both, in_words, watch
+    from subcircuit.cli.progress import in_words, watch
     from subcircuit.cli.summary import print_run
     from subcircuit.evaluate import with_numbers
     from subcircuit.graph import Circuit
-    from subcircuit.runs import ProgressFile, identity
+    from subcircuit.runs import identity
+    from subcircuit.runs.search import run_circuit
 
     record = circuit.record
     name, model = (record.task.name, record.model.name) if record else ("circuit", "model")
@@ -42,18 +42,16 @@ def search_further(spec: "ZoomSpec | RefineSpec", circuit: "Circuit", output: Ou
             problem = replace(problem, validation=split.validation.to(transformer.device))
         search = begin(problem, watcher.say)
 
-        def work(journal: "Journal") -> None:
-            shown = ProgressFile(directory, Circuit.empty(circuit.graph), in_words())
-            result = pool.run(search, journal, say=watcher.say, on_step=both(watcher.step, shown.step))
-            found = result.circuit
-            if split is not None:
-                found = with_numbers(problem, found, split, journal=journal, on_step=watcher.step)
-            save_found(replace(result, circuit=found), directory)
-            shown.end()
+        def work(journal: "Journal", show: "OnProgress") -> "Discovery":
+            result = pool.run(search, journal, say=watcher.say, on_step=show)
+            if split is None:
+                return result
+            return replace(result, circuit=with_numbers(problem, result.circuit, split, journal=journal, on_step=show))
 
         digests = {
             **identity(transformer, split or problem.task),
             "circuit": sha256("\n".join(circuit.names).encode()).hexdigest(),
         }
-        output.run(directory, spec, digests, work, watcher.say)
-    print_run(directory, Circuit.load(directory), as_json=output.json, given={"model": spec.model, "task": spec.task})
+        told = {"say": watcher.say, "on_step": watcher.step, "words": in_words()}
+        found = run_circuit(spec, directory, digests, work, source=output.source, begin=Circuit.empty(circuit.graph), **told)
+    print_run(directory, found, as_json=output.json, given={"model": spec.model, "task": spec.task})

@@ -84,16 +84,6 @@ def _warned(say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def both(first: OnProgress, second: OnProgress) -> OnProgress:
-    """Tells two of each step."""
-
-    def on_step(step: Progress) -> None:
-        first(step)
-        second(step)
-
-    return on_step
-
-
 def quiet_at_first(show: OnProgress) -> OnProgress:
     """Steps of those searches only that take longer than a few seconds, for where there are hundreds of them."""
     return lambda step: show(step) if step.seconds >= SECONDS_BETWEEN_LINES else None

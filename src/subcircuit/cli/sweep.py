@@ -111,12 +111,12 @@ def sweep_run(spec: SweepSpec, output: Output) -> None:
     from subcircuit.evaluate import THRESHOLDS, Contest, contend
     from subcircuit.report import Sweep, save_sweep
     from subcircuit.runs import identity
+    from subcircuit.runs.search import run_from
     from subcircuit.search import Problem, ablation_for
 
     spec.check()
     configs, cuts = spec.configured(), spec.cuts()
     directory = output.directory(f"sweep-{spec.task}", spec.model)
-    made: list[Sweep] = []
     with watch(messages()) as watcher:
         pool = pool_of(spec.workers, spec.ray, watcher.say)
         model, split = spec.load(watcher.say)
@@ -124,7 +124,7 @@ def sweep_run(spec: SweepSpec, output: Output) -> None:
         assert judged_on is not None
         uncut = Problem.of(model, found_on, spec.metric, Mean(), spec.resolved())
 
-        def work(journal: "Journal") -> None:
+        def work(journal: "Journal") -> Sweep:
             cut = ablation_for(spec.carried(), uncut, watcher.step, journal)
             search_on = replace(uncut, ablation=cut)
             judge_on = replace(search_on, task=judged_on.to(model.device))
@@ -133,12 +133,13 @@ def sweep_run(spec: SweepSpec, output: Output) -> None:
             contest.check(configs)
             told = {"on_start": watcher.say, "on_step": watcher.step}
             contenders = pool.run(partial(contend, contest, configs), journal, say=watcher.say, **told)
-            made.append(Sweep.of(contest, contenders, configs))
-            save_sweep(made[0], directory)
+            result = Sweep.of(contest, contenders, configs)
+            save_sweep(result, directory)
+            return result
 
         found = {**identity(model, found_on), "judged_on": judged_on.digest}
-        output.run(directory, spec, found, work, watcher.say)
-    _show(made[0], directory, as_json=output.json)
+        made = run_from(spec, directory, found, work, output.source, watcher.say)
+    _show(made, directory, as_json=output.json)
 
 
 def _show(made: "Sweep", directory: Path, *, as_json: bool) -> None:

@@ -91,6 +91,7 @@ def validate_run(spec: ValidateSpec, output: Output) -> None:
     from subcircuit.errors import UnknownNameError
     from subcircuit.evaluate import Conditions, validations
     from subcircuit.report import Validations, save_validations
+    from subcircuit.runs.search import run_from
     from subcircuit.tasks import metric as metric_named
     from subcircuit.truth import Setting, known_cases
 
@@ -102,22 +103,22 @@ def validate_run(spec: ValidateSpec, output: Output) -> None:
     if not every and spec.case not in cases:
         raise UnknownNameError("case", spec.case, (*cases, spec.EVERY))
     directory = output.directory("validate", spec.case)
-    made: list[Validations] = []
     with watch(messages()) as watcher:
         pool = pool_of(spec.workers, spec.ray, watcher.say)
 
-        def work(journal: "Journal") -> None:
+        def work(journal: "Journal") -> Validations:
             chosen, step = cases if every else {spec.case: cases[spec.case]}, quiet_at_first(watcher.step)
             validating = partial(validations, chosen, ablations, configs, conditions)
             attempts = pool.run(validating, journal, say=watcher.say, on_start=watcher.say, on_step=step)
-            made.append(Validations(tuple(_told(attempts, every, watcher.say))))
-            save_validations(made[0], directory)
+            result = Validations(tuple(_told(attempts, every, watcher.say)))
+            save_validations(result, directory)
+            return result
 
-        output.run(directory, spec, _found(spec.model), work, watcher.say)
+        made = run_from(spec, directory, _found(spec.model), work, output.source, watcher.say)
     if output.json:
-        print_json({**made[0].to_json(), "out": str(directory)})
+        print_json({**made.to_json(), "out": str(directory)})
         return
-    _show(made[0], every)
+    _show(made, every)
     results().print()
     results().print(plain(f"written   {directory}"), soft_wrap=True)
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from subcircuit.errors import NumericalError, RunError, Stopped, SubcircuitError
 from subcircuit.io import digest_of, flush, write_directory, write_json
@@ -21,6 +21,7 @@ from subcircuit.runs.lock import LOCK_FILE, locked
 from subcircuit.runs.spec import Spec, differences, upgraded
 from subcircuit.runs.stop import stoppable
 
+T = TypeVar("T")
 RUN_FILE = "run.json"
 CHECKSUMS_FILE = "checksums.json"
 FORMAT = 2
@@ -51,8 +52,8 @@ class RunFile:
         return Spec.parse(self.fields)
 
 
-def run_in(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Callable[[SqliteJournal], None]) -> Path:
-    """Start or resume a run, and finish it.
+def run_in(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Callable[[SqliteJournal], T]) -> T:
+    """Start or resume a run, and finish it; returns the result of its work.
 
     Args:
         directory: a new or empty one, or that of a run with the same spec.
@@ -66,19 +67,17 @@ def run_in(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Calla
         Stopped: Ctrl-C; the message has the command to resume.
     """
     if (directory / RUN_FILE).exists():
-        _work(directory, spec, identity, work)
-        return directory
+        return _work(directory, spec, identity, work)
     new = [parent for parent in directory.absolute().parents if not parent.exists()]
     _begin(directory, spec, identity)
     try:
-        _work(directory, spec, identity, work)
+        return _work(directory, spec, identity, work)
     except BaseException as error:
         if not _worth_keeping(directory, error):
             _remove(directory, new)
             if isinstance(error, Stopped):
                 raise Stopped("stopped; nothing was written") from None
         raise
-    return directory
 
 
 def _worth_keeping(directory: Path, error: BaseException) -> bool:
@@ -95,13 +94,13 @@ def _remove(directory: Path, parents: Sequence[Path]) -> None:
             parent.rmdir()
 
 
-def _work(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Callable[[SqliteJournal], None]) -> None:
+def _work(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Callable[[SqliteJournal], T]) -> T:
     try:
         with locked(directory), stoppable(f"stopped; resume with: subcircuit resume {directory}") as stop:
             _check_same(directory, spec, identity)
             journal = SqliteJournal(directory / JOURNAL_FILE, stop)
             try:
-                work(journal)
+                result = work(journal)
                 journal.write()
             except Exception:
                 journal.write()
@@ -109,6 +108,7 @@ def _work(directory: Path, spec: Spec, identity: Mapping[str, Any], work: Callab
             finally:
                 journal.close()
             _finish(directory)
+            return result
     except OSError as error:
         raise RunError(
             f"{directory} cannot be written: {error.strerror or error}. Earlier results are intact: free disk space, then run "
