@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from subcircuit.search import Discovery, OnProgress, Progress
     from subcircuit.tasks import Split
 
+__all__ = ["run"]
+
 T = TypeVar("T")
 Words = Callable[["Progress"], str]
 
