@@ -12,12 +12,12 @@
     │   └── NoGradientError         a metric without a gradient where a method takes one
     ├── EditError               an edit of a model that cannot be made, or that does not reach its target
     ├── NumericalError          NaN or infinity where a number is needed
-    ├── ShortOfMemoryError      the work does not fit into memory, in however small parts
+    ├── ShortOfMemoryError      the work does not fit into memory, even in the smallest batches
     ├── MissingExtraError       an optional dependency that is not installed
     ├── RunError                a run on disk that cannot be read, resumed or written
     └── OutputError             an output directory that cannot be written or already holds a run
 
-Stopped is no mistake: a run was left with Ctrl-C.
+Stopped is not an error: the user stopped a run with Ctrl-C.
 
 Messages say what was wrong, where, and what to do. Asserts state invariants of the code itself.
 """
@@ -26,7 +26,7 @@ from difflib import get_close_matches
 
 
 class SubcircuitError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and fix."""
 
 
 class UnknownNameError(SubcircuitError):
@@ -81,7 +81,7 @@ class NumericalError(SubcircuitError):
 
 
 class ShortOfMemoryError(SubcircuitError):
-    """The work does not fit into memory, in however small parts."""
+    """The work does not fit into memory, even in the smallest batches."""
 
 
 class MissingExtraError(SubcircuitError):
@@ -97,4 +97,4 @@ class RunError(SubcircuitError):
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """A run was left with Ctrl-C; the message says what was kept and how to go on."""
+    """The user stopped a run with Ctrl-C; the message has the command to resume it."""

@@ -1,4 +1,4 @@
-"""Optional dependencies: which extra brings them, and one line that names it where it is missing."""
+"""Optional dependencies: their extras, and an error that names the missing extra."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -8,7 +8,7 @@ from subcircuit.errors import MissingExtraError
 
 @dataclass(frozen=True)
 class Extra:
-    """Packages that a part of the library needs and the base install leaves out.
+    """Packages of a part of the library that the base install does not include.
 
     Args:
         use: the part that needs them.

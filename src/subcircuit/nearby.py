@@ -1,6 +1,6 @@
-"""Files and folders that a record names without saying where they are: records are shared, and paths tell of people and machines.
+"""Search for files and folders that a record names without a path. Records are shared, and paths would reveal people and machines.
 
-They are looked for where they are likely to be, and known by their digest.
+The search covers likely places; the caller recognises the file by its digest.
 """
 
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def nearby(name: str, folder: Path) -> Iterator[Path]:
-    """Whatever has this name near a folder or near the working directory, the nearest first, each once.
+    """The paths with this name near a folder or the working directory, nearest first, each once.
 
-    Near are the working directory, the folder and the two that hold it, all folders directly in one of these, and the folder that
-    holds the working directory.
+    The search covers the working directory, the folder and its two parents, all folders directly in one of these, and the parent of
+    the working directory.
 
     Args:
-        name: of a file or folder, without a path; there is nothing of any other name.
+        name: name of a file or folder, without a path; any other name has no results.
     """
     if name in ("", ".", "..") or Path(name).name != name:
         return
@@ -23,7 +23,7 @@ def nearby(name: str, folder: Path) -> Iterator[Path]:
     around = tuple(dict.fromkeys((here, folder, folder.parent, folder.parent.parent)))
     seen = set[Path]()
     for place in (*around, *(inside for outer in around for inside in _folders_in(outer)), here.parent):
-        # what may not be looked at, and what no file can be called, is not there
+        # forbidden paths and impossible names count as missing
         with suppress(OSError, ValueError):
             found = place / name
             if found.exists() and found.resolve() not in seen:

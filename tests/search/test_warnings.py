@@ -148,10 +148,10 @@ def test_every_method_says_what_its_scores_mean() -> None:
     for name, method in METHODS.items():
         known = record().model_copy(update={"method": MethodRecord(name=name, parameters={})})
         assert meaning_of_scores(known) == method.meaning
-    assert "when it was tried" in str(METHODS["acdc"].meaning) and "not its effect alone" in str(METHODS["acdc"].meaning)
+    assert "after all earlier cuts" in str(METHODS["acdc"].meaning) and "not its effect alone" in str(METHODS["acdc"].meaning)
     assert METHODS["exact"].meaning == "cost of cutting the edge alone in the whole model, measured"
     both = record().model_copy(update={"method": MethodRecord(name="exact", parameters={"direction": "both"})})
-    assert "the larger of the two" in (meaning_of_scores(both) or "")
+    assert "whichever is larger" in (meaning_of_scores(both) or "")
     assert meaning_of_scores(None) is None
     assert meaning_of_scores(record().model_copy(update={"method": MethodRecord(name="theirs", parameters={})})) is None
 

@@ -84,7 +84,7 @@ def _threads() -> Finding:
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     found = f"{threads} of {cores} cores"
     if threads < cores:
-        return Finding("threads", "ok", found, "OMP_NUM_THREADS sets how many; scores differ by about 1e-6 with it")
+        return Finding("threads", "ok", found, "OMP_NUM_THREADS sets the number; scores change by about 1e-6")
     return Finding("threads", "ok", found)
 
 
@@ -107,14 +107,14 @@ def _models() -> list[Finding]:
     for entry in models():
         advice = ""
         if isinstance(entry.model, BuiltIn) and not entry.installed:
-            advice = f"it is downloaded when it is first used, or: {entry.model.installation}"
+            advice = f"downloaded at first use, or: {entry.model.installation}"
         findings.append(Finding(entry.model.name, "ok" if entry.installed else "absent", entry.source, advice))
     return findings
 
 
 def _extras() -> list[Finding]:
     browser = find_browser()
-    advice = "any browser will do for subcircuit view; its tests need Chrome or Chromium, which make test fetches"
+    advice = "needed only by the tests, and downloaded by make test; subcircuit view works in any browser"
     findings = [Finding("chromium", "ok", browser) if browser else Finding("chromium", "absent", "not found", advice)]
     for name, extra in EXTRAS.items():
         if extra.missing:

@@ -30,10 +30,10 @@ class SqliteJournal:
 
     Args:
         path: of the database, which ``create`` made.
-        stop: says whether somebody asked to stop; the journal then writes what it has and raises ``KeyboardInterrupt``.
+        stop: tells whether the user asked to stop; the journal then saves its results and raises ``KeyboardInterrupt``.
 
     Raises:
-        RunError: it is damaged: the message names what, and nothing of it is used.
+        RunError: the journal is damaged; the message names the damage, and nothing is used.
     """
 
     def __init__(self, path: Path, stop: Stop | None = None):

@@ -29,7 +29,7 @@ def stoppable(message: str) -> Iterator[Stop]:
     """A block that Ctrl-C stops where it does no harm; outside the main thread signals stay as they are.
 
     Args:
-        message: of ``Stopped``: what was kept, and how to go on.
+        message: message of ``Stopped``, with the command to resume.
     """
     stop = Stop()
 

@@ -61,7 +61,7 @@ class Acdc(CutRules, Method):
 
     name = "acdc"
     description = "edges cut one by one, exactly (Conmy et al. 2023)"
-    meaning = "cost of cutting the edge when it was tried, after the cuts made before; not its effect alone"
+    meaning = "change of the metric when the edge was tested, after all earlier cuts; not its effect alone"
     ranks = False
 
     def check(self, problem: Problem) -> None:

@@ -55,7 +55,7 @@ def find_circuit(
         learning: first learn constants for cut edges to carry, instead of the problem's ablation, and keep them with the circuit.
         split: that the problem's prompts are part of, for the record.
         on_step: called after every batch of trials or of examples.
-        journal: remembers what was worked out, for a search that was interrupted to go on.
+        journal: stores units of work, so that an interrupted search can resume.
 
     Raises:
         UnknownNameError: no such method.

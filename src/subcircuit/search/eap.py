@@ -240,7 +240,7 @@ class CleanCorrupted(ScoringMethod):
     """
 
     name = "clean-corrupted"
-    description = "gradients at both ends"
+    description = "gradients in the clean and the corrupted run"
     meaning = FIRST_ORDER
 
     batch_size: int | None = None

@@ -34,7 +34,7 @@ class Hisp(ScoringMethod):
 
     name = "hisp"
     description = "importance of nodes (Michel et al. 2019)"
-    meaning = "importance of the lesser of the edge's two nodes"
+    meaning = "importance of the less important of the edge's two nodes"
 
     batch_size: int | None = None
 

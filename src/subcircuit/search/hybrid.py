@@ -1,4 +1,4 @@
-"""Hybrid scores: attribution nominates edges, and exact effects rank them.
+"""Hybrid scores: attribution selects edges, and exact effects rank them.
 
     score(w → r) = L(M without w → r) − L(M)   for nominated edges,      0 for the others
 
@@ -46,8 +46,8 @@ class Hybrid(Method):
     """
 
     name = "hybrid"
-    description = "attribution nominates edges, exact effects rank them"
-    meaning = f"{ALONE}, measured; 0 for edges that were not nominated"
+    description = "attribution selects edges, exact effects rank them"
+    meaning = f"{ALONE}, measured; 0 for edges that attribution did not select"
 
     coverage: float = 0.99
     most: int = 2000

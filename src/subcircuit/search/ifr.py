@@ -34,7 +34,7 @@ class Ifr(ScoringMethod):
 
     name = "ifr"
     description = "information flow: no gradients, no metric (Ferrando & Voita 2024)"
-    meaning = "share of the reader's input that the writer accounts for"
+    meaning = "share of the reader's input that comes from the writer"
 
     batch_size: int | None = None
 

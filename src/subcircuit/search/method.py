@@ -64,7 +64,7 @@ class Method(Protocol):
         Args:
             problem: model, graph, prompts, metric and ablation.
             progress: called after every batch of trials or of examples.
-            journal: remembers units of work, for a search that was interrupted to go on.
+            journal: stores units of work, so that an interrupted search can resume.
 
         Raises:
             SettingsError: as ``check``.

@@ -90,14 +90,14 @@ def method_of(asked: Method | MethodClass | str) -> Method:
 
 
 def meaning_of_scores(record: Record | None) -> str | None:
-    """What the scores of a recorded circuit's edges mean; None where that is not known."""
+    """The meaning of the edge scores of a recorded circuit; None if unknown."""
     method = None if record is None else METHODS.get(record.method.name)
     if record is None or method is None or method.meaning is None:
         return None
     match record.method.parameters.get("direction"):
         case "denoising":
-            return f"{method.meaning} (restored to the corrupted run instead of cut)"
+            return f"{method.meaning} (with restoring in the corrupted run instead of cutting)"
         case "both":
-            return f"{method.meaning}, or restoring it to the corrupted run: the larger of the two"
+            return f"{method.meaning}, or of restoring it in the corrupted run, whichever is larger"
         case _:
             return method.meaning

@@ -25,8 +25,8 @@ class RandomScores(ScoringMethod):
     """
 
     name = "random"
-    description = "chance: what every other method has to beat"
-    meaning = "chance, nothing is measured"
+    description = "random scores, the baseline of every other method"
+    meaning = "random numbers, nothing is measured"
 
     seed: int = 0
 

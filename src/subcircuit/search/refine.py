@@ -84,7 +84,7 @@ class Refine(Method):
 
     name = "refine"
     description = "a coarse ACDC, grown and pruned until it is faithful on unseen prompts"
-    meaning = "what cutting the edge alone adds to the loss of the refinement, in the circuit"
+    meaning = "increase of the refinement's loss when the edge alone is cut from the circuit"
     ranks = False
 
     faithfulness: float | None = None
@@ -131,7 +131,7 @@ class Refine(Method):
             problem: prompts, metric and ablation. Its validation prompts decide when the targets are reached; without them the
                 prompts of the search do, and a circuit may be fitted to them.
             progress: called while a seed is searched for, then after every round of growth and pruning.
-            journal: remembers gradients and losses, for a refinement that was interrupted to go on.
+            journal: stores gradients and losses, so that an interrupted refinement can resume.
             seed: a circuit of this graph to begin with; None searches for one by ACDC at a coarse threshold.
 
         Raises:

