@@ -208,7 +208,7 @@ def test_prompts_that_are_not_here_are_asked_for(subcircuit: Run, leak: Path, ma
     )
     many.write_text(away.read_text().replace("w5", "w7"))
     refused = subcircuit(command, leak, *options.get(command, ()))
-    assert (refused.code, "many.jsonl has other content: give --task PATH" in refused.err) == (2, True)
+    assert (refused.code, "many.jsonl has other content now: give --task PATH" in refused.err) == (2, True)
     assert not Path("new").exists()
 
 
