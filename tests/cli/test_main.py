@@ -1,6 +1,7 @@
 """The command line around the commands: help, listings, exit codes, speed."""
 
 import inspect
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,6 +52,17 @@ def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
     for name, listed in menu.commands.items():
         itself = listed.command
         assert (name, listed.help) == (itself.name, inspect.cleandoc(itself.help).partition("\n\n")[0].replace("\n", " "))
+
+
+@pytest.mark.parametrize("command", ["discover", "sweep", "zoom"])
+def test_paragraphs_of_help_are_wrapped_by_the_terminal_alone(
+    command: str, subcircuit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = [line.strip() for line in subcircuit(command, "--help").out.partition("╭")[0].splitlines()]
+    for line, after in itertools.pairwise(lines):
+        if line and after and not line.endswith("."):
+            assert len(f"{line} {after.split()[0]}") > 76, line
 
 
 def test_a_shell_completes_commands_and_options(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ Listing the commands, completing their names and ``--help`` of the group import 
 from collections.abc import Callable
 from functools import cached_property, partial
 from importlib import import_module
-from inspect import getdoc
+from inspect import cleandoc, getdoc
 from typing import Any, NamedTuple, get_args, get_origin
 
 import typer
@@ -119,6 +119,11 @@ def plain_types(options: list[Any]) -> list[Any]:
 
 class Command(TyperCommand):
     """A command whose help shows types as users know them."""
+
+    def __init__(self, *arguments: Any, help: str | None = None, **attributes: Any):
+        # a terminal wraps paragraphs; the lines of the source would break them once more
+        paragraphs = cleandoc(help or "").split("\n\n")
+        super().__init__(*arguments, help="\n\n".join(text.replace("\n", " ") for text in paragraphs), **attributes)
 
     def get_params(self, ctx: Any) -> Any:
         """Its options, ``--help`` among them."""
