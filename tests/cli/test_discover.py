@@ -311,7 +311,7 @@ def test_scored_edges_are_selected(subcircuit: Run, model: str, prompts: Path) -
         (("--method", "eap-ig-inputs", "--edges", 10**9), "the number of edges is 1,000,000,000"),
         (("--method", "eap", "--edges", 5, "--threshold", 1), "choose"),
         (("--method", "eap", "--by", "size"), "absolute"),
-        (("--method", "eap", "--set", "steps=3"), "batch_size"),
+        (("--method", "eap", "--set", "steps=3"), "has no setting 'steps'"),
         (("--method", "eap-ig-inputs", "--set", "steps"), "name=value"),
         (("--method", "eap-ig-inputs", "--set", "steps=few"), "steps of method eap-ig-inputs is 'few'"),
         (("--method", "eap-ig-inputs", "--set", "steps=0"), "steps"),
