@@ -276,7 +276,7 @@ def test_methods_are_judged_on_the_test_prompts_of_a_split(subcircuit: Run, mode
         (("--methods", "random", "--examples", 12), "0 different prompts besides the 12 search pairs"),
         (("--methods", "random", "--split", "100/0/0"), "has no test prompts, and a sweep needs them"),
         (("--methods", "random", "--split", "50/50"), "such as 50/20/30"),
-        (("--methods", "random", "--eval-examples", 1), "at least 2 are needed"),
+        (("--methods", "random", "--eval-examples", 1), "at least 2 test prompts are needed"),
     ],
 )
 def test_mistakes_in_sweeps(subcircuit: Run, model: str, many: Path, arguments, words) -> None:
