@@ -140,9 +140,10 @@ def test_progress_comes_as_plain_lines_where_there_is_no_terminal(subcircuit: Ru
     done = subcircuit("discover", "--model", model, "--task", prompts, "--scope", "block", "--threshold", 0.05, "--json")
     assert "\x1b" not in done.err + done.out
     searched, measured = done.err.splitlines()[-2:]
-    assert f"{done.json['edges_total']:,}/{done.json['edges_total']:,} edges" in searched
+    assert searched.startswith("acdc: 100% · ")
+    assert f"edges kept {done.json['edges_kept']:,} · trials {done.json['trials']:,} · " in searched
     # model, circuit and empty circuit, on two test and three search prompts
-    assert "15/15 runs of test and search prompts" in measured
+    assert "15/15 runs" in measured
 
 
 @pytest.mark.parametrize(
