@@ -42,6 +42,7 @@ from .evaluate import Evaluation as Evaluation
 from .evaluate import Interval as Interval
 from .evaluate import Judgement as Judgement
 from .evaluate import Readings as Readings
+from .evaluate import StabilitySelection as StabilitySelection
 from .evaluate import Validation as Validation
 from .evaluate import agreements as agreements
 from .evaluate import completeness as completeness
@@ -56,6 +57,7 @@ from .evaluate import random_connected_circuit as random_connected_circuit
 from .evaluate import recovery as recovery
 from .evaluate import reset as reset
 from .evaluate import stability as stability
+from .evaluate import stability_selection as stability_selection
 from .evaluate import validate as validate
 from .explain import Explanation as Explanation
 from .explain import Thresholds as Thresholds
@@ -97,6 +99,7 @@ from .runs import DiscoverSpec as DiscoverSpec
 from .runs import RefineSpec as RefineSpec
 from .runs import Search as Search
 from .runs import Spec as Spec
+from .runs import StabilitySpec as StabilitySpec
 from .runs import SweepSpec as SweepSpec
 from .runs import ValidateSpec as ValidateSpec
 from .runs import ZoomSpec as ZoomSpec

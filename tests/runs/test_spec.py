@@ -12,7 +12,7 @@ import subcircuit as sc
 from subcircuit.errors import SettingsError, SubcircuitError, UnknownNameError
 from subcircuit.graph import Circuit, GraphShape
 from subcircuit.graph.selection import Greedy, Threshold, TopN
-from subcircuit.runs import DiscoverSpec, RefineSpec, Spec, SweepSpec, ValidateSpec, ZoomSpec
+from subcircuit.runs import DiscoverSpec, RefineSpec, Spec, StabilitySpec, SweepSpec, ValidateSpec, ZoomSpec
 from subcircuit.runs.spec import parse_settings, upgraded
 from subcircuit.search.settings import settings_of
 
@@ -37,6 +37,7 @@ searches = st.builds(
 others = st.one_of(
     st.builds(RefineSpec, path=st.just(Path("a")), settings=settings, task=optional),
     st.builds(ZoomSpec, path=st.just(Path("a")), component=words, into=words, threshold=st.none() | st.floats(0, 1)),
+    st.builds(StabilitySpec, path=st.just(Path("a")), pairs=st.integers(1, 9), consensus=st.floats(0.5, 1)),
     st.builds(SweepSpec, model=words, task=words, methods=st.lists(words), settings=settings),
     st.builds(ValidateSpec, case=words, methods=st.lists(words), direction=optional),
 )

@@ -67,6 +67,7 @@ COMMANDS: dict[str, tuple[Entry, ...]] = {
             "validate",
             "Search models whose circuits are known, and measure recovery: ROC, AUC, precision, recall.",
         ),
+        Entry("stability", "Search again on random halves of the prompts, and find the edges that nearly every half keeps."),
         Entry("explain", "Explain the role of each node of a circuit, with the evidence."),
         Entry(
             "experts",

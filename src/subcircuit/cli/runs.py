@@ -91,8 +91,8 @@ def _sources(path: Path, run: "RunFile", given: "Collection[str]") -> dict[str, 
 
 def _resume(spec: "Spec", output: "Output") -> None:
     """Run the command of a spec."""
-    from subcircuit.cli import discover, refine, sweep, validate, zoom
-    from subcircuit.runs import DiscoverSpec, RefineSpec, SweepSpec, ValidateSpec, ZoomSpec
+    from subcircuit.cli import discover, refine, stability, sweep, validate, zoom
+    from subcircuit.runs import DiscoverSpec, RefineSpec, StabilitySpec, SweepSpec, ValidateSpec, ZoomSpec
 
     match spec:
         case DiscoverSpec():
@@ -101,6 +101,8 @@ def _resume(spec: "Spec", output: "Output") -> None:
             refine.refine_run(spec, output)
         case ZoomSpec():
             zoom.look_inside_node(spec, output)
+        case StabilitySpec():
+            stability.stability_run(spec, output)
         case SweepSpec():
             sweep.sweep_run(spec, output)
         case ValidateSpec():

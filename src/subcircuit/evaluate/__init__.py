@@ -19,6 +19,7 @@ from subcircuit.evaluate.hypothesis_tests import (
 from subcircuit.evaluate.measure import Readings, measure, measure_all
 from subcircuit.evaluate.recovery import Overlap, Recovery, Roc, overlap, recovery, recovery_of_circuits, roc_of_circuits
 from subcircuit.evaluate.routing import Frequencies, LayerRouting, RoutingEffects, RoutingReport, routing
+from subcircuit.evaluate.stability import StabilitySelection, stability_selection
 from subcircuit.evaluate.sweep import THRESHOLDS, Contender, Contest, contend
 from subcircuit.evaluate.validation import (
     SLOW,
@@ -60,6 +61,7 @@ __all__ = [
     "RoutingEffects",
     "RoutingReport",
     "Stability",
+    "StabilitySelection",
     "Validation",
     "agreements",
     "bootstrap",
@@ -97,6 +99,7 @@ __all__ = [
     "roc_of_circuits",
     "routing",
     "stability",
+    "stability_selection",
     "validate",
     "validate_all",
     "validations",

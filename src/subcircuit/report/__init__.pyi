@@ -14,6 +14,7 @@ from .removal import list_of as list_of
 from .removal import write_kept as write_kept
 from .removal import write_removal as write_removal
 from .removal_figure import draw_removal as draw_removal
+from .stability import save_stability as save_stability
 from .summary import Summary as Summary
 from .sweep import Sweep as Sweep
 from .sweep import save_sweep as save_sweep

@@ -7,7 +7,7 @@ from subcircuit.runs.listing import Listed, list_runs, listed
 from subcircuit.runs.lock import is_locked
 from subcircuit.runs.progress import ProgressFile, RunProgress, read_progress
 from subcircuit.runs.sources import is_same_model, model_source, run_sources, task_source
-from subcircuit.runs.spec import DiscoverSpec, RefineSpec, Search, Spec, SweepSpec, ValidateSpec, ZoomSpec
+from subcircuit.runs.spec import DiscoverSpec, RefineSpec, Search, Spec, StabilitySpec, SweepSpec, ValidateSpec, ZoomSpec
 
 __all__ = [
     "DiscoverSpec",
@@ -19,6 +19,7 @@ __all__ = [
     "Search",
     "Spec",
     "SqliteJournal",
+    "StabilitySpec",
     "SweepSpec",
     "ValidateSpec",
     "ZoomSpec",

@@ -394,6 +394,29 @@ class ZoomSpec(Spec):
     revision: str | None = None
 
 
+class StabilitySpec(Spec):
+    """Options of ``subcircuit stability``: the search of a finished circuit again, on random halves of its prompts.
+
+    Args:
+        path: the circuit's run directory or file.
+        pairs: number of pairs of halves.
+        consensus: share of the runs that must keep an edge of the consensus circuit.
+        seed: random seed of the halves.
+        model, task, device, dtype, revision: overrides of what the circuit records; None keeps the recorded value.
+    """
+
+    command: str = Field(default="stability", pattern="^stability$")
+    path: Path
+    pairs: int = 10
+    consensus: float = 0.9
+    seed: int = 0
+    model: str | None = None
+    task: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+
+
 class _Methods(_Settings):
     """A spec that compares methods; their settings are called ``METHOD.NAME``."""
 
@@ -563,6 +586,7 @@ SPECS: dict[str, type[Spec]] = {
     "discover": DiscoverSpec,
     "refine": RefineSpec,
     "zoom": ZoomSpec,
+    "stability": StabilitySpec,
     "sweep": SweepSpec,
     "validate": ValidateSpec,
 }
