@@ -18,8 +18,8 @@ from subcircuit.evaluate.hypothesis_tests import (
 )
 from subcircuit.evaluate.measure import Readings, measure, measure_all
 from subcircuit.evaluate.recovery import Overlap, Recovery, Roc, overlap, recovery, recovery_of_circuits, roc_of_circuits
+from subcircuit.evaluate.resampling import StabilitySelection, stability_selection
 from subcircuit.evaluate.routing import Frequencies, LayerRouting, RoutingEffects, RoutingReport, routing
-from subcircuit.evaluate.stability import StabilitySelection, stability_selection
 from subcircuit.evaluate.sweep import THRESHOLDS, Contender, Contest, contend
 from subcircuit.evaluate.validation import (
     SLOW,
