@@ -136,5 +136,5 @@ def test_a_circuit_of_another_graph_is_refused():
     model = tiny("gpt2")
     problem = random_problem(model, Graph.of(model.config), 1, [5], 1, "kl_divergence", "zero")
     other = Circuit.full(Graph.of(model.config, Scope("block")))
-    with pytest.raises(GraphError, match="another graph"):
+    with pytest.raises(GraphError, match="fit only its own graph"):
         learn_optimal(problem, LearnOptimal(), circuit=other)

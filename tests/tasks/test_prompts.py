@@ -149,7 +149,7 @@ def test_policies_that_the_tokenizer_cannot_follow_are_refused():
     bare.bos_token = None
     with pytest.raises(SettingsError, match="toy has no beginning-of-sequence token"):
         build(GOOD, model=with_tokenizer(bare), bos="always")
-    with pytest.raises(SettingsError, match="auto, always, never"):
+    with pytest.raises(UnknownNameError, match="auto, always, never"):
         bos_prefix(TOY.tokenizer, "sometimes", "toy")
     with pytest.raises(SettingsError, match="more than one token in front"):
         build(GOOD, model=with_tokenizer(tokenizer_of(WORDS, adds_bos=True, adds_eos=True)))

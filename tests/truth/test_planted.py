@@ -140,6 +140,8 @@ def test_either_direction_finds_what_the_other_does_not():
 def test_progress_of_both_directions_is_that_of_one_search():
     problem, steps = case_problem(planted_case("or-gate", Resample()), metric("squared_error")), []
     found = Acdc(0.1, direction="both").search(problem, steps.append)
-    assert [s.decided for s in steps] == sorted(s.decided for s in steps)
-    assert steps[-1].decided == steps[-1].edges == 2 * problem.graph.n_edges
-    assert steps[-1].trials == found.trials
+    assert {step.phase for step in steps} == {"acdc"}
+    trials = [step.numbers["trials"] for step in steps]
+    assert trials == sorted(trials) and trials[-1] == found.trials
+    shares = [step.share for step in steps]
+    assert shares[-1] == 1 and None not in shares
