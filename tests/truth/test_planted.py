@@ -137,11 +137,13 @@ def test_either_direction_finds_what_the_other_does_not():
     assert arms("and-gate", "both") == (both, both)
 
 
-def test_progress_of_both_directions_is_that_of_one_search():
+def test_both_directions_are_two_phases_whose_trials_add_up():
     problem, steps = case_problem(planted_case("or-gate", Resample()), metric("squared_error")), []
     found = Acdc(0.1, direction="both").search(problem, steps.append)
-    assert {step.phase for step in steps} == {"acdc"}
-    trials = [step.numbers["trials"] for step in steps]
-    assert trials == sorted(trials) and trials[-1] == found.trials
-    shares = [step.share for step in steps]
-    assert shares[-1] == 1 and None not in shares
+    phases = [[step for step in steps if step.phase == f"acdc {number}/2"] for number in (1, 2)]
+    assert steps == phases[0] + phases[1]
+    for phase in phases:
+        trials = [step.numbers["trials"] for step in phase]
+        assert trials == sorted(trials)
+        assert phase[-1].share == 1
+    assert sum(phase[-1].numbers["trials"] for phase in phases) == found.trials
