@@ -90,11 +90,14 @@ def importance_slowly(problem):
 def test_node_importance_is_the_slope_in_all_edges_out_of_a_node(family, data):
     problem = data.draw(problems(family))
     config, importance = Hisp(batch_size=data.draw(st.sampled_from([None, 1]))), importance_slowly(problem)
-    if float(importance.max()) < 1e-9:  # a divergence at its minimum
-        with pytest.raises(NoGradientError):
-            config.search(problem)
+    try:
+        found = config.search(problem)
+    except NoGradientError:
+        assert float(importance.max()) < 1e-9
         return
-    assert_scores(config.search(problem), of_nodes_slowly(problem.graph, importance), atol=1e-6)
+    # a divergence at its minimum ranks nothing; slopes of other metrics may be as small, and still rank nodes
+    assert not problem.metric.distance or float(importance.max()) >= 1e-9
+    assert_scores(found, of_nodes_slowly(problem.graph, importance), atol=1e-6)
 
 
 def of_nodes_slowly(graph, importance):
