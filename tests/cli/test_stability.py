@@ -52,6 +52,22 @@ def test_a_run_is_searched_again_on_halves_and_resumes(subcircuit: Run, monkeypa
     assert Path("run/stability.csv").read_bytes() == Path("whole/stability.csv").read_bytes()
 
 
+def test_a_run_does_not_go_on_with_the_circuit_of_another_search(subcircuit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert subcircuit("discover", *SEARCH, "--method", "eap", "--edges", 30, "--out", "base").code == 0
+
+    def interrupted(self: SqliteJournal, key: str, result: bytes, write: Callable[..., None] = SqliteJournal.record) -> None:
+        write(self, key, result)
+        raise Stopped("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteJournal, "record", interrupted)
+        assert subcircuit("stability", "base", "--pairs", 2, "--out", "run").code == 130
+    Path("base").rename("first")
+    assert subcircuit("discover", *SEARCH, "--method", "eap-ig-inputs", "--edges", 30, "--out", "base").code == 0
+    refused = subcircuit("resume", "run")
+    assert (refused.code, "method was" in refused.err) == (2, True), refused.err
+
+
 def test_where_there_is_nothing_to_search_again_it_is_refused(subcircuit: Run) -> None:
     assert subcircuit("discover", *SEARCH, "--threshold", 0.5, "--examples", 4, "--out", "few").code == 0
     for given, words in (((), "at least 8 search prompts"), (("--consensus", 0.4), "above 0.5"), (("--pairs", 0), "at least 1")):

@@ -13,7 +13,8 @@ from subcircuit.errors import SettingsError, SubcircuitError, UnknownNameError
 from subcircuit.graph import Circuit, GraphShape
 from subcircuit.graph.selection import Greedy, Threshold, TopN
 from subcircuit.runs import DiscoverSpec, RefineSpec, Spec, StabilitySpec, SweepSpec, ValidateSpec, ZoomSpec
-from subcircuit.runs.spec import parse_settings, upgraded
+from subcircuit.runs.option_texts import parse_settings
+from subcircuit.runs.spec import upgraded
 from subcircuit.search.settings import settings_of
 
 words = st.sampled_from(["acdc", "eap", "ioi", "a/b.jsonl", "α", ""])

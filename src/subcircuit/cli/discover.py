@@ -21,7 +21,8 @@ from subcircuit.cli.arguments import (
 from subcircuit.cli.config_file import Config
 from subcircuit.cli.output import Output
 from subcircuit.cli.pool import Ray, Workers, pool_of
-from subcircuit.runs.spec import DiscoverSpec, parse_settings, parse_targets
+from subcircuit.runs.option_texts import parse_settings, parse_targets
+from subcircuit.runs.spec import DiscoverSpec
 
 _METHOD = "Options of the method"
 _SELECTION = "Selection of edges, for methods that score them"
@@ -209,7 +210,6 @@ def discover(spec: DiscoverSpec, output: Output) -> None:
     from subcircuit.cli.summary import print_run
     from subcircuit.runs.search import run
 
-    spec.check()
     directory = output.directory(spec.task, spec.model)
     with watch(messages()) as watcher:
         pool, show = pool_of(spec.workers, spec.ray, watcher.say), watcher.step

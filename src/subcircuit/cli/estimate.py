@@ -20,7 +20,6 @@ def estimate(spec: DiscoverSpec, output: Output) -> None:
     from subcircuit.search.estimate import estimate as predict
     from subcircuit.search.memory import shortage
 
-    spec.check()
     if spec.settings.get("coarse_to_fine"):
         raise SettingsError(
             "estimate does not support --coarse-to-fine: leave it out; the search from coarse to fine should take less"

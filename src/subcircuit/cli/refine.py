@@ -10,7 +10,8 @@ from subcircuit.cli.arguments import Device, DtypeNow, JsonSummary, ModelNow, Re
 from subcircuit.cli.discover import Settings, Target
 from subcircuit.cli.output import Output
 from subcircuit.cli.pool import Ray, Workers
-from subcircuit.runs.spec import RefineSpec, parse_settings, parse_targets
+from subcircuit.runs.option_texts import parse_settings, parse_targets
+from subcircuit.runs.spec import RefineSpec
 
 if TYPE_CHECKING:
     from subcircuit.search import Problem

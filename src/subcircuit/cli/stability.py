@@ -60,14 +60,14 @@ def stability_run(spec: StabilitySpec, output: Output) -> None:
     """Search on halves as a spec says, or resume such a run."""
     from dataclasses import replace
     from functools import partial
+    from hashlib import sha256
 
     from subcircuit.cli.console import messages, plain, print_json, print_rows, results
-    from subcircuit.cli.problem import Overrides, as_found, split_of, task_named
+    from subcircuit.cli.further import prepared
     from subcircuit.cli.progress import watch
     from subcircuit.evaluate import stability_selection, with_numbers
     from subcircuit.graph import Circuit
     from subcircuit.report import save_stability
-    from subcircuit.runs import identity
     from subcircuit.runs.search import run_from
 
     circuit = Circuit.load(spec.path)
@@ -76,11 +76,9 @@ def stability_run(spec: StabilitySpec, output: Output) -> None:
     directory = output.directory(f"stability-{circuit.record.task.name}", circuit.record.model.name)
     with watch(messages()) as watcher:
         pool = pool_of(spec.workers, spec.ray, watcher.say)
-        given = Overrides(model=spec.model, revision=spec.revision, device=spec.device, dtype=spec.dtype, task=spec.task)
-        problem = as_found(spec.path, circuit, given, watcher.say)
-        split = split_of(circuit, task_named(spec.path, circuit, given), problem.model)
-        if split is not None and split.validation is not None:
-            problem = replace(problem, validation=split.validation.to(problem.model.device))
+        problem, split, digests = prepared(spec, circuit, watcher.say)
+        # the circuit may be found by another method, and be the same
+        digests["method"] = sha256(circuit.record.method.model_dump_json().encode()).hexdigest()
         how = {"pairs": spec.pairs, "consensus": spec.consensus, "seed": spec.seed}
         selecting = partial(stability_selection, problem, search.configured(), selection=search.selection(problem.graph), **how)
         watcher.say(f"searching {2 * spec.pairs} times on halves of {len(problem.task)} pairs of prompts by {search.method}")
@@ -93,7 +91,6 @@ def stability_run(spec: StabilitySpec, output: Output) -> None:
             save_stability(made, found, directory)
             return made, found
 
-        digests = identity(problem.model, split or problem.task)
         made, found = run_from(spec, directory, digests, work, output.source, watcher.say)
     if output.json:
         print_json({**made.numbers(circuit), "out": str(directory)})

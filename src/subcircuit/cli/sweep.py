@@ -22,7 +22,8 @@ from subcircuit.cli.arguments import (
 from subcircuit.cli.config_file import Config
 from subcircuit.cli.output import Output
 from subcircuit.cli.pool import Ray, Workers, pool_of
-from subcircuit.runs.spec import SweepSpec, parse_settings
+from subcircuit.runs.option_texts import parse_settings
+from subcircuit.runs.spec import SweepSpec
 
 if TYPE_CHECKING:
     from subcircuit.report import Sweep
@@ -114,7 +115,6 @@ def sweep_run(spec: SweepSpec, output: Output) -> None:
     from subcircuit.runs.search import run_from
     from subcircuit.search import Problem, ablation_for
 
-    spec.check()
     configs, cuts = spec.configured(), spec.cuts()
     directory = output.directory(f"sweep-{spec.task}", spec.model)
     with watch(messages()) as watcher:

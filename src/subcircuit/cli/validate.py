@@ -10,7 +10,8 @@ from subcircuit.cli.arguments import JsonTable
 from subcircuit.cli.config_file import Config
 from subcircuit.cli.output import Output
 from subcircuit.cli.pool import Ray, Workers, pool_of
-from subcircuit.runs.spec import ValidateSpec, parse_settings
+from subcircuit.runs.option_texts import parse_settings
+from subcircuit.runs.spec import ValidateSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

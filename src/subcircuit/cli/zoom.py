@@ -47,8 +47,6 @@ def zoom(
 
     Uses the search prompts of the run. Accepts circuits of any method. Writes a directory as `discover` does.
     """
-    from subcircuit.runs.spec import ZoomSpec
-
     look_inside_node(
         ZoomSpec(
             path=path,

@@ -13,6 +13,7 @@ logits are dropped from the circuit, and their π stays in its scores.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class StabilitySelection:
     circuits: tuple[Circuit, ...]
     consensus: float
 
-    @property
+    @cached_property
     def agreement(self) -> Stability:
         """The Jaccard index of each pair of runs, and the share of the runs that keep each edge."""
         return stability(self.circuits)
@@ -53,7 +54,7 @@ class StabilitySelection:
         """Whether enough runs keep an edge."""
         return self.agreement.frequency >= self.consensus
 
-    @property
+    @cached_property
     def circuit(self) -> Circuit:
         """The consensus circuit, scored by the share of the runs that keep each edge."""
         graph = self.circuits[0].graph

@@ -56,6 +56,7 @@ def run(
         >>> circuit = run(spec, "runs/ioi")  # doctest: +SKIP
     """
     from subcircuit.evaluate import discover_split
+    from subcircuit.graph import Circuit
     from subcircuit.search.memory import shortage
     from subcircuit.tasks import competence, shortfall
 
@@ -80,7 +81,7 @@ def run(
         identity(problem.model, split),
         work,
         source=source,
-        begin=_empty(problem.graph),
+        begin=Circuit.empty(problem.graph),
         say=say,
         on_step=on_step,
         words=words,
@@ -154,12 +155,6 @@ def _save(result: "Discovery", directory: Path) -> None:
     save_picture(result.circuit, directory)
     if result.path is not None:
         write_path(result.path, result.circuit, directory)
-
-
-def _empty(graph: Any) -> "Circuit":
-    from subcircuit.graph import Circuit
-
-    return Circuit.empty(graph)
 
 
 def _plain_words(step: "Progress") -> str:

@@ -7,13 +7,13 @@ back; ``--config`` and ``estimate`` take the same fields. A spec is checked in t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from subcircuit.errors import SettingsError
+from subcircuit.runs.option_texts import Scalar, as_settings, names_in, numbers, parse_settings, parse_size, parse_targets
 
 if TYPE_CHECKING:
     from subcircuit.graph import By, Circuit, Graph, Scope, Selection
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from subcircuit.tasks import BosPolicy, Split
 
 Say: TypeAlias = Callable[[str], None]
-Scalar: TypeAlias = bool | int | float | str | None
 
 # settings that only plain ACDC has: with one of them, a search without a method is plain ACDC
 _OF_ACDC = ("coarse_to_fine", "whole_input", "absolute", "head_order", "direction", "speculation")
-_TARGETS = ("faithfulness", "kl", "edges")
 _OPTIMAL = "optimal"
 
 
@@ -98,12 +96,10 @@ class _Settings(Spec):
 
     settings: dict[str, Scalar] = Field(default_factory=dict)
 
-    @model_validator(mode="before")
+    @field_validator("settings", mode="before")
     @classmethod
-    def _parsed(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {**values, "settings": _as_settings(values.get("settings"))}
+    def _parsed(cls, given: Any) -> Any:
+        return as_settings(given)
 
     def own_settings(self) -> dict[str, Scalar]:
         """The settings of the method or methods."""
@@ -120,19 +116,74 @@ class _Targets(_Settings):
 
     target: dict[str, float] = Field(default_factory=dict)
 
-    @model_validator(mode="before")
+    @field_validator("target", mode="before")
     @classmethod
-    def _targets(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return {**values, "target": parse_targets(values.get("target") or {})}
+    def _targets(cls, given: Any) -> Any:
+        return parse_targets(given or {})
 
     def targets(self) -> dict[str, float | int]:
         """The targets as settings of ``Refine``."""
         return {name: int(value) if name == "edges" else value for name, value in self.target.items()}
 
 
-class DiscoverSpec(_Targets):
+class _OfCircuit(Spec):
+    """A spec that starts from a finished circuit.
+
+    Args:
+        path: the circuit's run directory or file.
+        model, task, device, dtype, revision: overrides of what the circuit records; None keeps the recorded value.
+    """
+
+    path: Path
+    model: str | None = None
+    task: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+
+
+class _OnTask(_Settings):
+    """A spec of searches on a task; the fields are as in ``DiscoverSpec``."""
+
+    model: str
+    task: str
+    examples: int | None = None
+    split: str | None = None
+    seed: int = 0
+    metric: str | None = None
+    ablation: str = "resample"
+    scope: str = "qkv"
+    bos: str = "auto"
+    device: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+
+    def carried(self) -> "str | LearnOptimal":
+        """The name of the ablation, or the settings for learning its constants."""
+        from subcircuit.search import ablation_with
+
+        return ablation_with(self.ablation, self.learning_settings(), self.seed)
+
+    def _check_names(self) -> None:
+        """Refuse unknown names of task, split, metric and policy."""
+        from subcircuit.tasks import check_task, parse_shares
+        from subcircuit.tasks import metric as metric_named
+
+        check_task(self.task)
+        if self.split is not None:
+            parse_shares(self.split)
+        if self.metric is not None:
+            metric_named(self.metric)
+        _bos_policy(self.bos)
+
+    def _load_model(self, say: Say) -> "Transformer":
+        from subcircuit.model import load_model
+
+        say(f"loading {self.model}")
+        return load_model(self.model, revision=self.revision, device=self.device, dtype=self.dtype, report=say)
+
+
+class DiscoverSpec(_OnTask, _Targets):
     """Options of ``subcircuit discover`` and ``subcircuit estimate``: a search.
 
     Args:
@@ -153,21 +204,9 @@ class DiscoverSpec(_Targets):
     """
 
     command: str = Field(default="discover", pattern="^discover$")
-    model: str
-    task: str
-    examples: int | None = None
-    split: str | None = None
-    seed: int = 0
     method: str = ""
-    metric: str | None = None
-    ablation: str = "resample"
-    scope: str = "qkv"
     kv: str = "per_query_head"
     split_embeddings: bool = False
-    bos: str = "auto"
-    device: str | None = None
-    dtype: str | None = None
-    revision: str | None = None
     threshold: float | None = None
     edges: str | None = None
     greedy: bool = False
@@ -178,7 +217,7 @@ class DiscoverSpec(_Targets):
     def _with_method(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("method"):
             return values
-        settings = _as_settings(values.get("settings"))
+        settings = as_settings(values.get("settings"))
         plain = not values.get("target") and (values.get("threshold") is not None or any(name in settings for name in _OF_ACDC))
         return {**values, "method": "acdc" if plain else "refine"}
 
@@ -193,7 +232,7 @@ class DiscoverSpec(_Targets):
         from subcircuit.search import method_named
         from subcircuit.search.direction import check_start
 
-        _check_prompts(self.task, self.split, self.metric, self.bos)
+        self._check_names()
         _ranking(self.by)
         if self.target and self.method != "refine":
             raise SettingsError(f"--target is an option of method refine, not of {self.method}: leave out --method or --target")
@@ -214,12 +253,6 @@ class DiscoverSpec(_Targets):
 
         threshold = {} if self.threshold is None or method_named(self.method).ranks else {"threshold": self.threshold}
         return method_with(self.method, {**threshold, **self.targets(), **self.own_settings()}, self.seed)
-
-    def carried(self) -> "str | LearnOptimal":
-        """The name of the ablation, or the settings for learning its constants."""
-        from subcircuit.search import ablation_with
-
-        return ablation_with(self.ablation, self.learning_settings(), self.seed)
 
     def resolved(self) -> "Scope":
         """The level at which the model is a graph."""
@@ -257,13 +290,11 @@ class DiscoverSpec(_Targets):
             SubcircuitError: as ``check``; model or prompts cannot be loaded, or the settings do not go with them.
         """
         from subcircuit.engine import Mean
-        from subcircuit.model import load_model
         from subcircuit.search import LearnOptimal, Problem
         from subcircuit.tasks import load_split
 
         self.check()
-        say(f"loading {self.model}")
-        model = load_model(self.model, revision=self.revision, device=self.device, dtype=self.dtype, report=say)
+        model = self._load_model(say)
         split = load_split(
             self.task, model, examples=self.examples, seed=self.seed, bos=_bos_policy(self.bos), split=self.split
         ).to(model.device)
@@ -343,23 +374,16 @@ class Search:
     learning: "LearnOptimal | None"
 
 
-class RefineSpec(_Targets):
+class RefineSpec(_OfCircuit, _Targets):
     """Options of ``subcircuit refine``: a refinement of a finished circuit.
 
     Args:
-        path: the circuit's run directory or file.
         settings: settings of ``Refine`` by name.
         target: targets: faithfulness, kl, edges.
-        model, task, device, dtype, revision: overrides of what the circuit records; None keeps the recorded value.
+        path, model, task, device, dtype, revision: the circuit, and overrides of what it records; None keeps the recorded value.
     """
 
     command: str = Field(default="refine", pattern="^refine$")
-    path: Path
-    model: str | None = None
-    task: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    revision: str | None = None
 
     def configured(self) -> "Refine":
         """``Refine`` with its settings."""
@@ -369,52 +393,38 @@ class RefineSpec(_Targets):
         return settings_of("method refine", Refine, {**self.targets(), **self.settings})
 
 
-class ZoomSpec(Spec):
+class ZoomSpec(_OfCircuit):
     """Options of ``subcircuit zoom``: a search inside one node of a finished circuit.
 
     Args:
-        path: the circuit's run directory or file.
         component: name of the node.
         into: level at which the node is resolved.
         threshold: ACDC's τ; None takes that of the circuit's search.
         coarse_to_fine: cut groups of parts first.
-        model, task, device, dtype, revision: overrides of what the circuit records; None keeps the recorded value.
+        path, model, task, device, dtype, revision: the circuit, and overrides of what it records; None keeps the recorded value.
     """
 
     command: str = Field(default="zoom", pattern="^zoom$")
-    path: Path
     component: str
     into: str
     threshold: float | None = None
     coarse_to_fine: bool = False
-    model: str | None = None
-    task: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    revision: str | None = None
 
 
-class StabilitySpec(Spec):
+class StabilitySpec(_OfCircuit):
     """Options of ``subcircuit stability``: the search of a finished circuit again, on random halves of its prompts.
 
     Args:
-        path: the circuit's run directory or file.
         pairs: number of pairs of halves.
         consensus: share of the runs that must keep an edge of the consensus circuit.
         seed: random seed of the halves.
-        model, task, device, dtype, revision: overrides of what the circuit records; None keeps the recorded value.
+        path, model, task, device, dtype, revision: the circuit, and overrides of what it records; None keeps the recorded value.
     """
 
     command: str = Field(default="stability", pattern="^stability$")
-    path: Path
     pairs: int = 10
     consensus: float = 0.9
     seed: int = 0
-    model: str | None = None
-    task: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    revision: str | None = None
 
 
 class _Methods(_Settings):
@@ -425,10 +435,10 @@ class _Methods(_Settings):
     seed: int = 0
     thresholds: str | None = None
 
-    @model_validator(mode="before")
+    @field_validator("methods", mode="before")
     @classmethod
-    def _without_none(cls, values: Any) -> Any:
-        return {**values, "methods": values.get("methods") or []} if isinstance(values, dict) else values
+    def _without_none(cls, given: Any) -> Any:
+        return given or []
 
     def order(self) -> "By":
         """The ranking of scores."""
@@ -439,7 +449,7 @@ class _Methods(_Settings):
         return None if self.thresholds is None else numbers("thresholds", self.thresholds)
 
 
-class SweepSpec(_Methods):
+class SweepSpec(_OnTask, _Methods):
     """Options of ``subcircuit sweep``: a comparison of methods on a task.
 
     Args:
@@ -454,19 +464,8 @@ class SweepSpec(_Methods):
     """
 
     command: str = Field(default="sweep", pattern="^sweep$")
-    model: str
-    task: str
-    examples: int | None = None
     eval_examples: int | None = None
-    split: str | None = None
-    metric: str | None = None
-    ablation: str = "resample"
-    scope: str = "qkv"
     batch_size: int = 16
-    bos: str = "auto"
-    device: str | None = None
-    dtype: str | None = None
-    revision: str | None = None
 
     EXAMPLES: ClassVar[int] = 32
 
@@ -476,19 +475,13 @@ class SweepSpec(_Methods):
         Raises:
             UnknownNameError, SettingsError, PromptError: as ``DiscoverSpec.check``.
         """
-        _check_prompts(self.task, self.split, self.metric, self.bos)
+        self._check_names()
         for derived in (self.order, self.cuts, self.configured, self.carried, self.resolved):
             derived()
 
     def configured(self) -> "list[Method]":
         """The methods with their settings."""
         return _configured(names_in(self.methods), self.own_settings(), self.seed)
-
-    def carried(self) -> "str | LearnOptimal":
-        """The name of the ablation, or how its constants are learned."""
-        from subcircuit.search import ablation_with
-
-        return ablation_with(self.ablation, self.learning_settings(), self.seed)
 
     def resolved(self) -> "Scope":
         """The level at which the model is a graph."""
@@ -505,12 +498,10 @@ class SweepSpec(_Methods):
         Raises:
             SubcircuitError: as ``check``; model or prompts cannot be loaded, or the split has no test prompts.
         """
-        from subcircuit.model import load_model
         from subcircuit.tasks import is_prompt_file, load_at_most, load_split
 
         self.check()
-        say(f"loading {self.model}")
-        model = load_model(self.model, revision=self.revision, device=self.device, dtype=self.dtype, report=say)
+        model = self._load_model(say)
         examples, bos = self.examples, _bos_policy(self.bos)
         if examples is None and not is_prompt_file(self.task):
             there = len(load_at_most(self.task, model, examples=2 * self.EXAMPLES, seed=self.seed, bos=bos))
@@ -613,92 +604,6 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     return [f"{name} was {_short(before.get(name))}, is {_short(after.get(name))}" for name in names]
 
 
-def parse_settings(assignments: Sequence[str]) -> dict[str, Scalar]:
-    """Settings from texts ``NAME=VALUE``; numbers, ``true``, ``false`` and ``none`` are read as such.
-
-    Raises:
-        SettingsError: a text has no "=".
-    """
-    settings: dict[str, Scalar] = {}
-    for assignment in assignments:
-        name, equals, value = str(assignment).partition("=")
-        if not equals:
-            raise SettingsError(f"--set {assignment}: expected name=value, for example --set steps=10")
-        settings[name.strip()] = _scalar(value)
-    return settings
-
-
-def parse_size(text: str) -> tuple[int | None, float]:
-    """``200`` as a number of edges, ``1%`` as a share of them (the number is then None).
-
-    Raises:
-        SettingsError: neither.
-    """
-    number, percent, rest = text.partition("%")
-    try:
-        count, share = (None, float(number) / 100) if percent else (int(number.replace(",", "")), 0.0)
-    except ValueError:
-        count, share = -1, 0.0
-    if rest or not 0 <= share <= 1 or (count is not None and count < 0) or share != share:
-        raise SettingsError(f"--edges {text}: expected a number such as 200 or a share such as 1%")
-    return count, share
-
-
-def names_in(texts: Sequence[str]) -> list[str]:
-    """The names in texts that may hold several with commas between them."""
-    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
-
-
-def numbers(option: str, text: str) -> tuple[float, ...]:
-    """Numbers with commas between them.
-
-    Raises:
-        SettingsError: the text is something else.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise SettingsError(f"--{option} {text}: expected numbers such as 0.1,0.02") from None
-
-
-def _as_settings(given: Any) -> dict[str, Any]:
-    """Settings from a mapping, from texts ``NAME=VALUE``, or from None."""
-    return dict(given) if isinstance(given, Mapping) else parse_settings(given or ())
-
-
-def _scalar(text: str) -> Scalar:
-    words: dict[str, Scalar] = {"none": None, "true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        return number if isfinite(number) else text
-    return text
-
-
-def parse_targets(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-    """Targets of a refinement from texts ``NAME=VALUE``; a mapping is returned as it is.
-
-    Raises:
-        SettingsError: a text is no target, or names one twice.
-    """
-    if isinstance(given, Mapping):
-        return dict(given)
-    targets: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = str(text).partition("=")
-        if name not in _TARGETS or not equals or name in targets:
-            raise SettingsError(f"--target {text}: expected faithfulness=0.95, kl=0.5 or edges=200, each once")
-        try:
-            targets[name] = int(value) if name == "edges" else float(value)
-        except ValueError:
-            raise SettingsError(f"--target {text}: {value!r} is not a number") from None
-    return targets
-
-
 def _configured(names: Sequence[str], settings: Mapping[str, Scalar], seed: int) -> "list[Method]":
     from subcircuit.search import method_with
 
@@ -711,18 +616,6 @@ def _configured(names: Sequence[str], settings: Mapping[str, Scalar], seed: int)
             raise SettingsError(f"--set {name}={value}: expected METHOD.NAME=VALUE, with one of {', '.join(names)}")
         own[method][rest] = value
     return [method_with(name, own[name], seed) for name in names]
-
-
-def _check_prompts(task: str, split: str | None, metric: str | None, bos: str) -> None:
-    from subcircuit.tasks import check_task, parse_shares
-    from subcircuit.tasks import metric as metric_named
-
-    check_task(task)
-    if split is not None:
-        parse_shares(split)
-    if metric is not None:
-        metric_named(metric)
-    _bos_policy(bos)
 
 
 def _ranking(name: str) -> "By":
